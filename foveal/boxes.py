@@ -1,0 +1,58 @@
+"""Box arithmetic on ``xyxy`` tensors. Every function takes any leading dimensions and is differentiable."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def area(boxes: Tensor) -> Tensor:
+    """(..., 4) -> (...); never negative."""
+    return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
+
+
+def intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Shared area of boxes that broadcast: (..., 4) x (..., 4) -> (...)."""
+    low = torch.maximum(a[..., :2], b[..., :2])
+    high = torch.minimum(a[..., 2:], b[..., 2:])
+    side = (high - low).clamp(min=0)
+    return side[..., 0] * side[..., 1]
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of boxes that broadcast; 0 where both are empty."""
+    shared = intersection(a, b)
+    union = area(a) + area(b) - shared
+    return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """(..., N, 4) x (..., M, 4) -> (..., N, M). For small N x M; matching uses bounded chunks instead."""
+    return iou(a[..., :, None, :], b[..., None, :, :])
+
+
+def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Clips boxes (B, N, 4) to pictures of ``sizes`` (B, 2) = height, width; coordinates lie in [0, side]."""
+    width, height = sizes[:, 1].to(boxes.dtype)[:, None], sizes[:, 0].to(boxes.dtype)[:, None]
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    zero = torch.zeros((), dtype=boxes.dtype, device=boxes.device)
+    return torch.stack(
+        [
+            torch.minimum(torch.maximum(x1, zero), width),
+            torch.minimum(torch.maximum(y1, zero), height),
+            torch.minimum(torch.maximum(x2, zero), width),
+            torch.minimum(torch.maximum(y2, zero), height),
+        ],
+        -1,
+    )
+
+
+def centre_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(..., 4) -> centre x, centre y, width, height, each (...)."""
+    w, h = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+    return boxes[..., 0] + 0.5 * w, boxes[..., 1] + 0.5 * h, w, h
+
+
+def from_centre_size(cx: Tensor, cy: Tensor, w: Tensor, h: Tensor) -> Tensor:
+    """The inverse of :func:`centre_size`: (...) x 4 -> (..., 4)."""
+    return torch.stack([cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h], -1)

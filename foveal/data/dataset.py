@@ -1,0 +1,52 @@
+"""Records and data sets: plain NumPy, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .findings import Finding
+
+Segmentation = list[list[float]] | dict[str, Any]  # COCO polygons, or COCO RLE (counts as list or string)
+
+
+@dataclass
+class Record:
+    """One image and its objects; boxes (G, 4) float64 xyxy half-open pixels of the upright image."""
+
+    id: int | str  # the data set's own id: COCO's number, else the file's name without its ending
+    path: Path
+    width: int
+    height: int
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]  # index into Dataset.classes
+    crowd: NDArray[np.bool_]
+    difficult: NDArray[np.bool_]
+    ignore: NDArray[np.bool_]  # regions whose content is unknown or unwanted (``--others ignore``)
+    area: NDArray[np.float64]  # COCO's own area where there is one, else width x height
+    masks: list[Segmentation | None] | None = None
+    source: Path | None = None  # the annotation file
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass
+class Dataset:
+    """What a reader returns: records that can be trusted, and findings about all that could not."""
+
+    classes: tuple[str, ...]
+    records: list[Record]
+    findings: list[Finding] = field(default_factory=list)
+    path: Path = Path()
+    format: str = ""  # "voc", "coco", "yolo"
+    split: str | None = None
+    category_ids: tuple[int, ...] | None = None  # COCO's own category id of each class
+    splits: tuple[str, ...] = ()  # the splits that exist at this path
+
+    def __len__(self) -> int:
+        return len(self.records)

@@ -1,0 +1,37 @@
+"""What the readers have to say about a data set, one record at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing worth knowing. *error*: ``train`` refuses the set; *warning*: something was dropped, repaired or
+    ignored; *note*: anything else."""
+
+    code: str  # stable, kebab-case: "box-inverted", "image-missing", ...
+    severity: Severity
+    path: str  # the file to blame, as the user would open it
+    where: str  # the place in it: "object 3 (nut)", "line 12", "annotation id 17"
+    message: str  # value found and what was expected
+    fix: str = ""  # what to do
+
+    def __str__(self) -> str:
+        place = f"{self.path}: {self.where}" if self.where else self.path
+        return f"{self.severity} {self.code}: {place}: {self.message}" + (f" ({self.fix})" if self.fix else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def count(findings: Iterable[Finding]) -> dict[Severity, int]:
+    """How many of each severity."""
+    counts: dict[Severity, int] = {"error": 0, "warning": 0, "note": 0}
+    for finding in findings:
+        counts[finding.severity] += 1
+    return counts

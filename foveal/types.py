@@ -1,0 +1,243 @@
+"""The types that travel between the parts.
+
+Letters used in every shape: B images, G ground-truth objects (padded), A priors, P proposals, N detections,
+C classes, K logits. Boxes are ``xyxy`` float absolute pixels, continuous (width = x2 - x1). Labels are 0..C-1;
+background exists only inside a softmax loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+# ------------------------------------------------------------------------------------------------- public
+@dataclass(frozen=True)
+class Images:
+    """A batch of pictures as the network sees them.
+
+    ``pixels`` holds raw RGB values where it is ``uint8`` (training data stays so until the last moment) and
+    normalised values where it is floating point. Outside ``sizes`` it is padding: zero once normalised.
+    """
+
+    pixels: Tensor  # (B, 3, H, W)
+    sizes: Tensor  # (B, 2) height, width of the part of ``pixels`` that is picture
+    frame: Tensor  # (B, 4) sx, sy, ox, oy: network x = original x * sx + ox
+    original: Tensor  # (B, 2) height, width of the upright file
+    proposals: Tensor | None = None  # (B, P, 4) boxes from outside, in network pixels
+    proposals_valid: Tensor | None = None  # (B, P)
+    seen: int = 0  # images trained on so far, for losses with a schedule of their own
+
+    def __len__(self) -> int:
+        return int(self.pixels.shape[0])
+
+    def to(self, device: torch.device | str) -> Images:
+        def move(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t.to(device, non_blocking=True)
+
+        moved = {k: move(getattr(self, k)) for k in ("pixels", "sizes", "frame", "original")}
+        return replace(
+            self, **moved, proposals=move(self.proposals), proposals_valid=move(self.proposals_valid)
+        )
+
+    def to_original(self, boxes: Tensor) -> Tensor:
+        """Boxes (B, N, 4) in network pixels -> the same boxes in the pixels of the original files."""
+        scale, offset = self.frame[:, None, :2].repeat(1, 1, 2), self.frame[:, None, 2:].repeat(1, 1, 2)
+        return (boxes - offset) / scale
+
+    def to_network(self, boxes: Tensor) -> Tensor:
+        """The inverse of :meth:`to_original`."""
+        scale, offset = self.frame[:, None, :2].repeat(1, 1, 2), self.frame[:, None, 2:].repeat(1, 1, 2)
+        return boxes * scale + offset
+
+
+@dataclass(frozen=True)
+class Target:
+    """The objects of one image, in network pixels. ``crowd``, ``difficult`` and ``ignore`` are flags (G,)."""
+
+    boxes: Tensor  # (G, 4)
+    labels: Tensor  # (G,) int64
+    crowd: Tensor | None = None  # (G,) bool
+    difficult: Tensor | None = None  # (G,) bool
+    ignore: Tensor | None = None  # (G,) bool: a region where the detector may answer what it likes
+    masks: Tensor | None = None  # (G, H, W) bool
+
+    def __len__(self) -> int:
+        return int(self.boxes.shape[0])
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The answer for one image: boxes in original pixels, clipped, sorted by falling score."""
+
+    boxes: Tensor  # (N, 4)
+    scores: Tensor  # (N,)
+    labels: Tensor  # (N,) int64
+    names: tuple[str, ...] = ()  # class names, indexed by label
+    masks: Tensor | None = None  # (N, H, W) bool
+
+    def __len__(self) -> int:
+        return int(self.boxes.shape[0])
+
+    def __getitem__(self, index: Any) -> Detections:
+        masks = None if self.masks is None else self.masks[index]
+        return replace(
+            self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index], masks=masks
+        )
+
+    def above(self, score: float) -> Detections:
+        """Those at or above a score: for showing, never for evaluation."""
+        return self[self.scores >= score]
+
+    def only(self, classes: Sequence[str]) -> Detections:
+        """Those of the named classes; an unknown name raises ``KeyError``."""
+        unknown = [c for c in classes if c not in self.names]
+        if unknown:
+            raise KeyError(f"class {unknown[0]!r} is not one of {', '.join(self.names)}")
+        wanted = torch.tensor([self.names.index(c) for c in classes], device=self.labels.device)
+        return self[torch.isin(self.labels, wanted)]
+
+    def cpu(self) -> Detections:
+        masks = None if self.masks is None else self.masks.cpu()
+        return replace(
+            self, boxes=self.boxes.cpu(), scores=self.scores.cpu(), labels=self.labels.cpu(), masks=masks
+        )
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """``[{"label", "score", "box": [x1, y1, x2, y2]}]``, the form of ``predict --json``."""
+        rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
+        return [{"label": self.names[k] if self.names else k, "score": s, "box": b} for b, s, k in rows]
+
+    def to_hf(self) -> dict[str, Tensor]:
+        """The form of ``transformers``' ``post_process_object_detection``."""
+        return {"scores": self.scores, "labels": self.labels, "boxes": self.boxes}
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """COCO results. ``category_ids[label]`` is the data set's own id; without it, label + 1."""
+        ids = category_ids or range(1, 1 + max(len(self.names), int(self.labels.max()) + 1 if len(self) else 1))
+        rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
+        return [
+            {
+                "image_id": image_id,
+                "category_id": ids[k],
+                "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]],
+                "score": s,
+            }
+            for b, s, k in rows
+        ]
+
+    def to_supervision(self) -> Any:
+        """``supervision.Detections`` (needs ``pip install foveal[supervision]``)."""
+        import numpy as np
+        import supervision as sv
+
+        labels = self.labels.cpu().numpy()
+        return sv.Detections(
+            xyxy=self.boxes.float().cpu().numpy(),
+            confidence=self.scores.float().cpu().numpy(),
+            class_id=labels,
+            mask=None if self.masks is None else self.masks.cpu().numpy(),
+            data={"class_name": np.array([self.names[k] for k in labels])} if self.names else {},
+        )
+
+    @classmethod
+    def from_supervision(cls, other: Any, names: Sequence[str]) -> Detections:
+        """Back from ``supervision.Detections``; scores that are missing become 1."""
+        n = len(other.xyxy)
+        scores = torch.ones(n) if other.confidence is None else torch.as_tensor(other.confidence)
+        labels = torch.zeros(n) if other.class_id is None else torch.as_tensor(other.class_id)
+        boxes = torch.as_tensor(other.xyxy).reshape(-1, 4)
+        return cls(boxes.float(), scores.float(), labels.long(), tuple(names))
+
+
+# -------------------------------------------------------------------------------------------------- inner
+@dataclass(frozen=True)
+class Targets:
+    """The objects of a batch, padded to the largest image (at least one column, so nothing is ever empty)."""
+
+    boxes: Tensor  # (B, G, 4); padding is all zero
+    labels: Tensor  # (B, G) int64; padding is 0
+    valid: Tensor  # (B, G) bool: a real object to learn
+    ignore: Tensor  # (B, G) bool: a region to leave out of the loss (never valid at the same time)
+    masks: Tensor | None = None  # (B, G, H, W) bool
+
+    @classmethod
+    def pad(cls, targets: Sequence[Target]) -> Targets:
+        """Pads with NumPy-free host work only; call it in the loader, then ``.to(device)``."""
+        g = max(1, *(len(t) for t in targets))
+        boxes = torch.zeros(len(targets), g, 4)
+        labels = torch.zeros(len(targets), g, dtype=torch.int64)
+        valid = torch.zeros(len(targets), g, dtype=torch.bool)
+        ignore = torch.zeros(len(targets), g, dtype=torch.bool)
+        for i, t in enumerate(targets):
+            n = len(t)
+            boxes[i, :n], labels[i, :n] = t.boxes, t.labels
+            if t.ignore is not None:
+                ignore[i, :n] = t.ignore
+            valid[i, :n] = ~ignore[i, :n]
+        return cls(boxes, labels, valid, ignore)
+
+    def to(self, device: torch.device | str) -> Targets:
+        fields = {k: getattr(self, k).to(device, non_blocking=True) for k in ("boxes", "labels", "valid", "ignore")}
+        masks = None if self.masks is None else self.masks.to(device, non_blocking=True)
+        return Targets(**fields, masks=masks)
+
+
+@dataclass(frozen=True)
+class Priors:
+    """Where predictions stand: anchors, points, cells, proposals, queries."""
+
+    boxes: Tensor  # (A, 4), or (B, A, 4) where they differ between images
+    counts: tuple[int, ...]  # how many of the A belong to each level, in order
+    valid: Tensor | None = None  # (B, A) bool; None: all
+
+    @property
+    def level(self) -> Tensor:
+        """(A,) int64: the level of each prior."""
+        counts = torch.tensor(self.counts, device=self.boxes.device)
+        index = torch.arange(len(self.counts), device=self.boxes.device)
+        return torch.repeat_interleave(index, counts, output_size=sum(self.counts))
+
+    def batched(self, batch: int) -> Tensor:
+        """(B, A, 4), a view."""
+        return self.boxes if self.boxes.dim() == 3 else self.boxes.expand(batch, -1, -1)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a head says of every prior, all levels concatenated along A."""
+
+    logits: Tensor  # (B, A, K)
+    deltas: Tensor  # (B, A, 4), or (B, A, C, 4) where the box depends on the class
+    quality: Tensor | None = None  # (B, A)
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which object each prior answers for. ``gt`` is always a valid index; its meaning is in the two masks."""
+
+    gt: Tensor  # (B, A) int64
+    positive: Tensor  # (B, A) bool
+    ignored: Tensor  # (B, A) bool: neither positive nor negative
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """A padded batch of scored boxes in network pixels: what ``suppress`` returns (proposals, detections)."""
+
+    boxes: Tensor  # (B, N, 4)
+    scores: Tensor  # (B, N)
+    labels: Tensor  # (B, N) int64
+    valid: Tensor  # (B, N) bool; the valid ones come first, by falling score
+
+
+def as_array(t: Tensor) -> np.ndarray[Any, Any]:
+    """A NumPy view of a tensor, for code on the NumPy side of the border."""
+    return t.detach().cpu().numpy()
