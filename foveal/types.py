@@ -39,12 +39,17 @@ class Images:
         return int(self.pixels.shape[0])
 
     def to(self, device: torch.device | str) -> Images:
-        def move(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t.to(device, non_blocking=True)
+        def move(t: Tensor) -> Tensor:
+            return t.to(device, non_blocking=True)
 
-        moved = {k: move(getattr(self, k)) for k in ("pixels", "sizes", "frame", "original")}
         return replace(
-            self, **moved, proposals=move(self.proposals), proposals_valid=move(self.proposals_valid)
+            self,
+            pixels=move(self.pixels),
+            sizes=move(self.sizes),
+            frame=move(self.frame),
+            original=move(self.original),
+            proposals=None if self.proposals is None else move(self.proposals),
+            proposals_valid=None if self.proposals_valid is None else move(self.proposals_valid),
         )
 
     def to_original(self, boxes: Tensor) -> Tensor:
@@ -166,12 +171,13 @@ class Targets:
     labels: Tensor  # (B, G) int64; padding is 0
     valid: Tensor  # (B, G) bool: a real object to learn
     ignore: Tensor  # (B, G) bool: a region to leave out of the loss (never valid at the same time)
+    any_ignore: bool = False  # known on the host, so that nobody has to ask the device
     masks: Tensor | None = None  # (B, G, H, W) bool
 
     @classmethod
     def pad(cls, targets: Sequence[Target]) -> Targets:
         """Pads with NumPy-free host work only; call it in the loader, then ``.to(device)``."""
-        g = max(1, *(len(t) for t in targets))
+        g = max(1, max(len(t) for t in targets))
         boxes = torch.zeros(len(targets), g, 4)
         labels = torch.zeros(len(targets), g, dtype=torch.int64)
         valid = torch.zeros(len(targets), g, dtype=torch.bool)
@@ -182,12 +188,12 @@ class Targets:
             if t.ignore is not None:
                 ignore[i, :n] = t.ignore
             valid[i, :n] = ~ignore[i, :n]
-        return cls(boxes, labels, valid, ignore)
+        return cls(boxes, labels, valid, ignore, any_ignore=bool(ignore.any()))
 
     def to(self, device: torch.device | str) -> Targets:
         fields = {k: getattr(self, k).to(device, non_blocking=True) for k in ("boxes", "labels", "valid", "ignore")}
         masks = None if self.masks is None else self.masks.to(device, non_blocking=True)
-        return Targets(**fields, masks=masks)
+        return Targets(**fields, any_ignore=self.any_ignore, masks=masks)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,309 @@
+"""COCO JSON: one file, ``annotations/*.json`` of several splits, or Roboflow's ``_annotations.coco.json`` a folder.
+
+``bbox`` is x, y, width, height in continuous pixels; nothing is shifted. Crowd regions and segmentations are kept.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .checks import Findings, Object, Prober, flag, make_record, number, unique_names
+from .dataset import Dataset, Record, Segmentation
+from .files import ImageIndex, Unreadable, read_json
+
+Key = int | str
+
+
+@dataclass
+class CocoSource:
+    """One COCO data set: a JSON file for every split (``""`` where there are none)."""
+
+    path: Path
+    files: dict[str, Path]
+    image_roots: tuple[Path, ...]
+    format: str = "coco"
+    splits: tuple[str, ...] = field(init=False)
+    prober: Prober = field(default_factory=Prober)
+
+    def __post_init__(self) -> None:
+        self.splits = tuple(name for name in self.files if name)
+        self._index: ImageIndex | None = None
+
+    def read(self, split: str | None = None) -> Dataset:
+        """Records of a split. The whole set is joined by :mod:`.subsets`, so ``None`` needs a single file."""
+        if split is None and len(self.files) > 1:
+            from .subsets import join
+
+            whole = join([self.read(name) for name in self.files])
+            whole.path, whole.split, whole.splits = self.path, None, self.splits
+            return whole
+        file = self.files[split] if split is not None else next(iter(self.files.values()))
+        return _Reader(self, file, split).read()
+
+    def images(self) -> ImageIndex:
+        """The images below the roots, found once."""
+        if self._index is None:
+            self._index = ImageIndex(*self.image_roots)
+        return self._index
+
+
+class _Reader:
+    """Reads one JSON file."""
+
+    def __init__(self, source: CocoSource, file: Path, split: str | None) -> None:
+        self.source, self.file, self.split = source, file, split
+        self.findings = Findings()
+        self.label_of: dict[Key, int] = {}
+        self.names: list[str] = []
+        self.category_ids: list[int] = []
+
+    def read(self) -> Dataset:
+        records: list[Record] = []
+        try:
+            doc = read_json(self.file)
+            if not isinstance(doc, dict):
+                what = "a list (of results?)" if isinstance(doc, list) else f"a {type(doc).__name__}"
+                raise Unreadable(f"no COCO data set but {what}", "Give the JSON with images and annotations")
+            images = self._list(doc, "images")
+            annotations = self._list(doc, "annotations", required=False)
+            self._categories(self._list(doc, "categories", required=False), bool(annotations))
+            records = self._records(images, annotations)
+        except Unreadable as error:
+            self.findings.add("error", "annotation-unreadable", self.file, "", error.message, error.fix)
+        ids = tuple(self.category_ids) if self.names else None
+        source = self.source
+        return Dataset(
+            tuple(self.names), records, list(self.findings), self.file, "coco", self.split, ids, source.splits
+        )
+
+    def _list(self, doc: dict[str, Any], key: str, required: bool = True) -> list[Any]:
+        value = doc.get(key)
+        if value is None and not required:
+            return []
+        if not isinstance(value, list):
+            what = "is missing" if value is None else f"is a {type(value).__name__}"
+            raise Unreadable(f'"{key}" {what}, expected a list', "Export it again")
+        return value
+
+    # -------------------------------------------------------------------------------------------- categories
+    def _categories(self, categories: list[Any], needed: bool) -> None:
+        found: dict[int, str] = {}
+        raw: dict[int, Key] = {}
+        for n, category in enumerate(categories):
+            where = f"categories[{n}]"
+            key = _key(category.get("id")) if isinstance(category, dict) else None
+            if key is None:
+                self._warn("category-invalid", where, f"{_show(category)} has no id; dropped", "Give it one")
+                continue
+            name = category.get("name")
+            if not isinstance(name, str) or not name.strip():
+                message = f"category id {key} has no name; called {str(key)!r}"
+                self._warn("category-invalid", where, message, "Name it")
+                name = str(key)
+            order = key if isinstance(key, int) else len(found) + 1
+            if key in raw.values():
+                self._warn("category-repeated", where, f"the category id {key} is there already; dropped", "")
+                continue
+            while order in found:
+                order += 1
+            found[order], raw[order] = name.strip(), key
+        order_of = sorted(found)
+        self.names, place = unique_names([found[k] for k in order_of], self.file, self.findings)
+        ids: dict[int, int] = {}
+        for k, label in zip(order_of, place, strict=True):
+            self.label_of[raw[k]] = label
+            ids.setdefault(label, k)
+        self.category_ids = [ids[label] for label in range(len(self.names))]
+        if not self.names and needed:
+            message = "the list of categories is empty, but there are annotations"
+            self.findings.add("error", "classes-missing", self.file, "categories", message, "Export it with categories")
+
+    # ----------------------------------------------------------------------------------------------- records
+    def _records(self, images: list[Any], annotations: list[Any]) -> list[Record]:
+        entries = self._entries(images)
+        if not self.names:
+            annotations = []  # said once, as an error
+        objects: dict[Key, list[Object]] = {key: [] for key in entries}
+        seen: dict[Key, Any] = {}
+        unknown = 0
+        for n, annotation in enumerate(annotations):
+            where = f"annotations[{n}]"
+            if not isinstance(annotation, dict):
+                self._warn("annotation-invalid", where, f"{_show(annotation)} is no annotation; dropped", "Remove it")
+                continue
+            id = _key(annotation.get("id"))
+            where = f"annotation id {id}" if id is not None else where
+            if id is not None:
+                if seen.get(id) == annotation:
+                    self._warn("annotation-repeated", where, "the same annotation again; dropped", "Remove it")
+                    continue
+                if id in seen:
+                    self._warn(
+                        "id-repeated", where, "another annotation has this id; both are used", "Number them anew"
+                    )
+                seen[id] = annotation
+            image = _key(annotation.get("image_id"))
+            if image is None or image not in objects:
+                known = image is not None and image in self.refused
+                if not known:
+                    value = _show(annotation.get("image_id"))
+                    self._warn("annotation-orphan", where, f"its image_id {value} is no image; dropped", "Remove it")
+                continue
+            category = _key(annotation.get("category_id"))
+            label = None if category is None else self.label_of.get(category)
+            if label is None:
+                unknown += 1
+                value = _show(annotation.get("category_id"))
+                self._warn("class-unknown", where, f"its category_id {value} is no category; dropped", "Correct it")
+                continue
+            made = self._object(annotation, label, where)
+            if made is not None:
+                objects[image].append(made)
+        if unknown and unknown == len(annotations):
+            message = "no annotation has a category_id that is in the list of categories"
+            self.findings.add("error", "classes-missing", self.file, "categories", message, "Export it again")
+        records = []
+        for key, (path, stated, id) in entries.items():
+            size = self.source.prober.admit(path, stated, self.file, self.findings)
+            if size is not None:
+                records.append(make_record(id, path, size, objects[key], self.file, self.findings))
+        return records
+
+    def _entries(self, images: list[Any]) -> dict[Key, tuple[Path, tuple[float, float] | None, Key]]:
+        """Image id -> file, stated size, id as written."""
+        entries: dict[Key, tuple[Path, tuple[float, float] | None, Key]] = {}
+        self.refused: set[Key] = set()
+        index = self.source.images()
+        used: dict[Path, Key] = {}
+        for n, image in enumerate(images):
+            where = f"images[{n}]"
+            id = _key(image.get("id")) if isinstance(image, dict) else None
+            name = image.get("file_name") if isinstance(image, dict) else None
+            if id is None:
+                self._warn("image-invalid", where, f"{_show(image)} has no id; left out", "Give it one")
+                continue
+            where = f"image id {id}"
+            if id in entries or id in self.refused:
+                self._warn("id-repeated", where, f"another image has this id; {name!r} is left out", "Number them anew")
+                continue
+            if not isinstance(name, str) or not name.strip():
+                self._warn("image-invalid", where, f"its file_name is {_show(name)}; left out", "Name its file")
+                self.refused.add(id)
+                continue
+            path = self._find(index, name.strip(), where)
+            if path is None:
+                self.refused.add(id)
+                continue
+            if path in used:
+                message = f"the same file as image id {used[path]} ({path}); left out"
+                self._warn("image-repeated", where, message, "Join their annotations under one id")
+                self.refused.add(id)
+                continue
+            used[path] = id
+            original = image["id"]
+            entries[id] = path, self._stated(image, where), original if isinstance(original, str) else id
+        return entries
+
+    def _find(self, index: ImageIndex, name: str, where: str) -> Path | None:
+        found = index.named(name, self.split or "")
+        if not found:
+            place = index.home(self.split or "") / re.split(r"[\\/]", name.replace("\0", "?"))[-1]
+            message = f"{self.file} names it ({where}), but it is not there; the image is left out"
+            self.findings.add("warning", "image-missing", place, "", message, "Put it there or give --images DIR")
+            return None
+        if len(found) > 1:
+            others = ", ".join(str(p) for p in found[1:])
+            message = f"several files are called {name!r}; this one is used, not {others}"
+            self.findings.add("warning", "image-ambiguous", found[0], "", message, "Give --images DIR")
+        return found[0]
+
+    def _stated(self, image: dict[str, Any], where: str) -> tuple[float, float] | None:
+        width, height = image.get("width"), image.get("height")
+        if width is None or height is None:
+            return None
+        w, h = number(width), number(height)
+        if w is None or h is None or not (0 <= w < 1e9 and 0 <= h < 1e9):
+            message = f"its size {_show(width)} x {_show(height)} is no size; that of the file is used"
+            self._warn("size-invalid", where, message, "Correct it")
+            return None
+        return w, h
+
+    def _object(self, annotation: dict[str, Any], label: int, where: str) -> Object | None:
+        where = f"{where} ({self.names[label]})"
+        bbox = annotation.get("bbox")
+        if bbox is None or bbox == []:
+            self._warn("box-missing", where, "it has no bbox; dropped", "Add its box")
+            return None
+        values = [number(v) for v in bbox] if isinstance(bbox, list) else []
+        x, y, w, h = values if len(values) == 4 else (None,) * 4
+        if x is None or y is None or w is None or h is None:
+            self._warn("box-not-number", where, f"its bbox {_show(bbox)} is not four numbers; dropped", "Correct it")
+            return None
+        area = number(annotation.get("area"))
+        if area is not None and not (math.isfinite(area) and area >= 0):
+            self._warn("area-invalid", where, f"its area {area} is no area; that of its box is used", "Correct it")
+            area = None
+        flags = {key: flag(annotation.get(key)) for key in ("iscrowd", "difficult")}
+        for key, value in flags.items():
+            if value is None:
+                message = f"{key} is {_show(annotation.get(key))}, expected 0 or 1; taken as 0"
+                self._warn("flag-invalid", where, message, "Correct it")
+        return Object(
+            (x, y, x + w, y + h),
+            label,
+            where,
+            f"[{x:.12g}, {y:.12g}, {w:.12g}, {h:.12g}]",
+            crowd=bool(flags["iscrowd"]),
+            difficult=bool(flags["difficult"]),
+            area=area,
+            mask=_segmentation(annotation.get("segmentation")),
+        )
+
+    def _warn(self, code: str, where: str, message: str, fix: str) -> None:
+        self.findings.add("warning", code, self.file, where, message, fix)
+
+
+def _key(value: object) -> Key | None:
+    """An id: whole numbers as numbers however they are written (7, 7.0, "7"), other text as it is."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, float):
+        return int(value) if math.isfinite(value) and value == int(value) else None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str) and value.strip():
+        text = value.strip()
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 19 and str(int(text)) == text else text
+    return None
+
+
+def _show(value: object) -> str:
+    """A value for a message: short, on one line."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _segmentation(value: object) -> Segmentation | None:
+    """Polygons of at least three finite points, or RLE; anything else is no mask."""
+    if isinstance(value, dict):
+        size, counts = value.get("size"), value.get("counts")
+        whole = isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and n >= 0 for n in size)
+        return value if whole and isinstance(counts, str | list) else None
+    if isinstance(value, list):
+        polygons = list(_polygons(value))
+        return polygons or None
+    return None
+
+
+def _polygons(value: list[Any]) -> Iterator[list[float]]:
+    for polygon in value:
+        if isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0:
+            points = [number(v) for v in polygon]
+            good = [v for v in points if v is not None and math.isfinite(v)]
+            if len(good) == len(points):
+                yield good

@@ -1,0 +1,245 @@
+"""``foveal doctor``: everything that is worth knowing about a data set before it is trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foveal.errors import FovealError
+
+from .checks import Findings, meant_to_overlap
+from .dataset import Dataset, Record
+from .findings import Finding, count
+from .images import ImageError, load_image
+from .reading import PathLike, check_trainable
+from .writing import read_splits
+
+_ORDER = {"error": 0, "warning": 1, "note": 2}
+Progress = Callable[[int, int], None]  # (done, of how many)
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """How much of one class there is."""
+
+    name: str
+    images: int
+    objects: int
+    difficult: int
+    crowd: int
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """One split (``""``: the whole set, where there are no splits)."""
+
+    name: str
+    images: int
+    empty: int  # images without objects
+    objects: int
+    difficult: int
+    crowd: int
+    classes: tuple[ClassCount, ...]
+    sizes: tuple[int, int, int]  # objects below 32 x 32, below 96 x 96, and larger, by COCO's area
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`examine` found."""
+
+    path: Path
+    format: str
+    classes: tuple[str, ...]
+    splits: tuple[SplitCount, ...]
+    findings: tuple[Finding, ...]
+    image_sizes: tuple[tuple[int, int, int], ...]  # width, height, how many, most frequent first
+    box_sides: tuple[int, ...]  # objects whose sqrt(area) is in 0-4, 4-8, 8-16, ..., 512-1024, more
+    decoded: bool
+    images: int = 0
+    objects: int = 0
+    counts: dict[str, int] = field(default_factory=dict)  # findings by severity
+
+    def status(self, strict: bool = False) -> int:
+        """Exit status: 1 where a finding is an error (with ``strict`` also a warning), else 0."""
+        return int(bool(self.counts["error"] or (strict and self.counts["warning"])))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self) | {"path": str(self.path), "findings": [f.to_dict() for f in self.findings]}
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """The findings alone, the form of ``doctor --json``."""
+        return [f.to_dict() for f in self.findings]
+
+    def text(self, every: bool = False) -> str:
+        """The report for a terminal: counts, then findings, repeats folded unless ``every``. Nothing is ever cut."""
+        lines = [
+            f"{self.path}: {self.format.upper()}, {self.images} images, {self.objects} objects, "
+            f"{len(self.classes)} classes"
+        ]
+        for s in self.splits:
+            name = f"split {s.name}" if s.name else "all"
+            extra = "".join(f", {n} {word}" for n, word in ((s.difficult, "difficult"), (s.crowd, "crowd")) if n)
+            lines.append(f"  {name}: {s.images} images ({s.empty} without objects), {s.objects} objects{extra}")
+            lines += [f"    {c.name}: {c.objects} objects in {c.images} images" for c in s.classes if c.objects]
+        lines += [str(f) for f in self.findings] if every else fold(self.findings)
+        n = self.counts
+        lines.append(
+            f"{n['error']} errors, {n['warning']} warnings, {n['note']} notes"
+            + ("" if self.decoded else " (images were not decoded)")
+        )
+        return "\n".join(lines)
+
+    def html(self) -> str:
+        """A page of its own: no script, no link to anywhere."""
+        from .doctor_page import page
+
+        return page(self)
+
+
+def examine(
+    path: PathLike | Sequence[PathLike],
+    images: PathLike | None = None,
+    classes: str | Sequence[str] | None = None,
+    decode: bool = True,
+    progress: Progress | None = None,
+) -> Report:
+    """Reads every split with the readers that ``train`` uses, decodes every image (``decode``), compares splits.
+
+    Raises :class:`~foveal.errors.FovealError` only where the path holds no data set, or more than one.
+    """
+    parts = read_splits(path, images=images, classes=classes)
+    findings = Findings(dict.fromkeys(f for part in parts.values() for f in part.findings))
+    records = {str(r.path): r for part in parts.values() for r in part.records}
+    where: dict[str, list[str]] = {}
+    for name, part in parts.items():
+        for record in part.records:
+            where.setdefault(str(record.path), []).append(name)
+    _shared_images(parts, where, findings)
+    if decode:
+        _decode(records, where, findings, progress)
+    first = next(iter(parts.values()))
+    whole = Dataset(first.classes, list(records.values()), list(findings), _root(path))
+    if not any(f.severity == "error" for f in findings):
+        try:
+            check_trainable(whole)
+        except FovealError as error:
+            findings.add("error", "no-box" if records else "no-image", whole.path, "", error.message, "Annotate it")
+    findings.sort(key=lambda f: (_ORDER[f.severity], f.code))
+    boxes = [r.boxes for r in whole.records]
+    return Report(
+        path=whole.path,
+        format=first.format,
+        classes=first.classes,
+        splits=tuple(_count(name, part) for name, part in parts.items()),
+        findings=tuple(findings),
+        image_sizes=tuple((*size, n) for size, n in Counter((r.width, r.height) for r in whole.records).most_common()),
+        box_sides=_sides(np.concatenate(boxes) if boxes else np.zeros((0, 4))),
+        decoded=decode,
+        images=len(records),
+        objects=sum(map(len, boxes)),
+        counts={str(k): v for k, v in count(findings).items()},
+    )
+
+
+def fold(findings: Iterable[Finding]) -> list[str]:
+    """One line a kind of finding, ``warning box-empty: 2 in 2 files, first: FILE: ...``; single ones stay whole."""
+    kinds: dict[tuple[str, str], list[Finding]] = {}
+    for f in findings:
+        kinds.setdefault((f.severity, f.code), []).append(f)
+    lines = []
+    for (severity, code), same in sorted(kinds.items(), key=lambda item: (_ORDER[item[0][0]], item[0][1])):
+        if len(same) == 1:
+            lines.append(str(same[0]))
+            continue
+        files = list(dict.fromkeys(f.path for f in same))
+        first = str(same[0]).removeprefix(f"{severity} {code}: ")
+        lines.append(f"{severity} {code}: {len(same)} in {len(files)} file{'s' * (len(files) > 1)}, first: {first}")
+        if len(files) > 1:
+            rest = f" and {len(files) - 10} more" if len(files) > 10 else ""
+            lines.append(f"  in: {', '.join(files[:10])}{rest}")
+    return lines
+
+
+# ------------------------------------------------------------------------------------------------- inner
+def _root(path: PathLike | Sequence[PathLike]) -> Path:
+    return Path(path) if isinstance(path, str | os.PathLike) else Path(next(iter(path)))
+
+
+def _shared_images(parts: dict[str, Dataset], where: dict[str, list[str]], findings: Findings) -> None:
+    """The same file in two splits that are meant to be apart; for VOC and YOLO also the same id."""
+    for path, names in where.items():
+        apart = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :] if a != b and not meant_to_overlap(a, b)]
+        if apart:
+            message = f"in the splits {apart[0][0]!r} and {apart[0][1]!r}"
+            findings.add("warning", "image-in-two-splits", path, "", message, "Keep it in one of them")
+
+
+def _decode(
+    records: dict[str, Record], where: dict[str, list[str]], findings: Findings, progress: Progress | None
+) -> None:
+    """Decodes every image and compares their pixels."""
+
+    def digest(path: str) -> str | ImageError:
+        try:
+            pixels = load_image(path)
+        except ImageError as error:
+            return error
+        shape = f"{pixels.shape[0]}x{pixels.shape[1]}:".encode()
+        return hashlib.blake2b(shape + pixels.tobytes(), digest_size=16).hexdigest()
+
+    same: dict[str, list[str]] = {}
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for n, (path, result) in enumerate(zip(records, pool.map(digest, records), strict=True), 1):
+            if isinstance(result, ImageError):
+                findings.add("error", "image-unreadable", path, "", result.message, result.fix)
+            else:
+                same.setdefault(result, []).append(path)
+            if progress is not None:
+                progress(n, len(records))
+    for paths in same.values():
+        for other in paths[1:]:
+            a, b = where[paths[0]], where[other]
+            apart = [(x, y) for x in a for y in b if x != y and not meant_to_overlap(x, y)]
+            if apart:
+                message = f"the same pixels as {paths[0]}, in the splits {apart[0][1]!r} and {apart[0][0]!r}"
+                findings.add("warning", "duplicate-across-splits", other, "", message, "Keep one of them")
+            else:
+                findings.add("note", "duplicate-image", other, "", f"the same pixels as {paths[0]}")
+
+
+def _count(name: str, part: Dataset) -> SplitCount:
+    n = len(part.classes)
+    labels = [r.labels for r in part.records]
+    flat = np.concatenate(labels) if labels else np.zeros(0, np.int64)
+    difficult = np.concatenate([r.difficult for r in part.records]) if labels else np.zeros(0, np.bool_)
+    crowd = np.concatenate([r.crowd for r in part.records]) if labels else np.zeros(0, np.bool_)
+    area = np.concatenate([r.area for r in part.records]) if labels else np.zeros(0)
+    objects, hard, crowds = (np.bincount(flat[m], minlength=n) for m in (slice(None), difficult, crowd))
+    images = np.bincount(np.concatenate([np.unique(k) for k in labels]) if labels else flat, minlength=n)
+    rows = zip(part.classes, images.tolist(), objects.tolist(), hard.tolist(), crowds.tolist(), strict=True)
+    small, medium = int((area < 32**2).sum()), int(((area >= 32**2) & (area < 96**2)).sum())
+    return SplitCount(
+        name=name,
+        images=len(part),
+        empty=sum(len(r) == 0 for r in part.records),
+        objects=len(flat),
+        difficult=int(difficult.sum()),
+        crowd=int(crowd.sum()),
+        classes=tuple(ClassCount(*row) for row in rows),
+        sizes=(small, medium, len(flat) - small - medium),
+    )
+
+
+def _sides(boxes: np.ndarray[Any, Any]) -> tuple[int, ...]:
+    side = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    edges = [0.0, *(4.0 * 2**k for k in range(9)), np.inf]  # 0, 4, 8, ..., 1024, more
+    return tuple(np.histogram(side, edges)[0].tolist())

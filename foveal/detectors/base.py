@@ -1,0 +1,213 @@
+"""What every detector is and does, whatever it is made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import boxes as box_ops
+from ..fit import Fit
+from ..parts.inputs import Input
+from ..types import Boxes, Detections, Images, Predictions, Priors, Target, Targets
+
+ImageArray = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Spec(ABC):
+    """A detector as a value: all its settings. Subclasses add the fields and say how to build it."""
+
+    @property
+    @abstractmethod
+    def input(self) -> Input:
+        """The resize rule of prediction and evaluation."""
+
+    @property
+    @abstractmethod
+    def fit(self) -> Fit:
+        """The recipe it is trained by."""
+
+    @abstractmethod
+    def build(self, classes: Sequence[str]) -> Detector:
+        """The detector with random weights, for these class names."""
+
+    @abstractmethod
+    def load_pretrained(self, detector: Detector) -> None:
+        """Reads the weights file that the spec names, if any. Called when training starts, never on loading a run."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Everything a forward pass knows before the task looks at it."""
+
+    features: list[Tensor]  # (B, c, H, W) each, finest first
+    layers: list[Predictions]  # one entry a decoder layer; the last is the answer
+    priors: Priors
+
+
+class Detector(nn.Module, ABC):
+    """``detector(images)`` detects, ``detector(images, targets)`` returns losses, ``detect=True`` with targets both.
+
+    ``images`` is an :class:`Images` batch, or torchvision's form: a list of (3, H, W) tensors in 0..1. ``targets`` is a
+    :class:`Targets` batch in network pixels, or with the list form a list of ``{"boxes": (G, 4), "labels": (G,)}`` in
+    the pixels of those images (labels 0-based, without background).
+    """
+
+    has_proposals = False
+    merges_classes = False  # one class for all objects: a proposal network used as a detector
+
+    def __init__(self, spec: Spec, classes: Sequence[str]) -> None:
+        super().__init__()
+        self.spec = spec
+        self.classes = tuple(classes)
+
+    # --------------------------------------------------------------------- what an assembly has to say
+    @abstractmethod
+    def outputs(self, images: Images) -> Outputs:
+        """Features, predictions and priors of a batch of normalised images."""
+
+    @abstractmethod
+    def losses(
+        self, outputs: Outputs, images: Images, targets: Targets, rng: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """Named scalars whose plain sum is the loss."""
+
+    @abstractmethod
+    def detections(self, outputs: Outputs, images: Images) -> Boxes:
+        """Detections in network pixels."""
+
+    def proposals(self, outputs: Outputs, images: Images) -> Boxes:
+        """Proposals in network pixels, where :attr:`has_proposals`."""
+        raise TypeError(f"{type(self.spec).__name__} has no proposals")
+
+    # ------------------------------------------------------------------------------------ the one call
+    @overload
+    def forward(self, images: Images | list[Tensor], targets: None = None) -> list[Detections]: ...
+    @overload
+    def forward(
+        self,
+        images: Images | list[Tensor],
+        targets: Targets | list[dict[str, Tensor]],
+        *,
+        detect: Literal[False] = False,
+        rng: torch.Generator | None = None,
+    ) -> dict[str, Tensor]: ...
+    @overload
+    def forward(
+        self,
+        images: Images | list[Tensor],
+        targets: Targets | list[dict[str, Tensor]],
+        *,
+        detect: Literal[True],
+        rng: torch.Generator | None = None,
+    ) -> tuple[dict[str, Tensor], list[Detections]]: ...
+
+    def forward(
+        self,
+        images: Images | list[Tensor],
+        targets: Targets | list[dict[str, Tensor]] | None = None,
+        *,
+        detect: bool = False,
+        rng: torch.Generator | None = None,
+    ) -> list[Detections] | dict[str, Tensor] | tuple[dict[str, Tensor], list[Detections]]:
+        """See the class. ``rng`` drives what is drawn inside a step (sampling); None: torch's global generator."""
+        batch = self.normalize(self._from_tensors(images) if isinstance(images, list) else images)
+        if isinstance(targets, list):
+            targets = self._pad_targets(targets, batch)
+        outputs = self.outputs(batch)
+        losses: dict[str, Tensor] = {}
+        with torch.autocast(batch.pixels.device.type, enabled=False):
+            if targets is not None:
+                losses = self.losses(outputs, batch, self._merged(targets), rng)
+            if targets is not None and not detect:
+                return losses
+            found = self._answer(self.detections(outputs, batch), batch, self.classes)
+        return found if targets is None else (losses, found)
+
+    @torch.no_grad()
+    def propose(self, images: Images) -> list[Detections]:
+        """The proposals of each image in original pixels, labelled ``object``, by falling score."""
+        batch = self.normalize(images)
+        outputs = self.outputs(batch)
+        with torch.autocast(batch.pixels.device.type, enabled=False):
+            return self._answer(self.proposals(outputs, batch), batch, ("object",))
+
+    # --------------------------------------------------------------------------------- people's border
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def prepare(self, arrays: Sequence[ImageArray]) -> Images:
+        """Upright RGB pictures (H, W, 3) uint8 -> a normalised batch on the detector's device."""
+        return self.spec.input.batch(list(arrays)).to(self.device)
+
+    def normalize(self, images: Images) -> Images:
+        """Raw uint8 pixels become normalised ones; a batch that already is stays as it is."""
+        return self.spec.input.normalize(images) if images.pixels.dtype == torch.uint8 else images
+
+    @torch.no_grad()
+    def predict_arrays(self, arrays: Sequence[ImageArray], batch: int | None = None) -> list[Detections]:
+        """Detections of upright RGB pictures (H, W, 3) uint8. On a processor one picture at a time is fastest."""
+        size = batch or (1 if self.device.type == "cpu" else 8)
+        was_training = self.training
+        self.eval()
+        try:
+            found: list[Detections] = []
+            for start in range(0, len(arrays), size):
+                found += [d.cpu() for d in self(self.prepare(arrays[start : start + size]))]
+            return found
+        finally:
+            self.train(was_training)
+
+    def predict(self, source: Any) -> Any:
+        """Detections of one picture (path, array, PIL image, tensor), or a list of them for a list or a folder."""
+        from ..data.images import as_rgb, find_images
+
+        if isinstance(source, (list, tuple)):
+            return self.predict_arrays([as_rgb(s) for s in source])
+        if isinstance(source, (str, Path)) and Path(source).is_dir():
+            return self.predict_arrays([as_rgb(p) for p in find_images(Path(source))])
+        return self.predict_arrays([as_rgb(source)])[0]
+
+    # ------------------------------------------------------------------------------------------ inside
+    def _merged(self, targets: Targets) -> Targets:
+        if not self.merges_classes:
+            return targets
+        return merge_classes(targets)
+
+    def _from_tensors(self, images: list[Tensor]) -> Images:
+        """Torchvision's form: values are taken as given, not rounded to bytes."""
+        return self.spec.input.batch_tensors(images).to(self.device)
+
+    def _pad_targets(self, targets: list[dict[str, Tensor]], images: Images) -> Targets:
+        padded = Targets.pad([Target(t["boxes"].float().cpu(), t["labels"].cpu()) for t in targets])
+        padded = padded.to(images.pixels.device)
+        moved = images.to_network(padded.boxes) * padded.valid[..., None]
+        return Targets(moved, padded.labels, padded.valid, padded.ignore)
+
+    def _answer(self, found: Boxes, images: Images, names: tuple[str, ...]) -> list[Detections]:
+        """Network pixels -> original pixels, clipped to the file, one object an image (the one transfer to the host)."""
+        boxes = box_ops.clip(images.to_original(found.boxes), images.original)
+        counts = cast(list[int], found.valid.sum(1).tolist())
+        return [
+            Detections(boxes[i, :n], found.scores[i, :n], found.labels[i, :n], names) for i, n in enumerate(counts)
+        ]
+
+
+def merge_classes(targets: Targets) -> Targets:
+    """All objects as the one class ``object``: what a proposal network learns."""
+    return Targets(
+        targets.boxes,
+        torch.zeros_like(targets.labels),
+        targets.valid,
+        targets.ignore,
+        targets.any_ignore,
+        targets.masks,
+    )

@@ -1,0 +1,107 @@
+"""Faster R-CNN (Ren et al., NIPS 2015), its C4 form (He et al., CVPR 2016) and its FPN form (Lin et al., CVPR 2017).
+
+    backbone [-> FPN] -> RPN: objectness and 4 deltas for every anchor -> proposals (decode, clip, NMS)
+    -> pool each proposal -> head: C + 1 softmax logits and 4 deltas a class -> per-class NMS
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from ..fit import Fit
+from ..parts.backbones import Backbone, Torchvision
+from ..parts.box_losses import SmoothL1
+from ..parts.coders import Delta
+from ..parts.heads import RoIHead, RoIHeadSpec, RoIMLP, RPNHead
+from ..parts.inputs import Input, Resize
+from ..parts.losses import BinaryCrossEntropy, CrossEntropy
+from ..parts.matchers import IoUMatcher
+from ..parts.necks import FPN, Identity, SingleLevel
+from ..parts.normalizers import KeptRows
+from ..parts.pooling import Pool, RoIAlign
+from ..parts.priors import Anchors
+from ..parts.pyramid import PyramidAnchors, at_strides
+from ..parts.samplers import Balanced
+from ..parts.suppress import NMS, Select
+from ..task import BoxTask
+from .base import Detector, Spec
+from .one_stage import OneStage
+from .region import Counts, Region
+
+RPN_TASK = BoxTask(
+    matcher=IoUMatcher(0.7, 0.3, low_quality=True),
+    cls_loss=BinaryCrossEntropy(normalizer=KeptRows()),
+    box_loss=SmoothL1(beta=1 / 9, normalizer=KeptRows()),
+    sampler=Balanced(256, 0.5),
+    coder=Delta(),
+    select=Select(score=0.0, per_level=1000, min_size=1e-3),
+    suppress=NMS(iou=0.7, per="level", top=1000),
+)
+
+ROI_TASK = BoxTask(
+    matcher=IoUMatcher(0.5, 0.5, low_quality=False),
+    cls_loss=CrossEntropy(normalizer=KeptRows()),
+    box_loss=SmoothL1(beta=1 / 9, normalizer=KeptRows()),
+    sampler=Balanced(512, 0.25),
+    coder=Delta(weights=(10.0, 10.0, 5.0, 5.0)),
+    select=Select(score=0.05, per_level=None, min_size=1e-2),
+    suppress=NMS(iou=0.5, per="class", top=100),
+)
+
+
+@dataclass(frozen=True)
+class FasterRCNN(Spec):
+    """The FPN form by default; single-level forms have another neck, pool and head (see the presets)."""
+
+    input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
+    backbone: Torchvision = Torchvision("resnet50")
+    neck: FPN | SingleLevel | Identity = FPN(256, extra="pool")  # P2..P6; the last is the RPN's alone
+    rpn_head: RPNHead = RPNHead()  # 3 x 3 convolution and two sibling 1 x 1
+    anchors: Anchors | PyramidAnchors = Anchors(sizes=((32,), (64,), (128,), (256,), (512,)), ratios=(0.5, 1.0, 2.0))
+    rpn: BoxTask = RPN_TASK  # the first stage: object or not
+    pool: Pool = RoIAlign(7, ratio=2)
+    roi_head: RoIHeadSpec = RoIMLP(1024)
+    roi: BoxTask = ROI_TASK  # the second stage: which class, and the box again
+    train_proposals: Counts = Counts(2000, 2000)
+    test_proposals: Counts = Counts(1000, 1000)
+    fit: Fit = Fit()  # the recipe it is trained by
+
+    def build(self, classes: Sequence[str]) -> Region:
+        """The detector with random weights."""
+        backbone = self.backbone.build()
+        neck = self.neck.build(backbone.channels, backbone.strides)
+        anchors, loss = at_strides(self.anchors, neck.strides), self.rpn.cls_loss
+        rpn_head = self.rpn_head.build(neck.channels, anchors.per_location, loss.channels(1), loss.bias(1))
+        pool = _over(self.pool, neck.strides[:-1] if isinstance(self.neck, FPN) and self.neck.extra else neck.strides)
+        side, loss, count = self.pool.size, self.roi.cls_loss, len(classes)
+        logits, bias = loss.channels(count), loss.bias(count)
+        roi_head = self.roi_head.build(neck.channels[0], (side, side), logits, count, bias)
+        return Region(
+            self,
+            classes,
+            backbone,
+            neck,
+            rpn_head,
+            anchors,
+            self.rpn,
+            pool,
+            roi_head,
+            self.roi,
+            train_proposals=self.train_proposals,
+            test_proposals=self.test_proposals,
+        )
+
+    def load_pretrained(self, detector: Detector) -> None:
+        """Reads the backbone's weights file, where it names one."""
+        self.backbone.load_pretrained(cast(Backbone, detector.get_submodule("backbone")))
+        if self.backbone.weights:
+            self.roi_head.load_pretrained(cast(RoIHead, detector.get_submodule("roi_head")), self.backbone.weights)
+
+
+def _over(pool: Pool, strides: Sequence[int]) -> Pool:
+    """RoIAlign looks at the levels that there are; the RPN's extra one is not among them."""
+    if not isinstance(pool, RoIAlign):
+        return pool
+    return replace(pool, levels=(strides[0].bit_length() - 1, strides[-1].bit_length() - 1))

@@ -1,0 +1,46 @@
+"""The region proposal network as a detector of its own: one class, ``object``, whatever the data set calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from ..fit import Fit
+from ..parts.backbones import Backbone, Torchvision
+from ..parts.heads import RPNHead
+from ..parts.inputs import Input, Resize
+from ..parts.necks import FPN, Identity, SingleLevel
+from ..parts.priors import Anchors
+from ..parts.pyramid import PyramidAnchors, at_strides
+from ..parts.suppress import NMS
+from ..task import BoxTask
+from .base import Detector, Spec
+from .faster_rcnn import RPN_TASK
+from .one_stage import OneStage
+
+
+@dataclass(frozen=True)
+class RPN(Spec):
+    """Merges all classes into ``object``. Duplicates are suppressed at IoU .7 as proposals are; for final boxes of a
+    single class set ``task.suppress.iou=.5``."""
+
+    input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
+    backbone: Torchvision = Torchvision("resnet50")
+    neck: FPN | SingleLevel | Identity = FPN(256, extra="pool")
+    head: RPNHead = RPNHead()  # 3 x 3 convolution and two sibling 1 x 1
+    anchors: Anchors | PyramidAnchors = Anchors(sizes=((32,), (64,), (128,), (256,), (512,)), ratios=(0.5, 1.0, 2.0))
+    task: BoxTask = replace(RPN_TASK, suppress=NMS(iou=0.7, per="level", top=1000))
+    fit: Fit = Fit()  # the recipe it is trained by
+
+    def build(self, classes: Sequence[str]) -> OneStage:
+        """The detector with random weights; the class names are merged."""
+        backbone = self.backbone.build()
+        neck = self.neck.build(backbone.channels, backbone.strides)
+        anchors, loss = at_strides(self.anchors, neck.strides), self.task.cls_loss
+        head = self.head.build(neck.channels, anchors.per_location, loss.channels(1), loss.bias(1))
+        return OneStage(self, classes, backbone, neck, head, anchors, self.task, merges_classes=True)
+
+    def load_pretrained(self, detector: Detector) -> None:
+        """Reads the backbone's weights file, where it names one."""
+        self.backbone.load_pretrained(cast(Backbone, detector.get_submodule("backbone")))

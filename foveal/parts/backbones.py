@@ -1,0 +1,206 @@
+"""Backbones: any torchvision classification network as a list of feature maps.
+
+The module tree keeps torchvision's names, so an ImageNet file loads without a table of keys. A network is run as the
+chain of its links (``conv1``, ``bn1``, ..., ``layer4``; ``features.0``, ``features.1``, ...); links of equal stride
+form a stage.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..weights.loading import load_known
+from ..weights.published import PUBLISHED, published_file
+from .norms import FrozenBatchNorm, NormKind, fuse_frozen, replace_norms
+
+_CONTAINERS = ("features", "layers", "trunk_output")  # their children are the links
+_HEADS = ("avgpool", "fc", "classifier", "dropout", "head", "norm", "permute", "flatten")
+_LEVELS = (2, 3, 4, 5)
+_PROBE = 1024  # pixels; on the meta device, where nothing is computed
+
+
+@dataclass(frozen=True)
+class Torchvision:
+    """A classification network of torchvision without its classifier.
+
+    ResNet, ResNeXt, Wide ResNet, VGG, MobileNet, SqueezeNet, EfficientNet, RegNet, ConvNeXt, DenseNet, Swin and the
+    other convolutional ones. Vision transformers with a fixed input size are refused.
+    """
+
+    name: str = "resnet50"  # torchvision's name
+    weights: str | None = None  # an ImageNet file (.pth, .safetensors), read when training starts
+    returns: tuple[str | int, ...] | None = None  # layer names, or l for the last layer of stride 2^l; None: 2 to 5
+    frozen_stages: int = 2  # stages of equal stride that do not learn; 2: stem and layer1 / VGG's conv1 and conv2
+    norm: NormKind = "frozen"  # what its batch norms become
+    eps: float | None = None  # of the norms; None: the network's own (ResNet 1e-5, MobileNetV3 1e-3)
+    ceil: bool = False  # pooling rounds up, as Caffe does: for weights converted from there
+
+    def __post_init__(self) -> None:
+        if self.frozen_stages < 0:
+            raise UsageError(f"frozen_stages is {self.frozen_stages}", fix="It counts stages: use 0 or more.")
+        if self.norm not in ("frozen", "batch", "group"):
+            raise UsageError(f"norm {self.norm!r} is unknown", fix="Use 'frozen', 'batch' or 'group'.")
+        if self.norm == "group" and self.weights:
+            raise UsageError("weights were trained with batch norm", fix="Use norm='frozen' or 'batch' with them.")
+
+    def build(self, levels: Sequence[int] = _LEVELS) -> Backbone:
+        """The module, with random weights (see :meth:`load_pretrained`).
+
+        ``levels``: what a detector wants where ``returns`` is None; those the network does not have are left out.
+        Raises ``UsageError`` for an unknown name, layer or level.
+        """
+        network = torchvision_network(self.name)
+        known = frozenset(network.state_dict())
+        replace_norms(network, self.norm, self.eps)
+        for module in network.modules():
+            if isinstance(module, nn.MaxPool2d):
+                module.ceil_mode |= self.ceil
+        links = list(_links(network))
+        is_nhwc = self.name.startswith("swin")
+        shapes = _measure(links, is_nhwc)
+        wanted = self._returned(_takeable(links, shapes), levels)
+        order = list(shapes)
+        wanted.sort(key=order.index)
+        kept = links[: order.index(wanted[-1]) + 1]
+        stages = sorted({stride for _, stride in shapes.values()})
+        if self.frozen_stages > len(stages):
+            raise UsageError(f"{self.name} has {len(stages)} stages, frozen_stages is {self.frozen_stages}")
+        for path, link in kept:
+            if stages.index(shapes[path][1]) < self.frozen_stages:
+                link.requires_grad_(False)
+        body = Backbone(kept, wanted, [shapes[p] for p in wanted], known, is_nhwc)
+        fuse_frozen(body)
+        return body
+
+    def load_pretrained(self, backbone: Backbone, path: str | Path | None = None) -> None:
+        """Reads ``weights`` (or ``path``) into ``backbone``; nothing happens where neither is given.
+
+        A name of ``foveal weights list`` means its fetched file. The classifier and layers that were cut off are
+        ignored; everything else must fit. Raises ``FovealError``.
+        """
+        file = path or self.weights
+        if file and str(file) in PUBLISHED and not Path(file).exists():
+            file = published_file(str(file))
+        if file:
+            load_known(backbone, file, known=backbone.known, what=self.name)
+
+    def _returned(self, shapes: dict[str, tuple[int, int]], levels: Sequence[int]) -> list[str]:
+        by_level = {round(math.log2(stride)): path for path, (_, stride) in shapes.items()}  # the last one wins
+        if self.returns is None:
+            found = [by_level[level] for level in levels if level in by_level]
+            if not found:
+                raise UsageError(f"{self.name} has no layer at stride {', '.join(str(2**v) for v in levels)}")
+            return found
+        paths = []
+        for item in self.returns:
+            path = by_level.get(item, "") if isinstance(item, int) else item
+            if path not in shapes:
+                near = difflib.get_close_matches(str(item), list(shapes), 1)
+                hint = f"Did you mean {near[0]!r}?" if near else f"It has levels {', '.join(map(str, by_level))}."
+                raise UsageError(f"{self.name} has no layer {item!r}", fix=hint)
+            paths.append(path)
+        if not paths or len(set(paths)) < len(paths):
+            raise UsageError(f"returns is {self.returns}", fix="Name at least one layer, and each once.")
+        return paths
+
+
+class Backbone(nn.Module):
+    """Pixels (B, 3, H, W) -> one feature map (B, c, H / stride, W / stride) for each returned layer."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    names: tuple[str, ...]  # the returned layers, in order
+    known: frozenset[str]  # every key of the whole network's state, the classifier's included
+
+    def __init__(
+        self,
+        links: Sequence[tuple[str, nn.Module]],
+        names: Sequence[str],
+        shapes: Sequence[tuple[int, int]],
+        known: frozenset[str],
+        is_nhwc: bool = False,
+    ) -> None:
+        super().__init__()
+        self.names, self.known, self.is_nhwc = tuple(names), known, is_nhwc
+        self.channels = tuple(c for c, _ in shapes)
+        self.strides = tuple(s for _, s in shapes)
+        for path, link in links:
+            top, _, leaf = path.partition(".")
+            if not leaf:
+                self.add_module(top, link)
+                continue
+            if top not in self._modules:
+                self.add_module(top, nn.Sequential())
+            self.get_submodule(top).add_module(leaf, link)
+        for (path, _), (_, after) in pairwise(links):
+            if path in self.names and getattr(after, "inplace", False):
+                after.inplace = False  # type: ignore[assignment]  # it would overwrite a returned map
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        x, found = pixels, []
+        for path, link in _links(self):
+            x = link(x)
+            if path in self.names:
+                found.append(x.permute(0, 3, 1, 2) if self.is_nhwc else x)
+        return found
+
+
+def torchvision_network(name: str) -> nn.Module:
+    from torchvision import models  # late: doubles the time `import torch` takes
+
+    names = [n for n in models.list_models(module=models) if not n.startswith(("vit_", "maxvit"))]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        fix = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."
+        raise UsageError(f"backbone {name!r} is not one of torchvision's convolutional networks", fix=fix)
+    extra: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        extra = {"aux_logits": False, "init_weights": True}
+    network: nn.Module = models.get_model(name, weights=None, **extra)
+    return network
+
+
+def _links(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in network.named_children():
+        if name in _HEADS:
+            continue
+        if name in _CONTAINERS:
+            for leaf, link in child.named_children():
+                yield f"{name}.{leaf}", link
+        else:
+            yield name, child
+
+
+@torch.no_grad()
+def _measure(links: Sequence[tuple[str, nn.Module]], is_nhwc: bool) -> dict[str, tuple[int, int]]:
+    """Channels and stride after every link.
+
+    The shapes come from running the chain on the meta device: it allocates and computes nothing, and is exact for every
+    network of the library, so there is no table that could be wrong.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    x = torch.empty(1, 3, _PROBE, _PROBE, device="meta")
+    for path, link in links:
+        state = {k: v.to("meta") for k, v in (*link.named_parameters(), *link.named_buffers())}
+        x = torch.func.functional_call(link.eval(), state, (x,))
+        link.train()
+        channels, side = (x.shape[3], x.shape[1]) if is_nhwc else (x.shape[1], x.shape[2])
+        found[path] = (int(channels), 2 ** round(math.log2(_PROBE / side)))
+    return found
+
+
+def _takeable(links: Sequence[tuple[str, nn.Module]], shapes: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Without the convolutions whose norm comes next: theirs is no feature map of its own once the two are fused."""
+    norms = (nn.BatchNorm2d, nn.GroupNorm, FrozenBatchNorm)
+    before = {path for (path, _), (_, after) in pairwise(links) if isinstance(after, norms)}
+    return {path: shape for path, shape in shapes.items() if path not in before}

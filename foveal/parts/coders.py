@@ -1,0 +1,108 @@
+"""Coders: how four regressed numbers stand for a box.
+
+A coder is a pair of inverses. ``encode`` turns a box into the numbers that a head should have produced at a prior,
+``decode`` turns a head's numbers into a box. Both take any leading dimensions and broadcast, compute in float32 at
+least, and never return a box whose right or lower side lies before its left or upper one.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foveal.errors import UsageError
+
+_EPS = 1e-6  # pixels: sides below this count as this, so that log and division stay finite
+
+
+class Coder(ABC):
+    """Boxes (..., 4) in pixels <-> deltas (..., 4) at priors (..., 4)."""
+
+    @abstractmethod
+    def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
+        """``xyxy`` boxes (..., 4) at ``xyxy`` priors (..., 4) -> deltas (..., 4)."""
+
+    @abstractmethod
+    def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
+        """Deltas (..., 4) at ``xyxy`` priors (..., 4) -> ``xyxy`` boxes (..., 4). Not clipped to the picture."""
+
+
+@dataclass(frozen=True)
+class Delta(Coder):
+    """Shift of the centre in units of the prior's sides, and log of the ratio of sides (R-CNN, appendix C).
+
+    ``dx = wx (cx - cx_a) / w_a``, ``dy = wy (cy - cy_a) / h_a``, ``dw = ww ln(w / w_a)``, ``dh = wh ln(h / h_a)``.
+
+    ``weights`` are one over the standard deviations of the targets: (10, 10, 5, 5) for variances (.1, .1, .2, .2).
+    ``clamp`` bounds ``dw / ww`` and ``dh / wh`` on decoding, so that ``exp`` cannot overflow; Detectron and
+    torchvision take ln(1000 / 16), the Caffe originals have none. Beyond it the pair is no longer inverse.
+    """
+
+    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    clamp: float = math.log(1000 / 16)
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != 4 or min(self.weights) <= 0:
+            raise UsageError(f"Delta(weights={self.weights}): expected four positive numbers")
+
+    def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
+        boxes, priors = _at_least_fp32(boxes), _at_least_fp32(priors)
+        xa, ya, wa, ha = _centre_size(priors)
+        x, y, w, h = _centre_size(boxes)
+        wx, wy, ww, wh = self.weights
+        dx, dy = wx * (x - xa) / wa, wy * (y - ya) / ha
+        return torch.stack([dx, dy, ww * torch.log(w / wa), wh * torch.log(h / ha)], -1)
+
+    def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
+        deltas, priors = _at_least_fp32(deltas), _at_least_fp32(priors)
+        wa, ha = (priors[..., 2] - priors[..., 0]).clamp(min=0), (priors[..., 3] - priors[..., 1]).clamp(min=0)
+        xa, ya = priors[..., 0] + 0.5 * wa, priors[..., 1] + 0.5 * ha
+        dx, dy, dw, dh = deltas.unbind(-1)
+        wx, wy, ww, wh = self.weights
+        x, y = dx / wx * wa + xa, dy / wy * ha + ya
+        half_w = 0.5 * (torch.exp((dw / ww).clamp(max=self.clamp)) * wa)
+        half_h = 0.5 * (torch.exp((dh / wh).clamp(max=self.clamp)) * ha)
+        return torch.stack([x - half_w, y - half_h, x + half_w, y + half_h], -1)
+
+
+@dataclass(frozen=True)
+class LTRB(Coder):
+    """Distances from the prior's centre to the four sides (FCOS, equation 1).
+
+    ``l = (cx_a - x1) / w_a``, ``t = (cy_a - y1) / h_a``, ``r = (x2 - cx_a) / w_a``, ``b = (y2 - cy_a) / h_a``.
+
+    ``normalize=False`` leaves the division out: distances in pixels, as in the paper. With it and priors of one
+    stride they are in strides, as in torchvision. The centre need not lie inside the box: negative distances are kept
+    as long as the box is valid; else its right (lower) side is moved onto its left (upper) one.
+    """
+
+    normalize: bool = True
+
+    def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
+        boxes, priors = _at_least_fp32(boxes), _at_least_fp32(priors)
+        xa, ya, wa, ha = _centre_size(priors)
+        x1, y1, x2, y2 = boxes.unbind(-1)
+        sides = torch.stack([xa - x1, ya - y1, x2 - xa, y2 - ya], -1)
+        return sides / torch.stack([wa, ha, wa, ha], -1) if self.normalize else sides
+
+    def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
+        deltas, priors = _at_least_fp32(deltas), _at_least_fp32(priors)
+        xa, ya, wa, ha = _centre_size(priors)
+        sides = deltas * torch.stack([wa, ha, wa, ha], -1) if self.normalize else deltas
+        left, top, right, bottom = sides.unbind(-1)
+        x1, y1, x2, y2 = xa - left, ya - top, xa + right, ya + bottom
+        return torch.stack([x1, y1, torch.maximum(x2, x1), torch.maximum(y2, y1)], -1)
+
+
+def _at_least_fp32(t: Tensor) -> Tensor:
+    return t if t.dtype in (torch.float32, torch.float64) else t.float()
+
+
+def _centre_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Centre x, centre y, width, height with sides of at least ``_EPS``."""
+    w, h = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+    return boxes[..., 0] + 0.5 * w, boxes[..., 1] + 0.5 * h, w.clamp(min=_EPS), h.clamp(min=_EPS)

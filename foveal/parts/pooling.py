@@ -1,0 +1,138 @@
+"""Pools: a fixed-size piece of the features for every box.
+
+``pool(features [(B, c, H, W)], boxes (B, P, 4), strides) -> (B * P, c, size, size)``, channels-last; boxes in network
+pixels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import roi_align, roi_pool
+
+from foveal.errors import UsageError
+from foveal.parts.roi_bag import pool_rows
+
+
+@dataclass(frozen=True)
+class Pool(ABC):
+    """``size`` is the side of what comes out, in cells."""
+
+    size: int
+
+    @abstractmethod
+    def __call__(self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int]) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class RoIAlign(Pool):
+    """Mean of ``ratio`` x ``ratio`` bilinear samples in each of ``size`` x ``size`` bins (Mask R-CNN, section 3).
+
+    With several feature maps each box is pooled from the level its size calls for: k = floor(canonical_level +
+    log2(sqrt(w h) / canonical_size) + 1e-6), clipped to ``levels`` (FPN, equation 1; epsilon as torchvision). The first
+    map is level ``levels[0]``; maps beyond ``levels[1]`` are not looked at. With one map everything comes from it.
+
+    Equal to torchvision's ``roi_align`` and ``MultiScaleRoIAlign`` to 1e-4. Detectron2 uses ``aligned=True``; its C4
+    models ``ratio=0``, as many samples as a bin has cells, rounded up.
+    """
+
+    size: int = 7  # side of the output
+    ratio: int = 2  # samples a bin and axis; 0: adaptive
+    canonical_size: int = 224  # side of a box, pixels, that ...
+    canonical_level: int = 4  # ... belongs to this level
+    levels: tuple[int, int] = (2, 5)  # first and last level that is pooled from
+    aligned: bool = False  # shift by half a cell, so that samples stand where they should
+
+    def __call__(self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int]) -> Tensor:
+        """Raises ``UsageError`` where there are fewer maps than levels."""
+        count = self.levels[1] - self.levels[0] + 1 if len(features) > 1 else 1
+        if len(features) < count:
+            raise UsageError(f"RoIAlign pools from levels {self.levels}, but there are {len(features)} feature maps")
+        features, scales = list(features[:count]), [1.0 / s for s in strides[:count]]
+        boxes = boxes.detach().float()
+        level = self.level(boxes) if count > 1 else None
+        if boxes.device.type != "cpu" or self.ratio <= 0:
+            return self._kernel(features, boxes, scales, level)
+        return pool_rows(features, boxes, scales, level, self.size, self.ratio, self.aligned)
+
+    def level(self, boxes: Tensor) -> Tensor:
+        """(..., 4) -> (...) int64: index of the map each box is pooled from."""
+        side = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).clamp(min=0).sqrt()
+        k = torch.floor(self.canonical_level + torch.log2(side / self.canonical_size) + 1e-6)
+        return k.clamp(*self.levels).nan_to_num(self.levels[0]).long() - self.levels[0]
+
+    def _kernel(self, features: list[Tensor], boxes: Tensor, scales: list[float], level: Tensor | None) -> Tensor:
+        """torchvision's kernel once a level over all boxes, without asking how many a level has."""
+        rois = with_image(boxes)
+        out: Tensor | None = None
+        for i, (feature, scale) in enumerate(zip(features, scales, strict=True)):
+            part = roi_align(
+                feature.float(), rois, self.size, scale, self.ratio if self.ratio > 0 else -1, self.aligned
+            )
+            mine = None if level is None else (level.flatten() == i)[:, None, None, None]
+            out = part if out is None or mine is None else torch.where(mine, part, out)
+        assert out is not None
+        return channels_last(out.to(features[0].dtype))
+
+
+@dataclass(frozen=True)
+class RoIPool(Pool):
+    """Maximum over each of ``size`` x ``size`` bins of the box rounded to cells (Fast R-CNN, section 2.1).
+
+    Source: torchvision's ``roi_pool``, which equals the original. From the first feature map only.
+    """
+
+    size: int = 7
+
+    def __call__(self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int]) -> Tensor:
+        feature = features[0]
+        rows = roi_pool(feature.float(), with_image(boxes.detach().float()), self.size, 1.0 / strides[0])
+        return channels_last(rows.to(feature.dtype))
+
+
+@dataclass(frozen=True)
+class CropResize(Pool):
+    """Bilinear crop to ``size * pool`` cells, then maximum over ``pool`` x ``pool`` (Luminoth, from tf-faster-rcnn).
+
+    TensorFlow's ``crop_and_resize``: the corner samples stand on the box's corners, and pixel x of a picture W wide is
+    cell x / W * (cells - 1). From the first feature map only.
+    """
+
+    size: int = 7
+    pool: int = 2
+
+    def __call__(self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int]) -> Tensor:
+        feature, side = features[0], self.size * self.pool
+        boxes = boxes.detach().float()
+        b, p = boxes.shape[:2]
+        h, w = feature.shape[-2:]
+        step = torch.linspace(0, 1, side, device=boxes.device)
+        x, y = (
+            (low[..., None] + (high - low)[..., None] * step) * (2 / (cells * strides[0])) - 1  # -1..1 over the map
+            for low, high, cells in ((*boxes[..., 0::2].unbind(-1), w), (*boxes[..., 1::2].unbind(-1), h))
+        )  # (B, P, side) each
+        x, y = (
+            x[:, :, None, :].expand(-1, -1, side, -1).clamp(-1, 1),
+            y[:, :, :, None].expand(-1, -1, -1, side).clamp(-1, 1),
+        )
+        where = torch.stack([x, y], -1).reshape(b, p * side, side, 2)
+        crops = F.grid_sample(feature.float(), where, mode="bilinear", align_corners=True)  # (B, c, P * side, side)
+        crops = crops.view(b, -1, p, side, side).transpose(1, 2).flatten(0, 1)
+        pooled = F.max_pool2d(channels_last(crops), self.pool)
+        return pooled.to(feature.dtype)
+
+
+def with_image(boxes: Tensor) -> Tensor:
+    """(B, P, 4) -> (B * P, 5): the index of the image in front, as torchvision's kernels want it."""
+    b, p = boxes.shape[:2]
+    image = torch.arange(b, device=boxes.device, dtype=boxes.dtype).view(b, 1, 1).expand(-1, p, -1)
+    return torch.cat([image, boxes], -1).flatten(0, 1)
+
+
+def channels_last(rows: Tensor) -> Tensor:
+    return rows.contiguous(memory_format=torch.channels_last)

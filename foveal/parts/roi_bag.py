@@ -1,0 +1,140 @@
+"""RoIAlign on a CPU as sums of feature rows.
+
+Every output cell is a weighted sum of 4 * ratio^2 rows of the (B * H * W, c) table that a channels-last map is in
+memory. ``embedding_bag`` computes such sums vectorised over the channels, 5 to 10 times faster than torchvision's
+kernel; the gradient of a row is a weighted sum of output cells, so it is computed by the same operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CACHED_VALUES = 1 << 18  # output values made at a time where they are put in place afterwards: they stay in the cache
+
+
+def pool_rows(
+    features: Sequence[Tensor],
+    boxes: Tensor,
+    scales: Sequence[float],
+    level: Tensor | None,
+    size: int,
+    ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """``features`` (B, c, H, W) a level, ``boxes`` (B, P, 4), ``level`` (B, P) or None -> (B * P, c, size, size).
+
+    CPU only: which boxes belong to a level is read on the host.
+    """
+    b, p = boxes.shape[:2]
+    flat = boxes.reshape(-1, 4)
+    image = torch.arange(b, dtype=torch.int32)[:, None].expand(b, p).reshape(-1)
+    which = None if level is None else level.reshape(-1).numpy()
+    bags, tables = [], []
+    for i, (feature, scale) in enumerate(zip(features, scales, strict=True)):
+        rows = None if which is None else torch.from_numpy((which == i).nonzero()[0])
+        mine, of = (flat, image) if rows is None else (flat[rows], image[rows])
+        h, w = feature.shape[-2:]
+        index, weight = bag_rows(mine, of, h, w, scale, size, ratio, aligned)
+        bags.append(_Bag(rows, index, weight))
+        tables.append(feature.permute(0, 2, 3, 1).reshape(-1, feature.shape[1]))  # a view of a channels-last map
+    out: Tensor = _SumOfRows.apply(bags, b * p, size * size, *tables)
+    return out.view(b * p, size, size, -1).permute(0, 3, 1, 2)
+
+
+def bag_rows(
+    boxes: Tensor, image: Tensor, height: int, width: int, scale: float, size: int, ratio: int, aligned: bool
+) -> tuple[Tensor, Tensor]:
+    """Which rows of the (B * H * W, c) table make each output cell, and with which weights.
+
+    ``boxes`` (R, 4) pixels, ``image`` (R,) int32 -> two tensors (R * size^2, 4 * ratio^2).
+    """
+    x1, y1, x2, y2 = (boxes * scale - (0.5 if aligned else 0.0)).unbind(1)
+    w, h = x2 - x1, y2 - y1
+    if not aligned:  # the original kernel makes every box at least one cell wide
+        w, h = w.clamp(min=1), h.clamp(min=1)
+    xi, xw = _axis(x1, w, width, size, ratio)
+    yi, yw = _axis(y1, h, height, size, ratio)
+    yi = yi * width + image[:, None, None] * (height * width)
+    index = yi[:, :, None, :, None] + xi[:, None, :, None, :]  # (R, size, size, 2 ratio, 2 ratio)
+    weight = yw[:, :, None, :, None] * xw[:, None, :, None, :]
+    return index.view(-1, 4 * ratio * ratio), weight.view(-1, 4 * ratio * ratio)
+
+
+def _axis(start: Tensor, length: Tensor, cells: int, size: int, ratio: int) -> tuple[Tensor, Tensor]:
+    """Samples of one axis: (R,) start and length in cells -> positions (R, size, 2 * ratio) int32 and weights."""
+    step = (torch.arange(size * ratio, dtype=torch.float32) + 0.5) / ratio
+    at = start[:, None] + length[:, None] / size * step
+    inside = (at >= -1) & (at <= cells)
+    at = at.clamp(min=0)
+    low = at.floor().clamp(max=cells - 1)
+    at = torch.where(low >= cells - 1, low, at)
+    high = (low + 1).clamp(max=cells - 1)
+    part = torch.where(inside, at - low, 0.0) / ratio
+    weight = torch.stack([inside / ratio - part, part], -1)
+    place = torch.stack([low, high], -1).nan_to_num(0.0).to(torch.int32)  # a box that is not a number must not crash
+    return place.view(-1, size, 2 * ratio), weight.view(-1, size, 2 * ratio)
+
+
+@dataclass(frozen=True)
+class _Bag:
+    """What is summed from one table."""
+
+    rows: Tensor | None  # (R,) int64: the boxes that it is for; None: all
+    index: Tensor  # (R * cells, m) int32
+    weight: Tensor  # (R * cells, m)
+
+
+class _SumOfRows(torch.autograd.Function):
+    """(bags, number of boxes, cells a box, one (N, c) table a bag) -> (boxes, cells, c)."""
+
+    @staticmethod
+    def forward(ctx: Any, bags: list[_Bag], boxes: int, cells: int, *tables: Tensor) -> Tensor:
+        ctx.bags, ctx.boxes, ctx.cells, ctx.sizes = bags, boxes, cells, [len(t) for t in tables]
+        channels = tables[0].shape[1]
+        if bags[0].rows is None:
+            return _summed(bags[0].index, tables[0], bags[0].weight).view(boxes, cells, channels)
+        out = tables[0].new_empty(boxes, cells * channels)
+        step = max(1, CACHED_VALUES // (cells * channels))
+        for bag, table in zip(bags, tables, strict=True):
+            assert bag.rows is not None
+            for i in range(0, len(bag.rows), step):
+                part = slice(i * cells, (i + step) * cells)
+                made = _summed(bag.index[part], table, bag.weight[part])
+                out.index_copy_(0, bag.rows[i : i + step], made.view(-1, cells * channels))
+        return out.view(boxes, cells, channels)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        flat = grad.reshape(ctx.boxes * ctx.cells, -1)
+        needed = ctx.needs_input_grad[3:]
+        return (
+            None,
+            None,
+            None,
+            *(
+                _transposed(b, flat, n, ctx.cells) if w else None
+                for b, n, w in zip(ctx.bags, ctx.sizes, needed, strict=True)
+            ),
+        )
+
+
+def _summed(index: Tensor, table: Tensor, weight: Tensor) -> Tensor:
+    return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight.to(table.dtype))
+
+
+def _transposed(bag: _Bag, grad: Tensor, size: int, cells: int) -> Tensor:
+    """Gradient (size, c) of the table: each of its rows is the weighted sum of the output cells that it went to."""
+    index, order = bag.index.view(-1).sort()
+    cell = torch.div(order, bag.index.shape[1], rounding_mode="floor")
+    if bag.rows is not None:
+        cell = bag.rows[torch.div(cell, cells, rounding_mode="floor")] * cells + cell % cells
+    offsets = torch.searchsorted(index, torch.arange(size + 1, dtype=torch.int32), out_int32=False)
+    weight = bag.weight.view(-1)[order].to(grad.dtype)
+    return F.embedding_bag(cell, grad, offsets, mode="sum", per_sample_weights=weight, include_last_offset=True)

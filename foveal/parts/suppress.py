@@ -1,0 +1,175 @@
+"""From the scores of every prior to the few boxes worth keeping: candidates first, then suppression.
+
+Shapes: scores (B, A, C); S candidates an image; boxes (B, S, 4). Nothing here carries a gradient.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foveal.errors import UsageError
+from foveal.parts.nms import suppress_on_device, suppress_on_host
+from foveal.types import Boxes
+
+
+class Candidates(NamedTuple):
+    """The (prior, class) pairs chosen in each image, level by level, each level by falling score."""
+
+    values: Tensor  # (B, S) their scores; -inf where there are fewer than S
+    rows: Tensor  # (B, S) int64: the prior
+    labels: Tensor  # (B, S) int64: the class
+    level: Tensor  # (S,) int64
+
+
+@dataclass(frozen=True)
+class Select:
+    """Which (prior, class) pairs become candidates: those above ``score``, at most ``per_level`` a level.
+
+    Boxes with a side under ``min_size`` network pixels are dropped after decoding (see :meth:`valid`).
+    """
+
+    score: float = 0.05  # a candidate's score is above this
+    per_level: int | None = 1000  # candidates of each level; None: all above the score (inference only: one host sync)
+    min_size: float = 0.0  # smallest side of a box, network pixels
+
+    @torch.no_grad()
+    def candidates(
+        self, scores: Tensor, counts: Sequence[int], to_scores: Callable[[Tensor], Tensor] | None = None
+    ) -> Candidates:
+        """The best pairs of each level, exactly, without a host sync (but for ``per_level=None``).
+
+        ``scores`` (B, A, C) are scores, or logits together with ``to_scores``, a function that rises with each of
+        them, so that only the chosen ones have to be converted. ``counts``: how many of the A belong to each level.
+        """
+        if self.per_level is None:
+            return self._all(scores if to_scores is None else to_scores(scores), counts)
+        classes = scores.shape[2]
+        values, places, sizes, start = [], [], [], 0
+        for count in counts:
+            value, place = top_values(scores[:, start : start + count].flatten(1), self.per_level)
+            values.append(value)
+            places.append(place + start * classes)
+            sizes.append(value.shape[1])
+            start += count
+        value, place = torch.cat(values, 1).float(), torch.cat(places, 1)
+        if to_scores is not None:  # a row that must not be chosen has -inf, and keeps it
+            value = torch.where(value == -torch.inf, value, to_scores(value))
+        row = torch.div(place, classes, rounding_mode="floor")
+        return Candidates(value, row, place - row * classes, _levels(sizes, value.device))
+
+    def valid(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        """(B, S) bool: the score is above the threshold and both sides are long enough. ``boxes`` (B, S, 4)."""
+        keep = scores > self.score if self.score > 0 else scores > -torch.inf
+        if self.min_size > 0:
+            keep = keep & ((boxes[..., 2:] - boxes[..., :2]) >= self.min_size).all(-1)
+        return keep
+
+    def _all(self, scores: Tensor, counts: Sequence[int]) -> Candidates:
+        if len(counts) > 1:
+            raise UsageError("Select(per_level=None) is for heads with a single level; give a number of candidates")
+        classes, flat = scores.shape[2], scores.flatten(1).float()
+        above = flat > self.score
+        if flat.device.type == "cpu":
+            found = [torch.from_numpy(np.flatnonzero(a)) for a in above.numpy()]
+            place = torch.zeros(len(found), max(1, *(len(f) for f in found)), dtype=torch.int64)
+            value = flat.new_full(place.shape, -torch.inf)
+            for i, f in enumerate(found):
+                place[i, : len(f)], value[i, : len(f)] = f, flat[i, f]
+        else:
+            number = max(1, int(above.sum(1).amax()))
+            value, place = top_values(flat.masked_fill(~above, -torch.inf), number)
+        row = torch.div(place, classes, rounding_mode="floor")
+        return Candidates(value, row, place - row * classes, _levels((place.shape[1],), place.device))
+
+
+def top_values(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k highest of each row of (B, L), exactly, by falling value: values and places, each (B, min(k, L)).
+
+    The k highest lie in the k groups with the highest maxima, whatever the groups. Groups of far apart values make the
+    maxima one vectorised pass over memory; with about sqrt(L / k) members some sqrt(L k) values are ranked, not L.
+    """
+    b, length = values.shape
+    k = min(k, length)
+    members = int((length / k) ** 0.5 / 2)  # half of it, because fetching members costs more than ranking groups
+    if members < 3:
+        found = values.topk(k, 1)
+        return found.values, found.indices
+    groups = length // members
+    whole = values[:, : members * groups].view(b, members, groups)
+    best = whole.amax(1).topk(k, 1, sorted=False).indices.sort(1).values  # (B, k), in the order of memory
+    rest = torch.arange(members * groups, length, device=values.device).expand(b, -1)  # fewer than a group has
+    step = torch.arange(0, members * groups, groups, device=values.device)
+    place = torch.cat([(best[:, None] + step[:, None]).flatten(1), rest], 1)
+    value, at = values.gather(1, place).topk(k, 1)
+    return value, place.gather(1, at)
+
+
+def _levels(sizes: Sequence[int], device: torch.device) -> Tensor:
+    return torch.cat([torch.full((n,), i, dtype=torch.int64, device=device) for i, n in enumerate(sizes)])
+
+
+# ------------------------------------------------------------------------------------------------- suppression
+@dataclass(frozen=True)
+class Suppress(ABC):
+    """``suppress(boxes (B, S, 4), scores (B, S), labels (B, S), level (S,), valid (B, S)) -> Boxes``."""
+
+    top: int = field(default=100, kw_only=True)  # boxes kept of each image
+
+    @abstractmethod
+    def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, level: Tensor, valid: Tensor) -> Boxes: ...
+
+
+@dataclass(frozen=True)
+class NMS(Suppress):
+    """Greedy non-maximum suppression: a box falls if it overlaps a better one of its group by more than ``iou``.
+
+    The result is torchvision's ``batched_nms``, for a whole batch. On a CPU the groups go to the C++ kernel the
+    faster way for their number and size; on an accelerator the batch takes one call where memory allows it. Overlaps of
+    shifted boxes are computed in fp64, so that the shift rounds nothing.
+    """
+
+    iou: float = 0.5
+    per: Literal["class", "level", "all"] = "class"  # what a group is; boxes of different groups never meet
+
+    def __post_init__(self) -> None:
+        if self.per not in ("class", "level", "all"):
+            raise UsageError(f"NMS: per is {self.per!r}, not one of class, level, all")
+
+    @torch.no_grad()
+    def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, level: Tensor, valid: Tensor) -> Boxes:
+        """The kept boxes, padded to min(top, S), by falling score. The only host sync is NMS itself."""
+        group = {"class": labels, "level": level.expand_as(labels), "all": torch.zeros_like(labels)}[self.per]
+        top = min(self.top, boxes.shape[1])
+        run = suppress_on_host if boxes.device.type == "cpu" else suppress_on_device
+        return _gather(boxes, scores, labels, *run(boxes.float(), scores.float(), group, valid, self.iou, top))
+
+
+@dataclass(frozen=True)
+class NoNMS(Suppress):
+    """Keeps the best ``top`` and removes no duplicates: for set predictions."""
+
+    @torch.no_grad()
+    def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, level: Tensor, valid: Tensor) -> Boxes:
+        """The best boxes, padded to min(top, S), by falling score. No host sync."""
+        ranked = scores.masked_fill(~valid, -torch.inf)
+        index = ranked.argsort(dim=1, descending=True, stable=True)[:, : self.top]
+        return _gather(boxes, scores, labels, index, valid.gather(1, index))
+
+
+def _gather(boxes: Tensor, scores: Tensor, labels: Tensor, index: Tensor, kept: Tensor) -> Boxes:
+    """Rows (B, N) of every tensor; zero where nothing was kept."""
+    zero = scores.new_zeros(())
+    picked = boxes.gather(1, index[..., None].expand(-1, -1, 4))
+    return Boxes(
+        boxes=torch.where(kept[..., None], picked, zero.to(boxes.dtype)),
+        scores=torch.where(kept, scores.gather(1, index), zero),
+        labels=labels.gather(1, index) * kept,
+        valid=kept,
+    )

@@ -1,0 +1,226 @@
+"""Named detectors. Variants are ``dataclasses.replace``; the comment above each says what it is and what to expect.
+
+Where torchvision has a form of a detector, the plain name is that form and the paper's is ``..._paper``. AP is published
+COCO val2017 unless said; times of the ``*_mini`` presets are for two processor cores.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+
+from foveal.detectors.base import Spec
+from foveal.detectors.faster_rcnn import ROI_TASK, RPN_TASK, FasterRCNN
+from foveal.detectors.region import Counts
+from foveal.detectors.retinanet import RetinaNet
+from foveal.detectors.rpn import RPN
+from foveal.errors import UsageError
+from foveal.parts.backbones import Torchvision
+from foveal.parts.box_losses import L1, GIoU, SmoothL1
+from foveal.parts.heads import Predictor, ResNetTail, RoIConv, RoIMLP, RPNHead, Tower, VGGTail
+from foveal.parts.inputs import Resize
+from foveal.parts.losses import Focal
+from foveal.parts.matchers import IoUMatcher
+from foveal.parts.necks import FPN, SingleLevel
+from foveal.parts.normalizers import Positives, PositivesPerImage
+from foveal.parts.pooling import CropResize, RoIAlign, RoIPool
+from foveal.parts.priors import Anchors
+from foveal.parts.pyramid import PyramidAnchors
+from foveal.parts.samplers import All, Balanced
+from foveal.parts.suppress import NMS, Select
+
+# ---------------------------------------------------------------------------------------------- RetinaNet
+# The paper's form (Detectron): 36.4 AP with ResNet-50 at 800 px (published 35.7 after 90k steps of 16 images on 8 GPUs).
+retinanet_r50_fpn_paper = RetinaNet()
+
+# The same on ResNet-101: 37.7 AP (Detectron, 1x).
+retinanet_r101_fpn_paper = replace(retinanet_r50_fpn_paper, backbone=Torchvision("resnet101"))
+
+_TV_SIZES = tuple(tuple(int(s * 2 ** (o / 3)) for o in range(3)) for s in (32, 64, 128, 256, 512))
+
+# torchvision's retinanet_resnet50_fpn: P6 from P5, L1, best anchors always count. 36.4 AP.
+retinanet_r50_fpn = RetinaNet(
+    neck=FPN(256, extra="p6p7-p5"),
+    anchors=Anchors(_TV_SIZES, rounding="corners", grid="floor"),
+    task=replace(
+        RetinaNet().task,
+        matcher=IoUMatcher(0.5, 0.4, low_quality=True),
+        cls_loss=Focal(normalizer=PositivesPerImage()),
+        box_loss=L1(normalizer=PositivesPerImage()),
+        suppress=NMS(0.5, per="class", top=300),
+    ),
+)
+
+# torchvision's retinanet_resnet50_fpn_v2: P6 from C5, group norm in the towers, GIoU, batch norm that learns. 41.5 AP.
+retinanet_r50_fpn_v2 = replace(
+    retinanet_r50_fpn,
+    backbone=Torchvision("resnet50", norm="batch"),
+    neck=FPN(256, extra="p6p7-c5"),
+    head=Tower(depth=4, norm="group"),
+    task=replace(retinanet_r50_fpn.task, box_loss=GIoU(normalizer=PositivesPerImage())),
+)
+
+# ------------------------------------------------------------------------------------ Faster R-CNN with FPN
+_TV_HEAD = RoIMLP(1024, predictor=Predictor(cls_std=None, box_std=None))
+
+# torchvision's fasterrcnn_resnet50_fpn: 37.0 AP.
+faster_rcnn_r50_fpn = FasterRCNN(
+    anchors=Anchors(rounding="corners", grid="floor"),
+    roi_head=_TV_HEAD,
+)
+
+# torchvision's fasterrcnn_resnet50_fpn_v2: batch norm everywhere, two RPN convolutions, four in the head. 46.7 AP.
+faster_rcnn_r50_fpn_v2 = replace(
+    faster_rcnn_r50_fpn,
+    backbone=Torchvision("resnet50", norm="batch"),
+    neck=FPN(256, extra="pool", norm="batch"),
+    rpn_head=RPNHead(depth=2),
+    roi_head=RoIConv(predictor=Predictor(cls_std=None, box_std=None)),
+)
+
+# torchvision's fasterrcnn_mobilenet_v3_large_fpn: 15 anchors on each of three levels of stride 32, 32, 64. 32.8 AP.
+faster_rcnn_mobilenet_v3_large_fpn = replace(
+    faster_rcnn_r50_fpn,
+    backbone=Torchvision("mobilenet_v3_large", returns=("features.13", "features.16"), frozen_stages=4, norm="batch", eps=1e-5),
+    anchors=Anchors(((32, 64, 128, 256, 512),) * 3, rounding="corners", grid="floor"),
+    rpn=replace(RPN_TASK, select=replace(RPN_TASK.select, score=0.05)),
+)
+
+# The same for pictures of 320 to 640 px: 22.8 AP.
+faster_rcnn_mobilenet_v3_large_320_fpn = replace(
+    faster_rcnn_mobilenet_v3_large_fpn, input=Resize(320, 640), test_proposals=Counts(150, 150)
+)
+
+# The FPN paper's form (Detectron): true strides, starting weights as published. 36.7 AP (1x).
+faster_rcnn_r50_fpn_paper = FasterRCNN()
+faster_rcnn_r101_fpn = replace(faster_rcnn_r50_fpn_paper, backbone=Torchvision("resnet101"))  # 39.4 AP (Detectron, 1x)
+faster_rcnn_x101_fpn = replace(faster_rcnn_r50_fpn_paper, backbone=Torchvision("resnext101_32x8d"))
+
+# --------------------------------------------------------------------------------- Faster R-CNN, one level
+_LEGACY_ANCHORS = Anchors(((128, 256, 512),), rounding="stride", centre=0.5, inside=True)
+
+# The first one (Ren et al. 2015): VGG-16, RoIPool, 73.2 mAP on VOC 2007 test after 07+12.
+faster_rcnn_vgg16 = FasterRCNN(
+    input=Resize(600, 1000, multiple=1),
+    backbone=Torchvision("vgg16", returns=(4,), frozen_stages=2, ceil=True),
+    neck=SingleLevel(),
+    rpn_head=RPNHead(channels=512),
+    anchors=_LEGACY_ANCHORS,
+    pool=RoIPool(7),
+    roi_head=VGGTail(4096),
+    roi=replace(
+        ROI_TASK,
+        sampler=Balanced(128, 0.25),
+        box_loss=SmoothL1(beta=1.0, normalizer=ROI_TASK.box_loss.normalizer),
+        suppress=NMS(0.3, per="class", top=100),
+    ),
+    rpn=replace(RPN_TASK, select=Select(score=0.0, per_level=6000, min_size=16.0)),
+    train_proposals=Counts(12000, 2000),
+    test_proposals=Counts(6000, 300),
+)
+
+_FOCAL_RPN = {
+    "sampler": All(),
+    "cls_loss": Focal(alpha=0.25, gamma=2.0, prior=0.01),
+    "box_loss": SmoothL1(beta=1 / 9, normalizer=Positives()),
+}
+
+# Focal loss in the RPN as it should be: every anchor counts, own normaliser, prior bias.
+faster_rcnn_vgg16_focal_rpn = replace(faster_rcnn_vgg16, rpn=replace(faster_rcnn_vgg16.rpn, **_FOCAL_RPN))
+
+# ResNet-50 to conv4, conv5 as the head (He et al. 2016; Detectron): 34.8 AP (1x).
+faster_rcnn_r50_c4 = FasterRCNN(
+    backbone=Torchvision("resnet50", returns=(4,)),
+    neck=SingleLevel(),
+    rpn_head=RPNHead(channels=1024),
+    anchors=Anchors(((32, 64, 128, 256, 512),), centre=0.5, inside=True),
+    pool=RoIAlign(14, ratio=0),
+    roi_head=ResNetTail("resnet50"),
+    train_proposals=Counts(12000, 2000),
+    test_proposals=Counts(6000, 1000),
+)
+
+# The same on ResNet-101: 34.9 AP on COCO test-dev with multi-scale tests and context ("+++").
+faster_rcnn_r101_c4 = replace(
+    faster_rcnn_r50_c4, backbone=Torchvision("resnet101", returns=(4,)), roi_head=ResNetTail("resnet101")
+)
+
+# Luminoth's defaults: 12 anchors, crop and resize to 14 then pool to 7, 256 rows, IoU .5 between classes' boxes.
+faster_rcnn_luminoth = FasterRCNN(
+    input=Resize(600, 1024, multiple=1),
+    backbone=Torchvision("resnet101", returns=(4,)),
+    neck=SingleLevel(),
+    rpn_head=RPNHead(channels=512),
+    anchors=Anchors(((64, 128, 256, 512),), centre=0.5, inside=True),
+    pool=CropResize(7, pool=2),
+    roi_head=ResNetTail("resnet101"),
+    roi=replace(
+        ROI_TASK,
+        sampler=Balanced(256, 0.25),
+        box_loss=SmoothL1(beta=1.0, normalizer=ROI_TASK.box_loss.normalizer),
+        suppress=NMS(0.5, per="class", top=300),
+    ),
+    train_proposals=Counts(12000, 2000),
+    test_proposals=Counts(12000, 2000),
+)
+
+# ------------------------------------------------------------------------------------------- the RPN alone
+# 58.0 AR at 1000 proposals (Detectron2).
+rpn_r50_fpn = RPN(anchors=Anchors(centre=0.5))
+
+# --------------------------------------------------------------------------------------------------- small
+_SMALL = Resize(320, 533)
+_SMALL_BODY = Torchvision("resnet18", frozen_stages=0, norm="batch")
+
+# Two-layer towers of 128 channels.
+retinanet_mini = RetinaNet(
+    input=_SMALL,
+    backbone=_SMALL_BODY,
+    neck=FPN(128, extra="p6p7-p5"),
+    head=Tower(depth=2),
+    anchors=PyramidAnchors(scale=4.0, octaves=3),
+    task=replace(
+        RetinaNet().task,
+        matcher=IoUMatcher(0.5, 0.4, low_quality=True),
+        cls_loss=Focal(normalizer=Positives()),
+        box_loss=GIoU(normalizer=Positives(), weight=2.0),
+    ),
+)
+
+faster_rcnn_mini = FasterRCNN(
+    input=_SMALL,
+    backbone=_SMALL_BODY,
+    neck=FPN(128, extra="pool"),
+    anchors=PyramidAnchors(scale=8.0, octaves=1),
+    roi_head=RoIMLP(256),
+    roi=replace(ROI_TASK, sampler=Balanced(128, 0.25)),
+    train_proposals=Counts(500, 500),
+    test_proposals=Counts(300, 300),
+)
+
+# The same with focal loss in the RPN: one difference, three overrides.
+faster_rcnn_mini_focal_rpn = replace(faster_rcnn_mini, rpn=replace(faster_rcnn_mini.rpn, **_FOCAL_RPN))
+
+# Proposals alone: one class, "object".
+rpn_mini = RPN(
+    input=_SMALL,
+    backbone=_SMALL_BODY,
+    neck=FPN(128, extra="pool"),
+    anchors=PyramidAnchors(scale=8.0, octaves=1),
+)
+
+
+
+def names() -> list[str]:
+    """All presets, in the order of this file."""
+    return [name for name, value in globals().items() if isinstance(value, Spec) and not name.startswith("_")]
+
+
+def get(name: str) -> Spec:
+    """The preset of that name. Raises ``UsageError`` with the nearest one."""
+    value = globals().get(name)
+    if isinstance(value, Spec) and not name.startswith("_"):
+        return value
+    near = difflib.get_close_matches(name, names(), 1)
+    fix = f"Did you mean {near[0]!r}?" if near else ""
+    raise UsageError(f"there is no preset {name!r}", fix=f"{fix} `foveal models` lists them.".strip())

@@ -1,0 +1,133 @@
+"""What a detector is asked to do with its predictions: match, sample, encode, penalise; or decode, score, suppress.
+
+A task owns no weights. It is the field ``task`` of a one-stage spec, ``rpn`` and ``roi`` of a two-stage one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from . import boxes as box_ops
+from .parts.box_losses import BoxLoss, SmoothL1
+from .parts.coders import Coder, Delta
+from .parts.losses import ClassLoss
+from .parts.matchers import Matcher
+from .parts.quality import Quality
+from .parts.samplers import All, Sampler
+from .parts.suppress import NMS, Select, Suppress
+from .types import Boxes, Images, Match, Predictions, Priors, Targets
+
+
+@dataclass(frozen=True)
+class BoxTask:
+    """One stage of classification and box regression over a set of priors."""
+
+    matcher: Matcher  # which object each prior answers for
+    cls_loss: ClassLoss  # owns the number of logits, the scores, the prior bias and its normaliser
+    box_loss: BoxLoss = SmoothL1()  # picks its own space; owns its normaliser
+    sampler: Sampler = All()  # which rows count
+    coder: Coder = Delta()  # boxes <-> deltas
+    quality: Quality | None = None  # objectness or centre-ness, where the head predicts one
+    select: Select = Select()  # candidates for detection: score threshold, top-k of each level
+    suppress: Suppress = NMS()  # removes duplicates, keeps the best
+
+    # ------------------------------------------------------------------------------------------- training
+    def match(self, predictions: Predictions, priors: Priors, targets: Targets) -> Match:
+        """Assigns an object (or none) to every prior; nothing here carries a gradient."""
+        with torch.no_grad():
+            if not self.matcher.needs_outputs:
+                return self.matcher(priors, targets)
+            deltas = predictions.deltas.detach().float()
+            boxes = self.coder.decode(deltas, priors.batched(len(deltas)))
+            return self.matcher(priors, targets, (boxes, self.cls_loss.scores(predictions.logits.detach().float())))
+
+    def losses(
+        self,
+        predictions: Predictions,
+        priors: Priors,
+        targets: Targets,
+        rng: torch.Generator | None = None,
+        *,
+        match: Match | None = None,
+        kept: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """``{"cls", "box"[, "quality"]}``, each a scalar; their plain sum is the loss.
+
+        ``match`` and ``kept`` (B, A) are given where the rows were sampled before the head ran.
+        """
+        if match is None:
+            match = self.match(predictions, priors, targets)
+        labels = targets.labels.gather(1, match.gt)  # (B, A)
+        rows = self.cls_loss(predictions.logits, labels, match.positive)  # (B, A)
+        if kept is None:
+            found = rows.detach() if self.sampler.needs_losses else None
+            kept = self.sampler.keep(match, priors, found, rng)
+        keep = kept.to(rows.dtype)
+        losses = {"cls": _total(rows, keep, self.cls_loss.normalizer(keep, match.positive), self.cls_loss.weight)}
+
+        where = priors.batched(len(labels))  # (B, A, 4)
+        truth = targets.boxes.gather(1, match.gt[..., None].expand(-1, -1, 4))
+        # a row without an object regresses to its own prior, so no log or division meets a bad box
+        truth = torch.where(match.positive[..., None], truth, where)
+        deltas = _of_class(predictions.deltas.float(), labels)
+        box_rows = self.box_loss(deltas, where, truth, self.coder)  # (B, A)
+        weight = keep * match.positive
+        if self.quality is not None and predictions.quality is not None:
+            outputs = (deltas.detach(), where)
+            losses["quality"] = self.quality.loss(predictions.quality, outputs, priors, targets, match, keep)
+            weight = weight * self.quality.row_weight(priors, truth, match)
+        losses["box"] = _total(box_rows, weight, self.box_loss.normalizer(keep, match.positive), self.box_loss.weight)
+        return losses
+
+    # ------------------------------------------------------------------------------------------ inference
+    @torch.no_grad()
+    def detect(self, predictions: Predictions, priors: Priors, images: Images) -> Boxes:
+        """The surviving boxes of each image, in network pixels, clipped, by falling score."""
+        logits = predictions.logits
+        on_logits = self.cls_loss.monotone and self.quality is None
+        scores = logits if on_logits else self.cls_loss.scores(logits.float())
+        if self.quality is not None and predictions.quality is not None:
+            scores = self.quality.scores(scores, predictions.quality.float())
+        if priors.valid is not None:
+            scores = scores.masked_fill(~priors.valid[..., None], -torch.inf)
+        values, rows, labels, level = self.select.candidates(
+            scores, priors.counts, self.cls_loss.scores if on_logits else None
+        )
+        deltas = predictions.deltas
+        if deltas.dim() == 4:
+            classes = deltas.shape[2]
+            flat = (rows * classes + labels)[..., None].expand(-1, -1, 4)
+            deltas = deltas.flatten(1, 2).gather(1, flat)
+        else:
+            deltas = deltas.gather(1, rows[..., None].expand(-1, -1, 4))
+        where = priors.batched(len(rows)).gather(1, rows[..., None].expand(-1, -1, 4))
+        boxes = box_ops.clip(self.coder.decode(deltas.float(), where), images.sizes)
+        return self.suppress(boxes, values, labels, level, self.select.valid(boxes, values))
+
+    def with_counts(self, before: int, after: int) -> BoxTask:
+        """The same task with other candidate counts: before suppression (each level) and after it."""
+        return replace(
+            self, select=replace(self.select, per_level=before), suppress=replace(self.suppress, top=after)
+        )
+
+
+def _total(rows: Tensor, weight: Tensor, factor: Tensor, scale: float) -> Tensor:
+    """Weighted sum of row losses (B, A); rows of weight 0 may hold anything, also infinity."""
+    rows = torch.where(weight > 0, rows, torch.zeros_like(rows))
+    return (rows * (weight * factor)).sum() * scale
+
+
+def _of_class(deltas: Tensor, labels: Tensor) -> Tensor:
+    """(B, A, 4) as it is; of (B, A, C, 4) the deltas of each row's own class."""
+    if deltas.dim() == 3:
+        return deltas
+    index = labels[..., None, None].expand(-1, -1, 1, 4)
+    return deltas.gather(2, index).squeeze(2)
+
+
+def sampled(match: Match, index: Tensor) -> Match:
+    """The rows (B, R) of a match."""
+    return Match(match.gt.gather(1, index), match.positive.gather(1, index), match.ignored.gather(1, index))

@@ -1,0 +1,104 @@
+"""Where a training runs: device, processes, precision, versions."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from ..data.dataset import Dataset
+from ..errors import UsageError
+from ..fit import Precision
+from .precision import choose, plugin
+
+
+def find_device(asked: str) -> torch.device:
+    """``auto`` is the first GPU where there is one. Raises :class:`UsageError` for a device that is not there."""
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise UsageError(f"device {asked!r} is none of auto, cpu, cuda, cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {asked!r} is none of auto, cpu, cuda, cuda:N")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UsageError(f"device {asked!r} is not there; this machine has {count} GPUs that torch can use")
+    return device
+
+
+def choose_precision(stored: str | None, asked: str | None, device: torch.device) -> Precision:
+    """The run's own when it is gone on with; else what is asked for, else what the device is fast at."""
+    if stored is not None and asked not in (None, stored):
+        raise UsageError(f"the run was begun with --precision {stored}; it cannot go on with {asked}")
+    return choose(stored or asked, device)
+
+
+def launch(device: torch.device, devices: int | None, precision: Precision) -> Fabric:
+    """Fabric over one process, over ``devices`` processes of this machine, or over what torchrun started."""
+    count: int | list[int] = devices or 1
+    nodes = 1
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        if devices not in (None, local):
+            raise UsageError(f"torchrun started {local} processes here, and --devices says {devices}")
+        count, nodes = local, int(os.environ["WORLD_SIZE"]) // local
+    several = count != 1 or nodes > 1
+    if device.type == "cuda" and device.index is not None and not several:
+        count = [device.index]
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=count,
+        num_nodes=nodes,
+        strategy="ddp" if several else "auto",
+        plugins=[plugin(precision, device)],
+    )
+    fabric.launch()
+    return fabric
+
+
+def workers(asked: int | None, device: torch.device) -> int:
+    """Processes that load images. On two cores a worker only takes time from the arithmetic."""
+    if asked is not None:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device.type == "cuda":
+        return max(1, min(8, cores - 1))
+    return 0 if cores <= 2 else 2
+
+
+def versions() -> dict[str, str]:
+    """Of this package and those that decide what comes out."""
+    names = ("foveal", "torch", "torchvision", "numpy", "lightning-fabric", "safetensors")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+
+
+def describe(fabric: Fabric) -> dict[str, Any]:
+    """For ``run.json``."""
+    cuda = fabric.device.type == "cuda"
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "processor": torch.cuda.get_device_name(fabric.device) if cuda else platform.processor() or platform.machine(),
+        "device": fabric.device.type,
+        "processes": fabric.world_size,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """A hash of image ids, sizes and objects: whether two data sets train the same."""
+    digest = hashlib.sha256(repr(dataset.classes).encode())
+    for record in dataset.records:
+        digest.update(repr((record.id, record.width, record.height)).encode())
+        for values in (record.boxes, record.labels, record.crowd, record.difficult, record.ignore):
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,326 @@
+"""The training loop, to be read from top to bottom.
+
+An epoch is a pass over the loader; an update may take several batches of it (``fit.accumulate``). Where the training
+stands is one number, ``state.step``: order and noise follow from it, so a checkpoint needs nothing else but tensors.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from ..data.dataset import Dataset
+from ..errors import FovealError
+from ..fit import Fit
+from ..types import Images, Targets
+from . import checkpoint
+from .clock import Clock
+from .guard import Guard
+from .interrupt import Interrupt
+from .log import Log, Meter
+from .plan import Pace, full_plan, timed_plan
+from .progress import Progress
+from .solvers import Average, build_solver, freeze, restore_solver, set_lr, solver_tensors
+from .state import FINISHED, OUT_OF_TIME, STOPPED_EARLY, State
+from .step import Updater, to_device
+from .validate import Validator
+
+LOG_EVERY = 20  # updates between lines in metrics.jsonl
+AGREE_EVERY = 10  # updates between agreements of several processes on when to stop
+now = time.monotonic
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained on what. Fixed from the first update to the last."""
+
+    fabric: Fabric
+    detector: Any  # a ``Detector`` on its device
+    fit: Fit
+    loader: Any  # ``foveal.data.loader.Loader``: this process' share of every batch
+    train: Dataset
+    validator: Validator
+    out: Path
+    spec: dict[str, Any]  # what goes into spec.json
+    fixed: dict[str, Any]  # seed, threads, precision, ...: goes into state.json, and must not change on resuming
+    batch: int  # images an update, over all processes
+    seed: int
+    epochs: int | None
+    max_time: float | None  # seconds
+    save_every: float  # seconds
+    began: float  # when the run was called, by ``now``
+
+
+class Loop:
+    """Runs a :class:`Job`, from the start or from a checkpoint."""
+
+    def __init__(self, job: Job, resumed: checkpoint.Content | None, log: Log, progress: Progress) -> None:
+        self.job, self.log, self.progress = job, log, progress
+        self.fabric, self.fit = job.fabric, job.fit
+        self.folder = job.out / "checkpoints"
+        per_epoch = -(-len(job.loader) // job.fit.accumulate)
+        self.state = State(full_plan(job.fit, per_epoch, job.epochs))
+        self.clock, self.meter = Clock(job.fabric.device), Meter()
+        self.guard = Guard(job.out, job.fabric.global_rank, job.detector.classes)
+        self.pace = Pace(job.max_time) if job.max_time is not None else None
+        self.trainable = frozenset(n for n, p in job.detector.named_parameters() if p.requires_grad)
+        self.average = Average(job.detector, job.fit.ema) if job.fit.ema is not None else None
+        self._stage = -1
+        self._seconds_an_update = 0.0
+        if resumed is not None:
+            self._restore(resumed)
+        self._begin_stage(resumed)
+        self._base = self.state.elapsed
+        self._saved = self._logged = now()
+
+    # ------------------------------------------------------------------------------------------ the loop
+    def run(self) -> State:
+        """Trains until the plan is fulfilled, the time is up or nothing gets better. Ctrl-C saves, then raises."""
+        state = self.state
+        with Interrupt() as interrupt:
+            while not state.ended:
+                if not state.at_boundary or state.closed == state.step:
+                    self._run_epoch(interrupt)
+                self._write_line()
+                self._close_epoch(interrupt)
+        return state
+
+    def _run_epoch(self, interrupt: Interrupt) -> None:
+        """The updates that are left of this epoch."""
+        state = self.state
+        with closing(self._batches(interrupt)) as batches:
+            for parts, files in batches:
+                self._update(parts, files)
+                if self._agreed(interrupt.asked):
+                    self._save()
+                    raise KeyboardInterrupt
+                self._make_plan()
+                if state.at_boundary:
+                    return
+                if self._agreed(self._out_of_time()):
+                    state.ended = OUT_OF_TIME
+                    return
+                if now() - self._saved >= self.job.save_every:
+                    self._save()
+
+    def _update(self, parts: list[tuple[Images, Targets]], files: list[str]) -> None:
+        """One update, and all that follows from it."""
+        state, start = self.state, now()
+        stage, first = state.plan.stage(state.step)
+        if stage != self._stage:
+            self._begin_stage(None)
+        factor = self.fit.scale(state.step - first, state.plan.stages[stage], state.plan.per_epoch)
+        lr = self.fit.scaled_lr(self.job.batch, self.fit.stages[stage]) * factor
+        set_lr(self.solver, lr)
+        result = self.updater(parts, state.step)
+        self.guard.push(result, parts, files, state.step, lr)
+        self.guard.check()
+        if self.average is not None:
+            self.average.update(self.job.detector, state.step)
+        self.meter.add(result.losses)
+        state.step += 1
+        if self.meter.updates >= LOG_EVERY:
+            self._write_line()
+        self.progress.update(state.step, state.epoch, self._seconds_left(), state.plan.total)
+        if self.pace is not None:
+            self.pace.add(now() - start + self._waited)
+
+    def _close_epoch(self, interrupt: Interrupt) -> None:
+        """Validation where one is due, then a checkpoint."""
+        state, last = self.state, self.state.step >= self.state.plan.total
+        due = last or bool(state.ended) or -(-state.step // state.plan.per_epoch) % self.fit.val_every == 0
+        self.guard.check(wait=True)
+        if due:
+            self.progress.say(f"epoch {self._epoch_name()}: validating on {len(self.job.validator.dataset)} images")
+            try:
+                found = self.job.validator(self.weights, interrupt.check)
+            except KeyboardInterrupt:
+                self._save()  # not closed: resuming begins with this validation
+                raise
+            state.validation = found.seconds
+            best = state.judge(found.results)
+            scores = {k: v for k, v in found.results.items() if isinstance(v, (int, float)) and k != "images"}
+            # this epoch is the one that just ended, not the one that begins at this step
+            self.log.write(epoch=self._epoch_name(), step=state.step, split="val", **found.losses, **scores)
+            shown = "undefined" if found.ap is None else f"{found.ap:.4f}"
+            note = " (best so far)" if best else ""
+            self.progress.say(
+                f"epoch {self._epoch_name()}: validation loss {found.losses['loss']:.4f}, AP {shown}{note}, "
+                f"{found.seconds:.1f} s"
+            )
+        if last:
+            state.ended = state.ended or FINISHED
+        elif not state.ended and self.fit.early_stop is not None and state.stale >= self.fit.early_stop:
+            state.ended = STOPPED_EARLY
+        elif not state.ended and self._agreed(self._out_of_time(), always=True):
+            state.ended = OUT_OF_TIME
+        state.closed = state.step
+        self._save()
+        self._logged = now()
+        self.clock.read()  # validation is no part of the pace
+
+    # --------------------------------------------------------------------------------------------- parts
+    @property
+    def weights(self) -> Any:
+        """The detector to validate and to keep: the averaged one where there is an average."""
+        return self.job.detector if self.average is None else self.average.module
+
+    def _batches(self, interrupt: Interrupt) -> Generator[tuple[list[tuple[Images, Targets]], list[str]], None, None]:
+        """The rest of the present epoch, an update's parts at a time."""
+        state, job = self.state, self.job
+        epoch, update = divmod(state.step, state.plan.per_epoch)
+        batches = iter(job.loader.epoch(epoch, update * self.fit.accumulate))
+        waited, parts, files = 0.0, [], []
+        while True:
+            start = time.perf_counter()
+            try:
+                batch = next(batches, None)
+            except FovealError:  # Ctrl-C reaches the loader's workers too, and they die of it
+                if not interrupt.asked:
+                    raise
+                self._save()
+                raise KeyboardInterrupt from None
+            waited += time.perf_counter() - start
+            if batch is not None:
+                seen = state.step * job.batch
+                parts.append(to_device(batch.images, batch.targets, self.fabric.device, seen))
+                files += [str(job.train.records[int(i)].path) for i in batch.indices]
+            if parts and (batch is None or len(parts) == self.fit.accumulate):
+                self._waited = waited
+                self.clock.add("data", waited)
+                yield parts, files
+                waited, parts, files = 0.0, [], []
+            if batch is None:
+                return
+
+    def _begin_stage(self, resumed: checkpoint.Content | None) -> None:
+        """A solver for the parameters that learn now, and (with several processes) their exchange."""
+        self._stage = self.state.plan.stage(min(self.state.step, self.state.plan.total - 1))[0]
+        stage, detector = self.fit.stages[self._stage], self.job.detector
+        freeze(detector, stage, self.trainable)
+        self.solver = build_solver(detector, self.fit, stage)
+        if resumed is not None:
+            restore_solver(self.solver, detector, resumed.optimizer)
+        detector.train()
+        model = self.fabric.setup_module(detector, move_to_device=False)
+        self.updater = Updater(
+            self.fabric, model, self.solver, seed=self.job.seed, clip=self.fit.clip, clock=self.clock
+        )
+        if resumed is not None and self.updater.scaler is not None and resumed.state["scaler"]:
+            self.updater.scaler.load_state_dict(resumed.state["scaler"])
+
+    def _make_plan(self) -> None:
+        """With a time limit: the length of the training, once, from the pace of the first updates."""
+        pace, state = self.pace, self.state
+        if pace is None or state.plan.timed or not self._agreed(pace.ready, always=True):
+            return
+        assert self.job.max_time is not None
+        state.validation = self.job.validator.pace(self.weights)
+        plan = timed_plan(
+            state.plan,
+            done=state.step,
+            elapsed=self._elapsed(),
+            pace=pace.seconds,
+            validation=state.validation,
+            limit=self.job.max_time,
+            val_every=self.fit.val_every,
+        )
+        state.plan = self.fabric.broadcast(plan)
+        epochs = state.plan.total / state.plan.per_epoch
+        self.progress.say(
+            f"{pace.seconds:.2f} s an update: {epochs:.1f} epochs ({state.plan.total} updates) fit into the time limit"
+        )
+        self._save()  # from here on the plan is part of the run
+
+    def _out_of_time(self) -> bool:
+        """Whether another update and the last validation would end after the limit."""
+        if self.job.max_time is None:
+            return False
+        one = self.pace.seconds if self.pace is not None else 0.0
+        return self._elapsed() + one + self.state.validation >= self.job.max_time
+
+    def _agreed(self, wish: bool, *, always: bool = False) -> bool:
+        """What the first process wishes. Several processes ask only now and then: it makes them wait."""
+        if self.fabric.world_size == 1:
+            return wish
+        if not always and self.state.step % AGREE_EVERY and not self.state.at_boundary:
+            return False
+        return bool(self.fabric.broadcast(wish))
+
+    def _elapsed(self) -> float:
+        """Seconds since the run was called, those before an interruption included."""
+        return self._base + now() - self.job.began
+
+    def _seconds_left(self) -> float:
+        state = self.state
+        passes = -(-state.plan.epochs // self.fit.val_every) - state.epoch // self.fit.val_every
+        return (state.plan.total - state.step) * self._seconds_an_update + passes * state.validation
+
+    def _epoch_name(self) -> int:
+        """The epoch that the last update belonged to, from 1."""
+        return -(-self.state.step // self.state.plan.per_epoch)
+
+    def _write_line(self) -> None:
+        """A training line: means since the last one, and where the time went."""
+        updates = self.meter.updates
+        if not updates:
+            return
+        losses, spent = self.meter.read(), self.clock.read()
+        passed, self._logged = now() - self._logged, now()
+        self._seconds_an_update = passed / updates
+        rate = updates * self.job.batch / max(passed, 1e-9)
+        seconds = {name: round(spent.get(name, 0.0) / updates, 6) for name in ("data", "forward", "backward")}
+        self.log.write(
+            epoch=self._epoch_name(),
+            step=self.state.step,
+            split="train",
+            **losses,
+            lr=max(g["lr"] for g in self.solver.param_groups),
+            images_per_second=round(rate, 3),
+            **{f"seconds_{name}": value for name, value in seconds.items()},
+        )
+        self.progress.values(losses, rate, seconds)
+
+    # -------------------------------------------------------------------------------------- checkpoints
+    def _save(self) -> None:
+        """A checkpoint of this moment; the last two and the best stay."""
+        self.guard.check(wait=True)
+        self._saved = now()
+        self.state.elapsed = self._elapsed()
+        if not self.fabric.is_global_zero:
+            return
+        state, detector = self.state, self.job.detector
+        scaler = self.updater.scaler
+        content = checkpoint.Content(
+            model=self.weights.state_dict(),
+            raw=detector.state_dict() if self.average is not None else {},
+            optimizer=solver_tensors(self.solver, detector),
+            state={
+                **state.to_json(),
+                **self.job.fixed,
+                "scaler": {} if scaler is None else scaler.state_dict(),
+                "meter": self.meter.state(),
+                "log_bytes": self.log.offset(),
+            },
+            spec=self.job.spec,
+        )
+        checkpoint.save(self.folder, state.step, content)
+        if state.best is not None:
+            checkpoint.point(self.folder, "best", state.best)
+        checkpoint.prune(
+            self.folder, {*checkpoint.steps(self.folder)[-2:], *([] if state.best is None else [state.best])}
+        )
+
+    def _restore(self, resumed: checkpoint.Content) -> None:
+        """Puts weights, average and numbers back; the solver follows with its stage."""
+        self.state = State.from_json(resumed.state)
+        self.job.detector.load_state_dict(resumed.raw or resumed.model)
+        if self.average is not None:
+            self.average.module.load_state_dict(resumed.model)
+        self.meter.restore(resumed.state["meter"], self.fabric.device)

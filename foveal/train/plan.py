@@ -1,0 +1,117 @@
+"""How many updates a training has: from the recipe's epochs, or from a time limit and the pace of the first updates."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import UsageError
+from ..fit import Fit
+
+MARGIN = 0.05  # of the limit, kept back for a pace that was measured too fast
+UNTIMED_UPDATES = 2  # the first updates fill caches and choose kernels; they say nothing of the pace
+MOST_UPDATES, LEAST_UPDATES, SHARE = 50, 3, 0.03  # measured: so many, at least so many, until this share of the limit
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The length of every stage, in updates. Stored with the run; resuming keeps it."""
+
+    per_epoch: int  # updates an epoch
+    stages: tuple[int, ...]  # updates of each stage
+    timed: bool = False  # it was cut to fit the time limit (or found to fit)
+
+    @property
+    def total(self) -> int:
+        return sum(self.stages)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs, a last one that is cut short included."""
+        return math.ceil(self.total / self.per_epoch)
+
+    def stage(self, step: int) -> tuple[int, int]:
+        """(index, first step) of the stage that update ``step`` belongs to."""
+        first = 0
+        for index, length in enumerate(self.stages):
+            if step < first + length:
+                return index, first
+            first += length
+        return len(self.stages) - 1, first - self.stages[-1]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Plan:
+        return cls(value["per_epoch"], tuple(value["stages"]), value["timed"])
+
+
+def full_plan(fit: Fit, per_epoch: int, epochs: int | None = None) -> Plan:
+    """What the recipe says; ``epochs`` replaces its own where there is one stage."""
+    if epochs is not None and len(fit.stages) > 1:
+        raise UsageError("--epochs means one stage, and this recipe has several", fix="set fit.stages instead")
+    lengths = [epochs or stage.epochs or fit.epochs for stage in fit.stages]
+    return Plan(per_epoch, tuple(n * per_epoch for n in lengths))
+
+
+def timed_plan(
+    full: Plan, *, done: int, elapsed: float, pace: float, validation: float, limit: float, val_every: int
+) -> Plan:
+    """As many updates as end within ``limit`` seconds, a validation after every ``val_every`` epochs included.
+
+    ``done`` updates took ``elapsed`` seconds; ``pace`` is seconds an update, ``validation`` seconds for one pass over
+    the validation images. Never longer than ``full``; stages shrink in proportion.
+    """
+
+    def ends(total: int) -> float:
+        passes = math.ceil(math.ceil(total / full.per_epoch) / val_every)
+        return elapsed + (total - done) * pace + passes * validation
+
+    low, high = done, full.total
+    while low < high:  # the largest total that ends in time; ``ends`` never falls
+        middle = (low + high + 1) // 2
+        if ends(middle) <= limit * (1 - MARGIN):
+            low = middle
+        else:
+            high = middle - 1
+    return Plan(full.per_epoch, _shrink(full.stages, low), timed=True)
+
+
+class Pace:
+    """Measures the first updates until a plan can be made from them."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.seen = 0
+        self.spent = 0.0
+        self.measured = 0
+
+    def add(self, seconds: float) -> None:
+        """One update, its data included."""
+        self.seen += 1
+        if self.seen > UNTIMED_UPDATES or seconds > SHARE * self.limit:
+            self.spent += seconds
+            self.measured += 1
+
+    @property
+    def ready(self) -> bool:
+        enough = self.measured >= MOST_UPDATES or self.spent >= SHARE * self.limit
+        return enough and (self.measured >= LEAST_UPDATES or self.spent >= 4 * SHARE * self.limit)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds an update, the mean: the sum is what has to fit."""
+        return self.spent / max(1, self.measured)
+
+
+def _shrink(stages: Sequence[int], total: int) -> tuple[int, ...]:
+    """Lengths in the same proportions that sum to ``total``."""
+    whole, ends, passed = sum(stages), [0], 0
+    for length in stages:
+        passed += length
+        ends.append(round(passed * total / whole))
+    return tuple(b - a for a, b in itertools.pairwise(ends))

@@ -1,0 +1,58 @@
+"""What a training starts from: a spec, and perhaps somebody's weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..errors import FovealError, UsageError
+from .checkpoint import load_checkpoint
+
+if TYPE_CHECKING:
+    from ..detectors.base import Detector, Spec
+
+
+def find_spec(source: Spec | str | Path) -> tuple[Spec, Path | None]:
+    """A spec as it is; a preset by name; or the spec of a run or checkpoint folder, with that folder."""
+    if not isinstance(source, str | Path):
+        return source, None
+    if Path(source).is_dir():
+        spec: Spec = load_checkpoint(source).spec
+        return spec, Path(source)
+    from .. import presets
+
+    return presets.get(str(source)), None
+
+
+def load_weights(detector: Detector, source: str | Path) -> str:
+    """Puts a detector's weights in as far as names and shapes agree, and says how far that is.
+
+    A head for other classes keeps its random start. Raises :class:`FovealError` where nothing fits.
+    """
+    state = _state_of(source)
+    own: dict[str, Tensor] = detector.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    learned = {name for name, _ in detector.named_parameters()}
+    if not learned & fitting.keys():
+        raise FovealError("no weight fits this detector", path=source, fix="start from the same kind of detector")
+    detector.load_state_dict(fitting, strict=False)
+    left = sorted(learned - fitting.keys())
+    shown = ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
+    note = f"; left at their random start: {shown}" if left else ""
+    return f"{source}: {len(learned) - len(left)} of {len(learned)} parameters taken over{note}"
+
+
+def _state_of(source: str | Path) -> dict[str, Tensor]:
+    path = Path(source)
+    if path.is_dir():
+        return load_checkpoint(path).state_dict
+    from ..weights import import_weights, is_alias, published_file
+
+    if not path.is_file():
+        if not is_alias(str(source)):
+            raise UsageError("no such run, checkpoint, weights file or alias", path=source)
+        path = Path(published_file(str(source)))
+    state: Any = import_weights(path, None)[2]
+    return dict(state)

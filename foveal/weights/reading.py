@@ -1,0 +1,171 @@
+"""The one reader of other people's weight files: PyTorch pickles and safetensors, decided by content.
+
+Nothing in a file is ever executed: pickles go through ``torch.load(weights_only=True)``. Our own checkpoints are never
+read here and never pickles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import FovealError
+
+State = dict[str, Tensor]
+
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "params")  # where training scripts put the weights
+_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+_FIX = "Give a .pth file that holds a state dict, or a .safetensors file."
+
+
+def read_state(path: str | Path) -> State:
+    """Tensor of every name in a weights file, on the processor.
+
+    Takes plain state dicts, those wrapped as ``{"state_dict": ...}`` or ``{"model": ...}``, keys with a ``module.``
+    prefix, old and new PyTorch files and safetensors. Raises ``FovealError`` that names the file and says what it is
+    where it is something else, is cut off, or holds code.
+    """
+    path = Path(path)
+    kind = sniff(path)
+    if kind == "safetensors":
+        return _read_safetensors(path)
+    if kind != "pytorch":
+        raise FovealError(f"is {kind}, not a weights file", path=path, fix=_fix(kind))
+    return _unwrap(_read_pickle(path), path)
+
+
+def sniff(path: str | Path) -> str:
+    """What a file is by its first bytes: ``pytorch``, ``safetensors``, or words for what it is instead."""
+    path = Path(path)
+    if not path.exists():
+        raise FovealError("there is no such file", path=path)
+    if path.is_dir():
+        raise FovealError("is a folder, not a weights file", path=path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise FovealError(f"cannot be read ({error.strerror})", path=path) from error
+    if not head:
+        return "an empty file"
+    if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        return "pytorch"
+    if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < max(size, 2**20):
+        return "safetensors"
+    return _name_of_other(head)
+
+
+def _name_of_other(head: bytes) -> str:
+    lower = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer (the real file was not downloaded)"
+    if lower.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        return "a web page (a download that went wrong?)"
+    known = {b"\x89PNG": "a PNG image", b"\xff\xd8\xff": "a JPEG image", b"\x1f\x8b": "a gzip archive",
+             b"\x89HDF": "an HDF5 file", b"%PDF": "a PDF"}  # fmt: skip
+    for magic, name in known.items():
+        if head.startswith(magic):
+            return name
+    if b"\0" not in head and _is_text(head):
+        return "a text file"
+    major, minor, revision = struct.unpack("<3i", head[:12]) if len(head) >= 12 else (-1, -1, -1)
+    if major == 0 and 0 <= minor <= 2 and 0 <= revision <= 10:
+        return "a Darknet file (or something like it)"
+    if not head.strip(b"\0"):
+        return "a file of zeros (a copy that was cut off?)"
+    return "of an unknown format"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start > len(head) - 4 and len(head) == 512  # a character cut by the end of the sample
+    return True
+
+
+def _fix(kind: str) -> str:
+    if "git-lfs" in kind:
+        return "Run `git lfs pull` where it came from."
+    if "Darknet" in kind:
+        return "Darknet weights need their cfg: give it with --cfg."
+    return _FIX
+
+
+def _read_safetensors(path: Path) -> State:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FovealError(f"is a damaged safetensors file ({_first_line(error)})", path=path) from error
+    return _checked(state, path)
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        # torchvision's and other training scripts store their argparse namespace beside the weights; it is plain data
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|global) `?([\w.]+)`?", str(error))
+        if found:
+            raise FovealError(
+                f"holds code ({found[1]}), which is never run",
+                path=path,
+                fix="Save the weights alone, with torch.save(model.state_dict(), ...), where the file comes from.",
+            ) from error
+        raise FovealError(
+            f"is not a weights file that can be read ({_first_line(error)})", path=path, fix=_FIX
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        if "TorchScript" in str(error):
+            raise FovealError("is a TorchScript program, which holds code", path=path, fix=_FIX) from error
+        raise FovealError(
+            f"is cut off, damaged or no PyTorch file ({_first_line(error)})",
+            path=path,
+            fix="Download or copy it again.",
+        ) from error
+
+
+def _unwrap(loaded: Any, path: Path) -> State:
+    for _ in range(3):  # {"state_dict": {"model": ...}} happens; more does not
+        if not isinstance(loaded, Mapping):
+            raise FovealError(f"holds a {type(loaded).__name__}, not weights by name", path=path, fix=_FIX)
+        inner = [loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)]
+        if not inner:
+            break
+        loaded = inner[0]
+    return _checked(loaded, path)
+
+
+def _checked(loaded: Mapping[Any, Any], path: Path) -> State:
+    if not loaded:
+        raise FovealError("holds no weights", path=path, fix=_FIX)
+    for key, value in loaded.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise FovealError(
+                f"entry {key!r} is a {type(value).__name__}, not a tensor",
+                path=path,
+                fix=_FIX + " (Is it a training state?)",
+            )
+    state = dict(loaded)
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key[len(prefix) :]: value for key, value in state.items()}
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:160] if text else type(error).__name__
