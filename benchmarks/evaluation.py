@@ -14,9 +14,9 @@ import statistics
 import time
 
 import numpy as np
+from common import parser, race, setup
 from numpy.typing import NDArray
 
-from common import parser, race, setup
 from foveal.evaluate import Found, Truth, evaluate
 
 

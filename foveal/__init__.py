@@ -1,0 +1,87 @@
+"""foveal: object detectors from one small set of parts.
+
+    import foveal
+    detector = foveal.load("runs/demo")
+    detections = detector.predict("photo.jpg")
+    run = foveal.train(foveal.presets.retinanet_mini, data="my-photos", epochs=20)
+    scores = foveal.evaluate(run, data="my-photos", split="val", protocol="voc10")
+
+Every name is imported when it is first used, so ``import foveal`` is instant and does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from .errors import FovealError, UsageError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Detections",
+    "FovealError",
+    "Images",
+    "Target",
+    "UsageError",
+    "__version__",
+    "evaluate",
+    "load",
+    "open_dataset",
+    "predict",
+    "presets",
+    "train",
+]
+
+if TYPE_CHECKING:
+    from . import presets
+    from .api import evaluate, train
+    from .data.reading import open_dataset
+    from .loading import load
+    from .predict import predict
+    from .types import Detections, Images, Target
+
+_WHERE = {
+    "Detections": "types",
+    "Images": "types",
+    "Target": "types",
+    "load": "loading",
+    "open_dataset": "data.reading",
+}
+_VERBS = {"evaluate": "api", "predict": "predict", "train": "api"}  # functions that share their name with a module
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if name in _VERBS or name == "presets":
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Verb(ModuleType):
+    """The modules ``foveal.train``, ``foveal.evaluate`` and ``foveal.predict`` are also the functions of that name."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        name = self.__name__.rpartition(".")[2]
+        return getattr(importlib.import_module(f".{_VERBS[name]}", __name__), name)(*args, **kwargs)
+
+
+class _Foveal(ModuleType):
+    """Python binds a module to its package as soon as anybody imports it; this is where those three become callable."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _VERBS and type(value) is ModuleType:
+            value.__class__ = _Verb
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Foveal

@@ -13,11 +13,11 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args, runtime_checkable
 
 from .errors import FovealError, UsageError
 from .fields import FieldHelp, Mismatch, describe, element, fitted, hints, name_of, settings
-from .literals import CONSTANTS, checked, made, nearest, parse_value, short
+from .literals import CONSTANTS, made, nearest, parse_value, short
 
 if TYPE_CHECKING:
     from .detectors.base import Spec
@@ -132,21 +132,26 @@ def _replaced(old: Any, hint: Any, path: Sequence[str], done: int, text: str, na
     )
 
 
+@runtime_checkable
+class Completed(Protocol):
+    """A part that takes what it leaves open from the part it replaces, as ``Stretch()`` does with its size."""
+
+    def like(self, other: Any) -> Any: ...
+
+
 def _new_value(old: Any, hint: Any, text: str, where: str, names: Mapping[str, type]) -> Any:
-    if re.fullmatch(r"[A-Za-z_][\w./:-]*|\d[\w-]*[A-Za-z_-][\w-]*", text) and text not in {
-        *names,
-        *CONSTANTS,
-        "None",
-        "True",
-        "False",
-    }:
-        with_quotes = _as_word(text, hint)
-        if with_quotes is not None:
-            return with_quotes
-    return checked(parse_value(text, names, where=where), hint, where)
+    plain = {*names, *CONSTANTS, "None", "True", "False"}
+    if re.fullmatch(r"[A-Za-z_][\w./:-]*|\d[\w-]*[A-Za-z_-][\w-]*", text) and text not in plain:
+        word = _as_word(text, hint, where)
+        if word is not None:
+            return word
+    new = parse_value(text, names, where=where, hint=hint)
+    if dataclasses.is_dataclass(old) and isinstance(new, Completed):
+        return made(lambda: new.like(old), where)
+    return new
 
 
-def _as_word(text: str, hint: Any) -> str | None:
+def _as_word(text: str, hint: Any, where: str) -> str | None:
     """An unquoted word, where a string is wanted and the word is no number."""
     try:
         float(text)
@@ -155,8 +160,10 @@ def _as_word(text: str, hint: Any) -> str | None:
         pass
     try:
         return str(fitted(text, hint)) if hint is not Any else None
-    except Mismatch:
-        return None
+    except Mismatch as mismatch:
+        if not any(isinstance(a, str) for option in (hint, *get_args(hint)) for a in get_args(option)):
+            return None
+        raise UsageError(f"{text!r} is not {mismatch}", where=where) from None
 
 
 # ------------------------------------------------------------------------------------------ value -> text

@@ -28,7 +28,7 @@ def colour(index: int) -> RGB:
 
     OKLCH with lightness cycling over three steps (Ottosson 2020, https://bottosson.github.io/posts/oklab).
     """
-    lightness = (0.74, 0.82, 0.66)[index % 3]
+    lightness = (0.74, 0.79, 0.66)[index % 3]
     hue = math.radians((145 + GOLDEN * index) % 360)
     chroma = 0.2
     while True:  # less colourful until sRGB can show it; grey always can
@@ -75,7 +75,7 @@ class _Scale:
     def of(cls, width: int, height: int) -> _Scale:
         side = math.sqrt(width * height)
         font = max(10, round(side / 42))
-        return cls(line=max(1, round(side / 280)), font=font, pad=max(1, round(font / 4)))
+        return cls(line=max(1, round(side / 240)), font=font, pad=max(1, round(font / 4)))
 
 
 def draw(image: NDArray[np.uint8], detections: Detections, *, line: int | None = None) -> Image.Image:
@@ -105,7 +105,7 @@ def draw_boxes(
     masks: NDArray[np.bool_] | None = None,
     line: int | None = None,
 ) -> Image.Image:
-    """As :func:`draw`, from plain values: boxes xyxy, masks (N, H, W). Without scores (ground truth) chips hold the name."""
+    """As :func:`draw`, from plain values: boxes xyxy, masks (N, H, W). Without scores chips hold the name alone."""
     height, width = image.shape[:2]
     picture = Image.fromarray(np.ascontiguousarray(_with_masks(image, labels, masks)))
     scale = _Scale.of(width, height)
@@ -178,7 +178,7 @@ def _text(name: str, score: float | None, scale: _Scale, width: int) -> tuple[st
 
 
 def _place(rect: Rect, size: tuple[float, float], stroke: int, width: int, height: int, taken: Sequence[Rect]) -> Rect:
-    """Where a chip goes: in the picture, at its box, off other chips; the place with the least overlap where all touch."""
+    """Where a chip goes: in the picture, at its box, off other chips; where all places touch, the least covered."""
     w, h = size
     left, top, right, bottom = rect
     right, bottom = right + 1, bottom + 1

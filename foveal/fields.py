@@ -105,7 +105,7 @@ def _plain(value: Any, hint: Any) -> Any:
     if hint is str:
         return _accept(value, isinstance(value, str), "a string")
     if isinstance(hint, type):
-        return _accept(value, isinstance(value, hint), name_of(hint))
+        return _accept(value, isinstance(value, hint), f"a {name_of(hint)}")
     return value
 
 
@@ -169,6 +169,13 @@ def element(hint: Any, index: int) -> Any:
                 return args[index] if index < len(args) else Any
             return args[0]
     return Any
+
+
+def takes(hint: Any, cls: type) -> bool:
+    """Whether an instance of ``cls`` may stand where ``hint`` is annotated, itself or as an element."""
+    if isinstance(hint, type) and get_origin(hint) is None:
+        return issubclass(cls, hint) and hint is not object
+    return any(takes(argument, cls) for argument in get_args(hint))
 
 
 def name_of(hint: Any) -> str:

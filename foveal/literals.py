@@ -11,23 +11,24 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .errors import FovealError, UsageError
-from .fields import Mismatch, fitted, hints, settings
+from .fields import Mismatch, fitted, hints, settings, takes
 
 DEPTH = 50  # nested calls and brackets; real specs stay under 10
 CONSTANTS: Mapping[str, float] = {"inf": math.inf, "nan": math.nan}  # as ``repr`` writes them
 
 
-def parse_value(text: str, names: Mapping[str, type], *, where: str = "") -> Any:
+def parse_value(text: str, names: Mapping[str, type], *, where: str = "", hint: Any = Any) -> Any:
     """The value that ``text`` stands for: a literal, or constructor calls of the classes in ``names``.
 
-    Nothing is executed but those constructors, each argument checked against its field's annotation.
+    Nothing is executed but those constructors, each argument checked against its field's annotation, and the whole
+    against ``hint``.
     Raises :class:`UsageError` that names ``where``, what was found and what was expected.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an odd escape in a string is the user's own business
             tree = ast.parse(text.strip(), mode="eval")
-            return _value(tree.body, names, where, 0)
+            return checked(_value(tree.body, names, where, 0, hint), hint, where, names)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error) or type(error).__name__
         raise UsageError(
@@ -37,7 +38,8 @@ def parse_value(text: str, names: Mapping[str, type], *, where: str = "") -> Any
         ) from None
 
 
-def _value(node: ast.expr, names: Mapping[str, type], where: str, depth: int) -> Any:
+def _value(node: ast.expr, names: Mapping[str, type], where: str, depth: int, hint: Any = Any) -> Any:
+    """``hint`` only chooses what an error suggests; :func:`checked` is what checks."""
     if depth > DEPTH:
         raise UsageError(f"more than {DEPTH} levels of nesting", where=where)
     if isinstance(node, ast.Constant) and isinstance(node.value, (str, int, float, bool, type(None))):
@@ -57,11 +59,11 @@ def _value(node: ast.expr, names: Mapping[str, type], where: str, depth: int) ->
         if all(isinstance(k, (str, int, float, bool, type(None))) for k in keys):
             return dict(zip(keys, values, strict=True))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        return _construct(node, names, where, depth)
+        return _construct(node, names, where, depth, hint)
     if isinstance(node, ast.Name):
         if node.id in names:
             raise UsageError(f"{node.id} is a part", where=where, fix=f"Write {node.id}() to make one")
-        raise UsageError(f"unknown name {node.id}", where=where, fix=nearest(node.id, names, "parts"))
+        raise UsageError(f"unknown name {node.id}", where=where, fix=nearest(node.id, _fitting(names, hint), "parts"))
     raise UsageError(
         f"{short(ast.unparse(node))} is neither a literal nor a call of a part",
         where=where,
@@ -69,12 +71,12 @@ def _value(node: ast.expr, names: Mapping[str, type], where: str, depth: int) ->
     )
 
 
-def _construct(node: ast.Call, names: Mapping[str, type], where: str, depth: int) -> Any:
+def _construct(node: ast.Call, names: Mapping[str, type], where: str, depth: int, hint: Any) -> Any:
     """A call of one of our classes: its arguments bound to fields, checked, and the class called."""
     assert isinstance(node.func, ast.Name)
     name = node.func.id
     if name not in names:
-        raise UsageError(f"unknown part {name}", where=where, fix=nearest(name, names, "parts"))
+        raise UsageError(f"unknown part {name}", where=where, fix=nearest(name, _fitting(names, hint), "parts"))
     cls = names[name]
     fields, place = settings(cls), f"{where}: {name}" if where else name
     positional = [f for f, field in fields.items() if not field.kw_only]
@@ -88,8 +90,9 @@ def _construct(node: ast.Call, names: Mapping[str, type], where: str, depth: int
             raise UsageError(f"unknown field {field}", where=place, fix=nearest(field, fields, "fields"))
         if field in values:
             raise UsageError(f"{field} is given twice", where=place)
-        value = _value(argument, names, f"{place}.{field}", depth + 1)
-        values[field] = checked(value, hints(cls).get(field, Any), f"{place}.{field}")
+        wanted = hints(cls).get(field, Any)
+        value = _value(argument, names, f"{place}.{field}", depth + 1, wanted)
+        values[field] = checked(value, wanted, f"{place}.{field}", names)
     missing = [f for f, d in fields.items() if f not in values and _required(d)]
     if missing:
         raise UsageError(f"{missing[0]} is missing", where=place, fix=f"Fields: {', '.join(fields)}")
@@ -100,11 +103,19 @@ def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def checked(value: Any, hint: Any, where: str) -> Any:
+def checked(value: Any, hint: Any, where: str, names: Mapping[str, type]) -> Any:
+    """The value as the annotation wants it. Raises :class:`UsageError` with the parts of ``names`` that would do."""
     try:
         return fitted(value, hint)
     except Mismatch as mismatch:
-        raise UsageError(f"{short(repr(value))} is not {mismatch}", where=where) from None
+        fitting = [] if hint is Any else sorted(n for n, cls in names.items() if takes(hint, cls))
+        fix = f"Valid parts: {', '.join(fitting)}" if fitting else ""
+        raise UsageError(f"{short(repr(value))} is not {mismatch}", where=where, fix=fix) from None
+
+
+def _fitting(names: Mapping[str, type], hint: Any) -> list[str]:
+    """The parts that may stand where ``hint`` is annotated; all of them where none is known to."""
+    return [n for n, cls in names.items() if hint is not Any and takes(hint, cls)] or list(names)
 
 
 def made(make: Callable[[], Any], where: str) -> Any:

@@ -1,7 +1,7 @@
 """Named detectors. Variants are ``dataclasses.replace``; the comment above each says what it is and what to expect.
 
-Where torchvision has a form of a detector, the plain name is that form and the paper's is ``..._paper``. AP is published
-COCO val2017 unless said; times of the ``*_mini`` presets are for two processor cores.
+Where torchvision has a form of a detector, the plain name is that form and the paper's is ``..._paper``. AP is
+published COCO val2017 unless said; times of the ``*_mini`` presets are for two processor cores.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 
+from foveal.data.transforms import HorizontalFlip
 from foveal.detectors.base import Spec
 from foveal.detectors.faster_rcnn import ROI_TASK, RPN_TASK, FasterRCNN
 from foveal.detectors.region import Counts
 from foveal.detectors.retinanet import RetinaNet
 from foveal.detectors.rpn import RPN
 from foveal.errors import UsageError
+from foveal.fit import SGD, AdamW, Constant, Cosine, Fit, Steps
 from foveal.parts.backbones import Torchvision
 from foveal.parts.box_losses import L1, GIoU, SmoothL1
 from foveal.parts.heads import Predictor, ResNetTail, RoIConv, RoIMLP, RPNHead, Tower, VGGTail
@@ -27,11 +29,34 @@ from foveal.parts.pooling import CropResize, RoIAlign, RoIPool
 from foveal.parts.priors import Anchors
 from foveal.parts.pyramid import PyramidAnchors
 from foveal.parts.samplers import All, Balanced
+from foveal.parts.small import SmallResNet
 from foveal.parts.suppress import NMS, Select
+from foveal.task import BoxTask
+
+# ------------------------------------------------------------------------------------------------ recipes
+# Detectron's 1x: 90,000 updates of 16 images are 12 epochs of COCO; the steps are at 60,000 and 80,000.
+_FLIP = (HorizontalFlip(),)
+_ONE = Fit(epochs=12, batch=16, lr=0.01, solver=SGD(0.9, 1e-4), schedule=Steps((2 / 3, 8 / 9)), augment=_FLIP)
+_ONE_REGION = replace(_ONE, lr=0.02)
+# torchvision's references: 26 epochs, steps after 16 and 22, linear warm-up of 1,000 updates.
+_TV = replace(_ONE, epochs=26, schedule=Steps((16.0, 22.0)), warmup_steps=1000)
+_TV_REGION = replace(_TV, lr=0.02)
+# A few hundred images, one machine, minutes.
+_SMALL_FIT = Fit(
+    epochs=12,
+    batch=4,
+    lr=3e-4,
+    solver=AdamW(weight_decay=1e-4),
+    schedule=Cosine(),
+    warmup_steps=100,
+    clip=10.0,
+    ema=0.998,
+    augment=_FLIP,
+)
 
 # ---------------------------------------------------------------------------------------------- RetinaNet
-# The paper's form (Detectron): 36.4 AP with ResNet-50 at 800 px (published 35.7 after 90k steps of 16 images on 8 GPUs).
-retinanet_r50_fpn_paper = RetinaNet()
+# The paper's form (Detectron, 1x): 35.7 AP with ResNet-50 at 800 px after 90,000 updates of 16 images on 8 GPUs.
+retinanet_r50_fpn_paper = RetinaNet(fit=_ONE)
 
 # The same on ResNet-101: 37.7 AP (Detectron, 1x).
 retinanet_r101_fpn_paper = replace(retinanet_r50_fpn_paper, backbone=Torchvision("resnet101"))
@@ -49,6 +74,7 @@ retinanet_r50_fpn = RetinaNet(
         box_loss=L1(normalizer=PositivesPerImage()),
         suppress=NMS(0.5, per="class", top=300),
     ),
+    fit=_TV,
 )
 
 # torchvision's retinanet_resnet50_fpn_v2: P6 from C5, group norm in the towers, GIoU, batch norm that learns. 41.5 AP.
@@ -67,6 +93,7 @@ _TV_HEAD = RoIMLP(1024, predictor=Predictor(cls_std=None, box_std=None))
 faster_rcnn_r50_fpn = FasterRCNN(
     anchors=Anchors(rounding="corners", grid="floor"),
     roi_head=_TV_HEAD,
+    fit=_TV_REGION,
 )
 
 # torchvision's fasterrcnn_resnet50_fpn_v2: batch norm everywhere, two RPN convolutions, four in the head. 46.7 AP.
@@ -81,7 +108,9 @@ faster_rcnn_r50_fpn_v2 = replace(
 # torchvision's fasterrcnn_mobilenet_v3_large_fpn: 15 anchors on each of three levels of stride 32, 32, 64. 32.8 AP.
 faster_rcnn_mobilenet_v3_large_fpn = replace(
     faster_rcnn_r50_fpn,
-    backbone=Torchvision("mobilenet_v3_large", returns=("features.13", "features.16"), frozen_stages=4, norm="batch", eps=1e-5),
+    backbone=Torchvision(
+        "mobilenet_v3_large", returns=("features.13", "features.16"), frozen_stages=3, norm="batch", eps=1e-5
+    ),
     anchors=Anchors(((32, 64, 128, 256, 512),) * 3, rounding="corners", grid="floor"),
     rpn=replace(RPN_TASK, select=replace(RPN_TASK.select, score=0.05)),
 )
@@ -92,7 +121,7 @@ faster_rcnn_mobilenet_v3_large_320_fpn = replace(
 )
 
 # The FPN paper's form (Detectron): true strides, starting weights as published. 36.7 AP (1x).
-faster_rcnn_r50_fpn_paper = FasterRCNN()
+faster_rcnn_r50_fpn_paper = FasterRCNN(fit=_ONE_REGION)
 faster_rcnn_r101_fpn = replace(faster_rcnn_r50_fpn_paper, backbone=Torchvision("resnet101"))  # 39.4 AP (Detectron, 1x)
 faster_rcnn_x101_fpn = replace(faster_rcnn_r50_fpn_paper, backbone=Torchvision("resnext101_32x8d"))
 
@@ -117,16 +146,29 @@ faster_rcnn_vgg16 = FasterRCNN(
     rpn=replace(RPN_TASK, select=Select(score=0.0, per_level=6000, min_size=16.0)),
     train_proposals=Counts(12000, 2000),
     test_proposals=Counts(6000, 300),
+    # 60,000 + 20,000 updates of one image: 16 epochs of VOC 2007 trainval; difficult objects are left out
+    fit=Fit(
+        epochs=16,
+        batch=1,
+        lr=0.001,
+        solver=SGD(0.9, 5e-4),
+        schedule=Steps((0.75,)),
+        augment=_FLIP,
+        difficult="drop",
+        warmup_steps=0,
+        bias_lr=2.0,
+        bias_decay=False,
+    ),
 )
 
-_FOCAL_RPN = {
-    "sampler": All(),
-    "cls_loss": Focal(alpha=0.25, gamma=2.0, prior=0.01),
-    "box_loss": SmoothL1(beta=1 / 9, normalizer=Positives()),
-}
+
+def _with_focal(rpn: BoxTask) -> BoxTask:
+    focal, box_loss = Focal(alpha=0.25, gamma=2.0, prior=0.01), SmoothL1(beta=1 / 9, normalizer=Positives())
+    return replace(rpn, sampler=All(), cls_loss=focal, box_loss=box_loss)
+
 
 # Focal loss in the RPN as it should be: every anchor counts, own normaliser, prior bias.
-faster_rcnn_vgg16_focal_rpn = replace(faster_rcnn_vgg16, rpn=replace(faster_rcnn_vgg16.rpn, **_FOCAL_RPN))
+faster_rcnn_vgg16_focal_rpn = replace(faster_rcnn_vgg16, rpn=_with_focal(faster_rcnn_vgg16.rpn))
 
 # ResNet-50 to conv4, conv5 as the head (He et al. 2016; Detectron): 34.8 AP (1x).
 faster_rcnn_r50_c4 = FasterRCNN(
@@ -138,6 +180,8 @@ faster_rcnn_r50_c4 = FasterRCNN(
     roi_head=ResNetTail("resnet50"),
     train_proposals=Counts(12000, 2000),
     test_proposals=Counts(6000, 1000),
+    # 180,000 updates of 8 images, steps at 120,000 and 160,000
+    fit=replace(_ONE, batch=8, lr=0.01),
 )
 
 # The same on ResNet-101: 34.9 AP on COCO test-dev with multi-scale tests and context ("+++").
@@ -162,21 +206,22 @@ faster_rcnn_luminoth = FasterRCNN(
     ),
     train_proposals=Counts(12000, 2000),
     test_proposals=Counts(12000, 2000),
+    fit=Fit(epochs=12, batch=1, lr=3e-4, solver=SGD(0.9, 5e-4), schedule=Constant(), augment=_FLIP, warmup_steps=0),
 )
 
 # ------------------------------------------------------------------------------------------- the RPN alone
 # 58.0 AR at 1000 proposals (Detectron2).
-rpn_r50_fpn = RPN(anchors=Anchors(centre=0.5))
+rpn_r50_fpn = RPN(anchors=Anchors(centre=0.5), fit=_ONE_REGION)
 
 # --------------------------------------------------------------------------------------------------- small
 _SMALL = Resize(320, 533)
-_SMALL_BODY = Torchvision("resnet18", frozen_stages=0, norm="batch")
+_SMALL_BODY = SmallResNet()
 
-# Two-layer towers of 128 channels.
+# Two-layer towers of 96 channels.
 retinanet_mini = RetinaNet(
     input=_SMALL,
     backbone=_SMALL_BODY,
-    neck=FPN(128, extra="p6p7-p5"),
+    neck=FPN(96, extra="p6p7-p5"),
     head=Tower(depth=2),
     anchors=PyramidAnchors(scale=4.0, octaves=3),
     task=replace(
@@ -185,30 +230,32 @@ retinanet_mini = RetinaNet(
         cls_loss=Focal(normalizer=Positives()),
         box_loss=GIoU(normalizer=Positives(), weight=2.0),
     ),
+    fit=_SMALL_FIT,
 )
 
 faster_rcnn_mini = FasterRCNN(
     input=_SMALL,
     backbone=_SMALL_BODY,
-    neck=FPN(128, extra="pool"),
+    neck=FPN(96, extra="pool"),
     anchors=PyramidAnchors(scale=8.0, octaves=1),
     roi_head=RoIMLP(256),
     roi=replace(ROI_TASK, sampler=Balanced(128, 0.25)),
     train_proposals=Counts(500, 500),
     test_proposals=Counts(300, 300),
+    fit=_SMALL_FIT,
 )
 
 # The same with focal loss in the RPN: one difference, three overrides.
-faster_rcnn_mini_focal_rpn = replace(faster_rcnn_mini, rpn=replace(faster_rcnn_mini.rpn, **_FOCAL_RPN))
+faster_rcnn_mini_focal_rpn = replace(faster_rcnn_mini, rpn=_with_focal(faster_rcnn_mini.rpn))
 
 # Proposals alone: one class, "object".
 rpn_mini = RPN(
     input=_SMALL,
     backbone=_SMALL_BODY,
-    neck=FPN(128, extra="pool"),
+    neck=FPN(96, extra="pool"),
     anchors=PyramidAnchors(scale=8.0, octaves=1),
+    fit=_SMALL_FIT,
 )
-
 
 
 def names() -> list[str]:

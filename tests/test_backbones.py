@@ -1,4 +1,4 @@
-"""Backbones and norms against torchvision with the same weights, and against counts written down in the papers' code."""
+"""Backbones and norms against torchvision with the same weights, and against known counts."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ from foveal.parts.backbones import Backbone, Torchvision
 from foveal.parts.norms import FrozenBatchNorm, FrozenConv, fold, fuse_frozen, make_norm, replace_norms
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 def shake(module: nn.Module) -> None:
     """Statistics and affine values that are not 0 and 1, small enough for a deep network to stay finite."""
     rng = torch.Generator().manual_seed(1)
@@ -34,6 +39,7 @@ def picture(size: int = 96) -> Tensor:
 
 
 def relative(a: Tensor, b: Tensor) -> float:
+    a, b = a.detach(), b.detach()
     return float((a - b).abs().max() / b.abs().max())
 
 
@@ -80,7 +86,7 @@ def test_same_as_torchvision(name: str, channels: tuple[int, ...], strides: tupl
         features = ours.eval()(x)
     for mine, theirs, c, s in zip(features, peer_features(peer, ours.names, x), channels, strides, strict=True):
         assert mine.shape[1] == c
-        assert abs(x.shape[2] / mine.shape[2] / s - 1) < 0.1  # SqueezeNet does not pad its first convolution
+        assert abs(x.shape[2] / mine.shape[2] / s - 1) < 0.25  # SqueezeNet pads nothing: 5 in place of 6
         assert relative(mine, theirs) <= 1e-5
 
 
@@ -131,7 +137,8 @@ def test_layer_norm_networks(name: str) -> None:
     ],
 )
 def test_parameter_counts(name: str, norm: str, count: int) -> None:
-    body = Torchvision(name, norm=norm, frozen_stages=0).build()  # type: ignore[arg-type]
+    with torch.device("meta"):
+        body = Torchvision(name, norm=norm, frozen_stages=0).build()  # type: ignore[arg-type]
     assert sum(p.numel() for p in body.parameters()) == count
 
 
@@ -199,12 +206,13 @@ def frozen_pair() -> tuple[Backbone, nn.Module]:
 
 
 def test_fused_norm_has_the_same_values_and_gradients() -> None:
-    ours, peer = frozen_pair()
+    """In double precision, where rounding cannot flip a ReLU."""
+    ours, peer = (m.double() for m in frozen_pair())
     assert all(isinstance(m, FrozenConv) for m in ours.modules() if isinstance(m, nn.Conv2d))
-    x = picture(64)
+    x = picture(64).double()
     mine, theirs = ours(x), list(peer(x).values())
     for a, b in zip(mine, theirs, strict=True):
-        assert relative(a, b) <= 1e-5
+        assert relative(a, b) <= 1e-12
     sum((f * f).mean() for f in mine).backward()  # type: ignore[union-attr]
     sum((f * f).mean() for f in theirs).backward()
     gradients = {n: p.grad for n, p in peer.named_parameters()}
@@ -212,7 +220,7 @@ def test_fused_norm_has_the_same_values_and_gradients() -> None:
         if name.startswith("conv1"):
             assert p.grad is None
         else:
-            assert relative(p.grad, gradients[name]) <= 1e-4, name  # type: ignore[arg-type]
+            assert relative(p.grad, gradients[name]) <= 1e-12, name  # type: ignore[arg-type]
 
 
 def test_fused_keys_are_torchvisions() -> None:
@@ -297,12 +305,13 @@ def test_group_norm_takes_32_groups_or_fewer() -> None:
 
 
 def test_autocast_stays_in_low_precision() -> None:
-    body = Torchvision("resnet18", returns=(2,)).build()
+    body = Torchvision("resnet18", returns=(2, 3)).build()
     with torch.autocast("cpu", torch.bfloat16):
-        out = body(picture(64))[0]
-    assert out.dtype == torch.bfloat16
-    out.float().sum().backward()
-    assert all(p.grad is None for p in body.parameters())  # both of its stages are frozen
+        frozen, trained = body(picture(64))
+    assert frozen.dtype == trained.dtype == torch.bfloat16
+    assert not frozen.requires_grad  # nothing is kept for a backward pass through the two frozen stages
+    trained.float().sum().backward()
+    assert {n.split(".")[0] for n, p in body.named_parameters() if p.grad is not None} == {"layer2"}
 
 
 # ------------------------------------------------------------------------------------------------------ weights
@@ -336,7 +345,9 @@ def test_wrong_network_is_refused_by_name_and_leaves_the_module(tmp_path: Path) 
     torch.save(torchvision.models.resnet34().state_dict(), file)
     body = Torchvision("resnet18").build()
     before = copy.deepcopy(body.state_dict())
-    with pytest.raises(FovealError, match=r"r34\.pth.*does not fit resnet18.*unexpected layer1\.2\.conv1\.weight.*more"):
+    with pytest.raises(
+        FovealError, match=r"r34\.pth.*does not fit resnet18.*unexpected layer1\.2\.conv1\.weight.*more"
+    ):
         Torchvision("resnet18").load_pretrained(body, file)
     assert all(torch.equal(before[k], v) for k, v in body.state_dict().items())
     deeper = Torchvision("resnet34").build()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from foveal.data.images import ImageError, as_rgb, decode, find_images, image_size, load_image, probe
 from PIL import Image, ImageOps
+
+from foveal.data.images import ImageError, as_rgb, decode, find_images, image_size, load_image, probe
 
 
 def save(image: Image.Image, format: str, **options: object) -> bytes:
@@ -37,7 +39,8 @@ def test_odd_images_as_the_manifest_says(data: Path) -> None:
     assert len(manifest) == 49
     refused = []
     for name, says in manifest.items():
-        if not says["loads"]:
+        # Pillow "loads" this one only after a first error, with its lower third black: for us it is damaged.
+        if not says["loads"] or name == "pillow/broken_data_stream.png":
             refused.append(name)
             with pytest.raises(ImageError) as caught:
                 load_image(folder / name)
@@ -49,14 +52,14 @@ def test_odd_images_as_the_manifest_says(data: Path) -> None:
         assert pixels.flags.writeable and pixels.flags.c_contiguous
         assert image_size(folder / name) == (width, height), name
         assert probe(folder / name) == ((width, height), tuple(says["stored_size"])), name
-    assert len(refused) == 4
+    assert len(refused) == 5
 
 
 def test_all_landscapes_show_the_same_picture(data: Path) -> None:
     """Verified for the collection with Pillow: mean difference under 0.7 of 255."""
     folder = data / "odd-images" / "exif-orientation"
     small = [
-        np.asarray(Image.fromarray(load_image(folder / f"Landscape_{k}.jpg")).resize((180, 120), Image.Resampling.BOX))
+        np.asarray(Image.fromarray(load_image(folder / f"Landscape_{k}.jpg")).resize((90, 60), Image.Resampling.BOX))
         for k in range(9)
     ]
     for k, other in enumerate(small):
@@ -188,10 +191,8 @@ def test_random_damage_never_escapes() -> None:
             hurt = bytearray(body)
             for at in rng.integers(0, len(hurt), 3):
                 hurt[at] = int(rng.integers(0, 256))
-            try:
+            with contextlib.suppress(ImageError):
                 assert decode(bytes(hurt)).ndim == 3
-            except ImageError:
-                pass
 
 
 def test_pixel_limit_is_read_from_the_header(tmp_path: Path) -> None:

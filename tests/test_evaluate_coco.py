@@ -18,7 +18,7 @@ from foveal.data.dataset import Dataset, Record
 from foveal.errors import UsageError
 from foveal.evaluate import Coco, Found, Truth, evaluate, match_table, read_detections, recall
 from foveal.evaluate import matching as matching_module
-from foveal.evaluate.coco import NUMBERS
+from foveal.evaluate.coco import NUMBERS, RECALLS, _hits_needed, score_coco
 from foveal.evaluate.matching import chunks, falling, running_max_from_right
 
 
@@ -87,7 +87,7 @@ def numbers(values: Any) -> Any:
 def random_set(rng: np.random.Generator) -> tuple[Truth, Found]:
     """Small and nasty: whole pixels (equal overlaps, areas on the borders), few score levels (ties), crowds, images
     and classes without objects or detections, ids that are not sorted, more detections than are looked at."""
-    images, classes = int(rng.integers(1, 7)), int(rng.integers(1, 5))
+    images, classes = int(rng.integers(1, 6)), int(rng.integers(1, 4))
     g, n = int(rng.integers(0, 25)), int(rng.integers(0, 60))
     if rng.random() < 0.05:
         n = 250
@@ -151,9 +151,38 @@ def test_all_recall_thresholds_and_limits_equal_pycocotools() -> None:
 
 
 def matching_score(truth: Truth, found: Found, limits: tuple[int, int, int]) -> Any:
-    from foveal.evaluate.coco import score_coco
-
     return score_coco(truth, found, Coco(limits))
+
+
+def equal_overlaps(order: list[int], labels: list[int]) -> tuple[Truth, Found]:
+    """The first detection overlaps both objects alike, the second only the right one: who takes what decides."""
+    box = np.array([[0, 0, 10, 10], [4, 0, 14, 10]], np.float64)[order]
+    truth = Truth.build([1], ["x", "y"], [0, 0], np.array(labels)[order], box, category_ids=[1, 2])
+    return truth, Found.build([0, 0], [0, 0], [[2, 0, 12, 10], [5, 0, 15, 10]], [0.9, 0.8])
+
+
+@pytest.mark.parametrize(("order", "ar"), [([0, 1], 0.5), ([1, 0], 1.0)])
+def test_of_equal_overlaps_the_last_object_is_taken(order: list[int], ar: float) -> None:
+    truth, found = equal_overlaps(order, [0, 0])
+    ours = evaluate(truth, found).numbers
+    np.testing.assert_allclose(numbers(ours.values()), defined(pycocotools(*as_json(truth, found)).stats), atol=1e-12)
+    assert matching_score(truth, found, (1, 10, 100)).recall[0, 0, 0, 2] == ar
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_proposals_see_objects_class_by_class(order: list[int]) -> None:
+    for labels in ([0, 1], [1, 0]):
+        truth, found = equal_overlaps(order, labels)
+        table = pycocotools(*as_json(truth, found), maxDets=[1, 2, 3], useCats=0).eval["recall"]
+        got = recall(truth, found, (1, 2, 3)).at50["all"][3]
+        assert got == table[0, 0, 0, 2] == (0.5 if labels == [0, 1] else 1.0)
+
+
+def test_recall_steps_are_those_of_a_search() -> None:
+    """0.07 * 100 is 7.000000000000001 but 7 / 100 reaches 0.07; every number of objects up to 500."""
+    objects = np.arange(1, 501)
+    want = [np.searchsorted(np.arange(n + 1) / n, RECALLS) for n in objects]
+    np.testing.assert_array_equal(_hits_needed(objects), want)
 
 
 def test_hotcoco_agrees(tmp_path: Path) -> None:

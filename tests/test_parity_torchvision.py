@@ -73,12 +73,16 @@ def pictures() -> list[torch.Tensor]:
     big = [torch.randn(1, 3, 12, 16, generator=g), torch.randn(1, 3, 16, 11, generator=g)]
     sizes = [(150, 230), (220, 160)]
     return [
-        nn.functional.interpolate(x, s, mode="bicubic").sigmoid()[0].contiguous() for x, s in zip(big, sizes, strict=True)
+        nn.functional.interpolate(x, s, mode="bicubic").sigmoid()[0].contiguous()
+        for x, s in zip(big, sizes, strict=True)
     ]
 
 
 def truth(shift: int) -> list[dict[str, torch.Tensor]]:
-    boxes = [torch.tensor([[10.0, 12, 90, 120], [60, 30, 200, 140], [100, 5, 130, 40]]), torch.tensor([[20.0, 40, 140, 200]])]
+    boxes = [
+        torch.tensor([[10.0, 12, 90, 120], [60, 30, 200, 140], [100, 5, 130, 40]]),
+        torch.tensor([[20.0, 40, 140, 200]]),
+    ]
     labels = [torch.tensor([0, 4, 2]), torch.tensor([7])]
     return [{"boxes": b, "labels": k + shift} for b, k in zip(boxes, labels, strict=True)]
 
@@ -118,9 +122,7 @@ def test_heads_and_detections(both) -> None:
     if name in FRCNN:
         logits, deltas = seen["head"]
         logits = torch.cat([x.permute(0, 2, 3, 1).reshape(2, -1, 1) for x in logits], 1)
-        deltas = torch.cat(
-            [d.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).reshape(2, -1, 4) for d in deltas], 1
-        )
+        deltas = torch.cat([d.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).reshape(2, -1, 4) for d in deltas], 1)
     else:
         logits, deltas = seen["head"]["cls_logits"], seen["head"]["bbox_regression"]
     close(outputs.layers[-1].logits, logits)
@@ -149,7 +151,12 @@ def test_losses(both) -> None:
     found = ours(images, truth(0))
     if name in FRCNN:
         ours.rpn_train, ours.rpn, ours.roi = saved
-        pairs = {"rpn.cls": "loss_objectness", "rpn.box": "loss_rpn_box_reg", "cls": "loss_classifier", "box": "loss_box_reg"}
+        pairs = {
+            "rpn.cls": "loss_objectness",
+            "rpn.box": "loss_rpn_box_reg",
+            "cls": "loss_classifier",
+            "box": "loss_box_reg",
+        }
     else:
         pairs = {"cls": "classification", "box": "bbox_regression"}
     theirs.eval()

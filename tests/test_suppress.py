@@ -194,6 +194,8 @@ def test_no_boxes_at_all(suppress: NMS | NoNMS) -> None:
     empty = torch.zeros(2, 0)
     found = suppress(torch.zeros(2, 0, 4), empty, empty.long(), torch.zeros(0, dtype=torch.int64), empty.bool())
     assert found.boxes.shape == (2, 0, 4) and found.valid.shape == (2, 0)
+    _, kept = suppress_on_device(torch.zeros(2, 0, 4), empty, empty.long(), empty.bool(), 0.5, 0)
+    assert kept.shape == (2, 0)
 
 
 def test_no_suppression_keeps_the_best_in_order() -> None:

@@ -32,6 +32,7 @@ class TinySpec:
     input: Stretch = field(default_factory=lambda: Stretch(32, 32))
     dropout: float = 0.1
     norm: bool = True
+    noise: float = 0.1  # on the logits, in training, drawn from ``rng``
     poison: int | None = None
 
     def build(self, classes: Any) -> Tiny:
@@ -67,7 +68,7 @@ class Tiny(nn.Module):
             hot = nn.functional.one_hot(targets.labels, logits.shape[1]) * targets.valid[..., None]
             noise = torch.rand(logits.shape, generator=rng, device=logits.device) if self.training else 0.0
             wanted = hot.amax(1).float()
-            losses["cls"] = nn.functional.binary_cross_entropy_with_logits(logits + 0.1 * noise, wanted)
+            losses["cls"] = nn.functional.binary_cross_entropy_with_logits(logits + self.spec.noise * noise, wanted)
             rows = (boxes[:, None] - targets.boxes).abs().mean(-1) * targets.valid
             losses["box"] = rows.sum(1).mean() / 32
             if self.training and self.spec.poison is not None and images.seen == self.spec.poison * self.spec.fit.batch:
@@ -76,9 +77,7 @@ class Tiny(nn.Module):
                 return losses
         found = images.to_original(boxes[:, None])
         scores, labels = logits.sigmoid().max(1)
-        answer = [
-            Detections(b, s[None], k[None], self.classes) for b, s, k in zip(found, scores, labels, strict=True)
-        ]
+        answer = [Detections(b, s[None], k[None], self.classes) for b, s, k in zip(found, scores, labels, strict=True)]
         return answer if targets is None else (losses, answer)
 
 

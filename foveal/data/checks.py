@@ -166,18 +166,16 @@ def make_record(
 
 def number(value: object) -> float | None:
     """A number written as a number or as text; ``None`` for anything else (also ``True`` and ``1_000``)."""
-    if isinstance(value, bool) or value is None:
-        return None
-    if isinstance(value, int | float):
-        try:
-            return float(value)
-        except OverflowError:  # an integer of hundreds of digits
-            return math.inf if value > 0 else -math.inf
     if isinstance(value, str) and "_" not in value:
         try:
             return float(value)
         except ValueError:
             return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:  # an integer of hundreds of digits
+            return math.inf if value > 0 else -math.inf
     return None
 
 

@@ -174,8 +174,12 @@ def read_xml(path: Path) -> tuple[ElementTree.Element, bool]:
 
 
 def _parse(source: bytes | str) -> ElementTree.Element:
+    # Every XML attack needs a document type. Expat reads no encoding in which one could be written without these
+    # bytes, but for UTF-16 and its zeros; where they are absent, the parser in C does, three times as fast.
+    data = source.encode() if isinstance(source, str) else source
+    plain = not any(mark in data for mark in (b"<!DOCTYPE", b"<!ENTITY", b"\0"))
     try:
-        root = safe_xml.fromstring(source, forbid_dtd=True)
+        root = ElementTree.fromstring(source) if plain else safe_xml.fromstring(source, forbid_dtd=True)
     except DefusedXmlException:
         raise Unreadable("XML with a document type or entities, which are never needed here", "Remove them") from None
     except RecursionError:

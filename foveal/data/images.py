@@ -226,7 +226,8 @@ def _pillow_size(file: BinaryIO, name: str) -> tuple[int, int]:
             width, height = image.size
             turned = image.format != "PNG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             if image.format == "TIFF":  # whose size is the upright one in newer versions of Pillow only
-                width, height = (int(getattr(image, "tag_v2")[tag]) for tag in (256, 257))
+                tags = image.tag_v2  # type: ignore[attr-defined]
+                width, height = int(tags[256]), int(tags[257])
     except Exception as error:  # a damaged file may raise anything from a decoder
         file.seek(0)
         raise refusal(name, file.read(4096) or data, error) from None

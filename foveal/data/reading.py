@@ -17,6 +17,7 @@ from .files import nearest
 from .findings import Finding
 from .recognise import Source, recognise
 from .subsets import Others, class_list, join, seeded_split, select_classes
+from .voc import VocSource
 
 PathLike = str | os.PathLike[str]
 DEFAULT_SPLITS = (("train", "val"), ("trainval", "test"), ("train", "test"))  # the first that exists is used
@@ -134,7 +135,8 @@ def check_trainable(dataset: Dataset) -> None:
 def _read(source: Source, split: str | None) -> Dataset:
     if split is None:
         return source.read(None)
-    name = find_split(split, source.splits)
+    of_one_class = source.class_splits if isinstance(source, VocSource) else ()
+    name = find_split(split, (*source.splits, *of_one_class))
     if name is not None:
         return source.read(name)
     if split == "trainval":  # not listed as such: train and val together

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Plane = NDArray[np.float32]
-Colour = NDArray[np.float32]  # (3,) in 0..1
+Colour = NDArray[np.float32]  # (3, 1, 1) in 0..1
 
 # How often each class appears: the last is the rare one. The hue is the one it likes (a turn), and only likes.
 CLASSES: dict[str, tuple[float, float]] = {
@@ -67,9 +67,10 @@ def draw_scene(width: int, height: int, rng: np.random.Generator) -> Scene:
                 truncated.append(shape.truncated)
                 spots.append(spot)
                 break
-    grain = rng.integers(-6, 7, (height, width, 1), dtype=np.int16) * np.float32(rng.uniform(0.3, 1.2))
+    grain = rng.integers(-6, 7, (height, width), dtype=np.int16) * np.float32(rng.uniform(0.3, 1.2))
+    pixels = (canvas * np.float32(255) + grain).clip(0, 255).astype(np.uint8)
     return Scene(
-        (canvas * np.float32(255) + grain).clip(0, 255).astype(np.uint8),
+        np.ascontiguousarray(pixels.transpose(1, 2, 0)),
         np.array(board.boxes, np.int64).reshape(-1, 4),
         np.array(labels, np.int64),
         board.owner,
@@ -225,7 +226,7 @@ def _large(box: tuple[int, int, int, int]) -> bool:
 
 # ------------------------------------------------------------------------------------------------- painting
 def _rgb(hue: float, saturation: float, value: float) -> Colour:
-    return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value), dtype=np.float32)
+    return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value), dtype=np.float32)[:, None, None]
 
 
 def _noise(width: int, height: int, cells: int, rng: np.random.Generator) -> Plane:
@@ -236,7 +237,7 @@ def _noise(width: int, height: int, cells: int, rng: np.random.Generator) -> Pla
 
 
 def _background(width: int, height: int, rng: np.random.Generator) -> Plane:
-    """(H, W, 3) in about 0..1: two muted colours flow into each other, under clouds and perhaps a weave."""
+    """(3, H, W) in about 0..1: two muted colours flow into each other, under clouds and perhaps a weave."""
     hue, step = rng.random(), rng.uniform(-0.15, 0.15)
     value = rng.uniform(0.25, 0.8)
     first = _rgb(hue, rng.uniform(0.08, 0.35), value)
@@ -244,18 +245,18 @@ def _background(width: int, height: int, rng: np.random.Generator) -> Plane:
     angle = rng.uniform(0, 2 * math.pi)
     y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)[None]
     blend = 0.5 + 0.35 * (math.cos(angle) * x + math.sin(angle) * y) + 0.3 * _noise(width, height, 4, rng)
-    canvas = first + (second - first) * blend.clip(0, 1)[..., None].astype(np.float32)
+    canvas = first + (second - first) * blend.clip(0, 1).astype(np.float32)
     light = 1 + 0.10 * _noise(width, height, 9, rng) + 0.08 * _noise(width, height, 40, rng)
     if rng.random() < 0.45:
         turn, waves = rng.uniform(0, math.pi), rng.uniform(20, 60)
         phase = waves * (math.cos(turn) * x + math.sin(turn) * y) + 2 * _noise(width, height, 3, rng)
         light = light + rng.uniform(0.02, 0.06) * np.sin(phase)
-    return np.asarray(canvas * light[..., None], dtype=np.float32)
+    return np.asarray(canvas * light.astype(np.float32), dtype=np.float32)
 
 
 def _distractors(canvas: Plane, rng: np.random.Generator) -> None:
     """Things of no class: thin straight or bent strokes, and specks."""
-    height, width = canvas.shape[:2]
+    height, width = canvas.shape[1:]
     side = min(width, height)
     for _ in range(int(rng.integers(0, 5))):
         x0, y0, angle = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0, 2 * math.pi)
@@ -274,21 +275,21 @@ def _distractors(canvas: Plane, rng: np.random.Generator) -> None:
 def _near(canvas: Plane, x0: float, y0: float, reach: float) -> tuple[Plane, Plane, Plane]:
     """The window of the canvas around a point, and its pixels' x (1, w) and y (h, 1) from there."""
     left, top = max(0, int(x0 - reach - 1)), max(0, int(y0 - reach - 1))
-    part = canvas[top : int(y0 + reach + 2), left : int(x0 + reach + 2)]
-    x = np.arange(left, left + part.shape[1], dtype=np.float32)[None] - np.float32(x0)
-    return part, x, np.arange(top, top + part.shape[0], dtype=np.float32)[:, None] - np.float32(y0)
+    part = canvas[:, top : int(y0 + reach + 2), left : int(x0 + reach + 2)]
+    x = np.arange(left, left + part.shape[2], dtype=np.float32)[None] - np.float32(x0)
+    return part, x, np.arange(top, top + part.shape[1], dtype=np.float32)[:, None] - np.float32(y0)
 
 
 def _over(canvas: Plane, distance: Plane, colour: Plane, opacity: float, soft: float = 1.0) -> None:
     """Lays a colour over the inside of an edge, in place; ``soft`` pixels wide."""
-    cover = (0.5 - distance / soft).clip(0, 1)[..., None] * np.float32(opacity)
+    cover = (np.float32(0.5) - distance / np.float32(soft)).clip(0, 1) * np.float32(opacity)
     canvas += cover * (colour - canvas)
 
 
 def _paint(canvas: Plane, shape: _Shape, label: int, rng: np.random.Generator) -> None:
     """Shadow, body with a light from one side and perhaps stripes, perhaps an outline."""
-    part = canvas[shape.window]
-    around = part[shape.inside].mean(0)
+    part = canvas[:, *shape.window]
+    around = part[:, shape.inside].mean(1)[:, None, None]
     likes = list(CLASSES.values())[label][1]
     faithful = rng.random() < FAITHFUL
     for _ in range(10):  # a colour that stands out from what is behind it
@@ -297,12 +298,12 @@ def _paint(canvas: Plane, shape: _Shape, label: int, rng: np.random.Generator) -
         if np.abs(colour - around).max() > 0.3:
             break
     if rng.random() < 0.6:
-        _over(part, shape.shadow, np.zeros(3, np.float32), 0.35, soft=0.12 * shape.radius + 2)
+        _over(part, shape.shadow, np.zeros((3, 1, 1), np.float32), 0.35, soft=0.12 * shape.radius + 2)
     light = 1 - rng.uniform(0.05, 0.22) * shape.across
     if rng.random() < 0.25:
         rows, columns = np.indices(light.shape, dtype=np.float32)
         light = light + 0.10 * np.sin((columns + rng.choice([-1, 1]) * rows) * (6.0 / max(8.0, 0.5 * shape.radius)))
-    _over(part, shape.distance, (colour * light[..., None]).astype(np.float32), 1.0)
+    _over(part, shape.distance, colour * light.astype(np.float32), 1.0)
     if rng.random() < 0.5:
         line = max(0.6, 0.045 * shape.radius)
         _over(part, np.abs(shape.distance + line) - line, colour * np.float32(rng.choice([0.45, 1.35])), 0.85)

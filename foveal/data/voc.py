@@ -1,24 +1,21 @@
 """PASCAL VOC: devkit folders, and any images with VOC XML beside them or in a folder of their own.
 
-Boxes are 1-based and inclusive in the files, half-open here: 1 is taken from xmin and ymin, nothing from xmax and ymax
-(VOC2012 devkit, section 6). A box with xmin = xmax is taken as what it nearly always is, a click without a size.
+Split files are the authority on what is in a split; a listed image without an XML file is unknown and left out.
 """
 
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .checks import Findings, Object, Prober, flag, make_record, number, split_word, unique_names
+from .checks import Findings, Prober, make_record, split_word, unique_names
 from .dataset import Dataset, Record
-from .files import ImageIndex, Unreadable, read_lines, read_xml
+from .files import ImageIndex, Unreadable, read_lines
+from .voc_xml import Annotation, read_annotation
 
-WRITTEN_BY_US = "foveal"  # <source><annotation> of our own files: their boxes follow the rule to the letter
 _CLASS_LINE = re.compile(r"^(.*\S)\s+(-1|0|1)$")
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass
@@ -45,9 +42,9 @@ class VocSource:
         if not self._lists:
             self._lists = self._split_folders()
         self.splits = tuple(name for name in self._lists if name not in self._class_lists)
+        self.class_splits = tuple(sorted(self._class_lists))  # ``cat_train``: may be asked for, but is not listed
         self._index: ImageIndex | None = None
-        self._trees: dict[Path, ElementTree.Element | Unreadable] = {}
-        self._guessed: set[Path] = set()
+        self._read: dict[Path, Annotation | Unreadable] = {}
 
     # ------------------------------------------------------------------------------------ what is in a split
     def _read_sets(self) -> dict[str, list[str]]:
@@ -133,22 +130,22 @@ class VocSource:
             if xml is None:
                 self._report_missing(id, path, findings)
                 continue
-            root = self._tree(xml)
-            if isinstance(root, Unreadable):
-                findings.add("error", "annotation-unreadable", xml, "", root.message, root.fix)
+            annotation = self._annotation(xml)
+            if isinstance(annotation, Unreadable):
+                findings.add("error", "annotation-unreadable", xml, "", annotation.message, annotation.fix)
                 continue
-            if xml in self._guessed:
+            if annotation.guessed:
                 message = "its encoding is not stated rightly; read as well as could be guessed"
                 findings.add("warning", "encoding-guessed", xml, "", message, "Save it as UTF-8")
             if path is None:
-                missing = self._expected(id, root)
+                missing = self._expected(id, annotation)
                 message = f"the image of {xml} is not there; left out"
                 findings.add("warning", "image-missing", missing, "", message, "Put it there or give --images DIR")
                 continue
-            size = self.prober.admit(path, _size(root, xml, findings), xml, findings)
+            size = self.prober.admit(path, annotation.size(xml, findings), xml, findings)
             if size is None:
                 continue
-            objects = list(_objects(root, xml, index, fixed, self.class_file, findings))
+            objects = list(annotation.objects(xml, index, fixed, self.class_file, findings))
             records.append(make_record(id, path, size, objects, xml, findings))
         if not self._lists or self.sets is None:
             self._report_unknown(images, used, split, findings)
@@ -161,19 +158,14 @@ class VocSource:
             self._index = ImageIndex(*self.image_roots)
         return self._index
 
-    def _tree(self, xml: Path) -> ElementTree.Element | Unreadable:
-        """The root of an XML file, parsed once."""
-        if xml not in self._trees:
+    def _annotation(self, xml: Path) -> Annotation | Unreadable:
+        """What an XML file says, read once."""
+        if xml not in self._read:
             try:
-                root, guessed = read_xml(xml)
-                if guessed:
-                    self._guessed.add(xml)
-                if root.tag.rpartition("}")[2] != "annotation":
-                    raise Unreadable(f"XML, but no VOC annotation: its root is <{root.tag}>", "Export it again")
-                self._trees[xml] = root
+                self._read[xml] = read_annotation(xml)
             except Unreadable as error:
-                self._trees[xml] = error
-        return self._trees[xml]
+                self._read[xml] = error
+        return self._read[xml]
 
     def _classes(self, findings: Findings) -> list[str]:
         """``classes.txt``, else the names found in the whole set (so that every split has the same), sorted."""
@@ -189,9 +181,9 @@ class VocSource:
             findings.add("warning", "classes-missing", self.class_file, "", message, "Write one name a line")
         found: set[str] = set()
         for _, xml in self._wanted(None, Findings()):
-            root = self._tree(xml) if xml is not None else None
-            if isinstance(root, ElementTree.Element):
-                found |= {name for o in root.findall("object") if (name := (o.findtext("name") or "").strip())}
+            annotation = self._annotation(xml) if xml is not None else None
+            if isinstance(annotation, Annotation):
+                found |= {o.name for o in annotation.raw if o.name}
         return sorted(found)
 
     # ------------------------------------------------------------------------------------------------ images
@@ -200,8 +192,8 @@ class VocSource:
         stem = id.rpartition("/")[2]
         near = xml.parent.parts if xml is not None else ()
         found = images.stem(stem, near)
-        root = self._tree(xml) if xml is not None else None
-        named = (root.findtext("filename") or "").strip() if isinstance(root, ElementTree.Element) else ""
+        annotation = self._annotation(xml) if xml is not None else None
+        named = annotation.filename if isinstance(annotation, Annotation) else ""
         if not found and named:
             found = images.named(named)
         if len(found) > 1 and named:
@@ -212,9 +204,9 @@ class VocSource:
             findings.add("warning", "image-ambiguous", found[0], "", message, "Remove or rename the others")
         return found[0] if found else None
 
-    def _expected(self, id: str, root: ElementTree.Element) -> Path:
+    def _expected(self, id: str, annotation: Annotation) -> Path:
         """Where the missing image should have been."""
-        named = re.split(r"[\\/]", (root.findtext("filename") or "").strip())[-1]
+        named = re.split(r"[\\/]", annotation.filename)[-1]
         return self.image_roots[0] / (named or f"{id}.jpg")
 
     def _report_missing(self, id: str, path: Path | None, findings: Findings) -> None:
@@ -251,80 +243,3 @@ def _identify(files: Iterable[Path], root: Path) -> dict[str, Path]:
         for file in same:
             ids[stem if len(same) == 1 else file.relative_to(root).with_suffix("").as_posix()] = file
     return dict(sorted(ids.items()))
-
-
-def _size(root: ElementTree.Element, xml: Path, findings: Findings) -> tuple[float, float] | None:
-    texts = root.findtext("size/width"), root.findtext("size/height")
-    if None in texts or "" in texts:
-        return None
-    width, height = number(texts[0]), number(texts[1])
-    if width is None or height is None or not (0 <= width < 1e9 and 0 <= height < 1e9):
-        message = f"the size {texts[0]} x {texts[1]} is no size; that of the image is used"
-        findings.add("warning", "size-invalid", xml, "size", message, "Correct it")
-        return None
-    return width, height
-
-
-def _objects(
-    root: ElementTree.Element,
-    xml: Path,
-    index: dict[str, int],
-    fixed: bool,
-    class_file: Path | None,
-    findings: Findings,
-) -> Iterable[Object]:
-    """The objects that can be understood; parts nested in an object are no objects of their own."""
-    letter = (root.findtext("source/annotation") or "").strip() == WRITTEN_BY_US
-    for n, element in enumerate(root.findall("object"), 1):
-        name = (element.findtext("name") or "").strip()
-        where = f"object {n}" + (f" ({name})" if name else "")
-        if not name:
-            findings.add("warning", "class-missing", xml, where, "it has no <name>; dropped", "Name its class")
-            continue
-        if name not in index:
-            message = f"the class {name!r} is not in {class_file}; dropped" if fixed else f"unknown class {name!r}"
-            findings.add("warning", "class-unknown", xml, where, message, "Correct the name, or add it to classes.txt")
-            continue
-        box = _corners(element, xml, where, findings)
-        if box is None:
-            continue
-        shown = ", ".join(f"{c} {v:.12g}" for c, v in zip(_CORNERS, box, strict=True))
-        x1, y1, x2, y2 = box
-        flat = not letter and (x1 == x2 or y1 == y2) and x1 <= x2 and y1 <= y2
-        low = 0 if flat or (not letter and (x2 < x1 or y2 < y1)) else 1  # so that settle() says empty or inverted
-        yield Object(
-            (x1 - low, y1 - low, x2, y2),
-            index[name],
-            where,
-            shown,
-            crowd=_flag(element, "crowd", xml, where, findings),
-            difficult=_flag(element, "difficult", xml, where, findings),
-        )
-
-
-def _corners(
-    element: ElementTree.Element, xml: Path, where: str, findings: Findings
-) -> tuple[float, float, float, float] | None:
-    box = element.find("bndbox")
-    if box is None:
-        findings.add("warning", "box-missing", xml, where, "it has no <bndbox>; dropped", "Add its box")
-        return None
-    values = []
-    for corner in _CORNERS:
-        text = box.findtext(corner)
-        value = number((text or "").strip())
-        if value is None:
-            what = f"<{corner}> is {text.strip()!r}, not a number" if text and text.strip() else f"no <{corner}>"
-            findings.add("warning", "box-not-number", xml, where, f"{what}; dropped", "Correct it")
-            return None
-        values.append(value)
-    return values[0], values[1], values[2], values[3]
-
-
-def _flag(element: ElementTree.Element, name: str, xml: Path, where: str, findings: Findings) -> bool:
-    text = element.findtext(name)
-    value = flag(text)
-    if value is None:
-        message = f"<{name}> is {text!r}, expected 0 or 1; taken as 0"
-        findings.add("warning", "flag-invalid", xml, where, message, "Correct it")
-    return bool(value)

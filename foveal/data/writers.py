@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 
 from .checks import SPLIT_ALIASES
 from .dataset import Dataset, Record
-from .voc import WRITTEN_BY_US
+from .voc_xml import WRITTEN_BY_US
 from .yolo import FLAGS
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -48,15 +48,14 @@ def read_splits(
     sources = open_sources(path, images)
     names = sources[0].splits if len(sources) == 1 else ()
     parts = {name: sources[0].read(name) for name in names} or {"": join([s.read(None) for s in sources])}
-    # The union of the splits' classes: a COCO file of one split may lack some.
-    union = join(list(parts.values())).classes if len(parts) > 1 else next(iter(parts.values())).classes
-    if classes is not None:
-        any_ = next(iter(parts.values()))
-        known = Dataset(union, [], path=any_.path)
-        union = select_classes(known, classes, others).classes
-    if not union:
+    # The union of the splits' classes and category ids: a COCO file of one split may lack some.
+    whole = join(list(parts.values()))
+    known = Dataset(whole.classes, [], path=whole.path, category_ids=whole.category_ids)
+    union = known if classes is None else select_classes(known, classes, others)
+    if not union.classes:
         return parts
-    return {name: select_classes(part, union, others, "accept") for name, part in parts.items()}
+    chosen = {name: select_classes(part, union.classes, others, "accept") for name, part in parts.items()}
+    return {name: replace(part, category_ids=union.category_ids) for name, part in chosen.items()}
 
 
 def convert(

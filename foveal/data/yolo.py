@@ -308,9 +308,11 @@ class YoloSource:
         if polygon:
             xs, ys = v[0::2], v[1::2]
             box = (min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height)
-            if not all(map(math.isfinite, v)):
+            if all(map(math.isfinite, v)):
+                message = f"a polygon of {len(xs)} points; its box is used"
+                findings.add("note", "polygon-line", label, where, message)
+            else:
                 box = (math.nan,) * 4
-            findings.add("note", "polygon-line", label, where, f"a polygon of {len(xs)} points; its box is used")
         else:
             cx, cy, w, h = v
             box = ((cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height)

@@ -177,6 +177,11 @@ class Detector(nn.Module, ABC):
         return self.predict_arrays([as_rgb(source)])[0]
 
     # ------------------------------------------------------------------------------------------ inside
+    def _pixels(self, images: Images) -> Tensor:
+        """What the backbone gets: in its own number format (of a detector made ready for inference), channels-last."""
+        dtype = next(self.parameters()).dtype
+        return images.pixels.to(dtype=dtype, memory_format=torch.channels_last)
+
     def _merged(self, targets: Targets) -> Targets:
         if not self.merges_classes:
             return targets
@@ -193,12 +198,10 @@ class Detector(nn.Module, ABC):
         return Targets(moved, padded.labels, padded.valid, padded.ignore)
 
     def _answer(self, found: Boxes, images: Images, names: tuple[str, ...]) -> list[Detections]:
-        """Network pixels -> original pixels, clipped to the file, one object an image (the one transfer to the host)."""
+        """Network pixels -> original pixels, clipped to the file, one object an image. The one transfer to the host."""
         boxes = box_ops.clip(images.to_original(found.boxes), images.original)
         counts = cast(list[int], found.valid.sum(1).tolist())
-        return [
-            Detections(boxes[i, :n], found.scores[i, :n], found.labels[i, :n], names) for i, n in enumerate(counts)
-        ]
+        return [Detections(boxes[i, :n], found.scores[i, :n], found.labels[i, :n], names) for i, n in enumerate(counts)]
 
 
 def merge_classes(targets: Targets) -> Targets:

@@ -1,17 +1,17 @@
 """Faster R-CNN (Ren et al., NIPS 2015), its C4 form (He et al., CVPR 2016) and its FPN form (Lin et al., CVPR 2017).
 
-    backbone [-> FPN] -> RPN: objectness and 4 deltas for every anchor -> proposals (decode, clip, NMS)
-    -> pool each proposal -> head: C + 1 softmax logits and 4 deltas a class -> per-class NMS
+backbone [-> FPN] -> RPN: objectness and 4 deltas for every anchor -> proposals (decode, clip, NMS)
+-> pool each proposal -> head: C + 1 softmax logits and 4 deltas a class -> per-class NMS
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 from ..fit import Fit
-from ..parts.backbones import Backbone, Torchvision
+from ..parts.backbones import Torchvision
 from ..parts.box_losses import SmoothL1
 from ..parts.coders import Delta
 from ..parts.heads import RoIHead, RoIHeadSpec, RoIMLP, RPNHead
@@ -24,10 +24,10 @@ from ..parts.pooling import Pool, RoIAlign
 from ..parts.priors import Anchors
 from ..parts.pyramid import PyramidAnchors, at_strides
 from ..parts.samplers import Balanced
+from ..parts.small import SmallResNet
 from ..parts.suppress import NMS, Select
 from ..task import BoxTask
 from .base import Detector, Spec
-from .one_stage import OneStage
 from .region import Counts, Region
 
 RPN_TASK = BoxTask(
@@ -56,7 +56,7 @@ class FasterRCNN(Spec):
     """The FPN form by default; single-level forms have another neck, pool and head (see the presets)."""
 
     input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
-    backbone: Torchvision = Torchvision("resnet50")
+    backbone: Torchvision | SmallResNet = Torchvision("resnet50")
     neck: FPN | SingleLevel | Identity = FPN(256, extra="pool")  # P2..P6; the last is the RPN's alone
     rpn_head: RPNHead = RPNHead()  # 3 x 3 convolution and two sibling 1 x 1
     anchors: Anchors | PyramidAnchors = Anchors(sizes=((32,), (64,), (128,), (256,), (512,)), ratios=(0.5, 1.0, 2.0))
@@ -95,7 +95,7 @@ class FasterRCNN(Spec):
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one."""
-        self.backbone.load_pretrained(cast(Backbone, detector.get_submodule("backbone")))
+        self.backbone.load_pretrained(cast(Any, detector.get_submodule("backbone")))
         if self.backbone.weights:
             self.roi_head.load_pretrained(cast(RoIHead, detector.get_submodule("roi_head")), self.backbone.weights)
 

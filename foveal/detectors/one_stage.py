@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..parts.necks import Levels, Pyramid
 from ..parts.priors import Anchors
 from ..task import BoxTask
 from ..types import Boxes, Images, Priors, Targets
@@ -21,7 +22,7 @@ class OneStage(Detector):
         spec: Spec,
         classes: Sequence[str],
         backbone: nn.Module,
-        neck: nn.Module,
+        neck: Levels | Pyramid,
         head: nn.Module,
         priors: Anchors,
         task: BoxTask,
@@ -30,12 +31,13 @@ class OneStage(Detector):
     ) -> None:
         super().__init__(spec, ("object",) if merges_classes else classes)
         self.backbone, self.neck, self.head = backbone, neck, head
+        self.strides = neck.strides
         self.priors, self.task = priors, task
         self.merges_classes = self.has_proposals = merges_classes
 
     def outputs(self, images: Images) -> Outputs:
-        features = self.neck(self.backbone(images.pixels))
-        return Outputs(features, [self.head(features)], self.priors(images, features, self.neck.strides))
+        features = self.neck(self.backbone(self._pixels(images)))
+        return Outputs(features, [self.head(features)], self.priors(images, features, self.strides))
 
     def losses(
         self, outputs: Outputs, images: Images, targets: Targets, rng: torch.Generator | None

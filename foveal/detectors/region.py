@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..parts.necks import Levels, Pyramid
 from ..parts.pooling import Pool
 from ..parts.priors import Anchors
 from ..parts.samplers import Balanced
@@ -35,7 +36,7 @@ class Region(Detector):
         spec: Spec,
         classes: Sequence[str],
         backbone: nn.Module,
-        neck: nn.Module,
+        neck: Levels | Pyramid,
         rpn_head: nn.Module,
         anchors: Anchors,
         rpn: BoxTask,
@@ -48,13 +49,14 @@ class Region(Detector):
     ) -> None:
         super().__init__(spec, classes)
         self.backbone, self.neck, self.rpn_head, self.roi_head = backbone, neck, rpn_head, roi_head
+        self.strides = neck.strides
         self.anchors, self.rpn, self.pool, self.roi = anchors, rpn, pool, roi
         self.rpn_train = rpn.with_counts(train_proposals.before, train_proposals.after)
         self.rpn_test = rpn.with_counts(test_proposals.before, test_proposals.after)
 
     def outputs(self, images: Images) -> Outputs:
-        features = self.neck(self.backbone(images.pixels))
-        return Outputs(features, [self.rpn_head(features)], self.anchors(images, features, self.neck.strides))
+        features = self.neck(self.backbone(self._pixels(images)))
+        return Outputs(features, [self.rpn_head(features)], self.anchors(images, features, self.strides))
 
     # ------------------------------------------------------------------------------------------- training
     def losses(
@@ -97,7 +99,7 @@ class Region(Detector):
     def _second(self, features: list[Tensor], boxes: Tensor) -> Predictions:
         """Boxes (B, P, 4) -> predictions (B, P, ...) of the second stage."""
         with torch.autocast(boxes.device.type, enabled=False):
-            pooled = self.pool(features, boxes, self.neck.strides)  # (B * P, c, h, w)
+            pooled = self.pool(features, boxes, self.strides)  # (B * P, c, h, w)
         with torch.autocast(boxes.device.type, dtype=pooled.dtype, enabled=pooled.dtype in HALF):
             predictions: Predictions = self.roi_head(pooled, boxes.shape[0])
         return predictions

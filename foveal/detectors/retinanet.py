@@ -1,17 +1,17 @@
 """RetinaNet: focal loss for dense detection (Lin et al., ICCV 2017).
 
-    ResNet -> FPN P3..P7 -> two towers shared over the levels -> 9 anchors a cell, K sigmoid logits and 4 deltas each.
-    Every anchor counts (no sampling); focal loss keeps the easy ones from drowning the rest.
+ResNet -> FPN P3..P7 -> two towers shared over the levels -> 9 anchors a cell, K sigmoid logits and 4 deltas each.
+Every anchor counts (no sampling); focal loss keeps the easy ones from drowning the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from ..fit import Fit
-from ..parts.backbones import Backbone, Torchvision
+from ..parts.backbones import Torchvision
 from ..parts.box_losses import SmoothL1
 from ..parts.coders import Delta
 from ..parts.heads import Tower
@@ -22,6 +22,7 @@ from ..parts.necks import FPN
 from ..parts.normalizers import Positives
 from ..parts.priors import Anchors
 from ..parts.pyramid import PyramidAnchors, at_strides
+from ..parts.small import SmallResNet
 from ..parts.suppress import NMS, Select
 from ..task import BoxTask
 from .base import Detector, Spec
@@ -33,7 +34,7 @@ class RetinaNet(Spec):
     """The paper's form (Detectron's code): P6 from C5, true strides, best anchors forced only from IoU .4 up."""
 
     input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
-    backbone: Torchvision = Torchvision("resnet50")  # levels C3, C4, C5
+    backbone: Torchvision | SmallResNet = Torchvision("resnet50")  # levels C3, C4, C5
     neck: FPN = FPN(256, extra="p6p7-c5")  # P3..P7
     head: Tower = Tower(depth=4)  # one tower for classes, one for boxes
     anchors: Anchors | PyramidAnchors = PyramidAnchors(scale=4.0, octaves=3)  # 9 a cell
@@ -52,9 +53,11 @@ class RetinaNet(Spec):
         backbone = self.backbone.build(levels=(3, 4, 5))
         neck = self.neck.build(backbone.channels, backbone.strides)
         anchors, loss = at_strides(self.anchors, neck.strides), self.task.cls_loss
-        head = self.head.build(neck.channels, anchors.per_location, loss.channels(len(classes)), loss.bias(len(classes)))
+        head = self.head.build(
+            neck.channels, anchors.per_location, loss.channels(len(classes)), loss.bias(len(classes))
+        )
         return OneStage(self, classes, backbone, neck, head, anchors, self.task)
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one."""
-        self.backbone.load_pretrained(cast(Backbone, detector.get_submodule("backbone")))
+        self.backbone.load_pretrained(cast(Any, detector.get_submodule("backbone")))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 from ..fit import Fit
-from ..parts.backbones import Backbone, Torchvision
+from ..parts.backbones import Torchvision
 from ..parts.heads import RPNHead
 from ..parts.inputs import Input, Resize
 from ..parts.necks import FPN, Identity, SingleLevel
 from ..parts.priors import Anchors
 from ..parts.pyramid import PyramidAnchors, at_strides
+from ..parts.small import SmallResNet
 from ..parts.suppress import NMS
 from ..task import BoxTask
 from .base import Detector, Spec
@@ -26,7 +27,7 @@ class RPN(Spec):
     single class set ``task.suppress.iou=.5``."""
 
     input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
-    backbone: Torchvision = Torchvision("resnet50")
+    backbone: Torchvision | SmallResNet = Torchvision("resnet50")
     neck: FPN | SingleLevel | Identity = FPN(256, extra="pool")
     head: RPNHead = RPNHead()  # 3 x 3 convolution and two sibling 1 x 1
     anchors: Anchors | PyramidAnchors = Anchors(sizes=((32,), (64,), (128,), (256,), (512,)), ratios=(0.5, 1.0, 2.0))
@@ -43,4 +44,4 @@ class RPN(Spec):
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one."""
-        self.backbone.load_pretrained(cast(Backbone, detector.get_submodule("backbone")))
+        self.backbone.load_pretrained(cast(Any, detector.get_submodule("backbone")))

@@ -62,7 +62,7 @@ def _read_coco(path: Path, truth: Truth, others: Others) -> Found:
         data = json.loads(path.read_bytes().decode("utf-8-sig"))
     except json.JSONDecodeError as e:
         raise FovealError(f"not JSON: {e.msg}", path=path, where=f"line {e.lineno}, column {e.colno}") from e
-    except (UnicodeDecodeError, RecursionError, OSError) as e:
+    except (ValueError, RecursionError, OSError) as e:
         raise FovealError(f"cannot be read as JSON ({e})", path=path) from e
     records = data.get("annotations") if isinstance(data, dict) else data
     if not isinstance(records, list):

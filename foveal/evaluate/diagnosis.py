@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from .arrays import Bools, Found, Truth
-from .frames import better_frame, held
+from .frames import UNIT, better_frame, held
 from .matching import match_table, rank_detections
 
 NEAR_ZERO = 0.005  # an AP below this is taken for a fault
@@ -59,9 +59,6 @@ def _nothing(truth: Truth, countable: Truth, found: Found) -> Iterator[str]:
             f"{len(missed)} of {len(with_objects)} images with objects have no detection (such as {some}): "
             "were they made on another split, or on a part of it?"
         )
-    flat = (found.box[:, 2] <= found.box[:, 0]) | (found.box[:, 3] <= found.box[:, 1])
-    if flat.mean() > 0.1:
-        yield f"{flat.mean():.0%} of the detected boxes have no area (x2 <= x1 or y2 <= y1)."
 
 
 def _boxes(truth: Truth, found: Found) -> Iterator[str]:
@@ -80,7 +77,11 @@ def _boxes(truth: Truth, found: Found) -> Iterator[str]:
                 f"({fit:.0%} of the objects are overlapped there, {now:.0%} in their own image)."
             )
             return
-    if np.abs(found.box).max() <= 2.0 and np.abs(truth.box).max() > 2.0:
+    flat = (found.box[:, 2] <= found.box[:, 0]) | (found.box[:, 3] <= found.box[:, 1])
+    if flat.mean() > 0.1:
+        yield f"{flat.mean():.0%} of the detected boxes have no area (x2 <= x1 or y2 <= y1)."
+        return
+    if np.abs(found.box).max() <= UNIT < np.abs(truth.box).max():
         yield "No detected coordinate is above 2: the boxes are normalised to 0..1, absolute pixels are expected."
         return
     yield from _offset(truth, found)

@@ -10,6 +10,7 @@ import numpy as np
 from .arrays import Floats, Found, Ints, Truth, width_height
 from .matching import match_table, ranges
 
+UNIT = 2.0  # coordinates that stay below this are normalised ones, with room for boxes that stick out
 SQUARES = (300, 320, 416, 512, 608, 640, 800, 1024)  # usual letterbox sides
 
 
@@ -46,8 +47,9 @@ def _hypotheses(truth: Truth, found: Found) -> Iterator[tuple[Floats, str]]:
     yield _join(b[:, :2] - half, b[:, :2] + half), f"{centre} corners"
     yield b - np.tile(size / 2, 2), f"{centre} x, y, width, height"
     yield b[:, [1, 0, 3, 2]], "x and y of the boxes are swapped (y1, x1, y2, x2)"
-    if truth.sizes is not None and len(b) and np.abs(b).max() <= 2.0:
-        yield from _normalised(b, np.tile(truth.sizes[found.image][:, ::-1], 2).astype(np.float64))
+    if len(b) and np.abs(b).max() <= UNIT:
+        if truth.sizes is not None:
+            yield from _normalised(b, np.tile(truth.sizes[found.image][:, ::-1], 2).astype(np.float64))
     else:
         yield from _scaled(truth, found)
 
@@ -67,17 +69,17 @@ def _scaled(truth: Truth, found: Found) -> Iterator[tuple[Floats, str]]:
     other = "The boxes are in the frame of a resized picture:"
     if len(d):
         sx, sy = _mode(rx), _mode(ry)
-        yield found.box / [sx, sy, sx, sy], f"{other} x times {sx:.3g}, y times {sy:.3g}"
+        yield found.box / [sx, sy, sx, sy], f"{other} x times about {sx:.3g}, y times about {sy:.3g}"
     if truth.sizes is None:
         return
     h, w = truth.sizes[found.image].astype(np.float64).T
     short, long = np.minimum(h, w), np.maximum(h, w)
     if len(d):
         side_x, side_y = _mode(rx * w[d]), _mode(ry * h[d])
-        yield found.box / np.stack([side_x / w, side_y / h] * 2, 1), f"{other} {side_x:.0f} x {side_y:.0f} pixels"
+        yield found.box / np.stack([side_x / w, side_y / h] * 2, 1), f"{other} about {side_x:.0f} x {side_y:.0f} pixels"
         for side, name in ((short, "shorter"), (long, "longer")):
             pixels = _mode(np.sqrt(rx * ry) * side[d])
-            yield found.box * (side / pixels)[:, None], f"{other} its {name} side has {pixels:.0f} pixels"
+            yield found.box * (side / pixels)[:, None], f"{other} its {name} side has about {pixels:.0f} pixels"
     for square in SQUARES:
         scale = square / long
         pad = np.stack([square - w * scale, square - h * scale] * 2, 1) / 2

@@ -134,7 +134,6 @@ def assign(table: MatchTable, ranking: Ranking, thresholds: Floats, ignored: Boo
     step[by_rank] = place_in_group(ranking.group[rows][by_rank])
 
     shape = len(thresholds), ignored.shape[1]
-    least = np.minimum(thresholds, 1 - 1e-10)
     taken = np.zeros((len(ignored), *shape), bool)
     matched, out = np.zeros((len(rows), *shape), bool), np.zeros((len(rows), *shape), bool)
     by_step = np.argsort(step, kind="stable")
@@ -144,7 +143,7 @@ def assign(table: MatchTable, ranking: Ranking, thresholds: Floats, ignored: Boo
         single = count[u] == 1  # most detections meet one object: no choice to make
         one, u = u[single], u[~single]
         g = table.object[first[one]]
-        hit = _free(table.iou[first[one]], least, taken[g], crowd[g])
+        hit = _free(table.iou[first[one]], thresholds, taken[g], crowd[g])
         taken[g] |= hit
         matched[one] = hit
         out[one] = hit & ignored[g, None, :]
@@ -154,7 +153,7 @@ def assign(table: MatchTable, ranking: Ranking, thresholds: Floats, ignored: Boo
         pairs, begin = ranges(first[u], n), np.cumsum(n) - n
         g, iou = table.object[pairs], table.iou[pairs]
         worth = (iou[:, None] + 2.0 * ~ignored[g])[:, None, :]
-        value = np.where(_free(iou, least, taken[g], crowd[g]), worth, -1.0)  # (pairs, T, A)
+        value = np.where(_free(iou, thresholds, taken[g], crowd[g]), worth, -1.0)  # (pairs, T, A)
         best = np.maximum.reduceat(value, begin, axis=0)
         place = np.where(value == np.repeat(best, n, axis=0), np.arange(len(pairs))[:, None, None], -1)
         at = np.maximum.reduceat(place, begin, axis=0)

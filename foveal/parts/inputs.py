@@ -75,7 +75,7 @@ class Input(ABC):
         for a in arrays:
             if a.ndim != 3 or a.shape[2] != 3 or a.dtype != np.uint8:
                 raise FovealError(f"a picture of shape {a.shape} and type {a.dtype}, expected (height, width, 3) uint8")
-        return self._batch([torch.from_numpy(_writable(a)).permute(2, 0, 1).float().div_(255) for a in arrays])
+        return self._batch([torch.from_numpy(_writable(a)).float().div_(255) for a in arrays])
 
     def batch_tensors(self, tensors: Sequence[Tensor]) -> Images:
         """Pictures (3, H, W) float in 0..1, torchvision's form -> a normalised float32 batch on their device."""
@@ -84,37 +84,46 @@ class Input(ABC):
                 raise FovealError(
                     f"a picture of shape {tuple(t.shape)} and type {t.dtype}, expected (3, height, width) float"
                 )
-        return self._batch([t.to(torch.float32, copy=True) for t in tensors])
+        return self._batch([t.permute(1, 2, 0).float().clone(memory_format=torch.contiguous_format) for t in tensors])
 
     def normalize(self, images: Images, dtype: torch.dtype = torch.float32) -> Images:
         """Raw uint8 pixels (B, 3, H, W) on any device -> normalised ``dtype``, channels-last; zero outside ``sizes``.
 
         No host sync. The arithmetic is fp32 whatever ``dtype`` is.
         """
-        pixels = images.pixels
-        scale = torch.tensor([1 / (255 * s) for s in self.std]).to(pixels.device, non_blocking=True)
-        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)])
-        shift = shift.to(pixels.device, non_blocking=True)
-        out = pixels.to(torch.float32, memory_format=torch.channels_last)
-        out.mul_(scale[:, None, None]).add_(shift[:, None, None])
-        out.mul_(picture_mask(images.sizes, pixels.shape[-2], pixels.shape[-1])[:, None])
+        b, _, h, w = images.pixels.shape
+        mean, std = self._rows(w, images.pixels.device)
+        across = (torch.arange(w, device=std.device) < images.sizes[:, 1:]).repeat_interleave(3, 1)[
+            :, None
+        ]  # (B, 1, 3 W)
+        down = torch.arange(h, device=std.device) < images.sizes[:, :1]  # (B, H)
+        out = images.pixels.to(torch.float32, memory_format=torch.channels_last)
+        out.permute(0, 2, 3, 1).view(b, h, 3 * w).mul_(across / (255 * std)).sub_(across * (mean / std)).mul_(
+            down[..., None]
+        )
         return replace(images, pixels=out.to(dtype))
 
+    def _rows(self, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and std repeated for a row of pixels, (3 * width,): arithmetic on three values at a time is slow."""
+        mean, std = torch.tensor([self.mean, self.std]).to(device, non_blocking=True).repeat(1, width)
+        return mean, std
+
     def _batch(self, pictures: Sequence[Tensor]) -> Images:
-        """Float (3, H, W) in 0..1, overwritten."""
+        """Float (H, W, 3) in 0..1, contiguous; overwritten."""
         if not pictures:
             raise FovealError("a batch needs at least one picture")
-        mean, std = (torch.tensor(v, device=pictures[0].device)[:, None, None] for v in (self.mean, self.std))
-        places = [self.placement(int(p.shape[1]), int(p.shape[2])) for p in pictures]
+        original = [(int(p.shape[0]), int(p.shape[1])) for p in pictures]
+        places = [self.placement(h, w) for h, w in original]
         height, width = self.canvas([(p.height, p.width) for p in places])
-        pixels = pictures[0].new_zeros(len(pictures), 3, height, width).contiguous(memory_format=torch.channels_last)
+        pixels = pictures[0].new_zeros(len(pictures), height, width, 3)
         if self.padding != self.mean:
-            pixels += (torch.tensor(self.padding, device=mean.device)[:, None, None] - mean) / std
+            mean, std = self._rows(1, pixels.device)
+            pixels += (torch.tensor(self.padding, device=pixels.device) - mean) / std
         for out, picture, place in zip(pixels, pictures, places, strict=True):
-            picture.sub_(mean).div_(std)
-            out[:, place.y : place.y + place.height, place.x : place.x + place.width] = _resized(picture, place)
-        original = [(int(p.shape[1]), int(p.shape[2])) for p in pictures]
-        return Images(pixels, *self.frames(original, places, (height, width)))
+            mean, std = self._rows(picture.shape[1], pixels.device)
+            picture.view(len(picture), -1).sub_(mean).div_(std)
+            out[place.y : place.y + place.height, place.x : place.x + place.width] = _resized(picture, place)
+        return Images(pixels.permute(0, 3, 1, 2), *self.frames(original, places, (height, width)))
 
     def frames(
         self, original: Sequence[tuple[int, int]], places: Sequence[Placement], canvas: tuple[int, int]
@@ -207,18 +216,13 @@ class Letterbox(_Fixed):
         return canvas
 
 
-def picture_mask(sizes: Tensor, height: int, width: int) -> Tensor:
-    """(B, H, W) bool: inside the pictures of ``sizes`` (B, 2) = height, width, which lie in the top-left corner."""
-    y = torch.arange(height, device=sizes.device) < sizes[:, :1]
-    x = torch.arange(width, device=sizes.device) < sizes[:, 1:]
-    return y[:, :, None] & x[:, None, :]
-
-
 def _resized(picture: Tensor, place: Placement) -> Tensor:
-    if tuple(picture.shape[1:]) == (place.height, place.width):
-        return picture
+    """(H, W, 3) -> (h, w, 3). The form with a leading 1 is one that the kernel knows as channels-last."""
     size = (place.height, place.width)
-    return F.interpolate(picture[None], size=size, mode="bilinear", align_corners=False)[0]
+    if tuple(picture.shape[:2]) == size:
+        return picture
+    out = F.interpolate(picture[None].permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=False)
+    return out[0].permute(1, 2, 0)
 
 
 def _writable(array: ImageArray) -> ImageArray:

@@ -8,7 +8,6 @@ equal, and (B, N) bool: which of them are kept boxes.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,30 +26,38 @@ def suppress_on_host(
     """``boxes`` (B, S, 4) float32 on the CPU, ``scores``, ``group`` and ``valid`` (B, S)."""
     index = torch.zeros(len(boxes), top, dtype=torch.int64)
     kept = torch.zeros(len(boxes), top, dtype=torch.bool)
-    for i, (present, groups) in enumerate(zip(valid.numpy(), group.numpy(), strict=True)):
-        rows = np.flatnonzero(present)
-        if len(rows):
-            at = torch.from_numpy(rows)
-            found = at[_keep(boxes[i, at], scores[i, at], groups[rows], iou)[:top]]
-            index[i, : len(found)], kept[i, : len(found)] = found, True
+    for i, present in enumerate(valid.numpy()):
+        rows = torch.from_numpy(np.flatnonzero(present))
+        if len(rows) == len(present) > 0:
+            found = _keep(boxes[i], scores[i], group[i], iou)[:top]
+        elif len(rows):
+            found = rows[_keep(boxes[i, rows], scores[i, rows], group[i, rows], iou)[:top]]
+        else:
+            continue
+        index[i, : len(found)], kept[i, : len(found)] = found, True
     return index, kept
 
 
-def _keep(boxes: Tensor, scores: Tensor, group: np.ndarray[Any, Any], iou: float) -> Tensor:
+def _keep(boxes: Tensor, scores: Tensor, group: Tensor, iou: float) -> Tensor:
     """Kept rows of one image by falling score."""
-    order = np.argsort(group, kind="stable")
-    bounds = np.flatnonzero(np.diff(group[order], prepend=group[order[0]] - 1, append=group[order[-1]] + 1))
-    if len(bounds) == 2:
-        kept: Tensor = nms(boxes, scores, iou)
-        return kept
-    if len(boxes) ** 2 <= PAIRS_PER_CALL * (len(bounds) - 1):
-        kept = nms(_shifted(boxes, torch.from_numpy(np.ascontiguousarray(group))), scores.double(), iou)
-        return kept
+    pairs = len(boxes) ** 2
+    if pairs <= PAIRS_PER_CALL:
+        return _keep_shifted(boxes, scores, group, iou)
+    number = group.numpy()
+    order = np.argsort(number, kind="stable")
+    bounds = [0, *(np.flatnonzero(np.diff(number[order])) + 1).tolist(), len(order)]
+    if len(bounds) > 2 and pairs <= PAIRS_PER_CALL * (len(bounds) - 1):
+        return _keep_shifted(boxes, scores, group, iou)
     at = torch.from_numpy(order)
     boxes, ranked = boxes[at], scores[at]
     parts = [nms(boxes[i:j], ranked[i:j], iou) + i for i, j in pairwise(bounds)]
     kept = at[torch.cat(parts)].sort().values
     return kept[scores[kept].argsort(descending=True, stable=True)]
+
+
+def _keep_shifted(boxes: Tensor, scores: Tensor, group: Tensor, iou: float) -> Tensor:
+    kept: Tensor = nms(_shifted(boxes, group), scores.double(), iou)
+    return kept
 
 
 def suppress_on_device(
@@ -62,7 +69,7 @@ def suppress_on_device(
     ranked = scores.masked_fill(~valid, -torch.inf)  # ... and comes last
     kept = torch.zeros(b, s, dtype=torch.bool, device=boxes.device)
     step = max(1, DEVICE_ROWS // max(1, s))
-    for i in range(0, b, step):
+    for i in range(0, b if s else 0, step):
         part = boxes[i : i + step]
         image = torch.arange(len(part), device=boxes.device)[:, None]
         which = image * (group[i : i + step].amax() + 1) + group[i : i + step]  # (image, group) as one number

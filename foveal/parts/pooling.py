@@ -111,20 +111,20 @@ class CropResize(Pool):
         boxes = boxes.detach().float()
         b, p = boxes.shape[:2]
         h, w = feature.shape[-2:]
-        step = torch.linspace(0, 1, side, device=boxes.device)
-        x, y = (
-            (low[..., None] + (high - low)[..., None] * step) * (2 / (cells * strides[0])) - 1  # -1..1 over the map
-            for low, high, cells in ((*boxes[..., 0::2].unbind(-1), w), (*boxes[..., 1::2].unbind(-1), h))
-        )  # (B, P, side) each
-        x, y = (
-            x[:, :, None, :].expand(-1, -1, side, -1).clamp(-1, 1),
-            y[:, :, :, None].expand(-1, -1, -1, side).clamp(-1, 1),
-        )
+        x = _across(boxes[..., 0], boxes[..., 2], w * strides[0], side)[:, :, None, :].expand(-1, -1, side, -1)
+        y = _across(boxes[..., 1], boxes[..., 3], h * strides[0], side)[:, :, :, None].expand(-1, -1, -1, side)
         where = torch.stack([x, y], -1).reshape(b, p * side, side, 2)
         crops = F.grid_sample(feature.float(), where, mode="bilinear", align_corners=True)  # (B, c, P * side, side)
         crops = crops.view(b, -1, p, side, side).transpose(1, 2).flatten(0, 1)
         pooled = F.max_pool2d(channels_last(crops), self.pool)
         return pooled.to(feature.dtype)
+
+
+def _across(low: Tensor, high: Tensor, pixels: int, samples: int) -> Tensor:
+    """Samples from ``low`` to ``high`` (B, P), both included, on an axis of ``pixels``: (B, P, samples) in -1..1."""
+    step = torch.linspace(0, 1, samples, device=low.device)
+    at = low[..., None] + (high - low)[..., None] * step
+    return (at * (2 / pixels) - 1).clamp(-1, 1)
 
 
 def with_image(boxes: Tensor) -> Tensor:

@@ -56,6 +56,8 @@ class _SigmoidRows(torch.autograd.Function):
         flat = logits.reshape(-1, logits.shape[-1])  # (R, K)
         column = torch.where(positive, labels, 0).reshape(-1, 1)
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        with torch.autocast(flat.device.type, enabled=False):  # first of all, so that its vectors are gone by then
+            own_loss, own_grad = _own_entry(flat.gather(1, column).to(dtype), positive.reshape(-1, 1), curve)
         loss = torch.empty(flat.shape[0], dtype=dtype, device=flat.device)
         grad = torch.empty_like(flat, memory_format=torch.contiguous_format) if needs_grad else None
         scale = _HALF_SCALE if logits.dtype == torch.float16 else 1.0
@@ -65,7 +67,6 @@ class _SigmoidRows(torch.autograd.Function):
         if not in_place:
             buffers.append(torch.empty_like(buffers[0]))
         with torch.autocast(flat.device.type, enabled=False):
-            own_loss, own_grad = _own_entry(flat.gather(1, column).to(dtype), positive.reshape(-1, 1), curve)
             for i in range(0, flat.shape[0], step):
                 rows = slice(i, min(i + step, flat.shape[0]))
                 u, f, t, *spare = (b[: rows.stop - rows.start] for b in buffers)

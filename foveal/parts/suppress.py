@@ -78,10 +78,10 @@ class Select:
         above = flat > self.score
         if flat.device.type == "cpu":
             found = [torch.from_numpy(np.flatnonzero(a)) for a in above.numpy()]
-            place = torch.zeros(len(found), max(1, *(len(f) for f in found)), dtype=torch.int64)
-            value = flat.new_full(place.shape, -torch.inf)
-            for i, f in enumerate(found):
-                place[i, : len(f)], value[i, : len(f)] = f, flat[i, f]
+            place = torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
+            value = flat.gather(1, place)
+            for row_values, f in zip(value, found, strict=True):
+                row_values[len(f) :] = -torch.inf
         else:
             number = max(1, int(above.sum(1).amax()))
             value, place = top_values(flat.masked_fill(~above, -torch.inf), number)

@@ -104,7 +104,7 @@ def save(folder: Path, step: int, content: Content) -> Path:
             raise FovealError(
                 "no space left for the checkpoint",
                 path=final,
-                fix="free some space, then go on with --resume; the checkpoints before it are whole",
+                fix="Free some space, then go on with --resume; the checkpoints before it are whole",
             ) from error
         raise FovealError(f"cannot write the checkpoint: {error.strerror}", path=final) from error
     except BaseException:
@@ -143,7 +143,7 @@ def check_space(folder: Path, tensors: Iterable[Tensor], copies: int) -> None:
         raise FovealError(
             f"{free / 1e6:.0f} MB are free, and the checkpoints of this run need {needed / 1e6:.0f} MB",
             path=folder,
-            fix="free some space or choose another --out",
+            fix="Free some space or choose another --out",
         )
 
 
@@ -172,7 +172,7 @@ def read(path: Path) -> Content:
             f"schema {spec['schema']} was written by a newer foveal (this one reads up to {SCHEMA})",
             path=path,
             where=SPEC,
-            fix="update foveal",
+            fix="Update foveal",
         )
     raw = _tensors(path / RAW) if (path / RAW).exists() else {}
     return Content(_tensors(path / MODEL), raw, _tensors(path / OPTIMIZER), _json(path / STATE), spec)
@@ -202,7 +202,7 @@ def newest(folder: Path) -> tuple[int, Content, list[DamagedCheckpoint]] | None:
             damaged.append(error)
     if damaged:
         reasons = "; ".join(str(e) for e in damaged)
-        raise FovealError(f"every checkpoint is damaged: {reasons}", path=folder, fix="remove the folder to start anew")
+        raise FovealError(f"every checkpoint is damaged: {reasons}", path=folder, fix="Remove the folder to start anew")
     return None
 
 
@@ -216,7 +216,7 @@ def find(path: str | Path) -> Path:
         return (given / "checkpoints" / f"step-{found[-1]}").resolve()
     if (given / "run.json").exists():
         raise FovealError("the run has no checkpoint yet", path=given)
-    raise UsageError("no run and no checkpoint", path=given, fix="give a run folder or one of its checkpoints")
+    raise UsageError("no run and no checkpoint", path=given, fix="Give a run folder or one of its checkpoints")
 
 
 def load_checkpoint(path: str | Path) -> Loaded:

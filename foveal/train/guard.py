@@ -28,7 +28,7 @@ class NonFiniteLoss(FovealError):
 class Pending:
     """An update whose flag is on its way to the host, with all that a report needs."""
 
-    flag: Tensor  # (1,) on the host
+    flag: Tensor  # () on the host
     arrived: torch.cuda.Event | None
     step: int
     lr: float
@@ -50,7 +50,7 @@ class Guard:
         """Starts the transfer of an update's flag."""
         flag, arrived = result.bad, None
         if flag.is_cuda:
-            flag = torch.empty(1, pin_memory=True)
+            flag = torch.empty((), pin_memory=True)
             flag.copy_(result.bad, non_blocking=True)
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()

@@ -73,6 +73,7 @@ class Loop:
         self.average = Average(job.detector, job.fit.ema) if job.fit.ema is not None else None
         self._stage = -1
         self._seconds_an_update = 0.0
+        self._told: set[str] = set()  # of images that cannot be read
         if resumed is not None:
             self._restore(resumed)
         self._begin_stage(resumed)
@@ -154,6 +155,7 @@ class Loop:
                 f"epoch {self._epoch_name()}: validation loss {found.losses['loss']:.4f}, AP {shown}{note}, "
                 f"{found.seconds:.1f} s"
             )
+        self._tell_skipped()
         if last:
             state.ended = state.ended or FINISHED
         elif not state.ended and self.fit.early_stop is not None and state.stale >= self.fit.early_stop:
@@ -286,6 +288,13 @@ class Loop:
             **{f"seconds_{name}": value for name, value in seconds.items()},
         )
         self.progress.values(losses, rate, seconds)
+
+    def _tell_skipped(self) -> None:
+        """Names images that could not be read, each once."""
+        for skipped in (*self.job.loader.skipped, *self.job.validator.loader.skipped):
+            if skipped.message not in self._told:
+                self._told.add(skipped.message)
+                self.progress.say(f"warning: left out: {skipped.message}")
 
     # -------------------------------------------------------------------------------------- checkpoints
     def _save(self) -> None:

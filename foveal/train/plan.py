@@ -53,7 +53,7 @@ class Plan:
 def full_plan(fit: Fit, per_epoch: int, epochs: int | None = None) -> Plan:
     """What the recipe says; ``epochs`` replaces its own where there is one stage."""
     if epochs is not None and len(fit.stages) > 1:
-        raise UsageError("--epochs means one stage, and this recipe has several", fix="set fit.stages instead")
+        raise UsageError("--epochs means one stage, and this recipe has several", fix="Set fit.stages instead")
     lengths = [epochs or stage.epochs or fit.epochs for stage in fit.stages]
     return Plan(per_epoch, tuple(n * per_epoch for n in lengths))
 
@@ -67,8 +67,10 @@ def timed_plan(
     the validation images. Never longer than ``full``; stages shrink in proportion.
     """
 
+    passed = max(0, done - 1) // full.per_epoch // val_every  # an epoch that ends at ``done`` is still to be validated
+
     def ends(total: int) -> float:
-        passes = math.ceil(math.ceil(total / full.per_epoch) / val_every)
+        passes = math.ceil(math.ceil(total / full.per_epoch) / val_every) - passed
         return elapsed + (total - done) * pace + passes * validation
 
     low, high = done, full.total

@@ -30,7 +30,7 @@ def open_folder(out: Path, resume: bool) -> tuple[Content, list[DamagedCheckpoin
     if not resume:
         if (out / "run.json").exists() or folder.exists():
             raise UsageError(
-                "the folder holds a run", path=out, fix="go on with it by --resume, or choose another --out"
+                "the folder holds a run", path=out, fix="Go on with it by --resume, or choose another --out"
             )
         return None
     found = checkpoint.newest(folder)
@@ -40,7 +40,7 @@ def open_folder(out: Path, resume: bool) -> tuple[Content, list[DamagedCheckpoin
 def check_same(resumed: Content, spec: Spec, described: dict[str, Any], fixed: dict[str, Any]) -> str:
     """Raises :class:`UsageError` where the call is not the one that began the run. What may differ is said."""
     if resumed.spec["spec"] != described["spec"]:
-        raise UsageError(f"the run has another spec: {_changes(resumed, spec)}", fix="resume with the same settings")
+        raise UsageError(f"the run has another spec: {_changes(resumed, spec)}", fix="Resume with the same settings")
     if resumed.spec["classes"] != described["classes"]:
         old, new = ", ".join(resumed.spec["classes"]), ", ".join(described["classes"])
         raise UsageError(f"the run has the classes {old}; the data has {new}")
@@ -48,7 +48,7 @@ def check_same(resumed: Content, spec: Spec, described: dict[str, Any], fixed: d
         old, new = resumed.state[name], fixed[name]
         if old != new:
             values = "changed since the run began" if name == "data" else f"was {old} and is {new}"
-            raise UsageError(f"{option} {values}", fix="resume with the same, or begin another run with --weights")
+            raise UsageError(f"{option} {values}", fix="Resume with the same, or begin another run with --weights")
     if resumed.state["processes"] != fixed["processes"]:
         old, new = resumed.state["processes"], fixed["processes"]
         return f"warning: {new} processes go on with a run of {old}; it will not be bit for bit the same run"

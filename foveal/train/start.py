@@ -36,7 +36,7 @@ def load_weights(detector: Detector, source: str | Path) -> str:
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     learned = {name for name, _ in detector.named_parameters()}
     if not learned & fitting.keys():
-        raise FovealError("no weight fits this detector", path=source, fix="start from the same kind of detector")
+        raise FovealError("no weight fits this detector", path=source, fix="Start from the same kind of detector")
     detector.load_state_dict(fitting, strict=False)
     left = sorted(learned - fitting.keys())
     shown = ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")

@@ -37,8 +37,8 @@ class State:
     def judge(self, results: dict[str, Any]) -> bool:
         """Takes in a validation's results; whether they are the best so far.
 
-        Of equal APs the later is kept (at the start all are zero), but only a higher one counts as progress. An undefined
-        AP is below any other.
+        Of equal APs the later is kept (at the start all are zero), but only a higher one counts as progress. An
+        undefined AP is below any other.
         """
         old = None if self.best_results is None else _value(self.best_results["AP"])
         new = _value(results["AP"])

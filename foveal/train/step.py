@@ -29,7 +29,7 @@ class Result:
     """What an update leaves behind, all on the device."""
 
     losses: dict[str, Tensor]  # scalars, this process' mean over the parts of the batch
-    bad: Tensor  # (1,) float32: 1 where the update was skipped because something was not finite
+    bad: Tensor  # () float32: 1 where the update was skipped because something was not finite
 
 
 class Updater:
@@ -79,7 +79,7 @@ class Updater:
         if self.scaler is not None:
             return self._update_scaled(loss, gradients)
         norm = torch.nn.utils.get_total_norm(gradients)
-        bad = (~torch.isfinite(norm + loss)).float().reshape(1)
+        bad = (~torch.isfinite(norm + loss)).float()
         if self.fabric.world_size > 1:
             # gradients agree on all ranks, the loss is each rank's own
             bad = cast(Tensor, self.fabric.all_reduce(bad, reduce_op="sum")).clamp(max=1)
@@ -99,7 +99,7 @@ class Updater:
             torch._foreach_mul_(gradients, (self.clip / (norm + 1e-6)).clamp(max=1))
         self.scaler.step(self.solver)
         self.scaler.update()
-        bad = (~torch.isfinite(loss)).float().reshape(1)
+        bad = (~torch.isfinite(loss)).float()
         if self.fabric.world_size > 1:
             bad = cast(Tensor, self.fabric.all_reduce(bad, reduce_op="sum")).clamp(max=1)
         return bad

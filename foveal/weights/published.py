@@ -196,7 +196,9 @@ def fetch(
         part.chmod(0o644)  # temporary files start out private
         os.replace(part, path)
     except (urllib.error.URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
+        reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", None) or error
         raise FovealError(
             f"could not be fetched from {url or entry.url} ({reason})", path=path, fix=_by_hand(entry, path)
         ) from error

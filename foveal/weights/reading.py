@@ -75,13 +75,13 @@ def _name_of_other(head: bytes) -> str:
     for magic, name in known.items():
         if head.startswith(magic):
             return name
+    if not head.strip(b"\0"):
+        return "a file of zeros (a copy that was cut off?)"
     if b"\0" not in head and _is_text(head):
         return "a text file"
     major, minor, revision = struct.unpack("<3i", head[:12]) if len(head) >= 12 else (-1, -1, -1)
     if major == 0 and 0 <= minor <= 2 and 0 <= revision <= 10:
         return "a Darknet file (or something like it)"
-    if not head.strip(b"\0"):
-        return "a file of zeros (a copy that was cut off?)"
     return "of an unknown format"
 
 
@@ -128,14 +128,11 @@ def _read_pickle(path: Path) -> Any:
         raise FovealError(
             f"is not a weights file that can be read ({_first_line(error)})", path=path, fix=_FIX
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except Exception as error:  # a damaged file makes the unpickler raise almost anything
         if "TorchScript" in str(error):
             raise FovealError("is a TorchScript program, which holds code", path=path, fix=_FIX) from error
-        raise FovealError(
-            f"is cut off, damaged or no PyTorch file ({_first_line(error)})",
-            path=path,
-            fix="Download or copy it again.",
-        ) from error
+        reason = f"is cut off, damaged or no PyTorch file ({_first_line(error)})"
+        raise FovealError(reason, path=path, fix="Download or copy it again.") from error
 
 
 def _unwrap(loaded: Any, path: Path) -> State:

@@ -74,8 +74,12 @@ def import_weights(
 
     found = read_torchvision(path, names=names)
     spec: Any = presets.get(preset or found.preset)
+    backbone = spec.backbone
     if found.eps is not None:
-        spec = replace(spec, backbone=replace(spec.backbone, eps=found.eps))
+        backbone = replace(backbone, eps=found.eps)
+    if not any(key.startswith("backbone.") and key.endswith("num_batches_tracked") for key in found.state):
+        backbone = replace(backbone, norm="frozen")  # trained norms count their batches, constants do not
+    spec = replace(spec, backbone=backbone)
     return spec, found.classes, found.state
 
 

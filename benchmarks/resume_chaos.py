@@ -1,0 +1,102 @@
+"""Kills trainings at random moments, resumes them, and compares the bits with an undisturbed run.
+
+    python benchmarks/resume_chaos.py --preset retinanet_mini --data DATA --chains 10
+
+Every chain is killed (SIGKILL) one to four times, at moments drawn over the length of the undisturbed run, then
+finishes. Weights, solver state and results must be the same to the last bit. Exit status 1 where one is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PROGRAM = """
+import json, sys
+from foveal.train.run import train
+train(**json.loads(sys.argv[1]))
+"""
+FILES = ("model.safetensors", "raw.safetensors", "optimizer.safetensors")
+
+
+def start(out: Path, options: argparse.Namespace) -> subprocess.Popen[bytes]:
+    call = {
+        "spec": options.preset,
+        "data": options.data,
+        "out": str(out),
+        "limit": options.limit,
+        "epochs": options.epochs,
+        "batch": options.batch,
+        "workers": options.workers,
+        "overrides": options.overrides,
+        "resume": True,
+        "save_every": options.save_every,
+        "progress": False,
+        "tensorboard": False,
+    }
+    command = [sys.executable, "-c", PROGRAM, json.dumps(call)]
+    return subprocess.Popen(command, start_new_session=True)  # so that its workers die with it
+
+
+def outcome(out: Path) -> dict[str, bytes]:
+    last = out / "checkpoints" / "last"
+    found = {name: (last / name).read_bytes() for name in FILES if (last / name).exists()}
+    return found | {"results": (out / "results.json").read_bytes()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="retinanet_mini")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--chains", type=int, default=10)
+    parser.add_argument("--limit", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--save-every", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/chaos"))
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args()
+    shutil.rmtree(options.out, ignore_errors=True)
+    rng = random.Random(options.seed)
+
+    began = time.monotonic()
+    if start(options.out / "whole", options).wait():
+        return 1
+    seconds = time.monotonic() - began
+    expected = outcome(options.out / "whole")
+    print(f"undisturbed: {seconds:.1f} s")
+
+    equal = 0
+    for chain in range(options.chains):
+        out = options.out / f"chain-{chain}"
+        kills = []
+        for _ in range(1 + chain % 4):
+            process, delay = start(out, options), rng.uniform(0.1, 0.9) * seconds
+            try:
+                process.wait(delay)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                kills.append(round(delay, 1))
+        start(out, options).wait()
+        different = [name for name, value in outcome(out).items() if value != expected.get(name)]
+        equal += not different
+        print(
+            f"chain {chain}: killed after {kills} s: {', '.join(different) + ' differ' if different else 'bit-equal'}"
+        )
+    print(f"{equal} of {options.chains} bit-equal")
+    return 0 if equal == options.chains else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

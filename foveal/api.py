@@ -1,0 +1,81 @@
+"""The Python form of the commands: :func:`train` and :func:`evaluate` with paths, names and sensible defaults."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from .errors import FovealError
+
+if TYPE_CHECKING:
+    from .data.reading import PathLike
+    from .detectors.base import Detector, Spec
+    from .evaluate import Results
+    from .evaluate.protocols import Protocol
+    from .train.run import Options
+    from .train.seeds import Run
+
+
+def train(
+    spec: Spec | PathLike,
+    *,
+    data: PathLike | Sequence[PathLike],
+    out: PathLike | None = None,
+    **options: Unpack[Options],
+) -> Run:
+    """Trains a detector; ``options`` are those of :func:`foveal.train.run.train`, named like the flags of the command.
+
+    ``spec`` is a spec, a preset's name, or a run or checkpoint folder. Without ``out`` the run goes into ``runs/``,
+    named after the spec and numbered. Raises :class:`FovealError` for data or a folder that is refused and
+    :class:`UsageError` for arguments that do not fit.
+    """
+    from .train.run import train as run
+
+    resume = bool(options.get("resume", False))
+    return run(spec, data=data, out=out or default_out(spec, resume=resume), **options)
+
+
+def evaluate(
+    model: Detector | Run | PathLike,
+    *,
+    data: PathLike | Sequence[PathLike],
+    split: str | None = None,
+    protocol: str | Protocol = "coco",
+    classes: Sequence[str] | None = None,
+    images: PathLike | None = None,
+) -> Results:
+    """Scores a detector (or a run, checkpoint, alias or weights file) on a data set.
+
+    Without ``split``: ``val`` where the data has splits; the validation images of a run that divided this data itself;
+    else the whole set. ``classes``: those to score; else all that detector and data share.
+    """
+    from .detectors.base import Detector
+    from .loading import load
+    from .scoring import divided_ids, evaluation_set, score_detector
+    from .train.seeds import Run
+
+    place = model.path if isinstance(model, Run) else model
+    detector = place if isinstance(place, Detector) else load(place)
+    divided = None if isinstance(place, Detector) else divided_ids(place, data)
+    dataset = evaluation_set(data, split=split, images=images, divided=divided)
+    return score_detector(detector, dataset, protocol=protocol, classes=classes).results
+
+
+def default_out(spec: Any, *, resume: bool = False) -> Path:
+    """``runs/NAME``, or ``runs/NAME-2``, ... where that holds a run; with ``resume`` the newest of these."""
+    if isinstance(spec, (str, Path)):
+        name = re.sub(r"[^\w.-]+", "-", Path(spec).name) or "run"
+    else:
+        name = type(spec).__name__.lower()
+    base = Path("runs") / name
+    candidate, number = base, 1
+    while (candidate / "run.json").exists():
+        base, number = candidate, number + 1
+        candidate = base.with_name(f"{name}-{number}")
+    if not resume:
+        return candidate
+    if number == 1:
+        raise FovealError("there is no run to go on with", path=base, fix="Name it with out")
+    return base

@@ -1,0 +1,172 @@
+"""What the verbs share: options, output, progress."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import typer
+
+from ..errors import UsageError
+
+EVERY = 5.0  # seconds between progress lines where there is no terminal
+Progress = Callable[[int, int], None]  # (done, of how many)
+
+# ---------------------------------------------------------------------------------------------- options
+Data = Annotated[list[Path], typer.Option("--data", help="A data set; several are joined.", show_default=False)]
+ImagesDir = Annotated[Path | None, typer.Option("--images", help="Where the images lie, if not with the annotations.")]
+Classes = Annotated[str | None, typer.Option("--classes", help="Class names, comma-separated, in this order.")]
+Split = Annotated[str | None, typer.Option("--split", help="The split to use.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[
+    Literal["32", "bf16", "16"] | None, typer.Option("--precision", help="Default: bf16 where it is fast, else 32.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="The first so many images.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings to replace.")]
+
+
+def single(function: Callable[..., Any]) -> typer.Typer:
+    """The command line of a verb without sub-commands."""
+    app = group()
+    app.command(context_settings=_SETTINGS)(function)
+    return app
+
+
+def group() -> typer.Typer:
+    """An empty command line; markup stays off, so that names in brackets are shown as they are."""
+    return typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        context_settings=_SETTINGS,
+    )
+
+
+_SETTINGS: dict[Any, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def invoke(app: typer.Typer, name: str, arguments: Sequence[str]) -> int:
+    """Runs a command line and returns its status. Wrong usage becomes :class:`UsageError`."""
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(args=with_stdout(arguments), prog_name=name, standalone_mode=False)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        # the class lies in click or in typer, depending on typer's version
+        if not any(base.__name__ == "ClickException" for base in type(error).__mro__):
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stdout.write(f"{cast(Any, error).ctx.get_help()}\n")
+            return 2
+        message = str(cast(Any, error).format_message()).rstrip(".")
+        raise UsageError(message, fix=f"{name} --help shows how") from None
+    return int(status or 0)
+
+
+def with_stdout(arguments: Sequence[str]) -> list[str]:
+    """``--json`` and ``--html`` take a file; where none follows they mean standard output (``-``)."""
+    out: list[str] = []
+    for i, word in enumerate(arguments):
+        out.append(word)
+        if word in ("--json", "--html"):
+            following = arguments[i + 1] if i + 1 < len(arguments) else ""
+            if following != "-" and not following.lower().endswith(word[2:]):
+                out.append("-")
+    return out
+
+
+def seconds(text: str | None) -> float | None:
+    """``90``, ``90s``, ``30m``, ``1.5h``, ``1h30m`` -> seconds."""
+    if text is None:
+        return None
+    number = r"(\d+(?:\.\d+)?|\.\d+)"
+    match = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip().lower())
+    total = (
+        sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
+    )
+    if total <= 0:
+        raise UsageError(f"{text!r} is no duration", where="--max-time", fix="Write 90s, 30m or 1h30m")
+    return total
+
+
+def names(text: str | None) -> list[str] | None:
+    """``a, b`` -> ``["a", "b"]``."""
+    if text is None:
+        return None
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise UsageError("an empty list of names", where="--classes")
+    return found
+
+
+def paths(data: Sequence[Path]) -> Path | list[Path]:
+    """One path, or several to join."""
+    return data[0] if len(data) == 1 else list(data)
+
+
+# ----------------------------------------------------------------------------------------------- output
+def say(text: str) -> None:
+    """Lines on standard output, as they are: never cut, wrapped or coloured."""
+    typer.echo(text)
+
+
+def note(text: str) -> None:
+    """Lines on standard error: what happens, as opposed to what was asked for."""
+    typer.echo(text, err=True)
+
+
+def write_json(value: Any, target: Path | None) -> None:
+    """To a file, or to standard output for ``-``; nothing for ``None``."""
+    if target is None:
+        return
+    write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", target)
+
+
+def write_text(text: str, target: Path) -> None:
+    """To a file whose folder is made where it is missing, or to standard output for ``-``."""
+    if str(target) == "-":
+        sys.stdout.write(text)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Progress]:
+    """A callback ``(done, total)``: a bar on a terminal, a line every few seconds elsewhere; quiet for two seconds."""
+    start = last = time.monotonic()
+    bar: Any = None
+    task: Any = None
+
+    def update(done: int, total: int) -> None:
+        nonlocal bar, task, last
+        now = time.monotonic()
+        if now - start < 2.0:
+            return
+        if sys.stderr.isatty():
+            if bar is None:
+                from rich.console import Console
+                from rich.progress import Progress as Bar
+
+                bar = Bar(console=Console(stderr=True), transient=True)
+                task = bar.add_task(what, total=total or None)
+                bar.start()
+            bar.update(task, completed=done, total=total or None)
+        elif now - last >= EVERY:
+            last = now
+            left = f", {(now - start) * (total - done) / done:.0f} s left" if done and total else ""
+            note(f"{what}: {done}/{total or '?'}{left}")
+
+    try:
+        yield update
+    finally:
+        if bar is not None:
+            bar.stop()

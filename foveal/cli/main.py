@@ -1,0 +1,116 @@
+"""``foveal VERB``: finds the verb's module, runs it, and turns what goes wrong into one line and an exit status.
+
+Nothing but the standard library is imported before the verb is known, so that ``foveal --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from ..errors import FovealError, UsageError
+
+DONE, REFUSED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 3, 130
+
+VERBS = {
+    "demo": "make a data set, train a small detector on it, score it, write a report: minutes on two cores",
+    "train": "train a detector on your data",
+    "eval": "score a detector, or anybody's detections, by a named protocol",
+    "predict": "detect objects in images, folders, globs: drawings and JSON",
+    "doctor": "every finding in a data set, before training",
+    "data": "make, convert and split data sets",
+    "check": "is a detector wired up right for this data? encode, decode, overfit",
+    "proposals": "how many of the objects a detector's proposals hold",
+    "weights": "list, fetch, import and export weights",
+    "models": "the detectors there are, their settings and what they reach",
+    "compare": "runs side by side: settings that differ, scores, curves",
+}
+
+HELP = """\
+Usage: foveal VERB [ARGUMENTS] [key=value ...]
+
+Object detectors from one small set of parts: train, evaluate, compare and explain them with the same commands.
+
+{verbs}
+
+Each verb explains itself and shows an example: foveal VERB --help
+
+Example:
+  foveal demo --out runs/demo
+  foveal doctor my-photos
+  foveal train faster_rcnn_mini --data my-photos --out runs/first fit.lr=2e-4 'rpn.cls_loss=Focal(gamma=1.5)'
+  foveal predict runs/first photo.jpg --out drawings
+
+Exit status: 0 done, 1 input refused, 2 wrong usage, 3 a bug of ours, 130 interrupted.
+"""
+
+
+def run() -> None:
+    """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not end the run
+            stream.reconfigure(errors="backslashreplace")
+    status = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command line and returns its exit status."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        width = max(map(len, VERBS))
+        sys.stdout.write(HELP.format(verbs="\n".join(f"  {name:<{width}}  {text}" for name, text in VERBS.items())))
+        return DONE if arguments else USAGE
+    if arguments[0] in ("-V", "--version"):
+        from .. import __version__
+
+        sys.stdout.write(f"foveal {__version__}\n")
+        return DONE
+    try:
+        return _run(arguments[0], arguments[1:])
+    except UsageError as error:
+        return _say(str(error), USAGE)
+    except FovealError as error:
+        return _say(str(error), REFUSED)
+    except KeyboardInterrupt:
+        return _say("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        return DONE
+    except OSError as error:
+        if error.filename is None:
+            return _bug()
+        return _say(f"{error.filename}: {error.strerror}", REFUSED)
+    except MemoryError:
+        return _say("out of memory. Try a smaller batch or smaller images", REFUSED)
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's; naming it by class would import torch
+            return _say("the device is out of memory. Try a smaller --batch or input.short", REFUSED)
+        return _bug()
+
+
+def _run(verb: str, arguments: Sequence[str]) -> int:
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, 1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise UsageError(f"there is no verb {verb!r}", fix=f"{hint}Verbs: {', '.join(VERBS)}")
+    module = importlib.import_module(f".{verb}", __package__)
+    from .common import invoke
+
+    return invoke(module.app, f"foveal {verb}", arguments)
+
+
+def _say(text: str, status: int) -> int:
+    sys.stderr.write(f"foveal: {' '.join(text.split())}\n")
+    return status
+
+
+def _bug() -> int:
+    traceback.print_exc()
+    return _say("this is a bug of foveal. Please report it with the lines above and the command that you gave", BUG)

@@ -1,0 +1,139 @@
+"""The collection of faulty data sets, each as its manifest wants it, at the level of the Python API."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foveal.data.doctor import examine, fold
+from foveal.data.images import ImageError, find_images, load_image
+from foveal.data.reading import check_trainable, split_pair
+from foveal.errors import FovealError
+
+from .data_sets import state
+
+ERROR, WARN, ACCEPT = "clear error naming file", "warn and skip", "accept"
+IDS = (
+    *("voc-no-optional-tags", "voc-inverted-y", "voc-html-not-xml", "voc-no-object"),
+    *("coco-missing-file", "coco-no-categories", "coco-exif-8"),
+    *("yolo-four-columns", "yolo-nan", "yolo-names-count"),
+    *("img-cut-png", "weights-not-a-checkpoint"),
+)
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def faults(shared: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Case id -> its entry of the manifest, with ``root``; made with two seeds."""
+    root = tmp_path_factory.mktemp("faults")
+    script = shared / "faults" / "make_faults.py"
+    subprocess.run(
+        [sys.executable, str(script), str(root), "--seed", str(request.param)], check=True, capture_output=True
+    )
+    cases = {case["id"]: case | {"root": root} for case in json.loads((root / "manifest.json").read_text())["cases"]}
+    assert set(IDS) == set(cases)
+    return cases
+
+
+def wanted(case: dict[str, Any], verb: str) -> set[str]:
+    return {case["expect"][verb], *case["also_ok"][verb]}
+
+
+def names_culprit(text: str, case: dict[str, Any]) -> bool:
+    return all(Path(culprit).name in text for culprit in case["culprit"])
+
+
+@pytest.mark.parametrize("id", [i for i in IDS if i.startswith(("voc", "coco", "yolo"))])
+def test_inspect(faults: dict[str, Any], id: str) -> None:
+    case = faults[id]
+    folder = case["root"] / case["data"]
+    before = state(folder)
+    report = examine(folder)
+    text = report.text()
+    if case["expect"]["inspect"] == ACCEPT:
+        assert not report.findings and report.status(strict=True) == 0 and report.images == 6
+    else:
+        assert names_culprit(text, case) and names_culprit(json.dumps(report.to_list()), case)
+        assert report.status() == (case["expect"]["inspect"] == ERROR) and report.status(strict=True) == 1
+        assert all(f.message for f in report.findings)
+    assert state(folder) == before
+
+
+@pytest.mark.parametrize("id", [i for i in IDS if i.startswith(("voc", "coco", "yolo"))])
+@pytest.mark.parametrize("given", ["folder", "files"])
+def test_train(faults: dict[str, Any], id: str, given: str) -> None:
+    case = faults[id]
+    root = case["root"]
+    before = state(root / case["data"])
+    options: dict[str, Any] = {}
+    path = root / case["data"]
+    if given == "files":
+        path = root / case.get("train", case["data"])
+        options = {"images": root / case["images"]} | ({"val": root / case["val"]} if "val" in case else {})
+    train, val, note = split_pair(path, **options)
+    said = "\n".join(fold([*train.findings, *val.findings]))
+    try:
+        check_trainable(train)
+    except FovealError as error:
+        assert ERROR in wanted(case, "train") and names_culprit(str(error), case) and "Traceback" not in str(error)
+        assert case["expect"]["train"] == ERROR
+    else:
+        assert case["expect"]["train"] in (WARN, ACCEPT)
+        assert len(val) == 2 and sum(map(len, train.records)) > 0 and note == ""
+        if case["expect"]["train"] == ACCEPT:
+            assert len(train) == 4 and said == ""
+        else:
+            assert names_culprit(said, case) and said.startswith("warning")
+    assert state(root / case["data"]) == before
+
+
+def test_good_part_is_kept(faults: dict[str, Any]) -> None:
+    """One bad box costs nothing else: three objects a picture are made, the inverted one of twelve is gone."""
+    counts = {}
+    for id in (
+        "voc-inverted-y",
+        "voc-no-object",
+        "voc-no-optional-tags",
+        "coco-exif-8",
+        "yolo-nan",
+        "coco-missing-file",
+    ):
+        train, _, _ = split_pair(faults[id]["root"] / faults[id]["data"])
+        counts[id] = sum(map(len, train.records))
+    assert counts == {
+        "voc-inverted-y": 11,
+        "voc-no-object": 9,
+        "voc-no-optional-tags": 12,
+        "coco-exif-8": 12,
+        "yolo-nan": 12,
+        "coco-missing-file": 9,
+    }
+
+
+def test_exif_picture_is_upright(faults: dict[str, Any]) -> None:
+    case = faults["coco-exif-8"]
+    train, _, _ = split_pair(case["root"] / case["data"])
+    record = next(r for r in train.records if r.path.name == Path(case["culprit"][0]).name)
+    pixels = load_image(record.path)
+    assert pixels.shape == (record.height, record.width, 3) == (96, 128, 3)
+    # The shapes are strong colours on grey noise: inside its boxes the picture varies more than outside.
+    inside = [pixels[int(y1) : int(y2), int(x1) : int(x2)].astype(int) for x1, y1, x2, y2 in record.boxes]
+    assert all((part.max(-1) - part.min(-1)).mean() > 40 for part in inside)
+
+
+def test_cut_png(faults: dict[str, Any]) -> None:
+    case = faults["img-cut-png"]
+    found = find_images(case["root"] / case["data"])
+    assert len(found) == 3
+    bad = [path for path in found if path.name == case["culprit"][0]]
+    for path in found:
+        if path in bad:
+            with pytest.raises(ImageError, match=path.name):
+                load_image(path)
+        else:
+            assert load_image(path).shape == (96, 128, 3)
+    assert len(bad) == 1

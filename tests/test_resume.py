@@ -1,0 +1,280 @@
+"""Killed at any moment and resumed: the same bits as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from foveal.errors import FovealError, UsageError
+from foveal.train import checkpoint, loop
+
+from .train_tiny import FIT, TinySpec, main, make_data, train_tiny
+
+FILES = ("model.safetensors", "raw.safetensors", "optimizer.safetensors")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"), train=22)
+
+
+@pytest.fixture(scope="module")
+def server() -> Any:
+    """Starts processes that have torch imported already, so that a kill chain costs little."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.train_tiny", "foveal.train.run"])
+    return context
+
+
+def outcome(out: Path) -> dict[str, Any]:
+    """All that must not depend on interruptions."""
+    last = out / "checkpoints" / "last"
+    state = json.loads((last / "state.json").read_text())
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    timeless = [{k: v for k, v in row.items() if "second" not in k} for row in lines]
+    return {
+        **{name: (last / name).read_bytes() for name in FILES},
+        "best": (out / "checkpoints" / "best" / "model.safetensors").read_bytes(),
+        "state": {k: v for k, v in state.items() if k not in ("elapsed", "validation", "log_bytes")},
+        "lines": timeless,
+        "results": (out / "results.json").read_text(),
+    }
+
+
+def chain(server: Any, data: Path, out: Path, delays: list[float], **options: Any) -> int:
+    """Kills a training after each delay, then lets it finish; returns how many kills hit it alive."""
+    hits = 0
+    arguments = {"data": str(data), "out": str(out), "resume": True, "save_every": 0.0, **options}
+    for delay in [*delays, None]:
+        process = server.Process(target=main, args=(dict(arguments),))
+        process.start()
+        if delay is not None:
+            process.join(delay)
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+                hits += 1
+        process.join()
+        if delay is None:
+            assert process.exitcode == 0
+    return hits
+
+
+def undisturbed(server: Any, data: Path, out: Path, **options: Any) -> float:
+    """Seconds of a whole training."""
+    start = time.monotonic()
+    process = server.Process(target=main, args=({"data": str(data), "out": str(out), **options},))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return time.monotonic() - start
+
+
+def many(server: Any, data: Path, folder: Path, chains: int, **options: Any) -> None:
+    undisturbed(server, data, folder / "warm-up", **options)
+    # with a save after every update, as the chains have it
+    seconds = undisturbed(server, data, folder / "whole", save_every=0.0, **options)
+    expected = outcome(folder / "whole")
+    assert expected == outcome(folder / "warm-up"), "how often it saves changes nothing"
+    rng = np.random.default_rng(int(time.time_ns()) % 2**32)
+    hits = 0
+    for k in range(chains):
+        delays = rng.uniform(0, seconds, 1 + k % 4).tolist()
+        hits += chain(server, data, folder / f"chain-{k}", delays, **options)
+        found = outcome(folder / f"chain-{k}")
+        different = [name for name in expected if expected[name] != found[name]]
+        assert not different, f"killed after {delays}: {different} differ"
+    assert hits >= chains // 2, "the kills came too late to mean anything"
+
+
+def test_killed_and_resumed_is_bit_equal(server: Any, data: Path, tmp_path: Path) -> None:
+    many(server, data, tmp_path, 2, fit={"epochs": 5})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"fit": {"epochs": 20, "accumulate": 2}}])
+def test_ten_chains(server: Any, data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    many(server, data, tmp_path, 10, **{"fit": {"epochs": 20}, **options})
+
+
+class Stop(Exception):
+    """Stands for a kill, inside one process."""
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """``stop_after(n)``: the next training ends right before its update ``n``, without a last save."""
+    original = loop.Loop._update
+
+    def arrange(step: int) -> None:
+        def update(self: loop.Loop, parts: Any, files: Any) -> None:
+            if self.state.step == step:
+                raise Stop
+            original(self, parts, files)
+
+        monkeypatch.setattr(loop.Loop, "_update", update)
+
+    yield arrange
+
+
+@pytest.fixture
+def release(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return monkeypatch.undo
+
+
+@pytest.mark.parametrize("step", [2, 5, 7, 14])  # inside the first epoch, at an epoch's end, inside others
+def test_every_place_of_an_epoch(data: Path, tmp_path: Path, stop_after: Any, release: Any, step: int) -> None:
+    train_tiny(data, tmp_path / "whole")
+    stop_after(step)
+    with pytest.raises(Stop):
+        train_tiny(data, tmp_path / "cut", save_every=0.0)
+    release()
+    train_tiny(data, tmp_path / "cut", resume=True)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+def test_without_a_late_save_it_goes_back_to_the_epoch(
+    data: Path, tmp_path: Path, stop_after: Any, release: Any
+) -> None:
+    """Lines written after the checkpoint are cut off, and written again."""
+    train_tiny(data, tmp_path / "whole")
+    stop_after(8)  # the last checkpoint is of update 5
+    with pytest.raises(Stop):
+        train_tiny(data, tmp_path / "cut")
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "step": 8, "spl')
+    release()
+    train_tiny(data, tmp_path / "cut", resume=True)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    data: Path, tmp_path: Path, stop_after: Any, release: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_tiny(data, tmp_path / "whole")
+    stop_after(8)
+    with pytest.raises(Stop):
+        train_tiny(data, tmp_path / "cut", save_every=0.0)
+    release()
+    folder = tmp_path / "cut" / "checkpoints"
+    assert checkpoint.steps(folder)[-1] == 8
+    model = folder / "step-8" / "raw.safetensors"
+    model.write_bytes(model.read_bytes()[:-9])
+    capsys.readouterr()
+    train_tiny(data, tmp_path / "cut", resume=True, progress=True)
+    said = capsys.readouterr().err
+    assert "step-8: raw.safetensors: the file is damaged" in said
+    assert "resuming after update 7" in said
+    assert (folder / "damaged-step-8").is_dir()
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+def test_a_lost_best_is_said_and_found_again(
+    data: Path, tmp_path: Path, stop_after: Any, release: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop_after(8)
+    with pytest.raises(Stop):
+        train_tiny(data, tmp_path / "cut", save_every=0.0)
+    release()
+    (tmp_path / "cut/checkpoints/best/model.safetensors").write_bytes(b"x")
+    capsys.readouterr()
+    train_tiny(data, tmp_path / "cut", resume=True, progress=True)
+    assert "the best checkpoint is lost" in capsys.readouterr().err
+    checkpoint.verify((tmp_path / "cut/checkpoints/best").resolve())
+
+
+def test_resume_without_a_checkpoint_starts_anew(data: Path, tmp_path: Path) -> None:
+    train_tiny(data, tmp_path / "whole")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "run.json").write_text("{}")  # killed before the first checkpoint
+    train_tiny(data, tmp_path / "new", resume=True)
+    assert outcome(tmp_path / "new") == outcome(tmp_path / "whole")
+
+
+def test_resume_of_a_finished_run_says_so(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_tiny(data, tmp_path)
+    before = outcome(tmp_path)
+    capsys.readouterr()
+    run = train_tiny(data, tmp_path, resume=True, progress=True)
+    assert "the run is complete (finished)" in capsys.readouterr().err
+    assert outcome(tmp_path) == before
+    assert run.results["steps"] == 15
+
+
+def test_a_folder_with_a_run_is_refused(data: Path, tmp_path: Path) -> None:
+    train_tiny(data, tmp_path)
+    before = outcome(tmp_path)
+    with pytest.raises(UsageError, match=r"the folder holds a run.*--resume"):
+        train_tiny(data, tmp_path)
+    assert outcome(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": 1}, r"--seed was 0 and is 1"),
+        ({"batch": 8}, r"--batch was 4 and is 8"),
+        ({"limit": 20}, r"the training data changed"),
+        ({"precision": "bf16"}, r"--precision 32"),
+    ],
+)
+def test_another_call_cannot_go_on(
+    data: Path, tmp_path: Path, stop_after: Any, release: Any, options: dict[str, Any], message: str
+) -> None:
+    stop_after(6)
+    with pytest.raises(Stop):
+        train_tiny(data, tmp_path)
+    release()
+    with pytest.raises(FovealError, match=message):
+        train_tiny(data, tmp_path, resume=True, **options)
+
+
+def test_threads_are_set_again(data: Path, tmp_path: Path, stop_after: Any, release: Any) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        stop_after(6)
+        with pytest.raises(Stop):
+            train_tiny(data, tmp_path)
+        release()
+        torch.set_num_threads(1)
+        train_tiny(data, tmp_path, resume=True)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_fp16_goes_on_with_its_scale(data: Path, tmp_path: Path, stop_after: Any, release: Any) -> None:
+    train_tiny(data, tmp_path / "whole", precision="16")
+    stop_after(7)
+    with pytest.raises(Stop):
+        train_tiny(data, tmp_path / "cut", precision="16", save_every=0.0)
+    release()
+    train_tiny(data, tmp_path / "cut", precision="16", resume=True)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+def test_the_precision_is_the_runs_own(data: Path, tmp_path: Path, stop_after: Any, release: Any) -> None:
+    """``--resume`` on a machine with another default keeps what the run began with."""
+    stop_after(6)
+    with pytest.raises(Stop):
+        train_tiny(data, tmp_path, precision="bf16")
+    release()
+    train_tiny(data, tmp_path, resume=True, precision=None)
+    state = json.loads((tmp_path / "checkpoints/last/state.json").read_text())
+    assert state["precision"] == "bf16"
+
+
+def test_the_fit_of_these_tests_has_all_that_can_go_wrong() -> None:
+    """Average, clipping, dropout, batch norm, momentum and a falling rate are all on."""
+    assert FIT.ema is not None and FIT.clip is not None and TinySpec().dropout and TinySpec().norm
