@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 from .errors import FovealError
 
 if TYPE_CHECKING:
-    from .data.reading import PathLike
+    from .data.subsets import Others
     from .detectors.base import Detector, Spec
     from .evaluate import Results
     from .evaluate.protocols import Protocol
-    from .train.run import Options
     from .train.seeds import Run
+
+PathLike = str | Path
 
 
 def train(
@@ -23,9 +24,26 @@ def train(
     *,
     data: PathLike | Sequence[PathLike],
     out: PathLike | None = None,
-    **options: Unpack[Options],
+    val: PathLike | Sequence[PathLike] | None = None,
+    split: Mapping[str, str] | None = None,
+    classes: Sequence[str] | None = None,
+    others: Others = "background",
+    images: PathLike | None = None,
+    epochs: int | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    seeds: int = 1,
+    weights: PathLike | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    precision: str | None = None,
+    workers: int | None = None,
+    max_time: float | None = None,
+    limit: int | None = None,
+    overrides: Sequence[str] = (),
+    progress: bool = True,
 ) -> Run:
-    """Trains a detector; ``options`` are those of :func:`foveal.train.run.train`, named like the flags of the command.
+    """Trains a detector and leaves a run folder: :func:`foveal.train.run.train`, which explains every argument.
 
     ``spec`` is a spec, a preset's name, or a run or checkpoint folder. Without ``out`` the run goes into ``runs/``,
     named after the spec and numbered. Raises :class:`FovealError` for data or a folder that is refused and
@@ -33,8 +51,29 @@ def train(
     """
     from .train.run import train as run
 
-    resume = bool(options.get("resume", False))
-    return run(spec, data=data, out=out or default_out(spec, resume=resume), **options)
+    return run(
+        spec,
+        data=data,
+        out=out or default_out(spec, resume=resume),
+        val=val,
+        split=split,
+        classes=classes,
+        others=others,
+        images=images,
+        epochs=epochs,
+        batch=batch,
+        seed=seed,
+        seeds=seeds,
+        weights=weights,
+        resume=resume,
+        device=device,
+        precision=precision,
+        workers=workers,
+        max_time=max_time,
+        limit=limit,
+        overrides=overrides,
+        progress=progress,
+    )
 
 
 def evaluate(

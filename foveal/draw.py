@@ -75,7 +75,7 @@ class _Scale:
     def of(cls, width: int, height: int) -> _Scale:
         side = math.sqrt(width * height)
         font = max(10, round(side / 42))
-        return cls(line=max(1, round(side / 240)), font=font, pad=max(1, round(font / 4)))
+        return cls(line=max(1 if side < 120 else 2, round(side / 240)), font=font, pad=max(1, round(font / 4)))
 
 
 def draw(image: NDArray[np.uint8], detections: Detections, *, line: int | None = None) -> Image.Image:

@@ -26,8 +26,7 @@ from foveal.parts.matchers import IoUMatcher
 from foveal.parts.necks import FPN, SingleLevel
 from foveal.parts.normalizers import Positives, PositivesPerImage
 from foveal.parts.pooling import CropResize, RoIAlign, RoIPool
-from foveal.parts.priors import Anchors
-from foveal.parts.pyramid import PyramidAnchors
+from foveal.parts.priors import Anchors, PyramidAnchors
 from foveal.parts.samplers import All, Balanced
 from foveal.parts.small import SmallResNet
 from foveal.parts.suppress import NMS, Select

@@ -61,6 +61,12 @@ def test_arrays_and_tensors_of_the_caller_stay_as_they_are() -> None:
     assert (array == before).all() and torch.equal(tensor, kept)
 
 
+def test_views_of_arrays_are_taken() -> None:
+    array = picture(20, 30)
+    flipped = Resize(20, 30, multiple=1).batch([array[:, ::-1]]).pixels
+    assert torch.equal(flipped, Resize(20, 30, multiple=1).batch([array[:, ::-1].copy()]).pixels)
+
+
 def test_stretch_equals_torchvisions_fixed_size() -> None:
     arrays = [picture(33, 57), picture(90, 20, 1)]
     peer = GeneralizedRCNNTransform(1, 1, MEAN, STD, size_divisible=1, fixed_size=(48, 32)).eval()

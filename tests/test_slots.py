@@ -17,7 +17,7 @@ from foveal.parts.heads import RoIMLP, Tower
 from foveal.parts.inputs import Stretch
 from foveal.parts.losses import BalancedCrossEntropy, BinaryCrossEntropy, CrossEntropy, Focal, FocalStar
 from foveal.parts.necks import FPN
-from foveal.parts.pyramid import PyramidAnchors
+from foveal.parts.priors import PyramidAnchors
 from foveal.parts.samplers import OHEM, All, Balanced, HardNegatives
 from foveal.parts.small import SmallResNet
 from foveal.types import Images, Target, Targets

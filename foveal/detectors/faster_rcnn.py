@@ -21,8 +21,7 @@ from ..parts.matchers import IoUMatcher
 from ..parts.necks import FPN, Identity, SingleLevel
 from ..parts.normalizers import KeptRows
 from ..parts.pooling import Pool, RoIAlign
-from ..parts.priors import Anchors
-from ..parts.pyramid import PyramidAnchors, at_strides
+from ..parts.priors import Anchors, PyramidAnchors, at_strides
 from ..parts.samplers import Balanced
 from ..parts.small import SmallResNet
 from ..parts.suppress import NMS, Select

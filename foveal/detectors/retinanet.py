@@ -20,8 +20,7 @@ from ..parts.losses import Focal
 from ..parts.matchers import IoUMatcher
 from ..parts.necks import FPN
 from ..parts.normalizers import Positives
-from ..parts.priors import Anchors
-from ..parts.pyramid import PyramidAnchors, at_strides
+from ..parts.priors import Anchors, PyramidAnchors, at_strides
 from ..parts.small import SmallResNet
 from ..parts.suppress import NMS, Select
 from ..task import BoxTask

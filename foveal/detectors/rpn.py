@@ -11,8 +11,7 @@ from ..parts.backbones import Torchvision
 from ..parts.heads import RPNHead
 from ..parts.inputs import Input, Resize
 from ..parts.necks import FPN, Identity, SingleLevel
-from ..parts.priors import Anchors
-from ..parts.pyramid import PyramidAnchors, at_strides
+from ..parts.priors import Anchors, PyramidAnchors, at_strides
 from ..parts.small import SmallResNet
 from ..parts.suppress import NMS
 from ..task import BoxTask

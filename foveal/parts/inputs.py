@@ -226,4 +226,5 @@ def _resized(picture: Tensor, place: Placement) -> Tensor:
 
 
 def _writable(array: ImageArray) -> ImageArray:
+    array = np.ascontiguousarray(array)  # a flipped view has negative strides, which torch does not know
     return array if array.flags.writeable else array.copy()

@@ -107,6 +107,27 @@ def octaves(sizes: Sequence[float], steps: int) -> tuple[tuple[float, ...], ...]
     return tuple(tuple(s * 2 ** (o / steps) for o in range(steps)) for s in sizes)
 
 
+@dataclass(frozen=True)
+class PyramidAnchors:
+    """``scale`` x stride x 2^(o / octaves), o = 0..octaves-1, at every level (RetinaNet: 4 and 3; FPN: 8 and 1)."""
+
+    scale: float = 4.0  # side of the smallest anchor of a level, in strides
+    octaves: int = 3  # sizes a level, evenly spread over one doubling
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
+    order: Literal["ratio-major", "size-major"] = "size-major"  # which of the two changes slowest within a cell
+    centre: float = 0.5  # where in its cell an anchor is centred: 0 the top-left corner, 0.5 the middle
+
+    def at(self, strides: Sequence[int]) -> Anchors:
+        """The anchors of levels of these strides."""
+        sizes = tuple(tuple(self.scale * s * 2 ** (o / self.octaves) for o in range(self.octaves)) for s in strides)
+        return Anchors(sizes, self.ratios, order=self.order, centre=self.centre)
+
+
+def at_strides(anchors: Anchors | PyramidAnchors, strides: Sequence[int]) -> Anchors:
+    """Anchors as they are, or sized for these strides."""
+    return anchors.at(strides) if isinstance(anchors, PyramidAnchors) else anchors
+
+
 def inside_picture(boxes: Tensor, sizes: Tensor) -> Tensor:
     """Which of the boxes (A, 4) cross no border of pictures of ``sizes`` (B, 2) = height, width: (B, A) bool."""
     limit = sizes.to(boxes.dtype)[:, None]  # (B, 1, 2)

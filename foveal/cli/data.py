@@ -1,0 +1,119 @@
+"""``foveal data make|convert|split``. Never imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ..errors import UsageError
+from .common import Classes, ImagesDir, group, names, note, paths, progress, say
+
+if TYPE_CHECKING:
+    from ..data.writing import Written
+
+Out = Annotated[Path, typer.Option("--out", help="A new folder.", show_default=False)]
+Sources = Annotated[list[Path], typer.Argument(help="A data set; several are joined.", show_default=False)]
+Link = Annotated[bool, typer.Option("--link", help="Link the images instead of copying them.")]
+
+app = group()
+
+
+@app.callback()
+def data() -> None:
+    """Makes, converts and splits data sets. Sources are only read.
+
+    \b
+    Example:
+      foveal data make shapes my-shapes --images 750
+      foveal data convert VOC2012 --to coco --out as-coco
+      foveal data split photos --val .2 --test .1 --out divided
+    """
+
+
+@app.command()
+def make(
+    what: Annotated[Literal["shapes"], typer.Argument(help="The set to make.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
+    images: Annotated[int, typer.Option("--images", min=2, help="Pictures, 4 : 1 for train and val.")] = 750,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    format: Annotated[Literal["voc", "coco"], typer.Option("--format")] = "voc",
+    size: Annotated[str, typer.Option("--size", help="Pixels: one side, or WIDTHxHEIGHT.")] = "256",
+    masks: Annotated[bool, typer.Option("--masks/--no-masks")] = True,
+) -> None:
+    """Draws a data set: six classes, one of them rare, small and overlapping objects, empty pictures, masks.
+
+    \b
+    Example:
+      foveal data make shapes my-shapes --images 750 --format coco --size 320x256
+    """
+    from ..data.shapes import make_shapes
+
+    with progress("drawing") as update:
+        made = make_shapes(
+            folder, images=images, seed=seed, format=format, size=_size(size), masks=masks, progress=update
+        )
+    parts = ", ".join(f"{n} {split}" for split, n in made.images.items())
+    say(f"{made.path}: {parts}; objects: {', '.join(f'{name} {n}' for name, n in made.objects.items())}")
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise UsageError(f"{text!r} is no size", where="--size", fix="Write 256 or 320x256")
+    return int(sides[0]), int(sides[-1])
+
+
+@app.command()
+def convert(
+    data: Sources,
+    to: Annotated[Literal["voc", "coco", "yolo"], typer.Option("--to", help="The format to write.")],
+    out: Out,
+    images: ImagesDir = None,
+    classes: Classes = None,
+    others: Annotated[Literal["background", "skip-image"], typer.Option("--others")] = "background",
+    link: Link = False,
+) -> None:
+    """Writes a data set in another format, every split of it.
+
+    \b
+    Example:
+      foveal data convert VOC2012 --to yolo --out as-yolo --classes cat,dog
+    """
+    from ..data.writing import convert as run
+
+    _told(run(paths(data), out, to, images=images, classes=names(classes), others=others, link=link))
+
+
+@app.command()
+def split(
+    data: Sources,
+    out: Out,
+    val: Annotated[float, typer.Option("--val", help="The part for validation.")] = 0.2,
+    test: Annotated[float, typer.Option("--test", help="The part for testing.")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    format: Annotated[
+        Literal["voc", "coco", "yolo"] | None, typer.Option("--format", help="Default: as it is.")
+    ] = None,
+    images: ImagesDir = None,
+    link: Link = False,
+) -> None:
+    """Divides a data set by a seed into train, val and, if wanted, test.
+
+    \b
+    Example:
+      foveal data split photos --val .2 --test .1 --seed 3 --out divided
+    """
+    from ..data.writing import split as run
+
+    _told(run(paths(data), out, val=val, test=test, seed=seed, format=format, images=images, link=link))
+
+
+def _told(written: Written) -> None:
+    from ..data.doctor import fold
+
+    for line in fold(written.findings):
+        note(line)
+    parts = f", splits: {', '.join(written.splits)}" if written.splits else ""
+    say(f"{written.path}: {written.format.upper()}, {written.images} images, {written.objects} objects{parts}")

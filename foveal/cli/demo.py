@@ -1,0 +1,78 @@
+"""``foveal demo``."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import FovealError
+from .common import Device, Precision, note, progress, say, seconds, single
+
+PRESET = "retinanet_mini"
+IMAGES = 750  # 600 to train, 150 to validate
+LIMIT = "7m"  # of training; with a data set and a report the whole stays under ten minutes on two cores
+MARK = ".demo"  # a folder that demo made, and may replace
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="The run folder; one of an earlier demo is replaced.")] = Path(
+        "runs/demo"
+    ),
+    images: Annotated[int, typer.Option("--images", min=10, help="Pictures to draw.")] = IMAGES,
+    preset: Annotated[str, typer.Option("--preset")] = PRESET,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
+    max_time: Annotated[str, typer.Option("--max-time", help="Of training.")] = LIMIT,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    device: Device = "auto",
+    precision: Precision = None,
+) -> None:
+    """Draws a data set, trains a small detector on it, scores it and writes a report.
+
+    \b
+    Example:
+      foveal demo --out runs/demo
+    """
+    limit = seconds(max_time)
+    began = time.monotonic()
+    _clear(out)
+    from ..data.shapes import make_shapes
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).write_text("made by foveal demo, which may replace this folder\n", encoding="utf-8")
+    with progress("drawing") as update:
+        made = make_shapes(out / "data", images=images, seed=seed, progress=update)
+    note(f"{made.path}: {sum(made.images.values())} pictures drawn, {sum(made.objects.values())} objects")
+
+    from ..report.run import first_process, headline, report_run
+    from ..train.run import train
+
+    train(
+        preset,
+        data=out / "data",
+        out=out,
+        epochs=epochs,
+        max_time=limit,
+        seed=seed,
+        device=device,
+        precision=precision,
+    )
+    if first_process():
+        say(headline(out))
+        say(f"report: {report_run(out, device=device)}")
+        note(f"{(time.monotonic() - began) / 60:.1f} minutes")
+
+
+def _clear(out: Path) -> None:
+    """Makes room. Only a folder that ``demo`` made is replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MARK).is_file():
+        raise FovealError("holds something that demo did not make", path=out, fix="Name another folder with --out")
+    shutil.rmtree(out)
+
+
+app = single(demo)

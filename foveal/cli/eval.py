@@ -1,0 +1,164 @@
+"""``foveal eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ..errors import UsageError
+from .common import (
+    Classes,
+    Data,
+    Device,
+    ImagesDir,
+    Limit,
+    Precision,
+    Split,
+    names,
+    note,
+    paths,
+    progress,
+    say,
+    single,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from ..data.dataset import Dataset
+    from ..evaluate import Found, Results, Truth
+
+
+def evaluate(
+    data: Data,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL] [key=value ...]",
+            help="A run, checkpoint, alias or weights file; not with --detections. Then settings to replace.",
+        ),
+    ] = None,
+    detections: Annotated[
+        Path | None, typer.Option("--detections", help="COCO results JSON, or a folder of VOC comp4_det_* files.")
+    ] = None,
+    split: Split = None,
+    protocol: Annotated[Literal["coco", "voc07", "voc10"], typer.Option("--protocol")] = "coco",
+    classes: Classes = None,
+    images: ImagesDir = None,
+    json: Annotated[Path | None, typer.Option("--json", help="The numbers as JSON; - is standard output.")] = None,
+    save_detections: Annotated[
+        Path | None, typer.Option("--save-detections", help="A .json file (COCO), or a folder (VOC).")
+    ] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="Of a weights file, where it is not clear.")] = None,
+    device: Device = "auto",
+    precision: Precision = None,
+    limit: Limit = None,
+) -> None:
+    """Scores a detector, or the detections of any tool, by a named protocol.
+
+    Without --split: val where the data has splits; of a run that divided this data itself, the images that it
+    validated on; else the whole set.
+
+    \b
+    Example:
+      foveal eval runs/first --data my-photos --split test --protocol voc10
+      foveal eval --detections results.json --data instances_val.json --json scores.json
+    """
+    from ..config import is_override
+
+    words = list(arguments or [])
+    model = None if not words or is_override(words[0]) else words.pop(0)
+    if (model is None) == (detections is None):
+        raise UsageError("give a model or --detections, one of the two", fix="foveal eval --help shows how")
+    if detections is not None:
+        if words:
+            raise UsageError(f"{words[0]!r}: detections have no settings to replace")
+        if split is None:
+            split = _only_split(paths(data), images)
+        results, truth, found = _score_file(detections, _limited(_open(data, split, images), limit), classes, protocol)
+    else:
+        assert model is not None
+        results, truth, found = _score_model(
+            model, data, split, images, classes, protocol, preset, device, precision, limit, words
+        )
+    if str(json) != "-":
+        say(results.text())
+    write_json(results.to_dict(), json)
+    if save_detections is not None:
+        from ..evaluate import save_detections as save
+
+        coco = save_detections.suffix.lower() == ".json"
+        save(found, truth, save_detections, "coco" if coco else "voc", split=results.split or "val")
+
+
+def _only_split(data: Path | list[Path], images: Path | None) -> str | None:
+    """``val`` where there are split files, which then say what is in it; else the whole set."""
+    from ..data.reading import open_sources
+
+    return "val" if any(source.splits for source in open_sources(data, images)) else None
+
+
+def _open(data: list[Path], split: str | None, images: Path | None) -> Dataset:
+    from ..data.reading import open_dataset
+
+    return open_dataset(paths(data), split=split, images=images)
+
+
+def _limited(dataset: Dataset, limit: int | None) -> Dataset:
+    from dataclasses import replace
+
+    from ..data.findings import count
+
+    counts = count(dataset.findings)
+    if counts["error"] or counts["warning"]:
+        note(
+            f"{counts['error']} errors and {counts['warning']} warnings in the data: `foveal doctor {dataset.path}` "
+            "lists them"
+        )
+    return dataset if limit is None else replace(dataset, records=dataset.records[:limit])
+
+
+def _score_file(file: Path, dataset: Dataset, classes: str | None, protocol: str) -> tuple[Results, Truth, Found]:
+    from ..data.subsets import select_classes
+    from ..evaluate import Truth, evaluate, read_detections
+
+    if classes is not None:
+        dataset = select_classes(dataset, names(classes) or [])
+    truth = Truth.of(dataset)
+    found = read_detections(file, truth, unknown_classes="error" if classes is None else "drop")
+    return evaluate(truth, found, protocol, split=dataset.split), truth, found
+
+
+def _score_model(
+    model: str,
+    data: list[Path],
+    split: str | None,
+    images: Path | None,
+    classes: str | None,
+    protocol: str,
+    preset: str | None,
+    device: str,
+    precision: str | None,
+    limit: int | None,
+    overrides: list[str],
+) -> tuple[Results, Truth, Found]:
+    from ..loading import load
+    from ..scoring import divided_ids, evaluation_set, score_detector
+
+    where = paths(data)
+    detector = load(model, preset=preset, device=device, precision=precision, overrides=overrides)
+    dataset = evaluation_set(where, split=split, images=images, divided=divided_ids(model, where))
+    dataset = _limited(dataset, limit)
+    with progress("evaluating") as update:
+        scored = score_detector(detector, dataset, protocol=protocol, classes=names(classes), progress=update)
+    for error in scored.skipped:
+        note(f"skipped: {error}")
+    if scored.skipped:
+        note(f"{len(scored.skipped)} of {len(dataset)} images could not be read; nothing counts as found there")
+    if scored.left_out:
+        note(f"classes of the data that the detector does not know, left out: {', '.join(scored.left_out)}")
+    return scored.results, scored.truth, scored.found
+
+
+app = single(evaluate)

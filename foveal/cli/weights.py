@@ -1,0 +1,128 @@
+"""``foveal weights list|fetch|import|export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import FovealError
+from .common import group, names, progress, say
+
+app = group()
+
+
+@app.callback()
+def weights() -> None:
+    """Other people's checkpoints: what is published, fetched when you ask for it, read without running their code.
+
+    \b
+    Example:
+      foveal weights list
+      foveal weights fetch accurate
+      foveal weights import fasterrcnn_resnet50_fpn_coco-258fb6c6.pth --out models/r50
+      foveal weights export runs/first --out first.safetensors
+    """
+
+
+@app.command("list")
+def list_() -> None:
+    """The published checkpoints: name, what it is with us, size, score, and whether it is here.
+
+    \b
+    Example:
+      foveal weights list
+    """
+    from ..weights.published import ALIASES, PUBLISHED, cache_folder
+
+    short = {name: alias for alias, name in ALIASES.items()}
+    rows = [("name", "alias", "preset", "MB", "score", "here")]
+    for entry in PUBLISHED.values():
+        here = "yes" if (cache_folder() / entry.file).is_file() else "no"
+        score = f"{entry.score:.1f} {entry.metric}"
+        rows.append(
+            (entry.name, short.get(entry.name, "-"), entry.preset or "-", f"{entry.megabytes:.0f}", score, here)
+        )
+    width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        say("  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip())
+    say(f"Fetched files lie in {cache_folder()}")
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="An alias, or a name of `weights list`.", show_default=False)],
+    cache: Annotated[Path | None, typer.Option("--cache", help="Another folder to keep it in.")] = None,
+) -> None:
+    """Downloads a published checkpoint, once, and checks it by its hash.
+
+    \b
+    Example:
+      foveal weights fetch accurate
+    """
+    from ..weights import fetch as run
+
+    with progress(f"fetching {name}") as update:
+        path = run(name, cache, progress=update)
+    say(str(path))
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="torchvision's .pth, or safetensors.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="A new folder.", show_default=False)],
+    preset: Annotated[str | None, typer.Option("--preset", help="What it is, where that is not clear.")] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="Class names, comma-separated, without background.")
+    ] = None,
+) -> None:
+    """Reads a foreign checkpoint, safely, and writes it as one of ours, which every verb takes.
+
+    \b
+    Example:
+      foveal weights import fasterrcnn_resnet50_fpn_coco-258fb6c6.pth --out models/r50
+      foveal predict models/r50 photo.jpg
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FovealError("is there already", path=out, fix="Name a new or empty folder")
+    from ..config import show
+    from ..loading import put
+    from ..train.checkpoint import Content, save
+    from ..train.environment import versions
+    from ..weights import import_weights
+
+    spec, found, state = import_weights(file, preset, names=names(classes))
+    detector = spec.build(found)
+    put(detector, state, file)
+    described = {"spec": show(spec), "classes": list(found), "versions": versions()}
+    origin = {"step": 0, "imported": file.name}
+    save(out / "checkpoints", 0, Content(detector.state_dict(), {}, {}, origin, described))
+    say(f"{out}: {type(spec).__name__}, {len(found)} classes")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A run, checkpoint or alias.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="A .safetensors file.", show_default=False)],
+) -> None:
+    """Writes the weights of a run as one safetensors file, with spec and class names in its header.
+
+    \b
+    Example:
+      foveal weights export runs/first --out first.safetensors
+    """
+    import json
+
+    if out.exists():
+        raise FovealError("is there already", path=out, fix="Name a new file")
+    from safetensors.torch import save_file
+
+    from ..config import to_json
+    from ..train.checkpoint import load_checkpoint
+
+    found = load_checkpoint(model)
+    header = {**to_json(found.spec), "classes": list(found.classes)}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in found.state_dict.items()}, out, {"foveal": json.dumps(header)})
+    say(str(out))

@@ -1,0 +1,81 @@
+"""Several runs side by side. Works on the stored text of the specs, so it needs neither torch nor the detectors."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import FovealError
+from .plots import lines
+from .record import Record
+
+NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "mAP")
+CALLED = ("data", "val", "split", "classes", "others", "limit", "weights", "max_time", "epochs")
+
+
+def comparison(records: Sequence[Record]) -> str:
+    """Plain text: scores, then every setting that is not the same in all runs."""
+    from .run import table
+
+    names = labels(records)
+    rows = [["", *names]]
+    for number in NUMBERS:
+        values = [r.results.get(number) for r in records]
+        if any(v is not None for v in values):
+            rows.append([number, *("-" if v is None else f"{v:.4f}" for v in values)])
+    rows.append(["AP of the last weights", *(_last(r) for r in records)])
+    rows.append(["updates", *(str(r.results.get("steps", "-")) for r in records)])
+    text = [table(rows), "", "Settings that differ:"]
+    settings = [flat(r.story) for r in records]
+    keys = list(dict.fromkeys(key for s in settings for key in s))
+    different = [k for k in keys if len({s.get(k, "-") for s in settings}) > 1]
+    return "\n".join([*text, table([["", *names], *([k, *(s.get(k, "-") for s in settings)] for k in different)])
+                      if different else "  none"])  # fmt: skip
+
+
+def curves(records: Sequence[Record]) -> bytes:
+    """A PNG: validation AP of every run over its updates."""
+    series = {n: r.series("val", "AP") for n, r in zip(labels(records), records, strict=True)}
+    return lines(
+        {n: (list(map(float, xs)), ys) for n, (xs, ys) in series.items()}, title="Validation AP", x="update", y="AP"
+    )
+
+
+def labels(records: Sequence[Record]) -> list[str]:
+    """The folders' names, as much of each path as tells them apart."""
+    parts = [r.path.resolve().parts for r in records]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(p[-depth:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({i + 1})" for i, name in enumerate(names)]
+
+
+def flat(story: dict[str, Any]) -> dict[str, str]:
+    """The settings of a run by path: of its spec, and of its call."""
+    called = story.get("arguments", {})
+    found = {name: repr(called.get(name)) for name in CALLED}
+    found |= {name: str(story.get(name)) for name in ("seed", "batch_size", "precision", "processes")}
+    text = str(story.get("spec", ""))
+    try:
+        _walk(ast.parse(text, mode="eval").body, "", found)
+    except (SyntaxError, ValueError, RecursionError):
+        raise FovealError("the spec cannot be read", where="run.json") from None
+    return found
+
+
+def _walk(node: ast.expr, path: str, found: dict[str, str]) -> None:
+    """A constructor call becomes its class's name and, below, its fields."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        found[path or "spec"] = node.func.id + ("()" if path else "")
+        for keyword in node.keywords:
+            if keyword.arg is not None:
+                _walk(keyword.value, f"{path}.{keyword.arg}" if path else keyword.arg, found)
+    else:
+        found[path] = ast.unparse(node)
+
+
+def _last(record: Record) -> str:
+    value = (record.results.get("last") or {}).get("AP")
+    return "-" if value is None else f"{value:.4f}"

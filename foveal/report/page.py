@@ -1,0 +1,142 @@
+"""``report.html``: one run on one page that needs nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from ..evaluate.curves import Curves
+from .plots import inline, jpeg, lines, precision_recall
+from .record import Record
+
+PROTOCOLS = {
+    "coco": "COCO: AP over IoU .50:.05:.95, 101 recall points, at most 100 detections an image",
+    "voc07": "PASCAL VOC 2007: mean AP at IoU .5, 11 recall points",
+    "voc10": "PASCAL VOC 2010: mean AP at IoU .5, area under the curve",
+}
+SIZES = {"APs": "small objects", "APm": "medium", "APl": "large", "AR100": "recall, 100 detections"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A validation picture, drawn twice."""
+
+    name: str
+    truth: Image.Image  # with the objects of the annotation
+    found: Image.Image  # with the detections
+
+
+def write_report(
+    record: Record, examples: Sequence[Example] = (), curves: Curves | None = None, notes: Sequence[str] = ()
+) -> Path:
+    """Writes ``report.html`` into the run folder and returns its path. ``notes`` are sentences for the reader."""
+    path = record.path / "report.html"
+    temporary = path.with_name(".report.html.writing")
+    temporary.write_text(render(record, examples, curves, notes), encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def render(record: Record, examples: Sequence[Example], curves: Curves | None, notes: Sequence[str]) -> str:
+    """The page as text."""
+    results = record.results
+    plots = [inline(p) for p in _plots(record, curves)]
+    shown = [(e.name, inline(jpeg(e.truth), "jpeg"), inline(jpeg(e.found), "jpeg")) for e in examples]
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            title=record.path.resolve().name,
+            detector=str(record.story.get("spec", "")).split("(", 1)[0],
+            headline=_headline(results),
+            protocol=PROTOCOLS.get(str(results.get("protocol")), ""),
+            split=results.get("split"),
+            images=results.get("images"),
+            step=results.get("step"),
+            last=(results.get("last") or {}).get("AP"),
+            per_class=_per_class(results),
+            plots=plots,
+            examples=shown,
+            notes=list(notes),
+            spec=record.story.get("spec", ""),
+            facts=_facts(record),
+            time=_time(record),
+        )
+    )
+
+
+def environment() -> jinja2.Environment:
+    """Templates of this package; everything that comes from outside is escaped."""
+    found = jinja2.Environment(
+        loader=jinja2.PackageLoader("foveal.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    found.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f}"
+    return found
+
+
+def _headline(results: dict[str, Any]) -> list[tuple[str, str, Any]]:
+    """Big numbers: (name, what it is, fraction)."""
+    if "mAP" in results:
+        return [("mAP", "mean over classes", results["mAP"])]
+    big = [("AP", "mean over IoU .50:.95", results.get("AP")), ("AP50", "at IoU .50", results.get("AP50"))]
+    big += [("AP75", "at IoU .75", results.get("AP75"))]
+    return [*big, *((name, text, results.get(name)) for name, text in SIZES.items())] if results else []
+
+
+def _per_class(results: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    rows = [(name, v.get("AP"), v.get("AP50")) for name, v in (results.get("per_class") or {}).items()]
+    return sorted(rows, key=lambda row: -1.0 if row[1] is None else row[1], reverse=True)
+
+
+def _plots(record: Record, curves: Curves | None) -> list[bytes]:
+    def collected(pairs: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+        found = {label: record.series(split, name) for label, split, name in pairs}
+        return {label: values for label, values in found.items() if values[0]}
+
+    parts = [(f"{n} (training)", "train", n) for n in record.losses("train")]
+    loss = collected([*parts, ("loss (validation)", "val", "loss")])
+    score = collected([("AP", "val", "AP"), ("AP50", "val", "AP50"), ("AP75", "val", "AP75")])
+    out = []
+    if loss:
+        out.append(lines(loss, title="Losses", x="update", y="loss", dashed=("loss (validation)",)))
+    if score:
+        out.append(lines(score, title="Validation scores (coco)", x="update", y="AP"))
+    if curves is not None:
+        out.append(precision_recall(curves, iou=curves.iou))
+    rate = collected([("learning rate", "train", "lr")])
+    if rate:
+        out.append(lines(rate, title="Learning rate", x="update", y="learning rate"))
+    return out
+
+
+def _facts(record: Record) -> list[tuple[str, str]]:
+    story = record.story
+    around, arguments = story.get("environment", {}), story.get("arguments", {})
+    rows = [("data", str(arguments.get("data"))), ("classes", ", ".join(story.get("classes", ())))]
+    for name, part in story.get("data_sets", {}).items():
+        rows.append((name, f"{part['images']} images, {part['objects']} objects, split {part['split'] or '(all)'}"))
+    if story.get("note"):
+        rows.append(("note", str(story["note"])))
+    rows += [("seed", str(story.get("seed"))), ("batch", str(story.get("batch_size")))]
+    rows += [("precision", str(story.get("precision"))), ("processes", str(story.get("processes")))]
+    rows += [("processor", f"{around.get('processor')} ({around.get('device')}, {around.get('threads')} threads)")]
+    rows += [("platform", str(around.get("platform")))]
+    rows += [(name, str(version)) for name, version in around.get("versions", {}).items()]
+    return rows
+
+
+def _time(record: Record) -> list[tuple[str, float]]:
+    """Where the time of the updates went: (name, part of all)."""
+    last: dict[str, float] = {}
+    for row in record.metrics:
+        for name, value in row.items():
+            if name.startswith("seconds_") and isinstance(value, (int, float)):
+                last[name[8:]] = last.get(name[8:], 0.0) + value
+    total = sum(last.values())
+    return [(name, value / total) for name, value in last.items()] if total else []
