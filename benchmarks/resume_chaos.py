@@ -46,6 +46,20 @@ def start(out: Path, options: argparse.Namespace) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, start_new_session=True)  # so that its workers die with it
 
 
+def kill(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def finish(process: subprocess.Popen[bytes]) -> int:
+    """Waits for the end, and leaves nothing running if it is interrupted."""
+    try:
+        return process.wait()
+    except BaseException:
+        kill(process)
+        raise
+
+
 def outcome(out: Path) -> dict[str, bytes]:
     last = out / "checkpoints" / "last"
     found = {name: (last / name).read_bytes() for name in FILES if (last / name).exists()}
@@ -70,7 +84,7 @@ def main() -> int:
     rng = random.Random(options.seed)
 
     began = time.monotonic()
-    if start(options.out / "whole", options).wait():
+    if finish(start(options.out / "whole", options)):
         return 1
     seconds = time.monotonic() - began
     expected = outcome(options.out / "whole")
@@ -84,11 +98,13 @@ def main() -> int:
             process, delay = start(out, options), rng.uniform(0.1, 0.9) * seconds
             try:
                 process.wait(delay)
+            except KeyboardInterrupt:
+                kill(process)
+                raise
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                kill(process)
                 kills.append(round(delay, 1))
-        start(out, options).wait()
+        finish(start(out, options))
         different = [name for name, value in outcome(out).items() if value != expected.get(name)]
         equal += not different
         print(

@@ -50,17 +50,25 @@ def outcome(out: Path) -> dict[str, Any]:
     }
 
 
+def kill(pid: int) -> None:
+    """SIGKILL for a training and the workers it started. It is not reaped yet, so the number is still its own."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has no group of its own yet, and no workers
+        os.kill(pid, signal.SIGKILL)
+
+
 def chain(server: Any, data: Path, out: Path, delays: list[float], **options: Any) -> int:
     """Kills a training after each delay, then lets it finish; returns how many kills hit it alive."""
     hits = 0
-    arguments = {"data": str(data), "out": str(out), "resume": True, "save_every": 0.0, **options}
+    arguments = {"data": str(data), "out": str(out), "resume": True, "save_every": 0.0, "own_group": True, **options}
     for delay in [*delays, None]:
         process = server.Process(target=main, args=(dict(arguments),))
         process.start()
         if delay is not None:
             process.join(delay)
             if process.is_alive():
-                os.kill(process.pid, signal.SIGKILL)
+                kill(process.pid)
                 hits += 1
         process.join()
         if delay is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -35,13 +36,26 @@ def start(processes: int, arguments: dict[str, Any]) -> subprocess.Popen[str]:
         launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}"]
         command = [sys.executable, *launcher, "-m", "tests.train_tiny", json.dumps(arguments)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # so that torchrun's children can be ended with it
+    )
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    said, _ = process.communicate(timeout=240)
+def finish(process: subprocess.Popen[str]) -> None:
+    """Waits for a good end; leaves nothing running in any case."""
+    try:
+        said, _ = process.communicate(timeout=240)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
     assert process.returncode == 0, said
-    return said
 
 
 @pytest.mark.parametrize(
@@ -55,12 +69,8 @@ def test_two_processes_are_one(tmp_path: Path, empty_from: int | None) -> None:
     """Gradients of the first update, weights and validation at the end."""
     data = make_data(tmp_path / "data", val=5, empty_from=empty_from)
     runs = {n: tmp_path / f"run-{n}" for n in (1, 2)}
-    calls = [
-        start(n, {"data": str(data), "out": str(out), "gradients": str(tmp_path / f"grad-{n}"), **PLAIN})
-        for n, out in runs.items()
-    ]
-    for call in calls:
-        finish(call)
+    for n, out in runs.items():
+        finish(start(n, {"data": str(data), "out": str(out), "gradients": str(tmp_path / f"grad-{n}"), **PLAIN}))
     one = torch.load(tmp_path / "grad-1-0.pt", weights_only=True)
     for rank in (0, 1):
         two = torch.load(tmp_path / f"grad-2-{rank}.pt", weights_only=True)

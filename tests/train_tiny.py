@@ -7,6 +7,8 @@ zero gradient where there is no box. Its losses are means over images, so that h
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -121,6 +123,10 @@ def train_tiny(data: Path, out: Path, spec: TinySpec | None = None, **options: A
 
 def main(arguments: dict[str, Any]) -> None:
     """Trains as told; ``gradients`` names a file for those of the first update."""
+    if arguments.pop("own_group", False):
+        os.setpgrp()  # so that whoever kills it reaches its workers too
+    # A child of a forkserver inherits that way of starting workers, and they would outlive a kill of this process.
+    multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     spec = replace(TinySpec(), fit=replace(FIT, **arguments.pop("fit", {})), **arguments.pop("spec", {}))
     gradients = arguments.pop("gradients", None)

@@ -6,10 +6,14 @@ generator's state. A worker makes whole batches and writes their pixels into sha
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -125,6 +129,7 @@ class _Loader(ABC, Generic[_B]):
                 num_workers=self.workers,
                 prefetch_factor=2,
                 persistent_workers=True,
+                worker_init_fn=_leave_with_parent,
             )
         self._plan.specs = list(specs)
         try:
@@ -248,6 +253,19 @@ class _Plan:
 
     def __len__(self) -> int:
         return len(self.specs)
+
+
+def _leave_with_parent(worker: int) -> None:
+    """Ends a worker when the process that asked for it is gone, also by ``kill -9``: nobody else would ever end it."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class _Work(TorchDataset[Packet]):

@@ -1,0 +1,257 @@
+"""Is a detector wired up right for this data? Encode the objects, decode them again, and overfit a few images.
+
+``encode``: perfect predictions are written for the annotated objects, with the detector's own matcher, coder and
+classes, and decoded with its own score, select and suppress. What comes back must evaluate to AP 1.0, but for objects
+that cannot survive and are listed with the reason. ``overfit``: some images are learned by heart.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.dataset import Dataset
+from ..data.images import ImageError, load_image
+from ..detectors.base import Detector
+from ..detectors.one_stage import OneStage, everywhere
+from ..detectors.region import Region
+from ..evaluate import Found, Truth, evaluate
+from ..parts.suppress import NMS
+from ..task import BoxTask
+from ..train.validate import merged, network_targets
+from ..types import Images, Predictions, Priors, Targets
+
+if TYPE_CHECKING:
+    from ..detectors.base import Spec
+
+SURE = 12.0  # a logit that is certain: its sigmoid is 0.999994
+SAME = 0.9  # IoU from which a decoded box is the object it came from; COCO's strictest threshold is .95
+LEARNED = 0.9  # AP50 on images that are known by heart
+
+
+@dataclass
+class Stage:
+    """What became of the objects in one task: ``rpn``, ``roi`` or ``task``."""
+
+    name: str
+    objects: int = 0
+    ap: float | None = None  # COCO AP of the objects that are not in ``lost``
+    lost: list[str] = field(default_factory=list)  # one sentence an object that cannot be found, and why
+    broken: list[str] = field(default_factory=list)  # objects that are gone for no good reason
+
+    @property
+    def passed(self) -> bool:
+        return not self.broken and (self.ap is None or self.ap > 0.999)
+
+
+@dataclass
+class _Gathered:
+    """Flat rows for the evaluation of a stage."""
+
+    truth: list[tuple[int, int, list[float]]] = field(default_factory=list)  # image, label, box
+    found: list[tuple[int, int, list[float], float]] = field(default_factory=list)  # image, label, box, score
+
+
+@torch.no_grad()
+def encode(spec: Spec, dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> list[Stage]:
+    """The encode check over every image, stage by stage. Difficult objects take part, crowds and ignored regions not.
+
+    Raises :class:`ImageError` for an image that cannot be read.
+    """
+    detector = spec.build(dataset.classes).eval()
+    dataset = merged(dataset) if detector.merges_classes else dataset
+    stages: dict[str, tuple[Stage, _Gathered]] = {}
+    fit = replace(spec.fit, difficult="learn", crowd="ignore")
+    for number, record in enumerate(dataset.records):
+        images = detector.prepare([load_image(record.path)])
+        targets = network_targets([record], images, fit)
+        for name, task, priors, goal in _tasks(detector, images, targets):
+            stage, rows = stages.setdefault(name, (Stage(name), _Gathered()))
+            names = ("object",) if name == "rpn" else dataset.classes
+            _one(stage, rows, number, str(record.id), task, priors, goal, images, names)
+        if progress is not None:
+            progress(number + 1, len(dataset))
+    for name, (stage, rows) in stages.items():
+        stage.ap = _ap(rows, ("object",) if name == "rpn" else dataset.classes, len(dataset))
+    return [stage for stage, _ in stages.values()]
+
+
+def _tasks(detector: Detector, images: Images, targets: Targets) -> list[tuple[str, BoxTask, Priors, Targets]]:
+    """Name, task, priors and objects of each stage. The second stage gets the objects as its proposals, moved a little,
+    because the first one's priors would only add what it lost."""
+    outputs = detector.outputs(images)
+    if isinstance(detector, OneStage):
+        return [("task", detector.task, outputs.priors, targets)]
+    if isinstance(detector, Region):
+        from ..detectors.base import merge_classes
+
+        size = (targets.boxes[..., 2:] - targets.boxes[..., :2]).repeat(1, 1, 2)
+        shift = torch.tensor([0.06, -0.04, 0.03, 0.05])
+        proposals = Priors(targets.boxes + size * shift, (targets.boxes.shape[1],), targets.valid)
+        first = ("rpn", detector.rpn_test, outputs.priors, merge_classes(targets))
+        return [first, ("roi", detector.roi, proposals, targets)]
+    return []
+
+
+def perfect(task: BoxTask, priors: Priors, targets: Targets, classes: int) -> tuple[Predictions, Tensor, Tensor]:
+    """What a flawless head would say: predictions (1, A, ...), and the match: object (A,), positive (A,) bool."""
+    match = task.matcher(priors, targets)
+    where = priors.batched(1)
+    labels = targets.labels.gather(1, match.gt)  # (1, A)
+    truth = targets.boxes.gather(1, match.gt[..., None].expand(-1, -1, 4))
+    truth = torch.where(match.positive[..., None], truth, where)
+    channels = task.cls_loss.channels(classes)
+    logits = torch.full((1, where.shape[1], channels), -SURE)
+    logits.scatter_(2, labels[..., None], torch.where(match.positive, SURE, -SURE)[..., None])
+    if channels > classes:  # background is the last column
+        logits[..., -1] = torch.where(match.positive, -SURE, SURE)
+    return Predictions(logits, task.coder.encode(truth, where)), match.gt[0], match.positive[0]
+
+
+def _one(
+    stage: Stage,
+    rows: _Gathered,
+    number: int,
+    image: str,
+    task: BoxTask,
+    priors: Priors,
+    targets: Targets,
+    images: Images,
+    names: Sequence[str],
+) -> None:
+    """Encodes and decodes the objects of one image."""
+    predictions, gt, positive = perfect(task, priors, targets, len(names))
+    found = task.detect(predictions, everywhere(priors) if priors.valid is None else priors, images)
+    taken = set(gt[positive].tolist())
+    boxes, labels = targets.boxes[0], targets.labels[0]
+    real = [int(g) for g in torch.nonzero(targets.valid[0]).flatten()]
+    stage.objects += len(real)
+    kept = found.valid[0]
+    overlap = _iou(boxes, found.boxes[0][kept]) * (labels[:, None] == found.labels[0][kept])
+    for g in real:
+        who = f"image {image}, object {g + 1} ({names[int(labels[g])]}, {_size(boxes[g])} network px)"
+        if g not in taken:
+            stage.lost.append(f"{who}: no prior answers for it")
+        elif overlap.shape[1] and float(overlap[g].max()) >= SAME:
+            rows.truth.append((number, int(labels[g]), boxes[g].tolist()))
+        elif reason := _collision(task, g, real, boxes, labels):
+            stage.lost.append(f"{who}: {reason}")
+        else:
+            best = float(overlap[g].max()) if overlap.shape[1] else 0.0
+            stage.broken.append(f"{who}: encoded, and comes back with IoU {best:.3f}")
+            rows.truth.append((number, int(labels[g]), boxes[g].tolist()))
+    for box, label, score in zip(found.boxes[0][kept], found.labels[0][kept], found.scores[0][kept], strict=True):
+        rows.found.append((number, int(label), box.tolist(), float(score)))
+
+
+def _collision(task: BoxTask, g: int, real: Sequence[int], boxes: Tensor, labels: Tensor) -> str:
+    """Why an object that was encoded may be gone: it overlaps another one too much, or there are too many."""
+    if len(real) > task.suppress.top:
+        return f"the image holds more objects than the {task.suppress.top} detections that are kept"
+    if task.select.min_size > 0 and float((boxes[g, 2:] - boxes[g, :2]).min()) < task.select.min_size:
+        return f"smaller than select.min_size={task.select.min_size:g}"
+    if isinstance(task.suppress, NMS):
+        for other in real:
+            same = task.suppress.per != "class" or int(labels[g]) == int(labels[other])
+            iou = float(_iou(boxes[g : g + 1], boxes[other : other + 1]))
+            if other != g and same and iou > 0.95 * task.suppress.iou:
+                return (
+                    f"overlaps object {other + 1} by IoU {iou:.2f}, and NMS at {task.suppress.iou:g} keeps one of them"
+                )
+    return ""
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    from .. import boxes as box_ops
+
+    return box_ops.pairwise_iou(a, b)
+
+
+def _size(box: Tensor) -> str:
+    return f"{float(box[2] - box[0]):.0f} x {float(box[3] - box[1]):.0f}"
+
+
+def _ap(rows: _Gathered, names: Sequence[str], images: int) -> float | None:
+    """COCO AP with as many detections an image as there are: the limit is another matter, and listed."""
+    truth = Truth.build(
+        range(images), names, [r[0] for r in rows.truth], [r[1] for r in rows.truth],
+        np.array([r[2] for r in rows.truth]).reshape(-1, 4),
+    )  # fmt: skip
+    found = Found.build(
+        [r[0] for r in rows.found], [r[1] for r in rows.found],
+        np.array([r[2] for r in rows.found]).reshape(-1, 4), [r[3] for r in rows.found],
+    )  # fmt: skip
+    return evaluate(truth, found, "coco", max_dets=(1, 10, 10_000)).headline
+
+
+# ---------------------------------------------------------------------------------------------- overfit
+@dataclass(frozen=True)
+class Overfit:
+    """How well a few images were learned by heart."""
+
+    images: int
+    ap50: float | None
+    first_loss: float | None
+    last_loss: float | None
+
+    @property
+    def passed(self) -> bool:
+        return self.ap50 is not None and self.ap50 >= LEARNED
+
+    @property
+    def verdict(self) -> str:
+        """Where the chain breaks, in words."""
+        if self.passed:
+            return "learned"
+        if self.first_loss is None or self.last_loss is None:
+            return "no update was made: give it more time"
+        if self.last_loss > 0.5 * self.first_loss:
+            return (
+                f"the loss hardly falls ({self.first_loss:.3f} to {self.last_loss:.3f}): learning rate, loss or "
+                "matching; or too little time"
+            )
+        return (
+            f"the loss falls ({self.first_loss:.3f} to {self.last_loss:.3f}) and the score does not follow: decoding, "
+            "suppression; or too little time"
+        )
+
+
+def overfit(
+    spec: Spec, dataset: Dataset, *, count: int = 8, max_time: float = 180.0, device: str = "auto", epochs: int = 400
+) -> Overfit:
+    """Trains on ``count`` images without augmentation and scores the same images.
+
+    Raises :class:`~foveal.errors.FovealError` where no image has an object.
+    """
+    from ..data.subsets import take
+    from ..data.writing import convert
+    from ..fit import Constant
+    from ..train.run import train
+    from .record import read_record
+
+    usable = [take(r, ~(r.crowd | r.ignore)) for r in dataset.records]
+    few = replace(dataset, records=[r for r in usable if len(r)][:count], split=None)
+    fit = replace(
+        spec.fit, augment=(), ema=None, schedule=Constant(), warmup_steps=min(20, spec.fit.warmup_steps),
+        batch=min(count, spec.fit.batch), lr=spec.fit.scaled_lr(min(count, spec.fit.batch)), val_every=40,
+        early_stop=None, difficult="learn",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="foveal-check-") as folder:
+        data, out = Path(folder) / "data", Path(folder) / "run"
+        convert(few, data, "coco", link=True)
+        changed: Any = replace(spec, fit=fit)  # type: ignore[call-arg]  # every spec has it as a field
+        train(changed, data=data, val=data, out=out, epochs=epochs, max_time=max_time, device=device, tensorboard=False)
+        record = read_record(out)
+        losses = record.series("train", "loss")[1]
+        last = record.results.get("last") or {}
+        return Overfit(len(few), last.get("AP50"), losses[0] if losses else None, losses[-1] if losses else None)
+
+
+__all__ = ["ImageError", "Overfit", "Stage", "encode", "overfit", "perfect"]

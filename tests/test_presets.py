@@ -1,0 +1,124 @@
+"""Every preset: builds, prints, parses back; and the numbers that papers and peers give for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from foveal import presets
+from foveal.config import difference, override, parse_spec, show
+from foveal.detectors.base import Detector
+from foveal.errors import UsageError
+from foveal.parts.losses import Focal
+from foveal.parts.samplers import All
+from foveal.types import Images, Target, Targets
+
+NAMES = presets.names()
+MINI = [n for n in NAMES if "_mini" in n]
+
+
+def on_meta(name: str, classes: int) -> Detector:
+    """Without memory or arithmetic: enough to count."""
+    with torch.device("meta"):
+        return presets.get(name).build([f"c{i}" for i in range(classes)])
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_the_presets_are_counted() -> None:
+    assert len(NAMES) == 21
+    assert MINI == ["retinanet_mini", "faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_repr_parses_back_to_an_equal_spec(name: str) -> None:
+    spec = presets.get(name)
+    assert parse_spec(show(spec)) == spec
+    assert parse_spec(repr(spec)) == spec
+    assert difference(spec, spec) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_builds(name: str) -> None:
+    detector = on_meta(name, 7)
+    assert detector.classes == (("object",) if name.startswith("rpn") else tuple(f"c{i}" for i in range(7)))
+    assert parameters(detector) > 100_000
+
+
+# systems.md, sections 3.4, 3.5, 3.6, 3.9 and 4. A reference that keeps a box for the background has 4 (w + 1) more than
+# we do, w being the width of the layer before; py-faster-rcnn's RPN has two scores an anchor, ours one.
+@pytest.mark.parametrize(
+    ("name", "classes", "reference", "surplus"),
+    [
+        ("faster_rcnn_r50_fpn", 90, 41_755_286, 4 * 1025),
+        ("faster_rcnn_r50_fpn_paper", 80, 41_704_036, 4 * 1025),
+        ("faster_rcnn_r50_fpn_paper", 20, 41_396_536, 4 * 1025),
+        ("faster_rcnn_r101_fpn", 80, 60_643_940, 4 * 1025),
+        ("retinanet_r50_fpn", 91, 34_014_999, 0),
+        ("retinanet_r50_fpn_paper", 80, 37_915_572, 0),
+        ("retinanet_r101_fpn_paper", 80, 56_855_476, 0),
+        ("faster_rcnn_vgg16", 20, 137_078_239, 4 * 4097 + 9 * 513),
+        ("faster_rcnn_vgg16", 80, 138_307_339, 4 * 4097 + 9 * 513),
+        ("faster_rcnn_vgg16_focal_rpn", 20, 137_057_234, 0),
+        ("faster_rcnn_r50_c4", 80, 33_799_840, 4 * 2049),
+        ("faster_rcnn_r101_c4", 80, 52_739_744, 4 * 2049),
+    ],
+)
+def test_parameter_counts(name: str, classes: int, reference: int, surplus: int) -> None:
+    assert parameters(on_meta(name, classes)) == reference - surplus
+
+
+def test_the_focal_rpn_differs_in_the_rpn_alone() -> None:
+    paths = {d[0] for d in difference(presets.faster_rcnn_mini, presets.faster_rcnn_mini_focal_rpn)}
+    assert paths and all(p.startswith(("rpn.cls_loss", "rpn.sampler", "rpn.box_loss")) for p in paths)
+    by_hand = override(
+        presets.faster_rcnn_mini,
+        ["rpn.cls_loss=Focal(alpha=.25, gamma=2., prior=.01)", "rpn.sampler=All()",
+         "rpn.box_loss=SmoothL1(beta=0.1111111111111111, normalizer=Positives())"],
+    )  # fmt: skip
+    assert by_hand == presets.faster_rcnn_mini_focal_rpn
+    bias = by_hand.build(["a"]).get_submodule("rpn_head").cls_logits.bias
+    assert bias.tolist() == pytest.approx([-4.59511985] * 3)
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="retinanet_mini"):
+        presets.get("retinanet_minni")
+    with pytest.raises(UsageError):
+        presets.get("_SMALL")
+
+
+@pytest.mark.parametrize("name", MINI)
+def test_a_training_step_and_a_detection(name: str) -> None:
+    torch.manual_seed(0)
+    detector = presets.get(name).build(["a", "b"])
+    size = torch.tensor([[128, 160]] * 2)
+    pixels = torch.randint(0, 256, (2, 3, 128, 160), dtype=torch.uint8)
+    images = Images(pixels, size, torch.tensor([[1.0, 1, 0, 0]] * 2), size)
+    targets = Targets.pad([Target(torch.tensor([[20.0, 20, 90, 80]]), torch.tensor([1])), Target(torch.zeros(0, 4), torch.zeros(0).long())])
+    losses = detector(images, targets)
+    total = torch.stack(list(losses.values())).sum()
+    assert torch.isfinite(total)
+    total.backward()
+    assert all(p.grad is not None for p in detector.parameters() if p.requires_grad)
+    found = detector.eval()(images)
+    assert len(found) == 2
+    for d in found:
+        assert (d.boxes >= 0).all() and (d.boxes[:, 2] <= 160).all() and (d.boxes[:, 3] <= 128).all()
+        assert (d.scores.diff() <= 0).all() and (d.labels < len(detector.classes)).all()
+    if detector.has_proposals:
+        assert len(detector.propose(images)[0]) > 0
+
+
+def test_loss_and_sampler_travel_by_override() -> None:
+    spec = override(presets.faster_rcnn_mini, ["rpn.cls_loss=Focal(gamma=1.5)", "rpn.sampler=All()", "input.short=256"])
+    assert spec.rpn.cls_loss == Focal(gamma=1.5) and spec.rpn.sampler == All()
+    assert spec == replace(
+        presets.faster_rcnn_mini,
+        rpn=replace(presets.faster_rcnn_mini.rpn, cls_loss=Focal(gamma=1.5), sampler=All()),
+        input=replace(presets.faster_rcnn_mini.input, short=256),
+    )
