@@ -3,9 +3,9 @@
     python benchmarks/peer_training.py retinanet --data DATA/bccd --split train=trainval,val=test \
         --weights DATA/weights/torch/squeezenet1_0-deepcompression.pth --minutes 20 --seed 0 --out runs/peer
 
-The same backbone, pictures, batch, solver, schedule, picture size, anchors and head widths as our ``*_mini`` preset; the
-model, its losses and its sampling are torchvision's, in fp32 as torchvision trains on a processor. Scored with the last
-weights by our evaluator (which agrees with pycocotools to 1e-12).
+The same backbone, pictures, batch, solver, schedule, picture size and widths as our ``*_mini`` preset; the model, its
+losses and its sampling are torchvision's, in fp32 as torchvision trains on a processor. Scored with the last weights by
+our evaluator (which agrees with pycocotools to 1e-12).
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def build(name: str, weights: str, classes: int, short: int, long: int, width: i
     body = backbone(weights, {"5": "0", "10": "1", "12": "2"}, [256, 512, 512], width, LastLevelMaxPool())
     anchors = AnchorGenerator(((32,), (64,), (128,), (256,)), (ratios,) * 4)
     pool = MultiScaleRoIAlign(["0", "1", "2"], 7, 2)
-    model = FasterRCNN(body, classes + 1, min_size=short, max_size=long, rpn_anchor_generator=anchors, box_roi_pool=pool)
-    return model
+    size = {"min_size": short, "max_size": long}
+    return FasterRCNN(body, classes + 1, rpn_anchor_generator=anchors, box_roi_pool=pool, **size)
 
 
 def batches(n: int, size: int, seed: int):
@@ -89,7 +89,7 @@ def main() -> None:
     ap.add_argument("--solver", choices=["sgd", "adamw"], default="adamw")
     ap.add_argument("--short", type=int, default=320)
     ap.add_argument("--long", type=int, default=533)
-    ap.add_argument("--width", type=int, default=128)
+    ap.add_argument("--width", type=int, default=96)
     ap.add_argument("--protocol", default="voc10")
     ap.add_argument("--threads", type=int, default=1)
     ap.add_argument("--out", required=True)

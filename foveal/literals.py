@@ -41,7 +41,7 @@ def parse_value(text: str, names: Mapping[str, type], *, where: str = "", hint: 
 def _value(node: ast.expr, names: Mapping[str, type], where: str, depth: int, hint: Any = Any) -> Any:
     """``hint`` only chooses what an error suggests; :func:`checked` is what checks."""
     if depth > DEPTH:
-        raise UsageError(f"more than {DEPTH} levels of nesting", where=where)
+        raise UsageError(f"more than {DEPTH} levels of nesting", where=where.split(":")[0])
     if isinstance(node, ast.Constant) and isinstance(node.value, (str, int, float, bool, type(None))):
         return node.value
     if isinstance(node, ast.Name) and node.id in CONSTANTS:

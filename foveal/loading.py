@@ -68,8 +68,9 @@ def put(detector: Detector, state: Mapping[str, Tensor], path: Path) -> None:
             extra
         )
         raise FovealError(
-            f"does not fit {type(detector.spec).__name__} with {len(detector.classes)} classes ({len(missing)} missing, "
-            f"{len(extra)} unknown, {len(other)} of another shape): {'; '.join(lines + shapes)}",
+            f"does not fit {type(detector.spec).__name__} with {len(detector.classes)} classes "
+            f"({len(missing)} missing, {len(extra)} unknown, {len(other)} of another shape): "
+            f"{'; '.join(lines + shapes)}",
             path=path,
         )
     detector.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)

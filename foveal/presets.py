@@ -44,7 +44,7 @@ _TV_REGION = replace(_TV, lr=0.02)
 _SMALL_FIT = Fit(
     epochs=12,
     batch=4,
-    lr=3e-4,
+    lr=5e-4,
     solver=AdamW(weight_decay=1e-4),
     schedule=Cosine(),
     warmup_steps=100,

@@ -392,8 +392,8 @@ def test_nothing_waits_for_the_device(loss: ClassLoss) -> None:
 
 def test_memory_is_the_gradient_and_little_more() -> None:
     """Peak of tensors alive above the logits, as the profiler counts them, in multiples of the logits."""
-    logits = torch.zeros(2, 20_000, 80, requires_grad=True)
-    labels, positive = torch.zeros(2, 20_000, dtype=torch.int64), torch.zeros(2, 20_000, dtype=torch.bool)
+    logits = torch.zeros(2, 40_000, 80, requires_grad=True)
+    labels, positive = torch.zeros(2, 40_000, dtype=torch.int64), torch.zeros(2, 40_000, dtype=torch.bool)
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
     ) as profile:

@@ -1,6 +1,7 @@
 """The whole detectors against torchvision's own classes with the same (random) weights.
 
-Tolerances: head outputs 1e-5 relative, boxes 1e-3 px, the same detections, losses 1e-5 relative. Peer: torchvision 0.29.2.
+Tolerances: head outputs 1e-5 relative, boxes 1e-3 px, the same detections, losses 1e-5 relative. Peer: torchvision
+0.29.2.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-5) -> None:
 
 
 def same_detections(found: Detections, boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> None:
-    """One to one: equal label, box within 1e-3 px, score within 2e-5. Order may differ only where scores tie to 2e-5."""
+    """One to one: equal label, box within 1e-3 px, score within 2e-5. Order may differ where scores tie to 2e-5."""
     free = torch.ones(len(found), dtype=torch.bool)
     for box, score, label in zip(boxes, scores, labels, strict=True):
         near = (found.boxes - box).abs().amax(1) <= 1e-3

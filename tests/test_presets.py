@@ -99,7 +99,12 @@ def test_a_training_step_and_a_detection(name: str) -> None:
     size = torch.tensor([[128, 160]] * 2)
     pixels = torch.randint(0, 256, (2, 3, 128, 160), dtype=torch.uint8)
     images = Images(pixels, size, torch.tensor([[1.0, 1, 0, 0]] * 2), size)
-    targets = Targets.pad([Target(torch.tensor([[20.0, 20, 90, 80]]), torch.tensor([1])), Target(torch.zeros(0, 4), torch.zeros(0).long())])
+    targets = Targets.pad(
+        [
+            Target(torch.tensor([[20.0, 20, 90, 80]]), torch.tensor([1])),
+            Target(torch.zeros(0, 4), torch.zeros(0).long()),
+        ]
+    )
     losses = detector(images, targets)
     total = torch.stack(list(losses.values())).sum()
     assert torch.isfinite(total)

@@ -58,59 +58,71 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def chain(server: Any, data: Path, out: Path, delays: list[float], **options: Any) -> int:
-    """Kills a training after each delay, then lets it finish; returns how many kills hit it alive."""
+def reached(out: Path) -> int:
+    """The step of the newest checkpoint; 0: there is none."""
+    try:
+        return int(os.readlink(out / "checkpoints" / "last").removeprefix("step-"))
+    except FileNotFoundError:
+        return 0
+
+
+def chain(server: Any, data: Path, out: Path, moments: list[tuple[int, float]], **options: Any) -> int:
+    """Kills a training at each moment (a step and seconds after its checkpoint), then lets it finish.
+
+    Returns how many kills hit it alive.
+    """
     hits = 0
     arguments = {"data": str(data), "out": str(out), "resume": True, "save_every": 0.0, "own_group": True, **options}
-    for delay in [*delays, None]:
+    for step, seconds in moments:
         process = server.Process(target=main, args=(dict(arguments),))
         process.start()
-        if delay is not None:
-            process.join(delay)
-            if process.is_alive():
-                kill(process.pid)
-                hits += 1
+        while process.is_alive() and reached(out) < step:
+            time.sleep(0.002)
+        process.join(seconds)
+        if process.is_alive():
+            kill(process.pid)
+            hits += 1
         process.join()
-        if delay is None:
-            assert process.exitcode == 0
+    process = server.Process(target=main, args=(dict(arguments),))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     return hits
 
 
-def undisturbed(server: Any, data: Path, out: Path, **options: Any) -> float:
-    """Seconds of a whole training."""
-    start = time.monotonic()
+def undisturbed(server: Any, data: Path, out: Path, **options: Any) -> None:
     process = server.Process(target=main, args=({"data": str(data), "out": str(out), **options},))
     process.start()
     process.join()
     assert process.exitcode == 0
-    return time.monotonic() - start
 
 
-def many(server: Any, data: Path, folder: Path, chains: int, **options: Any) -> None:
-    undisturbed(server, data, folder / "warm-up", **options)
-    # with a save after every update, as the chains have it
-    seconds = undisturbed(server, data, folder / "whole", save_every=0.0, **options)
+def many(server: Any, data: Path, folder: Path, chains: int, epochs: int, **options: Any) -> None:
+    """Chains of one to four kills, at moments that no two runs of this test share."""
+    options = {**options, "fit": {"epochs": epochs, **options.get("fit", {})}}
+    undisturbed(server, data, folder / "whole", **options)
     expected = outcome(folder / "whole")
-    assert expected == outcome(folder / "warm-up"), "how often it saves changes nothing"
-    rng = np.random.default_rng(int(time.time_ns()) % 2**32)
+    rng = np.random.default_rng(time.time_ns() % 2**32)
     hits = 0
     for k in range(chains):
-        delays = rng.uniform(0, seconds, 1 + k % 4).tolist()
-        hits += chain(server, data, folder / f"chain-{k}", delays, **options)
+        # updates last some milliseconds, most of which is saving: many kills fall into the middle of that
+        places = np.sort(rng.integers(0, 4 * epochs, 1 + k % 4)).tolist()
+        moments = [(int(step), float(rng.uniform(0, 0.05))) for step in places]
+        hits += chain(server, data, folder / f"chain-{k}", moments, **options)
         found = outcome(folder / f"chain-{k}")
         different = [name for name in expected if expected[name] != found[name]]
-        assert not different, f"killed after {delays}: {different} differ"
-    assert hits >= chains // 2, "the kills came too late to mean anything"
+        assert not different, f"killed at {moments}: {different} differ"
+    assert hits >= chains, "the kills came too late to mean anything"
 
 
 def test_killed_and_resumed_is_bit_equal(server: Any, data: Path, tmp_path: Path) -> None:
-    many(server, data, tmp_path, 2, fit={"epochs": 5})
+    many(server, data, tmp_path, 2, epochs=5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"fit": {"epochs": 20, "accumulate": 2}}])
+@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"fit": {"accumulate": 2}}])
 def test_ten_chains(server: Any, data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
-    many(server, data, tmp_path, 10, **{"fit": {"epochs": 20}, **options})
+    many(server, data, tmp_path, 10, epochs=20, **options)
 
 
 class Stop(Exception):

@@ -17,12 +17,17 @@ from foveal.parts import matchers
 from foveal.types import Images, Target, Targets
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from common import OpCount  # noqa: E402
+from common import OpCount
 
 
 @pytest.mark.parametrize(
     ("name", "allowed"),
-    [("retinanet_mini", set()), ("faster_rcnn_mini", {"nms"}), ("faster_rcnn_mini_focal_rpn", {"nms"}), ("rpn_mini", set())],
+    [
+        ("retinanet_mini", set()),
+        ("faster_rcnn_mini", {"nms"}),
+        ("faster_rcnn_mini_focal_rpn", {"nms"}),
+        ("rpn_mini", set()),
+    ],
 )
 def test_host_syncs_of_a_training_step(name: str, allowed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matchers, "match_on_host", matchers.match_on_device)

@@ -20,6 +20,7 @@ from .common import (
     say,
     seconds,
     single,
+    tell_findings,
 )
 
 SHOWN = 10  # lines of each list; the rest is counted
@@ -61,6 +62,7 @@ def check(
 
         split = "train" if any(source.splits for source in open_sources(paths(data), images)) else None
     dataset = open_dataset(paths(data), split=split, images=images, classes=names(classes))
+    tell_findings(dataset)
     check_trainable(dataset)
     part = replace(dataset, records=dataset.records[:limit])
     with progress("encoding") as update:

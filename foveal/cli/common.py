@@ -9,12 +9,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from ..errors import UsageError
 
+if TYPE_CHECKING:
+    from ..data.dataset import Dataset
+
+INTERRUPTED = 130
 EVERY = 5.0  # seconds between progress lines where there is no terminal
 Progress = Callable[[int, int], None]  # (done, of how many)
 
@@ -68,6 +72,8 @@ def invoke(app: typer.Typer, name: str, arguments: Sequence[str]) -> int:
             return 2
         message = str(cast(Any, error).format_message()).rstrip(".")
         raise UsageError(message, fix=f"{name} --help shows how") from None
+    if status == INTERRUPTED:  # newer versions of typer turn Ctrl-C into a status
+        raise KeyboardInterrupt
     return int(status or 0)
 
 
@@ -121,6 +127,19 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """Lines on standard error: what happens, as opposed to what was asked for."""
     typer.echo(text, err=True)
+
+
+def tell_findings(dataset: Dataset) -> None:
+    """What was dropped, repaired or ignored in a data set, repeats folded, on standard error."""
+    from ..data.doctor import fold
+    from ..data.findings import count
+
+    found = [finding for finding in dict.fromkeys(dataset.findings) if finding.severity != "note"]
+    for line in fold(found):
+        note(line)
+    if found:
+        counts = count(found)
+        note(f"{dataset.path}: {counts['error']} errors, {counts['warning']} warnings")
 
 
 def write_json(value: Any, target: Path | None) -> None:

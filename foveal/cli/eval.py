@@ -22,6 +22,7 @@ from .common import (
     progress,
     say,
     single,
+    tell_findings,
     write_json,
 )
 
@@ -108,14 +109,7 @@ def _open(data: list[Path], split: str | None, images: Path | None) -> Dataset:
 def _limited(dataset: Dataset, limit: int | None) -> Dataset:
     from dataclasses import replace
 
-    from ..data.findings import count
-
-    counts = count(dataset.findings)
-    if counts["error"] or counts["warning"]:
-        note(
-            f"{counts['error']} errors and {counts['warning']} warnings in the data: `foveal doctor {dataset.path}` "
-            "lists them"
-        )
+    tell_findings(dataset)
     return dataset if limit is None else replace(dataset, records=dataset.records[:limit])
 
 

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import FovealError, UsageError
-from .common import Device, ImagesDir, Limit, Precision, Split, note, paths, progress, say, single, write_json
+from .common import (
+    Device,
+    ImagesDir,
+    Limit,
+    Precision,
+    Split,
+    note,
+    paths,
+    progress,
+    say,
+    single,
+    tell_findings,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from ..evaluate import Found, Truth
@@ -44,6 +57,7 @@ def proposals(
             f"{type(detector.spec).__name__} has no proposals", path=method, fix="Give a Faster R-CNN or RPN"
         )
     dataset = evaluation_set(where, split=split, images=images, divided=divided_ids(method, where))
+    tell_findings(dataset)
     if limit is not None:
         dataset = replace(dataset, records=dataset.records[:limit])
     with progress("proposing") as update:
