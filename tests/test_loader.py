@@ -250,3 +250,14 @@ def test_refusals(shapes: Dataset) -> None:
     for wrong in ({"batch": 0}, {"workers": -1}, {"rank": 2, "world": 2}):
         with pytest.raises(UsageError):
             Loader(shapes, Resize(), **wrong)  # type: ignore[arg-type]
+
+
+def test_ignored_regions_reach_the_matcher(shapes: Dataset) -> None:
+    """``any_ignore`` is what the matcher asks: without it a crowd region would be plain background."""
+    records = [Record(**vars(r)) for r in shapes.records]
+    crowded = next(i for i, r in enumerate(records) if len(r))
+    records[crowded].crowd = np.arange(len(records[crowded])) == 0
+    dataset = Dataset(shapes.classes, records, path=shapes.path)
+    found = [b.targets for b in Loader(dataset, Resize(80, 120), (), 1, 0, crowd="ignore").epoch(0)]
+    assert sum(t.any_ignore for t in found) == 1
+    assert [t.any_ignore for t in found] == [bool(t.ignore.any()) for t in found]

@@ -208,7 +208,7 @@ class Loader(_Loader[Batch]):
         sizes, frame, original, boxes, labels, valid, ignore = (torch.from_numpy(a) for a in packet.arrays)
         return Batch(
             Images(packet.pixels[0], sizes, frame, original),
-            Targets(boxes, labels, valid, ignore),
+            Targets(boxes, labels, valid, ignore, any_ignore=bool(ignore.any())),
             packet.indices,
             [self.dataset.records[i].id for i in packet.indices],
             seconds,
