@@ -216,11 +216,11 @@ rpn_r50_fpn = RPN(anchors=Anchors(centre=0.5), fit=_ONE_REGION)
 _SMALL = Resize(320, 533)
 _SMALL_BODY = SmallResNet()
 
-# Two-layer towers of 96 channels.
+# Two-layer towers of 96 channels. Group norm in the neck evens out whatever backbone comes before it.
 retinanet_mini = RetinaNet(
     input=_SMALL,
     backbone=_SMALL_BODY,
-    neck=FPN(96, extra="p6p7-p5"),
+    neck=FPN(96, extra="p6p7-p5", norm="group"),
     head=Tower(depth=2),
     anchors=PyramidAnchors(scale=4.0, octaves=3),
     task=replace(
@@ -235,8 +235,9 @@ retinanet_mini = RetinaNet(
 faster_rcnn_mini = FasterRCNN(
     input=_SMALL,
     backbone=_SMALL_BODY,
-    neck=FPN(96, extra="pool"),
-    anchors=PyramidAnchors(scale=8.0, octaves=1),
+    levels=(3, 4, 5),
+    neck=FPN(96, extra="pool", norm="group"),
+    anchors=PyramidAnchors(scale=4.0, octaves=2),
     roi_head=RoIMLP(256),
     roi=replace(ROI_TASK, sampler=Balanced(128, 0.25)),
     train_proposals=Counts(500, 500),
@@ -251,8 +252,9 @@ faster_rcnn_mini_focal_rpn = replace(faster_rcnn_mini, rpn=_with_focal(faster_rc
 rpn_mini = RPN(
     input=_SMALL,
     backbone=_SMALL_BODY,
-    neck=FPN(96, extra="pool"),
-    anchors=PyramidAnchors(scale=8.0, octaves=1),
+    levels=(3, 4, 5),
+    neck=FPN(96, extra="pool", norm="group"),
+    anchors=PyramidAnchors(scale=4.0, octaves=2),
     fit=_SMALL_FIT,
 )
 

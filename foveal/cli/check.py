@@ -34,7 +34,7 @@ def check(
     classes: Classes = None,
     images: ImagesDir = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Images to encode.")] = 200,
-    max_time: Annotated[str, typer.Option("--max-time", help="Of the overfitting.")] = "3m",
+    max_time: Annotated[str, typer.Option("--max-time", help="Of the overfitting.")] = "5m",
     skip_overfit: Annotated[bool, typer.Option("--encode-only", help="Only encode and decode.")] = False,
     device: Device = "auto",
 ) -> int:
@@ -46,9 +46,9 @@ def check(
     \b
     Example:
       foveal check retinanet_mini --data my-photos
-      foveal check faster_rcnn_mini --data my-photos --max-time 5m input.short=600
+      foveal check faster_rcnn_mini --data my-photos --max-time 15m input.short=600
     """
-    budget = seconds(max_time) or 180.0
+    budget = seconds(max_time) or 300.0
     from dataclasses import replace
 
     from ..config import override

@@ -56,6 +56,7 @@ class FasterRCNN(Spec):
 
     input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
     backbone: Torchvision | SmallResNet = Torchvision("resnet50")
+    levels: tuple[int, ...] = (2, 3, 4, 5)  # of the backbone (stride 2^level), where it has them and names none itself
     neck: FPN | SingleLevel | Identity = FPN(256, extra="pool")  # P2..P6; the last is the RPN's alone
     rpn_head: RPNHead = RPNHead()  # 3 x 3 convolution and two sibling 1 x 1
     anchors: Anchors | PyramidAnchors = Anchors(sizes=((32,), (64,), (128,), (256,), (512,)), ratios=(0.5, 1.0, 2.0))
@@ -69,7 +70,7 @@ class FasterRCNN(Spec):
 
     def build(self, classes: Sequence[str]) -> Region:
         """The detector with random weights."""
-        backbone = self.backbone.build()
+        backbone = self.backbone.build(self.levels)
         neck = self.neck.build(backbone.channels, backbone.strides)
         anchors, loss = at_strides(self.anchors, neck.strides), self.rpn.cls_loss
         rpn_head = self.rpn_head.build(neck.channels, anchors.per_location, loss.channels(1), loss.bias(1))

@@ -27,6 +27,7 @@ class RPN(Spec):
 
     input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
     backbone: Torchvision | SmallResNet = Torchvision("resnet50")
+    levels: tuple[int, ...] = (2, 3, 4, 5)  # of the backbone (stride 2^level), where it has them and names none itself
     neck: FPN | SingleLevel | Identity = FPN(256, extra="pool")
     head: RPNHead = RPNHead()  # 3 x 3 convolution and two sibling 1 x 1
     anchors: Anchors | PyramidAnchors = Anchors(sizes=((32,), (64,), (128,), (256,), (512,)), ratios=(0.5, 1.0, 2.0))
@@ -35,7 +36,7 @@ class RPN(Spec):
 
     def build(self, classes: Sequence[str]) -> OneStage:
         """The detector with random weights; the class names are merged."""
-        backbone = self.backbone.build()
+        backbone = self.backbone.build(self.levels)
         neck = self.neck.build(backbone.channels, backbone.strides)
         anchors, loss = at_strides(self.anchors, neck.strides), self.task.cls_loss
         head = self.head.build(neck.channels, anchors.per_location, loss.channels(1), loss.bias(1))

@@ -135,11 +135,12 @@ def _one(
     stage.objects += len(real)
     kept = found.valid[0]
     overlap = _iou(boxes, found.boxes[0][kept]) * (labels[:, None] == found.labels[0][kept])
+    back = _paired(overlap)
     for g in real:
         who = f"image {image}, object {g + 1} ({names[int(labels[g])]}, {_size(boxes[g])} network px)"
         if g not in taken:
             stage.lost.append(f"{who}: no prior answers for it")
-        elif overlap.shape[1] and float(overlap[g].max()) >= SAME:
+        elif g in back:
             rows.truth.append((number, int(labels[g]), boxes[g].tolist()))
         elif reason := _collision(task, g, real, boxes, labels):
             stage.lost.append(f"{who}: {reason}")
@@ -149,6 +150,20 @@ def _one(
             rows.truth.append((number, int(labels[g]), boxes[g].tolist()))
     for box, label, score in zip(found.boxes[0][kept], found.labels[0][kept], found.scores[0][kept], strict=True):
         rows.found.append((number, int(label), box.tolist(), float(score)))
+
+
+def _paired(overlap: Tensor) -> set[int]:
+    """Objects that came back, each as a detection of its own; (G, N) overlaps of the same class, the highest first."""
+    objects: set[int] = set()
+    used: set[int] = set()
+    for place in overlap.flatten().argsort(descending=True, stable=True).tolist():
+        g, n = divmod(place, overlap.shape[1])
+        if float(overlap[g, n]) < SAME:
+            break
+        if g not in objects and n not in used:
+            objects.add(g)
+            used.add(n)
+    return objects
 
 
 def _collision(task: BoxTask, g: int, real: Sequence[int], boxes: Tensor, labels: Tensor) -> str:
@@ -224,7 +239,7 @@ class Overfit:
 
 
 def overfit(
-    spec: Spec, dataset: Dataset, *, count: int = 8, max_time: float = 180.0, device: str = "auto", epochs: int = 400
+    spec: Spec, dataset: Dataset, *, count: int = 8, max_time: float = 300.0, device: str = "auto", epochs: int = 400
 ) -> Overfit:
     """Trains on ``count`` images without augmentation and scores the same images.
 

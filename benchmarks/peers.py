@@ -1,0 +1,76 @@
+"""A torchvision detector and ours with the same random weights, calm enough to behave like trained ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torchvision.models import detection
+from torchvision.ops import FrozenBatchNorm2d
+
+from foveal import presets
+from foveal.detectors.base import Detector
+from foveal.types import Images, Target, Targets
+from foveal.weights.torchvision import to_ours
+
+PRESET = {"fasterrcnn_resnet50_fpn": "faster_rcnn_r50_fpn", "retinanet_resnet50_fpn": "retinanet_r50_fpn"}
+
+
+def pair(name: str, short: int = 800, long: int = 1333) -> tuple[nn.Module, Detector]:
+    """Torchvision's model with frozen norms (what its trained weights use) and our preset of it."""
+    torch.manual_seed(0)
+    theirs = getattr(detection, name)(weights=None, weights_backbone=None)
+    _freeze(theirs)
+    theirs.transform.min_size, theirs.transform.max_size = (short,), long
+    body = theirs.backbone.body
+    for p in (*body.conv1.parameters(), *body.layer1.parameters()):  # what training from ImageNet weights freezes
+        p.requires_grad_(False)
+    spec = presets.get(PRESET[name])
+    spec = replace(spec, input=replace(spec.input, short=short, long=long))
+    ours = spec.build([f"c{i}" for i in range(91 - name.startswith("faster"))])
+    ours.load_state_dict({k: v for k, v in to_ours(theirs.state_dict()).items() if "tracked" not in k})
+    return theirs, ours.to(memory_format=torch.channels_last)
+
+
+def _freeze(module: nn.Module) -> None:
+    g = torch.Generator().manual_seed(7)
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            n = child.num_features
+            norm = FrozenBatchNorm2d(n, eps=child.eps)
+            norm.weight.copy_(0.35 + 0.1 * torch.rand(n, generator=g))  # keeps a random network from exploding
+            norm.bias.copy_(0.1 * torch.randn(n, generator=g))
+            setattr(module, name, norm)
+        else:
+            _freeze(child)
+
+
+def pictures(count: int, height: int, width: int) -> list[torch.Tensor]:
+    """Smooth random pictures (3, height, width) in 0..1."""
+    g = torch.Generator().manual_seed(1)
+    noise = torch.randn(count, 3, 16, 16, generator=g)
+    return list(nn.functional.interpolate(noise, (height, width), mode="bicubic").sigmoid().contiguous())
+
+
+def objects(count: int, each: int, height: int, width: int) -> list[dict[str, torch.Tensor]]:
+    """Random objects in torchvision's form (labels from 1)."""
+    g = torch.Generator().manual_seed(2)
+    found = []
+    for _ in range(count):
+        side = torch.exp(torch.rand(each, 2, generator=g) * 3) * 0.02 * torch.tensor([width, height])
+        corner = torch.rand(each, 2, generator=g) * (torch.tensor([width, height]) - side)
+        found.append(
+            {"boxes": torch.cat([corner, corner + side], 1), "labels": torch.randint(1, 80, (each,), generator=g)}
+        )
+    return found
+
+
+def batch(images: list[torch.Tensor], truth: list[dict[str, torch.Tensor]]) -> tuple[Images, Targets]:
+    """The same as our loader gives it: raw bytes, channels-last, padded targets."""
+    h, w = images[0].shape[-2:]
+    pixels = torch.stack(images).mul(255).round().to(torch.uint8).contiguous(memory_format=torch.channels_last)
+    size = torch.tensor([[h, w]] * len(images))
+    frame = torch.tensor([[1.0, 1, 0, 0]] * len(images))
+    targets = Targets.pad([Target(t["boxes"], t["labels"] - 1) for t in truth])
+    return Images(pixels, size, frame, size), targets
