@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from .config import override
-from .detectors.base import Detector
+from .config import from_json, override
+from .detectors.base import Detector, Spec
 from .errors import FovealError
 from .parts.norms import fold
+from .weights.loading import load_into
 
 
 def load(
@@ -38,7 +40,7 @@ def load(
         found = load_checkpoint(path)
         spec, classes, state = found.spec, found.classes, found.state_dict
     elif path.is_file():
-        spec, classes, state = import_weights(path, preset)
+        spec, classes, state = _read_file(path, preset)
     elif is_alias(str(source)):
         path = Path(published_file(str(source)))
         spec, classes, state = import_weights(path, preset)
@@ -49,31 +51,20 @@ def load(
             fix="`foveal weights list` shows the aliases; a run is the folder that `foveal train --out` made.",
         )
     detector = override(spec, list(overrides)).build(classes)
-    if detector.merges_classes:
-        detector.classes = ("object",)
-    put(detector, state, path)
+    load_into(detector, state, path=path, what=f"{type(spec).__name__} with {len(classes)} classes")
     return ready(detector, device, precision)
 
 
-def put(detector: Detector, state: Mapping[str, Tensor], path: Path) -> None:
-    """Loads a state that must fit, batch norm's counters aside. Raises ``FovealError`` naming what does not."""
-    own = detector.state_dict()
-    optional = {k for k in own if k.endswith("num_batches_tracked")}
-    missing = [k for k in own if k not in state and k not in optional]
-    extra = [k for k in state if k not in own and not k.endswith("num_batches_tracked")]
-    other = [k for k in own if k in state and own[k].shape != state[k].shape]
-    if missing or extra or other:
-        shapes = [f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}" for k in other[:3]]
-        lines = [f"missing: {', '.join(missing[:3])}"] * bool(missing) + [f"unknown: {', '.join(extra[:3])}"] * bool(
-            extra
-        )
-        raise FovealError(
-            f"does not fit {type(detector.spec).__name__} with {len(detector.classes)} classes "
-            f"({len(missing)} missing, {len(extra)} unknown, {len(other)} of another shape): "
-            f"{'; '.join(lines + shapes)}",
-            path=path,
-        )
-    detector.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
+def _read_file(path: Path, preset: str | None) -> tuple[Spec, tuple[str, ...], dict[str, Tensor]]:
+    """A file that ``foveal weights export`` wrote, or somebody else's."""
+    from .weights import import_weights, read_state
+    from .weights.reading import header
+
+    own = header(path).get("foveal")
+    if own is None or preset is not None:
+        return import_weights(path, preset)
+    story = json.loads(own)
+    return from_json(story), tuple(story["classes"]), read_state(path)
 
 
 def ready(detector: Detector, device: str = "auto", precision: str | None = None) -> Detector:

@@ -228,6 +228,7 @@ retinanet_mini = RetinaNet(
         matcher=IoUMatcher(0.5, 0.4, low_quality=True),
         cls_loss=Focal(normalizer=Positives()),
         box_loss=GIoU(normalizer=Positives(), weight=2.0),
+        select=Select(score=0.01, per_level=1000),
     ),
     fit=_SMALL_FIT,
 )
@@ -239,7 +240,7 @@ faster_rcnn_mini = FasterRCNN(
     neck=FPN(96, extra="pool", norm="group"),
     anchors=PyramidAnchors(scale=4.0, octaves=2),
     roi_head=RoIMLP(256),
-    roi=replace(ROI_TASK, sampler=Balanced(128, 0.25)),
+    roi=replace(ROI_TASK, sampler=Balanced(128, 0.25), select=replace(ROI_TASK.select, score=0.01)),
     train_proposals=Counts(500, 500),
     test_proposals=Counts(300, 300),
     fit=_SMALL_FIT,

@@ -87,14 +87,14 @@ def import_(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FovealError("is there already", path=out, fix="Name a new or empty folder")
     from ..config import show
-    from ..loading import put
     from ..train.checkpoint import Content, save
     from ..train.environment import versions
     from ..weights import import_weights
+    from ..weights.loading import load_into
 
     spec, found, state = import_weights(file, preset, names=names(classes))
     detector = spec.build(found)
-    put(detector, state, file)
+    load_into(detector, state, path=file, what=type(spec).__name__)
     described = {"spec": show(spec), "classes": list(found), "versions": versions()}
     origin = {"step": 0, "imported": file.name}
     save(out / "checkpoints", 0, Content(detector.state_dict(), {}, {}, origin, described))

@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 
 from ..config import override, show
 from ..data.dataset import Dataset
+from ..data.doctor import fold
 from ..data.findings import count
 from ..data.loader import Loader
 from ..data.reading import check_trainable, split_pair
@@ -328,10 +329,11 @@ def _greeting(
     """What a person should know before it starts."""
     yield f"{arguments.out}: {type(spec).__name__}, {len(training.classes)} classes: {', '.join(training.classes)}"
     yield f"{len(training)} images to train, {len(validation)} to validate" + (f" ({note})" if note else "")
-    for name, dataset in (("training", training), ("validation", validation)):
+    for dataset in (training, validation):
+        yield from fold(f for f in dataset.findings if f.severity != "note")
         counts = count(dataset.findings)
         if counts["warning"]:
-            yield f"warning: {counts['warning']} findings in the {name} data; foveal doctor lists them"
+            yield f"{dataset.split or 'data'}: {counts['warning']} warnings; `foveal doctor` lists everything"
     fit = spec.fit
     lr = fit.scaled_lr(batch)
     scaled = "" if batch == fit.batch else f" ({fit.lr:g} for a batch of {fit.batch}, scaled)"

@@ -7,6 +7,7 @@ read here and never pickles.
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 import re
 import struct
@@ -62,6 +63,19 @@ def sniff(path: str | Path) -> str:
     if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < max(size, 2**20):
         return "safetensors"
     return _name_of_other(head)
+
+
+def header(path: str | Path) -> dict[str, str]:
+    """The words in a safetensors file's header; empty for any other file."""
+    if sniff(path) != "safetensors":
+        return {}
+    with Path(path).open("rb") as file:
+        size = struct.unpack("<Q", file.read(8))[0]
+        try:
+            found = json.loads(file.read(size)).get("__metadata__", {})
+        except ValueError:
+            return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _name_of_other(head: bytes) -> str:
