@@ -92,6 +92,8 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's; naming it by class would import torch
             return _say("the device is out of memory. Try a smaller --batch or input.short", REFUSED)
+        if "DataLoader worker" in str(error):  # raised by torch's signal handler, wherever the main thread was
+            return _say("a process that loads images died; perhaps memory ran out. Try fewer --workers", REFUSED)
         return _bug()
 
 
