@@ -82,7 +82,7 @@ def test_the_focal_rpn_differs_in_the_rpn_alone() -> None:
     )  # fmt: skip
     assert by_hand == presets.faster_rcnn_mini_focal_rpn
     bias = by_hand.build(["a"]).get_submodule("rpn_head").cls_logits.bias
-    assert bias.tolist() == pytest.approx([-4.59511985] * 3)
+    assert bias.tolist() == pytest.approx([-4.59511985] * 6)  # 2 sizes x 3 ratios
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:
