@@ -8,7 +8,7 @@ import torch
 from common import OpCount, parser, race, setup
 from peers import batch, objects, pair, pictures
 
-from foveal.train.precision import fast_bf16
+from foveal.train.precision import fast_bf16, layout
 
 
 def step(
@@ -38,7 +38,7 @@ def main() -> None:
         if args.only not in name:
             continue
         theirs, ours = pair(name, height, width)
-        theirs.train(), ours.train()
+        theirs.train(), ours.train().to(memory_format=layout(ours, torch.device("cpu")))
         images, truth = pictures(args.batch, height, width), objects(args.batch, args.objects, height, width)
         raw, targets = batch(images, truth)
         contenders = {

@@ -233,6 +233,7 @@ class FakeTime:
 
     def __init__(self) -> None:
         self.seconds = 1000.0
+        self.update = 2.0
 
     def __call__(self) -> float:
         return self.seconds
@@ -248,7 +249,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     update, validate = Updater.__call__, Validator.__call__
 
     def updating(self: Any, *arguments: Any) -> Any:
-        time.seconds += 2.0
+        time.seconds += time.update
         return update(self, *arguments)
 
     def validating(self: Any, *arguments: Any) -> Validation:
@@ -280,22 +281,30 @@ def test_fewer_epochs_than_the_time_allows(data: Path, tmp_path: Path, slow: Fak
     assert run.results["steps"] == 9
 
 
-def test_a_plan_that_was_wrong_still_ends_in_time(data: Path, tmp_path: Path, slow: FakeTime) -> None:
-    """From update 10 on everything is slower."""
+@pytest.mark.parametrize(("early", "late"), [(2.0, 7.0), (7.0, 2.0)], ids=["slower", "faster"])
+def test_a_plan_that_was_wrong_is_made_again(
+    data: Path, tmp_path: Path, slow: FakeTime, early: float, late: float
+) -> None:
+    """From update 6 on everything is slower, or faster."""
     original, told = loop.Loop._update, []
 
-    def slower(self: Any, *arguments: Any) -> None:
-        slow.seconds += 5.0 if self.state.step >= 10 else 0.0
+    def changing(self: Any, *arguments: Any) -> None:
+        slow.update = late if self.state.step >= 6 else early
         told.append(self.state.plan)
         original(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Loop, "_update", slower)
-        run = train_tiny(data, tmp_path, tiny(epochs=1000), max_time=100.0)
-    assert run.results["ended"] == "out of time"
-    assert slow.seconds - 1000 <= 100.0
-    assert len({p for p in told if p.timed}) == 1, "a plan is made once"
-    assert lines(tmp_path, "val")[-1]["step"] == run.results["steps"]
+        patch.setattr(loop.Loop, "_update", changing)
+        run = train_tiny(data, tmp_path, tiny(epochs=1000), max_time=200.0)
+    plans = [p.total for p in told if p.timed]
+    assert run.results["ended"] == "finished"
+    assert 150 < slow.seconds - 1000 <= 200.0
+    assert (plans[-1] < plans[0]) == (late > early)
+    # the schedule has run its course over the updates that were done
+    total = run.results["steps"]
+    assert total == plans[-1]
+    assert lines(tmp_path, "train")[-1]["lr"] == pytest.approx(0.05 * Cosine().scale(total - 1, total, 3))
+    assert lines(tmp_path, "val")[-1]["step"] == total
 
 
 def test_time_before_an_interruption_counts(data: Path, tmp_path: Path, slow: FakeTime) -> None:
@@ -322,15 +331,15 @@ def test_plan_by_hand() -> None:
     assert full.epochs == 20
     assert [full.stage(s) for s in (0, 49, 50, 199, 200)] == [(0, 0), (0, 0), (1, 50), (1, 50), (1, 50)]
     # 0.95 * 200 s - 10 s - validations of 5 s after each 10 updates of 1 s: 12 epochs are 180 s
-    plan = timed_plan(full, done=0, elapsed=10.0, pace=1.0, validation=5.0, limit=200.0, val_every=1)
+    plan = timed_plan(full, 200, done=0, elapsed=10.0, pace=1.0, validation=5.0, limit=200.0, val_every=1)
     assert (plan.total, plan.stages, plan.timed) == (120, (30, 90), True)
-    assert timed_plan(full, done=0, elapsed=0, pace=1.0, validation=5.0, limit=1e6, val_every=1).total == 200
-    assert timed_plan(full, done=7, elapsed=99, pace=1.0, validation=5.0, limit=100.0, val_every=1).total == 7
+    assert timed_plan(full, 200, done=0, elapsed=0, pace=1.0, validation=5.0, limit=1e6, val_every=1).total == 200
+    assert timed_plan(full, 200, done=7, elapsed=99, pace=1.0, validation=5.0, limit=100.0, val_every=1).total == 7
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
 def test_pace_leaves_out_the_first_updates() -> None:
-    pace = Pace(100.0)
+    pace = Pace(100.0, 0.0)
     for seconds in (2.9, 2.5, 1.0):
         pace.add(seconds)
     assert not pace.ready
@@ -338,7 +347,7 @@ def test_pace_leaves_out_the_first_updates() -> None:
     pace.add(1.0)
     assert pace.ready
     assert pace.seconds == 1.0
-    slow = Pace(10.0)
+    slow = Pace(10.0, 0.0)
     slow.add(5.0)  # one update eats half of the time: enough is known
     assert slow.ready
 

@@ -178,9 +178,11 @@ class Detector(nn.Module, ABC):
 
     # ------------------------------------------------------------------------------------------ inside
     def _pixels(self, images: Images) -> Tensor:
-        """What the backbone gets: in its own number format (of a detector made ready for inference), channels-last."""
-        dtype = next(self.parameters()).dtype
-        return images.pixels.to(dtype=dtype, memory_format=torch.channels_last)
+        """What the backbone gets: its own number format; channels-last, but in training as its weights lie."""
+        weight = next(p for p in self.parameters() if p.dim() == 4)
+        plain = torch.is_grad_enabled() and not weight.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.contiguous_format if plain else torch.channels_last
+        return images.pixels.to(dtype=weight.dtype, memory_format=layout)
 
     def _merged(self, targets: Targets) -> Targets:
         if not self.merges_classes:

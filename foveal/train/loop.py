@@ -24,7 +24,7 @@ from .clock import Clock
 from .guard import Guard
 from .interrupt import Interrupt
 from .log import Log, Meter
-from .plan import Pace, full_plan, timed_plan
+from .plan import Pace, differs, full_plan, timed_plan
 from .progress import Progress
 from .solvers import Average, build_solver, freeze, restore_solver, set_lr, solver_tensors
 from .state import FINISHED, OUT_OF_TIME, STOPPED_EARLY, State
@@ -66,9 +66,9 @@ class Loop:
         self.folder = job.out / "checkpoints"
         per_epoch = -(-len(job.loader) // job.fit.accumulate)
         self.state = State(full_plan(job.fit, per_epoch, job.epochs))
+        self.most = self.state.plan.total  # updates, whatever the time limit
         self.clock, self.meter = Clock(job.fabric.device), Meter()
         self.guard = Guard(job.out, job.fabric.global_rank, job.detector.classes)
-        self.pace = Pace(job.max_time) if job.max_time is not None else None
         self.trainable = frozenset(n for n, p in job.detector.named_parameters() if p.requires_grad)
         self.average = Average(job.detector, job.fit.ema) if job.fit.ema is not None else None
         self._stage = -1
@@ -78,6 +78,7 @@ class Loop:
             self._restore(resumed)
         self._begin_stage(resumed)
         self._base = self.state.elapsed
+        self.pace = Pace(job.max_time, self._elapsed()) if job.max_time is not None else None
         self._saved = self._logged = now()
 
     # ------------------------------------------------------------------------------------------ the loop
@@ -218,14 +219,15 @@ class Loop:
             self.updater.scaler.load_state_dict(resumed.state["scaler"])
 
     def _make_plan(self) -> None:
-        """With a time limit: the length of the training, once, from the pace of the first updates."""
+        """With a time limit: the length of the training, from the pace of the first updates and of those since."""
         pace, state = self.pace, self.state
-        if pace is None or state.plan.timed or not self._agreed(pace.ready, always=True):
+        if pace is None or not self._agreed(pace.due(self._elapsed(), state.plan, state.step)):
             return
         assert self.job.max_time is not None
-        state.validation = self.job.validator.pace(self.weights)
+        state.validation = state.validation or self.job.validator.pace(self.weights)
         plan = timed_plan(
             state.plan,
+            self.most,
             done=state.step,
             elapsed=self._elapsed(),
             pace=pace.seconds,
@@ -233,10 +235,14 @@ class Loop:
             limit=self.job.max_time,
             val_every=self.fit.val_every,
         )
-        state.plan = self.fabric.broadcast(plan)
-        epochs = state.plan.total / state.plan.per_epoch
+        plan, seconds = self.fabric.broadcast((plan, pace.seconds))
+        pace.restart(self._elapsed())
+        if not differs(state.plan, plan):
+            return
+        state.plan = plan
+        epochs = plan.total / plan.per_epoch
         self.progress.say(
-            f"{pace.seconds:.2f} s an update: {epochs:.1f} epochs ({state.plan.total} updates) fit into the time limit"
+            f"{seconds:.2f} s an update: {epochs:.1f} epochs ({plan.total} updates) fit into the time limit"
         )
         self._save()  # from here on the plan is part of the run
 

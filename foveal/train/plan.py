@@ -1,4 +1,4 @@
-"""How many updates a training has: from the recipe's epochs, or from a time limit and the pace of the first updates."""
+"""How many updates a training has: from the recipe's epochs, or from a time limit and the pace of the updates so far."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from ..fit import Fit
 MARGIN = 0.05  # of the limit, kept back for a pace that was measured too fast
 UNTIMED_UPDATES = 2  # the first updates fill caches and choose kernels; they say nothing of the pace
 MOST_UPDATES, LEAST_UPDATES, SHARE = 50, 3, 0.03  # measured: so many, at least so many, until this share of the limit
+AGAIN = 1 / 16  # of the limit: how often a plan is checked against the pace since
+WRONG = 0.02  # of the updates: a plan that is off by less stays as it is
 
 
 @dataclass(frozen=True)
@@ -59,36 +61,37 @@ def full_plan(fit: Fit, per_epoch: int, epochs: int | None = None) -> Plan:
 
 
 def timed_plan(
-    full: Plan, *, done: int, elapsed: float, pace: float, validation: float, limit: float, val_every: int
+    plan: Plan, most: int, *, done: int, elapsed: float, pace: float, validation: float, limit: float, val_every: int
 ) -> Plan:
-    """As many updates as end within ``limit`` seconds, a validation after every ``val_every`` epochs included.
+    """``plan`` with as many updates as end within ``limit`` seconds, a validation after every ``val_every`` epochs too.
 
     ``done`` updates took ``elapsed`` seconds; ``pace`` is seconds an update, ``validation`` seconds for one pass over
-    the validation images. Never longer than ``full``; stages shrink in proportion.
+    the validation images. Never more than ``most`` updates; what is left of the stages changes in proportion.
     """
-
-    passed = max(0, done - 1) // full.per_epoch // val_every  # an epoch that ends at ``done`` is still to be validated
+    passed = max(0, done - 1) // plan.per_epoch // val_every  # an epoch that ends at ``done`` is still to be validated
 
     def ends(total: int) -> float:
-        passes = math.ceil(math.ceil(total / full.per_epoch) / val_every) - passed
+        passes = math.ceil(math.ceil(total / plan.per_epoch) / val_every) - passed
         return elapsed + (total - done) * pace + passes * validation
 
-    low, high = done, full.total
+    low, high = done, most
     while low < high:  # the largest total that ends in time; ``ends`` never falls
         middle = (low + high + 1) // 2
         if ends(middle) <= limit * (1 - MARGIN):
             low = middle
         else:
             high = middle - 1
-    return Plan(full.per_epoch, _shrink(full.stages, low), timed=True)
+    return Plan(plan.per_epoch, _fit(plan.stages, done, low), timed=True)
 
 
 class Pace:
-    """Measures the first updates until a plan can be made from them."""
+    """Measures updates until a plan can be made from them, or checked by them."""
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self, limit: float, elapsed: float) -> None:
         self.limit = limit
         self.seen = 0
+        self.planned_at = elapsed  # seconds into the run
+        self._last = 0.0
         self.spent = 0.0
         self.measured = 0
 
@@ -106,14 +109,32 @@ class Pace:
 
     @property
     def seconds(self) -> float:
-        """Seconds an update, the mean: the sum is what has to fit."""
-        return self.spent / max(1, self.measured)
+        """Seconds an update since the last plan, the mean: the sum is what has to fit."""
+        known = self.measured >= LEAST_UPDATES or not self._last
+        return self.spent / max(1, self.measured) if known else self._last
+
+    def due(self, elapsed: float, plan: Plan, done: int) -> bool:
+        """Whether it is time for a plan: the first one, or a look at whether the present one still fits."""
+        if not plan.timed:
+            return self.ready
+        late = done >= plan.total or elapsed >= self.planned_at + AGAIN * self.limit
+        return late and self.measured >= LEAST_UPDATES
+
+    def restart(self, elapsed: float) -> None:
+        """Measures afresh: a plan was made or checked."""
+        self._last, self.planned_at, self.spent, self.measured = self.seconds, elapsed, 0.0, 0
 
 
-def _shrink(stages: Sequence[int], total: int) -> tuple[int, ...]:
-    """Lengths in the same proportions that sum to ``total``."""
-    whole, ends, passed = sum(stages), [0], 0
-    for length in stages:
-        passed += length
-        ends.append(round(passed * total / whole))
-    return tuple(b - a for a, b in itertools.pairwise(ends))
+def differs(old: Plan, new: Plan) -> bool:
+    """Whether the length has changed by enough to change the learning rate's schedule."""
+    return abs(new.total - old.total) > WRONG * new.total or not old.timed
+
+
+def _fit(stages: Sequence[int], done: int, total: int) -> tuple[int, ...]:
+    """Lengths that sum to ``total``: what is left of each stage after ``done`` updates changes in proportion."""
+    ends = [0, *itertools.accumulate(stages)]
+    left = ends[-1] - done
+    if left <= 0:  # all done: the last stage goes on
+        return (*stages[:-1], stages[-1] + total - ends[-1])
+    moved = [end if end <= done else done + round((end - done) * (total - done) / left) for end in ends]
+    return tuple(b - a for a, b in itertools.pairwise(moved))

@@ -22,6 +22,7 @@ from ..errors import UsageError
 from ..fit import Fit
 from . import checkpoint, environment, loop
 from .log import Log, write_json
+from .precision import layout
 from .progress import Progress
 from .resume import check_best, check_same, open_folder, set_aside
 from .seeds import Run, train_seeds
@@ -194,7 +195,7 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
         screen.say(load_weights(detector, arguments.weights))
     elif resumed is None:
         spec.load_pretrained(detector)
-    detector.to(fabric.device).to(memory_format=torch.channels_last)
+    detector.to(fabric.device).to(memory_format=layout(detector, fabric.device))
 
     # ---- the folder
     described = {"spec": show(spec), "classes": list(detector.classes), "versions": environment.versions()}
