@@ -109,9 +109,7 @@ class BoxTask:
 
     def with_counts(self, before: int, after: int) -> BoxTask:
         """The same task with other candidate counts: before suppression (each level) and after it."""
-        return replace(
-            self, select=replace(self.select, per_level=before), suppress=replace(self.suppress, top=after)
-        )
+        return replace(self, select=replace(self.select, per_level=before), suppress=replace(self.suppress, top=after))
 
 
 def _total(rows: Tensor, weight: Tensor, factor: Tensor, scale: float) -> Tensor:

@@ -93,9 +93,7 @@ class Detections:
 
     def __getitem__(self, index: Any) -> Detections:
         masks = None if self.masks is None else self.masks[index]
-        return replace(
-            self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index], masks=masks
-        )
+        return replace(self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index], masks=masks)
 
     def above(self, score: float) -> Detections:
         """Those at or above a score: for showing, never for evaluation."""
@@ -111,9 +109,7 @@ class Detections:
 
     def cpu(self) -> Detections:
         masks = None if self.masks is None else self.masks.cpu()
-        return replace(
-            self, boxes=self.boxes.cpu(), scores=self.scores.cpu(), labels=self.labels.cpu(), masks=masks
-        )
+        return replace(self, boxes=self.boxes.cpu(), scores=self.scores.cpu(), labels=self.labels.cpu(), masks=masks)
 
     def to_list(self) -> list[dict[str, Any]]:
         """``[{"label", "score", "box": [x1, y1, x2, y2]}]``, the form of ``predict --json``."""

@@ -1,4 +1,4 @@
-"""How many updates a training has: from the recipe's epochs, or from a time limit and the pace of the updates so far."""
+"""How many updates a training has: from the epochs of the recipe, or from a time limit and the pace so far."""
 
 from __future__ import annotations
 
