@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +18,41 @@ from .parts.norms import fold
 from .weights.loading import load_into
 
 
+@dataclass(frozen=True)
+class Found:
+    """A model as it was found: not built yet."""
+
+    path: Path
+    spec: Spec
+    classes: tuple[str, ...]
+    state: dict[str, Tensor]
+
+
+def find(source: str | Path, preset: str | None = None) -> Found:
+    """The model of a run folder (its best checkpoint), a checkpoint folder, an alias or a weights file.
+
+    A published alias is read from the cache and never fetched here: ``foveal weights fetch`` does that. ``preset``
+    says what a foreign file holds where it cannot be seen. Raises :class:`FovealError` for anything that is no model.
+    """
+    from .train.checkpoint import load_checkpoint
+    from .weights import is_alias, published_file
+
+    path = Path(source)
+    if path.is_dir():
+        found = load_checkpoint(path)
+        return Found(path, found.spec, found.classes, found.state_dict)
+    if path.is_file():
+        return Found(path, *_read_file(path, preset))
+    if is_alias(str(source)):
+        path = Path(published_file(str(source)))
+        return Found(path, *_read_file(path, preset))
+    raise FovealError(
+        "no such run, checkpoint, weights file or alias",
+        path=source,
+        fix="`foveal weights list` shows the aliases; a run is the folder that `foveal train --out` made.",
+    )
+
+
 def load(
     source: str | Path,
     *,
@@ -25,33 +61,15 @@ def load(
     precision: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Detector:
-    """The detector of a run folder (its best checkpoint), a checkpoint folder, an alias or a torchvision file.
+    """The detector of anything that :func:`find` finds, ready for inference (see :func:`ready`).
 
-    It comes ready for inference (see :func:`ready`). ``precision`` is "32", "bf16" or "16"; None takes what the device
-    is fast at. ``overrides`` change the spec before it is built (``["roi.select.score=0.3"]``). A published alias is
-    read from the cache and never fetched here: ``foveal weights fetch`` does that. Raises ``FovealError`` for anything
-    that is no model.
+    ``precision`` is "32", "bf16" or "16"; None takes what the device is fast at. ``overrides`` change the spec before
+    it is built (``["roi.select.score=0.3"]``).
     """
-    from .train.checkpoint import load_checkpoint
-    from .weights import import_weights, is_alias, published_file
-
-    path = Path(source)
-    if path.is_dir():
-        found = load_checkpoint(path)
-        spec, classes, state = found.spec, found.classes, found.state_dict
-    elif path.is_file():
-        spec, classes, state = _read_file(path, preset)
-    elif is_alias(str(source)):
-        path = Path(published_file(str(source)))
-        spec, classes, state = import_weights(path, preset)
-    else:
-        raise FovealError(
-            "no such run, checkpoint, weights file or alias",
-            path=source,
-            fix="`foveal weights list` shows the aliases; a run is the folder that `foveal train --out` made.",
-        )
-    detector = override(spec, list(overrides)).build(classes)
-    load_into(detector, state, path=path, what=f"{type(spec).__name__} with {len(classes)} classes")
+    found = find(source, preset)
+    detector = override(found.spec, list(overrides)).build(found.classes)
+    what = f"{type(found.spec).__name__} with {len(found.classes)} classes"
+    load_into(detector, found.state, path=found.path, what=what)
     return ready(detector, device, precision)
 
 

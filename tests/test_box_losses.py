@@ -181,16 +181,6 @@ def test_normalizers_by_hand(normalizer: Normalizer, expected: list[float]) -> N
     assert torch.isfinite(nothing).all() and (nothing > 0).all()
 
 
-def test_positives_across_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes with 2 and 0 positives: each divides by their mean, 1; with 2 and 6 by 4."""
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    for elsewhere, expected in ((0, 1.0), (6, 0.25)):
-        monkeypatch.setattr(torch.distributed, "all_reduce", lambda t, n=elsewhere: t.add_(n))
-        assert Positives(across_ranks=True)(KEEP, POSITIVE)[:, 0].tolist() == [expected, expected]
-    assert Positives()(KEEP, POSITIVE)[0, 0] == 0.5
-
-
 def test_fixed_refuses_zero() -> None:
     with pytest.raises(UsageError):
         Fixed(0)

@@ -17,7 +17,8 @@ from foveal.detectors.base import Detector
 from foveal.errors import FovealError
 from foveal.loading import load, ready
 from foveal.parts.inputs import Resize
-from foveal.train.checkpoint import Content, point, save
+from foveal.train.checkpoint import Content, load_checkpoint, point, save
+from foveal.train.start import load_weights
 
 SPEC = replace(presets.retinanet_mini, input=Resize(96, 160))
 
@@ -68,6 +69,17 @@ def test_run_checkpoint_and_exported_file_are_one_detector(run: Path, picture: n
     assert main(["weights", "export", str(run), "--out", str(file)]) == 0
     answers = [load(p).predict_arrays([picture])[0] for p in (run, run / "checkpoints" / "step-3", file)]
     assert all(torch.equal(a.boxes, answers[0].boxes) and a.names == ("a", "b") for a in answers)
+
+
+def test_training_starts_from_whatever_can_be_loaded(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "one.safetensors"
+    assert main(["weights", "export", str(run), "--out", str(file)]) == 0
+    fresh = [load_checkpoint(run).spec.build(("a", "b")) for _ in range(3)]
+    for detector, source in zip(fresh, (run, run / "checkpoints" / "step-3", file), strict=True):
+        assert "left at their random start" not in load_weights(detector, source)
+        assert all(torch.equal(a, b) for a, b in zip(detector.parameters(), fresh[0].parameters(), strict=True))
+    with pytest.raises(FovealError, match="no such run, checkpoint, weights file or alias"):
+        load_weights(fresh[0], tmp_path / "none")
 
 
 def test_overrides_change_the_spec_before_it_is_built(run: Path, picture: np.ndarray) -> None:

@@ -35,11 +35,14 @@ def start(processes: int, arguments: dict[str, Any]) -> subprocess.Popen[str]:
     if processes > 1:
         launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}"]
         command = [sys.executable, *launcher, "-m", "tests.train_tiny", json.dumps(arguments)]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return launch(command)
+
+
+def launch(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env=env,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -86,3 +89,27 @@ def test_two_processes_are_one(tmp_path: Path, empty_from: int | None) -> None:
     results = [json.loads((out / "results.json").read_text()) for out in runs.values()]
     assert results[0]["images"] == results[1]["images"] == 5
     assert len({p.name for p in (runs[2] / "checkpoints").iterdir()} - {"last", "best"}) <= 3
+
+
+ACROSS = """
+import torch
+from foveal.parts.normalizers import Positives
+torch.distributed.init_process_group("gloo")
+rank = torch.distributed.get_rank()
+keep, positive = torch.ones(2, 4), torch.zeros(2, 4, dtype=torch.bool)
+positive[0, : (2, 0)[rank]] = True
+mean = Positives(across_ranks=True)
+with torch.no_grad():  # validation: three batches here, one there, and nobody waits
+    for _ in range((3, 1)[rank]):
+        assert mean(keep, positive).tolist() == [[(0.5, 1.0)[rank]]] * 2
+assert mean(keep, positive).tolist() == [[1.0], [1.0]]  # 2 and 0 positives: each divides by their mean
+positive[1] = rank == 1
+assert torch.allclose(mean(keep, positive), torch.tensor(1 / 3))
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_positives_across_ranks(tmp_path: Path) -> None:
+    (tmp_path / "across.py").write_text(ACROSS)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "across.py")]
+    finish(launch([sys.executable, *command]))

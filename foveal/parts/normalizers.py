@@ -35,14 +35,16 @@ class Positives(Normalizer):
     """One over the kept positives of the batch (RetinaNet, SSD, FCOS).
 
     ``across_ranks`` takes the mean of that number over all processes (FCOS, DETR), so that every object of a step
-    weighs the same on whichever process it lies. It is one collective call: all processes have to make it.
+    weighs the same on whichever process it lies. It is one collective call that all processes have to make, so it is
+    made in training alone: in validation they hold different numbers of batches.
     """
 
     across_ranks: bool = False
 
     def __call__(self, keep: Tensor, positive: Tensor) -> Tensor:
         count = (keep.detach().float() * positive).sum()
-        if self.across_ranks and torch.distributed.is_available() and torch.distributed.is_initialized():
+        exchange = self.across_ranks and torch.is_grad_enabled()
+        if exchange and torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(count)
             count = count / torch.distributed.get_world_size()
         return _per_row(1 / count.clamp(min=1), keep)

@@ -26,7 +26,7 @@ from .precision import layout
 from .progress import Progress
 from .resume import check_best, check_same, open_folder, set_aside
 from .seeds import Run, train_seeds
-from .start import find_spec, load_weights
+from .start import find_spec, load_weights, stuck
 from .state import State
 from .step import START, noise
 from .validate import Validator
@@ -195,6 +195,11 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
         screen.say(load_weights(detector, arguments.weights))
     elif resumed is None:
         spec.load_pretrained(detector)
+    if resumed is None and arguments.weights is None and stuck(spec, detector):
+        screen.say(
+            "warning: the backbone starts from random weights, and a part of it is frozen and will never learn; "
+            "name a file in backbone.weights, or set backbone.frozen_stages=0 and backbone.norm=batch"
+        )
     detector.to(fabric.device).to(memory_format=layout(detector, fabric.device))
 
     # ---- the folder

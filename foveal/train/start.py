@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..errors import FovealError, UsageError
+from ..errors import FovealError
+from ..loading import find
+from ..parts.norms import FrozenBatchNorm
 from .checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def load_weights(detector: Detector, source: str | Path) -> str:
 
     A head for other classes keeps its random start. Raises :class:`FovealError` where nothing fits.
     """
-    state = _state_of(source)
+    state = find(source).state
     own: dict[str, Tensor] = detector.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     learned = {name for name, _ in detector.named_parameters()}
@@ -44,15 +46,10 @@ def load_weights(detector: Detector, source: str | Path) -> str:
     return f"{source}: {len(learned) - len(left)} of {len(learned)} parameters taken over{note}"
 
 
-def _state_of(source: str | Path) -> dict[str, Tensor]:
-    path = Path(source)
-    if path.is_dir():
-        return load_checkpoint(path).state_dict
-    from ..weights import import_weights, is_alias, published_file
-
-    if not path.is_file():
-        if not is_alias(str(source)):
-            raise UsageError("no such run, checkpoint, weights file or alias", path=source)
-        path = Path(published_file(str(source)))
-    state: Any = import_weights(path, None)[2]
-    return dict(state)
+def stuck(spec: Spec, detector: Detector) -> bool:
+    """Whether the backbone has no weights to start from, and frozen layers that would keep their random ones."""
+    backbone = getattr(spec, "backbone", None)
+    if getattr(backbone, "weights", None) is not None:
+        return False
+    frozen = (not p.requires_grad for name, p in detector.named_parameters() if name.startswith("backbone."))
+    return any(frozen) or any(isinstance(m, FrozenBatchNorm) for m in detector.modules())
