@@ -23,6 +23,7 @@ from torchvision.models import squeezenet1_0
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
@@ -49,12 +50,26 @@ def build(name: str, weights: str, classes: int, short: int, long: int, width: i
         sizes = tuple(tuple(s * 2 ** (o / 3) for o in range(3)) for s in (32, 64, 128, 256))
         anchors = AnchorGenerator(sizes, (ratios,) * len(sizes))
         head = RetinaNetHead(width, 9, classes)
-        return RetinaNet(body, classes, min_size=short, max_size=long, anchor_generator=anchors, head=head)
-    body = backbone(weights, {"5": "0", "10": "1", "12": "2"}, [256, 512, 512], width, LastLevelMaxPool())
-    anchors = AnchorGenerator(((32,), (64,), (128,), (256,)), (ratios,) * 4)
-    pool = MultiScaleRoIAlign(["0", "1", "2"], 7, 2)
-    size = {"min_size": short, "max_size": long}
-    return FasterRCNN(body, classes + 1, rpn_anchor_generator=anchors, box_roi_pool=pool, **size)
+        return RetinaNet(
+            body, classes, min_size=short, max_size=long, anchor_generator=anchors, head=head, score_thresh=0.01
+        )
+    body = backbone(weights, {"10": "0", "12": "1"}, [512, 512], width, LastLevelMaxPool())
+    anchors = AnchorGenerator(tuple((s, s * 2**0.5) for s in (32, 64, 128)), (ratios,) * 3)
+    return FasterRCNN(
+        body,
+        min_size=short,
+        max_size=long,
+        rpn_anchor_generator=anchors,
+        box_roi_pool=MultiScaleRoIAlign(["0", "1"], 7, 2),
+        box_head=TwoMLPHead(width * 49, 256),
+        box_predictor=FastRCNNPredictor(256, classes + 1),
+        box_batch_size_per_image=128,
+        rpn_pre_nms_top_n_train=500,
+        rpn_post_nms_top_n_train=500,
+        rpn_pre_nms_top_n_test=300,
+        rpn_post_nms_top_n_test=300,
+        box_score_thresh=0.01,
+    )
 
 
 def batches(n: int, size: int, seed: int):

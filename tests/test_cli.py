@@ -247,3 +247,24 @@ def test_json_without_a_file_means_standard_output() -> None:
     assert with_stdout(["--json", "f.json", "--html", "p.html"]) == ["--json", "f.json", "--html", "p.html"]
     assert with_stdout(["--json", "-", "d"]) == ["--json", "-", "d"]
     assert names(" a, b ,") == ["a", "b"]
+
+
+# ------------------------------------------------------------------------------------------------- the demo
+def test_demo_draws_trains_and_reports(tmp_path: Path) -> None:
+    """Small, but with everything; a second demo replaces the first."""
+    out = tmp_path / "demo"
+    command = [sys.executable, "-m", "foveal", "demo", "--out", str(out), "--images", "20", "--epochs", "1"]
+    for seed in ("0", "1"):
+        done = subprocess.run([*command, "--seed", seed], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("AP50") == 1 and done.stderr.count("20 pictures drawn") == 1
+        assert json.loads((out / "results.json").read_text())["steps"] == 2
+        assert json.loads((out / "run.json").read_text())["seed"] == int(seed)
+        assert (out / "report.html").stat().st_size > 10_000
+
+
+def test_demo_replaces_only_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.txt").write_text("keep me")
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 1
+    assert "holds something that demo did not make" in capsys.readouterr().err
+    assert (tmp_path / "mine.txt").read_text() == "keep me"

@@ -277,8 +277,14 @@ def test_max_time_plans_the_epochs(data: Path, tmp_path: Path, slow: FakeTime) -
 
 
 def test_fewer_epochs_than_the_time_allows(data: Path, tmp_path: Path, slow: FakeTime) -> None:
-    run = train_tiny(data, tmp_path, max_time=1000.0)
+    run = train_tiny(data, tmp_path, max_time=1000.0, epochs=3)
     assert run.results["steps"] == 9
+
+
+def test_the_time_alone_decides_where_no_epochs_are_asked_for(data: Path, tmp_path: Path, slow: FakeTime) -> None:
+    run = train_tiny(data, tmp_path, max_time=200.0)  # the recipe has 3 epochs, of 12 s each
+    assert run.results["steps"] > 40
+    assert run.results["ended"] == "finished"
 
 
 @pytest.mark.parametrize(("early", "late"), [(2.0, 7.0), (7.0, 2.0)], ids=["slower", "faster"])

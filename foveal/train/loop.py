@@ -65,7 +65,8 @@ class Loop:
         self.fabric, self.fit = job.fabric, job.fit
         self.folder = job.out / "checkpoints"
         per_epoch = -(-len(job.loader) // job.fit.accumulate)
-        self.state = State(full_plan(job.fit, per_epoch, job.epochs))
+        endless = job.max_time is not None and job.epochs is None
+        self.state = State(full_plan(job.fit, per_epoch, job.epochs, endless=endless))
         self.most = self.state.plan.total  # updates, whatever the time limit
         self.clock, self.meter = Clock(job.fabric.device), Meter()
         self.guard = Guard(job.out, job.fabric.global_rank, job.detector.classes)
@@ -129,7 +130,8 @@ class Loop:
         state.step += 1
         if self.meter.updates >= LOG_EVERY:
             self._write_line()
-        self.progress.update(state.step, state.epoch, self._seconds_left(), state.plan.total)
+        total = state.plan.total if self.pace is None or state.plan.timed else 0
+        self.progress.update(state.step, state.epoch, self._seconds_left(), total)
         if self.pace is not None:
             self.pace.add(now() - start + self._waited)
 
@@ -267,6 +269,8 @@ class Loop:
 
     def _seconds_left(self) -> float:
         state = self.state
+        if self.job.max_time is not None and not state.plan.timed:
+            return self.job.max_time - self._elapsed()
         passes = -(-state.plan.epochs // self.fit.val_every) - state.epoch // self.fit.val_every
         return (state.plan.total - state.step) * self._seconds_an_update + passes * state.validation
 

@@ -14,6 +14,7 @@ from ..fit import Fit
 MARGIN = 0.05  # of the limit, kept back for a pace that was measured too fast
 UNTIMED_UPDATES = 2  # the first updates fill caches and choose kernels; they say nothing of the pace
 MOST_UPDATES, LEAST_UPDATES, SHARE = 50, 3, 0.03  # measured: so many, at least so many, until this share of the limit
+ENDLESS = 10_000  # times the recipe's epochs: what the plan says until the pace is known
 AGAIN = 1 / 16  # of the limit: how often a plan is checked against the pace since
 WRONG = 0.02  # of the updates: a plan that is off by less stays as it is
 
@@ -52,12 +53,12 @@ class Plan:
         return cls(value["per_epoch"], tuple(value["stages"]), value["timed"])
 
 
-def full_plan(fit: Fit, per_epoch: int, epochs: int | None = None) -> Plan:
-    """What the recipe says; ``epochs`` replaces its own where there is one stage."""
+def full_plan(fit: Fit, per_epoch: int, epochs: int | None = None, *, endless: bool = False) -> Plan:
+    """What the recipe says; ``epochs`` replaces its own where there is one stage. ``endless``: a time limit decides."""
     if epochs is not None and len(fit.stages) > 1:
         raise UsageError("--epochs means one stage, and this recipe has several", fix="Set fit.stages instead")
     lengths = [epochs or stage.epochs or fit.epochs for stage in fit.stages]
-    return Plan(per_epoch, tuple(n * per_epoch for n in lengths))
+    return Plan(per_epoch, tuple(n * per_epoch * (ENDLESS if endless else 1) for n in lengths))
 
 
 def timed_plan(

@@ -39,16 +39,17 @@ class Progress:
         self._values = f"{parts}  {images_per_second:.1f} images/s  ({where})"
 
     def update(self, step: int, epoch: int, left: float, total: int) -> None:
-        """``step`` of ``total`` updates are done, ``left`` seconds remain."""
+        """``step`` of ``total`` updates (0: not known yet) are done, ``left`` seconds remain."""
         if not self.shown:
             return
         self.total = total
         if self._live is not None:
             text = f"epoch {epoch + 1}  {self._values}  {clock_text(left)} left"
-            self._live.update(self._task, completed=step, total=total, description=text)
+            self._live.update(self._task, completed=step, total=total or None, description=text)
         elif self._values and time.monotonic() - self._last >= EVERY:
             self._last = time.monotonic()
-            self.say(f"epoch {epoch + 1}  step {step}/{total}  {self._values}  {clock_text(left)} left")
+            steps = f"{step}/{total}" if total else str(step)
+            self.say(f"epoch {epoch + 1}  step {steps}  {self._values}  {clock_text(left)} left")
 
     def close(self) -> None:
         if self._live is not None:

@@ -114,7 +114,7 @@ def train(
     ``workers``
         processes that load images; None: by the number of cores
     ``max_time``
-        seconds of wall time, validation included
+        seconds of wall time, validation included; decides alone where ``epochs`` is None
     ``limit``
         the first so many images of each set
     ``overrides``
