@@ -31,6 +31,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 from foveal.data.images import load_image
 from foveal.data.reading import split_pair
 from foveal.evaluate import Found, Truth, evaluate
+from foveal.types import Detections
 
 
 def backbone(weights: str, returned: dict[str, str], channels: list[int], width: int, extra: nn.Module) -> nn.Module:
@@ -149,7 +150,7 @@ def main() -> None:
         for record in val.records:
             image, _ = sample(record, False, shift)
             out = model([image])[0]
-            found.append(out | {"labels": out["labels"] - shift})
+            found.append(Detections(out["boxes"], out["scores"], out["labels"] - shift, train.classes))
     scores = evaluate(Truth.of(val), Found.of(found), a.protocol).to_dict()
     Path(a.out).mkdir(parents=True, exist_ok=True)
     scores |= {"model": a.model, "seed": a.seed, "steps": step, "seconds": trained, "images": len(train)}

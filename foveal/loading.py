@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -23,7 +23,7 @@ class Found:
     """A model as it was found: not built yet."""
 
     path: Path
-    spec: Spec
+    spec: Callable[[], Spec]  # read when it is asked for: weights are of use where the spec is not known here
     classes: tuple[str, ...]
     state: dict[str, Tensor]
 
@@ -40,12 +40,11 @@ def find(source: str | Path, preset: str | None = None) -> Found:
     path = Path(source)
     if path.is_dir():
         found = load_checkpoint(path)
-        return Found(path, found.spec, found.classes, found.state_dict)
+        return Found(path, lambda: found.spec, found.classes, found.state_dict)
     if path.is_file():
-        return Found(path, *_read_file(path, preset))
+        return _read_file(path, preset)
     if is_alias(str(source)):
-        path = Path(published_file(str(source)))
-        return Found(path, *_read_file(path, preset))
+        return _read_file(Path(published_file(str(source))), preset)
     raise FovealError(
         "no such run, checkpoint, weights file or alias",
         path=source,
@@ -67,22 +66,24 @@ def load(
     it is built (``["roi.select.score=0.3"]``).
     """
     found = find(source, preset)
-    detector = override(found.spec, list(overrides)).build(found.classes)
-    what = f"{type(found.spec).__name__} with {len(found.classes)} classes"
+    spec = override(found.spec(), list(overrides))
+    detector = spec.build(found.classes)
+    what = f"{type(spec).__name__} with {len(found.classes)} classes"
     load_into(detector, found.state, path=found.path, what=what)
     return ready(detector, device, precision)
 
 
-def _read_file(path: Path, preset: str | None) -> tuple[Spec, tuple[str, ...], dict[str, Tensor]]:
+def _read_file(path: Path, preset: str | None) -> Found:
     """A file that ``foveal weights export`` wrote, or somebody else's."""
     from .weights import import_weights, read_state
     from .weights.reading import header
 
     own = header(path).get("foveal")
     if own is None or preset is not None:
-        return import_weights(path, preset)
+        spec, classes, state = import_weights(path, preset)
+        return Found(path, lambda: spec, classes, state)
     story = json.loads(own)
-    return from_json(story), tuple(story["classes"]), read_state(path)
+    return Found(path, lambda: from_json(story), tuple(story["classes"]), read_state(path))
 
 
 def ready(detector: Detector, device: str = "auto", precision: str | None = None) -> Detector:

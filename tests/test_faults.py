@@ -1,4 +1,4 @@
-"""The collection of faulty data sets, each as its manifest wants it, at the level of the Python API."""
+"""The collection of faulty data sets, each as its manifest wants it, by the Python API and by the verbs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from foveal.cli import main as cli
 from foveal.data.doctor import examine, fold
 from foveal.data.images import ImageError, find_images, load_image
 from foveal.data.reading import check_trainable, split_pair
@@ -137,3 +138,58 @@ def test_cut_png(faults: dict[str, Any]) -> None:
         else:
             assert load_image(path).shape == (96, 128, 3)
     assert len(bad) == 1
+
+
+# ------------------------------------------------------------------------------------- from the command line
+SMALL = ("--epochs", "1", "--batch", "2", "--workers", "0", "--device", "cpu", "--no-report")
+SMALLER = ("input=Resize(64, 96)", "backbone=SmallResNet((8, 16, 16, 16))", "neck.channels=16", "head.depth=1")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two updates, to predict with."""
+    folder = tmp_path_factory.mktemp("model")
+    assert cli.main(["data", "make", "shapes", str(folder / "data"), "--images", "6", "--size", "96"]) == 0
+    run = ["train", "retinanet_mini", "--data", str(folder / "data"), "--out", str(folder / "run")]
+    assert cli.main([*run, *SMALL, *SMALLER]) == 0
+    return folder / "run"
+
+
+def judge(case: dict[str, Any], verb: str, status: int, said: str) -> None:
+    """``said``: everything that was printed."""
+    wish = case["expect"][verb]
+    assert (status != 0) == (wish == ERROR), said
+    assert "Traceback" not in said
+    if wish == ACCEPT:
+        said = said.replace("0 errors, 0 warnings, 0 notes", "")
+        assert "warning" not in said and "error" not in said, said
+    else:
+        assert names_culprit(said, case), said
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_verbs(
+    faults: dict[str, Any], model: Path, id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """doctor, train and predict, as a person calls them."""
+    case = faults[id]
+    data = case["root"] / case["data"]
+    before = state(data)
+    out, drawn = str(tmp_path / "run"), str(tmp_path / "drawn")
+    culprit = str(data / case["culprit"][0])
+    calls = {
+        "inspect": ["doctor", str(data)],
+        "train": ["train", "retinanet_mini", "--data", str(data), "--out", out, *SMALL, *SMALLER],
+        "predict": ["predict", str(model), str(data), "--out", drawn],
+        "predict_one": ["predict", str(model), culprit, "--out", drawn],
+    }
+    if case["format"] == "weights":
+        calls["predict"] = ["predict", culprit, str(model.parent / "data" / "JPEGImages"), "--out", drawn]
+    for verb in case["expect"]:
+        capsys.readouterr()
+        status = cli.main(calls[verb])
+        captured = capsys.readouterr()
+        if verb == "inspect" and case["expect"][verb] == WARN:
+            assert status == 0
+        judge(case, verb, status, captured.out + captured.err)
+    assert state(data) == before

@@ -6,14 +6,17 @@ Tolerances: head outputs 1e-5 relative, boxes 1e-3 px, the same detections, loss
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torchvision.models import detection as peer
 
 from foveal import presets
+from foveal.cli import main as cli
 from foveal.detectors.region import Counts
 from foveal.parts.samplers import All
 from foveal.types import Detections, Images
@@ -93,14 +96,30 @@ def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-5) -> None:
     assert ((a - b).abs().max() / scale) <= tolerance, f"{((a - b).abs().max() / scale):.2e}"
 
 
-def same_detections(found: Detections, boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> None:
-    """One to one: equal label, box within 1e-3 px, score within 2e-5. Order may differ where scores tie to 2e-5."""
+def same_detections(
+    found: Detections,
+    boxes: torch.Tensor,
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+    pixels=1e-3,
+    score=2e-5,
+    most=1.0,
+) -> None:
+    """One to one: equal label, box within so many pixels, score within so much. Order may differ where scores tie.
+
+    ``most``: the share that has to be found. Random weights make hundreds of nearly equal scores, and where rounding
+    exchanges two of them, suppression keeps the other one.
+    """
+    missed = []
     free = torch.ones(len(found), dtype=torch.bool)
-    for box, score, label in zip(boxes, scores, labels, strict=True):
-        near = (found.boxes - box).abs().amax(1) <= 1e-3
-        near &= ((found.scores - score).abs() <= 2e-5) & (found.labels == label) & free
-        assert near.any(), (box, score, label)
-        free[near.nonzero()[0]] = False
+    for box, p, label in zip(boxes, scores, labels, strict=True):
+        near = (found.boxes - box).abs().amax(1) <= pixels
+        near &= ((found.scores - p).abs() <= score) & (found.labels == label) & free
+        if near.any():
+            free[near.nonzero()[0]] = False
+        else:
+            missed.append((box, p, label))
+    assert len(missed) <= (1 - most) * len(found) + 1e-9, missed
 
 
 @pytest.fixture(scope="module", params=[*FRCNN, *RETINA])
@@ -163,3 +182,33 @@ def test_losses(both) -> None:
     theirs.eval()
     for k, v in pairs.items():
         assert found[k].item() == pytest.approx(expected[v].item(), rel=1e-5), k
+
+
+def test_same_detections_from_the_command_line(both, tmp_path) -> None:
+    """torchvision's checkpoint file and a picture file that needs no resizing (both resize: theirs floats, ours bytes).
+
+    The model that predicts has its norms folded into its convolutions, hence the wider tolerances.
+    """
+    name, theirs, _ = both
+    pixels = (pictures()[0][:, :SHORT, :SHORT + 64] * 255).round().to(torch.uint8)  # fmt: skip
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / "picture.png")
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    settings = [f"input.short={SHORT}", f"input.long={LONG}"]
+    if name in FRCNN:
+        settings.append("test_proposals=Counts(150, 150)")
+    words = ["predict", str(tmp_path / "theirs.pth"), str(tmp_path / "picture.png"), "--preset", PRESET[name]]
+    files = ["--out", str(tmp_path / "drawn"), "--json", str(tmp_path / "found.json")]
+    assert cli.main([*words, *files, "--score", "0", "--precision", "32", "--device", "cpu", *settings]) == 0
+    (found,) = json.loads((tmp_path / "found.json").read_text())
+    with torch.inference_mode():
+        expected = theirs([pixels / 255])[0]
+    assert len(found["detections"]) == len(expected["scores"]) > 0
+    names = ["unused 0" if name in RETINA else "background", *(f"class {i}" for i in range(1, CLASSES))]
+    labels = torch.tensor([names.index(d["label"]) for d in found["detections"]])
+    answer = Detections(
+        torch.tensor([d["box"] for d in found["detections"]]),
+        torch.tensor([d["score"] for d in found["detections"]]),
+        labels,
+        tuple(names),
+    )
+    same_detections(answer, expected["boxes"], expected["scores"], expected["labels"], 2e-3, 5e-5, most=0.98)

@@ -53,7 +53,9 @@ def train(
     devices: Annotated[int | None, typer.Option("--devices", min=1, help="Processes on this machine.")] = None,
     precision: Precision = None,
     workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that load images.")] = None,
-    max_time: Annotated[str | None, typer.Option("--max-time", help="Wall time, such as 30m; decides alone where --epochs is not given.")] = None,
+    max_time: Annotated[
+        str | None, typer.Option("--max-time", help="Wall time, such as 30m; alone without --epochs.")
+    ] = None,
     limit: Limit = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html when it is done.")] = True,
 ) -> None:
