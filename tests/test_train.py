@@ -99,6 +99,14 @@ def test_workers_do_not_matter(data: Path, tmp_path: Path) -> None:
     assert a.read_bytes() == b.read_bytes()
 
 
+def test_the_run_says_where_its_data_is_from_anywhere(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent)
+    train_tiny(Path(data.name), tmp_path / "run", tiny(epochs=1))
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["arguments"]["data"] == str(data / "train.json")
+
+
 def test_the_averaged_weights_are_the_model(data: Path, tmp_path: Path) -> None:
     run = train_tiny(data, tmp_path)
     found = checkpoint.read(run.last.resolve())

@@ -9,6 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
+
 from ..draw import draw, draw_boxes
 from ..errors import FovealError
 from ..evaluate import Found, Truth, evaluate
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 12
 SHOWN = 0.3  # detections from this score on are drawn
+LEGIBLE = 320  # pixels: pictures with a shorter longest side are enlarged before names are written into them
 
 
 def report_run(run: str | Path, *, device: str = "auto", budget: float = 60.0) -> Path:
@@ -96,10 +100,14 @@ def _example(dataset: Dataset, index: int, detections: Any) -> Example:
     from ..data.images import load_image
 
     record = dataset.records[index]
-    pixels = load_image(record.path)
-    seen = ~record.ignore
-    truth = draw_boxes(pixels, record.boxes[seen].tolist(), record.labels[seen].tolist(), dataset.classes)
-    return Example(str(record.id), truth, draw(pixels, detections.above(SHOWN)))
+    pixels, seen, shown = load_image(record.path), ~record.ignore, detections.above(SHOWN)
+    boxes, factor = record.boxes[seen], -(-LEGIBLE // max(pixels.shape[:2]))
+    if factor > 1 and shown.masks is None:  # names and lines would cover a small picture
+        height, width = pixels.shape[:2]
+        pixels = np.asarray(Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.BICUBIC))
+        boxes, shown = boxes * factor, replace(shown, boxes=shown.boxes * factor)
+    truth = draw_boxes(pixels, boxes.tolist(), record.labels[seen].tolist(), dataset.classes)
+    return Example(str(record.id), truth, draw(pixels, shown))
 
 
 # ----------------------------------------------------------------------------------------------- output

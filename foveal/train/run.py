@@ -357,7 +357,7 @@ def _story(
     note: str,
 ) -> dict[str, Any]:
     """``run.json``."""
-    call = {k: _plain(v) for k, v in vars(arguments).items()}
+    call = {k: _plain(_absolute(v) if k in ("data", "val", "images") else v) for k, v in vars(arguments).items()}
     divided = {"train": [r.id for r in training.records], "val": [r.id for r in validation.records]} if note else None
     return {
         "arguments": call,
@@ -372,6 +372,13 @@ def _story(
         "note": note,
         "divided": divided,  # the ids of a split that we made; None: the data has its own
     }
+
+
+def _absolute(value: PathLike | Sequence[PathLike] | None) -> Any:
+    """Paths that mean the same from wherever the run is looked at."""
+    if value is None or isinstance(value, str | Path):
+        return None if value is None else Path(value).absolute()
+    return [Path(each).absolute() for each in value]
 
 
 def _plain(value: Any) -> Any:
