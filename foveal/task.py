@@ -74,12 +74,14 @@ class BoxTask:
         truth = torch.where(match.positive[..., None], truth, where)
         deltas = _of_class(predictions.deltas.float(), labels)
         box_rows = self.box_loss(deltas, where, truth, self.coder)  # (B, A)
-        weight = keep * match.positive
+        counted = keep
         if self.quality is not None and predictions.quality is not None:
             outputs = (deltas.detach(), where)
             losses["quality"] = self.quality.loss(predictions.quality, outputs, priors, targets, match, keep)
-            weight = weight * self.quality.row_weight(priors, truth, match)
-        losses["box"] = _total(box_rows, weight, self.box_loss.normalizer(keep, match.positive), self.box_loss.weight)
+            by_row = self.quality.row_weight(priors, truth, match)
+            counted = keep if by_row is None else keep * by_row
+        factor = self.box_loss.normalizer(counted, match.positive)
+        losses["box"] = _total(box_rows, counted * match.positive, factor, self.box_loss.weight)
         return losses
 
     # ------------------------------------------------------------------------------------------ inference

@@ -24,7 +24,7 @@ from foveal.weights.torchvision import to_ours
 
 FRCNN = ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn",
          "fasterrcnn_mobilenet_v3_large_320_fpn")  # fmt: skip
-RETINA = ("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2")
+RETINA = ("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn")  # K sigmoids, 0 included
 PRESET = {
     "fasterrcnn_resnet50_fpn": "faster_rcnn_r50_fpn",
     "fasterrcnn_resnet50_fpn_v2": "faster_rcnn_r50_fpn_v2",
@@ -32,6 +32,7 @@ PRESET = {
     "fasterrcnn_mobilenet_v3_large_320_fpn": "faster_rcnn_mobilenet_v3_large_320_fpn",
     "retinanet_resnet50_fpn": "retinanet_r50_fpn",
     "retinanet_resnet50_fpn_v2": "retinanet_r50_fpn_v2",
+    "fcos_resnet50_fpn": "fcos_r50_fpn",
 }
 CLASSES = 11  # torchvision's count, background or unused 0 included: the function does not depend on it
 SHORT, LONG = 128, 224
@@ -145,6 +146,8 @@ def test_heads_and_detections(both) -> None:
         deltas = torch.cat([d.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).reshape(2, -1, 4) for d in deltas], 1)
     else:
         logits, deltas = seen["head"]["cls_logits"], seen["head"]["bbox_regression"]
+        if name.startswith("fcos"):
+            close(outputs.layers[-1].quality[..., None], seen["head"]["bbox_ctrness"])
     close(outputs.layers[-1].logits, logits)
     close(outputs.layers[-1].deltas, deltas)
     shift = int(name in FRCNN)
@@ -179,6 +182,8 @@ def test_losses(both) -> None:
         }
     else:
         pairs = {"cls": "classification", "box": "bbox_regression"}
+    if name.startswith("fcos"):
+        pairs["quality"] = "bbox_ctrness"
     theirs.eval()
     for k, v in pairs.items():
         assert found[k].item() == pytest.approx(expected[v].item(), rel=1e-5), k

@@ -30,7 +30,7 @@ def parameters(module: torch.nn.Module) -> int:
 
 
 def test_the_presets_are_counted() -> None:
-    assert len(NAMES) == 21
+    assert len(NAMES) == 25
     assert MINI == ["retinanet_mini", "faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini"]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from .norms import NormKind, conv_block
 from .roi_heads import Predictor, ResNetTail, RoIConv, RoIHead, RoIHeadSpec, RoIMLP, VGGTail
 
 __all__ = [
+    "PointTower",
     "Predictor",
     "RPNHead",
     "ResNetTail",
@@ -65,14 +67,75 @@ class TowerHead(nn.Module):
         return Predictions(torch.cat(logits, 1), torch.cat(deltas, 1))
 
 
+@dataclass(frozen=True)
+class PointTower:
+    """FCOS's head: as :class:`Tower`, one prior a place, with a third number beside the boxes: centre-ness.
+
+    The four sides are never negative: ``relu(x)`` in strides (torchvision; the improved form), or ``exp(x)`` in pixels
+    (the paper). ``scales``: x is first multiplied by a number that each level learns (the paper, section 3.2).
+    """
+
+    depth: int = 4
+    channels: int | None = None  # None: as the features have
+    norm: NormKind | None = "group"
+    sides: Literal["relu", "exp"] = "relu"
+    scales: bool = False  # a learned factor a level
+    quality_on: Literal["boxes", "classes"] = "boxes"  # whose tower feeds centre-ness
+
+    def __post_init__(self) -> None:
+        if self.sides not in ("relu", "exp") or self.quality_on not in ("boxes", "classes"):
+            raise UsageError(f"{self}: sides are 'relu' or 'exp', quality_on is 'boxes' or 'classes'")
+
+    def build(self, channels: Sequence[int], per_location: Sequence[int], logits: int, bias: float | None) -> PointHead:
+        """For levels of these channels (all equal) and one prior a place."""
+        inputs = _same("channels", channels)
+        if set(per_location) != {1}:
+            raise UsageError(f"PointTower has one prior a place, got {tuple(per_location)}")
+        return PointHead(self, inputs, len(channels), logits, bias)
+
+
+class PointHead(nn.Module):
+    """Features [(B, c, h, w), ...] -> ``Predictions`` of logits (B, A, K), sides (B, A, 4) and quality (B, A)."""
+
+    def __init__(self, spec: PointTower, inputs: int, levels: int, logits: int, bias: float | None) -> None:
+        super().__init__()
+        width = spec.channels or inputs
+        tower = Tower(spec.depth, spec.channels, spec.norm)
+        last = nn.Conv2d(width, logits, 3, padding=1)
+        self.classification_head = _Branch(tower, inputs, "cls_logits", last, bias=True)
+        self.regression_head = _Branch(tower, inputs, "bbox_reg", nn.Conv2d(width, 4, 3, padding=1), bias=True)
+        self.on_boxes, self.sides = spec.quality_on == "boxes", spec.sides
+        quality = nn.Conv2d(width, 1, 3, padding=1)
+        (self.regression_head if self.on_boxes else self.classification_head).add_module("bbox_ctrness", quality)
+        self.scales = nn.Parameter(torch.ones(levels)) if spec.scales else None
+        self.logits = logits
+        _init_normal(self)
+        _init_bias(self.classification_head.last, bias)
+
+    def forward(self, features: list[Tensor]) -> Predictions:
+        logits, sides, quality = [], [], []
+        for level, x in enumerate(features):
+            classes, boxes = self.classification_head.conv(x), self.regression_head.conv(x)
+            logits.append(rows(self.classification_head.last(classes), self.logits))
+            sides.append(self._positive(rows(self.regression_head.last(boxes), 4), level))
+            branch = self.regression_head if self.on_boxes else self.classification_head
+            quality.append(rows(branch.get_submodule("bbox_ctrness")(boxes if self.on_boxes else classes), 1))
+        return Predictions(torch.cat(logits, 1), torch.cat(sides, 1), torch.cat(quality, 1).squeeze(-1))
+
+    def _positive(self, x: Tensor, level: int) -> Tensor:
+        if self.scales is not None:
+            x = x * self.scales[level]
+        return x.relu() if self.sides == "relu" else x.float().exp()
+
+
 class _Branch(nn.Module):
     """One tower and its last layer, under torchvision's name for it."""
 
-    def __init__(self, spec: Tower, inputs: int, name: str, last: nn.Conv2d) -> None:
+    def __init__(self, spec: Tower, inputs: int, name: str, last: nn.Conv2d, bias: bool | None = None) -> None:
         super().__init__()
         width = spec.channels or inputs
         self.conv = nn.Sequential(
-            *(conv_block(inputs if i == 0 else width, width, norm=spec.norm) for i in range(spec.depth))
+            *(conv_block(inputs if i == 0 else width, width, norm=spec.norm, bias=bias) for i in range(spec.depth))
         )
         self.add_module(name, last)
         self._name = name

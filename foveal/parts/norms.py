@@ -106,10 +106,17 @@ def make_norm(kind: NormKind | None, channels: int, eps: float | None = None) ->
 
 
 def conv_block(
-    inputs: int, outputs: int, kernel: int = 3, *, norm: NormKind | None = None, relu: bool = True
+    inputs: int,
+    outputs: int,
+    kernel: int = 3,
+    *,
+    norm: NormKind | None = None,
+    relu: bool = True,
+    bias: bool | None = None,
 ) -> nn.Sequential:
-    """Convolution (with a bias unless a norm follows), norm, in-place ReLU: keys ``0``, ``1`` as in torchvision."""
-    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=norm is None)]
+    """Convolution, norm, in-place ReLU: keys ``0``, ``1`` as in torchvision. ``bias=None``: unless a norm follows."""
+    biased = norm is None if bias is None else bias
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=biased)]
     made = make_norm(norm, outputs)
     if made is not None:
         layers.append(made)

@@ -30,6 +30,6 @@ class Quality(ABC):
     def scores(self, scores: Tensor, quality: Tensor) -> Tensor:
         """Class scores (B, A, C) and raw quality (B, A) -> final scores (B, A, C)."""
 
-    def row_weight(self, priors: Priors, boxes: Tensor, match: Match) -> Tensor:
-        """A weight (B, A) for the box loss of each row; 1 unless a form says otherwise."""
-        return match.positive.to(boxes.dtype)
+    def row_weight(self, priors: Priors, boxes: Tensor, match: Match) -> Tensor | None:
+        """A weight (B, A) for the box loss of each row, which its normaliser counts too; None: all weigh the same."""
+        return None

@@ -119,6 +119,7 @@ _TABLE = (
         41.5,
         38198935,
     ),
+    _entry("fcos_resnet50_fpn", "fcos_resnet50_fpn_coco-99b0c9b7", 123.608, "fcos_r50_fpn", 39.2, 32269600),
     _entry("resnet50", "resnet50-0676ba61", 97.781, None, 76.130, 25557032),
     _entry("resnet50_v2", "resnet50-11ad3fa6", 97.79, None, 80.858, 25557032),
     _entry("resnet101", "resnet101-63fe2227", 170.511, None, 77.374, 44549160),

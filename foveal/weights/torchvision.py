@@ -26,6 +26,10 @@ _OLD = (
     (r"^backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(weight|bias)$", r"backbone.fpn.\1_blocks.\2.0.\3"),
 )
 _OLD_TOWER = re.compile(r"^(head\.(?:classification|regression)_head\.conv\.)(\d+)\.(weight|bias)$")
+# FCOS: convolution, norm and ReLU are one list, 0 to 11; with us as in RetinaNet v2, a block each
+_FCOS = "head.regression_head.bbox_ctrness.weight"
+_FCOS_TOWER = re.compile(r"^(head\.(?:classification|regression)_head\.conv\.)(\d+)\.(weight|bias)$")
+_FCOS_BLOCK = re.compile(r"^(head\.(?:classification|regression)_head\.conv\.)(\d+)\.(\d+)\.(weight|bias)$")
 _PREFIXES = (
     (r"^backbone\.body\.(\d)", r"backbone.features.\1"),  # MobileNet: the body is the list of features
     (r"^backbone\.body\.", "backbone."),
@@ -84,7 +88,9 @@ def import_weights(
 
 
 def upgrade(state: Mapping[str, Tensor]) -> State:
-    """The keys of torchvision 0.12 and before -> those of today."""
+    """The keys of torchvision 0.12 and before -> those of today. FCOS is younger than that."""
+    if _FCOS in state:
+        return dict(state)
     new: State = {}
     for key, value in state.items():
         for old, now in _OLD:
@@ -105,12 +111,14 @@ def recognise(state: Mapping[str, Tensor], path: str | Path) -> str:
             return "faster_rcnn_mobilenet_v3_large_320_fpn" if small else "faster_rcnn_mobilenet_v3_large_fpn"
         if is_resnet and "backbone.fpn.inner_blocks.0.0.weight" in state:
             return "faster_rcnn_r50_fpn_v2" if "roi_heads.box_head.5.weight" in state else "faster_rcnn_r50_fpn"
+    if _FCOS in state and is_resnet:
+        return "fcos_r50_fpn"
     if _RETINA_LOGITS in state and is_resnet:
         return "retinanet_r50_fpn_v2" if "head.classification_head.conv.0.1.weight" in state else "retinanet_r50_fpn"
     raise FovealError(
         f"is {_guess(state)}, not a torchvision detector known here",
         path=path,
-        fix="Known: Faster R-CNN (ResNet-50-FPN v1, v2; MobileNetV3-Large FPN) and RetinaNet (ResNet-50-FPN v1, v2).",
+        fix="Known: Faster R-CNN (ResNet-50-FPN v1, v2; MobileNetV3-Large FPN), RetinaNet (ResNet-50-FPN v1, v2), FCOS.",
     )
 
 
@@ -124,6 +132,9 @@ def to_ours(state: Mapping[str, Tensor]) -> State:
             value = value.roll(-1, 0)
         elif key.startswith(_BOXES):
             value = value[4:].clone()  # the background has no box with us
+        tower = _FCOS_TOWER.match(key) if _FCOS in state else None
+        if tower:
+            key = f"{tower[1]}{int(tower[2]) // 3}.{int(tower[2]) % 3}.{tower[3]}"
         new[key] = value
     return new
 
@@ -143,6 +154,9 @@ def to_torchvision(state: Mapping[str, Tensor], *, features: bool = False) -> St
             value = value.roll(1, 0)
         elif key.startswith(_BOXES):
             value = torch.cat([value.new_zeros(4, *value.shape[1:]), value])
+        block = _FCOS_BLOCK.match(key) if _FCOS in state else None
+        if block:
+            key = f"{block[1]}{3 * int(block[2]) + int(block[3])}.{block[4]}"
         name = next((now + key[len(old) :] for old, now in back if key.startswith(old)), key)
         new[name] = value
     return new

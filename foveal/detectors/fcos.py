@@ -1,0 +1,62 @@
+"""FCOS: fully convolutional one-stage detection (Tian et al., ICCV 2019).
+
+ResNet -> FPN P3..P7 -> two towers shared over the levels -> at every point K sigmoid logits, the distances to the four
+sides of a box, and centre-ness. No anchors: a point answers for the object it lies in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ..fit import Fit
+from ..parts.backbones import Torchvision
+from ..parts.box_losses import GIoU
+from ..parts.coders import LTRB
+from ..parts.heads import PointTower
+from ..parts.inputs import Input, Resize
+from ..parts.losses import Focal
+from ..parts.necks import FPN
+from ..parts.points import Centreness, PointMatcher
+from ..parts.priors import Anchors, PyramidAnchors, at_strides
+from ..parts.small import SmallResNet
+from ..parts.suppress import NMS, Select
+from ..task import BoxTask
+from .base import Detector, Spec
+from .one_stage import OneStage
+
+POINTS = PyramidAnchors(scale=1.0, octaves=1, ratios=(1.0,))  # one cell a place, a stride wide
+
+
+@dataclass(frozen=True)
+class FCOS(Spec):
+    """The improved form of the authors' code: centre sampling, GIoU, sides in strides, centre-ness on the box tower."""
+
+    input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
+    backbone: Torchvision | SmallResNet = Torchvision("resnet50")  # levels C3, C4, C5
+    neck: FPN = FPN(256, extra="p6p7-p5")  # P3..P7
+    head: PointTower = PointTower(scales=True)  # one tower for classes, one for boxes and centre-ness
+    points: Anchors | PyramidAnchors = POINTS  # cells of one stride; their middles are the points
+    task: BoxTask = BoxTask(
+        matcher=PointMatcher(radius=1.5),
+        cls_loss=Focal(),
+        box_loss=GIoU(),
+        coder=LTRB(),
+        quality=Centreness(weighs_boxes=True, floor=0.05),
+        select=Select(score=0.0, per_level=1000),
+        suppress=NMS(iou=0.6, per="class", top=100),
+    )
+    fit: Fit = Fit()  # the recipe it is trained by
+
+    def build(self, classes: Sequence[str]) -> OneStage:
+        """The detector with random weights."""
+        backbone = self.backbone.build(levels=(3, 4, 5))
+        neck = self.neck.build(backbone.channels, backbone.strides)
+        points, loss, count = at_strides(self.points, neck.strides), self.task.cls_loss, len(classes)
+        head = self.head.build(neck.channels, points.per_location, loss.channels(count), loss.bias(count))
+        return OneStage(self, classes, backbone, neck, head, points, self.task)
+
+    def load_pretrained(self, detector: Detector) -> None:
+        """Reads the backbone's weights file, where it names one."""
+        self.backbone.load_pretrained(cast(Any, detector.get_submodule("backbone")))

@@ -1,0 +1,134 @@
+"""FCOS's own parts: which point answers for which object, and how central it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import UsageError
+from ..types import Match, Priors, Targets
+from .matchers import DEVICE_BUDGET, HOST_BUDGET, Matcher, Outputs, in_ignored_region
+from .normalizers import Normalizer, Positives
+from .quality import Quality
+
+
+@dataclass(frozen=True)
+class PointMatcher(Matcher):
+    """A point answers for the smallest object that it lies in and that is of its level's size (FCOS, section 3.2).
+
+    Priors are cells: squares around the points, one stride wide. The size of an object at a point is the longest of
+    the distances to its four sides; a level takes those between ``span`` times its stride, the first and the last level
+    are open. ``radius``: the point also has to lie within so many strides of the object's centre (in x and in y). All
+    comparisons are strict. Of objects of equal area the first wins.
+
+    Sources: the defaults are torchvision's, and the paper's ranges (64, 128, 256, 512) with strides 8 to 128;
+    ``radius=None`` is the paper's first version, which includes the ends of the ranges.
+    """
+
+    radius: float | None = 1.5  # strides around the centre; None: anywhere inside the object
+    span: tuple[float, float] = (4.0, 8.0)  # strides: the sizes that a level is for
+
+    def __post_init__(self) -> None:
+        if (self.radius is not None and not self.radius > 0) or not 0 <= self.span[0] < self.span[1]:
+            raise UsageError(f"{self}: expected a positive radius and 0 <= span[0] < span[1]")
+
+    @torch.no_grad()
+    def __call__(self, priors: Priors, targets: Targets, outputs: Outputs | None = None) -> Match:
+        """Memory is bounded: it does not grow with the number of objects. No host sync."""
+        cells = priors.boxes.detach().float()
+        low, high = self._ranges(cells, priors.counts)
+        b, g = targets.boxes.shape[:2]
+        count = cells.shape[-2]
+        budget = HOST_BUDGET if cells.device.type == "cpu" else DEVICE_BUDGET
+        chunk = max(256, budget // (b * g))
+        parts = [
+            self._nearest(cells[..., i : i + chunk, :], low[..., i : i + chunk], high[..., i : i + chunk], targets)
+            for i in range(0, count, chunk)
+        ]
+        gt, area = (torch.cat(columns, 1) for columns in zip(*parts, strict=True))
+        positive = torch.isfinite(area)
+        ignored = torch.zeros_like(positive)
+        if targets.any_ignore:
+            ignored = ~positive & in_ignored_region(cells, targets)
+        if priors.valid is not None:
+            positive = positive & priors.valid
+            ignored = ignored | ~priors.valid
+        return Match(torch.where(positive, gt, 0), positive, ignored)
+
+    def _ranges(self, cells: Tensor, counts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Smallest and largest size of every prior, (..., A)."""
+        stride = cells[..., 2] - cells[..., 0]
+        low, high = stride * self.span[0], stride * self.span[1]
+        low[..., : counts[0]] = 0
+        high[..., sum(counts) - counts[-1] :] = math.inf
+        return low, high
+
+    def _nearest(self, cells: Tensor, low: Tensor, high: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """The object (B, a) of each of these priors, and its area (B, a): infinite where there is none."""
+        x, y = (cells[..., 0::2].mean(-1), cells[..., 1::2].mean(-1))
+        x, y = (v.unsqueeze(-1) if v.dim() == 2 else v[None, :, None] for v in (x, y))  # (B or 1, a, 1)
+        x1, y1, x2, y2 = (v[:, None] for v in targets.boxes.float().unbind(-1))  # (B, 1, G)
+        sides = (x - x1, y - y1, x2 - x, y2 - y)
+        nearest = torch.minimum(torch.minimum(sides[0], sides[1]), torch.minimum(sides[2], sides[3]))
+        farthest = torch.maximum(torch.maximum(sides[0], sides[1]), torch.maximum(sides[2], sides[3]))
+        if low.dim() == 1:
+            low, high = low[None], high[None]
+        fits = (nearest > 0) & (farthest > low[..., None]) & (farthest < high[..., None]) & targets.valid[:, None]
+        if self.radius is not None:
+            away = torch.maximum((x - (x1 + x2) / 2).abs(), (y - (y1 + y2) / 2).abs())
+            stride = (cells[..., 2] - cells[..., 0])[..., None]
+            fits &= away < self.radius * (stride if stride.dim() == 3 else stride[None])
+        area = torch.where(fits, (x2 - x1) * (y2 - y1), math.inf)
+        best = area.min(-1)
+        return best.indices, best.values
+
+
+@dataclass(frozen=True)
+class Centreness(Quality):
+    """How far a point lies from the middle of its object: sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)).
+
+    FCOS, equation 3: learned by binary cross-entropy at positive points; a detection's score is the square root of
+    class score times centre-ness.
+    """
+
+    weighs_boxes: bool = False  # the box loss of a point counts by its centre-ness (the original code; not torchvision)
+    floor: float = 0.0  # class scores at or below count as 0 before centre-ness comes in (the original code: 0.05)
+    normalizer: Normalizer = Positives()
+    weight: float = 1.0
+
+    def loss(
+        self,
+        quality: Tensor,
+        outputs: tuple[Tensor, Tensor],
+        priors: Priors,
+        targets: Targets,
+        match: Match,
+        keep: Tensor,
+    ) -> Tensor:
+        truth = targets.boxes.gather(1, match.gt[..., None].expand(-1, -1, 4))
+        target = centreness(priors.batched(len(truth)), truth)
+        rows = F.binary_cross_entropy_with_logits(quality.float(), target, reduction="none")
+        weight = keep * match.positive * self.normalizer(keep, match.positive)
+        return (torch.where(weight > 0, rows, 0.0) * weight).sum() * self.weight
+
+    def scores(self, scores: Tensor, quality: Tensor) -> Tensor:
+        if self.floor > 0:
+            scores = torch.where(scores > self.floor, scores, 0.0)
+        return (scores * quality.sigmoid()[..., None]).sqrt()
+
+    def row_weight(self, priors: Priors, boxes: Tensor, match: Match) -> Tensor | None:
+        return centreness(priors.batched(len(boxes)), boxes) if self.weighs_boxes else None
+
+
+def centreness(cells: Tensor, boxes: Tensor) -> Tensor:
+    """Of the middles of ``cells`` (B, A, 4) in ``boxes`` (B, A, 4): (B, A) in 0..1, 0 outside."""
+    x, y = (cells[..., 0] + cells[..., 2]) / 2, (cells[..., 1] + cells[..., 3]) / 2
+    across = torch.stack([x - boxes[..., 0], boxes[..., 2] - x], -1).clamp(min=0)
+    down = torch.stack([y - boxes[..., 1], boxes[..., 3] - y], -1).clamp(min=0)
+    ratios = (side.amin(-1) / side.amax(-1).clamp(min=1e-6) for side in (across, down))
+    product: Tensor = math.prod(ratios)  # type: ignore[type-var, assignment]
+    return product.sqrt()
