@@ -45,14 +45,3 @@ def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
         ],
         -1,
     )
-
-
-def centre_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(..., 4) -> centre x, centre y, width, height, each (...)."""
-    w, h = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
-    return boxes[..., 0] + 0.5 * w, boxes[..., 1] + 0.5 * h, w, h
-
-
-def from_centre_size(cx: Tensor, cy: Tensor, w: Tensor, h: Tensor) -> Tensor:
-    """The inverse of :func:`centre_size`: (...) x 4 -> (..., 4)."""
-    return torch.stack([cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h], -1)

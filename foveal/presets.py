@@ -1,7 +1,7 @@
 """Named detectors. Variants are ``dataclasses.replace``; the comment above each says what it is and what to expect.
 
 Where torchvision has a form of a detector, the plain name is that form and the paper's is ``..._paper``. AP is
-published COCO val2017 unless said; times of the ``*_mini`` presets are for two processor cores.
+published COCO val2017 unless said; what the ``*_mini`` presets reach in minutes is in ``docs/results.md``.
 """
 
 from __future__ import annotations
@@ -38,10 +38,18 @@ from foveal.task import BoxTask
 # ------------------------------------------------------------------------------------------------ recipes
 # Detectron's 1x: 90,000 updates of 16 images are 12 epochs of COCO; the steps are at 60,000 and 80,000.
 _FLIP = (HorizontalFlip(),)
-_ONE = Fit(epochs=12, batch=16, lr=0.01, solver=SGD(0.9, 1e-4), schedule=Steps((2 / 3, 8 / 9)), augment=_FLIP)
+_ONE = Fit(
+    epochs=12,
+    batch=16,
+    lr=0.01,
+    solver=SGD(0.9, 1e-4),
+    schedule=Steps((2 / 3, 8 / 9)),
+    augment=_FLIP,
+    warmup_factor=1 / 3,
+)
 _ONE_REGION = replace(_ONE, lr=0.02)
 # torchvision's references: 26 epochs, steps after 16 and 22, linear warm-up of 1,000 updates.
-_TV = replace(_ONE, epochs=26, schedule=Steps((16.0, 22.0)), warmup_steps=1000)
+_TV = replace(_ONE, epochs=26, schedule=Steps((16.0, 22.0)), warmup_steps=1000, warmup_factor=0.001)
 _TV_REGION = replace(_TV, lr=0.02)
 # A few hundred images, one machine, minutes.
 _SMALL_FIT = Fit(
@@ -90,7 +98,7 @@ retinanet_r50_fpn_v2 = replace(
 
 # --------------------------------------------------------------------------------------------------- FCOS
 # The authors' improved form: centre sampling, GIoU. 38.7 AP (their 1x).
-fcos_r50_fpn_improved = FCOS(fit=replace(_ONE, warmup_factor=1 / 3))
+fcos_r50_fpn_improved = FCOS(fit=_ONE)
 
 # The paper's first form: points anywhere inside an object, -ln IoU, exp(s x) pixels. 37.1 AP (1x).
 fcos_r50_fpn_paper = replace(
@@ -131,9 +139,7 @@ faster_rcnn_r50_fpn_v2 = replace(
 # torchvision's fasterrcnn_mobilenet_v3_large_fpn: 15 anchors on each of three levels of stride 32, 32, 64. 32.8 AP.
 faster_rcnn_mobilenet_v3_large_fpn = replace(
     faster_rcnn_r50_fpn,
-    backbone=Torchvision(
-        "mobilenet_v3_large", returns=("features.13", "features.16"), frozen_stages=3, norm="batch", eps=1e-5
-    ),
+    backbone=Torchvision("mobilenet_v3_large", returns=("features.13", "features.16"), frozen_stages=3, eps=1e-5),
     anchors=Anchors(((32, 64, 128, 256, 512),) * 3, rounding="corners", grid="floor"),
     rpn=replace(RPN_TASK, select=replace(RPN_TASK.select, score=0.05)),
 )
@@ -143,8 +149,11 @@ faster_rcnn_mobilenet_v3_large_320_fpn = replace(
     faster_rcnn_mobilenet_v3_large_fpn, input=Resize(320, 640), test_proposals=Counts(150, 150)
 )
 
-# The FPN paper's form (Detectron): true strides, starting weights as published. 36.7 AP (1x).
-faster_rcnn_r50_fpn_paper = FasterRCNN(fit=_ONE_REGION)
+# The FPN paper's form with Detectron's anchors and losses. 36.7 AP (1x).
+_DETECTRON_ROI = replace(ROI_TASK, box_loss=SmoothL1(beta=1.0, normalizer=ROI_TASK.box_loss.normalizer))
+faster_rcnn_r50_fpn_paper = FasterRCNN(
+    anchors=Anchors(rounding="stride", centre=0.5), roi=_DETECTRON_ROI, fit=_ONE_REGION
+)
 faster_rcnn_r101_fpn = replace(faster_rcnn_r50_fpn_paper, backbone=Torchvision("resnet101"))  # 39.4 AP (Detectron, 1x)
 faster_rcnn_x101_fpn = replace(faster_rcnn_r50_fpn_paper, backbone=Torchvision("resnext101_32x8d"))
 
@@ -163,10 +172,10 @@ faster_rcnn_vgg16 = FasterRCNN(
     roi=replace(
         ROI_TASK,
         sampler=Balanced(128, 0.25),
-        box_loss=SmoothL1(beta=1.0, normalizer=ROI_TASK.box_loss.normalizer),
+        box_loss=_DETECTRON_ROI.box_loss,
         suppress=NMS(0.3, per="class", top=100),
     ),
-    rpn=replace(RPN_TASK, select=Select(score=0.0, per_level=6000, min_size=16.0)),
+    rpn=replace(RPN_TASK, select=replace(RPN_TASK.select, min_size=16.0)),
     train_proposals=Counts(12000, 2000),
     test_proposals=Counts(6000, 300),
     # 60,000 + 20,000 updates of one image: 16 epochs of VOC 2007 trainval; difficult objects are left out
@@ -198,9 +207,10 @@ faster_rcnn_r50_c4 = FasterRCNN(
     backbone=Torchvision("resnet50", returns=(4,)),
     neck=SingleLevel(),
     rpn_head=RPNHead(channels=1024),
-    anchors=Anchors(((32, 64, 128, 256, 512),), centre=0.5, inside=True),
+    anchors=Anchors(((32, 64, 128, 256, 512),), rounding="stride", centre=0.5, inside=True),
     pool=RoIAlign(14, ratio=0),
     roi_head=ResNetTail("resnet50"),
+    roi=_DETECTRON_ROI,
     train_proposals=Counts(12000, 2000),
     test_proposals=Counts(6000, 1000),
     # 180,000 updates of 8 images, steps at 120,000 and 160,000
@@ -212,19 +222,20 @@ faster_rcnn_r101_c4 = replace(
     faster_rcnn_r50_c4, backbone=Torchvision("resnet101", returns=(4,)), roi_head=ResNetTail("resnet101")
 )
 
-# Luminoth's defaults: 12 anchors, crop and resize to 14 then pool to 7, 256 rows, IoU .5 between classes' boxes.
+# Luminoth's defaults: 12 anchors, crop and resize to 14 then pool to 7, 256 rows; shows what is at least .5 sure.
 faster_rcnn_luminoth = FasterRCNN(
     input=Resize(600, 1024, multiple=1),
     backbone=Torchvision("resnet101", returns=(4,)),
     neck=SingleLevel(),
     rpn_head=RPNHead(channels=512),
-    anchors=Anchors(((64, 128, 256, 512),), centre=0.5, inside=True),
+    anchors=Anchors(((64, 128, 256, 512),), inside=True),
     pool=CropResize(7, pool=2),
     roi_head=ResNetTail("resnet101"),
     roi=replace(
         ROI_TASK,
         sampler=Balanced(256, 0.25),
-        box_loss=SmoothL1(beta=1.0, normalizer=ROI_TASK.box_loss.normalizer),
+        box_loss=_DETECTRON_ROI.box_loss,
+        select=replace(ROI_TASK.select, score=0.5),
         suppress=NMS(0.5, per="class", top=300),
     ),
     train_proposals=Counts(12000, 2000),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 
 # ------------------------------------------------------------------------------------------------- public
@@ -200,13 +200,6 @@ class Priors:
     counts: tuple[int, ...]  # how many of the A belong to each level, in order
     valid: Tensor | None = None  # (B, A) bool; None: all
 
-    @property
-    def level(self) -> Tensor:
-        """(A,) int64: the level of each prior."""
-        counts = torch.tensor(self.counts, device=self.boxes.device)
-        index = torch.arange(len(self.counts), device=self.boxes.device)
-        return torch.repeat_interleave(index, counts, output_size=sum(self.counts))
-
     def batched(self, batch: int) -> Tensor:
         """(B, A, 4), a view."""
         return self.boxes if self.boxes.dim() == 3 else self.boxes.expand(batch, -1, -1)
@@ -238,8 +231,3 @@ class Boxes:
     scores: Tensor  # (B, N)
     labels: Tensor  # (B, N) int64
     valid: Tensor  # (B, N) bool; the valid ones come first, by falling score
-
-
-def as_array(t: Tensor) -> np.ndarray[Any, Any]:
-    """A NumPy view of a tensor, for code on the NumPy side of the border."""
-    return t.detach().cpu().numpy()

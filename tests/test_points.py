@@ -24,6 +24,10 @@ def cells(height: int = 96, width: int = 128) -> Priors:
     return PyramidAnchors(1.0, 1, (1.0,)).at(STRIDES)(images, features, STRIDES)
 
 
+def levels(priors: Priors) -> torch.Tensor:
+    return torch.repeat_interleave(torch.arange(len(priors.counts)), torch.tensor(priors.counts))
+
+
 def objects(seed: int, counts: tuple[int, ...]) -> Targets:
     g = torch.Generator().manual_seed(seed)
     made = []
@@ -36,7 +40,7 @@ def objects(seed: int, counts: tuple[int, ...]) -> Targets:
 def by_loop(matcher: PointMatcher, priors: Priors, targets: Targets, image: int) -> list[int]:
     """The object of every point, -1 for none: the paper's rules one after the other."""
     found = []
-    level = priors.level.tolist()
+    level = levels(priors).tolist()
     for (x1, _, x2, _), box, k in zip(priors.boxes.tolist(), priors.boxes.tolist(), level, strict=True):
         x, y, stride = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, x2 - x1
         low = 0 if k == 0 else matcher.span[0] * stride
@@ -75,7 +79,7 @@ def test_ignored_regions_and_invalid_priors() -> None:
     match = PointMatcher()(priors, region)
     inside = (priors.boxes[:, 2:] <= 64).all(1)
     assert not match.positive.any() and torch.equal(
-        match.ignored[0] & (priors.level == 0), inside & (priors.level == 0)
+        match.ignored[0] & (levels(priors) == 0), inside & (levels(priors) == 0)
     )
     valid = torch.zeros(1, len(priors.boxes), dtype=torch.bool)
     none = PointMatcher()(Priors(priors.boxes, priors.counts, valid), objects(0, (6,)))

@@ -10,7 +10,7 @@ import torch
 from foveal import presets
 from foveal.config import difference, override, parse_spec, show
 from foveal.detectors.base import Detector
-from foveal.errors import UsageError
+from foveal.errors import FovealError, UsageError
 from foveal.parts.losses import Focal
 from foveal.parts.samplers import All
 from foveal.types import Images, Target, Targets
@@ -31,7 +31,7 @@ def parameters(module: torch.nn.Module) -> int:
 
 def test_the_presets_are_counted() -> None:
     assert len(NAMES) == 25
-    assert MINI == ["retinanet_mini", "faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini"]
+    assert MINI == ["retinanet_mini", "fcos_mini", "faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,6 +59,8 @@ def test_every_preset_builds(name: str) -> None:
         ("faster_rcnn_r50_fpn_paper", 20, 41_396_536, 4 * 1025),
         ("faster_rcnn_r101_fpn", 80, 60_643_940, 4 * 1025),
         ("retinanet_r50_fpn", 91, 34_014_999, 0),
+        ("fcos_r50_fpn", 91, 32_269_600, 0),
+        ("fcos_r50_fpn_paper", 91, 32_269_605, 0),  # a scale a level
         ("retinanet_r50_fpn_paper", 80, 37_915_572, 0),
         ("retinanet_r101_fpn_paper", 80, 56_855_476, 0),
         ("faster_rcnn_vgg16", 20, 137_078_239, 4 * 4097 + 9 * 513),
@@ -127,3 +129,35 @@ def test_loss_and_sampler_travel_by_override() -> None:
         rpn=replace(presets.faster_rcnn_mini.rpn, cls_loss=Focal(gamma=1.5), sampler=All()),
         input=replace(presets.faster_rcnn_mini.input, short=256),
     )
+
+
+def test_settings_that_would_do_nothing_are_refused() -> None:
+    for path in ("rpn.suppress.top=7", "rpn.select.per_level=9"):
+        with pytest.raises(UsageError, match="test_proposals"):
+            override(presets.faster_rcnn_mini, [path]).build("ab")
+    with pytest.raises(UsageError, match="PyramidAnchors"), torch.device("meta"):
+        override(presets.faster_rcnn_r50_fpn, ['backbone=Torchvision("squeezenet1_0")']).build("ab")
+    for short in ("0", "-5"):
+        with pytest.raises(UsageError, match="pixels"):
+            override(presets.retinanet_mini, [f"input.short={short}"])
+
+
+def test_the_pool_looks_at_the_backbones_levels_unless_told() -> None:
+    for change, levels in (
+        ([], (3, 5)),
+        (['neck.extra="p6p7-p5"'], (3, 5)),
+        (["pool=RoIAlign(7, levels=(3, 4))"], (3, 4)),
+    ):
+        assert override(presets.faster_rcnn_mini, change).build("ab").pool.levels == levels
+
+
+def test_labels_that_do_not_fit_are_refused() -> None:
+    detector = presets.retinanet_mini.build("ab")
+    picture, box = torch.rand(3, 64, 64), torch.tensor([[4.0, 4, 40, 40]])
+    for labels in (torch.tensor([2]), torch.tensor([-1])):
+        with pytest.raises(FovealError, match="0-based"):
+            detector([picture], [{"boxes": box, "labels": labels}])
+    with pytest.raises(FovealError, match="expected"):
+        detector([picture], [{"boxes": box[0], "labels": torch.tensor([0])}])
+    with pytest.raises(FovealError, match="targets for"):
+        detector([picture], [])

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops.boxes import _batched_nms_vanilla
 
+from foveal import presets
 from foveal.errors import UsageError
 from foveal.parts import nms as nms_module
 from foveal.parts import suppress as suppress_module
@@ -232,3 +233,16 @@ def test_the_form_for_processors_uses_no_operation_that_syncs() -> None:
 def test_unknown_groups_are_refused() -> None:
     with pytest.raises(UsageError, match="klass"):
         NMS(0.5, "klass")  # type: ignore[arg-type]
+
+
+def test_a_box_that_is_no_box_is_dropped_and_leaves_the_others_alone() -> None:
+    task = presets.get("retinanet_mini").task
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10], [torch.nan, 0, 5, 5]]])
+    scores, zero = torch.tensor([[0.9, 0.8, 0.7, 0.95]]), torch.zeros(1, 4, dtype=torch.int64)
+    valid = task.select.valid(boxes, scores)
+    assert valid.tolist() == [[True, True, True, False]]
+    clean = torch.where(valid[..., None], boxes, boxes.nan_to_num(0.0))
+    for each in (boxes, clean):
+        found = task.suppress(each, scores, zero, zero[0], valid)
+        assert found.valid.sum() == 1 and found.boxes[0, 0].tolist() == [0, 0, 10, 10]
+        assert suppress_on_device(each, scores, zero, valid, 0.5, 4)[1].sum() == 1

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import boxes as box_ops
+from ..errors import FovealError
 from ..fit import Fit
 from ..parts.inputs import Input
 from ..types import Boxes, Detections, Images, Predictions, Priors, Target, Targets
@@ -170,10 +171,11 @@ class Detector(nn.Module, ABC):
         """Detections of one picture (path, array, PIL image, tensor), or a list of them for a list or a folder."""
         from ..data.images import as_rgb, find_images
 
-        if isinstance(source, (list, tuple)):
-            return self.predict_arrays([as_rgb(s) for s in source])
         if isinstance(source, (str, Path)) and Path(source).is_dir():
-            return self.predict_arrays([as_rgb(p) for p in find_images(Path(source))])
+            source = find_images(Path(source))
+        if isinstance(source, (list, tuple)):  # a few at a time: decoded pictures are large
+            parts = (source[i : i + 8] for i in range(0, len(source), 8))
+            return [found for part in parts for found in self.predict_arrays([as_rgb(s) for s in part])]
         return self.predict_arrays([as_rgb(source)])[0]
 
     # ------------------------------------------------------------------------------------------ inside
@@ -194,6 +196,20 @@ class Detector(nn.Module, ABC):
         return self.spec.input.batch_tensors(images).to(self.device)
 
     def _pad_targets(self, targets: list[dict[str, Tensor]], images: Images) -> Targets:
+        """Raises :class:`FovealError` for targets that are not of torchvision's form with our labels."""
+        if len(targets) != len(images.pixels):
+            raise FovealError(f"{len(targets)} targets for {len(images.pixels)} pictures")
+        for i, t in enumerate(targets):
+            boxes, labels = t["boxes"], t["labels"]
+            if boxes.dim() != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
+                shapes = f"boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)}"
+                raise FovealError(f"targets[{i}] has {shapes}, expected (G, 4) and (G,)")
+            top = len(self.classes)
+            if not self.merges_classes and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < top:
+                raise FovealError(
+                    f"targets[{i}] has labels from {int(labels.min())} to {int(labels.max())}, expected 0 to {top - 1}",
+                    fix="Labels are 0-based and there is none for background",
+                )
         padded = Targets.pad([Target(t["boxes"].float().cpu(), t["labels"].cpu()) for t in targets])
         padded = padded.to(images.pixels.device)
         moved = images.to_network(padded.boxes) * padded.valid[..., None]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from ..errors import UsageError
 from ..fit import Fit
 from ..parts.backbones import Torchvision
 from ..parts.box_losses import SmoothL1
@@ -74,7 +75,12 @@ class FasterRCNN(Spec):
         neck = self.neck.build(backbone.channels, backbone.strides)
         anchors, loss = at_strides(self.anchors, neck.strides), self.rpn.cls_loss
         rpn_head = self.rpn_head.build(neck.channels, anchors.per_location, loss.channels(1), loss.bias(1))
-        pool = _over(self.pool, neck.strides[:-1] if isinstance(self.neck, FPN) and self.neck.extra else neck.strides)
+        if (self.rpn.select.per_level, self.rpn.suppress.top) != (RPN_TASK.select.per_level, RPN_TASK.suppress.top):
+            raise UsageError(
+                "rpn.select.per_level and rpn.suppress.top have no effect here",
+                fix="Set train_proposals=Counts(BEFORE, AFTER) and test_proposals=Counts(BEFORE, AFTER)",
+            )
+        pool = _over(self.pool, backbone.strides if isinstance(self.neck, FPN) else neck.strides)
         side, loss, count = self.pool.size, self.roi.cls_loss, len(classes)
         logits, bias = loss.channels(count), loss.bias(count)
         roi_head = self.roi_head.build(neck.channels[0], (side, side), logits, count, bias)
@@ -96,12 +102,13 @@ class FasterRCNN(Spec):
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one."""
         self.backbone.load_pretrained(cast(Any, detector.get_submodule("backbone")))
-        if self.backbone.weights:
-            self.roi_head.load_pretrained(cast(RoIHead, detector.get_submodule("roi_head")), self.backbone.weights)
+        file = self.backbone.weights_file
+        if file:
+            self.roi_head.load_pretrained(cast(RoIHead, detector.get_submodule("roi_head")), file)
 
 
 def _over(pool: Pool, strides: Sequence[int]) -> Pool:
-    """RoIAlign looks at the levels that there are; the RPN's extra one is not among them."""
-    if not isinstance(pool, RoIAlign):
+    """RoIAlign looks at the levels that there are, unless it names its own; a neck's extra ones are not among them."""
+    if not isinstance(pool, RoIAlign) or pool.levels is not None:
         return pool
     return replace(pool, levels=(strides[0].bit_length() - 1, strides[-1].bit_length() - 1))

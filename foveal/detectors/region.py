@@ -27,7 +27,7 @@ class Counts:
 
 
 class Region(Detector):
-    """Faster R-CNN and its relatives. Proposals come from an RPN, or from outside in ``images.proposals``."""
+    """Faster R-CNN and its relatives: proposals come from an RPN."""
 
     has_proposals = True
 

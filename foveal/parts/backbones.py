@@ -88,11 +88,16 @@ class Torchvision:
         A name of ``foveal weights list`` means its fetched file. The classifier and layers that were cut off are
         ignored; everything else must fit. Raises ``FovealError``.
         """
-        file = path or self.weights
-        if file and str(file) in PUBLISHED and not Path(file).exists():
-            file = published_file(str(file))
+        file = path or self.weights_file
         if file:
             load_known(backbone, file, known=backbone.known, what=self.name)
+
+    @property
+    def weights_file(self) -> str | None:
+        """The file that ``weights`` means: a path, or a name of ``foveal weights list`` that was fetched."""
+        if self.weights and self.weights in PUBLISHED and not Path(self.weights).exists():
+            return str(published_file(self.weights))
+        return self.weights
 
     def _returned(self, shapes: dict[str, tuple[int, int]], levels: Sequence[int]) -> list[str]:
         by_level = {round(math.log2(stride)): path for path, (_, stride) in shapes.items()}  # the last one wins

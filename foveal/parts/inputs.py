@@ -73,14 +73,14 @@ class Input(ABC):
     def batch(self, arrays: Sequence[ImageArray]) -> Images:
         """Upright RGB pictures (H, W, 3) uint8 of any sizes -> a normalised float32 batch on the CPU."""
         for a in arrays:
-            if a.ndim != 3 or a.shape[2] != 3 or a.dtype != np.uint8:
+            if a.ndim != 3 or a.shape[2] != 3 or a.dtype != np.uint8 or a.size == 0:
                 raise FovealError(f"a picture of shape {a.shape} and type {a.dtype}, expected (height, width, 3) uint8")
         return self._batch([torch.from_numpy(_writable(a)).float().div_(255) for a in arrays])
 
     def batch_tensors(self, tensors: Sequence[Tensor]) -> Images:
         """Pictures (3, H, W) float in 0..1, torchvision's form -> a normalised float32 batch on their device."""
         for t in tensors:
-            if t.dim() != 3 or t.shape[0] != 3 or not t.is_floating_point():
+            if t.dim() != 3 or t.shape[0] != 3 or not t.is_floating_point() or t.numel() == 0:
                 raise FovealError(
                     f"a picture of shape {tuple(t.shape)} and type {t.dtype}, expected (3, height, width) float"
                 )
@@ -150,6 +150,10 @@ class Resize(Input):
     multiple: int = 32  # the sides of the canvas are multiples of this
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if min(self.short, self.long, self.multiple) < 1:
+            raise UsageError(f"{type(self).__name__}: short, long and multiple are pixels from 1 on, got {self}")
 
     def placement(self, height: int, width: int) -> Placement:
         scale = min(self.short / min(height, width), self.long / max(height, width))

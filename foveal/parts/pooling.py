@@ -45,14 +45,15 @@ class RoIAlign(Pool):
     ratio: int = 2  # samples a bin and axis; 0: adaptive
     canonical_size: int = 224  # side of a box, pixels, that ...
     canonical_level: int = 4  # ... belongs to this level
-    levels: tuple[int, int] = (2, 5)  # first and last level that is pooled from
+    levels: tuple[int, int] | None = None  # first and last level that is pooled from; None: all of the backbone's
     aligned: bool = False  # shift by half a cell, so that samples stand where they should
 
     def __call__(self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int]) -> Tensor:
         """Raises ``UsageError`` where there are fewer maps than levels."""
-        count = self.levels[1] - self.levels[0] + 1 if len(features) > 1 else 1
+        first, last = self._levels
+        count = last - first + 1 if len(features) > 1 else 1
         if len(features) < count:
-            raise UsageError(f"RoIAlign pools from levels {self.levels}, but there are {len(features)} feature maps")
+            raise UsageError(f"RoIAlign pools from levels {self._levels}, but there are {len(features)} feature maps")
         features, scales = list(features[:count]), [1.0 / s for s in strides[:count]]
         boxes = boxes.detach().float()
         level = self.level(boxes) if count > 1 else None
@@ -64,7 +65,12 @@ class RoIAlign(Pool):
         """(..., 4) -> (...) int64: index of the map each box is pooled from."""
         side = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).clamp(min=0).sqrt()
         k = torch.floor(self.canonical_level + torch.log2(side / self.canonical_size) + 1e-6)
-        return k.clamp(*self.levels).nan_to_num(self.levels[0]).long() - self.levels[0]
+        first, last = self._levels
+        return k.clamp(first, last).nan_to_num(first).long() - first
+
+    @property
+    def _levels(self) -> tuple[int, int]:
+        return self.levels or (2, 5)
 
     def _kernel(self, features: list[Tensor], boxes: Tensor, scales: list[float], level: Tensor | None) -> Tensor:
         """torchvision's kernel once a level over all boxes, without asking how many a level has."""
@@ -99,8 +105,8 @@ class RoIPool(Pool):
 class CropResize(Pool):
     """Bilinear crop to ``size * pool`` cells, then maximum over ``pool`` x ``pool`` (Luminoth, from tf-faster-rcnn).
 
-    TensorFlow's ``crop_and_resize``: the corner samples stand on the box's corners, and pixel x of a picture W wide is
-    cell x / W * (cells - 1). From the first feature map only.
+    TensorFlow's ``crop_and_resize``: the corner samples stand on the box's corners, and pixel x of a map that covers W
+    pixels is cell x / W * (cells - 1); Luminoth takes W from the picture. From the first feature map only.
     """
 
     size: int = 7

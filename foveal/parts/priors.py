@@ -124,8 +124,16 @@ class PyramidAnchors:
 
 
 def at_strides(anchors: Anchors | PyramidAnchors, strides: Sequence[int]) -> Anchors:
-    """Anchors as they are, or sized for these strides."""
-    return anchors.at(strides) if isinstance(anchors, PyramidAnchors) else anchors
+    """Anchors as they are, or sized for these strides. ``UsageError`` if they are for another number of levels."""
+    if isinstance(anchors, PyramidAnchors):
+        return anchors.at(strides)
+    if len(anchors.sizes) != len(strides):
+        raise UsageError(
+            f"Anchors has sizes for {len(anchors.sizes)} levels, but there are {len(strides)}, of strides "
+            f"{', '.join(map(str, strides))}",
+            fix="Give one tuple of sizes a level, or PyramidAnchors(), which follows the strides",
+        )
+    return anchors
 
 
 def inside_picture(boxes: Tensor, sizes: Tensor) -> Tensor:
@@ -146,8 +154,14 @@ def _anchors(
     with torch.inference_mode(False), torch.no_grad():  # kept tensors must be ordinary ones, whoever asks first
         for level, ((height, width), stride) in enumerate(zip(maps, strides, strict=True)):
             step_y, step_x = (canvas[0] // height, canvas[1] // width) if anchors.grid == "floor" else (stride, stride)
-            y = (torch.arange(height, dtype=torch.float32) + anchors.centre) * step_y
-            x = (torch.arange(width, dtype=torch.float32) + anchors.centre) * step_x
+            y = (torch.arange(height, dtype=torch.float32, device=device) + anchors.centre) * step_y
+            x = (torch.arange(width, dtype=torch.float32, device=device) + anchors.centre) * step_x
             corner = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).flip(-1).repeat(1, 1, 2)  # (H, W, 4) xyxy
-            levels.append((corner[:, :, None] + anchors.cell(level, stride)).reshape(-1, 4))
-        return torch.cat(levels).to(device), tuple(len(boxes) for boxes in levels)
+            levels.append((corner[:, :, None] + _cell(anchors, level, stride, device)).reshape(-1, 4))
+        return torch.cat(levels), tuple(len(boxes) for boxes in levels)
+
+
+@lru_cache(maxsize=256)
+def _cell(anchors: Anchors, level: int, stride: int, device: torch.device) -> Tensor:
+    """On the device once and for all: a new canvas then needs no transfer, and nobody waits."""
+    return anchors.cell(level, stride).to(device)

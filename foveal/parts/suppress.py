@@ -65,8 +65,8 @@ class Select:
         return Candidates(value, row, place - row * classes, _levels(sizes, value.device))
 
     def valid(self, boxes: Tensor, scores: Tensor) -> Tensor:
-        """(B, S) bool: the score is above the threshold and both sides are long enough. ``boxes`` (B, S, 4)."""
-        keep = scores > self.score if self.score > 0 else scores > -torch.inf
+        """(B, S) bool: a box of numbers, its score above the threshold, both sides long enough. ``boxes`` (B, S, 4)."""
+        keep = (scores > self.score if self.score > 0 else scores > -torch.inf) & boxes.isfinite().all(-1)
         if self.min_size > 0:
             keep = keep & ((boxes[..., 2:] - boxes[..., :2]) >= self.min_size).all(-1)
         return keep
