@@ -102,6 +102,11 @@ def evaluate(
     return score_detector(detector, dataset, protocol=protocol, classes=classes).results
 
 
+def _taken(folder: Path) -> bool:
+    """Whether a folder holds a run, or several seeds of one."""
+    return any(folder.joinpath(name).exists() for name in ("run.json", "results.json")) or any(folder.glob("seed-*"))
+
+
 def default_out(spec: Any, *, resume: bool = False) -> Path:
     """``runs/NAME``, or ``runs/NAME-2``, ... where that holds a run; with ``resume`` the newest of these."""
     if isinstance(spec, (str, Path)):
@@ -110,7 +115,7 @@ def default_out(spec: Any, *, resume: bool = False) -> Path:
         name = type(spec).__name__.lower()
     base = Path("runs") / name
     candidate, number = base, 1
-    while (candidate / "run.json").exists():
+    while _taken(candidate):
         base, number = candidate, number + 1
         candidate = base.with_name(f"{name}-{number}")
     if not resume:

@@ -126,6 +126,14 @@ class Stage:
     lr: float | None = None
     epochs: int | None = None
 
+    def __post_init__(self) -> None:
+        if not self.trains:
+            raise UsageError('fit.stages: trains is empty, so nothing would learn; ("",) is everything')
+        if self.epochs is not None and self.epochs < 1:
+            raise UsageError(f"fit.stages: epochs is {self.epochs}; it must be at least 1, or None")
+        if self.lr is not None and not 0 <= self.lr < math.inf:
+            raise UsageError(f"fit.stages: lr is {self.lr}; it must be 0 or more and finite, or None")
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -157,9 +165,14 @@ class Fit:
         for name in ("epochs", "batch", "accumulate", "val_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"fit.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("lr", "warmup_steps", "warmup_factor", "bias_lr", "backbone_lr"):
+            if not 0 <= getattr(self, name) < math.inf:  # so written, it refuses nan too
+                raise UsageError(f"fit.{name} is {getattr(self, name)}; it must be 0 or more and finite")
+        if self.early_stop is not None and self.early_stop < 1:
+            raise UsageError(f"fit.early_stop is {self.early_stop}; it must be at least 1, or None")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise UsageError(f"fit.ema is {self.ema}; it must lie in [0, 1), or be None")
-        if self.clip is not None and self.clip <= 0:
+        if self.clip is not None and not self.clip > 0:
             raise UsageError(f"fit.clip is {self.clip}; it must be positive, or None")
         if not self.stages:
             raise UsageError("fit.stages is empty; a recipe has at least one stage")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -82,8 +82,24 @@ def _read_file(path: Path, preset: str | None) -> Found:
     if own is None or preset is not None:
         spec, classes, state = import_weights(path, preset)
         return Found(path, lambda: spec, classes, state)
-    story = json.loads(own)
-    return Found(path, lambda: from_json(story), tuple(story["classes"]), read_state(path))
+    story, classes = _story(own, path)
+    return Found(path, lambda: from_json(story), classes, read_state(path))
+
+
+def _story(text: str, path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What ``foveal weights export`` wrote into the header, and the class names of it."""
+    try:
+        story = json.loads(text)
+        classes = story["classes"]
+        if not (isinstance(story, dict) and isinstance(classes, list) and all(isinstance(c, str) for c in classes)):
+            raise TypeError
+    except (ValueError, KeyError, TypeError):
+        raise FovealError(
+            f"the header's entry 'foveal' is not what `foveal weights export` writes (it begins {text[:40]!r})",
+            path=path,
+            fix="Name a preset to read the file as somebody else's, or export it again",
+        ) from None
+    return story, tuple(classes)
 
 
 def ready(detector: Detector, device: str = "auto", precision: str | None = None) -> Detector:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .data.dataset import Dataset
+from .data.findings import Finding
 from .data.images import ImageError, load_image
 from .data.reading import PathLike, open_dataset, open_sources
 from .errors import FovealError, UsageError
@@ -129,17 +130,35 @@ def evaluation_set(
     divided: Iterable[Any] | None = None,
 ) -> Dataset:
     """The records to score: the split asked for; else ``val`` where there are splits; else the images whose ids are
-    ``divided`` (the validation part of a split that training made), if all are there; else the whole set."""
+    ``divided`` (the validation part of a split that training made); else the whole set.
+
+    A ``divided`` image that is gone is a finding: the others are images that training saw, so they never stand in for
+    it. Raises :class:`FovealError` where all are gone.
+    """
     if split is None:
         kinds = [source.splits for source in open_sources(data, images)]
         split = "val" if any(kinds) else None
     dataset = open_dataset(data, split=split, images=images)
     ids = set(divided or ())
-    if split is None and ids:
-        kept = [r for r in dataset.records if r.id in ids]
-        if len(kept) == len(ids):
-            return replace(dataset, records=kept, split="val")
-    return dataset
+    return _held_out(dataset, ids) if split is None and ids else dataset
+
+
+def _held_out(dataset: Dataset, ids: set[Any]) -> Dataset:
+    """The records that training validated on."""
+    kept = [r for r in dataset.records if r.id in ids]
+    gone = sorted(map(str, ids - {r.id for r in kept}))
+    listed = ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else "")
+    if not kept:
+        raise FovealError(
+            f"not one of the {len(ids)} images that the run validated on is here any more ({listed})",
+            path=dataset.path,
+            fix="Put them back, or name other data",
+        )
+    findings = list(dataset.findings)
+    if gone:
+        message = f"{len(gone)} of the {len(ids)} images that the run validated on are gone ({listed}); scored without"
+        findings.append(Finding("validation-image-missing", "warning", str(dataset.path), "", message, "Put them back"))
+    return replace(dataset, records=kept, split="val", findings=findings)
 
 
 def divided_ids(model: str | Path, data: PathLike | Sequence[PathLike]) -> list[Any] | None:

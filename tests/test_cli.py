@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from foveal import presets
+from foveal.api import default_out
 from foveal.cli import main as cli
-from foveal.cli.common import names, seconds, with_stdout
+from foveal.cli.common import names, seconds, with_stdout, write_json
 from foveal.errors import UsageError
+from foveal.train.log import write_json as write_other
 from tests.test_predict import picture
 
 
@@ -152,7 +154,11 @@ def test_exit_status_and_one_clear_line(
         (KeyboardInterrupt(), 130, "interrupted"),
         (RuntimeError("a bug"), 3, "Please report it"),
         (OSError(28, "No space left on device", "out/x"), 1, "out/x: No space left on device"),
+        (OSError(28, "No space left on device"), 1, "foveal: No space left on device"),
+        (OSError(5, "Input/output error"), 1, "foveal: Input/output error"),
+        (OSError(22, "Invalid argument"), 3, "Please report it"),
         (MemoryError(), 1, "out of memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 1, "a smaller input"),
         (BrokenPipeError(), 0, ""),
     ],
 )
@@ -171,6 +177,20 @@ def test_what_goes_wrong_inside_a_verb(
     err = capsys.readouterr().err
     assert said in err
     assert ("Traceback" in err) == (status == 3)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
+def test_a_full_disk_behind_standard_output(shapes: Path) -> None:
+    code = "from foveal.cli.main import run; run()"
+    for arguments in (["--help"], ["doctor", str(shapes)]):
+        with Path("/dev/full").open("w") as full:
+            command = [sys.executable, "-c", code, *arguments]
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 1
+        assert done.stderr.splitlines() in (
+            ["foveal: No space left on device"],
+            ["foveal: standard output: No space left on device"],
+        )
 
 
 # ------------------------------------------------------------------------------------------- end to end
@@ -249,6 +269,27 @@ def test_json_without_a_file_means_standard_output() -> None:
     assert names(" a, b ,") == ["a", "b"]
 
 
+def test_file_names_that_are_not_utf_8_can_be_written(tmp_path: Path) -> None:
+    """Linux names are bytes; Python shows the others as lone surrogates, which UTF-8 refuses."""
+    name = os.fsdecode(b"caf\xe9 \xc3\xa9.jpg")
+    for write in (write_json, lambda value, path: write_other(path, value)):
+        write({"image": name}, tmp_path / "x.json")
+        assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"image": name}
+
+
+def test_default_out_is_the_first_folder_without_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert default_out("some/p") == Path("runs/p")
+    for number, mark in enumerate(("run.json", "results.json", "seed-0/run.json"), 1):
+        file = default_out("p") / mark
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
+        assert default_out("p") == Path(f"runs/p-{number + 1}")
+    assert default_out("p", resume=True) == Path("runs/p-3")
+    Path("runs/q").mkdir()
+    assert default_out("q") == Path("runs/q"), "an empty folder holds nothing"
+
+
 # ------------------------------------------------------------------------------------------------- the demo
 def test_demo_draws_trains_and_reports(tmp_path: Path) -> None:
     """Small, but with everything; a second demo replaces the first."""
@@ -258,7 +299,7 @@ def test_demo_draws_trains_and_reports(tmp_path: Path) -> None:
         done = subprocess.run([*command, "--seed", seed], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("AP50") == 1 and done.stderr.count("20 pictures drawn") == 1
-        assert json.loads((out / "results.json").read_text())["steps"] == 5
+        assert json.loads((out / "results.json").read_text())["steps"] == 4  # 18 to train, 4 a batch, the rest dropped
         assert json.loads((out / "run.json").read_text())["seed"] == int(seed)
         assert (out / "report.html").stat().st_size > 10_000
 

@@ -139,8 +139,16 @@ def test_repeated_image_ids(tmp_path: Path) -> None:
     doc = coco_doc()
     doc["images"][1]["id"] = 10
     dataset = open_dataset(coco(tmp_path, doc))
-    assert codes(dataset) == ["warning annotation-orphan", "warning id-repeated"]
-    assert [r.id for r in dataset.records] == [10, 30, 40]
+    assert codes(dataset) == ["warning annotation-orphan", "warning id-repeated", "warning id-repeated"]
+    assert [r.id for r in dataset.records] == [30, 40]  # neither gets the boxes of the other
+    said = [f.message for f in dataset.findings if f.code == "id-repeated"]
+    assert "'a.jpg'" in said[0] and "'b.jpg'" in said[1] and all("2 images" in message for message in said)
+
+    doc = coco_doc()
+    doc["images"].append(dict(doc["images"][0]))
+    dataset = open_dataset(coco(tmp_path, doc))
+    assert codes(dataset) == ["warning id-repeated"]
+    assert [r.id for r in dataset.records] == [10, 20, 30, 40] and len(dataset.records[0]) == 2
 
 
 def test_text_ids_stay_text(tmp_path: Path) -> None:

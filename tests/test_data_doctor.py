@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from foveal.cli import main as cli
 from foveal.data.doctor import examine
 from foveal.errors import FovealError
 
-from .data_sets import coco, image, state, voc, xml, yolo
+from .data_sets import BOXES, coco, image, state, voc, xml, yolo
 
 
 def test_good_set(tmp_path: Path) -> None:
@@ -46,9 +48,26 @@ def test_an_image_that_only_decoding_finds_damaged(tmp_path: Path) -> None:
     body[len(body) // 2] ^= 0xFF
     path.write_bytes(body)
     assert examine(source, decode=False).status() == 0
+    report = examine(source)  # one of the two images of train
+    assert report.status() == 1
+    assert [(f.severity, f.code) for f in report.findings] == [
+        ("error", "images-unreadable"),
+        ("warning", "image-unreadable"),
+    ]
+    assert "1 of the 2 images of 'train'" in report.findings[0].message
+    assert report.findings[1].path == str(path) and path.name in report.findings[0].message
+
+    # Training skips up to 5 % and names them: one of 20 is a warning, one of 19 an error.
+    train = source / "ImageSets" / "Main" / "train.txt"
+    for k in range(18):
+        image(source / "JPEGImages" / f"more{k}.jpg")
+        (source / "Annotations" / f"more{k}.xml").write_text(xml(BOXES["a"]))
+    train.write_text("a\nb\n" + "".join(f"more{k}\n" for k in range(17)))
+    assert examine(source).status() == 1
+    train.write_text("a\nb\n" + "".join(f"more{k}\n" for k in range(18)))
     report = examine(source)
-    assert report.status() == 1 and [f.code for f in report.findings] == ["image-unreadable"]
-    assert report.findings[0].path == str(path)
+    assert [(f.severity, f.code) for f in report.findings] == [("warning", "image-unreadable")]
+    assert report.status() == 0 and report.status(strict=True) == 1
 
 
 def test_duplicates_by_pixels(tmp_path: Path) -> None:
@@ -105,6 +124,19 @@ def test_dict_is_json(tmp_path: Path) -> None:
     loaded = json.loads(json.dumps(report.to_dict()))
     assert loaded["findings"] == json.loads(json.dumps(report.to_list())) and loaded["counts"]["error"] == 1
     assert set(loaded["findings"][0]) == {"code", "severity", "path", "where", "message", "fix"}
+
+
+def test_file_names_that_are_no_utf_8_are_escaped(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    source = voc(tmp_path / "a", splits=False)
+    bad = source / "JPEGImages" / os.fsdecode(b"a\xff.jpg")
+    bad.write_bytes(b"")
+    (source / "Annotations" / bad.with_suffix(".xml").name).write_text(xml(BOXES["a"]))
+    where = str(tmp_path / "found.json")
+    assert cli.main(["doctor", str(source), "--json", where, "--html", str(tmp_path / "page.html")]) in (0, 1)
+    assert any(f["path"].endswith("JPEGImages/a\\udcff.jpg") for f in json.loads(Path(where).read_text()))
+    assert "a\\udcff.jpg" in (tmp_path / "page.html").read_text()
+    assert cli.main(["doctor", str(source)]) in (0, 1)
+    assert b"a\\udcff.jpg" in capfdbinary.readouterr().out
 
 
 def test_page_is_whole_escaped_and_self_contained(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from PIL import Image, ImageOps
 
 from foveal.data.images import ImageError, as_rgb, decode, find_images, image_size, load_image, probe
 
+from .data_sets import image
+from .test_data_reading import close
+
 
 def save(image: Image.Image, format: str, **options: object) -> bytes:
     buffer = io.BytesIO()
@@ -286,3 +289,13 @@ def test_data_package_does_not_import_torch() -> None:
 
     code = "import foveal.data.doctor, foveal.data.writing, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = image(tmp_path / "a.jpg")
+    (tmp_path / "closed").mkdir()
+    close(tmp_path / "closed", monkeypatch)
+    assert find_images(tmp_path) == [good]
+    assert find_images(tmp_path, recursive=True) == [good, tmp_path / "closed"]
+    with pytest.raises(ImageError, match="closed"):
+        load_image(tmp_path / "closed")

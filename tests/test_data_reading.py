@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from foveal.data.doctor import examine
 from foveal.data.reading import check_trainable, open_dataset, split_pair
 from foveal.data.subsets import join, seeded_split, select_classes
 from foveal.errors import FovealError, UsageError
@@ -33,6 +35,32 @@ def test_what_is_no_data_set_is_said(tmp_path: Path) -> None:
         with pytest.raises(FovealError, match=message) as caught:
             open_dataset(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"  \n", b'{"images": [{"id": 1, "file_na', b"\0" * 99, b"<html></html>"])
+@pytest.mark.parametrize("place", ["annotations/{}.json", "{}/labels.json"])
+def test_a_damaged_coco_file_beside_a_sound_one_is_an_error(tmp_path: Path, content: bytes, place: str) -> None:
+    coco(tmp_path).unlink()
+    train, val = (tmp_path / place.format(split) for split in ("train", "val"))
+    train.parent.mkdir(exist_ok=True)
+    val.parent.mkdir(exist_ok=True)
+    train.write_text(json.dumps(coco_doc()))
+    val.write_bytes(content)
+    report = examine(tmp_path)
+    assert [f.path for f in report.findings if f.severity == "error"] == [str(val)] and report.status() == 1
+    assert len(open_dataset(tmp_path, split="train")) == 4
+    with pytest.raises(FovealError, match="labels.json" if "labels" in place else "val.json"):
+        check_trainable(open_dataset(tmp_path))
+
+
+def test_other_json_beside_a_coco_file_is_no_annotation(tmp_path: Path) -> None:
+    folder = coco(tmp_path).parent
+    (folder / "found.json").write_text('[{"image_id": 10, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}]')
+    (folder / "settings.json").write_text('{"colour": "green"}')
+    (folder / "log.json").write_text('{"step": 1}\n{"step": 2}\n')
+    (tmp_path / "unfinished.json").write_text("{")
+    dataset = open_dataset(tmp_path)
+    assert len(dataset) == 4 and not dataset.findings and dataset.splits == ()
 
 
 def test_more_than_one_data_set_is_refused_by_name(tmp_path: Path) -> None:
@@ -171,6 +199,26 @@ def test_split_pair_with_a_second_set(tmp_path: Path) -> None:
     assert "warning class-unknown" in found and found.count("warning image-in-two-splits") == 2
 
 
+def test_a_second_set_to_validate_on_never_lets_the_test_images_in(tmp_path: Path) -> None:
+    source, other = voc(tmp_path / "a"), voc(tmp_path / "b", splits=False)
+    sets = source / "ImageSets" / "Main"
+    (sets / "train.txt").rename(sets / "trainval.txt")
+    (sets / "val.txt").rename(sets / "test.txt")
+    train, val, _ = split_pair(source, val=other)
+    assert [r.id for r in train.records] == ["a", "b"] and train.split == "trainval" and len(val) == 4
+    joined, _, _ = split_pair([source, voc(tmp_path / "c")], val=other)
+    assert [r.id for r in joined.records] == ["a", "b", "train/a", "train/b"]
+    (sets / "trainval.txt").rename(sets / "mine.txt")
+    with pytest.raises(FovealError, match=r"no split train or trainval, only mine, test.*--split train=mine"):
+        split_pair(source, val=other)
+    assert len(split_pair(source, val=other, split_map={"train": "mine"})[0]) == 2
+    (sets / "test.txt").unlink()
+    (sets / "mine.txt").rename(sets / "trainval.txt")
+    (sets / "val.txt").write_text("c\n")
+    train, val, note = split_pair(source)  # without train.txt: trainval is divided, val is no part of it
+    assert {r.id for r in [*train.records, *val.records]} == {"a", "b"} and "'trainval' has no companion" in note
+
+
 def test_split_pair_with_classes(tmp_path: Path) -> None:
     path = voc(tmp_path)
     train, val, _ = split_pair(path, classes="dog", others="ignore")
@@ -218,6 +266,48 @@ def test_reading_touches_nothing_and_works_read_only(tmp_path: Path) -> None:
             for folder in [root, *(p for p in root.rglob("*") if p.is_dir())]:
                 folder.chmod(0o755)
         assert state(root) == before
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco", "coco-file", "yolo"])
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = {"voc": voc, "yolo": yolo}.get(kind, coco)
+    source = make(tmp_path / "set")
+    closed = tmp_path / "set" / "images" / "train" / "closed"  # where all three look for images
+    if kind == "voc":
+        closed = tmp_path / "set" / "JPEGImages" / "closed"
+    closed.mkdir(parents=True)
+    where = source if kind == "coco-file" else tmp_path / "set"
+    assert not open_dataset(where).findings
+    close(closed, monkeypatch)
+    dataset = open_dataset(where)
+    assert [(f.severity, f.code, f.path) for f in dataset.findings] == [("warning", "folder-unreadable", str(closed))]
+    assert len(dataset) == 4
+
+
+def test_a_folder_of_annotations_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = voc(tmp_path / "set")
+    (source / "Annotations" / "more").mkdir()
+    close(source / "Annotations" / "more", monkeypatch)
+    assert codes(open_dataset(source)) == ["warning folder-unreadable"]
+    close(source / "Annotations", monkeypatch)
+    with pytest.raises(FovealError, match="Annotations"):
+        check_trainable(open_dataset(source))
+    (tmp_path / "empty" / "inner").mkdir(parents=True)
+    close(tmp_path / "empty" / "inner", monkeypatch)
+    with pytest.raises(FovealError, match=r"holds no data set.*inner may not be listed"):
+        open_dataset(tmp_path / "empty")
+
+
+def close(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if its permissions were taken away, which means nothing to root."""
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
 
 
 def test_links_to_images_are_followed(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from foveal.cli import main as cli
 from foveal.data.dataset import Dataset
 from foveal.data.reading import open_dataset
 from foveal.data.writing import convert, read_splits, split
@@ -102,6 +104,23 @@ def test_names_that_formats_cannot_hold(tmp_path: Path) -> None:
         path = convert(tmp_path / "a", tmp_path / format, format).path  # type: ignore[arg-type]
         again = open_dataset(path)
         assert again.classes == ("a & b <c>",) and again.records[0].path.name == "new_line <&>.jpg"
+
+
+def test_file_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    """Old archives have names in Latin-1: the copies get names that every format can hold."""
+    source = voc(tmp_path / "a", splits=False)
+    for folder, ending in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+        (source / folder / f"a.{ending}").rename(source / folder / os.fsdecode(b"a\xff." + ending.encode()))
+    for format in FORMATS:
+        assert cli.main(["data", "convert", str(source), "--to", format, "--out", str(tmp_path / format)]) == 0
+        again = open_dataset(tmp_path / format)
+        assert [r.path.name for r in again.records] == ["a_.jpg", "b.jpg", "c.jpg", "d.jpg"] and not again.findings
+        assert len(again.records[0]) == 2
+    doc = coco_doc()
+    doc["categories"][0]["name"] = "c\udc61t"
+    for format in FORMATS:
+        path = convert(coco(tmp_path / "names", doc), tmp_path / f"names-{format}", format).path  # type: ignore[arg-type]
+        assert len(open_dataset(path).classes) == 2
 
 
 def test_same_names_in_two_splits_stay_two_images(tmp_path: Path) -> None:

@@ -14,12 +14,15 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from foveal.cli import main as cli
 from foveal.data.dataset import Dataset, Record
 from foveal.errors import UsageError
 from foveal.evaluate import Coco, Found, Truth, evaluate, match_table, read_detections, recall
 from foveal.evaluate import matching as matching_module
 from foveal.evaluate.coco import NUMBERS, RECALLS, _hits_needed, score_coco
 from foveal.evaluate.matching import chunks, falling, running_max_from_right
+
+from .data_sets import image
 
 
 # --------------------------------------------------------------------------------------------- the oracle
@@ -410,3 +413,78 @@ def test_truth_of_a_dataset() -> None:
     assert truth.sizes is not None and truth.sizes.tolist() == [[30, 40], [30, 40]]
     assert truth.category_ids == (3, 8) and truth.image_rank().tolist() == [1, 0]
     assert len(Truth.of(Dataset(("x",), []))) == 0
+
+
+@pytest.mark.parametrize(
+    ("truth", "area", "detection", "ap50"),
+    [
+        ([49.0, 42.5, 27.3, 10.9], 27.3 * 10.9, [49.0, 42.5, 13.65, 10.9], 0.0),  # a last bit below .5
+        ([50, 50, 50.9, 50], 2545, [50, 50, 25.2, 50], 0.0),  # over the edge by .9: 25.2 / 50.9, not 25.2 / 50
+        ([50, 50, 70, 50], 3500, [50, 50, 50, 50], 1.0),  # by 20: 50 / 70
+        ([60, 60, 200, 20], 4000, [60, 60, 40, 20], 0.0),  # 40 / 200; clipped it would be 1
+        ([10, 10, 30, 30], 2000, [10, 10, 30, 30], 1.0),  # medium by the area of its mask
+    ],
+)
+def test_the_file_s_own_numbers_are_scored(
+    tmp_path: Path, truth: list[float], area: float, detection: list[float], ap50: float
+) -> None:
+    """From a COCO file to the numbers through ``foveal eval``, and after a class subset; pycocotools agrees."""
+    image(tmp_path / "a.jpg", width=100, height=100)
+    data: dict[str, Any] = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 100, "height": 100}],
+        "categories": [{"id": 1, "name": "thing"}, {"id": 2, "name": "other"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 2, "bbox": [0, 0, 5, 5], "area": 25, "iscrowd": 0},
+            {"id": 2, "image_id": 1, "category_id": 1, "bbox": truth, "area": area, "iscrowd": 0},
+        ],
+    }
+    results = [{"image_id": 1, "category_id": 1, "bbox": detection, "score": 0.9}]
+    (tmp_path / "truth.json").write_text(json.dumps(data))
+    (tmp_path / "found.json").write_text(json.dumps(results))
+    data["annotations"].pop(0)
+    data["categories"].pop(1)
+    oracle = pycocotools(data, results).stats
+    assert oracle[1] == pytest.approx(ap50)
+    call = ["eval", "--detections", str(tmp_path / "found.json"), "--data", str(tmp_path / "truth.json")]
+    assert cli.main([*call, "--classes", "thing", "--json", str(tmp_path / "scores.json")]) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    ours = np.array([np.nan if scores[name] is None else scores[name] for name in NUMBERS])
+    np.testing.assert_allclose(ours, defined(oracle), atol=1e-12)
+    assert cli.main([*call, "--json", str(tmp_path / "all.json")]) == 0
+    assert json.loads((tmp_path / "all.json").read_text())["per_class"]["thing"]["AP50"] == pytest.approx(ap50)
+
+
+@pytest.mark.parametrize("layout", ["file", "splits"])
+def test_detections_are_scored_without_the_images(tmp_path: Path, layout: str) -> None:
+    """pycocotools' numbers from the annotation file alone; ``--limit`` scores the first images only."""
+    truth, found = random_set(np.random.default_rng(8))
+    data, results = as_json(truth, found)
+    for entry in data["images"]:
+        entry["file_name"] = f"sub/{entry['id']}.jpg"
+    folder = tmp_path / "annotations"
+    folder.mkdir()
+    (folder / "instances_val.json").write_text(json.dumps(data))
+    if layout == "splits":
+        (folder / "instances_train.json").write_text(json.dumps(data))
+    (tmp_path / "found.json").write_text(json.dumps(results))
+    where = tmp_path if layout == "splits" else folder / "instances_val.json"
+    call = ["eval", "--detections", str(tmp_path / "found.json"), "--data", str(where), "--json"]
+
+    def scores(*more: str) -> Any:
+        assert cli.main([*call, str(tmp_path / "scores.json"), *more]) == 0
+        answer = json.loads((tmp_path / "scores.json").read_text())
+        return np.array([np.nan if answer[name] is None else answer[name] for name in NUMBERS])
+
+    np.testing.assert_allclose(scores(), defined(pycocotools(data, results).stats), atol=1e-12)
+    first = {entry["id"] for entry in data["images"][:3]}
+    assert 0 < len(first) < len(data["images"])
+    some = {
+        "images": data["images"][:3],
+        "categories": data["categories"],
+        "annotations": [a for a in data["annotations"] if a["image_id"] in first],
+    }
+    oracle = pycocotools(some, [r for r in results if r["image_id"] in first])
+    np.testing.assert_allclose(scores("--limit", "3"), defined(oracle.stats), atol=1e-12)
+    results[0]["image_id"] = 10**6  # no image of the set, limit or not
+    (tmp_path / "found.json").write_text(json.dumps(results))
+    assert cli.main([*call, str(tmp_path / "scores.json"), "--limit", "3"]) == 1

@@ -200,6 +200,15 @@ def test_writing_forms(tmp_path: Path, truth: Truth) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- text
+def test_ids_that_are_no_utf_8(tmp_path: Path) -> None:
+    truth = Truth.build(["a\udcff"], ["x"], [0], [0], [[0, 0, 5, 5]])
+    found = Found.build([0], [0], [[0, 0, 5, 5]], [0.5])
+    with pytest.raises(FovealError, match=r"no UTF-8"):
+        save_detections(found, truth, tmp_path / "voc", "voc")
+    save_detections(found, truth, tmp_path / "found.json")
+    assert read_detections(tmp_path / "found.json", truth).image.tolist() == [0]
+
+
 def test_text_faults(tmp_path: Path, truth: Truth) -> None:
     with pytest.raises(FovealError, match=r"no \.txt file"):
         read_text_detections(tmp_path, truth)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from foveal import presets
@@ -71,6 +72,34 @@ def test_run_checkpoint_and_exported_file_are_one_detector(run: Path, picture: n
     assert all(torch.equal(a.boxes, answers[0].boxes) and a.names == ("a", "b") for a in answers)
 
 
+def test_export_takes_what_load_takes_and_says_where_it_cannot_write(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    assert main(["weights", "export", str(run), "--out", str(one)]) == 0
+    assert main(["weights", "export", str(one), "--out", str(two)]) == 0
+    assert one.read_bytes() == two.read_bytes()
+    assert main(["weights", "export", "accurate", "--out", str(tmp_path / "three.safetensors")]) in (0, 1)
+    said = capsys.readouterr().err
+    assert not said or "weights fetch accurate" in said, "an alias is known"
+    assert main(["weights", "export", str(run), "--out", f"{tmp_path}/{'n' * 300}.safetensors"]) == 1
+
+
+def test_what_safetensors_cannot_write_is_no_bug_of_ours(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wraps the system's error in its own class."""
+
+    def refuse(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", refuse)
+    assert main(["weights", "export", str(run), "--out", str(tmp_path / "x.safetensors")]) == 1
+    said = capsys.readouterr().err
+    assert "x.safetensors: cannot be written" in said
+    assert "Traceback" not in said
+
+
 def test_training_starts_from_whatever_can_be_loaded(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "one.safetensors"
     assert main(["weights", "export", str(run), "--out", str(file)]) == 0
@@ -111,5 +140,9 @@ def test_what_is_no_model_is_refused_by_name(run: Path, tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, alien)
     with pytest.raises(FovealError, match="alien"):
         load(alien)
+    for words in ("x", "[]", "{}", '{"classes": 3}', '{"classes": [3]}'):
+        save_file({"a": torch.zeros(1)}, alien, {"foveal": words})
+        with pytest.raises(FovealError, match=r"alien.*entry 'foveal'"):
+            load(alien)
     with pytest.raises(FovealError, match="RetinaNet"):
         load(run, overrides=["head.depth=3"])

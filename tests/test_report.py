@@ -14,10 +14,14 @@ from PIL import Image
 from foveal import presets
 from foveal.data.dataset import Dataset, Record
 from foveal.errors import FovealError
+from foveal.evaluate.curves import Curve
 from foveal.parts.coders import Delta
 from foveal.report.check import Overfit, encode
+from foveal.report.compare import comparison, curves
 from foveal.report.page import Example, render
+from foveal.report.plots import lines, precision_recall
 from foveal.report.record import read_record
+from foveal.report.run import headline
 
 
 def one_image(folder: Path, boxes: list[list[float]], labels: list[int]) -> Dataset:
@@ -107,6 +111,59 @@ def test_the_page_holds_everything_and_escapes_what_it_is_given(tmp_path: Path) 
     assert page.count('src="data:image/jpeg;base64,') == 2
     assert "75.0 %" in page  # 3 of 4 seconds
     assert 'src="http' not in page
+
+
+@pytest.mark.parametrize("name", ["a$_$b", "$", "_", "_a", r"a\$b$c"])
+def test_class_names_that_matplotlib_would_take_for_something_else(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``$...$`` would be a formula (and ``a$_$b`` a broken one), and a label in ``_`` is left out of a legend."""
+    from matplotlib.text import Text
+
+    drawn: list[str] = []
+    original: Any = getattr(Text, "_preprocess_math")  # noqa: B009
+
+    def preprocess(self: Any, text: str) -> Any:
+        shown = original(self, text)
+        drawn.append(shown[0].strip() if not shown[1] else "a formula")
+        return shown
+
+    monkeypatch.setattr(Text, "_preprocess_math", preprocess)
+    assert lines({name: ([1.0, 2.0], [0.1, 0.2])}, title="t", x="x", y="y")[:4] == b"\x89PNG"
+    assert name in drawn
+    curve = Curve(np.array([0.5, 1.0]), np.array([1.0, 0.5]), np.array([0.9, 0.8]), 3)
+    assert precision_recall({name: curve}, iou=0.5)[:4] == b"\x89PNG"
+    assert f"{name} (3)" in drawn
+
+
+def test_a_headline_without_a_validation(tmp_path: Path) -> None:
+    (run_folder(tmp_path) / "results.json").write_text('{"step": null, "steps": 7, "ended": "out of time", "last": {}}')
+    assert headline(tmp_path) == f"{tmp_path}: no validation yet, update 7"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("run.json", '{"spec": "RetinaNet()", "arguments": 3}', "expected an object"),
+        ("run.json", '{"spec": "RetinaNet("}', "the spec cannot be read"),
+        ("metrics.jsonl", "5\n", "line 1: expected an object, found int"),
+        ("metrics.jsonl", '{"split": "val", "AP": 0.5}\n', None),
+        ("metrics.jsonl", '{"split": "val", "AP": 0.5, "step": "x"}\n', None),
+        ("results.json", '{"AP": "high", "last": 3, "steps": [1]}', None),
+    ],
+)
+def test_compare_takes_odd_runs_or_refuses_them_by_name(tmp_path: Path, file: str, text: str, said: str | None) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    for folder in (a, b):
+        folder.mkdir()
+        run_folder(folder)
+    (a / file).write_text(text)
+    if said is None:
+        records = [read_record(a), read_record(b)]
+        assert "Settings that differ" in comparison(records)
+        assert curves(records)[:4] == b"\x89PNG"
+    else:
+        with pytest.raises(FovealError, match=said) as refused:
+            comparison([read_record(a), read_record(b)])
+        assert str(a) in str(refused.value)
 
 
 def test_a_record_reads_series_and_refuses_what_is_no_run(tmp_path: Path) -> None:

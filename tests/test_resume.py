@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from foveal.errors import FovealError, UsageError
+from foveal.fit import AdamW, Solver, Stage
 from foveal.train import checkpoint, loop
 
 from .train_tiny import FIT, TinySpec, main, make_data, train_tiny
@@ -161,6 +163,41 @@ def test_every_place_of_an_epoch(data: Path, tmp_path: Path, stop_after: Any, re
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("second", [None, AdamW()], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("late", [False, True], ids=["boundary", "one-later"])
+def test_the_end_of_a_stage(
+    data: Path, tmp_path: Path, stop_after: Any, release: Any, second: Solver | None, late: bool
+) -> None:
+    """The checkpoint at its end holds its solver, not the next one's: momentum must not move into that."""
+    stages = (Stage(epochs=1), Stage(epochs=1, solver=second, lr=0.01))
+    spec = TinySpec(fit=replace(FIT, stages=stages))
+    train_tiny(data, tmp_path / "whole", spec)
+    stop_after(6 if late else 5)  # an epoch is 5 updates
+    with pytest.raises(Stop):
+        train_tiny(data, tmp_path / "cut", spec, save_every=0.0)
+    release()
+    assert checkpoint.steps(tmp_path / "cut" / "checkpoints")[-1] == (6 if late else 5)
+    train_tiny(data, tmp_path / "cut", spec, resume=True)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+def test_ctrl_c_in_the_last_update_of_an_epoch_keeps_the_rate_in_the_log(data: Path, tmp_path: Path) -> None:
+    """The line of that epoch is written after resuming, before there is another update."""
+    train_tiny(data, tmp_path / "whole")
+    original = loop.Loop._update
+
+    def update(self: loop.Loop, parts: Any, files: Any) -> None:
+        original(self, parts, files)
+        if self.state.step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop.Loop, "_update", update)
+        train_tiny(data, tmp_path / "cut")
+    train_tiny(data, tmp_path / "cut", resume=True)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
 def test_without_a_late_save_it_goes_back_to_the_epoch(
     data: Path, tmp_path: Path, stop_after: Any, release: Any
 ) -> None:
@@ -229,6 +266,40 @@ def test_resume_of_a_finished_run_says_so(data: Path, tmp_path: Path, capsys: py
     assert run.results["steps"] == 15
 
 
+def test_results_that_a_kill_left_out_are_written(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed between the last checkpoint and results.json; and more epochs are not silently ignored."""
+    train_tiny(data, tmp_path)
+    before = outcome(tmp_path)
+    (tmp_path / "results.json").unlink()
+    capsys.readouterr()
+    train_tiny(data, tmp_path, resume=True, epochs=5, progress=True)
+    assert outcome(tmp_path) == before
+    assert f"after 3 epochs; for more, begin a new run with --weights {tmp_path}" in capsys.readouterr().err
+
+
+def test_a_time_limit_that_was_not_planned_yet_is_not_dropped(
+    data: Path, tmp_path: Path, stop_after: Any, release: Any
+) -> None:
+    """Until the pace is known the plan is 10,000 times the recipe: nothing to go on with by itself."""
+    stop_after(2)
+    with pytest.raises(Stop):
+        train_tiny(data, tmp_path, max_time=600.0, save_every=0.0)
+    release()
+    with pytest.raises(UsageError, match=r"before its length was planned.*--max-time"):
+        train_tiny(data, tmp_path, resume=True)
+    assert train_tiny(data, tmp_path, resume=True, epochs=2).results["steps"] == 10
+
+
+def test_imported_weights_are_no_run(data: Path, tmp_path: Path) -> None:
+    described = {"spec": "TinySpec()", "classes": ["red", "green"], "versions": {}}
+    weights = TinySpec().build(("red", "green")).state_dict()
+    checkpoint.save(tmp_path / "checkpoints", 0, checkpoint.Content(weights, {}, {}, {"imported": "x"}, described))
+    with pytest.raises(UsageError, match=r"imported weights.*--weights"):
+        train_tiny(data, tmp_path, resume=True)
+
+
 def test_a_folder_with_a_run_is_refused(data: Path, tmp_path: Path) -> None:
     train_tiny(data, tmp_path)
     before = outcome(tmp_path)
@@ -244,6 +315,8 @@ def test_a_folder_with_a_run_is_refused(data: Path, tmp_path: Path) -> None:
         ({"batch": 8}, r"--batch was 4 and is 8"),
         ({"limit": 20}, r"the training data changed"),
         ({"precision": "bf16"}, r"--precision 32"),
+        ({"val": "train"}, r"the validation data changed"),
+        ({"epochs": 4}, r"begun for 3 epochs; --epochs 4.*--weights"),
     ],
 )
 def test_another_call_cannot_go_on(
@@ -253,6 +326,8 @@ def test_another_call_cannot_go_on(
     with pytest.raises(Stop):
         train_tiny(data, tmp_path)
     release()
+    if "val" in options:
+        options = {"val": data / "train.json"}
     with pytest.raises(FovealError, match=message):
         train_tiny(data, tmp_path, resume=True, **options)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from foveal.cli import main as cli
 from foveal.data.reading import open_dataset
 from foveal.data.scenes import CLASSES, LEAST, VISIBLE, draw_scene
 from foveal.data.shapes import make_shapes, run_lengths
@@ -144,3 +146,47 @@ def test_an_interrupted_making_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         make_shapes(tmp_path / "set", images=6, size=(64, 64), progress=stop)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_we_did_not_make_is_never_removed(tmp_path: Path) -> None:
+    (tmp_path / "set.partial").mkdir()
+    (tmp_path / "set.partial" / "thesis.txt").write_text("mine")
+    make_shapes(tmp_path / "set", splits={"train": 1}, size=(64, 64), masks=False)
+    assert (tmp_path / "set.partial" / "thesis.txt").read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["set", "set.partial"]
+    hidden = tmp_path / f".new.partial-{os.getpid()}"
+    hidden.mkdir()
+    with pytest.raises(FovealError, match="in the way"):
+        make_shapes(tmp_path / "new", splits={"train": 1}, size=(64, 64), masks=False)
+    assert hidden.is_dir() and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("images", "parts"), [(2, {"train": 1, "val": 1}), (4, {"train": 3, "val": 1})])
+def test_there_is_something_to_validate_on(tmp_path: Path, images: int, parts: dict[str, int]) -> None:
+    made = make_shapes(tmp_path / "set", images=images, size=(64, 64), masks=False)
+    assert made.images == parts
+    assert {split: len(open_dataset(made.path, split=split)) for split in parts} == parts
+
+
+def test_into_the_folder_one_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert cli.main(["data", "make", "shapes", ".", "--images", "2", "--size", "64"]) == 0
+    names = ["Annotations", "ImageSets", "JPEGImages", "SegmentationClass", "SegmentationObject", "classes.txt"]
+    assert sorted(os.listdir()) == names
+    monkeypatch.chdir(tmp_path / "there")
+    assert cli.main(["data", "convert", "../here", "--to", "yolo", "--out", "."]) == 0
+    assert sorted(os.listdir()) == ["data.yaml", "images", "labels"]
+    assert len(open_dataset(".")) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["here", "there"]
+
+
+def test_an_interrupted_making_leaves_an_empty_folder_empty(tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "set").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        make_shapes(tmp_path / "set", images=2, size=(64, 64), progress=stop)
+    assert list((tmp_path / "set").iterdir()) == []

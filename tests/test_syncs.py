@@ -24,6 +24,7 @@ from common import OpCount
     ("name", "allowed"),
     [
         ("retinanet_mini", set()),
+        ("fcos_mini", set()),
         ("faster_rcnn_mini", {"nms"}),
         ("faster_rcnn_mini_focal_rpn", {"nms"}),
         ("rpn_mini", set()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 import signal
 import statistics
 from dataclasses import replace
@@ -83,6 +84,17 @@ def test_the_logged_loss_is_the_mean_since_the_last_line(data: Path, tmp_path: P
         patch.setattr(loop.Meter, "add", add)
         train_tiny(data, tmp_path, spec)
     assert lines(tmp_path, "train")[0]["loss"] == pytest.approx(statistics.fmean(seen))
+
+
+def test_validating_on_the_training_images_is_said_once(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``foveal check`` does it on purpose; a warning for every image of its temporary folder helps nobody."""
+    train_tiny(data, tmp_path, tiny(epochs=1), val=data / "train.json", progress=True)
+    said = capsys.readouterr().err
+    assert "in the training and in the validation data" not in said
+    assert "warning" not in said
+    assert said.count("validating on the training images themselves") == 1
 
 
 def test_equal_calls_give_equal_bits_and_other_seeds_do_not(data: Path, tmp_path: Path) -> None:
@@ -191,7 +203,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> 
     with pytest.raises(NonFiniteLoss) as stopped:
         train_tiny(data, tmp_path / "bad", spec, save_every=0.0)
     message = str(stopped.value)
-    for part in ("cls", "update 4", "cls=nan", "learning rate 0.0", "train-", "--precision 32"):
+    for part in (
+        "cls",
+        "update 4",
+        "cls=nan",
+        "learning rate 0.0",
+        "train-",
+        "--precision 32",
+        "in a new run with --weights",
+    ):
         assert part in message
     folder = tmp_path / "bad" / "nonfinite" / "step-4-rank-0"
     saved = safetensors.torch.load_file(folder / "batch.safetensors")
@@ -340,6 +360,74 @@ def test_time_before_an_interruption_counts(data: Path, tmp_path: Path, slow: Fa
     assert slow.seconds - again == 94.0 - 28.0
 
 
+def test_a_run_that_ends_at_an_epochs_end_is_validated_there(data: Path, tmp_path: Path, slow: FakeTime) -> None:
+    """Time is over after epoch 1, and every fifth epoch is validated: results.json must not be empty."""
+    original = loop.Loop._close_epoch
+
+    def late(self: Any, interrupt: Any) -> None:
+        slow.seconds += 95.0
+        original(self, interrupt)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Loop, "_close_epoch", late)
+        run = train_tiny(data, tmp_path, tiny(epochs=1000, val_every=5), max_time=100.0)
+    assert (run.results["steps"], run.results["ended"]) == (3, "out of time")
+    assert run.results["images"] == 4
+    assert [r["step"] for r in lines(tmp_path, "val")] == [3]
+
+
+def test_ctrl_c_in_the_last_validation_does_not_lose_it(data: Path, tmp_path: Path) -> None:
+    from foveal.train.validate import Validator
+
+    original = Validator._pass
+
+    def interrupted(self: Any, *arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Validator, "_pass", interrupted)
+        train_tiny(data, tmp_path, tiny(epochs=1))
+    assert not (tmp_path / "results.json").exists()
+    run = train_tiny(data, tmp_path, tiny(epochs=1), resume=True)
+    assert run.results["images"] == 4
+    assert [r["step"] for r in lines(tmp_path, "val")] == [3]
+
+
+@pytest.mark.parametrize("place", ["validation", "pace"])
+def test_ctrl_c_that_kills_the_loaders_workers_is_ctrl_c(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """A terminal sends SIGINT to the workers too; the loader finds them dead before the main process looks."""
+    from foveal.train.validate import Validator
+
+    def dying(self: Any, *arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        raise FovealError("a process that loads images died")
+
+    monkeypatch.setattr(Validator, "_pass", dying)
+    monkeypatch.setattr(Pace, "ready", True)
+    limit = {"max_time": 600.0, "epochs": 1} if place == "pace" else {"epochs": 1}
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny(data, tmp_path, **limit)
+    monkeypatch.undo()
+    assert checkpoint.steps(tmp_path / "checkpoints") == ([1] if place == "pace" else [3])
+    assert train_tiny(data, tmp_path, resume=True, **limit).results["images"] == 4
+
+
+def test_workers_that_die_by_themselves_are_an_error(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from foveal.train.validate import Validator
+
+    def dying(self: Any, *arguments: Any) -> Any:
+        raise FovealError("a process that loads images died")
+
+    monkeypatch.setattr(Validator, "_pass", dying)
+    with pytest.raises(FovealError, match="died"):
+        train_tiny(data, tmp_path)
+
+
 def test_plan_by_hand() -> None:
     full = Plan(10, (50, 150))
     assert full.epochs == 20
@@ -442,6 +530,34 @@ def test_a_set_without_a_box_is_refused(tmp_path: Path) -> None:
     empty = make_data(tmp_path / "data", empty_from=0)
     with pytest.raises(FovealError, match="not one box"):
         train_tiny(empty, tmp_path / "run")
+
+
+@pytest.mark.parametrize("error", [UsageError("full", path="x"), OSError(28, "No space left on device", "x")])
+def test_what_the_first_process_cannot_do_ends_all_of_them(error: Exception) -> None:
+    """It would leave the others in their first exchange, which never comes."""
+    from foveal.train.run import _first_alone
+
+    wire: list[bytes] = []
+
+    class Rank:
+        world_size = 2
+
+        def __init__(self, number: int) -> None:
+            self.is_global_zero = number == 0
+
+        def broadcast(self, value: Any) -> Any:
+            if self.is_global_zero:
+                wire.append(pickle.dumps(value))
+            return pickle.loads(wire[-1])
+
+    def fail() -> list[str]:
+        raise error
+
+    for number in (0, 1):
+        with pytest.raises(type(error)) as raised:
+            _first_alone(Rank(number), fail)  # type: ignore[arg-type]
+        assert str(raised.value) == str(error)
+    assert [_first_alone(Rank(n), lambda: ["a line"]) for n in (0, 1)] == [["a line"]] * 2  # type: ignore[arg-type]
 
 
 def test_overrides_reach_the_recipe(data: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -56,11 +57,34 @@ def test_learning_rate_is_linear_in_the_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"epochs": 0}, {"batch": 0}, {"accumulate": 0}, {"ema": 1.0}, {"clip": 0.0}, {"stages": ()}]
+    "settings",
+    [
+        {"epochs": 0},
+        {"batch": 0},
+        {"accumulate": 0},
+        {"ema": 1.0},
+        {"clip": 0.0},
+        {"clip": math.nan},
+        {"stages": ()},
+        {"lr": -1.0},
+        {"lr": math.nan},
+        {"lr": math.inf},
+        {"warmup_steps": -5},
+        {"warmup_factor": -0.1},
+        {"bias_lr": -1.0},
+        {"backbone_lr": -1.0},
+        {"early_stop": 0},
+    ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=f"fit.{next(iter(settings))}"):
         Fit(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("settings", [{"epochs": 0}, {"lr": -0.1}, {"lr": math.nan}, {"trains": ()}])
+def test_impossible_stages_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"fit.stages: {next(iter(settings))}"):
+        Stage(**settings)
 
 
 def test_the_recipe_is_a_literal() -> None:

@@ -155,7 +155,7 @@ def write_text(text: str, target: Path) -> None:
         sys.stdout.write(text)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8")
+    target.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names need not be UTF-8
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def compare(
     say(text)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "compare.txt").write_text(text + "\n", encoding="utf-8")
+        (out / "compare.txt").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
         (out / "curves.png").write_bytes(curves(records))
         note(f"{out / 'curves.png'}")
 

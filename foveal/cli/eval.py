@@ -67,6 +67,7 @@ def evaluate(
       foveal eval --detections results.json --data instances_val.json --json scores.json
     """
     from ..config import is_override
+    from ..data.reading import open_dataset
 
     words = list(arguments or [])
     model = None if not words or is_override(words[0]) else words.pop(0)
@@ -77,7 +78,9 @@ def evaluate(
             raise UsageError(f"{words[0]!r}: detections have no settings to replace")
         if split is None:
             split = _only_split(paths(data), images)
-        results, truth, found = _score_file(detections, _limited(_open(data, split, images), limit), classes, protocol)
+        dataset = open_dataset(paths(data), split=split, images=images, look=False)
+        tell_findings(dataset)
+        results, truth, found = _score_file(detections, dataset, limit, classes, protocol)
     else:
         assert model is not None
         results, truth, found = _score_model(
@@ -100,27 +103,24 @@ def _only_split(data: Path | list[Path], images: Path | None) -> str | None:
     return "val" if any(source.splits for source in open_sources(data, images)) else None
 
 
-def _open(data: list[Path], split: str | None, images: Path | None) -> Dataset:
-    from ..data.reading import open_dataset
-
-    return open_dataset(paths(data), split=split, images=images)
-
-
 def _limited(dataset: Dataset, limit: int | None) -> Dataset:
     from dataclasses import replace
 
-    tell_findings(dataset)
     return dataset if limit is None else replace(dataset, records=dataset.records[:limit])
 
 
-def _score_file(file: Path, dataset: Dataset, classes: str | None, protocol: str) -> tuple[Results, Truth, Found]:
+def _score_file(
+    file: Path, dataset: Dataset, limit: int | None, classes: str | None, protocol: str
+) -> tuple[Results, Truth, Found]:
+    """Detections of images beyond the limit are read, and checked, but not scored."""
     from ..data.subsets import select_classes
     from ..evaluate import Truth, evaluate, read_detections
 
     if classes is not None:
         dataset = select_classes(dataset, names(classes) or [])
-    truth = Truth.of(dataset)
-    found = read_detections(file, truth, unknown_classes="error" if classes is None else "drop")
+    found = read_detections(file, Truth.of(dataset), unknown_classes="error" if classes is None else "drop")
+    truth = Truth.of(_limited(dataset, limit))
+    found = found[found.image < len(truth.images)]
     return evaluate(truth, found, protocol, split=dataset.split), truth, found
 
 
@@ -143,6 +143,7 @@ def _score_model(
     where = paths(data)
     detector = load(model, preset=preset, device=device, precision=precision, overrides=overrides)
     dataset = evaluation_set(where, split=split, images=images, divided=divided_ids(model, where))
+    tell_findings(dataset)
     dataset = _limited(dataset, limit)
     with progress("evaluating") as update:
         scored = score_detector(detector, dataset, protocol=protocol, classes=names(classes), progress=update)

@@ -6,6 +6,7 @@ Nothing but the standard library is imported before the verb is known, so that `
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -15,6 +16,8 @@ from collections.abc import Sequence
 from ..errors import FovealError, UsageError
 
 DONE, REFUSED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 3, 130
+# what a disk or a system can refuse; another OSError without a file's name is a mistake of ours
+NOT_OURS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES}
 
 VERBS = {
     "demo": "make a data set, train a small detector on it, score it, write a report: minutes on two cores",
@@ -57,23 +60,23 @@ def run() -> None:
     status = main(sys.argv[1:])
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be written, at exit neither
+        if not isinstance(error, BrokenPipeError) and status == DONE:  # else the reader (head, less) has seen enough
+            status = _say(f"standard output: {error.strerror}", REFUSED)
     sys.exit(status)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit status."""
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        width = max(map(len, VERBS))
-        sys.stdout.write(HELP.format(verbs="\n".join(f"  {name:<{width}}  {text}" for name, text in VERBS.items())))
-        return DONE if arguments else USAGE
-    if arguments[0] in ("-V", "--version"):
-        from .. import __version__
-
-        sys.stdout.write(f"foveal {__version__}\n")
-        return DONE
     try:
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            return _help(DONE if arguments else USAGE)
+        if arguments[0] in ("-V", "--version"):
+            from .. import __version__
+
+            sys.stdout.write(f"foveal {__version__}\n")
+            return DONE
         return _run(arguments[0], arguments[1:])
     except UsageError as error:
         return _say(str(error), USAGE)
@@ -84,17 +87,25 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return DONE
     except OSError as error:
-        if error.filename is None:
-            return _bug()
-        return _say(f"{error.filename}: {error.strerror}", REFUSED)
+        if error.filename is not None:
+            return _say(f"{error.filename}: {error.strerror}", REFUSED)
+        return _say(str(error.strerror), REFUSED) if error.errno in NOT_OURS else _bug()
     except MemoryError:
         return _say("out of memory. Try a smaller batch or smaller images", REFUSED)
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's; naming it by class would import torch
             return _say("the device is out of memory. Try a smaller --batch or input.short", REFUSED)
+        if "DefaultCPUAllocator" in str(error):  # torch's RuntimeError where the machine's memory is full
+            return _say("out of memory. Try a smaller --batch or a smaller input", REFUSED)
         if "DataLoader worker" in str(error):  # raised by torch's signal handler, wherever the main thread was
             return _say("a process that loads images died; perhaps memory ran out. Try fewer --workers", REFUSED)
         return _bug()
+
+
+def _help(status: int) -> int:
+    width = max(map(len, VERBS))
+    sys.stdout.write(HELP.format(verbs="\n".join(f"  {name:<{width}}  {text}" for name, text in VERBS.items())))
+    return status
 
 
 def _run(verb: str, arguments: Sequence[str]) -> int:

@@ -116,13 +116,17 @@ def export(
 
     if out.exists():
         raise FovealError("is there already", path=out, fix="Name a new file")
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from ..config import to_json
-    from ..train.checkpoint import load_checkpoint
+    from ..loading import find
 
-    found = load_checkpoint(model)
-    header = {**to_json(found.spec), "classes": list(found.classes)}
+    found = find(model)
+    header = {**to_json(found.spec()), "classes": list(found.classes)}
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in found.state_dict.items()}, out, {"foveal": json.dumps(header)})
+    try:
+        save_file({k: v.contiguous() for k, v in found.state.items()}, out, {"foveal": json.dumps(header)})
+    except SafetensorError as error:  # it wraps what the disk refused
+        raise FovealError(f"cannot be written ({error})", path=out) from None
     say(str(out))

@@ -35,6 +35,7 @@ class Object:
     crowd: bool = False
     difficult: bool = False
     area: float | None = None
+    xywh: Box | None = None  # continuous, where the file says so (COCO): kept for scoring, see Record.stated
     mask: Segmentation | None = None
 
 
@@ -44,6 +45,15 @@ class Findings(list[Finding]):
     def add(self, severity: Severity, code: str, path: Path | str, where: str, message: str, fix: str = "") -> None:
         """Appends one."""
         self.append(Finding(code, severity, str(path), where, message, fix))
+
+
+def report_refused(folders: Iterable[Path], findings: Findings) -> None:
+    """Folders that may not be listed: nobody knows what is missed."""
+    for folder in folders:
+        message = "the folder may not be listed; whatever is in it is passed over"
+        finding = Finding("folder-unreadable", "warning", str(folder), "", message, "Change its permissions")
+        if finding not in findings:
+            findings.append(finding)
 
 
 @dataclass
@@ -124,6 +134,7 @@ def make_record(
     blame = blame or source or path
     kept: list[Object] = []
     boxes: list[Box] = []
+    stated: list[tuple[float, ...]] = []
     seen: set[tuple[int, bool, bool, Box]] = set()
     for o in objects:
         box, code, problem = settle(o.box, width, height)
@@ -140,6 +151,8 @@ def make_record(
             findings.add("warning", "object-repeated", blame, o.where, message, "Remove the repeat")
             continue
         seen.add(key)
+        if o.xywh is not None:
+            stated.append((*o.xywh, o.xywh[2] * o.xywh[3] if o.area is None else o.area))
         if code:  # a stated area is that of the box as it was
             o.area = None
         kept.append(o)
@@ -161,6 +174,7 @@ def make_record(
         area=np.array(area, np.float64),
         masks=masks if any(m is not None for m in masks) else None,
         source=source,
+        stated=np.array(stated, np.float64) if stated else None,
     )
 
 

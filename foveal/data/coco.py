@@ -1,6 +1,7 @@
 """COCO JSON: one file, ``annotations/*.json`` of several splits, or Roboflow's ``_annotations.coco.json`` a folder.
 
-``bbox`` is x, y, width, height in continuous pixels; nothing is shifted. Crowd regions and segmentations are kept.
+``bbox`` is x, y, width, height in continuous pixels; nothing is shifted. A box over the image's edge is clipped for
+training and scored as it is. Crowd regions and segmentations are kept.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .checks import Findings, Object, Prober, flag, make_record, number, unique_names
+from .checks import Findings, Object, Prober, flag, make_record, number, report_refused, unique_names
 from .dataset import Dataset, Record, Segmentation
 from .files import ImageIndex, Unreadable, read_json
 
@@ -29,9 +30,11 @@ class CocoSource:
     format: str = "coco"
     splits: tuple[str, ...] = field(init=False)
     prober: Prober = field(default_factory=Prober)
+    look: bool = True  # at the images; else an image whose size is stated need not be there, for scoring detections
 
     def __post_init__(self) -> None:
         self.splits = tuple(name for name in self.files if name)
+        self.early = Findings()  # of recognising
         self._index: ImageIndex | None = None
 
     def read(self, split: str | None = None) -> Dataset:
@@ -57,7 +60,7 @@ class _Reader:
 
     def __init__(self, source: CocoSource, file: Path, split: str | None) -> None:
         self.source, self.file, self.split = source, file, split
-        self.findings = Findings()
+        self.findings = Findings(source.early)
         self.label_of: dict[Key, int] = {}
         self.names: list[str] = []
         self.category_ids: list[int] = []
@@ -69,6 +72,8 @@ class _Reader:
             if not isinstance(doc, dict):
                 what = "a list (of results?)" if isinstance(doc, list) else f"a {type(doc).__name__}"
                 raise Unreadable(f"no COCO data set but {what}", "Give the JSON with images and annotations")
+            if self.source.look:
+                report_refused(self.source.images().refused, self.findings)
             images = self._list(doc, "images")
             annotations = self._list(doc, "annotations", required=False)
             self._categories(self._list(doc, "categories", required=False), bool(annotations))
@@ -169,7 +174,11 @@ class _Reader:
             self.findings.add("error", "classes-missing", self.file, "categories", message, "Export it again")
         records = []
         for key, (path, stated, id) in entries.items():
-            size = self.source.prober.admit(path, stated, self.file, self.findings)
+            if self.source.look or not _usable(stated):
+                size = self.source.prober.admit(path, stated, self.file, self.findings)
+            else:
+                assert stated is not None
+                size = int(stated[0]), int(stated[1])
             if size is not None:
                 records.append(make_record(id, path, size, objects[key], self.file, self.findings))
         return records
@@ -178,8 +187,11 @@ class _Reader:
         """Image id -> file, stated size, id as written."""
         entries: dict[Key, tuple[Path, tuple[float, float] | None, Key]] = {}
         self.refused: set[Key] = set()
-        index = self.source.images()
         used: dict[Path, Key] = {}
+        names_of: dict[Key | None, set[str]] = {}
+        for image in images:
+            if isinstance(image, dict):
+                names_of.setdefault(_key(image.get("id")), set()).add(str(image.get("file_name")))
         for n, image in enumerate(images):
             where = f"images[{n}]"
             id = _key(image.get("id")) if isinstance(image, dict) else None
@@ -188,28 +200,40 @@ class _Reader:
                 self._warn("image-invalid", where, f"{_show(image)} has no id; left out", "Give it one")
                 continue
             where = f"image id {id}"
+            if len(names_of[id]) > 1:  # whose annotations are whose, nobody knows
+                message = f"{len(names_of[id])} images have this id; {_show(name)} is left out, with its annotations"
+                self._warn("id-repeated", where, message, "Number them anew")
+                self.refused.add(id)
+                continue
             if id in entries or id in self.refused:
-                self._warn("id-repeated", where, f"another image has this id; {name!r} is left out", "Number them anew")
+                self._warn("id-repeated", where, f"{_show(name)} is listed twice; used once", "Remove the repeat")
                 continue
             if not isinstance(name, str) or not name.strip():
                 self._warn("image-invalid", where, f"its file_name is {_show(name)}; left out", "Name its file")
                 self.refused.add(id)
                 continue
-            path = self._find(index, name.strip(), where)
+            stated = self._stated(image, where)
+            unseen = not self.source.look and _usable(stated)
+            path = self._place(name.strip()) if unseen else self._find(name.strip(), where)
             if path is None:
                 self.refused.add(id)
                 continue
-            if path in used:
+            if path in used and not unseen:
                 message = f"the same file as image id {used[path]} ({path}); left out"
                 self._warn("image-repeated", where, message, "Join their annotations under one id")
                 self.refused.add(id)
                 continue
             used[path] = id
             original = image["id"]
-            entries[id] = path, self._stated(image, where), original if isinstance(original, str) else id
+            entries[id] = path, stated, original if isinstance(original, str) else id
         return entries
 
-    def _find(self, index: ImageIndex, name: str, where: str) -> Path | None:
+    def _place(self, name: str) -> Path:
+        """Where an image may lie that nobody looks at."""
+        return Path(self.source.image_roots[0], self.split or "", *re.split(r"[\\/]+", name.strip("\\/")))
+
+    def _find(self, name: str, where: str) -> Path | None:
+        index = self.source.images()
         found = index.named(name, self.split or "")
         if not found:
             place = index.home(self.split or "") / re.split(r"[\\/]", name.replace("\0", "?"))[-1]
@@ -261,11 +285,16 @@ class _Reader:
             crowd=bool(flags["iscrowd"]),
             difficult=bool(flags["difficult"]),
             area=area,
+            xywh=(x, y, w, h),
             mask=_segmentation(annotation.get("segmentation")),
         )
 
     def _warn(self, code: str, where: str, message: str, fix: str) -> None:
         self.findings.add("warning", code, self.file, where, message, fix)
+
+
+def _usable(stated: tuple[float, float] | None) -> bool:
+    return stated is not None and min(stated) >= 1
 
 
 def _key(value: object) -> Key | None:

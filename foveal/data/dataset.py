@@ -30,6 +30,9 @@ class Record:
     area: NDArray[np.float64]  # COCO's own area where there is one, else width x height
     masks: list[Segmentation | None] | None = None
     source: Path | None = None  # the annotation file
+    # (G, 5) x, y, width, height, area in a COCO file's own numbers, over the image's edge too. They are what is scored,
+    # as pycocotools does: x2 - x1 is not the width to the last bit, and a clipped box is another box.
+    stated: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)

@@ -17,8 +17,8 @@ from foveal.errors import FovealError
 
 from .checks import Findings, meant_to_overlap
 from .dataset import Dataset, Record
-from .findings import Finding, count
-from .images import ImageError, load_image
+from .findings import Finding, count, printable
+from .images import MOST_SKIPPED, ImageError, load_image
 from .reading import PathLike, check_trainable
 from .writing import read_splits
 
@@ -73,7 +73,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self) | {"path": str(self.path), "findings": [f.to_dict() for f in self.findings]}
+        return asdict(self) | {"path": printable(str(self.path)), "findings": [f.to_dict() for f in self.findings]}
 
     def to_list(self) -> list[dict[str, Any]]:
         """The findings alone, the form of ``doctor --json``."""
@@ -96,13 +96,13 @@ class Report:
             f"{n['error']} errors, {n['warning']} warnings, {n['note']} notes"
             + ("" if self.decoded else " (images were not decoded)")
         )
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
     def html(self) -> str:
         """A page of its own: no script, no link to anywhere."""
         from .doctor_page import page
 
-        return page(self)
+        return printable(page(self))
 
 
 def examine(
@@ -125,7 +125,8 @@ def examine(
             where.setdefault(str(record.path), []).append(name)
     _shared_images(parts, where, findings)
     if decode:
-        _decode(records, where, findings, progress)
+        damaged = _decode(records, where, findings, progress)
+        _too_many(parts, damaged, findings)
     first = next(iter(parts.values()))
     whole = Dataset(first.classes, list(records.values()), list(findings), _root(path))
     if not any(f.severity == "error" for f in findings):
@@ -185,8 +186,8 @@ def _shared_images(parts: dict[str, Dataset], where: dict[str, list[str]], findi
 
 def _decode(
     records: dict[str, Record], where: dict[str, list[str]], findings: Findings, progress: Progress | None
-) -> None:
-    """Decodes every image and compares their pixels."""
+) -> set[str]:
+    """Decodes every image and compares their pixels; the images that cannot be decoded."""
 
     def digest(path: str) -> str | ImageError:
         try:
@@ -197,10 +198,12 @@ def _decode(
         return hashlib.blake2b(shape + pixels.tobytes(), digest_size=16).hexdigest()
 
     same: dict[str, list[str]] = {}
+    damaged: set[str] = set()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for n, (path, result) in enumerate(zip(records, pool.map(digest, records), strict=True), 1):
             if isinstance(result, ImageError):
-                findings.add("error", "image-unreadable", path, "", result.message, result.fix)
+                damaged.add(path)
+                findings.add("warning", "image-unreadable", path, "", f"{result.message}; skipped", result.fix)
             else:
                 same.setdefault(result, []).append(path)
             if progress is not None:
@@ -214,6 +217,17 @@ def _decode(
                 findings.add("warning", "duplicate-across-splits", other, "", message, "Keep one of them")
             else:
                 findings.add("note", "duplicate-image", other, "", f"the same pixels as {paths[0]}")
+    return damaged
+
+
+def _too_many(parts: dict[str, Dataset], damaged: set[str], findings: Findings) -> None:
+    """Training skips damaged images, but not more than a share of them."""
+    for name, part in parts.items():
+        bad = [r.path for r in part.records if str(r.path) in damaged]
+        if len(bad) > MOST_SKIPPED * len(part):
+            what = f"the {len(part)} images of {name!r}" if name else f"the {len(part)} images"
+            message = f"{len(bad)} of {what} cannot be decoded, more than {MOST_SKIPPED:.0%}: {bad[0]}"
+            findings.add("error", "images-unreadable", part.path, "", message, "Replace them, or take them out")
 
 
 def _count(name: str, part: Dataset) -> SplitCount:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +36,11 @@ class Unreadable(Exception):
         self.message, self.fix = message, fix
 
 
-def walk(root: Path, *, recursive: bool = True) -> Iterator[tuple[str, list[str]]]:
+def walk(root: Path, *, recursive: bool = True, refused: list[Path] | None = None) -> Iterator[tuple[str, list[str]]]:
     """(folder, sorted file names), depth first and sorted; follows links but never twice into the same folder.
 
-    Hidden files and folders stay out (``.DS_Store``, ``.ipynb_checkpoints``, ``__MACOSX``), and so do folders that
-    may not be listed.
+    Hidden files and folders stay out (``.DS_Store``, ``.ipynb_checkpoints``, ``__MACOSX``). Folders that may not be
+    listed are added to ``refused``.
     """
     seen: set[tuple[int, int]] = set()
     stack = [str(root)]
@@ -51,7 +53,11 @@ def walk(root: Path, *, recursive: bool = True) -> Iterator[tuple[str, list[str]
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(base) as entries:
                 visible = sorted((e for e in entries if not _hidden(e.name)), key=lambda e: e.name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
         except OSError:
+            if refused is not None:
+                refused.append(Path(base))
             continue
         folders: list[str] = []
         names: list[str] = []
@@ -210,10 +216,11 @@ class ImageIndex:
         self.roots = roots
         self._homes: dict[str, Path] = {}
         self.paths: list[Path] = []
+        self.refused: list[Path] = []  # folders that may not be listed
         self._by_name: dict[str, list[Path]] = {}
         self._by_stem: dict[str, list[Path]] = {}
         for root in roots:
-            for base, names in walk(root):
+            for base, names in walk(root, refused=self.refused):
                 for name in names:
                     stem, suffix = os.path.splitext(name)
                     if suffix.lower() in EXTENSIONS:
@@ -265,6 +272,30 @@ def _closest(paths: list[Path], folders: list[str], prefer: str) -> list[Path]:
 
     best = max(score(path) for path in paths)
     return [path for path in paths if score(path) == best]
+
+
+@contextmanager
+def filled_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder to write into; at the end it is ``out``, and after any failure it is gone.
+
+    An ``out`` that is there already, and empty, gets the contents: it may be the folder that a shell stands in.
+    """
+    final = Path(os.path.abspath(out))  # "." has no name
+    there = final.exists()
+    partial = (final if there else final.parent) / f".{final.name}.partial-{os.getpid()}"
+    try:
+        partial.mkdir(parents=True)
+    except FileExistsError:  # never removed here: nobody knows whose it is
+        raise FovealError("is in the way, perhaps of a run that was killed", path=partial, fix="Remove it") from None
+    try:
+        yield partial
+        if there:
+            for path in sorted(partial.iterdir()):
+                path.rename(final / path.name)
+        else:
+            partial.rename(final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def nearest(name: str, names: list[str]) -> str:

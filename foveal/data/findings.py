@@ -21,12 +21,21 @@ class Finding:
     message: str  # value found and what was expected
     fix: str = ""  # what to do
 
+    def __post_init__(self) -> None:
+        for name in ("path", "where", "message", "fix"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
+
     def __str__(self) -> str:
         place = f"{self.path}: {self.where}" if self.where else self.path
         return f"{self.severity} {self.code}: {place}: {self.message}" + (f" ({self.fix})" if self.fix else "")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def printable(text: str) -> str:
+    """Text that every file and terminal of UTF-8 can hold: the bytes of a file name that is none are escaped."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def count(findings: Iterable[Finding]) -> dict[Severity, int]:

@@ -36,6 +36,7 @@ from .image_header import Header, parse_header, read_header
 from .image_modes import RGB, ImageError, array_rgb, grey_bits, known_format, refusal, to_rgb
 
 MAX_PIXELS = 200_000_000  # design section 9; read from the header, before any pixel is decoded
+MOST_SKIPPED = 0.05  # of a set's images: training passes over that many that cannot be decoded, and stops at more
 MAX_BYTES = 2 << 30  # a "picture" beyond this is something else
 _ENDINGS = """jpg jpeg jpe jfif mpo png bmp dib gif tif tiff webp avif ppm pgm pbm pnm jp2 j2k qoi heic heif"""
 EXTENSIONS = frozenset("." + ending for ending in _ENDINGS.split())  # HEIC is not read, but named and not overlooked
@@ -136,15 +137,17 @@ def as_rgb(source: Any, *, max_pixels: int = MAX_PIXELS) -> RGB:
 def find_images(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
     """The images in a folder, sorted: by ending, or by content where the ending says nothing. Hidden files stay out.
 
-    A damaged file with an image's ending is listed, so that loading names it instead of passing over it.
+    A damaged file with an image's ending is listed, so that loading names it instead of passing over it, and so is a
+    folder that may not be read.
     """
     root = Path(folder)
     if not root.is_dir():
         raise ImageError("no such folder", path=root)
     if not os.access(root, os.R_OK | os.X_OK):
         raise ImageError("the folder may not be read", path=root, fix="Change its permissions")
-    found = [Path(base, name) for base, names in walk(root, recursive=recursive) for name in names]
-    return sorted(path for path in found if is_image(path))
+    refused: list[Path] = []
+    found = [Path(base, name) for base, names in walk(root, recursive=recursive, refused=refused) for name in names]
+    return sorted([*refused, *(path for path in found if is_image(path))])
 
 
 def is_image(path: Path) -> bool:

@@ -25,7 +25,8 @@ from foveal.errors import FovealError, UsageError
 from foveal.types import Images, Targets
 
 from .dataset import Dataset
-from .makers import MOST_SKIPPED, EvalMaker, Maker, Packet, TrainMaker
+from .images import MOST_SKIPPED
+from .makers import EvalMaker, Maker, Packet, TrainMaker
 from .order import Order
 from .sample import Pixels
 from .samples import Packed, Treatment, targets_of

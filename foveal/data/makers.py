@@ -12,6 +12,7 @@ from torch import Tensor
 
 from foveal.errors import FovealError
 
+from .images import MOST_SKIPPED
 from .order import Order, generator
 from .sample import Sample
 from .samples import Packed, collate, prepare, resized_rule
@@ -19,8 +20,6 @@ from .transforms import MultiScale, Transform
 
 if TYPE_CHECKING:
     from foveal.parts.inputs import Input
-
-MOST_SKIPPED = 0.05  # of all images
 
 
 @dataclass

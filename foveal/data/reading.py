@@ -12,6 +12,7 @@ from typing import Literal
 from foveal.errors import FovealError, UsageError
 
 from .checks import Findings, find_split
+from .coco import CocoSource
 from .dataset import Dataset
 from .files import nearest
 from .findings import Finding
@@ -31,6 +32,7 @@ def open_dataset(
     classes: str | Sequence[str] | None = None,
     others: Others = "background",
     absent: Literal["refuse", "accept"] = "refuse",
+    look: bool = True,
 ) -> Dataset:
     """Reads a data set, recognised by what it holds; several paths are joined.
 
@@ -38,11 +40,15 @@ def open_dataset(
     with the annotations. ``classes`` chooses and orders classes (:func:`~.subsets.select_classes` says what happens to
     the others; ``absent="accept"`` allows names that the set does not have).
 
-    Bad records are left out and named in ``Dataset.findings``; images are looked at by their headers only. Raises
+    Bad records are left out and named in ``Dataset.findings``; images are looked at by their headers only, and with
+    ``look=False`` not at all where a COCO file states their size (detections are scored without images). Raises
     :class:`~foveal.errors.FovealError` where the path holds no data set, or more than one, or not this split, and
     :class:`~foveal.errors.UsageError` for an unknown class.
     """
     sources = open_sources(path, images)
+    for source in sources:
+        if isinstance(source, CocoSource):
+            source.look = look
     dataset = join([_read(source, split) for source in sources])
     if len(sources) > 1:
         dataset.splits = _common_splits(sources)
@@ -71,8 +77,9 @@ def split_pair(
     """(training set, validation set, what was done or ""): both have the same classes in the same order.
 
     ``split_map={"train": "trainval", "val": "test"}`` names the splits; else the first of train/val, trainval/test and
-    train/test that exists. ``val`` is another data set to validate on. Without splits the set is divided by ``seed``
-    (``fraction`` for validation), and the note says so; store the ids of the validation records.
+    train/test that exists. ``val`` is another data set to validate on; then train, or else trainval, is trained on, and
+    :class:`~foveal.errors.FovealError` is raised where there are splits but neither of these. Without splits the set is
+    divided by ``seed`` (``fraction`` for validation), and the note says so; store the ids of the validation records.
     """
     wanted = dict(split_map or {})
     unknown = set(wanted) - {"train", "val"}
@@ -82,13 +89,12 @@ def split_pair(
     splits = _common_splits(sources)
     note = ""
     if val is not None:
-        train_split = wanted.get("train") or find_split("train", splits)
-        train = join([_read(source, train_split) for source in sources])
+        train = join([_read(source, wanted.get("train") or _train_split(source)) for source in sources])
         valid = join([_read(s, wanted.get("val") or find_split("val", s.splits)) for s in open_sources(val, images)])
     else:
         names = _pair_of(splits, wanted, path)
         if names is None:
-            alone = wanted.get("train") or find_split("train", splits)
+            alone = wanted.get("train") or find_split("train", splits) or find_split("trainval", splits)
             whole = join([_read(source, alone) for source in sources])
             train, valid = seeded_split(whole, fraction, seed)
             what = f"the split {alone!r} has no companion" if alone else "no splits"
@@ -175,6 +181,18 @@ def _pair_of(splits: tuple[str, ...], wanted: dict[str, str], path: object) -> t
         if first and second:
             return first, second
     return None
+
+
+def _train_split(source: Source) -> str | None:
+    """What to train on where validation data is given: never the splits that are kept for testing."""
+    found = find_split("train", source.splits) or find_split("trainval", source.splits)
+    if found is None and source.splits:
+        raise FovealError(
+            f"there is no split train or trainval, only {', '.join(source.splits)}",
+            path=source.path,
+            fix=f"Name the one to train on: --split train={source.splits[0]}",
+        )
+    return found
 
 
 def _match_classes(dataset: Dataset, names: Sequence[str], others: Others, report: bool) -> Dataset:

@@ -10,9 +10,9 @@ from typing import Any
 
 from foveal.errors import FovealError
 
-from .checks import split_word
+from .checks import report_refused, split_word
 from .coco import CocoSource
-from .files import Unreadable, check_exists, read_yaml, walk
+from .files import Unreadable, check_exists, read_json, read_yaml, walk
 from .images import EXTENSIONS
 from .voc import VocSource
 from .yolo import YoloSource
@@ -20,6 +20,7 @@ from .yolo import YoloSource
 Source = VocSource | CocoSource | YoloSource
 _ANNOTATION_FOLDERS = {"annotations", "annotation", "labels", "label", "json", "coco"}
 _IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img")
+_WHOLE = 64 << 20  # JSON beyond this is judged by its end alone, where it is not the one to be read
 _PLAIN_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
 
@@ -33,6 +34,7 @@ class _Found:
     images: dict[Path, int] = field(default_factory=dict)  # folder -> how many
     roots: list[Path] = field(default_factory=list)  # VOC devkit roots
     sets: list[Path] = field(default_factory=list)  # folders of VOC split files
+    refused: list[Path] = field(default_factory=list)  # folders that may not be listed
 
 
 def recognise(path: Path, images: Path | None = None) -> Source:
@@ -53,6 +55,7 @@ def recognise(path: Path, images: Path | None = None) -> Source:
     found = _look(path)
     sources = _yolo(found, path, images) + _coco(found, path, images) + _voc(found, path, images)
     if len(sources) == 1:
+        report_refused(found.refused, sources[0].early)
         return sources[0]
     if not sources:
         raise FovealError(_nothing(found), path=path, fix="foveal reads VOC XML, COCO JSON and YOLO data.yaml")
@@ -75,7 +78,7 @@ def _file(path: Path, images: Path | None) -> Source:
 
 def _look(root: Path) -> _Found:
     found = _Found()
-    for base, names in walk(root):
+    for base, names in walk(root, refused=found.refused):
         folder = Path(base)
         if _child(folder, "Annotations") and (_child(folder, "JPEGImages") or _child(folder, "ImageSets")):
             found.roots.append(folder)
@@ -125,14 +128,17 @@ def _is_data_yaml(file: Path) -> bool:
 # ----------------------------------------------------------------------------------------------------- COCO
 def _coco(found: _Found, root: Path, images: Path | None) -> list[Source]:
     groups: dict[Path, list[Path]] = {}
-    broken: list[Path] = []
-    for file in found.jsons:
-        if _is_coco(file):
-            groups.setdefault(_coco_root(file, root), []).append(file)
-        elif file.name.endswith("_annotations.coco.json") or file.name.startswith("instances_"):
-            broken.append(file)
-    for file in broken:  # named like one, so an empty or damaged one must be reported and not passed over
+    good = [file for file in found.jsons if _is_coco(file)]
+    homes = {file.parent for file in good}
+    for file in good:
         groups.setdefault(_coco_root(file, root), []).append(file)
+    for file in found.jsons:
+        named = file.name.endswith("_annotations.coco.json") or file.name.startswith("instances_")
+        base = _coco_root(file, root)
+        beside = file.parent in homes or (base in groups and base != file.parent)  # a folder of another split
+        # An empty or damaged one must be reported and not passed over; JSON of another kind may lie beside.
+        if file not in good and (named or (beside and _is_damaged(file))):
+            groups.setdefault(base, []).append(file)
     sources: list[Source] = []
     for base, files in groups.items():
         instances = [f for f in files if f.name.startswith("instances_")]
@@ -153,6 +159,21 @@ def _is_coco(file: Path) -> bool:
             return keys and (text.find(b'"file_name"') >= 0 or text.find(b'"categories"') >= 0)
     except (OSError, ValueError):
         return False
+
+
+def _is_damaged(file: Path) -> bool:
+    """Whether a .json file is none: empty, cut, something else under its name. One with a document a line is sound."""
+    try:
+        if file.stat().st_size > _WHOLE:
+            with file.open("rb") as stream:
+                stream.seek(-64, os.SEEK_END)
+                return not stream.read().rstrip().endswith((b"}", b"]"))
+        read_json(file)
+    except OSError:
+        return True
+    except Unreadable as error:
+        return "Extra data" not in error.message
+    return False
 
 
 def _starts(file: Path, with_: bytes) -> bool:
@@ -250,4 +271,6 @@ def _nothing(found: _Found) -> str:
     ):
         if number:
             parts.append(f"{number} {what} files that are no annotations")
+    if found.refused:
+        parts.append(f"{', '.join(map(str, found.refused[:5]))} may not be listed")
     return f"holds no data set{' (' + ', '.join(parts) + ')' if parts else ': it has no annotations'}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from PIL import Image
 
 from foveal.errors import FovealError, UsageError
 
+from .files import filled_folder
 from .scenes import CLASSES, Scene, draw_scene
 
 Format = Literal["voc", "coco"]
@@ -52,19 +52,17 @@ def make_shapes(
 ) -> Made:
     """Writes the set into a folder that is new or empty.
 
-    ``images`` are divided 4 : 1 into ``train`` and ``val``; ``splits`` (name -> number) says otherwise. ``size`` is
-    (width, height) in pixels; the objects grow with it. ``masks``: COCO run lengths, or VOC's ``SegmentationObject``
-    and ``SegmentationClass``. ``progress`` is called with (pictures done, all). The same arguments give the same bytes.
-    The folder appears when it is complete. Raises :class:`UsageError` and, where the folder holds something,
-    :class:`FovealError`.
+    ``images`` are divided 4 : 1 into ``train`` and ``val``, at least one each; ``splits`` (name -> number) says
+    otherwise. ``size`` is (width, height) in pixels; the objects grow with it. ``masks``: COCO run lengths, or VOC's
+    ``SegmentationObject`` and ``SegmentationClass``. ``progress`` is called with (pictures done, all). The same
+    arguments give the same bytes. The folder appears when it is complete. Raises :class:`UsageError` and, where the
+    folder holds something, :class:`FovealError`.
     """
     out = Path(out)
-    wanted = dict(splits) if splits is not None else {"train": images - images // 5, "val": images // 5}
+    held = max(images // 5, min(images - 1, 1))  # two pictures are one and one
+    wanted = dict(splits) if splits is not None else {"train": images - held, "val": held}
     _check(out, wanted, seed, format, size)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with filled_folder(out) as partial:
         writer: _Voc | _Coco = _Voc(partial, masks) if format == "voc" else _Coco(partial, masks)
         counts = np.zeros(len(CLASSES), dtype=np.int64)
         pictures = [(split, i) for split, count in wanted.items() for i in range(count)]
@@ -82,10 +80,6 @@ def make_shapes(
                     if progress is not None:
                         progress(number, len(pictures))
         writer.finish(wanted)
-        os.replace(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return Made(out, wanted, dict(zip(CLASSES, counts.tolist(), strict=True)))
 
 

@@ -93,6 +93,7 @@ def take(record: Record, keep: NDArray[np.bool_], labels: NDArray[np.int64] | No
     masks = None
     if record.masks is not None:
         masks = [mask for mask, kept in zip(record.masks, keep.tolist(), strict=True) if kept]
+    fields["stated"] = None if record.stated is None else record.stated[keep]
     return replace(record, labels=(record.labels if labels is None else labels)[keep], masks=masks, **fields)
 
 

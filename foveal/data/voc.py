@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .checks import Findings, Prober, make_record, split_word, unique_names
+from .checks import Findings, Prober, make_record, report_refused, split_word, unique_names
 from .dataset import Dataset, Record
 from .files import ImageIndex, Unreadable, read_lines
 from .voc_xml import Annotation, read_annotation
@@ -32,7 +32,7 @@ class VocSource:
     prober: Prober = field(default_factory=Prober)
 
     def __post_init__(self) -> None:
-        self._early = Findings()
+        self.early = Findings()
         self._class_lists: set[str] = set()
         self._ids = _identify(self.xml, self.path)
         self._by_stem: dict[str, list[str]] = {}
@@ -56,7 +56,7 @@ class VocSource:
             try:
                 lines = read_lines(file)
             except Unreadable as error:
-                self._early.add("error", "split-unreadable", file, "", error.message, error.fix)
+                self.early.add("error", "split-unreadable", file, "", error.message, error.fix)
                 continue
             rows = [m for m in map(_CLASS_LINE.match, lines) if m]
             split = file.stem.rpartition("_")[2]
@@ -115,12 +115,13 @@ class VocSource:
     # ----------------------------------------------------------------------------------------------- reading
     def read(self, split: str | None = None) -> Dataset:
         """Records of a split (one of ``splits``), or of the whole set."""
-        findings = Findings(self._early)
+        findings = Findings(self.early)
         wanted = self._wanted(split, findings)
         classes = self._classes(findings)
         fixed = self.class_file is not None and bool(classes)
         index = {name: k for k, name in enumerate(classes)}
         images = self._images()
+        report_refused(images.refused, findings)
         records: list[Record] = []
         used: set[Path] = set()
         for id, xml in wanted:

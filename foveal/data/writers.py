@@ -16,7 +16,7 @@ from .dataset import Dataset, Record
 from .voc_xml import WRITTEN_BY_US
 from .yolo import FLAGS
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # and bytes of file names that are no UTF-8
 
 
 @dataclass
@@ -68,6 +68,11 @@ def _place(record: Record, target: Path, link: bool) -> None:
         target.symlink_to(os.path.realpath(record.path))
     else:
         shutil.copyfile(record.path, target)
+
+
+def _write_json(value: object, path: Path) -> None:
+    """UTF-8; what it cannot hold (half of a pair, in a class name) becomes JSON's own ``\\udcff``."""
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
 
 
 # ------------------------------------------------------------------------------------------------- writers
@@ -137,7 +142,7 @@ def write_coco(plan: Plan, out: Path, link: bool) -> None:
     for split, members in plan.members.items():
         doc = coco_document(plan, members, ids)
         name = f"instances_{split}.json" if split else "instances.json"
-        (out / "annotations" / name).write_text(json.dumps(doc, ensure_ascii=False), encoding="utf-8")
+        _write_json(doc, out / "annotations" / name)
 
 
 def coco_document(plan: Plan, members: Sequence[int], ids: Sequence[int | str]) -> dict[str, object]:
@@ -149,12 +154,12 @@ def coco_document(plan: Plan, members: Sequence[int], ids: Sequence[int | str]) 
         record = plan.records[i]
         name = f"{plan.folder[i]}/{plan.names[i]}" if several and plan.folder[i] else plan.names[i]
         images.append({"id": ids[i], "file_name": name, "width": record.width, "height": record.height})
-        for k, (x1, y1, x2, y2) in enumerate(record.boxes.tolist()):
+        for k in range(len(record)):
             annotation: dict[str, object] = {
                 "id": len(annotations) + 1,
                 "image_id": ids[i],
                 "category_id": plan.category_ids[record.labels[k]],
-                "bbox": [_plain(v) for v in (x1, y1, x2 - x1, y2 - y1)],
+                "bbox": [_plain(v) for v in _xywh(record, k)],
                 "area": _plain(float(record.area[k])),
                 "iscrowd": int(record.crowd[k]),
                 "segmentation": (record.masks[k] if record.masks is not None else None) or [],
@@ -164,6 +169,16 @@ def coco_document(plan: Plan, members: Sequence[int], ids: Sequence[int | str]) 
             annotations.append(annotation)
     categories = [{"id": id, "name": name} for id, name in zip(plan.category_ids, plan.classes, strict=True)]
     return {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
+
+
+def _xywh(record: Record, k: int) -> tuple[float, float, float, float]:
+    """COCO's box of an object: to the last bit that of the COCO file it came from, unless it was clipped."""
+    x1, y1, x2, y2 = record.boxes[k].tolist()
+    if record.stated is not None:
+        x, y, w, h = record.stated[k, :4].tolist()
+        if (x, y, x + w, y + h) == (x1, y1, x2, y2):
+            return x, y, w, h
+    return x1, y1, x2 - x1, y2 - y1
 
 
 def write_yolo(plan: Plan, out: Path, link: bool) -> None:
@@ -180,14 +195,14 @@ def write_yolo(plan: Plan, out: Path, link: bool) -> None:
         if any(lines.values()):
             flags[label.as_posix()] = {key: value for key, value in lines.items() if value}
     if flags:
-        (out / FLAGS).write_text(json.dumps(flags, ensure_ascii=False), encoding="utf-8")
+        _write_json(flags, out / FLAGS)
     entries = {split or "train": _yolo_entry(plan, split, out) for split in plan.members}
     keys = [f"{split}: {json.dumps(entry, ensure_ascii=False)}" for split, entry in entries.items()]
     if "train" in entries and "val" not in entries:
         keys.append(f"val: {json.dumps(entries['train'], ensure_ascii=False)}  # none was made")
     names = [f"  {k}: {json.dumps(name, ensure_ascii=False)}" for k, name in enumerate(plan.classes)]
     text = "\n".join(["path: .", *keys, f"nc: {len(names)}", "names:", *names, ""])
-    (out / "data.yaml").write_text(text, encoding="utf-8")
+    (out / "data.yaml").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _yolo_entry(plan: Plan, split: str, out: Path) -> str | list[str]:

@@ -7,7 +7,6 @@ VOC gets a ``<crowd>`` tag, COCO a ``difficult`` key, YOLO a ``flags.json`` besi
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Literal
 from foveal.errors import FovealError, UsageError
 
 from .dataset import Dataset
-from .files import nearest
+from .files import filled_folder, nearest
 from .findings import Finding
 from .reading import PathLike, open_sources
 from .subsets import Others, join, seeded_split, select_classes
@@ -93,17 +92,11 @@ def convert(
         raise UsageError("ignored regions cannot be written", fix="Use others=background or others=skip-image")
     final = _new_folder(Path(out), [part.path for part in parts.values()])
     plan = Plan.of(parts, nested=format != "voc")
-    partial = final.with_name(f".{final.name}.partial-{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
-        WRITERS[format](plan, partial, link)
-        if final.exists():
-            final.rmdir()
-        partial.rename(final)
+        with filled_folder(final) as partial:
+            WRITERS[format](plan, partial, link)
     except OSError as error:
         raise FovealError(f"cannot be written ({error.strerror or error})", path=error.filename or final) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     findings = list(dict.fromkeys(f for part in parts.values() for f in part.findings))
     lost = sum(r.masks is not None for r in plan.records)
     if lost and format != "coco":

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .checks import Findings, Object, Prober, make_record, number, unique_names
+from .checks import Findings, Object, Prober, make_record, number, report_refused, unique_names
 from .dataset import Dataset, Record
 from .files import ImageIndex, Unreadable, read_lines, read_text, read_yaml
 
@@ -35,7 +35,7 @@ class YoloSource:
     prober: Prober = field(default_factory=Prober)
 
     def __post_init__(self) -> None:
-        self._early = Findings()
+        self.early = Findings()
         self._names: list[str] = []
         self._place: list[int] = []
         self._entries: dict[str, list[str]] = {}
@@ -46,7 +46,7 @@ class YoloSource:
             if not isinstance(doc, dict):
                 raise Unreadable("expected keys and values (train, val, names)", "See the Ultralytics format")
         except Unreadable as error:
-            self._early.add("error", "annotation-unreadable", self.path, "", error.message, error.fix)
+            self.early.add("error", "annotation-unreadable", self.path, "", error.message, error.fix)
             return
         self._root = self._data_root(doc.get("path"))
         for key in _KEYS:
@@ -59,7 +59,7 @@ class YoloSource:
         self._classes(doc)
         if not self._entries:
             message = "names no images: none of train, val and test is there"
-            self._early.add("error", "split-missing", self.path, "", message, "Add train: and val:")
+            self.early.add("error", "split-missing", self.path, "", message, "Add train: and val:")
         self._flags = self._read_flags()
 
     def _data_root(self, value: object) -> Path:
@@ -91,7 +91,7 @@ class YoloSource:
         count = number(nc)
         if listed is None and names is None and count is not None and 0 < count <= 100_000:
             message = f"there are no names; the {int(count)} classes are called class_0, class_1, ..."
-            self._early.add("warning", "classes-missing", self.path, "names", message, "Add names:")
+            self.early.add("warning", "classes-missing", self.path, "names", message, "Add names:")
             listed = [f"class_{k}" for k in range(int(count))]
         if not listed:
             self._error("classes-missing", "names", "there is no list of class names", "Add names: [first, second]")
@@ -99,27 +99,27 @@ class YoloSource:
         if not all(isinstance(name, str) and name.strip() for name in listed):
             self._error("classes-invalid", "names", "a name is empty or no text", "Give every class a name")
             return
-        self._names, self._place = unique_names([str(n).strip() for n in listed], self.path, self._early)
+        self._names, self._place = unique_names([str(n).strip() for n in listed], self.path, self.early)
         if nc is not None and count != len(listed):
             message = f"nc is {str(nc)[:40]}, but there are {len(listed)} names"
             self._error("class-count", "nc", message, "Correct nc or names; which class is which is not certain")
 
     def _error(self, code: str, where: str, message: str, fix: str) -> None:
-        self._early.add("error", code, self.path, where, message, fix)
+        self.early.add("error", code, self.path, where, message, fix)
 
     def _read_flags(self) -> dict[str, Any]:
         file = self.path.parent / FLAGS
         try:
             doc = json.loads(file.read_bytes()) if file.is_file() else {}
         except (OSError, ValueError, RecursionError):
-            self._early.add("warning", "flags-unreadable", file, "", "not valid JSON; no object is crowd or difficult")
+            self.early.add("warning", "flags-unreadable", file, "", "not valid JSON; no object is crowd or difficult")
             doc = {}
         return doc if isinstance(doc, dict) else {}
 
     # ----------------------------------------------------------------------------------------------- reading
     def read(self, split: str | None = None) -> Dataset:
         """Records of a split (one of ``splits``), or of the whole set."""
-        findings = Findings(self._early)
+        findings = Findings(self.early)
         records: list[Record] = []
         done: set[Path] = set()
         stems: dict[str, int] = {}
@@ -166,7 +166,9 @@ class YoloSource:
                 fix = "Correct the path, or give --images DIR"
                 findings.add("error", "split-missing", where, "", message, fix)
                 continue
-            listed: Iterator[Path] = iter(sorted(ImageIndex(place).paths))
+            index = ImageIndex(place)
+            report_refused(index.refused, findings)
+            listed: Iterator[Path] = iter(sorted(index.paths))
             if place.is_file():
                 listed = self._listed(place, findings)
             empty = True

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import FovealError
 
 if TYPE_CHECKING:
-    from ..data.dataset import Dataset
+    from ..data.dataset import Dataset, Record
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -91,8 +91,9 @@ class Truth:
 
     @classmethod
     def of(cls, dataset: Dataset) -> Truth:
-        """All records of a data set, in their order."""
+        """All records of a data set, in their order; COCO's boxes and areas as the file has them."""
         records = dataset.records
+        numbers = np.concatenate([np.zeros((0, 6)), *map(_numbers, records)])
 
         def joined(parts: Iterable[Any], kind: type) -> NDArray[Any]:
             return np.concatenate([np.zeros(0, kind), *parts])
@@ -103,8 +104,9 @@ class Truth:
             dataset.classes,
             np.repeat(np.arange(len(records)), counts),
             joined((r.labels for r in records), np.int64),
-            np.concatenate([np.zeros((0, 4)), *(r.boxes for r in records)]),
-            area=joined((r.area for r in records), np.float64),
+            numbers[:, :4],
+            area=numbers[:, 4],
+            box_area=numbers[:, 5],
             crowd=joined((r.crowd for r in records), np.bool_),
             difficult=joined((r.difficult for r in records), np.bool_),
             ignore=joined((r.ignore for r in records), np.bool_),
@@ -224,6 +226,15 @@ class Found:
         """Raises :class:`FovealError` if an image or a label is not one of ``truth``."""
         _in_range("image of a detection", self.image, len(truth.images))
         _in_range("label of a detection", self.label, len(truth.classes))
+
+
+def _numbers(record: Record) -> Floats:
+    """(G, 6) box xyxy, area, width x height."""
+    if record.stated is None:
+        w, h = width_height(record.boxes)
+        return np.column_stack([record.boxes, record.area, w * h])
+    x, y, w, h, area = record.stated.T
+    return np.column_stack([x, y, x + w, y + h, area, w * h])
 
 
 def _in_range(name: str, index: Ints, n: int) -> None:

@@ -185,6 +185,8 @@ def _save_voc(found: Found, truth: Truth, folder: Path, stem: str) -> None:
     for image in truth.images:
         if len(str(image).split()) != 1:
             raise FovealError(f"image id {image!r} has a space, VOC files cannot hold it", fix="save as coco")
+        if any("\ud800" <= c <= "\udfff" for c in str(image)):
+            raise FovealError(f"image id {image!r} is no UTF-8, VOC files cannot hold it", fix="save as coco")
     folder.mkdir(parents=True, exist_ok=True)
     box = found.box + ONE_BASED
     for k, name in enumerate(truth.classes):

@@ -130,5 +130,5 @@ def centreness(cells: Tensor, boxes: Tensor) -> Tensor:
     across = torch.stack([x - boxes[..., 0], boxes[..., 2] - x], -1).clamp(min=0)
     down = torch.stack([y - boxes[..., 1], boxes[..., 3] - y], -1).clamp(min=0)
     ratios = (side.amin(-1) / side.amax(-1).clamp(min=1e-6) for side in (across, down))
-    product: Tensor = math.prod(ratios)  # type: ignore[type-var, assignment]
+    product: Tensor = math.prod(ratios)  # type: ignore[assignment]
     return product.sqrt()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import FovealError
@@ -23,11 +24,11 @@ def comparison(records: Sequence[Record]) -> str:
     for number in NUMBERS:
         values = [r.results.get(number) for r in records]
         if any(v is not None for v in values):
-            rows.append([number, *("-" if v is None else f"{v:.4f}" for v in values)])
+            rows.append([number, *map(_shown, values)])
     rows.append(["AP of the last weights", *(_last(r) for r in records)])
     rows.append(["updates", *(str(r.results.get("steps", "-")) for r in records)])
     text = [table(rows), "", "Settings that differ:"]
-    settings = [flat(r.story) for r in records]
+    settings = [flat(r.story, r.path) for r in records]
     keys = list(dict.fromkeys(key for s in settings for key in s))
     different = [k for k in keys if len({s.get(k, "-") for s in settings}) > 1]
     return "\n".join([*text, table([["", *names], *([k, *(s.get(k, "-") for s in settings)] for k in different)])
@@ -52,8 +53,8 @@ def labels(records: Sequence[Record]) -> list[str]:
     return [f"{name} ({i + 1})" for i, name in enumerate(names)]
 
 
-def flat(story: dict[str, Any]) -> dict[str, str]:
-    """The settings of a run by path: of its spec, and of its call."""
+def flat(story: dict[str, Any], path: Path | None = None) -> dict[str, str]:
+    """The settings of a run by path: of its spec, and of its call. Raises :class:`FovealError` naming ``path``."""
     called = story.get("arguments", {})
     found = {name: repr(called.get(name)) for name in CALLED}
     found |= {name: str(story.get(name)) for name in ("seed", "batch_size", "precision", "processes")}
@@ -61,7 +62,7 @@ def flat(story: dict[str, Any]) -> dict[str, str]:
     try:
         _walk(ast.parse(text, mode="eval").body, "", found)
     except (SyntaxError, ValueError, RecursionError):
-        raise FovealError("the spec cannot be read", where="run.json") from None
+        raise FovealError("the spec cannot be read", path=path, where="run.json") from None
     return found
 
 
@@ -77,5 +78,10 @@ def _walk(node: ast.expr, path: str, found: dict[str, str]) -> None:
 
 
 def _last(record: Record) -> str:
-    value = (record.results.get("last") or {}).get("AP")
-    return "-" if value is None else f"{value:.4f}"
+    last = record.results.get("last")
+    return _shown(last.get("AP") if isinstance(last, dict) else None)
+
+
+def _shown(value: Any) -> str:
+    """A score; ``-`` where there is none."""
+    return f"{value:.4f}" if isinstance(value, (int, float)) else "-"

@@ -38,7 +38,7 @@ def write_report(
     """Writes ``report.html`` into the run folder and returns its path. ``notes`` are sentences for the reader."""
     path = record.path / "report.html"
     temporary = path.with_name(".report.html.writing")
-    temporary.write_text(render(record, examples, curves, notes), encoding="utf-8")
+    temporary.write_text(render(record, examples, curves, notes), encoding="utf-8", errors="backslashreplace")
     os.replace(temporary, path)
     return path
 

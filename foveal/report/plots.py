@@ -55,7 +55,7 @@ def lines(
         # a class colour is made for photos; on paper it has to be darker
         paint = [c / 255 * 0.82 for c in colour(i)]
         style = "--" if name in dashed else "-"
-        axes.plot(xs, ys, style, color=paint, label=name, linewidth=1.6, marker="." if len(xs) < 40 else None)
+        axes.plot(xs, ys, style, color=paint, label=_plain(name), linewidth=1.6, marker="." if len(xs) < 40 else None)
     if bottom is not None and series:
         axes.set_ylim(bottom=bottom)
     if series:
@@ -76,12 +76,18 @@ def precision_recall(curves: Mapping[str, Curve], *, iou: float, most: int = 20)
         envelope = np.maximum.accumulate(curve.precision[::-1])[::-1]
         recall = np.concatenate([[0.0], curve.recall])
         precision = np.concatenate([envelope[:1] if len(envelope) else [0.0], envelope])
-        axes.plot(recall, precision, color=paint, label=f"{name} ({curve.objects})", linewidth=1.6)
+        axes.plot(recall, precision, color=paint, label=_plain(f"{name} ({curve.objects})"), linewidth=1.6)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.03)
     if shown:
         axes.legend(fontsize=8, frameon=False, ncols=1 + len(shown) // 9)
     return _png(figure)
+
+
+def _plain(name: str) -> str:
+    """A name as it is: matplotlib reads what lies between two ``$`` as a formula, and leaves out labels in ``_``."""
+    text = name.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def inline(data: bytes, kind: str = "png") -> str:

@@ -19,9 +19,18 @@ class Record:
     metrics: list[dict[str, Any]]  # metrics.jsonl
     results: dict[str, Any]  # results.json; empty while the run goes on
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.story.get("arguments", {}), dict):
+            raise FovealError("expected an object", path=self.path / "run.json", where="arguments")
+
     def series(self, split: str, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of one number: ``series("val", "AP")``."""
-        rows = [r for r in self.metrics if r.get("split") == split and isinstance(r.get(name), (int, float))]
+        numbers = (int, float)
+        rows = [
+            r
+            for r in self.metrics
+            if r.get("split") == split and isinstance(r.get(name), numbers) and isinstance(r.get("step"), numbers)
+        ]
         return [int(r["step"]) for r in rows], [float(r[name]) for r in rows]
 
     def losses(self, split: str) -> list[str]:
@@ -43,11 +52,16 @@ def read_record(path: str | Path) -> Record:
     results = _json(path / "results.json") if (path / "results.json").exists() else {}
     metrics = []
     if (path / "metrics.jsonl").exists():
-        for number, line in enumerate((path / "metrics.jsonl").read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate((path / "metrics.jsonl").read_bytes().splitlines(), 1):
             try:
-                metrics.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 raise FovealError("not JSON", path=path / "metrics.jsonl", where=f"line {number}") from None
+            if not isinstance(row, dict):
+                found = type(row).__name__
+                where = f"line {number}"
+                raise FovealError(f"expected an object, found {found}", path=path / "metrics.jsonl", where=where)
+            metrics.append(row)
     return Record(path, story, metrics, results)
 
 

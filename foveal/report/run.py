@@ -119,7 +119,9 @@ def headline(run: str | Path) -> str:
         return f"{run}: no results yet"
     numbers = ", ".join(f"{n} {_shown(results.get(n))}" for n in ("AP", "AP50", "AP75"))
     last = _shown((results.get("last") or {}).get("AP"))
-    where = f"split {results['split']}, {results['images']} images"
+    if "split" not in results:  # an imported or damaged file
+        return f"{run}: no validation yet, update {results.get('steps')}"
+    where = f"split {results['split']}, {results.get('images')} images"
     return f"{run}: {numbers} (coco, {where}; best weights, update {results.get('step')}; the last ones: AP {last})"
 
 

@@ -254,7 +254,7 @@ def _bytes(tensors: Tensors) -> bytes:
 
 
 def _json_bytes(value: JSON) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(errors="backslashreplace")
 
 
 def _json(path: Path) -> JSON:

@@ -79,7 +79,7 @@ class Guard:
             f"{what} in update {found.step}: {parts}; learning rate {found.lr:.4g}; images {', '.join(found.files)}",
             path=self.out,
             fix=f"The weights were not updated, and the batch is in {folder}. Look at those images, or try a lower "
-            "fit.lr, fit.clip=10, more fit.warmup_steps or --precision 32; then go on with --resume",
+            f"fit.lr, fit.clip=10, more fit.warmup_steps or --precision 32, in a new run with --weights {self.out}",
         )
 
 
@@ -100,4 +100,6 @@ def save_batch(folder: Path, found: Pending, losses: dict[str, float], names: Se
         "images": list(found.files),
         "classes": list(names),
     }
-    (folder / "batch.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "batch.json").write_text(
+        json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
+    )

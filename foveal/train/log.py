@@ -32,7 +32,7 @@ class Log:
         if not self.active:
             return
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        self._file.write((json.dumps(clean, ensure_ascii=False) + "\n").encode())
+        self._file.write((json.dumps(clean, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
         self._file.flush()
         if self._events is not None:
             for name, value in clean.items():
@@ -95,7 +95,8 @@ def write_json(path: Path, value: Any) -> None:
     """Whole or not at all."""
     temporary = path.with_name(f".{path.name}.writing")
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
+    # a file name that is not UTF-8 holds lone surrogates; replaced this way they are the escapes that JSON knows
+    temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     os.replace(temporary, path)
 
 

@@ -7,8 +7,8 @@ stands is one number, ``state.step``: order and noise follow from it, so a check
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ from ..fit import Fit
 from ..types import Images, Targets
 from . import checkpoint
 from .clock import Clock
-from .guard import Guard
+from .guard import Guard, NonFiniteLoss
 from .interrupt import Interrupt
 from .log import Log, Meter
-from .plan import Pace, differs, full_plan, timed_plan
+from .plan import Pace, differs, full_plan, plan_again, timed_plan
 from .progress import Progress
 from .solvers import Average, build_solver, freeze, restore_solver, set_lr, solver_tensors
 from .state import FINISHED, OUT_OF_TIME, STOPPED_EARLY, State
@@ -77,7 +77,8 @@ class Loop:
         self._told: set[str] = set()  # of images that cannot be read
         if resumed is not None:
             self._restore(resumed)
-        self._begin_stage(resumed)
+        # the solver is that of the last update: where a stage has just ended, the next update begins the next one
+        self._begin_stage(self._rate(max(0, self.state.step - 1))[0], resumed)
         self._base = self.state.elapsed
         self.pace = Pace(job.max_time, self._elapsed()) if job.max_time is not None else None
         self._saved = self._logged = now()
@@ -87,8 +88,8 @@ class Loop:
         """Trains until the plan is fulfilled, the time is up or nothing gets better. Ctrl-C saves, then raises."""
         state = self.state
         with Interrupt() as interrupt:
-            while not state.ended:
-                if not state.at_boundary or state.closed == state.step:
+            while not state.over:
+                if not state.ended and (not state.at_boundary or state.closed == state.step):
                     self._run_epoch(interrupt)
                 self._write_line()
                 self._close_epoch(interrupt)
@@ -103,7 +104,8 @@ class Loop:
                 if self._agreed(interrupt.asked):
                     self._save()
                     raise KeyboardInterrupt
-                self._make_plan()
+                with self._saved_by(interrupt):
+                    self._make_plan()
                 if state.at_boundary:
                     return
                 if self._agreed(self._out_of_time()):
@@ -115,11 +117,9 @@ class Loop:
     def _update(self, parts: list[tuple[Images, Targets]], files: list[str]) -> None:
         """One update, and all that follows from it."""
         state, start = self.state, now()
-        stage, first = state.plan.stage(state.step)
+        stage, lr = self._rate(state.step)
         if stage != self._stage:
-            self._begin_stage(None)
-        factor = self.fit.scale(state.step - first, state.plan.stages[stage], state.plan.per_epoch)
-        lr = self.fit.scaled_lr(self.job.batch, self.fit.stages[stage]) * factor
+            self._begin_stage(stage, None)
         set_lr(self.solver, lr)
         result = self.updater(parts, state.step)
         self.guard.push(result, parts, files, state.step, lr)
@@ -137,16 +137,18 @@ class Loop:
 
     def _close_epoch(self, interrupt: Interrupt) -> None:
         """Validation where one is due, then a checkpoint."""
-        state, last = self.state, self.state.step >= self.state.plan.total
-        due = last or bool(state.ended) or -(-state.step // state.plan.per_epoch) % self.fit.val_every == 0
+        state = self.state
+        due = self._epoch_name() % self.fit.val_every == 0
+        if state.step >= state.plan.total:
+            state.ended = state.ended or FINISHED
+        elif not state.ended and self._agreed(self._out_of_time(1 + due), always=True):
+            state.ended = OUT_OF_TIME
+        due = due or bool(state.ended)  # the end is always validated
         self.guard.check(wait=True)
         if due:
             self.progress.say(f"epoch {self._epoch_name()}: validating on {len(self.job.validator.dataset)} images")
-            try:
+            with self._saved_by(interrupt):  # not closed: resuming begins with this validation
                 found = self.job.validator(self.weights, interrupt.check)
-            except KeyboardInterrupt:
-                self._save()  # not closed: resuming begins with this validation
-                raise
             state.validation = found.seconds
             best = state.judge(found.results)
             scores = {k: v for k, v in found.results.items() if isinstance(v, (int, float)) and k != "images"}
@@ -159,12 +161,10 @@ class Loop:
                 f"{found.seconds:.1f} s"
             )
         self._tell_skipped()
-        if last:
-            state.ended = state.ended or FINISHED
-        elif not state.ended and self.fit.early_stop is not None and state.stale >= self.fit.early_stop:
+        if not state.ended and self.fit.early_stop is not None and state.stale >= self.fit.early_stop:
             state.ended = STOPPED_EARLY
-        elif not state.ended and self._agreed(self._out_of_time(), always=True):
-            state.ended = OUT_OF_TIME
+        elif not state.ended and due and self._agreed(self._out_of_time(), always=True):
+            state.ended = OUT_OF_TIME  # this validation took longer than was thought
         state.closed = state.step
         self._save()
         self._logged = now()
@@ -184,13 +184,8 @@ class Loop:
         waited, parts, files = 0.0, [], []
         while True:
             start = time.perf_counter()
-            try:
+            with self._saved_by(interrupt):
                 batch = next(batches, None)
-            except FovealError:  # Ctrl-C reaches the loader's workers too, and they die of it
-                if not interrupt.asked:
-                    raise
-                self._save()
-                raise KeyboardInterrupt from None
             waited += time.perf_counter() - start
             if batch is not None:
                 seen = state.step * job.batch
@@ -204,14 +199,33 @@ class Loop:
             if batch is None:
                 return
 
-    def _begin_stage(self, resumed: checkpoint.Content | None) -> None:
+    def _rate(self, step: int) -> tuple[int, float]:
+        """(stage, learning rate) of update ``step``."""
+        plan = self.state.plan
+        stage, first = plan.stage(step)
+        factor = self.fit.scale(step - first, plan.stages[stage], plan.per_epoch)
+        return stage, self.fit.scaled_lr(self.job.batch, self.fit.stages[stage]) * factor
+
+    @contextmanager
+    def _saved_by(self, interrupt: Interrupt) -> Iterator[None]:
+        """Ctrl-C in what loads images saves, then raises. It reaches the loader's workers too, and they die of it."""
+        try:
+            yield
+        except (KeyboardInterrupt, FovealError) as error:
+            if isinstance(error, NonFiniteLoss) or not (interrupt.asked or isinstance(error, KeyboardInterrupt)):
+                raise
+            self._save()
+            raise KeyboardInterrupt from None
+
+    def _begin_stage(self, index: int, resumed: checkpoint.Content | None) -> None:
         """A solver for the parameters that learn now, and (with several processes) their exchange."""
-        self._stage = self.state.plan.stage(min(self.state.step, self.state.plan.total - 1))[0]
-        stage, detector = self.fit.stages[self._stage], self.job.detector
+        self._stage = index
+        stage, detector = self.fit.stages[index], self.job.detector
         freeze(detector, stage, self.trainable)
         self.solver = build_solver(detector, self.fit, stage)
         if resumed is not None:
             restore_solver(self.solver, detector, resumed.optimizer)
+            set_lr(self.solver, self._rate(max(0, self.state.step - 1))[1])  # a line may be written before an update
         detector.train()
         model = self.fabric.setup_module(detector, move_to_device=False)
         self.updater = Updater(
@@ -248,12 +262,12 @@ class Loop:
         )
         self._save()  # from here on the plan is part of the run
 
-    def _out_of_time(self) -> bool:
-        """Whether another update and the last validation would end after the limit."""
+    def _out_of_time(self, validations: int = 1) -> bool:
+        """Whether another update and so many validations would end after the limit."""
         if self.job.max_time is None:
             return False
         one = self.pace.seconds if self.pace is not None else 0.0
-        return self._elapsed() + one + self.state.validation >= self.job.max_time
+        return self._elapsed() + one + validations * self.state.validation >= self.job.max_time
 
     def _agreed(self, wish: bool, *, always: bool = False) -> bool:
         """What the first process wishes. Several processes ask only now and then: it makes them wait."""
@@ -338,7 +352,11 @@ class Loop:
 
     def _restore(self, resumed: checkpoint.Content) -> None:
         """Puts weights, average and numbers back; the solver follows with its stage."""
+        asked = self.state.plan
         self.state = State.from_json(resumed.state)
+        self.state.plan, self.most = plan_again(
+            self.state.plan, asked, self.fit, self.state.step, self.job.epochs, self.job.max_time
+        )
         self.job.detector.load_state_dict(resumed.raw or resumed.model)
         if self.average is not None:
             self.average.module.load_state_dict(resumed.model)

@@ -57,8 +57,36 @@ def full_plan(fit: Fit, per_epoch: int, epochs: int | None = None, *, endless: b
     """What the recipe says; ``epochs`` replaces its own where there is one stage. ``endless``: a time limit decides."""
     if epochs is not None and len(fit.stages) > 1:
         raise UsageError("--epochs means one stage, and this recipe has several", fix="Set fit.stages instead")
-    lengths = [epochs or stage.epochs or fit.epochs for stage in fit.stages]
+    own = [fit.epochs if stage.epochs is None else stage.epochs for stage in fit.stages]
+    lengths = own if epochs is None else [epochs]
     return Plan(per_epoch, tuple(n * per_epoch * (ENDLESS if endless else 1) for n in lengths))
+
+
+def plan_again(
+    stored: Plan, asked: Plan, fit: Fit, done: int, epochs: int | None, max_time: float | None
+) -> tuple[Plan, int]:
+    """The plan of a run that is gone on with, and the most updates a time limit may make of it.
+
+    The ``stored`` one holds. ``asked`` is what the call, with its ``epochs`` and ``max_time``, would plan. Raises
+    :class:`UsageError` where it contradicts.
+    """
+    if stored.timed:
+        return stored, asked.total
+    if stored == full_plan(fit, stored.per_epoch, endless=True):  # stopped before the pace was known: no length yet
+        if epochs is None and max_time is None:
+            raise UsageError(
+                "the run was begun with --max-time and stopped before its length was planned",
+                fix="Resume with --max-time, or with --epochs",
+            )
+        if asked.total < done:
+            raise UsageError(f"--epochs {epochs} is {asked.total} updates, and the run has done {done}")
+        return asked, asked.total
+    if epochs is not None and asked != stored:
+        raise UsageError(
+            f"the run was begun for {stored.epochs} epochs; --epochs {epochs} would be another run",
+            fix="Resume without --epochs, or begin a new run with --weights",
+        )
+    return stored, min(stored.total, asked.total)
 
 
 def timed_plan(

@@ -18,6 +18,7 @@ STRICT = {  # what decides the numbers; the number of processes does too, but a 
     "seed": "--seed",
     "batch_size": "--batch",
     "data": "the training data",
+    "val_data": "the validation data",  # APs of two sets cannot be compared, and the best is by AP
 }
 
 
@@ -34,6 +35,12 @@ def open_folder(out: Path, resume: bool) -> tuple[Content, list[DamagedCheckpoin
             )
         return None
     found = checkpoint.newest(folder)
+    if found is not None and "plan" not in found[1].state:
+        raise UsageError(
+            "the folder holds imported weights, and no run to go on with",
+            path=out,
+            fix=f"Begin a run with --weights {out} and another --out",
+        )
     return None if found is None else (found[1], found[2])
 
 
@@ -45,9 +52,9 @@ def check_same(resumed: Content, spec: Spec, described: dict[str, Any], fixed: d
         old, new = ", ".join(resumed.spec["classes"]), ", ".join(described["classes"])
         raise UsageError(f"the run has the classes {old}; the data has {new}")
     for name, option in STRICT.items():
-        old, new = resumed.state[name], fixed[name]
+        old, new = resumed.state.get(name, fixed[name]), fixed[name]
         if old != new:
-            values = "changed since the run began" if name == "data" else f"was {old} and is {new}"
+            values = "changed since the run began" if name.endswith("data") else f"was {old} and is {new}"
             raise UsageError(f"{option} {values}", fix="Resume with the same, or begin another run with --weights")
     if resumed.state["processes"] != fixed["processes"]:
         old, new = resumed.state["processes"], fixed["processes"]

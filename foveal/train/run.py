@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from ..data.findings import count
 from ..data.loader import Loader
 from ..data.reading import check_trainable, split_pair
 from ..data.subsets import Others
-from ..errors import UsageError
+from ..errors import FovealError, UsageError
 from ..fit import Fit
 from . import checkpoint, environment, loop
 from .log import Log, write_json
@@ -26,7 +26,7 @@ from .precision import layout
 from .progress import Progress
 from .resume import check_best, check_same, open_folder, set_aside
 from .seeds import Run, train_seeds
-from .start import find_spec, load_weights, stuck
+from .start import diluted, find_spec, load_weights, stuck
 from .state import State
 from .step import START, noise
 from .validate import Validator
@@ -161,7 +161,7 @@ def train(
             arguments.out,
             seeds,
             seed,
-            write=int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0,
+            write=_first_process(),
         )
     return _train_one(found, arguments, began)
 
@@ -174,9 +174,8 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     there = open_folder(out, arguments.resume)
     resumed, damaged = there or (None, [])
     stored = {} if resumed is None else resumed.state
-    if stored.get("ended"):
-        Progress(shown=arguments.progress).say(f"{out}: the run is complete ({stored['ended']})")
-        return Run(out)
+    if resumed is not None and State.from_json(stored).over:
+        return _complete(arguments, State.from_json(stored))
 
     # ---- processes
     precision = environment.choose_precision(stored.get("precision"), arguments.precision or fit.precision, device)
@@ -211,22 +210,29 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
         "threads": torch.get_num_threads(),
         "processes": fabric.world_size,
         "data": environment.fingerprint(training),
+        "val_data": environment.fingerprint(validation),
     }
-    fabric.barrier()  # every process has looked at the folder before the first one writes
-    if first:
-        out.mkdir(parents=True, exist_ok=True)
-        buffers = 3 + (fit.ema is not None)  # weights, two of a solver at most, the average
-        checkpoint.check_space(out, detector.parameters(), copies=buffers)
     for line in _greeting(arguments, spec, batch, fabric, precision, training, validation, note):
         screen.say(line)
     if resumed is not None:
-        lines = [check_same(resumed, spec, described, fixed), *(set_aside(out, damaged) if first else [])]
-        fabric.barrier()
+        screen.say(check_same(resumed, spec, described, fixed))
+    story = _story(arguments, described, fixed, fabric, training, validation, note)
+    buffers = 3 + (fit.ema is not None)  # weights, two of a solver at most, the average
+
+    def prepare() -> list[str]:
+        out.mkdir(parents=True, exist_ok=True)
+        checkpoint.check_space(out, detector.parameters(), copies=buffers)
+        if resumed is not None:
+            return set_aside(out, damaged)
+        checkpoint.remove(out / "checkpoints")
+        write_json(out / "run.json", story)
+        return []
+
+    fabric.barrier()  # every process has looked at the folder before the first one writes
+    lines = _first_alone(fabric, prepare)
+    if resumed is not None:
         for line in (*lines, check_best(out, stored), f"resuming after update {stored['step']}"):
             screen.say(line)
-    elif first:
-        checkpoint.remove(out / "checkpoints")
-        write_json(out / "run.json", _story(arguments, described, fixed, fabric, training, validation, note))
 
     # ---- the loop
     job = _job(arguments, spec, fabric, detector, training, validation, described, fixed, batch, began)
@@ -244,6 +250,39 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     return Run(out)
 
 
+def _complete(arguments: Arguments, state: State) -> Run:
+    """Says so, and writes the results that a kill right after the last checkpoint left out."""
+    out, writes = arguments.out, _first_process()
+    line = f"{out}: the run is complete ({state.ended})"
+    if arguments.epochs is not None and arguments.epochs != state.plan.epochs:
+        line += f" after {state.plan.epochs} epochs; for more, begin a new run with --weights {out}"
+    Progress(shown=arguments.progress and writes).say(line)
+    if writes and not (out / "results.json").exists():
+        write_json(out / "results.json", _results(state))
+    return Run(out)
+
+
+def _first_process() -> bool:
+    """Whether this is the process that writes; before there is a fabric to ask."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def _first_alone(fabric: Fabric, work: Callable[[], list[str]]) -> list[str]:
+    """What the first process does while the others wait. Where it fails all raise: they would wait for ever."""
+    outcome: list[str] | Exception = []
+    if fabric.is_global_zero:
+        try:
+            outcome = work()
+        except (FovealError, OSError) as error:
+            if fabric.world_size == 1:
+                raise
+            outcome = error
+    outcome = fabric.broadcast(outcome)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
 def _read_data(arguments: Arguments) -> tuple[Dataset, Dataset, str]:
     training, validation, note = split_pair(
         arguments.data,
@@ -254,11 +293,18 @@ def _read_data(arguments: Arguments) -> tuple[Dataset, Dataset, str]:
         classes=arguments.classes,
         others=arguments.others,
     )
+    if _same_set(training, validation):  # asked for, and the greeting says so once
+        validation.findings = [f for f in validation.findings if f.code != "image-in-two-splits"]
     limit = arguments.limit
     training, validation = (replace(d, records=d.records[:limit]) for d in (training, validation))
     check_trainable(training)
     check_trainable(validation)
     return training, validation, note
+
+
+def _same_set(training: Dataset, validation: Dataset) -> bool:
+    """Whether somebody validates on the training images on purpose, as ``foveal check`` does."""
+    return training.path == validation.path and training.split == validation.split
 
 
 def _check_batch(batch: int, fit: Fit, processes: int) -> None:
@@ -335,11 +381,18 @@ def _greeting(
     """What a person should know before it starts."""
     yield f"{arguments.out}: {type(spec).__name__}, {len(training.classes)} classes: {', '.join(training.classes)}"
     yield f"{len(training)} images to train, {len(validation)} to validate" + (f" ({note})" if note else "")
+    if _same_set(training, validation):
+        yield "validating on the training images themselves: the scores say what was learned by heart"
     for dataset in (training, validation):
         yield from fold(f for f in dataset.findings if f.severity != "note")
         counts = count(dataset.findings)
         if counts["warning"]:
             yield f"{dataset.split or 'data'}: {counts['warning']} warnings; `foveal doctor` lists everything"
+    for name in diluted(spec):
+        yield (
+            f"warning: {name}.sampler=All() keeps every prior, and {name}.box_loss is divided by their number; "
+            f"set {name}.box_loss.normalizer=Positives()"
+        )
     fit = spec.fit
     lr = fit.scaled_lr(batch)
     scaled = "" if batch == fit.batch else f" ({fit.lr:g} for a batch of {fit.batch}, scaled)"

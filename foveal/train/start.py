@@ -9,7 +9,10 @@ from torch import Tensor
 
 from ..errors import FovealError
 from ..loading import find
+from ..parts.normalizers import KeptRows
 from ..parts.norms import FrozenBatchNorm
+from ..parts.samplers import All
+from ..task import BoxTask
 from .checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
@@ -53,3 +56,15 @@ def stuck(spec: Spec, detector: Detector) -> bool:
         return False
     frozen = (not p.requires_grad for name, p in detector.named_parameters() if name.startswith("backbone."))
     return any(frozen) or any(isinstance(m, FrozenBatchNorm) for m in detector.modules())
+
+
+def diluted(spec: Spec) -> list[str]:
+    """The tasks (``rpn``, ``task``) whose box loss is divided by all priors, because nothing is sampled away."""
+    tasks = {name: getattr(spec, name, None) for name in ("rpn", "task")}
+    return [
+        name
+        for name, task in tasks.items()
+        if isinstance(task, BoxTask)
+        and isinstance(task.sampler, All)
+        and isinstance(getattr(task.box_loss, "normalizer", None), KeptRows)
+    ]

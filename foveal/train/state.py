@@ -23,7 +23,7 @@ class State:
     stale: int = 0  # validations since the best
     validation: float = 0.0  # seconds the last validation took
     elapsed: float = 0.0  # seconds spent by all processes that worked on this run, until the last save
-    ended: str = ""  # why it is over; empty: it is not
+    ended: str = ""  # why no update follows; empty: one does
 
     @property
     def epoch(self) -> int:
@@ -33,6 +33,11 @@ class State:
     def at_boundary(self) -> bool:
         """An epoch, or the training, has just ended."""
         return self.step > 0 and (self.step % self.plan.per_epoch == 0 or self.step >= self.plan.total)
+
+    @property
+    def over(self) -> bool:
+        """No update follows, and the last one was validated: Ctrl-C may come between the two."""
+        return bool(self.ended) and self.closed == self.step
 
     def judge(self, results: dict[str, Any]) -> bool:
         """Takes in a validation's results; whether they are the best so far.

@@ -118,7 +118,7 @@ def recognise(state: Mapping[str, Tensor], path: str | Path) -> str:
     raise FovealError(
         f"is {_guess(state)}, not a torchvision detector known here",
         path=path,
-        fix="Known: Faster R-CNN (ResNet-50-FPN v1, v2; MobileNetV3-Large FPN), RetinaNet (ResNet-50-FPN v1, v2), FCOS.",
+        fix="Known: Faster R-CNN (ResNet-50-FPN v1, v2; MobileNetV3 FPN), RetinaNet (ResNet-50-FPN v1, v2), FCOS.",
     )
 
 
