@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import FovealError, UsageError
-from .common import note, say, single
+from .common import note, say, single, write_text
 
 
 def compare(
@@ -33,7 +33,7 @@ def compare(
     say(text)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "compare.txt").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        write_text(text + "\n", out / "compare.txt")
         (out / "curves.png").write_bytes(curves(records))
         note(f"{out / 'curves.png'}")
 

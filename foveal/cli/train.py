@@ -96,7 +96,8 @@ def train(
         limit=limit,
         overrides=overrides or (),
     )
-    from ..report.run import first_process, headline
+    from ..report.run import headline
+    from ..train.environment import first_process
 
     if not first_process():
         return

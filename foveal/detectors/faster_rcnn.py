@@ -101,8 +101,8 @@ class FasterRCNN(Spec):
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one."""
-        self.backbone.load_pretrained(cast(Any, detector.get_submodule("backbone")))
-        file = self.backbone.weights_file
+        file = self.backbone.weights_file  # once: the hash of a published file is checked each time it is looked up
+        self.backbone.load_pretrained(cast(Any, detector.get_submodule("backbone")), file)
         if file:
             self.roi_head.load_pretrained(cast(RoIHead, detector.get_submodule("roi_head")), file)
 

@@ -88,16 +88,14 @@ class Torchvision:
         A name of ``foveal weights list`` means its fetched file. The classifier and layers that were cut off are
         ignored; everything else must fit. Raises ``FovealError``.
         """
-        file = path or self.weights_file
+        file = _file(path or self.weights)
         if file:
             load_known(backbone, file, known=backbone.known, what=self.name)
 
     @property
     def weights_file(self) -> str | None:
         """The file that ``weights`` means: a path, or a name of ``foveal weights list`` that was fetched."""
-        if self.weights and self.weights in PUBLISHED and not Path(self.weights).exists():
-            return str(published_file(self.weights))
-        return self.weights
+        return _file(self.weights)
 
     def _returned(self, shapes: dict[str, tuple[int, int]], levels: Sequence[int]) -> list[str]:
         by_level = {round(math.log2(stride)): path for path, (_, stride) in shapes.items()}  # the last one wins
@@ -117,6 +115,13 @@ class Torchvision:
         if not paths or len(set(paths)) < len(paths):
             raise UsageError(f"returns is {self.returns}", fix="Name at least one layer, and each once.")
         return paths
+
+
+def _file(source: str | Path | None) -> str | None:
+    """A path as it is; of a published name the fetched file."""
+    if source and str(source) in PUBLISHED and not Path(source).exists():
+        return str(published_file(str(source)))
+    return None if source is None else str(source)
 
 
 class Backbone(nn.Module):

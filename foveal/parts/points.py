@@ -39,15 +39,14 @@ class PointMatcher(Matcher):
     @torch.no_grad()
     def __call__(self, priors: Priors, targets: Targets, outputs: Outputs | None = None) -> Match:
         """Memory is bounded: it does not grow with the number of objects. No host sync."""
-        cells = priors.boxes.detach().float()
-        low, high = self._ranges(cells, priors.counts)
         b, g = targets.boxes.shape[:2]
-        count = cells.shape[-2]
+        cells = priors.batched(b).detach().float()  # (B, A, 4)
+        low, high = self._ranges(cells, priors.counts)
         budget = HOST_BUDGET if cells.device.type == "cpu" else DEVICE_BUDGET
         chunk = max(256, budget // (b * g))
         parts = [
-            self._nearest(cells[..., i : i + chunk, :], low[..., i : i + chunk], high[..., i : i + chunk], targets)
-            for i in range(0, count, chunk)
+            self._nearest(cells[:, i : i + chunk], low[:, i : i + chunk], high[:, i : i + chunk], targets)
+            for i in range(0, cells.shape[1], chunk)
         ]
         gt, area = (torch.cat(columns, 1) for columns in zip(*parts, strict=True))
         positive = torch.isfinite(area)
@@ -60,28 +59,24 @@ class PointMatcher(Matcher):
         return Match(torch.where(positive, gt, 0), positive, ignored)
 
     def _ranges(self, cells: Tensor, counts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Smallest and largest size of every prior, (..., A)."""
+        """Smallest and largest size of every prior, (B, A)."""
         stride = cells[..., 2] - cells[..., 0]
         low, high = stride * self.span[0], stride * self.span[1]
-        low[..., : counts[0]] = 0
-        high[..., sum(counts) - counts[-1] :] = math.inf
+        low[:, : counts[0]] = 0
+        high[:, sum(counts) - counts[-1] :] = math.inf
         return low, high
 
     def _nearest(self, cells: Tensor, low: Tensor, high: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """The object (B, a) of each of these priors, and its area (B, a): infinite where there is none."""
-        x, y = (cells[..., 0::2].mean(-1), cells[..., 1::2].mean(-1))
-        x, y = (v.unsqueeze(-1) if v.dim() == 2 else v[None, :, None] for v in (x, y))  # (B or 1, a, 1)
+        x, y = cells[..., 0::2].mean(-1, keepdim=True), cells[..., 1::2].mean(-1, keepdim=True)  # (B, a, 1)
         x1, y1, x2, y2 = (v[:, None] for v in targets.boxes.float().unbind(-1))  # (B, 1, G)
-        sides = (x - x1, y - y1, x2 - x, y2 - y)
+        sides = (x - x1, y - y1, x2 - x, y2 - y)  # (B, a, G)
         nearest = torch.minimum(torch.minimum(sides[0], sides[1]), torch.minimum(sides[2], sides[3]))
         farthest = torch.maximum(torch.maximum(sides[0], sides[1]), torch.maximum(sides[2], sides[3]))
-        if low.dim() == 1:
-            low, high = low[None], high[None]
         fits = (nearest > 0) & (farthest > low[..., None]) & (farthest < high[..., None]) & targets.valid[:, None]
         if self.radius is not None:
             away = torch.maximum((x - (x1 + x2) / 2).abs(), (y - (y1 + y2) / 2).abs())
-            stride = (cells[..., 2] - cells[..., 0])[..., None]
-            fits &= away < self.radius * (stride if stride.dim() == 3 else stride[None])
+            fits &= away < self.radius * (cells[..., 2:3] - cells[..., 0:1])
         area = torch.where(fits, (x2 - x1) * (y2 - y1), math.inf)
         best = area.min(-1)
         return best.indices, best.values

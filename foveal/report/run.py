@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -127,11 +126,6 @@ def headline(run: str | Path) -> str:
 
 def _shown(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
-
-
-def first_process() -> bool:
-    """Whether this is the process that writes, where several train together."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

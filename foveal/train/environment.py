@@ -65,6 +65,11 @@ def launch(device: torch.device, devices: int | None, precision: Precision) -> F
     return fabric
 
 
+def first_process() -> bool:
+    """Whether this is the process that writes, where several train together; known before there is a fabric."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
 def workers(asked: int | None, device: torch.device) -> int:
     """Processes that load images. On two cores a worker only takes time from the arithmetic."""
     if asked is not None:

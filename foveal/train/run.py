@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,7 +160,7 @@ def train(
             arguments.out,
             seeds,
             seed,
-            write=_first_process(),
+            write=environment.first_process(),
         )
     return _train_one(found, arguments, began)
 
@@ -252,7 +251,7 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
 
 def _complete(arguments: Arguments, state: State) -> Run:
     """Says so, and writes the results that a kill right after the last checkpoint left out."""
-    out, writes = arguments.out, _first_process()
+    out, writes = arguments.out, environment.first_process()
     line = f"{out}: the run is complete ({state.ended})"
     if arguments.epochs is not None and arguments.epochs != state.plan.epochs:
         line += f" after {state.plan.epochs} epochs; for more, begin a new run with --weights {out}"
@@ -260,11 +259,6 @@ def _complete(arguments: Arguments, state: State) -> Run:
     if writes and not (out / "results.json").exists():
         write_json(out / "results.json", _results(state))
     return Run(out)
-
-
-def _first_process() -> bool:
-    """Whether this is the process that writes; before there is a fabric to ask."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def _first_alone(fabric: Fabric, work: Callable[[], list[str]]) -> list[str]:

@@ -25,10 +25,9 @@ _OLD = (
     (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
     (r"^backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(weight|bias)$", r"backbone.fpn.\1_blocks.\2.0.\3"),
 )
-_OLD_TOWER = re.compile(r"^(head\.(?:classification|regression)_head\.conv\.)(\d+)\.(weight|bias)$")
+_FLAT_TOWER = re.compile(r"^(head\.(?:classification|regression)_head\.conv\.)(\d+)\.(weight|bias)$")
 # FCOS: convolution, norm and ReLU are one list, 0 to 11; with us as in RetinaNet v2, a block each
 _FCOS = "head.regression_head.bbox_ctrness.weight"
-_FCOS_TOWER = re.compile(r"^(head\.(?:classification|regression)_head\.conv\.)(\d+)\.(weight|bias)$")
 _FCOS_BLOCK = re.compile(r"^(head\.(?:classification|regression)_head\.conv\.)(\d+)\.(\d+)\.(weight|bias)$")
 _PREFIXES = (
     (r"^backbone\.body\.(\d)", r"backbone.features.\1"),  # MobileNet: the body is the list of features
@@ -95,7 +94,7 @@ def upgrade(state: Mapping[str, Tensor]) -> State:
     for key, value in state.items():
         for old, now in _OLD:
             key = re.sub(old, now, key)
-        tower = _OLD_TOWER.match(key)  # convolutions and ReLUs were one list: 0, 2, 4, 6
+        tower = _FLAT_TOWER.match(key)  # convolutions and ReLUs were one list: 0, 2, 4, 6
         new[f"{tower[1]}{int(tower[2]) // 2}.0.{tower[3]}" if tower else key] = value
     return new
 
@@ -132,7 +131,7 @@ def to_ours(state: Mapping[str, Tensor]) -> State:
             value = value.roll(-1, 0)
         elif key.startswith(_BOXES):
             value = value[4:].clone()  # the background has no box with us
-        tower = _FCOS_TOWER.match(key) if _FCOS in state else None
+        tower = _FLAT_TOWER.match(key) if _FCOS in state else None
         if tower:
             key = f"{tower[1]}{int(tower[2]) // 3}.{int(tower[2]) % 3}.{tower[3]}"
         new[key] = value
