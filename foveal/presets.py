@@ -16,16 +16,19 @@ from foveal.detectors.fcos import FCOS
 from foveal.detectors.region import Counts
 from foveal.detectors.retinanet import RetinaNet
 from foveal.detectors.rpn import RPN
+from foveal.detectors.yolo import V1_TASK, V2_TASK, V3_TASK, YOLO
 from foveal.errors import UsageError
 from foveal.fit import SGD, AdamW, Constant, Cosine, Fit, Steps
 from foveal.parts.backbones import Torchvision
 from foveal.parts.box_losses import L1, GIoU, IoU, SmoothL1
+from foveal.parts.cells import Cells
 from foveal.parts.coders import LTRB
+from foveal.parts.grid_head import GridHead
 from foveal.parts.heads import PointTower, Predictor, ResNetTail, RoIConv, RoIMLP, RPNHead, Tower, VGGTail
-from foveal.parts.inputs import Resize
+from foveal.parts.inputs import Letterbox, Resize, Stretch
 from foveal.parts.losses import Focal
 from foveal.parts.matchers import IoUMatcher
-from foveal.parts.necks import FPN, SingleLevel
+from foveal.parts.necks import FPN, Identity, SingleLevel
 from foveal.parts.normalizers import Positives, PositivesPerImage
 from foveal.parts.points import Centreness, PointMatcher
 from foveal.parts.pooling import CropResize, RoIAlign, RoIPool
@@ -33,6 +36,7 @@ from foveal.parts.priors import Anchors, PyramidAnchors
 from foveal.parts.samplers import All, Balanced
 from foveal.parts.small import SmallResNet
 from foveal.parts.suppress import NMS, Select
+from foveal.parts.yolo import CellHead, Passthrough, Upsampling
 from foveal.task import BoxTask
 
 # ------------------------------------------------------------------------------------------------ recipes
@@ -292,6 +296,50 @@ faster_rcnn_mini = FasterRCNN(
 
 # The same with focal loss in the RPN: one difference, three overrides.
 faster_rcnn_mini_focal_rpn = replace(faster_rcnn_mini, rpn=_with_focal(faster_rcnn_mini.rpn))
+
+# YOLO on the same small backbone; `foveal anchors PRESET --data DATA` finds the shapes for a data set.
+_GREY = Letterbox(320, 320)
+
+# One level of stride 16 with a finer one passed through; softmax classes, objectness that learns the overlap.
+yolo_v2_mini = YOLO(
+    input=_GREY,
+    backbone=_SMALL_BODY,
+    levels=(3, 4),
+    neck=Passthrough(narrow=32, channels=128, depth=1),
+    head=CellHead((128,), prior=0.01),
+    cells=Cells((((1.0, 1.0), (2.0, 1.5), (1.5, 2.5), (4.0, 3.0), (6.0, 6.5)),), unit="cells"),
+    task=replace(V2_TASK, select=Select(score=0.01, per_level=1000)),
+    fit=_SMALL_FIT,
+)
+
+# Three levels, nine shapes.
+yolo_v3_mini = YOLO(
+    input=_GREY,
+    backbone=_SMALL_BODY,
+    neck=Upsampling((32, 64, 128), (1, 1, 1)),
+    head=CellHead(prior=0.01),
+    cells=Cells(
+        (
+            ((12.0, 12.0), (18.0, 26.0), (28.0, 18.0)),
+            ((32.0, 32.0), (36.0, 56.0), (60.0, 40.0)),
+            ((72.0, 72.0), (100.0, 140.0), (160.0, 110.0)),
+        )
+    ),
+    task=replace(V3_TASK, select=Select(score=0.01, per_level=1000)),
+    fit=_SMALL_FIT,
+)
+
+# Two boxes for each of 10 x 10 cells, from layers that see the whole picture.
+yolo_v1_mini = YOLO(
+    input=Stretch(320, 320),
+    backbone=SmallResNet((32, 64, 128, 64)),
+    levels=(5,),
+    neck=Identity(),
+    head=GridHead(side=10, hidden=512),
+    cells=Cells((((1.0, 1.0), (1.0, 1.0)),), unit="cells"),
+    task=replace(V1_TASK, select=Select(score=0.01, per_level=1000)),
+    fit=_SMALL_FIT,
+)
 
 # Proposals alone: one class, "object".
 rpn_mini = RPN(
