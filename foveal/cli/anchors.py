@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -38,6 +38,7 @@ def anchors(
     from ..data.reading import check_trainable, open_dataset
     from ..errors import UsageError
     from ..parts.cells import Cells
+    from ..parts.necks import Neck
     from ..train.start import find_spec
 
     spec = override(find_spec(preset)[0], overrides or ())
@@ -54,7 +55,7 @@ def anchors(
         sides.append((boxes[:, 2:] - boxes[:, :2]) * [width / record.width, height / record.height])
     every = np.concatenate(sides).astype(np.float64)
     with torch.device("meta"):  # only to learn the strides
-        strides = spec.build(dataset.classes).get_submodule("neck").strides
+        strides = cast(Neck, spec.build(dataset.classes).get_submodule("neck")).strides
     unit = np.repeat(strides if cells.unit == "cells" else np.ones(len(strides)), cells.per_location)[:, None]
     own = np.array([shape for level in cells.shapes for shape in level]) * unit
     say(f"{len(every)} objects; the preset's {len(own)} shapes: mean IoU {mean_iou(every, own):.4f}")
