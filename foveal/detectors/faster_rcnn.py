@@ -15,6 +15,7 @@ from ..fit import Fit
 from ..parts.backbones import Torchvision
 from ..parts.box_losses import SmoothL1
 from ..parts.coders import Delta
+from ..parts.darknet import Darknet
 from ..parts.heads import RoIHead, RoIHeadSpec, RoIMLP, RPNHead
 from ..parts.inputs import Input, Resize
 from ..parts.losses import BinaryCrossEntropy, CrossEntropy
@@ -56,7 +57,7 @@ class FasterRCNN(Spec):
     """The FPN form by default; single-level forms have another neck, pool and head (see the presets)."""
 
     input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
-    backbone: Torchvision | SmallResNet = Torchvision("resnet50")
+    backbone: Torchvision | SmallResNet | Darknet = Torchvision("resnet50")
     levels: tuple[int, ...] = (2, 3, 4, 5)  # of the backbone (stride 2^level), where it has them and names none itself
     neck: FPN | SingleLevel | Identity = FPN(256, extra="pool")  # P2..P6; the last is the RPN's alone
     rpn_head: RPNHead = RPNHead()  # 3 x 3 convolution and two sibling 1 x 1

@@ -14,6 +14,7 @@ from ..fit import Fit
 from ..parts.backbones import Torchvision
 from ..parts.box_losses import GIoU
 from ..parts.coders import LTRB
+from ..parts.darknet import Darknet
 from ..parts.heads import PointTower
 from ..parts.inputs import Input, Resize
 from ..parts.losses import Focal
@@ -34,7 +35,7 @@ class FCOS(Spec):
     """The improved form of the authors' code: centre sampling, GIoU, sides in strides, centre-ness on the box tower."""
 
     input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
-    backbone: Torchvision | SmallResNet = Torchvision("resnet50")  # levels C3, C4, C5
+    backbone: Torchvision | SmallResNet | Darknet = Torchvision("resnet50")  # levels C3, C4, C5
     neck: FPN = FPN(256, extra="p6p7-p5")  # P3..P7
     head: PointTower = PointTower(scales=True)  # one tower for classes, one for boxes and centre-ness
     points: Anchors | PyramidAnchors = POINTS  # cells of one stride; their middles are the points

@@ -14,6 +14,7 @@ from ..fit import Fit
 from ..parts.backbones import Torchvision
 from ..parts.box_losses import SmoothL1
 from ..parts.coders import Delta
+from ..parts.darknet import Darknet
 from ..parts.heads import Tower
 from ..parts.inputs import Input, Resize
 from ..parts.losses import Focal
@@ -33,7 +34,7 @@ class RetinaNet(Spec):
     """The paper's form (Detectron's code): P6 from C5, true strides, best anchors forced only from IoU .4 up."""
 
     input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
-    backbone: Torchvision | SmallResNet = Torchvision("resnet50")  # levels C3, C4, C5
+    backbone: Torchvision | SmallResNet | Darknet = Torchvision("resnet50")  # levels C3, C4, C5
     neck: FPN = FPN(256, extra="p6p7-c5")  # P3..P7
     head: Tower = Tower(depth=4)  # one tower for classes, one for boxes
     anchors: Anchors | PyramidAnchors = PyramidAnchors(scale=4.0, octaves=3)  # 9 a cell

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from ..fit import Fit
 from ..parts.backbones import Torchvision
+from ..parts.darknet import Darknet
 from ..parts.heads import RPNHead
 from ..parts.inputs import Input, Resize
 from ..parts.necks import FPN, Identity, SingleLevel
@@ -26,7 +27,7 @@ class RPN(Spec):
     single class set ``task.suppress.iou=.5``."""
 
     input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
-    backbone: Torchvision | SmallResNet = Torchvision("resnet50")
+    backbone: Torchvision | SmallResNet | Darknet = Torchvision("resnet50")
     levels: tuple[int, ...] = (2, 3, 4, 5)  # of the backbone (stride 2^level), where it has them and names none itself
     neck: FPN | SingleLevel | Identity = FPN(256, extra="pool")
     head: RPNHead = RPNHead()  # 3 x 3 convolution and two sibling 1 x 1
