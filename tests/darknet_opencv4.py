@@ -17,4 +17,4 @@ net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
 net.enableFusion(False)  # else a convolution's output is that of the activation behind it
 net.setInput(np.load(source))
 found = net.forward([name if "_" in name else f"conv_{name}" for name in layers])
-np.savez(out, version=np.array(cv2.__version__), **{name: value for name, value in zip(layers, found)})
+np.savez(out, version=np.array(cv2.__version__), **{name: value for name, value in zip(layers, found, strict=True)})

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import SqueezeNet1_0_Weights
 
 from foveal import presets
 from foveal.config import override, parse_spec, show
@@ -54,7 +55,7 @@ def pixels(array: np.ndarray) -> Tensor:
 @pytest.mark.parametrize("name", REFERENCES)
 @torch.no_grad()
 def test_raw_outputs_are_opencvs(name: str, data: Path) -> None:
-    """Stored outputs of OpenCV 4.14 for real photos: within .005, which takes its epsilon (1e-6); .05 with Darknet's."""
+    """Stored outputs of OpenCV 4.14 for real photos: within .005 with its epsilon, 1e-6; .05 with Darknet's on a GPU."""
     cfg, weights = (data / "weights" / part for part in REFERENCES[name])
     stored = np.load(data / f"weights/reference/{name}.npz")
     for eps, tolerance in ((1e-6, 0.005), (1e-5, 0.05)):
@@ -91,7 +92,7 @@ def test_squeezenet_classifies_as_torchvision_does(data: Path) -> None:
     load_known(backbone, file, known=backbone.known, what="squeezenet1_0")
     stored = np.load(data / "weights/reference/squeezenet1_0.npz")
     told = json.loads((data / "weights/reference/squeezenet1_0.json").read_text())["top5"]
-    names = (data / "weights/tiny-darknet/imagenet.shortnames.list").read_text().splitlines()
+    names = SqueezeNet1_0_Weights.IMAGENET1K_V1.meta["categories"]
     last = torch.load(file, weights_only=True)
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
     for photo in ("dog", "eagle"):
@@ -101,8 +102,8 @@ def test_squeezenet_classifies_as_torchvision_does(data: Path) -> None:
         logits = scored.relu().mean((0, 2, 3))
         assert (logits - torch.from_numpy(stored[f"logits_{photo}"])).abs().max() <= 1e-3
         best = logits.softmax(0).topk(5)
+        assert [names[k] for k in best.indices] == [name for name, _ in told[f"{photo}.jpg"]]
         assert best.values.tolist() == pytest.approx([score for _, score in told[f"{photo}.jpg"]], abs=1e-3)
-        assert len(names) == len(logits)
 
 
 def random_network(net: Net, returns: list[int]) -> DarknetNetwork:
@@ -217,7 +218,10 @@ def test_route_shortcut_upsample_and_crop() -> None:
 def test_connected_and_local() -> None:
     """Local is a convolution at each place: the same weights everywhere make it one."""
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    net = read_net(NET + "[local]\nfilters=5\nsize=3\nstride=2\npad=1\nactivation=linear\n[connected]\noutput=4\nactivation=linear\n")  # fmt: skip
+    layers = (
+        "[local]\nfilters=5\nsize=3\nstride=2\npad=1\nactivation=linear\n[connected]\noutput=4\nactivation=linear\n"
+    )
+    net = read_net(NET + layers)
     network = DarknetNetwork(net, [0, 1]).eval()
     local, connected = network.layers
     weight = torch.randn(5, 3, 3, 3)
@@ -264,15 +268,14 @@ def test_classifiers_as_backbones(data: Path) -> None:
     cfgs = data / "weights/darknet-cfg"
     tiny = str(data / "weights/tiny-darknet/tiny.cfg")
     for cfg, channels in (
-        (tiny, (128, 256, 512, 128)),
+        (tiny, (128, 256, 128)),
         (str(cfgs / "darknet19.cfg"), (128, 256, 512, 1024)),
         (str(cfgs / "darknet53.cfg"), (128, 256, 512, 1024)),
     ):
         with torch.device("meta"):
             backbone = Darknet(cfg).build()
-        assert backbone.strides == (4, 8, 16, 32)
-        if cfg != tiny:
-            assert backbone.channels == channels
+        assert backbone.strides == (4, 8, 16, 32)[: len(channels)]
+        assert backbone.channels == channels
     # systems.md: 41,609,928 parameters with the classifier, 1024 x 1000 + 1000
     assert sum(p.numel() for p in backbone.parameters()) == 41_609_928 - 1_025_000
 
@@ -312,7 +315,7 @@ def test_backbone_norms_layers_and_first_layers_alone(data: Path, tmp_path: Path
     network = loaded(folder / "tiny.cfg", folder / "tiny.weights", 1e-5)[1]
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        whole = network.layers[:15](x) if hasattr(network.layers, "forward") else nn.Sequential(*network.layers[:15])(x)
+        whole = nn.Sequential(*network.layers[:15])(x)
         torch.testing.assert_close(backbone(x)[0], whole, rtol=1e-4, atol=1e-4)
     ends = 20 + 4 * sum(layer.floats for layer in net.layers[:15])
     whole_file = tmp_path / "whole.weights"
@@ -324,9 +327,9 @@ def test_backbone_norms_layers_and_first_layers_alone(data: Path, tmp_path: Path
     assert torch.equal(again.layers[14][0].weight, network.layers[14][0].weight)  # type: ignore[index]
     with pytest.raises(FovealError, match="floats behind its header"):
         Darknet(text).load_pretrained(Darknet(text).build(), part)
-    with pytest.raises(UsageError, match="no layer 'layers.99'"):
+    with pytest.raises(UsageError, match=r"no layer 'layers\.99'"):
         Darknet(text, returns=("layers.99",)).build()
     with pytest.raises(UsageError, match="no layer 7"):
         Darknet(text, returns=(7,)).build()
-    with pytest.raises(UsageError, match="6 stages, frozen_stages is 9"):
+    with pytest.raises(UsageError, match="5 stages, frozen_stages is 9"):
         Darknet(text, frozen_stages=9).build()

@@ -72,8 +72,8 @@ class Net:
         return tuple(layer for layer in self.layers if layer.head is not None)
 
     def stride(self, index: int) -> int:
-        """Pixels of the picture from one cell of a layer's map to the next: a power of 2 for all that is not odd."""
-        return 1 << round(math.log2(self.width / self.layers[index].shape[2]))
+        """Pixels of the picture from one cell of a layer's map to the next, as a power of 2."""
+        return 1 << max(0, round(math.log2(self.width / self.layers[index].shape[2])))
 
     def shape(self, index: int) -> Shape:
         return (3, self.height, self.width) if index < 0 else self.layers[index].shape
