@@ -144,8 +144,9 @@ class Fit:
     lr: float = 0.01  # scaled linearly where the run uses another batch
     solver: Solver = SGD()
     schedule: Schedule = Steps()
-    warmup_steps: int = 500  # updates of linear warm-up, a fifth of the training at most
+    warmup_steps: int = 500  # updates of warm-up, a fifth of the training at most
     warmup_factor: float = 0.001  # where the warm-up starts
+    warmup_power: float = 1.0  # how the warm-up bends: 1 a straight line, 4 Darknet's burn-in
     clip: float | None = None  # largest norm of all gradients together
     accumulate: int = 1  # parts a batch is run in, one after the other, to save memory
     ema: float | None = None  # decay of the averaged weights; None: no average
@@ -165,7 +166,7 @@ class Fit:
         for name in ("epochs", "batch", "accumulate", "val_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"fit.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("lr", "warmup_steps", "warmup_factor", "bias_lr", "backbone_lr"):
+        for name in ("lr", "warmup_steps", "warmup_factor", "warmup_power", "bias_lr", "backbone_lr"):
             if not 0 <= getattr(self, name) < math.inf:  # so written, it refuses nan too
                 raise UsageError(f"fit.{name} is {getattr(self, name)}; it must be 0 or more and finite")
         if self.early_stop is not None and self.early_stop < 1:
@@ -187,6 +188,6 @@ class Fit:
         warmup = min(self.warmup_steps, steps // 5)
         rise = 1.0
         if step < warmup:
-            done = step / warmup
+            done = (step / warmup) ** self.warmup_power
             rise = self.warmup_factor * (1 - done) + done
         return rise * self.schedule.scale(step, steps, per_epoch)

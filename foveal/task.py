@@ -41,7 +41,7 @@ class BoxTask:
             if not self.matcher.needs_outputs:
                 return self.matcher(priors, targets)
             deltas = predictions.deltas.detach().float()
-            boxes = self.coder.decode(deltas, priors.batched(len(deltas)))
+            boxes = self.coder.decode(deltas, priors.places(len(deltas)))
             return self.matcher(priors, targets, (boxes, self.cls_loss.scores(predictions.logits.detach().float())))
 
     def losses(
@@ -53,10 +53,12 @@ class BoxTask:
         *,
         match: Match | None = None,
         kept: Tensor | None = None,
+        seen: int = 0,
     ) -> dict[str, Tensor]:
         """``{"cls", "box"[, "quality"]}``, each a scalar; their plain sum is the loss.
 
-        ``match`` and ``kept`` (B, A) are given where the rows were sampled before the head ran.
+        ``match`` and ``kept`` (B, A) are given where the rows were sampled before the head ran. ``seen``: how many
+        images were trained on so far.
         """
         if match is None:
             match = self.match(predictions, priors, targets)
@@ -68,20 +70,24 @@ class BoxTask:
         keep = kept.to(rows.dtype)
         losses = {"cls": _total(rows, keep, self.cls_loss.normalizer(keep, match.positive), self.cls_loss.weight)}
 
-        where = priors.batched(len(labels))  # (B, A, 4)
+        where = priors.places(len(labels))  # (B, A, 4 or 9)
         truth = targets.boxes.gather(1, match.gt[..., None].expand(-1, -1, 4))
         # a row without an object regresses to its own prior, so no log or division meets a bad box
-        truth = torch.where(match.positive[..., None], truth, where)
+        truth = torch.where(match.positive[..., None], truth, where[..., :4])
         deltas = _of_class(predictions.deltas.float(), labels)
         box_rows = self.box_loss(deltas, where, truth, self.coder)  # (B, A)
         counted = keep
         if self.quality is not None and predictions.quality is not None:
-            outputs = (deltas.detach(), where)
-            losses["quality"] = self.quality.loss(predictions.quality, outputs, priors, targets, match, keep)
+            found_boxes = self.coder.decode(deltas.detach(), where) if self.quality.needs_boxes else None
+            losses["quality"] = self.quality.loss(predictions.quality, found_boxes, priors, targets, match, keep)
             by_row = self.quality.row_weight(priors, truth, match)
             counted = keep if by_row is None else keep * by_row
         factor = self.box_loss.normalizer(counted, match.positive)
-        losses["box"] = _total(box_rows, counted * match.positive, factor, self.box_loss.weight)
+        by_size = self.box_loss.row_weight(where, truth)
+        share = match.positive if by_size is None else match.positive * by_size
+        rest = self.box_loss.background(seen)
+        share = share if rest == 0 else share + rest * ~match.positive
+        losses["box"] = _total(box_rows, counted * share, factor, self.box_loss.weight)
         return losses
 
     # ------------------------------------------------------------------------------------------ inference
@@ -105,7 +111,8 @@ class BoxTask:
             deltas = deltas.flatten(1, 2).gather(1, flat)
         else:
             deltas = deltas.gather(1, rows[..., None].expand(-1, -1, 4))
-        where = priors.batched(len(rows)).gather(1, rows[..., None].expand(-1, -1, 4))
+        where = priors.places(len(rows))
+        where = where.gather(1, rows[..., None].expand(-1, -1, where.shape[-1]))
         boxes = box_ops.clip(self.coder.decode(deltas.float(), where), images.sizes)
         return self.suppress(boxes, values, labels, level, self.select.valid(boxes, values))
 

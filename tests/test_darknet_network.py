@@ -110,9 +110,14 @@ def random_network(net: Net, returns: list[int]) -> DarknetNetwork:
     """Weights and statistics that keep the numbers of a deep network near 1."""
     network = DarknetNetwork(net, returns, eps=1e-6).eval()
     rng = torch.Generator().manual_seed(3)
+    calm = 0.75 if any(layer.kind == "shortcut" for layer in net.layers) else 1.0  # every sum makes numbers larger
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for name, low, high in (("weight", 0.8, 1.2), ("bias", -0.2, 0.2), ("running_mean", -0.1, 0.1)):
+            for name, low, high in (
+                ("weight", 0.8 * calm, 1.2 * calm),
+                ("bias", -0.2, 0.2),
+                ("running_mean", -0.1, 0.1),
+            ):
                 getattr(module, name).data.uniform_(low, high, generator=rng)
             module.running_var.data.uniform_(0.5, 1.5, generator=rng)  # type: ignore[union-attr]
     return network

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 from ..errors import UsageError
 from ..fit import Fit
+from ..parts.backbone_base import BackboneSpec
 from ..parts.backbones import Torchvision
 from ..parts.box_losses import SmoothL1
 from ..parts.coders import Delta
-from ..parts.darknet import Darknet
 from ..parts.heads import RoIHead, RoIHeadSpec, RoIMLP, RPNHead
 from ..parts.inputs import Input, Resize
 from ..parts.losses import BinaryCrossEntropy, CrossEntropy
@@ -25,7 +25,6 @@ from ..parts.normalizers import KeptRows
 from ..parts.pooling import Pool, RoIAlign
 from ..parts.priors import Anchors, PyramidAnchors, at_strides
 from ..parts.samplers import Balanced
-from ..parts.small import SmallResNet
 from ..parts.suppress import NMS, Select
 from ..task import BoxTask
 from .base import Detector, Spec
@@ -57,7 +56,7 @@ class FasterRCNN(Spec):
     """The FPN form by default; single-level forms have another neck, pool and head (see the presets)."""
 
     input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
-    backbone: Torchvision | SmallResNet | Darknet = Torchvision("resnet50")
+    backbone: BackboneSpec = Torchvision("resnet50")
     levels: tuple[int, ...] = (2, 3, 4, 5)  # of the backbone (stride 2^level), where it has them and names none itself
     neck: FPN | SingleLevel | Identity = FPN(256, extra="pool")  # P2..P6; the last is the RPN's alone
     rpn_head: RPNHead = RPNHead()  # 3 x 3 convolution and two sibling 1 x 1
@@ -103,7 +102,7 @@ class FasterRCNN(Spec):
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one."""
         file = self.backbone.weights_file  # once: the hash of a published file is checked each time it is looked up
-        self.backbone.load_pretrained(cast(Any, detector.get_submodule("backbone")), file)
+        self.backbone.load_pretrained(detector.get_submodule("backbone"), file)
         if file:
             self.roi_head.load_pretrained(cast(RoIHead, detector.get_submodule("roi_head")), file)
 

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 from ..fit import Fit
+from ..parts.backbone_base import BackboneSpec
 from ..parts.backbones import Torchvision
 from ..parts.box_losses import GIoU
 from ..parts.coders import LTRB
-from ..parts.darknet import Darknet
 from ..parts.heads import PointTower
 from ..parts.inputs import Input, Resize
 from ..parts.losses import Focal
 from ..parts.necks import FPN
 from ..parts.points import Centreness, PointMatcher
 from ..parts.priors import Anchors, PyramidAnchors, at_strides
-from ..parts.small import SmallResNet
 from ..parts.suppress import NMS, Select
 from ..task import BoxTask
 from .base import Detector, Spec
@@ -35,7 +33,7 @@ class FCOS(Spec):
     """The improved form of the authors' code: centre sampling, GIoU, sides in strides, centre-ness on the box tower."""
 
     input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
-    backbone: Torchvision | SmallResNet | Darknet = Torchvision("resnet50")  # levels C3, C4, C5
+    backbone: BackboneSpec = Torchvision("resnet50")  # levels C3, C4, C5
     neck: FPN = FPN(256, extra="p6p7-p5")  # P3..P7
     head: PointTower = PointTower(scales=True)  # one tower for classes, one for boxes and centre-ness
     points: Anchors | PyramidAnchors = POINTS  # cells of one stride; their middles are the points
@@ -60,4 +58,4 @@ class FCOS(Spec):
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one."""
-        self.backbone.load_pretrained(cast(Any, detector.get_submodule("backbone")))
+        self.backbone.load_pretrained(detector.get_submodule("backbone"))

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..parts.necks import Levels, Pyramid
-from ..parts.priors import Anchors
+from ..parts.necks import Neck
+from ..parts.priors import PriorSet
 from ..task import BoxTask
-from ..types import Boxes, Images, Priors, Targets
+from ..types import Boxes, Images, Predictions, Priors, Targets
 from .base import Detector, Outputs, Spec
 
 
@@ -22,9 +22,9 @@ class OneStage(Detector):
         spec: Spec,
         classes: Sequence[str],
         backbone: nn.Module,
-        neck: Levels | Pyramid,
+        neck: Neck,
         head: nn.Module,
-        priors: Anchors,
+        priors: PriorSet,
         task: BoxTask,
         *,
         merges_classes: bool = False,
@@ -42,9 +42,12 @@ class OneStage(Detector):
     def losses(
         self, outputs: Outputs, images: Images, targets: Targets, rng: torch.Generator | None
     ) -> dict[str, Tensor]:
-        losses = self.task.losses(outputs.layers[-1], outputs.priors, targets, rng)
+        def of(layer: Predictions) -> dict[str, Tensor]:
+            return self.task.losses(layer, outputs.priors, targets, rng, seen=images.seen)
+
+        losses = of(outputs.layers[-1])
         for i, layer in enumerate(outputs.layers[:-1]):
-            losses |= {f"{k}.{i}": v for k, v in self.task.losses(layer, outputs.priors, targets, rng).items()}
+            losses |= {f"{k}.{i}": v for k, v in of(layer).items()}
         return losses
 
     def detections(self, outputs: Outputs, images: Images) -> Boxes:
@@ -56,4 +59,4 @@ class OneStage(Detector):
 
 def everywhere(priors: Priors) -> Priors:
     """Priors without their training filter: crossing the border matters to learning, not to detection."""
-    return Priors(priors.boxes, priors.counts)
+    return Priors(priors.boxes, priors.counts, grid=priors.grid)

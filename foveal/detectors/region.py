@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..parts.necks import Levels, Pyramid
+from ..parts.necks import Neck
 from ..parts.pooling import Pool
 from ..parts.priors import Anchors
 from ..parts.samplers import Balanced
@@ -36,7 +36,7 @@ class Region(Detector):
         spec: Spec,
         classes: Sequence[str],
         backbone: nn.Module,
-        neck: Levels | Pyramid,
+        neck: Neck,
         rpn_head: nn.Module,
         anchors: Anchors,
         rpn: BoxTask,

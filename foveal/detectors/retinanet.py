@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 from ..fit import Fit
+from ..parts.backbone_base import BackboneSpec
 from ..parts.backbones import Torchvision
 from ..parts.box_losses import SmoothL1
 from ..parts.coders import Delta
-from ..parts.darknet import Darknet
 from ..parts.heads import Tower
 from ..parts.inputs import Input, Resize
 from ..parts.losses import Focal
@@ -22,7 +21,6 @@ from ..parts.matchers import IoUMatcher
 from ..parts.necks import FPN
 from ..parts.normalizers import Positives
 from ..parts.priors import Anchors, PyramidAnchors, at_strides
-from ..parts.small import SmallResNet
 from ..parts.suppress import NMS, Select
 from ..task import BoxTask
 from .base import Detector, Spec
@@ -34,7 +32,7 @@ class RetinaNet(Spec):
     """The paper's form (Detectron's code): P6 from C5, true strides, best anchors forced only from IoU .4 up."""
 
     input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
-    backbone: Torchvision | SmallResNet | Darknet = Torchvision("resnet50")  # levels C3, C4, C5
+    backbone: BackboneSpec = Torchvision("resnet50")  # levels C3, C4, C5
     neck: FPN = FPN(256, extra="p6p7-c5")  # P3..P7
     head: Tower = Tower(depth=4)  # one tower for classes, one for boxes
     anchors: Anchors | PyramidAnchors = PyramidAnchors(scale=4.0, octaves=3)  # 9 a cell
@@ -60,4 +58,4 @@ class RetinaNet(Spec):
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one."""
-        self.backbone.load_pretrained(cast(Any, detector.get_submodule("backbone")))
+        self.backbone.load_pretrained(detector.get_submodule("backbone"))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
 from ..fit import Fit
+from ..parts.backbone_base import BackboneSpec
 from ..parts.backbones import Torchvision
-from ..parts.darknet import Darknet
 from ..parts.heads import RPNHead
 from ..parts.inputs import Input, Resize
 from ..parts.necks import FPN, Identity, SingleLevel
 from ..parts.priors import Anchors, PyramidAnchors, at_strides
-from ..parts.small import SmallResNet
 from ..parts.suppress import NMS
 from ..task import BoxTask
 from .base import Detector, Spec
@@ -27,7 +25,7 @@ class RPN(Spec):
     single class set ``task.suppress.iou=.5``."""
 
     input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
-    backbone: Torchvision | SmallResNet | Darknet = Torchvision("resnet50")
+    backbone: BackboneSpec = Torchvision("resnet50")
     levels: tuple[int, ...] = (2, 3, 4, 5)  # of the backbone (stride 2^level), where it has them and names none itself
     neck: FPN | SingleLevel | Identity = FPN(256, extra="pool")
     head: RPNHead = RPNHead()  # 3 x 3 convolution and two sibling 1 x 1
@@ -45,4 +43,4 @@ class RPN(Spec):
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one."""
-        self.backbone.load_pretrained(cast(Any, detector.get_submodule("backbone")))
+        self.backbone.load_pretrained(detector.get_submodule("backbone"))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..weights.loading import load_known
 from ..weights.published import PUBLISHED, published_file
+from .backbone_base import BackboneSpec
 from .norms import FrozenBatchNorm, NormKind, fuse_frozen, replace_norms
 
 _CONTAINERS = ("features", "layers", "trunk_output")  # their children are the links
@@ -30,7 +31,7 @@ _PROBE = 1024  # pixels; on the meta device, where nothing is computed
 
 
 @dataclass(frozen=True)
-class Torchvision:
+class Torchvision(BackboneSpec):
     """A classification network of torchvision without its classifier.
 
     ResNet, ResNeXt, Wide ResNet, VGG, MobileNet, SqueezeNet, EfficientNet, RegNet, ConvNeXt, DenseNet, Swin and the
@@ -82,7 +83,7 @@ class Torchvision:
         fuse_frozen(body)
         return body
 
-    def load_pretrained(self, backbone: Backbone, path: str | Path | None = None) -> None:
+    def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
         """Reads ``weights`` (or ``path``) into ``backbone``; nothing happens where neither is given.
 
         A name of ``foveal weights list`` means its fetched file. The classifier and layers that were cut off are
@@ -90,7 +91,7 @@ class Torchvision:
         """
         file = _file(path or self.weights)
         if file:
-            load_known(backbone, file, known=backbone.known, what=self.name)
+            load_known(backbone, file, known=cast(Backbone, backbone).known, what=self.name)
 
     @property
     def weights_file(self) -> str | None:

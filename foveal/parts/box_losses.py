@@ -32,7 +32,15 @@ class BoxLoss(ABC):
 
     @abstractmethod
     def __call__(self, deltas: Tensor, priors: Tensor, boxes: Tensor, coder: Coder) -> Tensor:
-        """deltas (B, A, 4), priors (B, A, 4) and boxes (B, A, 4) in ``xyxy`` pixels -> (B, A) float32."""
+        """deltas (B, A, 4), priors (B, A, 4 or 9) and boxes (B, A, 4) in ``xyxy`` pixels -> (B, A) float32."""
+
+    def row_weight(self, priors: Tensor, boxes: Tensor) -> Tensor | None:
+        """How often a row with an object counts, (B, A); None: once."""
+        return None
+
+    def background(self, seen: int) -> float:
+        """The weight of rows without an object, which then learn their prior's own box, after ``seen`` images."""
+        return 0.0
 
 
 @dataclass(frozen=True)

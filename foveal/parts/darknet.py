@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from ..errors import UsageError
 from ..weights.darknet import read_darknet
 from ..weights.darknet_layers import AvgPool, Connected, Convolutional, Cost, Local, Softmax
 from ..weights.darknet_net import Layer, Net, cfg_text, read_net
 from ..weights.loading import load_into
+from .backbone_base import BackboneSpec
 from .darknet_modules import DarknetNetwork
 from .norms import NormKind, fuse_frozen
 
@@ -24,7 +27,7 @@ _ENDS = (AvgPool, Connected, Local, Softmax, Cost)
 
 
 @dataclass(frozen=True)
-class Darknet:
+class Darknet(BackboneSpec):
     """A network of a Darknet cfg without its classifier. ``cfg`` holds the text; given a path, it is read at once."""
 
     cfg: str  # a cfg's text, or the path of the file
@@ -63,7 +66,7 @@ class Darknet:
         fuse_frozen(body)
         return body
 
-    def load_pretrained(self, backbone: DarknetNetwork, path: str | Path | None = None) -> None:
+    def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
         """Reads ``weights`` (or ``path``) into ``backbone``; nothing happens where neither is given.
 
         The file holds the floats of the whole cfg, or of its first layers as far as they are used here
@@ -71,6 +74,7 @@ class Darknet:
         """
         file = path or self.weights
         if file:
+            assert isinstance(backbone, DarknetNetwork)
             _, state = read_darknet(file, read_net(self.cfg), needed=max(backbone.returns))
             load_into(backbone, state, path=file, known=state.keys(), what="the cfg's network")
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ..weights import darknet_layers as kinds
 from ..weights.darknet_net import Layer, Net
 from .norms import NormKind, make_norm
+from .yolo import reorg
 
 
 class DarknetNetwork(nn.Module):
@@ -200,20 +201,14 @@ class Upsample(nn.Module):
 
 
 class Reorg(nn.Module):
-    """(B, c, h, w) -> (B, c s s, h / s, w / s), as Darknet does it: no plain space-to-depth.
-
-    Darknet reads the map's memory as if it had c / s s channels of h s x w s pixels, gathers the pixels of each of the
-    s s phases (``reorg_cpu`` in ``blas.c``, called with ``forward=0``), and takes the result as c s s maps.
-    """
+    """Pixels into channels, in Darknet's own order: :func:`~.yolo.reorg`."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        (b, c, h, w), s = x.shape, self.stride
-        phases = x.reshape(b, c // (s * s), h, s, w, s).permute(0, 3, 5, 1, 2, 4)  # (B, s, s, c / s s, h, w)
-        return phases.reshape(b, c * s * s, h // s, w // s)
+        return reorg(x, self.stride)
 
 
 class Crop(nn.Module):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveal.errors import UsageError
-from foveal.parts.normalizers import KeptRows, Normalizer, Positives
+from foveal.parts.normalizers import KeptRows, Normalizer, PerImage, Positives
 from foveal.parts.row_losses import Curve, sigmoid_rows
 
 
@@ -122,6 +122,7 @@ class BinaryCrossEntropy(SigmoidLoss):
     prior: float | None = None  # probability of an object the head starts with; None: one half
     normalizer: Normalizer = KeptRows()
     weight: float = 1.0
+    background: bool = True  # False: rows without an object have no loss (YOLOv3), an objectness says where objects are
 
     def __post_init__(self) -> None:
         _check(self, prior=self.prior)
@@ -129,6 +130,10 @@ class BinaryCrossEntropy(SigmoidLoss):
     @property
     def curve(self) -> Curve:
         return Curve()
+
+    def __call__(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
+        loss = super().__call__(logits, labels, positive)
+        return loss if self.background else torch.where(positive, loss, 0.0)
 
     def formula(self, x: Tensor, y: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(x, y, reduction="none")
@@ -222,6 +227,37 @@ class FocalStar(SigmoidLoss):
 
     def bias(self, classes: int) -> float | None:
         return prior_bias(self.prior)
+
+
+@dataclass(frozen=True)
+class SquaredError(ClassLoss):
+    """Half the squared distance to the one-hot answer, on the outputs themselves (YOLOv1, equation 3).
+
+    Without ``background`` rows that are not positive have no loss; with it they learn zero everywhere.
+    """
+
+    background: bool = False
+    normalizer: Normalizer = PerImage()
+    weight: float = 1.0
+
+    @property
+    def monotone(self) -> bool:
+        return True
+
+    def channels(self, classes: int) -> int:
+        return classes
+
+    def __call__(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
+        x = _real(logits)
+        y = F.one_hot(torch.where(positive, labels, 0), logits.shape[-1]) * positive[..., None]
+        loss = (x - y).square().sum(-1) / 2
+        return loss if self.background else torch.where(positive, loss, 0.0)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return logits.float()
+
+    def bias(self, classes: int) -> float | None:
+        return None
 
 
 def prior_bias(prior: float | None) -> float | None:

@@ -15,6 +15,13 @@ from .norms import NormKind, conv_block
 Extra = Literal["pool", "p6p7-p5", "p6p7-c5"]
 
 
+class Neck(nn.Module):
+    """Maps [(B, c, h, w), ...], finest first -> maps for a head."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Identity:
     """The backbone's maps as they are."""
@@ -35,7 +42,7 @@ class SingleLevel:
         return Levels(channels, strides, [self.index])
 
 
-class Levels(nn.Module):
+class Levels(Neck):
     """Some of the given maps, untouched."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], chosen: Sequence[int]) -> None:
@@ -70,7 +77,7 @@ class FPN:
         return Pyramid(self, channels, strides)
 
 
-class Pyramid(nn.Module):
+class Pyramid(Neck):
     """Maps (B, channels[i], h, w), finest first -> as many maps (B, ``FPN.channels``, h, w), and the extra ones."""
 
     def __init__(self, spec: FPN, channels: Sequence[int], strides: Sequence[int]) -> None:

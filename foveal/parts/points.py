@@ -98,7 +98,7 @@ class Centreness(Quality):
     def loss(
         self,
         quality: Tensor,
-        outputs: tuple[Tensor, Tensor],
+        boxes: Tensor | None,
         priors: Priors,
         targets: Targets,
         match: Match,

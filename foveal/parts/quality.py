@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,17 +15,19 @@ from ..types import Match, Priors, Targets
 class Quality(ABC):
     """How good a box is, whatever its class. The concrete forms live with the detectors that brought them."""
 
+    needs_boxes: ClassVar[bool] = False  # whether ``loss`` looks at the decoded boxes
+
     @abstractmethod
     def loss(
         self,
         quality: Tensor,
-        outputs: tuple[Tensor, Tensor],
+        boxes: Tensor | None,
         priors: Priors,
         targets: Targets,
         match: Match,
         keep: Tensor,
     ) -> Tensor:
-        """Scalar loss of the raw predictions (B, A); ``outputs`` are detached deltas and priors (B, A, 4)."""
+        """Scalar loss of the raw predictions (B, A); ``boxes`` (B, A, 4) are the decoded ones, detached."""
 
     @abstractmethod
     def scores(self, scores: Tensor, quality: Tensor) -> Tensor:

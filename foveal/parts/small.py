@@ -9,12 +9,13 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from foveal.errors import UsageError
+from foveal.parts.backbone_base import BackboneSpec
 
 _LEVELS = (2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
-class SmallResNet:
+class SmallResNet(BackboneSpec):
     """One residual block a stage, batch norm throughout: 0.26 G multiply-adds at 256 x 256, ResNet-18 has 2.4."""
 
     widths: tuple[int, ...] = (32, 64, 128, 256)  # channels at stride 4, 8, 16, ...
@@ -44,11 +45,11 @@ class Stages(nn.Module):
     def __init__(self, widths: Sequence[int], levels: Sequence[int]) -> None:
         super().__init__()
         self.stem = nn.Sequential(_conv(3, widths[0], 2), nn.ReLU(inplace=True))
-        inputs = (widths[0], *widths[:-1])
-        self.stages = nn.ModuleList(Block(i, o) for i, o in zip(inputs, widths, strict=True))
         self.wanted = tuple(k - 2 for k in levels if 0 <= k - 2 < len(widths))
         if not self.wanted:
             raise UsageError(f"SmallResNet with {len(widths)} stages has none of the levels {tuple(levels)}")
+        needed = widths[: max(self.wanted) + 1]
+        self.stages = nn.ModuleList(Block(i, o) for i, o in zip((needed[0], *needed), needed, strict=False))
         self.channels = tuple(widths[i] for i in self.wanted)
         self.strides = tuple(2 ** (i + 2) for i in self.wanted)
 

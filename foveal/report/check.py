@@ -102,17 +102,19 @@ def _tasks(detector: Detector, images: Images, targets: Targets) -> list[tuple[s
 
 def perfect(task: BoxTask, priors: Priors, targets: Targets, classes: int) -> tuple[Predictions, Tensor, Tensor]:
     """What a flawless head would say: predictions (1, A, ...), and the match: object (A,), positive (A,) bool."""
-    match = task.matcher(priors, targets)
-    where = priors.batched(1)
+    where = priors.places(1)
+    blind = (where[..., :4], where.new_zeros(1, where.shape[1], classes))  # a matcher by outputs sees the priors
+    match = task.matcher(priors, targets, blind if task.matcher.needs_outputs else None)
     labels = targets.labels.gather(1, match.gt)  # (1, A)
     truth = targets.boxes.gather(1, match.gt[..., None].expand(-1, -1, 4))
-    truth = torch.where(match.positive[..., None], truth, where)
+    truth = torch.where(match.positive[..., None], truth, where[..., :4])
     channels = task.cls_loss.channels(classes)
     logits = torch.full((1, where.shape[1], channels), -SURE)
     logits.scatter_(2, labels[..., None], torch.where(match.positive, SURE, -SURE)[..., None])
     if channels > classes:  # background is the last column
         logits[..., -1] = torch.where(match.positive, -SURE, SURE)
-    return Predictions(logits, task.coder.encode(truth, where)), match.gt[0], match.positive[0]
+    quality = None if task.quality is None else torch.where(match.positive, SURE, -SURE)
+    return Predictions(logits, task.coder.encode(truth, where), quality), match.gt[0], match.positive[0]
 
 
 def _one(

@@ -254,7 +254,7 @@ class Upsample(Kind):
 
 @dataclass(frozen=True)
 class Reorg(Kind):
-    """Pixels into channels, in Darknet's own order (see ``parts/darknet_modules.py``)."""
+    """Pixels into channels, in Darknet's own order (see ``reorg`` in ``parts/yolo.py``)."""
 
     stride: int
 

@@ -1,0 +1,96 @@
+"""YOLO, versions 1 to 3 (Redmon et al. 2016, Redmon and Farhadi 2017, 2018), with Darknet's losses.
+
+A network of leaky blocks -> at every cell of a grid a few boxes, each with an objectness and class scores. The cell
+that an object's centre lies in answers for it. The versions differ in their parts, not in the assembly:
+
+- v1: one 7 x 7 grid, fully connected head, two shapeless boxes a cell, everything a squared error;
+- v2: convolutions all the way, shapes of boxes found by k-means, a finer map passed through, softmax classes;
+- v3: three grids, logistic classes and objectness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..fit import Fit
+from ..parts.backbone_base import BackboneSpec
+from ..parts.backbones import Torchvision
+from ..parts.cell_matchers import Responsible, ShapeMatcher
+from ..parts.cells import Cell, CellError, Cells
+from ..parts.grid_head import GridHead
+from ..parts.inputs import Input, Letterbox
+from ..parts.losses import BinaryCrossEntropy, CrossEntropy, SquaredError
+from ..parts.necks import Identity, SingleLevel
+from ..parts.normalizers import PerImage
+from ..parts.objectness import Objectness
+from ..parts.suppress import NMS, Select
+from ..parts.yolo import CellHead, Passthrough, Upsampling
+from ..task import BoxTask
+from .base import Detector, Spec
+from .one_stage import OneStage
+
+BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # Darknet normalises to 0..1 and nothing more
+
+# Boxes that overlap an object by more than .7 without being its own are left alone (COCO; .5 for VOC).
+V3_TASK = BoxTask(
+    matcher=ShapeMatcher(),
+    cls_loss=BinaryCrossEntropy(normalizer=PerImage(), background=False),
+    box_loss=CellError(centre="logistic"),
+    coder=Cell(),
+    quality=Objectness(ignore=0.7),
+    select=Select(score=0.005, per_level=1000),
+    suppress=NMS(iou=0.45, per="class", top=100),
+)
+
+# Objectness learns the overlap and counts five times; the first 12,800 pictures draw every box to its prior.
+V2_TASK = replace(
+    V3_TASK,
+    cls_loss=CrossEntropy(background=False, normalizer=PerImage()),
+    box_loss=CellError(centre="squared", pull=12_800),
+    quality=Objectness("squared", target="iou", ignore=0.6, positive=5.0),
+)
+
+# Boxes count five times, objectness without an object half.
+V1_TASK = replace(
+    V3_TASK,
+    matcher=Responsible(),
+    cls_loss=SquaredError(),
+    box_loss=CellError(centre="squared", small=False, weight=5.0),
+    coder=Cell(logistic=False, sides="square"),
+    quality=Objectness("linear", target="iou", negative=0.5),
+    select=Select(score=0.001, per_level=1000),
+    suppress=NMS(iou=0.5, per="class", top=100),
+)
+
+V3_SHAPES = (  # input pixels, finest level first
+    ((10, 13), (16, 30), (33, 23)),
+    ((30, 61), (62, 45), (59, 119)),
+    ((116, 90), (156, 198), (373, 326)),
+)
+
+
+@dataclass(frozen=True)
+class YOLO(Spec):
+    """YOLOv3's parts by default; the presets hold those of the other versions."""
+
+    input: Input = Letterbox(416, 416, mean=BLACK, std=WHITE)  # the resize rule of prediction and evaluation
+    backbone: BackboneSpec = Torchvision("resnet50")
+    levels: tuple[int, ...] = (3, 4, 5)  # of the backbone: level l has stride 2^l
+    neck: Upsampling | Passthrough | SingleLevel | Identity = Upsampling()
+    head: CellHead | GridHead = CellHead()
+    cells: Cells = Cells(V3_SHAPES)  # the shapes of the boxes of each level, finest first
+    task: BoxTask = V3_TASK
+    fit: Fit = Fit()  # the recipe it is trained by
+
+    def build(self, classes: Sequence[str]) -> OneStage:
+        """The detector with random weights."""
+        backbone = self.backbone.build(levels=self.levels)
+        neck = self.neck.build(backbone.channels, backbone.strides)
+        loss, count = self.task.cls_loss, len(classes)
+        head = self.head.build(neck.channels, self.cells.per_location, loss.channels(count), loss.bias(count))
+        return OneStage(self, classes, backbone, neck, head, self.cells, self.task)
+
+    def load_pretrained(self, detector: Detector) -> None:
+        """Reads the backbone's weights file, where it names one."""
+        self.backbone.load_pretrained(detector.get_submodule("backbone"))

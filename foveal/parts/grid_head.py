@@ -1,0 +1,105 @@
+"""YOLOv1's head: fully connected layers that see the whole picture and answer for every cell at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import UsageError
+from ..types import Predictions
+from .yolo import SLOPE
+
+
+@dataclass(frozen=True)
+class GridHead:
+    """The map of ``side`` x ``side`` cells, flattened; a hidden layer; an output layer for all cells (YOLOv1, fig. 3).
+
+    The hidden layer is connected (``hidden`` units) or ``local``: 3 x 3 filters that are different in every cell, as
+    the later Darknet files have it. Outputs are all class scores, then all objectnesses, then all boxes (x, y, w, h),
+    not cell by cell. The class scores belong to a cell and are shared by its boxes.
+    """
+
+    side: int = 7  # cells along each side of the picture
+    hidden: int | None = 4096  # units of the connected hidden layer; None: there is none
+    local: int | None = None  # channels of a local hidden layer instead
+    dropout: float = 0.5  # before the output layer
+
+    def __post_init__(self) -> None:
+        if self.side < 1 or (self.hidden is not None and self.local is not None) or not 0 <= self.dropout < 1:
+            raise UsageError(f"{self}: side from 1 on, hidden or local but not both, dropout in [0, 1)")
+
+    def build(self, channels: Sequence[int], per_location: Sequence[int], logits: int, bias: float | None) -> Grid:
+        """For one level of these channels and this number of boxes a cell."""
+        if len(channels) != 1:
+            raise UsageError(f"GridHead looks at one level, got {len(channels)}")
+        return Grid(self, channels[0], per_location[0], logits, bias)
+
+
+class Grid(nn.Module):
+    """[(B, c, side, side)] -> ``Predictions`` of logits (B, A, K), deltas (B, A, 4), objectness (B, A)."""
+
+    def __init__(self, spec: GridHead, inputs: int, boxes: int, logits: int, bias: float | None) -> None:
+        super().__init__()
+        self.side, self.boxes, self.logits = spec.side, boxes, logits
+        cells = spec.side * spec.side
+        width = inputs * cells
+        self.hidden: nn.Module = nn.Identity()
+        if spec.local is not None:
+            self.hidden, width = Local(inputs, spec.local, spec.side), spec.local * cells
+        elif spec.hidden is not None:
+            self.hidden, width = nn.Sequential(nn.Flatten(), nn.Linear(width, spec.hidden)), spec.hidden
+        self.active = spec.hidden is not None or spec.local is not None
+        self.dropout = nn.Dropout(spec.dropout)
+        self.output = nn.Linear(width, cells * (logits + 5 * boxes))
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=(1 / layer.in_features) ** 0.5)
+                nn.init.zeros_(layer.bias)
+        self._start(bias, cells)
+
+    def _start(self, bias: float | None, cells: int) -> None:
+        """Boxes begin near the middle of their cells, a third of the picture wide, not at a corner without size."""
+        with torch.no_grad():
+            self.output.bias[cells * (self.logits + self.boxes) :] = 0.55
+            if bias is not None:
+                self.output.bias[: cells * self.logits] = bias
+
+    def forward(self, features: list[Tensor]) -> Predictions:
+        x = features[0]
+        if x.shape[-2:] != (self.side, self.side):
+            found = f"{x.shape[-2]} x {x.shape[-1]}"
+            raise UsageError(
+                f"GridHead is for {self.side} x {self.side} cells, but the map is {found}",
+                fix="Its layers are fully connected: give input a canvas of side x stride pixels",
+            )
+        x = self.hidden(x)
+        x = self.output(self.dropout(F.leaky_relu(x, SLOPE) if self.active else x).flatten(1))
+        return split_grid(x, self.side * self.side, self.boxes, self.logits)
+
+
+def split_grid(x: Tensor, cells: int, boxes: int, logits: int) -> Predictions:
+    """Outputs (B, cells (K + 5 n)) in the order of Darknet's layer ``detection``."""
+    b = x.shape[0]
+    classes, objects, places = torch.split(x, [cells * logits, cells * boxes, cells * boxes * 4], 1)
+    shared = classes.view(b, cells, 1, logits).expand(-1, -1, boxes, -1)
+    return Predictions(shared.reshape(b, cells * boxes, logits), places.reshape(b, -1, 4), objects)
+
+
+class Local(nn.Module):
+    """A 3 x 3 convolution whose filters differ from place to place: (B, c, s, s) -> (B, outputs, s, s)."""
+
+    def __init__(self, inputs: int, outputs: int, side: int, kernel: int = 3) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.weight = nn.Parameter(torch.empty(side * side, outputs, inputs * kernel * kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs, side, side))
+        nn.init.normal_(self.weight, std=(2 / (inputs * kernel * kernel)) ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = F.unfold(x, self.kernel, padding=self.kernel // 2)  # (B, c k k, s s)
+        found = torch.einsum("bis,soi->bos", windows, self.weight.to(x.dtype))
+        return found.view(x.shape[0], -1, *x.shape[-2:]) + self.bias
