@@ -70,7 +70,7 @@ class BoxTask:
         keep = kept.to(rows.dtype)
         losses = {"cls": _total(rows, keep, self.cls_loss.normalizer(keep, match.positive), self.cls_loss.weight)}
 
-        where = priors.places(len(labels))  # (B, A, 4 or 8)
+        where = priors.places(len(labels))  # (B, A, 4 or 9)
         truth = targets.boxes.gather(1, match.gt[..., None].expand(-1, -1, 4))
         # a row without an object regresses to its own prior, so no log or division meets a bad box
         truth = torch.where(match.positive[..., None], truth, where[..., :4])

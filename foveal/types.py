@@ -196,14 +196,14 @@ class Priors:
     boxes: Tensor  # (A, 4), or (B, A, 4) where they differ between images
     counts: tuple[int, ...]  # how many of the A belong to each level, in order
     valid: Tensor | None = None  # (B, A) bool; None: all
-    grid: Tensor | None = None  # (A, 4) width and height of a prior's cell and of the canvas, where a coder needs them
+    grid: Tensor | None = None  # (A, 5) sides of cell and canvas and the cell's reach, where a coder needs them
 
     def batched(self, batch: int) -> Tensor:
         """(B, A, 4), a view."""
         return self.boxes if self.boxes.dim() == 3 else self.boxes.expand(batch, -1, -1)
 
     def places(self, batch: int) -> Tensor:
-        """What a coder is given: the boxes (B, A, 4), with the grid behind them (B, A, 8) where there is one."""
+        """What a coder is given: the boxes (B, A, 4), with the grid behind them (B, A, 9) where there is one."""
         if self.grid is None:
             return self.batched(batch)
         return torch.cat([self.boxes, self.grid], -1).expand(batch, -1, -1)

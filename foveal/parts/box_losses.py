@@ -32,7 +32,7 @@ class BoxLoss(ABC):
 
     @abstractmethod
     def __call__(self, deltas: Tensor, priors: Tensor, boxes: Tensor, coder: Coder) -> Tensor:
-        """deltas (B, A, 4), priors (B, A, 4 or 8) and boxes (B, A, 4) in ``xyxy`` pixels -> (B, A) float32."""
+        """deltas (B, A, 4), priors (B, A, 4 or 9) and boxes (B, A, 4) in ``xyxy`` pixels -> (B, A) float32."""
 
     def row_weight(self, priors: Tensor, boxes: Tensor) -> Tensor | None:
         """How often a row with an object counts, (B, A); None: once."""

@@ -57,7 +57,7 @@ class Responsible(Matcher):
         if outputs is None:
             raise UsageError("Responsible needs the predicted boxes")
         found, wanted = outputs[0], targets.boxes.float()[:, :, None]  # (B, A, 4), (B, G, 1, 4)
-        canvas = _grid(priors)[0, 2:].repeat(2)
+        canvas = _grid(priors)[0, 2:4].repeat(2)
         large = ((targets.boxes[..., 2:] - targets.boxes[..., :2]) >= self.smallest * canvas[:2]).all(-1)
 
         def fit(start: int, stop: int) -> Tensor:
@@ -85,7 +85,7 @@ def _assign(
     chunk = max(256, (HOST_BUDGET if valid.device.type == "cpu" else DEVICE_BUDGET) // (b * g))
     grid = _grid(priors)
     middle = (targets.boxes[..., :2] + targets.boxes[..., 2:]).float()[:, :, None] / 2  # (B, G, 1, 2)
-    middle = torch.minimum(middle, grid[0, 2:] * (1 - 1e-6)).clamp(min=0)  # the last border belongs to the last cell
+    middle = torch.minimum(middle, grid[0, 2:4] * (1 - 1e-6)).clamp(min=0)  # the last border belongs to the last cell
     best = middle.new_full((b, g), -math.inf)
     prior = torch.zeros(b, g, dtype=torch.int64, device=valid.device)
     for start in range(0, count, chunk):

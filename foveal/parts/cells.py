@@ -1,7 +1,7 @@
 """YOLO's own geometry: priors in the cells of a grid, boxes measured in cells, the squared error of Darknet.
 
 Priors are ``xyxy`` boxes like everybody's, in the middle of their cells; the sides of cell and canvas, which a box
-measured in cells needs too, come behind them: (..., 8) is x1, y1, x2, y2, cell w, cell h, canvas w, canvas h.
+measured in cells needs too, come behind them, and how far a centre may move: (..., 9) is x1, y1, x2, y2, cell w, cell h, canvas w, canvas h, reach.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Cells(PriorSet):
 
     shapes: tuple[tuple[tuple[float, float], ...], ...]  # per level: (width, height) of each prior of a cell
     unit: Literal["pixels", "cells"] = "pixels"
+    reach: tuple[float, ...] | None = None  # per level: cells that a centre can move across (``scale_x_y``); None: one
 
     def __post_init__(self) -> None:
         if self.unit not in ("pixels", "cells"):
@@ -43,6 +44,8 @@ class Cells(PriorSet):
         pairs = [pair for level in self.shapes for pair in level]
         if not all(self.shapes) or not pairs or not all(len(p) == 2 and min(p) > 0 for p in pairs):
             raise UsageError("Cells: every level needs shapes, pairs of a width and a height above 0")
+        if self.reach is not None and (len(self.reach) != len(self.shapes) or min(self.reach) < 1):
+            raise UsageError(f"Cells: reach is {self.reach}; it has a number from 1 on for each level")
 
     @property
     def per_location(self) -> tuple[int, ...]:
@@ -64,14 +67,15 @@ def _cells(
 ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     boxes, grids = [], []
     with torch.inference_mode(False), torch.no_grad():  # kept tensors must be ordinary ones, whoever asks first
-        for (height, width), shapes in zip(maps, cells.shapes, strict=True):
+        reach = cells.reach or (1.0,) * len(maps)
+        for (height, width), shapes, far in zip(maps, cells.shapes, reach, strict=True):
             cell = torch.tensor([canvas[1] / width, canvas[0] / height])
             y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
             centre = (torch.stack([x, y], -1) * cell)[:, :, None]  # (H, W, 1, 2)
             half = torch.tensor(shapes, dtype=torch.float32) * (cell if cells.unit == "cells" else 1.0) / 2
             boxes.append(torch.cat([centre - half, centre + half], -1).reshape(-1, 4))
-            sides = torch.tensor([*cell.tolist(), canvas[1], canvas[0]])
-            grids.append(sides.expand(len(boxes[-1]), 4))
+            sides = torch.tensor([*cell.tolist(), canvas[1], canvas[0], far])
+            grids.append(sides.expand(len(boxes[-1]), 5))
         counts = tuple(len(b) for b in boxes)
         return torch.cat(boxes).to(device), torch.cat(grids).to(device), counts
 
@@ -81,7 +85,8 @@ class Cell(Coder):
     """The centre as a place in its cell, the sides as multiples of the prior's or as parts of the picture.
 
     ``x = (column + f(tx)) cell``, ``y`` alike; ``f`` is the logistic function (YOLOv2 on) or nothing (YOLOv1). Sides:
-    "exp", ``w = w_a exp(tw)`` (YOLOv2 on); or "square", ``w = tw^2 canvas`` (YOLOv1). Only with :class:`Cells`.
+    "exp", ``w = w_a exp(tw)`` (YOLOv2 on); or "square", ``w = tw^2 canvas`` (YOLOv1). Only with :class:`Cells`, whose
+    ``reach`` s stretches ``f`` around the middle of the cell: ``s (f - 1/2) + 1/2``.
     """
 
     logistic: bool = True
@@ -143,7 +148,7 @@ class CellError(BoxLoss):
         return across.sum(-1) + (deltas[..., 2:] - wanted[..., 2:]).square().sum(-1) / 2
 
     def row_weight(self, priors: Tensor, boxes: Tensor) -> Tensor | None:
-        if not self.small or priors.shape[-1] < 8:
+        if not self.small or priors.shape[-1] < 9:
             return None
         return 2 - ((boxes[..., 2:] - boxes[..., :2]) / priors[..., 6:8]).prod(-1)
 
@@ -152,11 +157,11 @@ class CellError(BoxLoss):
 
 
 def _grid(priors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Middle, sides, cell and canvas of priors (..., 8), each (..., 2)."""
-    if priors.shape[-1] != 8:
+    """Middle, sides, cell times reach and canvas of priors (..., 9), each (..., 2)."""
+    if priors.shape[-1] != 9:
         raise UsageError("the coder Cell measures in cells, which only the priors Cells have")
     middle = (priors[..., :2] + priors[..., 2:4]) / 2
-    return middle, priors[..., 2:4] - priors[..., :2], priors[..., 4:6], priors[..., 6:8]
+    return middle, priors[..., 2:4] - priors[..., :2], priors[..., 4:6] * priors[..., 8:], priors[..., 6:8]
 
 
 def _real(t: Tensor) -> Tensor:

@@ -141,15 +141,15 @@ class PassthroughNeck(Neck):
         return [torch.cat([reorg(fine), coarse], 1)]
 
 
-def reorg(x: Tensor) -> Tensor:
-    """(B, c, 2 h, 2 w) -> (B, 4 c, h, w) as Darknet's layer ``reorg`` of stride 2 does it.
+def reorg(x: Tensor, s: int = 2) -> Tensor:
+    """(B, c, s h, s w) -> (B, s s c, h, w) as Darknet's layer ``reorg`` of stride s does it.
 
-    That is no space-to-depth of ``x``: the layer writes its input as if it had c / 4 channels of (4 h, 4 w) folded, and
-    its memory is then read as (4 c, h, w). Weights trained with it need just this order.
+    That is no space-to-depth of ``x``: the layer writes its input as if it had c / s s channels of (s s h, s s w)
+    folded, and its memory is then read as (s s c, h, w). Weights trained with it need just this order.
     """
     b, c, height, width = x.shape
-    x = x.reshape(b, c // 4, height, 2, width, 2).permute(0, 3, 5, 1, 2, 4)
-    return x.reshape(b, 4 * c, height // 2, width // 2)
+    x = x.reshape(b, c // (s * s), height, s, width, s).permute(0, 3, 5, 1, 2, 4)
+    return x.reshape(b, s * s * c, height // s, width // s)
 
 
 @dataclass(frozen=True)

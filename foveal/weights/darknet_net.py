@@ -1,0 +1,124 @@
+"""A whole Darknet cfg: the input's size and the layers in order, with shapes and floats. No torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ..errors import FovealError
+from . import darknet_heads as heads
+from . import darknet_layers as layers
+from .darknet_cfg import Section, read_sections
+from .darknet_layers import Kind, Shape
+
+KINDS: dict[str, type[Kind]] = {
+    "convolutional": layers.Convolutional,
+    "connected": layers.Connected,
+    "local": layers.Local,
+    "maxpool": layers.MaxPool,
+    "avgpool": layers.AvgPool,
+    "route": layers.Route,
+    "shortcut": layers.Shortcut,
+    "upsample": layers.Upsample,
+    "reorg": layers.Reorg,
+    "dropout": layers.Dropout,
+    "softmax": layers.Softmax,
+    "cost": layers.Cost,
+    "crop": layers.Crop,
+    "region": heads.Region,
+    "yolo": heads.Yolo,
+    "detection": heads.Detection,
+}
+_SHORT = {"conv": "convolutional", "conn": "connected", "max": "maxpool", "avg": "avgpool", "soft": "softmax"}
+_HEADS = (heads.Region, heads.Yolo, heads.Detection)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer in its place."""
+
+    index: int  # from 0, [net] not counted: as routes count
+    kind: str
+    what: Kind
+    section: Section
+    sources: tuple[int, ...]  # the layers it reads; -1: the picture
+    shape: Shape  # of its output
+    floats: int  # its own numbers in a weights file
+
+    @property
+    def head(self) -> heads.Head | None:
+        return self.what if isinstance(self.what, _HEADS) else None
+
+
+@dataclass(frozen=True)
+class Net:
+    """A cfg that makes sense."""
+
+    height: int
+    width: int
+    layers: tuple[Layer, ...]
+    path: str | Path | None = None
+
+    @cached_property
+    def floats(self) -> int:
+        """How many float32 a weights file holds behind its header."""
+        return sum(layer.floats for layer in self.layers)
+
+    @cached_property
+    def heads(self) -> tuple[Layer, ...]:
+        """The layers that a detector ends with, in order."""
+        return tuple(layer for layer in self.layers if layer.head is not None)
+
+    def stride(self, index: int) -> int:
+        """Pixels of the picture from one cell of a layer's map to the next, as a power of 2."""
+        return 1 << max(0, round(math.log2(self.width / self.layers[index].shape[2])))
+
+    def shape(self, index: int) -> Shape:
+        return (3, self.height, self.width) if index < 0 else self.layers[index].shape
+
+
+def read_net(text: str, path: str | Path | None = None) -> Net:
+    """The network that a cfg's text describes. Raises :class:`FovealError` with line, value and what was expected."""
+    net, sections = read_sections(text, path)
+    width, height = net.integer("width", least=1), net.integer("height", least=1)
+    channels = net.integer("channels", 3)
+    if channels != 3:
+        raise net.error(f"channels is {channels}; pictures are RGB here", key="channels", fix="channels=3")
+    found: list[Layer] = []
+    for section in sections:
+        found.append(_layer(section, found, (channels, height, width)))
+    return Net(height, width, tuple(found), path)
+
+
+def _layer(section: Section, before: list[Layer], picture: Shape) -> Layer:
+    index, kind = len(before), _SHORT.get(section.kind, section.kind)
+    if kind not in KINDS:
+        raise section.error(f"layer {kind!r} is not known", fix=f"Known: {', '.join(sorted(KINDS))}")
+    what = KINDS[kind].read(section, index)
+    sources = what.sources(index)
+    for k in sources:
+        if k >= 0 and before[k].head is not None:
+            end = before[k]
+            raise section.error(f"reads layer {k}, [{end.kind}] of line {end.section.line}, which ends a branch")
+    inputs = [picture if k < 0 else before[k].shape for k in sources]
+    shape = what.shape(inputs, section)
+    if min(shape) < 1:
+        c, h, w = inputs[0]
+        raise section.error(f"leaves nothing of a map of {c} x {h} x {w}", fix="Give [net] a larger width and height")
+    return Layer(index, kind, what, section, sources, shape, what.floats(inputs))
+
+
+def cfg_text(cfg: str) -> str:
+    """A cfg's text as it is; of the path of a file (one line, no section) the text in it.
+
+    So a spec may be written with a path and holds the text. Raises :class:`FovealError` for a file that is none.
+    """
+    if "\n" in cfg or "[" in cfg:
+        return cfg
+    from .darknet_cfg import read_cfg_text
+
+    if not cfg.strip():
+        raise FovealError("no cfg is given", fix="Give the path of a Darknet cfg, or its text")
+    return read_cfg_text(cfg)
