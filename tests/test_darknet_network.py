@@ -55,7 +55,7 @@ def pixels(array: np.ndarray) -> Tensor:
 @pytest.mark.parametrize("name", REFERENCES)
 @torch.no_grad()
 def test_raw_outputs_are_opencvs(name: str, data: Path) -> None:
-    """Stored outputs of OpenCV 4.14 for real photos: within .005 with its epsilon, 1e-6; .05 with Darknet's on a GPU."""
+    """Stored outputs of OpenCV 4.14 for real photos: within .005 with its epsilon of 1e-6, .05 with Darknet's."""
     cfg, weights = (data / "weights" / part for part in REFERENCES[name])
     stored = np.load(data / f"weights/reference/{name}.npz")
     for eps, tolerance in ((1e-6, 0.005), (1e-5, 0.05)):

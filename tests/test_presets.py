@@ -31,7 +31,7 @@ def parameters(module: torch.nn.Module) -> int:
 
 
 def test_the_presets_are_counted() -> None:
-    assert len(NAMES) == 28
+    assert len(NAMES) == 38
     two_stage = ["faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini"]
     yolo = ["yolo_v1_mini", "yolo_v2_mini", "yolo_v3_mini"]
     assert sorted(MINI) == sorted(["retinanet_mini", "fcos_mini", *two_stage, *yolo])
@@ -71,6 +71,17 @@ def test_every_preset_builds(name: str) -> None:
         ("faster_rcnn_vgg16_focal_rpn", 20, 137_057_234, 0),
         ("faster_rcnn_r50_c4", 80, 33_799_840, 4 * 2049),
         ("faster_rcnn_r101_c4", 80, 52_739_744, 4 * 2049),
+        ("yolo_v1", 20, 271_703_550, 0),
+        ("yolo_v1_local", 20, 197_301_875, 0),
+        ("yolo_v1_tiny", 20, 27_095_374, 0),
+        ("yolo_v2", 20, 50_655_389, 0),
+        ("yolo_v2_coco", 80, 50_962_889, 0),
+        ("yolo_v2_tiny", 20, 15_861_773, 0),
+        ("yolo_v2_tiny_coco", 80, 11_232_057, 0),
+        ("yolo_v3", 80, 61_949_149, 0),
+        ("yolo_v3", 20, 61_626_049, 0),
+        ("yolo_v3_tiny", 80, 8_852_366, 0),
+        ("yolo_v3_spp", 80, 62_998_749, 0),
     ],
 )
 def test_parameter_counts(name: str, classes: int, reference: int, surplus: int) -> None:
