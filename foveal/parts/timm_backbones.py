@@ -54,7 +54,7 @@ class Timm(BackboneSpec):
             layers: Any = importlib.import_module("timm.layers")
             network = layers.freeze_batch_norm_2d(
                 network
-            )  # those that are left: timm's own, which end with an activation
+            )  # timm's own, which end with an activation
         body = TimmBackbone(network, [int(info.channels()[i]) for i in wanted], [strides[i] for i in wanted])
         for parameter in body.below(self.frozen_stages):
             parameter.requires_grad_(False)
