@@ -1,7 +1,7 @@
 """YOLO's own geometry: priors in the cells of a grid, boxes measured in cells, the squared error of Darknet.
 
-Priors are ``xyxy`` boxes like everybody's, in the middle of their cells; the sides of cell and canvas, which a box
-measured in cells needs too, come behind them, and how far a centre may move: (..., 9) is x1, y1, x2, y2, cell w, cell h, canvas w, canvas h, reach.
+Priors are ``xyxy`` boxes like everybody's, in the middle of their cells. What a box measured in cells needs too comes
+behind them: (..., 9) is x1, y1, x2, y2, cell w, cell h, canvas w, canvas h, reach (how many cells a centre can cross).
 """
 
 from __future__ import annotations

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..detectors.darknet import DarknetDetector
 from ..errors import FovealError
 from ..loading import find
 from ..parts.normalizers import KeptRows
 from ..parts.norms import FrozenBatchNorm
 from ..parts.samplers import All
 from ..task import BoxTask
+from ..weights.darknet import is_darknet
 from .checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
@@ -20,12 +22,14 @@ if TYPE_CHECKING:
 
 
 def find_spec(source: Spec | str | Path) -> tuple[Spec, Path | None]:
-    """A spec as it is; a preset by name; or the spec of a run or checkpoint folder, with that folder."""
+    """A spec as it is; a preset by name; the spec of a run or checkpoint folder, with that folder; of a Darknet cfg."""
     if not isinstance(source, str | Path):
         return source, None
     if Path(source).is_dir():
         spec: Spec = load_checkpoint(source).spec
         return spec, Path(source)
+    if Path(source).suffix == ".cfg" and Path(source).is_file():
+        return DarknetDetector.from_cfg(source), None
     from .. import presets
 
     return presets.get(str(source)), None
@@ -36,7 +40,8 @@ def load_weights(detector: Detector, source: str | Path) -> str:
 
     A head for other classes keeps its random start. Raises :class:`FovealError` where nothing fits.
     """
-    state = find(source).state
+    cfg = detector.spec.cfg if isinstance(detector.spec, DarknetDetector) and is_darknet(source) else None
+    state = find(source, cfg=cfg).state
     own: dict[str, Tensor] = detector.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     learned = {name for name, _ in detector.named_parameters()}
