@@ -93,20 +93,26 @@ def test_decoded_as_opencv_does(name: str, data: Path) -> None:
         same(detector(images)[0].to_list(), told[photo], size, 0.99, 0.005)
 
 
+@pytest.mark.parametrize(("eps", "slack"), [("1e-6", 0.01), ("1e-5", 0.015)])
 @pytest.mark.parametrize("name", NAMES)
-def test_photos_through_the_command_line(name: str, data: Path, tmp_path: Path) -> None:
-    """With Darknet's own epsilon. What lies just under a threshold there may lie just above it here."""
+def test_photos_through_the_command_line(name: str, eps: str, slack: float, data: Path, tmp_path: Path) -> None:
+    """Within .01 with OpenCV's epsilon, .015 with Darknet's; what is just under a threshold there may be above it here."""
     weights, cfg, names = files(name, data)
     told, settings = reference(name, data)
     out = tmp_path / "found.json"
     photos = [str(data / "photos/darknet" / photo) for photo in told]
     options = ["--cfg", str(cfg), "--names", str(names), "--json", str(out), "--precision", "32", "--device", "cpu"]
-    assert main(["predict", str(weights), *photos, *options, "--score", settings[1].split("=")[1], *settings]) == 0
+    assert (
+        main(
+            ["predict", str(weights), *photos, *options, "--score", settings[1].split("=")[1], *settings, f"eps={eps}"]
+        )
+        == 0
+    )
     for entry in json.loads(out.read_text()):
         wanted = told[Path(entry["image"]).name]
         lowest = min(t["score"] for t in wanted)
         clear = [d for d in entry["detections"] if d["score"] > lowest - 0.01][: len(wanted)]
-        same(clear, wanted, (entry["width"], entry["height"]), 0.95, 0.015)
+        same(clear, wanted, (entry["width"], entry["height"]), 0.95, slack)
 
 
 # ------------------------------------------------------------------------------------------- what a cfg becomes
