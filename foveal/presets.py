@@ -9,23 +9,27 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 
-from foveal.data.transforms import HorizontalFlip
+from foveal.data.transforms import HorizontalFlip, Jitter, MultiScale, PhotometricDistortion
 from foveal.detectors.base import Spec
 from foveal.detectors.faster_rcnn import ROI_TASK, RPN_TASK, FasterRCNN
 from foveal.detectors.fcos import FCOS
 from foveal.detectors.region import Counts
 from foveal.detectors.retinanet import RetinaNet
 from foveal.detectors.rpn import RPN
+from foveal.detectors.yolo import BLACK, V1_TASK, V2_OBJECTNESS, V2_TASK, V3_TASK, WHITE, YOLO
 from foveal.errors import UsageError
 from foveal.fit import SGD, AdamW, Constant, Cosine, Fit, Steps
 from foveal.parts.backbones import Torchvision
 from foveal.parts.box_losses import L1, GIoU, IoU, SmoothL1
+from foveal.parts.cells import Cells
 from foveal.parts.coders import LTRB
+from foveal.parts.darknet import Darknet
+from foveal.parts.grid_head import GridHead
 from foveal.parts.heads import PointTower, Predictor, ResNetTail, RoIConv, RoIMLP, RPNHead, Tower, VGGTail
-from foveal.parts.inputs import Resize
+from foveal.parts.inputs import Letterbox, Resize, Stretch
 from foveal.parts.losses import Focal
 from foveal.parts.matchers import IoUMatcher
-from foveal.parts.necks import FPN, SingleLevel
+from foveal.parts.necks import FPN, Identity, SingleLevel
 from foveal.parts.normalizers import Positives, PositivesPerImage
 from foveal.parts.points import Centreness, PointMatcher
 from foveal.parts.pooling import CropResize, RoIAlign, RoIPool
@@ -33,6 +37,7 @@ from foveal.parts.priors import Anchors, PyramidAnchors
 from foveal.parts.samplers import All, Balanced
 from foveal.parts.small import SmallResNet
 from foveal.parts.suppress import NMS, Select
+from foveal.parts.yolo import CellHead, Passthrough, Upsampling
 from foveal.task import BoxTask
 
 # ------------------------------------------------------------------------------------------------ recipes
@@ -247,6 +252,125 @@ faster_rcnn_luminoth = FasterRCNN(
 # 58.0 AR at 1000 proposals (Detectron2).
 rpn_r50_fpn = RPN(anchors=Anchors(centre=0.5), fit=_ONE_REGION)
 
+# ---------------------------------------------------------------------------------------------------- YOLO
+# Darknet's recipe: batches of 64, a burn-in that rises with the fourth power, crops that move every side.
+_DARKNET = Fit(
+    batch=64,
+    lr=1e-3,
+    solver=SGD(0.9, 5e-4),
+    warmup_steps=1000,
+    warmup_factor=0.0,
+    warmup_power=4.0,
+    norm_decay=False,
+    bias_decay=False,
+    difficult="drop",
+    augment=(
+        Jitter(0.3),
+        HorizontalFlip(),
+        PhotometricDistortion(0.0, contrast=(1 / 1.5, 1.5), saturation=(1 / 1.5, 1.5), hue=36.0, p=1.0),
+    ),
+)
+_SCALES = MultiScale(tuple(range(320, 609, 32)))
+_DARKNET_VOC = replace(  # 80,200 updates on VOC 2007 + 2012, steps at 40,000 and 60,000
+    _DARKNET, epochs=310, schedule=Steps((0.4988, 0.7481)), augment=(*_DARKNET.augment, _SCALES)
+)
+_DARKNET_COCO = replace(  # 500,200 updates on COCO, steps at 400,000 and 450,000
+    _DARKNET, epochs=273, schedule=Steps((0.7997, 0.8996)), augment=(*_DARKNET.augment, _SCALES), difficult="learn"
+)
+_V1_CELLS = Cells((((1.0, 1.0), (1.0, 1.0)),), unit="cells")
+_V1_FIT = replace(  # 40,000 updates on VOC 2007 + 2012: .001, up to .01 by update 600, down at 20,000 and 30,000
+    _DARKNET,
+    epochs=155,
+    lr=0.01,
+    schedule=Steps((0.5, 0.75)),
+    warmup_steps=600,
+    warmup_factor=0.1,
+    warmup_power=1.0,
+    augment=(Jitter(0.2), *_DARKNET.augment[1:]),
+)
+
+# The paper's: 24 convolutions without batch norm and two connected layers. 63.4 mAP on VOC 2007 test.
+yolo_v1 = YOLO(
+    input=Stretch(448, 448, mean=BLACK, std=WHITE),
+    backbone=Darknet("yolov1-plain"),
+    levels=(6,),
+    neck=SingleLevel(),
+    head=GridHead(side=7, hidden=4096),
+    cells=_V1_CELLS,
+    task=V1_TASK,
+    fit=_V1_FIT,
+)
+
+# As today's files have it: batch norm, a local layer in place of the hidden one, three boxes a cell.
+yolo_v1_local = replace(
+    yolo_v1,
+    backbone=Darknet("yolov1"),
+    head=GridHead(side=7, hidden=None, local=256),
+    cells=Cells((((1.0, 1.0),) * 3,), unit="cells"),
+)
+
+# Eight convolutions straight into the output layer (the paper's "fast" one, with other layers, had 52.7 mAP).
+yolo_v1_tiny = replace(yolo_v1, backbone=Darknet("yolov1-tiny"), head=GridHead(side=7, hidden=None, dropout=0.0))
+
+# Darknet-19, a passed-through finer map, five shapes: 76.8 mAP on VOC 2007 test at 416, 78.6 at 544.
+yolo_v2 = YOLO(
+    backbone=Darknet("darknet19"),
+    levels=(4, 5),
+    neck=Passthrough(64, 1024),
+    head=CellHead((1024,)),
+    cells=Cells(
+        (((1.3221, 1.73145), (3.19275, 4.00944), (5.05587, 8.09892), (9.47112, 4.84053), (11.2364, 10.0071)),),
+        unit="cells",
+    ),
+    task=V2_TASK,
+    fit=_DARKNET_VOC,
+)
+
+# The same with the shapes of COCO: 21.6 AP on test-dev.
+yolo_v2_coco = replace(
+    yolo_v2,
+    cells=Cells(
+        (((0.57273, 0.677385), (1.87446, 2.06253), (3.33843, 5.47434), (7.88282, 3.52778), (9.77052, 9.16828)),),
+        unit="cells",
+    ),
+    fit=_DARKNET_COCO,
+)
+
+# Eight convolutions, no finer map; its own shapes.
+yolo_v2_tiny = replace(
+    yolo_v2,
+    backbone=Darknet("yolov2-tiny"),
+    levels=(5,),
+    neck=SingleLevel(),
+    cells=Cells((((1.08, 1.19), (3.42, 4.41), (6.63, 11.38), (9.42, 5.11), (16.62, 10.52)),), unit="cells"),
+)
+
+# The same for COCO: 512 channels in the last block, shapes as of yolo_v2_coco; its objectness learns 1.
+yolo_v2_tiny_coco = replace(
+    yolo_v2_coco,
+    backbone=Darknet("yolov2-tiny"),
+    levels=(5,),
+    neck=SingleLevel(),
+    head=CellHead((512,)),
+    task=replace(V2_TASK, quality=replace(V2_OBJECTNESS, target="one")),
+)
+
+# Darknet-53, three levels, nine shapes, on COCO: 31.0 AP on test-dev at 416, 33.0 at 608 (55.3 and 57.9 AP50).
+yolo_v3 = YOLO(backbone=Darknet("darknet53"), fit=_DARKNET_COCO)
+
+# With pooling over windows of 5, 9 and 13 at the coarsest level, at 608.
+yolo_v3_spp = replace(yolo_v3, neck=Upsampling(pooled=True), input=Letterbox(608, 608, mean=BLACK, std=WHITE))
+
+# Two levels on seven convolutions.
+yolo_v3_tiny = replace(
+    yolo_v3,
+    backbone=Darknet("yolov2-tiny"),
+    levels=(4, 5),
+    neck=Upsampling((128, 256), (0, 1)),
+    head=CellHead((256, 512)),
+    cells=Cells((((10, 14), (23, 27), (37, 58)), ((81, 82), (135, 169), (344, 319)))),
+)
+
 # --------------------------------------------------------------------------------------------------- small
 _SMALL = Resize(320, 533)
 _SMALL_BODY = SmallResNet()
@@ -292,6 +416,50 @@ faster_rcnn_mini = FasterRCNN(
 
 # The same with focal loss in the RPN: one difference, three overrides.
 faster_rcnn_mini_focal_rpn = replace(faster_rcnn_mini, rpn=_with_focal(faster_rcnn_mini.rpn))
+
+# YOLO on the same small backbone; `foveal anchors PRESET --data DATA` finds the shapes for a data set.
+_GREY = Letterbox(320, 320)
+
+# One level of stride 16 with a finer one passed through; softmax classes, objectness that learns the overlap.
+yolo_v2_mini = YOLO(
+    input=_GREY,
+    backbone=_SMALL_BODY,
+    levels=(3, 4),
+    neck=Passthrough(narrow=32, channels=128, depth=1),
+    head=CellHead((128,), prior=0.01),
+    cells=Cells((((1.0, 1.0), (2.0, 1.5), (1.5, 2.5), (4.0, 3.0), (6.0, 6.5)),), unit="cells"),
+    task=replace(V2_TASK, select=Select(score=0.01, per_level=1000)),
+    fit=_SMALL_FIT,
+)
+
+# Three levels, nine shapes.
+yolo_v3_mini = YOLO(
+    input=_GREY,
+    backbone=_SMALL_BODY,
+    neck=Upsampling((32, 64, 128), (1, 1, 1)),
+    head=CellHead(prior=0.01),
+    cells=Cells(
+        (
+            ((12.0, 12.0), (18.0, 26.0), (28.0, 18.0)),
+            ((32.0, 32.0), (36.0, 56.0), (60.0, 40.0)),
+            ((72.0, 72.0), (100.0, 140.0), (160.0, 110.0)),
+        )
+    ),
+    task=replace(V3_TASK, select=Select(score=0.01, per_level=1000)),
+    fit=_SMALL_FIT,
+)
+
+# Two boxes for each of 10 x 10 cells, from layers that see the whole picture.
+yolo_v1_mini = YOLO(
+    input=Stretch(320, 320),
+    backbone=SmallResNet((32, 64, 128, 64)),
+    levels=(5,),
+    neck=Identity(),
+    head=GridHead(side=10, hidden=512),
+    cells=Cells((((1.0, 1.0), (1.0, 1.0)),), unit="cells"),
+    task=replace(V1_TASK, select=Select(score=0.01, per_level=1000)),
+    fit=_SMALL_FIT,
+)
 
 # Proposals alone: one class, "object".
 rpn_mini = RPN(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from foveal import presets
 from foveal.cli.main import main
 from foveal.config import override, parse_spec, show
 from foveal.data.images import load_image
@@ -22,7 +24,7 @@ from foveal.parts.cells import Cell
 from foveal.parts.inputs import Letterbox, Stretch
 from foveal.parts.losses import BinaryCrossEntropy, CrossEntropy
 from foveal.parts.objectness import overlap
-from foveal.train.start import load_weights
+from foveal.train.start import load_weights, other_pixels
 from foveal.types import Images, Priors
 from foveal.weights.darknet import read_darknet
 from foveal.weights.darknet_net import read_net, with_outputs
@@ -93,26 +95,24 @@ def test_decoded_as_opencv_does(name: str, data: Path) -> None:
         same(detector(images)[0].to_list(), told[photo], size, 0.99, 0.005)
 
 
-@pytest.mark.parametrize(("eps", "slack"), [("1e-6", 0.01), ("1e-5", 0.015)])
 @pytest.mark.parametrize("name", NAMES)
-def test_photos_through_the_command_line(name: str, eps: str, slack: float, data: Path, tmp_path: Path) -> None:
-    """Within .01 with OpenCV's epsilon, .015 with Darknet's; what is just under a threshold there may be above it here."""
+def test_photos_through_the_command_line(name: str, data: Path, tmp_path: Path) -> None:
+    """Within .015: OpenCV rounds resized pixels to whole numbers, we do not, and two of the 20 scores feel it (.0135).
+
+    What lies just under a threshold there may lie just above it here.
+    """
     weights, cfg, names = files(name, data)
     told, settings = reference(name, data)
     out = tmp_path / "found.json"
     photos = [str(data / "photos/darknet" / photo) for photo in told]
     options = ["--cfg", str(cfg), "--names", str(names), "--json", str(out), "--precision", "32", "--device", "cpu"]
-    assert (
-        main(
-            ["predict", str(weights), *photos, *options, "--score", settings[1].split("=")[1], *settings, f"eps={eps}"]
-        )
-        == 0
-    )
+    words = [*options, "--score", settings[1].split("=")[1], *settings]
+    assert main(["predict", str(weights), *photos, *words]) == 0
     for entry in json.loads(out.read_text()):
         wanted = told[Path(entry["image"]).name]
         lowest = min(t["score"] for t in wanted)
         clear = [d for d in entry["detections"] if d["score"] > lowest - 0.01][: len(wanted)]
-        same(clear, wanted, (entry["width"], entry["height"]), 0.95, slack)
+        same(clear, wanted, (entry["width"], entry["height"]), 0.95, 0.015)
 
 
 # ------------------------------------------------------------------------------------------- what a cfg becomes
@@ -271,6 +271,39 @@ def test_fine_tuning_on_other_classes(data: Path, tmp_path: Path) -> None:
     spec.load_pretrained(third)
     one, two = (d.state_dict()["backbone.layers.0.0.weight"] for d in (third, again))
     assert torch.equal(one, two)
+
+
+def test_first_layers_alone_and_other_pixels(data: Path, tmp_path: Path) -> None:
+    """``darknet53.conv.74`` and the like start a detector; a backbone that wants 0..1 is told of."""
+    weights, cfg, _ = files("yolo-lite-voc-trial3", data)
+    net = read_net(cfg.read_text())
+    part = tmp_path / "lite.conv.5"
+    part.write_bytes(weights.read_bytes()[: 16 + 4 * sum(layer.floats for layer in net.layers[:5])])
+    spec = replace(DarknetDetector.from_cfg(cfg), weights=str(part))
+    detector = spec.build(["cat"])
+    before = {key: value.clone() for key, value in detector.state_dict().items()}
+    spec.load_pretrained(detector)
+    changed = {key for key, value in detector.state_dict().items() if not torch.equal(value, before[key])}
+    assert {int(key.split(".")[2]) for key in changed} == {layer.index for layer in net.layers[:5] if layer.floats}
+    part.write_bytes(part.read_bytes()[:-4])
+    with pytest.raises(FovealError, match="floats behind its header"):
+        spec.load_pretrained(detector)
+    tiny = data / "weights/tiny-darknet"
+    words = [f"backbone=Darknet({str(tiny / 'tiny.cfg')!r}, weights={str(tiny / 'tiny.weights')!r})"]
+    plain = override(presets.retinanet_mini, words)
+    assert "input.mean=(0.0,0.0,0.0) input.std=(1.0,1.0,1.0)" in str(other_pixels(plain))
+    assert other_pixels(override(plain, ["input.mean=(0,0,0)", "input.std=(1,1,1)"])) is None
+    assert other_pixels(presets.retinanet_mini) is None
+
+
+def test_eval_verb(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights, cfg, names = files("MobileNetV2-YOLOv3-Nano-voc", data)
+    words = ["--data", str(data / "voc2012-catdogcar/VOCdevkit/VOC2012"), "--limit", "6", "--protocol", "voc10"]
+    assert main(["eval", str(weights), *words, "--cfg", str(cfg), "--names", str(names), "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["mAP"] > 0.6
+    assert main(["eval", str(weights), *words]) == 1
+    assert "--cfg" in capsys.readouterr().err
+    assert main(["eval", "--detections", "x.json", *words[:2], "--cfg", str(cfg)]) == 2
 
 
 def test_train_verb(data: Path, tmp_path: Path) -> None:

@@ -305,7 +305,7 @@ def test_backbone_on_the_command_line(data: Path) -> None:
     with pytest.raises(UsageError, match=r"backbone: Darknet.*none\.cfg.*cannot be read"):
         override(presets.retinanet_mini, ['backbone=Darknet("none.cfg")'])
     with pytest.raises(UsageError, match=r"backbone: Darknet.*line 1 \[yes\]"):
-        override(presets.retinanet_mini, ['backbone=Darknet("[yes]")'])
+        override(presets.retinanet_mini, ['backbone=Darknet("[yes]\\n")'])
 
 
 def test_backbone_norms_layers_and_first_layers_alone(data: Path, tmp_path: Path) -> None:

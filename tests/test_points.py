@@ -12,7 +12,7 @@ from foveal.errors import UsageError
 from foveal.parts import points
 from foveal.parts.heads import PointTower
 from foveal.parts.points import Centreness, PointMatcher, centreness
-from foveal.parts.priors import PyramidAnchors
+from foveal.parts.priors import Anchors, PyramidAnchors
 from foveal.types import Images, Priors, Target, Targets
 
 STRIDES = (8, 16, 32)
@@ -61,9 +61,11 @@ def by_loop(matcher: PointMatcher, priors: Priors, targets: Targets, image: int)
 
 
 @pytest.mark.parametrize("radius", [1.5, None])
-@pytest.mark.parametrize("budget", [1 << 18, 1])
-def test_matcher_against_a_loop(radius: float | None, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(points, "HOST_BUDGET", budget)  # 1: in pieces of 256 priors
+@pytest.mark.parametrize("budget", [None, 1 << 18, 1])
+def test_matcher_against_a_loop(radius: float | None, budget: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if budget is not None:  # the form for accelerators; 1: in pieces of 256 priors
+        monkeypatch.setattr(points, "HOST_BUDGET", budget)
+        monkeypatch.setattr(points, "grids_of", lambda *_: None)
     matcher, priors, targets = PointMatcher(radius), cells(256, 256), objects(3, (12, 0, 5))
     match = matcher(priors, targets)
     assert match.gt.min() >= 0 and not match.ignored.any()
@@ -135,3 +137,29 @@ def test_bad_settings() -> None:
     for bad in (lambda: PointMatcher(radius=0), lambda: PointMatcher(span=(8, 4)), lambda: PointTower(sides="abs")):  # type: ignore[arg-type]
         with pytest.raises(UsageError):
             bad()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("radius", [1.5, None, 0.4])
+@pytest.mark.parametrize("grid", ["stride", "floor"])
+def test_both_forms_agree(seed: int, radius: float | None, grid: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On uneven canvases, objects over the border, without size, equal, and on points of their own."""
+    features = [torch.zeros(1, 1, -(-150 // s), -(-203 // s)) for s in STRIDES]
+    images = Images(torch.zeros(1, 3, 150, 203), *(torch.zeros(1, 2) for _ in range(3)))
+    anchors = Anchors(tuple((float(s),) for s in STRIDES), (1.0,), grid=grid)  # type: ignore[arg-type]
+    priors = anchors(images, features, STRIDES)
+    targets = objects(seed, (40, 3, 0))
+    targets.boxes[0, :4] = torch.tensor([[-20.0, -20, 30, 30], [8, 8, 40, 40], [8, 8, 40, 40], [50, 50, 50, 50]])
+    targets.boxes[1, 0] = torch.tensor([0.0, 0, 203, 150])
+    near = PointMatcher(radius)(priors, targets)
+    monkeypatch.setattr(points, "grids_of", lambda *_: None)
+    every = PointMatcher(radius)(priors, targets)
+    assert torch.equal(near.positive, every.positive) and torch.equal(near.gt, every.gt)
+
+
+def test_what_is_no_even_grid() -> None:
+    even = cells(64, 64)
+    assert points.grids_of(even.boxes, even.counts) is not None
+    bent = even.boxes.clone()
+    bent[3] += 1
+    assert points.grids_of(bent, even.counts) is None

@@ -11,6 +11,7 @@ from foveal import presets
 from foveal.config import difference, override, parse_spec, show
 from foveal.detectors.base import Detector
 from foveal.errors import FovealError, UsageError
+from foveal.parts.inputs import Stretch
 from foveal.parts.losses import Focal
 from foveal.parts.samplers import All
 from foveal.types import Images, Target, Targets
@@ -30,8 +31,10 @@ def parameters(module: torch.nn.Module) -> int:
 
 
 def test_the_presets_are_counted() -> None:
-    assert len(NAMES) == 25
-    assert MINI == ["retinanet_mini", "fcos_mini", "faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini"]
+    assert len(NAMES) == 38
+    two_stage = ["faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini"]
+    yolo = ["yolo_v1_mini", "yolo_v2_mini", "yolo_v3_mini"]
+    assert sorted(MINI) == sorted(["retinanet_mini", "fcos_mini", *two_stage, *yolo])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -68,6 +71,17 @@ def test_every_preset_builds(name: str) -> None:
         ("faster_rcnn_vgg16_focal_rpn", 20, 137_057_234, 0),
         ("faster_rcnn_r50_c4", 80, 33_799_840, 4 * 2049),
         ("faster_rcnn_r101_c4", 80, 52_739_744, 4 * 2049),
+        ("yolo_v1", 20, 271_703_550, 0),
+        ("yolo_v1_local", 20, 197_301_875, 0),
+        ("yolo_v1_tiny", 20, 27_095_374, 0),
+        ("yolo_v2", 20, 50_655_389, 0),
+        ("yolo_v2_coco", 80, 50_962_889, 0),
+        ("yolo_v2_tiny", 20, 15_861_773, 0),
+        ("yolo_v2_tiny_coco", 80, 11_232_057, 0),
+        ("yolo_v3", 80, 61_949_149, 0),
+        ("yolo_v3", 20, 61_626_049, 0),
+        ("yolo_v3_tiny", 80, 8_852_366, 0),
+        ("yolo_v3_spp", 80, 62_998_749, 0),
     ],
 )
 def test_parameter_counts(name: str, classes: int, reference: int, surplus: int) -> None:
@@ -97,9 +111,12 @@ def test_an_unknown_preset_names_the_nearest() -> None:
 @pytest.mark.parametrize("name", MINI)
 def test_a_training_step_and_a_detection(name: str) -> None:
     torch.manual_seed(0)
-    detector = presets.get(name).build(["a", "b"])
-    size = torch.tensor([[128, 160]] * 2)
-    pixels = torch.randint(0, 256, (2, 3, 128, 160), dtype=torch.uint8)
+    spec = presets.get(name)
+    detector = spec.build(["a", "b"])
+    # fully connected layers are for one canvas
+    height, width = spec.input.canvas(()) if isinstance(spec.input, Stretch) else (128, 160)
+    size = torch.tensor([[height, width]] * 2)
+    pixels = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
     images = Images(pixels, size, torch.tensor([[1.0, 1, 0, 0]] * 2), size)
     targets = Targets.pad(
         [
@@ -115,7 +132,7 @@ def test_a_training_step_and_a_detection(name: str) -> None:
     found = detector.eval()(images)
     assert len(found) == 2
     for d in found:
-        assert (d.boxes >= 0).all() and (d.boxes[:, 2] <= 160).all() and (d.boxes[:, 3] <= 128).all()
+        assert (d.boxes >= 0).all() and (d.boxes[:, 2] <= width).all() and (d.boxes[:, 3] <= height).all()
         assert (d.scores.diff() <= 0).all() and (d.labels < len(detector.classes)).all()
     if detector.has_proposals:
         assert len(detector.propose(images)[0]) > 0

@@ -21,6 +21,7 @@ from foveal.data.transforms import (
     FixedCrop,
     HorizontalFlip,
     IoUCrop,
+    Jitter,
     MultiScale,
     PhotometricDistortion,
     Sample,
@@ -39,6 +40,7 @@ GEOMETRY: list[Transform] = [
     ScaleJitter(1.0, 2.0),
     ScaleJitter(0.3, 1.0),
     FixedCrop(60, 50),
+    Jitter(0.3),
     FixedCrop(200, 90),
 ]
 

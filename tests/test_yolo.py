@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from foveal import presets
 from foveal.detectors.yolo import V1_TASK, V2_TASK, V3_TASK
 from foveal.errors import UsageError
 from foveal.parts.box_losses import GIoU
@@ -336,6 +337,28 @@ def test_settings_are_checked() -> None:
     ):
         with pytest.raises(UsageError):
             wrong()
+
+
+# ------------------------------------------------------------------------------------------------- numbers
+@pytest.mark.parametrize(
+    ("name", "side", "boxes"),
+    [
+        ("yolo_v1", 448, 98),
+        ("yolo_v2", 416, 845),
+        ("yolo_v2", 544, 1445),
+        ("yolo_v2", 608, 1805),
+        ("yolo_v3", 320, 6300),
+        ("yolo_v3", 416, 10_647),
+        ("yolo_v3", 608, 22_743),
+        ("yolo_v3_tiny", 416, 2535),
+    ],
+)
+def test_the_numbers_of_boxes(name: str, side: int, boxes: int) -> None:
+    with torch.device("meta"):
+        detector = presets.get(name).build([f"c{i}" for i in range(20)]).eval()
+        sides = torch.zeros(1, 2)
+        outputs = detector.outputs(Images(torch.zeros(1, 3, side, side), sides, torch.zeros(1, 4), sides))
+    assert outputs.layers[-1].deltas.shape == (1, boxes, 4) and outputs.priors.boxes.shape == (boxes, 4)
 
 
 # -------------------------------------------------------------------------------------------------- layers

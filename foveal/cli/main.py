@@ -27,6 +27,7 @@ VERBS = {
     "doctor": "every finding in a data set, before training",
     "data": "make, convert and split data sets",
     "check": "is a detector wired up right for this data? encode, decode, overfit",
+    "anchors": "the shapes of boxes that fit a data set best (YOLO)",
     "proposals": "how many of the objects a detector's proposals hold",
     "weights": "list, fetch, import and export weights",
     "models": "the detectors there are, their settings and what they reach",

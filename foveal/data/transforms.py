@@ -21,6 +21,7 @@ __all__ = [
     "FixedCrop",
     "HorizontalFlip",
     "IoUCrop",
+    "Jitter",
     "MultiScale",
     "PhotometricDistortion",
     "Sample",
@@ -144,6 +145,25 @@ class ScaleJitter(Transform):
         height, width = sample.canvas
         h, w = max(1, round(height / zoom)), max(1, round(width / zoom))
         return crop_to_visible(sample, round(v * (height - h)), round(u * (width - w)), h, w, self.visible)
+
+
+@dataclass(frozen=True)
+class Jitter(Transform):
+    """Each side of the picture moved in or out by up to ``most`` of its length: Darknet's jitter.
+
+    What is outside is fill. Shape and size change; the resize rule comes behind it. Objects of which less than
+    ``visible`` is left become ignored regions.
+    """
+
+    most: float = 0.2  # of the width, or of the height
+    visible: float = 0.25
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        height, width = sample.canvas
+        top, bottom, left, right = self.most * (2 * rng.random(4) - 1)
+        y, x = round(height * top), round(width * left)
+        h, w = max(1, round(height * (1 + bottom)) - y), max(1, round(width * (1 + right)) - x)
+        return crop_to_visible(sample, y, x, h, w, self.visible)
 
 
 @dataclass(frozen=True)

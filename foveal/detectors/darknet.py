@@ -105,12 +105,14 @@ class DarknetDetector(Spec):
         return OneStage(self, classes, network, neck, head, self.cells, self.task)
 
     def load_pretrained(self, detector: Detector) -> None:
-        """Reads ``weights``, if any. For other classes than the cfg's the last layers keep their random start."""
+        """Reads ``weights``, if any: a file of the whole network, or of its first layers (``darknet53.conv.74``).
+
+        For other classes than the cfg's the last layers keep their random start.
+        """
         if self.weights is None:
             return
         net = read_net(self.cfg)
-        needed = min(layer.sources[0] for layer in net.heads) - 1
-        _, state = read_darknet(self.weights, net, needed=needed)
+        _, state = read_darknet(self.weights, net, needed=0)
         network = detector.get_submodule("backbone")
         own = network.state_dict()
         last = {f"layers.{layer.sources[0]}." for layer in net.heads}

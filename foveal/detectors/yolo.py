@@ -44,11 +44,12 @@ V3_TASK = BoxTask(
 )
 
 # Objectness learns the overlap and counts five times; the first 12,800 pictures draw every box to its prior.
+V2_OBJECTNESS = Objectness("squared", target="iou", ignore=0.6, positive=5.0)
 V2_TASK = replace(
     V3_TASK,
     cls_loss=CrossEntropy(background=False, normalizer=PerImage()),
     box_loss=CellError(centre="squared", pull=12_800),
-    quality=Objectness("squared", target="iou", ignore=0.6, positive=5.0),
+    quality=V2_OBJECTNESS,
 )
 
 # Boxes count five times, objectness without an object half.

@@ -1,7 +1,8 @@
 """YOLO's own geometry: priors in the cells of a grid, boxes measured in cells, the squared error of Darknet.
 
-Priors are ``xyxy`` boxes like everybody's, in the middle of their cells. What a box measured in cells needs too comes
-behind them: (..., 9) is x1, y1, x2, y2, cell w, cell h, canvas w, canvas h, reach (how many cells a centre can cross).
+Priors are ``xyxy`` boxes like everybody's, in the middle of their cells; the sides of cell and canvas, which a box
+measured in cells needs too, come behind them, and how far a centre may move: (..., 9) is x1, y1, x2, y2, cell w,
+cell h, canvas w, canvas h, reach.
 """
 
 from __future__ import annotations
@@ -69,12 +70,13 @@ def _cells(
     with torch.inference_mode(False), torch.no_grad():  # kept tensors must be ordinary ones, whoever asks first
         reach = cells.reach or (1.0,) * len(maps)
         for (height, width), shapes, far in zip(maps, cells.shapes, reach, strict=True):
-            cell = torch.tensor([canvas[1] / width, canvas[0] / height])
+            pitch = (canvas[1] / width, canvas[0] / height)
+            cell = torch.tensor(pitch)
             y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
             centre = (torch.stack([x, y], -1) * cell)[:, :, None]  # (H, W, 1, 2)
             half = torch.tensor(shapes, dtype=torch.float32) * (cell if cells.unit == "cells" else 1.0) / 2
             boxes.append(torch.cat([centre - half, centre + half], -1).reshape(-1, 4))
-            sides = torch.tensor([*cell.tolist(), canvas[1], canvas[0], far])
+            sides = torch.tensor([*pitch, canvas[1], canvas[0], far])
             grids.append(sides.expand(len(boxes[-1]), 5))
         counts = tuple(len(b) for b in boxes)
         return torch.cat(boxes).to(device), torch.cat(grids).to(device), counts

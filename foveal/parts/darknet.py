@@ -20,6 +20,7 @@ from ..weights.darknet_net import Layer, Net, cfg_text, read_net
 from ..weights.loading import load_into
 from .backbone_base import BackboneSpec
 from .darknet_modules import DarknetNetwork
+from .darknet_nets import NETWORKS, network_cfg
 from .norms import NormKind, fuse_frozen
 
 _LEVELS = (2, 3, 4, 5)
@@ -28,9 +29,12 @@ _ENDS = (AvgPool, Connected, Local, Softmax, Cost)
 
 @dataclass(frozen=True)
 class Darknet(BackboneSpec):
-    """A network of a Darknet cfg without its classifier. ``cfg`` holds the text; given a path, it is read at once."""
+    """A network of Darknet without its classifier: one of Darknet's own by name, or that of a cfg.
 
-    cfg: str  # a cfg's text, or the path of the file
+    ``cfg`` holds the text of a cfg; given a path, it is read at once.
+    """
+
+    cfg: str  # darknet19, darknet53, yolov1, yolov2-tiny, ...; or a cfg's text; or the path of the file
     weights: str | None = None  # a .weights file of this cfg, read when training starts
     returns: tuple[str | int, ...] | None = None  # layers as "layers.14", or l for the last of stride 2^l; None: 2 to 5
     frozen_stages: int = 0  # stages of equal stride that do not learn
@@ -38,14 +42,19 @@ class Darknet(BackboneSpec):
     eps: float = 1e-5  # of the norms: Darknet's own on a GPU; 1e-6 on a processor and in OpenCV
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cfg", cfg_text(self.cfg))
+        if self.cfg not in NETWORKS:
+            object.__setattr__(self, "cfg", cfg_text(self.cfg))
         if self.frozen_stages < 0:
             raise UsageError(f"frozen_stages is {self.frozen_stages}", fix="It counts stages: use 0 or more.")
         if self.norm not in ("frozen", "batch", "group"):
             raise UsageError(f"norm {self.norm!r} is unknown", fix="Use 'frozen', 'batch' or 'group'.")
         if self.norm == "group" and self.weights:
             raise UsageError("weights were trained with batch norm", fix="Use norm='frozen' or 'batch' with them.")
-        read_net(self.cfg)
+        self.net()
+
+    def net(self) -> Net:
+        """Its layers. Raises :class:`FovealError` for a cfg that makes no network."""
+        return read_net(network_cfg(self.cfg) if self.cfg in NETWORKS else self.cfg)
 
     def build(self, levels: Sequence[int] = _LEVELS) -> DarknetNetwork:
         """The module, with random weights (see :meth:`load_pretrained`).
@@ -53,7 +62,7 @@ class Darknet(BackboneSpec):
         ``levels``: what a detector wants where ``returns`` is None; those the network does not have are left out.
         Raises ``UsageError`` for a layer or level that is not there.
         """
-        net = read_net(self.cfg)
+        net = self.net()
         trunk = _trunk(net)
         wanted = sorted(self._returned(net, trunk, levels))
         body = DarknetNetwork(net, wanted, norm=self.norm, eps=self.eps)
@@ -75,7 +84,7 @@ class Darknet(BackboneSpec):
         file = path or self.weights
         if file:
             assert isinstance(backbone, DarknetNetwork)
-            _, state = read_darknet(file, read_net(self.cfg), needed=max(backbone.returns))
+            _, state = read_darknet(file, self.net(), needed=max(backbone.returns))
             load_into(backbone, state, path=file, known=state.keys(), what="the cfg's network")
 
     @property

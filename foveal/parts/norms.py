@@ -134,7 +134,7 @@ def replace_norms(module: nn.Module, kind: NormKind, eps: float | None = None) -
     """
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if not isinstance(child, nn.BatchNorm2d):
+            if type(child) is not nn.BatchNorm2d:  # a subclass may do more, timm's an activation
                 continue
             if kind == "batch":
                 child.eps = child.eps if eps is None else eps
@@ -192,7 +192,7 @@ def _pairs(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Conv2d, str, 
     for parent in list(module.modules()):
         children = list(parent.named_children())
         for (name, conv), (norm_name, norm) in pairwise(children):
-            is_norm = isinstance(norm, (nn.BatchNorm2d, FrozenBatchNorm))
+            is_norm = type(norm) in (nn.BatchNorm2d, FrozenBatchNorm)  # a subclass may do more
             if isinstance(conv, nn.Conv2d) and is_norm and norm.weight.shape[0] == conv.out_channels:  # type: ignore[index]
                 yield parent, name, conv, norm_name, norm
 

@@ -109,12 +109,20 @@ def perfect(task: BoxTask, priors: Priors, targets: Targets, classes: int) -> tu
     truth = targets.boxes.gather(1, match.gt[..., None].expand(-1, -1, 4))
     truth = torch.where(match.positive[..., None], truth, where[..., :4])
     channels = task.cls_loss.channels(classes)
-    logits = torch.full((1, where.shape[1], channels), -SURE)
-    logits.scatter_(2, labels[..., None], torch.where(match.positive, SURE, -SURE)[..., None])
+    yes, no = _certain(task.cls_loss.scores)
+    logits = torch.full((1, where.shape[1], channels), no)
+    logits.scatter_(2, labels[..., None], torch.where(match.positive, yes, no)[..., None])
     if channels > classes:  # background is the last column
-        logits[..., -1] = torch.where(match.positive, -SURE, SURE)
-    quality = None if task.quality is None else torch.where(match.positive, SURE, -SURE)
+        logits[..., -1] = torch.where(match.positive, no, yes)
+    quality, rule = None, task.quality
+    if rule is not None:
+        quality = torch.where(match.positive, *_certain(lambda x: rule.scores(torch.ones(1, 1, 1), x[..., 0])))
     return Predictions(logits, task.coder.encode(truth, where), quality), match.gt[0], match.positive[0]
+
+
+def _certain(scores: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+    """The outputs that say yes and no: a high and a low logit, or 1 and 0 where the outputs are the scores (YOLOv1)."""
+    return (SURE, -SURE) if scores(torch.tensor([[[SURE, -SURE]]])).max() <= 1 else (1.0, 0.0)
 
 
 def _one(

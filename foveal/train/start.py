@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..detectors.darknet import DarknetDetector
+from ..detectors.yolo import BLACK, WHITE
 from ..errors import FovealError
 from ..loading import find
+from ..parts.backbone_base import BackboneSpec
+from ..parts.darknet import Darknet
+from ..parts.inputs import IMAGENET_MEAN, IMAGENET_STD
 from ..parts.normalizers import KeptRows
 from ..parts.norms import FrozenBatchNorm
 from ..parts.samplers import All
@@ -61,6 +65,18 @@ def stuck(spec: Spec, detector: Detector) -> bool:
         return False
     frozen = (not p.requires_grad for name, p in detector.named_parameters() if name.startswith("backbone."))
     return any(frozen) or any(isinstance(m, FrozenBatchNorm) for m in detector.modules())
+
+
+def other_pixels(spec: Spec) -> str | None:
+    """What to say where the backbone's weights were trained on pixels normalised otherwise; None: they were not."""
+    backbone = getattr(spec, "backbone", None)
+    if not isinstance(backbone, BackboneSpec) or backbone.weights_file is None:
+        return None
+    mean, std = (BLACK, WHITE) if isinstance(backbone, Darknet) else (IMAGENET_MEAN, IMAGENET_STD)
+    if (spec.input.mean, spec.input.std) == (mean, std):
+        return None
+    wanted = f"input.mean={mean} input.std={std}".replace(", ", ",")
+    return f"warning: {type(backbone).__name__}'s weights were trained on other pixels; set {wanted}"
 
 
 def diluted(spec: Spec) -> list[str]:

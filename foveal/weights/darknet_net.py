@@ -85,7 +85,7 @@ def read_net(text: str, path: str | Path | None = None, *, size: tuple[int, int]
     Raises :class:`FovealError` with line, value and what was expected.
     """
     net, sections = read_sections(text, path)
-    height, width = net.integer("height", least=1), net.integer("width", least=1)
+    width, height = net.integer("width", least=1), net.integer("height", least=1)
     height, width = size or (height, width)
     channels = net.integer("channels", 3)
     if channels != 3:
@@ -137,11 +137,11 @@ def with_outputs(text: str, logits: int) -> str:
 
 
 def cfg_text(cfg: str) -> str:
-    """A cfg's text as it is; of the path of a file (one line, no section) the text in it.
+    """A cfg's text as it is; of the path of a file (one line) the text in it.
 
     So a spec may be written with a path and holds the text. Raises :class:`FovealError` for a file that is none.
     """
-    if "\n" in cfg or "[" in cfg:
+    if "\n" in cfg:
         return cfg
     from .darknet_cfg import read_cfg_text
 

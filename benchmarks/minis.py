@@ -1,0 +1,84 @@
+"""What the small presets learn from nothing: one generated data set, a few minutes each, a table at the end.
+
+    python benchmarks/minis.py --out minis            # all of them, 9 minutes each
+    python benchmarks/minis.py --presets ssd_mini,yolo_v3_mini --minutes 5
+
+Every preset sees the same pictures at the same size. YOLO's shapes are found by k-means, as `foveal anchors` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from foveal import presets
+from foveal.config import override
+from foveal.data.anchors import cluster
+from foveal.data.reading import open_dataset
+from foveal.data.shapes import make_shapes
+from foveal.detectors.base import Spec
+from foveal.detectors.yolo import YOLO
+from foveal.parts.grid_head import GridHead
+from foveal.parts.inputs import Resize
+from foveal.train.run import train
+
+LR = 0.0015  # thrice the presets' own, which are made for a few hundred pictures and a backbone that knows something
+
+
+def settings(spec: Spec, data: Path, side: int) -> list[str]:
+    """The overrides that fit a preset to square pictures of this side and to learning from nothing."""
+    found = [f"fit.lr={LR}", "fit.val_every=3"]
+    if isinstance(spec.input, Resize):
+        found += [f"input.short={side}", f"input.long={side}"]
+    else:
+        found += [f"input.width={side}", f"input.height={side}"]
+    if not isinstance(spec, YOLO):
+        return found
+    if isinstance(spec.head, GridHead):
+        return [*found, f"head.side={side // 2 ** spec.levels[0]}"]
+    sides = np.concatenate([r.boxes[:, 2:] - r.boxes[:, :2] for r in open_dataset(data, split="train").records])
+    sizes = spec.cells.per_location
+    unit = 2.0 ** spec.levels[-1] if spec.cells.unit == "cells" else 1.0
+    shapes = iter((cluster(sides, sum(sizes)).shapes / unit).round(3).tolist())
+    levels = tuple(tuple(tuple(next(shapes)) for _ in range(size)) for size in sizes)
+    return [*found, f"cells.shapes={levels}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--presets", default=",".join(n for n in presets.names() if n.endswith("_mini") and n[:3] != "rpn")
+    )
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--images", type=int, default=2200, help="pictures to draw; a tenth validates")
+    parser.add_argument("--side", type=int, default=192, help="of the pictures, pixels")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--out", type=Path, default=Path("runs/minis"))
+    parser.add_argument("overrides", nargs="*", help="key=value for all of them")
+    args = parser.parse_args()
+    data = args.out / "data"
+    if not data.exists():
+        splits = {"train": args.images - args.images // 10, "val": args.images // 10}
+        make_shapes(data, splits=splits, size=(args.side, args.side), seed=args.seed, masks=False)
+    rows = ["| preset | minutes | AP50 | AP | rare class (star) AP50 |", "|---|---|---|---|---|"]
+    for name in args.presets.split(","):
+        spec = override(presets.get(name), settings(presets.get(name), data, args.side) + args.overrides)
+        began = time.monotonic()
+        out = args.out / name
+        extra = {} if args.workers is None else {"workers": args.workers}
+        train(spec, data=data, out=out, max_time=60 * args.minutes, seed=args.seed, **extra)
+        scores = json.loads((out / "results.json").read_text())
+        minutes = (time.monotonic() - began) / 60
+        rare = scores["per_class"]["star"]["AP50"]
+        rows.append(f"| `{name}` | {minutes:.1f} | {scores['AP50']:.3f} | {scores['AP']:.3f} | {rare:.3f} |")
+        print(rows[-1], flush=True)
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Any convolutional network of timm as a backbone (needs ``pip install foveal[timm]``)."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..weights.loading import load_into
+from ..weights.reading import read_state
+from .backbone_base import BackboneSpec
+from .norms import fuse_frozen, replace_norms
+
+_LEVELS = (2, 3, 4, 5)
+_PROBE = (192, 256)  # pixels; on the meta device, where nothing is computed
+
+
+@dataclass(frozen=True)
+class Timm(BackboneSpec):
+    """A classification network of timm without its classifier, by timm's name for it.
+
+    Networks that give no maps at growing strides (plain vision transformers) or want one size of picture are refused.
+    """
+
+    name: str  # timm's name, such as resnet18 or convnext_atto
+    weights: str | None = None  # a file of timm's weights for it (.safetensors, .pth), read when training starts
+    norm: Literal["frozen", "batch"] = "frozen"  # what its batch norms become
+    frozen_stages: int = 0  # maps, finest first, whose layers do not learn
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("frozen", "batch"):
+            raise UsageError(f"norm {self.norm!r} is unknown", fix="Use 'frozen' or 'batch'.")
+
+    def build(self, levels: Sequence[int] = _LEVELS) -> TimmBackbone:
+        """The module, with random weights; levels it does not have are left out. Raises ``UsageError``."""
+        info = _create(self.name, None).feature_info
+        strides = [int(s) for s in info.reduction()]
+        wanted = [i for i, stride in enumerate(strides) if stride in {2**level for level in levels}]
+        if not wanted or len(set(strides)) < len(strides):
+            raise UsageError(
+                f"{self.name} has maps at stride {', '.join(map(str, strides))}, not what a detector needs",
+                fix="Choose a network whose maps grow coarser step by step",
+            )
+        network = _create(self.name, wanted)
+        if self.norm == "frozen":
+            replace_norms(network, "frozen")
+            layers: Any = importlib.import_module("timm.layers")
+            network = layers.freeze_batch_norm_2d(
+                network
+            )  # timm's own, which end with an activation
+        body = TimmBackbone(network, [int(info.channels()[i]) for i in wanted], [strides[i] for i in wanted])
+        for parameter in body.below(self.frozen_stages):
+            parameter.requires_grad_(False)
+        fuse_frozen(body)
+        body.probe(self.name)
+        return body
+
+    def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
+        """Reads ``weights`` (or ``path``) into ``backbone``; nothing happens where neither is given.
+
+        The classifier and layers that were cut off are ignored; everything else must fit. Raises ``FovealError``.
+        """
+        file = path or self.weights
+        if not file:
+            return
+        own = {key.removeprefix("network.") for key in backbone.state_dict()}
+        state = {}
+        for key, value in read_state(file).items():
+            flat = key.replace(".", "_", 1)  # timm's maps-only form of a network joins the first two parts of a name
+            state["network." + (flat if flat in own and key not in own else key)] = value
+        load_into(backbone, state, path=file, known=state.keys(), what=self.name)
+
+    @property
+    def weights_file(self) -> str | None:
+        return self.weights
+
+
+class TimmBackbone(nn.Module):
+    """Pixels (B, 3, H, W) -> one map (B, c, H / stride, W / stride) a level."""
+
+    def __init__(self, network: Any, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        self.network, self.channels, self.strides = network, tuple(channels), tuple(strides)
+        self.is_nhwc = str(getattr(network, "output_fmt", "")).endswith("NHWC")
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.network(pixels)
+        return [m.permute(0, 3, 1, 2) for m in maps] if self.is_nhwc else list(maps)
+
+    def below(self, stages: int) -> list[nn.Parameter]:
+        """The parameters that the first so many maps depend on: what their gradients reach."""
+        if stages == 0:
+            return []
+        if stages > len(self.strides):
+            raise UsageError(f"the network gives {len(self.strides)} maps, frozen_stages is {stages}")
+        was = {p: p.requires_grad for p in self.parameters()}
+        maps = self.eval()(torch.zeros(1, 3, *_PROBE))
+        maps[stages - 1].sum().backward()
+        self.train()
+        reached = [p for p in was if p.grad is not None]
+        for p in was:
+            p.grad = None
+        return reached
+
+    @torch.no_grad()
+    def probe(self, name: str) -> None:
+        """Raises ``UsageError`` where the maps of an ordinary picture are not of the promised sizes."""
+        state = {k: v.to("meta") for k, v in (*self.named_parameters(), *self.named_buffers())}
+        try:
+            maps = torch.func.functional_call(self.eval(), state, (torch.empty(1, 3, *_PROBE, device="meta"),))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"{name} does not take a picture of {_PROBE[1]} x {_PROBE[0]} pixels: {error}",
+                fix="Choose a network that takes pictures of any size",
+            ) from None
+        finally:
+            self.train()
+        found = [tuple(m.shape[1:]) for m in maps]
+        wanted = [(c, _PROBE[0] // s, _PROBE[1] // s) for c, s in zip(self.channels, self.strides, strict=True)]
+        if found != wanted:
+            raise UsageError(f"{name} gives maps of {found}, not {wanted}", fix="Choose another network")
+
+
+def _create(name: str, levels: Sequence[int] | None) -> Any:
+    try:
+        import timm
+    except ImportError:
+        raise UsageError("timm is not installed", fix="pip install 'foveal[timm]'") from None
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), 1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise UsageError(f"backbone {name!r} is not one of timm's", fix=f"{hint}timm.list_models() lists them")
+    try:
+        if levels is None:
+            with torch.device("meta"):  # only to ask what it has
+                return timm.create_model(name, features_only=True)
+        return timm.create_model(name, features_only=True, out_indices=tuple(levels))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UsageError(f"{name} gives no feature maps: {error}", fix="Choose a convolutional network") from None
