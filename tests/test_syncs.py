@@ -13,11 +13,41 @@ import pytest
 import torch
 
 from foveal import presets
-from foveal.parts import matchers
+from foveal.detectors.base import Detector
+from foveal.parts import matchers, objectness, points, suppress
+from foveal.parts.inputs import Stretch
 from foveal.types import Images, Target, Targets
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from common import OpCount
+
+
+def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matchers, "match_on_host", matchers.match_on_device)
+    monkeypatch.setattr(objectness, "match_on_host", matchers.match_on_device)
+    monkeypatch.setattr(points, "grids_of", lambda *_: None)
+    monkeypatch.setattr(suppress, "suppress_on_host", suppress.suppress_on_device)
+
+
+def built(name: str) -> tuple[Detector, Images]:
+    spec = presets.get(name)
+    height, width = spec.input.canvas(()) if isinstance(spec.input, Stretch) else (96, 96)
+    size = torch.tensor([[height, width]] * 2)
+    pixels = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
+    return spec.build(["a", "b"]), Images(pixels, size, torch.tensor([[1.0, 1, 0, 0]] * 2), size)
+
+
+@pytest.mark.parametrize("name", [n for n in presets.names() if n.endswith("_mini")])
+def test_host_syncs_of_detecting_a_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most three, whatever the number of pictures."""
+    on_device(monkeypatch)
+    detector, images = built(name)
+    detector.eval()
+    with torch.no_grad():
+        detector(images)
+        with OpCount() as count:
+            detector(images)
+    assert sum(count.syncs.values()) <= 3, count.syncs
 
 
 @pytest.mark.parametrize(
@@ -28,14 +58,14 @@ from common import OpCount
         ("faster_rcnn_mini", {"nms"}),
         ("faster_rcnn_mini_focal_rpn", {"nms"}),
         ("rpn_mini", set()),
+        ("yolo_v1_mini", set()),
+        ("yolo_v2_mini", set()),
+        ("yolo_v3_mini", set()),
     ],
 )
 def test_host_syncs_of_a_training_step(name: str, allowed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matchers, "match_on_host", matchers.match_on_device)
-    detector = presets.get(name).build(["a", "b"])
-    size = torch.tensor([[96, 96]] * 2)
-    pixels = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
-    images = Images(pixels, size, torch.tensor([[1.0, 1, 0, 0]] * 2), size)
+    on_device(monkeypatch)
+    detector, images = built(name)
     target = Target(torch.tensor([[10.0, 10, 70, 60], [30, 20, 60, 90]]), torch.tensor([0, 1]))
     targets = Targets.pad([target, target])
     detector(images, targets)  # anchors are made once, and kept

@@ -249,7 +249,8 @@ class SquaredError(ClassLoss):
 
     def __call__(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
         x = _real(logits)
-        y = F.one_hot(torch.where(positive, labels, 0), logits.shape[-1]) * positive[..., None]
+        column = torch.where(positive, labels, 0)[..., None]
+        y = torch.zeros_like(x).scatter(-1, column, positive[..., None].to(x.dtype))
         loss = (x - y).square().sum(-1) / 2
         return loss if self.background else torch.where(positive, loss, 0.0)
 
