@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .config import from_json, override
 from .detectors.base import Detector, Spec
-from .errors import FovealError
+from .errors import FovealError, UsageError
 from .parts.norms import fold
 from .weights.loading import load_into
 
@@ -28,20 +28,33 @@ class Found:
     state: dict[str, Tensor]
 
 
-def find(source: str | Path, preset: str | None = None) -> Found:
+def find(
+    source: str | Path,
+    preset: str | None = None,
+    *,
+    cfg: str | Path | None = None,
+    names: str | Path | Sequence[str] | None = None,
+) -> Found:
     """The model of a run folder (its best checkpoint), a checkpoint folder, an alias or a weights file.
 
     A published alias is read from the cache and never fetched here: ``foveal weights fetch`` does that. ``preset``
-    says what a foreign file holds where it cannot be seen. Raises :class:`FovealError` for anything that is no model.
+    says what a foreign file holds where it cannot be seen; a Darknet file needs its ``cfg`` (path or text), and its
+    class ``names`` (the .names file, or the names themselves). Raises :class:`FovealError` for what is no model.
     """
     from .train.checkpoint import load_checkpoint
     from .weights import is_alias, published_file
 
     path = Path(source)
+    if (cfg is not None or names is not None) and not path.is_file():
+        raise UsageError(f"a cfg or names belong to a Darknet weights file, {source} is none")
     if path.is_dir():
         found = load_checkpoint(path)
         return Found(path, lambda: found.spec, found.classes, found.state_dict)
     if path.is_file():
+        if cfg is not None:
+            return _read_darknet(path, preset, cfg, names)
+        if names is not None:
+            raise UsageError("names without a cfg", fix="Give the cfg of the Darknet weights too")
         return _read_file(path, preset)
     if is_alias(str(source)):
         return _read_file(Path(published_file(str(source))), preset)
@@ -56,16 +69,19 @@ def load(
     source: str | Path,
     *,
     preset: str | None = None,
+    cfg: str | Path | None = None,
+    names: str | Path | Sequence[str] | None = None,
     device: str = "auto",
     precision: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Detector:
     """The detector of anything that :func:`find` finds, ready for inference (see :func:`ready`).
 
+    ``cfg`` and ``names`` belong to a Darknet file: ``load("x.weights", cfg="x.cfg", names="coco.names")``.
     ``precision`` is "32", "bf16" or "16"; None takes what the device is fast at. ``overrides`` change the spec before
     it is built (``["roi.select.score=0.3"]``).
     """
-    found = find(source, preset)
+    found = find(source, preset, cfg=cfg, names=names)
     spec = override(found.spec(), list(overrides))
     detector = spec.build(found.classes)
     what = f"{type(spec).__name__} with {len(found.classes)} classes"
@@ -84,6 +100,15 @@ def _read_file(path: Path, preset: str | None) -> Found:
         return Found(path, lambda: spec, classes, state)
     story, classes = _story(own, path)
     return Found(path, lambda: from_json(story), classes, read_state(path))
+
+
+def _read_darknet(path: Path, preset: str | None, cfg: str | Path, names: str | Path | Sequence[str] | None) -> Found:
+    from .detectors.darknet import import_darknet
+
+    if preset is not None:
+        raise UsageError("a preset and a cfg both say what the file holds", fix="Give one of them")
+    spec, classes, state = import_darknet(path, cfg, names)
+    return Found(path, lambda: spec, classes, state)
 
 
 def _story(text: str, path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:

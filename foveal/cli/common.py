@@ -32,6 +32,8 @@ Precision = Annotated[
     Literal["32", "bf16", "16"] | None, typer.Option("--precision", help="Default: bf16 where it is fast, else 32.")
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="The first so many images.")]
+CfgFile = Annotated[Path | None, typer.Option("--cfg", help="Of a Darknet weights file: its network.")]
+NamesFile = Annotated[Path | None, typer.Option("--names", help="Of a Darknet weights file: its class names.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings to replace.")]
 
 

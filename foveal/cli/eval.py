@@ -9,11 +9,13 @@ import typer
 
 from ..errors import UsageError
 from .common import (
+    CfgFile,
     Classes,
     Data,
     Device,
     ImagesDir,
     Limit,
+    NamesFile,
     Precision,
     Split,
     names,
@@ -28,6 +30,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
+    from ..detectors.base import Detector
     from ..evaluate import Found, Results, Truth
 
 
@@ -52,6 +55,8 @@ def evaluate(
         Path | None, typer.Option("--save-detections", help="A .json file (COCO), or a folder (VOC).")
     ] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="Of a weights file, where it is not clear.")] = None,
+    cfg: CfgFile = None,
+    names_file: NamesFile = None,
     device: Device = "auto",
     precision: Precision = None,
     limit: Limit = None,
@@ -64,6 +69,7 @@ def evaluate(
     \b
     Example:
       foveal eval runs/first --data my-photos --split test --protocol voc10
+      foveal eval yolov3.weights --cfg yolov3.cfg --names coco.names --data coco
       foveal eval --detections results.json --data instances_val.json --json scores.json
     """
     from ..config import is_override
@@ -74,6 +80,8 @@ def evaluate(
     if (model is None) == (detections is None):
         raise UsageError("give a model or --detections, one of the two", fix="foveal eval --help shows how")
     if detections is not None:
+        if cfg is not None or names_file is not None:
+            raise UsageError("--cfg and --names belong to a model, not to detections")
         if words:
             raise UsageError(f"{words[0]!r}: detections have no settings to replace")
         if split is None:
@@ -83,9 +91,12 @@ def evaluate(
         results, truth, found = _score_file(detections, dataset, limit, classes, protocol)
     else:
         assert model is not None
-        results, truth, found = _score_model(
-            model, data, split, images, classes, protocol, preset, device, precision, limit, words
+        from ..loading import load
+
+        detector = load(
+            model, preset=preset, cfg=cfg, names=names_file, device=device, precision=precision, overrides=words
         )
+        results, truth, found = _score_model(detector, model, data, split, images, classes, protocol, limit)
     if str(json) != "-":
         say(results.text())
     write_json(results.to_dict(), json)
@@ -125,23 +136,18 @@ def _score_file(
 
 
 def _score_model(
+    detector: Detector,
     model: str,
     data: list[Path],
     split: str | None,
     images: Path | None,
     classes: str | None,
     protocol: str,
-    preset: str | None,
-    device: str,
-    precision: str | None,
     limit: int | None,
-    overrides: list[str],
 ) -> tuple[Results, Truth, Found]:
-    from ..loading import load
     from ..scoring import divided_ids, evaluation_set, score_detector
 
     where = paths(data)
-    detector = load(model, preset=preset, device=device, precision=precision, overrides=overrides)
     dataset = evaluation_set(where, split=split, images=images, divided=divided_ids(model, where))
     tell_findings(dataset)
     dataset = _limited(dataset, limit)

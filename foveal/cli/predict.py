@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
-from .common import Classes, Device, Precision, names, note, progress, say, single, write_json
+from .common import CfgFile, Classes, Device, NamesFile, Precision, names, note, progress, say, single, write_json
 
 if TYPE_CHECKING:
     from ..predict import Prediction
@@ -32,6 +32,8 @@ def predict(
     classes: Classes = None,
     json: Annotated[Path | None, typer.Option("--json", help="Detections as JSON; - is standard output.")] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="Of a weights file, where it is not clear.")] = None,
+    cfg: CfgFile = None,
+    names_file: NamesFile = None,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
@@ -44,6 +46,7 @@ def predict(
     Example:
       foveal predict runs/first photo.jpg holiday/ 'more/**/*.png' --out drawings --json found.json
       foveal predict runs/first photo.jpg --score .3 --classes cat,dog roi.suppress.iou=.4
+      foveal predict yolov3.weights dog.jpg --cfg yolov3.cfg --names coco.names
     """
     from ..config import is_override
 
@@ -64,7 +67,9 @@ def predict(
     files = find_sources(words)
     from ..loading import load
 
-    detector = load(model, preset=preset, device=device, precision=precision, overrides=overrides)
+    detector = load(
+        model, preset=preset, cfg=cfg, names=names_file, device=device, precision=precision, overrides=overrides
+    )
     with progress("predicting") as update:
         done = run(detector, files, out=out, score=score, classes=wanted, progress=update, each=_tell(json))
     write_json([entry.to_dict() for entry in done.images], json)

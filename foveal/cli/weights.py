@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import FovealError
-from .common import group, names, progress, say
+from ..errors import FovealError, UsageError
+from .common import CfgFile, NamesFile, group, names, progress, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..detectors.base import Spec
 
 app = group()
 
@@ -70,18 +75,21 @@ def fetch(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="torchvision's .pth, or safetensors.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="A .pth, .safetensors or .weights file.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="A new folder.", show_default=False)],
     preset: Annotated[str | None, typer.Option("--preset", help="What it is, where that is not clear.")] = None,
     classes: Annotated[
         str | None, typer.Option("--classes", help="Class names, comma-separated, without background.")
     ] = None,
+    cfg: CfgFile = None,
+    names_file: NamesFile = None,
 ) -> None:
     """Reads a foreign checkpoint, safely, and writes it as one of ours, which every verb takes.
 
     \b
     Example:
       foveal weights import fasterrcnn_resnet50_fpn_coco-258fb6c6.pth --out models/r50
+      foveal weights import yolov3-tiny.weights --cfg yolov3-tiny.cfg --names coco.names --out models/tiny
       foveal predict models/r50 photo.jpg
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -89,10 +97,9 @@ def import_(
     from ..config import show
     from ..train.checkpoint import Content, save
     from ..train.environment import versions
-    from ..weights import import_weights
     from ..weights.loading import load_into
 
-    spec, found, state = import_weights(file, preset, names=names(classes))
+    spec, found, state = _foreign(file, preset, names(classes), cfg, names_file)
     detector = spec.build(found)
     load_into(detector, state, path=file, what=type(spec).__name__)
     described = {"spec": show(spec), "classes": list(found), "versions": versions()}
@@ -101,16 +108,38 @@ def import_(
     say(f"{out}: {type(spec).__name__}, {len(found)} classes")
 
 
+def _foreign(
+    file: Path, preset: str | None, classes: list[str] | None, cfg: Path | None, names_file: Path | None
+) -> tuple[Spec, tuple[str, ...], dict[str, Tensor]]:
+    """Spec, class names and state of somebody else's file."""
+    if cfg is None:
+        if names_file is not None:
+            raise UsageError("--names belongs to a Darknet file, which needs --cfg too")
+        from ..weights import import_weights
+
+        return import_weights(file, preset, names=classes)
+    if preset is not None or (classes is not None and names_file is not None):
+        raise UsageError("--cfg says what the file holds: no --preset; and --names or --classes, not both")
+    from ..detectors.darknet import import_darknet
+
+    return import_darknet(file, cfg, names_file or classes)
+
+
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="A run, checkpoint or alias.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", help="A .safetensors file.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", help="A .safetensors file; of a Darknet network also .weights.", show_default=False)
+    ],
 ) -> None:
     """Writes the weights of a run as one safetensors file, with spec and class names in its header.
+
+    A Darknet network is also written as Darknet has it: .weights, and beside it .cfg and .names.
 
     \b
     Example:
       foveal weights export runs/first --out first.safetensors
+      foveal weights export runs/mine --out mine.weights
     """
     import json
 
@@ -123,6 +152,12 @@ def export(
     from ..loading import find
 
     found = find(model)
+    if out.suffix == ".weights":
+        from ..detectors.darknet import export_darknet
+
+        for path in export_darknet(found.spec(), found.classes, found.state, out):
+            say(str(path))
+        return
     header = {**to_json(found.spec()), "classes": list(found.classes)}
     out.parent.mkdir(parents=True, exist_ok=True)
     try:

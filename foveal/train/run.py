@@ -25,7 +25,7 @@ from .precision import layout
 from .progress import Progress
 from .resume import check_best, check_same, open_folder, set_aside
 from .seeds import Run, train_seeds
-from .start import diluted, find_spec, load_weights, stuck
+from .start import diluted, find_spec, load_weights, other_pixels, stuck
 from .state import State
 from .step import START, noise
 from .validate import Validator
@@ -193,6 +193,8 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
         screen.say(load_weights(detector, arguments.weights))
     elif resumed is None:
         spec.load_pretrained(detector)
+    if resumed is None and arguments.weights is None and (line := other_pixels(spec)):
+        screen.say(line)
     if resumed is None and arguments.weights is None and stuck(spec, detector):
         screen.say(
             "warning: the backbone starts from random weights, and a part of it is frozen and will never learn; "

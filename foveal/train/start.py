@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..detectors.darknet import DarknetDetector
+from ..detectors.yolo import BLACK, WHITE
 from ..errors import FovealError
 from ..loading import find
+from ..parts.backbone_base import BackboneSpec
+from ..parts.darknet import Darknet
+from ..parts.inputs import IMAGENET_MEAN, IMAGENET_STD
 from ..parts.normalizers import KeptRows
 from ..parts.norms import FrozenBatchNorm
 from ..parts.samplers import All
 from ..task import BoxTask
+from ..weights.darknet import is_darknet
 from .checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
@@ -20,12 +26,14 @@ if TYPE_CHECKING:
 
 
 def find_spec(source: Spec | str | Path) -> tuple[Spec, Path | None]:
-    """A spec as it is; a preset by name; or the spec of a run or checkpoint folder, with that folder."""
+    """A spec as it is; a preset by name; the spec of a run or checkpoint folder, with that folder; of a Darknet cfg."""
     if not isinstance(source, str | Path):
         return source, None
     if Path(source).is_dir():
         spec: Spec = load_checkpoint(source).spec
         return spec, Path(source)
+    if Path(source).suffix == ".cfg" and Path(source).is_file():
+        return DarknetDetector.from_cfg(source), None
     from .. import presets
 
     return presets.get(str(source)), None
@@ -36,7 +44,8 @@ def load_weights(detector: Detector, source: str | Path) -> str:
 
     A head for other classes keeps its random start. Raises :class:`FovealError` where nothing fits.
     """
-    state = find(source).state
+    cfg = detector.spec.cfg if isinstance(detector.spec, DarknetDetector) and is_darknet(source) else None
+    state = find(source, cfg=cfg).state
     own: dict[str, Tensor] = detector.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     learned = {name for name, _ in detector.named_parameters()}
@@ -56,6 +65,18 @@ def stuck(spec: Spec, detector: Detector) -> bool:
         return False
     frozen = (not p.requires_grad for name, p in detector.named_parameters() if name.startswith("backbone."))
     return any(frozen) or any(isinstance(m, FrozenBatchNorm) for m in detector.modules())
+
+
+def other_pixels(spec: Spec) -> str | None:
+    """What to say where the backbone's weights were trained on pixels normalised otherwise; None: they were not."""
+    backbone = getattr(spec, "backbone", None)
+    if not isinstance(backbone, BackboneSpec) or backbone.weights_file is None:
+        return None
+    mean, std = (BLACK, WHITE) if isinstance(backbone, Darknet) else (IMAGENET_MEAN, IMAGENET_STD)
+    if (spec.input.mean, spec.input.std) == (mean, std):
+        return None
+    wanted = f"input.mean={mean} input.std={std}".replace(", ", ",")
+    return f"warning: {type(backbone).__name__}'s weights were trained on other pixels; set {wanted}"
 
 
 def diluted(spec: Spec) -> list[str]:

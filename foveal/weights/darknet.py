@@ -62,6 +62,14 @@ def read_header(path: str | Path) -> Header:
     )
 
 
+def is_darknet(path: str | Path) -> bool:
+    """Whether it is a file that begins like Darknet weights."""
+    try:
+        return Path(path).is_file() and read_header(path).bytes > 0
+    except FovealError:
+        return False
+
+
 def read_darknet(path: str | Path, net: Net, *, needed: int | None = None) -> tuple[Header, State]:
     """The header, and the state of :class:`DarknetNetwork` under its keys.
 

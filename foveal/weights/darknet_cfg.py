@@ -6,6 +6,7 @@ or ``;`` on. A key that stands twice in a section counts once, the first time. T
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +53,12 @@ class Section:
             return default
         text = self.text(key)
         try:
-            return tuple(float(part) for part in text.rstrip(",").split(","))
+            found = tuple(float(part) for part in text.rstrip(",").split(","))
         except ValueError:
-            raise self.error(f"{key} is {text!r}, expected a number", key=key) from None
+            found = (math.nan,)
+        if not all(map(math.isfinite, found)):
+            raise self.error(f"{key} is {text!r}, expected a number", key=key)
+        return found
 
     def integer(self, key: str, default: int | None = None, *, least: int | None = None) -> int:
         value = self.number(key, default)

@@ -32,8 +32,32 @@ def _check_channels(section: Section, shape: Shape, boxes: int, classes: int) ->
         raise section.error(what, fix=f"Set filters={wanted} there, or classes and {_boxes(section)} here")
 
 
+def _share(section: Section, key: str) -> float:
+    value = section.number(key, 0.5)
+    if not 0 <= value <= 1:
+        raise section.error(f"{key} is {value:g}, expected an IoU from 0 to 1", key=key)
+    return value
+
+
 def _boxes(section: Section) -> str:
     return "mask" if section.kind == "yolo" else "num"
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What the parts of the loss count, and whether objectness learns the overlap."""
+
+    object: float
+    nothing: float
+    classes: float
+    box: float
+    rescore: bool
+
+    @classmethod
+    def read(cls, section: Section) -> Self:
+        names = ("object_scale", "noobject_scale", "class_scale", "coord_scale")
+        positive, negative, classes, box = (section.number(name, 1) for name in names)
+        return cls(positive, negative, classes, box, section.flag("rescore"))
 
 
 @dataclass(frozen=True)
@@ -44,6 +68,7 @@ class Region(Kind):
     anchors: Pairs  # width, height in cells
     softmax: bool  # over the classes; else every class has a logistic of its own
     thresh: float  # best IoU above which a box without an object is not pushed down
+    scales: Scales
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
@@ -55,7 +80,8 @@ class Region(Kind):
             classes=section.integer("classes", least=1),
             anchors=_checked_anchors(section, section.integer("num", least=1)),
             softmax=section.flag("softmax"),
-            thresh=section.number("thresh", 0.5),
+            thresh=_share(section, "thresh"),
+            scales=Scales.read(section),
         )
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
@@ -91,7 +117,7 @@ class Yolo(Kind):
         scale = section.number("scale_x_y", 1)
         if scale < 1:
             raise section.error(f"scale_x_y is {scale:g}, expected 1 or more", key="scale_x_y")
-        return cls(section.integer("classes", least=1), anchors, mask, section.number("ignore_thresh", 0.5), scale)
+        return cls(section.integer("classes", least=1), anchors, mask, _share(section, "ignore_thresh"), scale)
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
         _check_channels(section, inputs[0], len(self.mask), self.classes)
@@ -109,13 +135,15 @@ class Detection(Kind):
     classes: int
     side: int
     boxes: int
-    sqrt: bool  # width and height are predicted as square roots
+    scales: Scales
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
-        section.refuse(coords=4)
+        section.refuse(coords=4, softmax=0)
+        if not section.flag("sqrt"):
+            raise section.error("sqrt=0 (sides that are no square roots) is not known here", key="sqrt", fix="sqrt=1")
         classes, side = section.integer("classes", least=1), section.integer("side", least=1)
-        return cls(classes, side, section.integer("num", least=1), section.flag("sqrt"))
+        return cls(classes, side, section.integer("num", least=1), Scales.read(section))
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
         wanted = self.side**2 * (self.classes + 5 * self.boxes)

@@ -79,10 +79,14 @@ class Net:
         return (3, self.height, self.width) if index < 0 else self.layers[index].shape
 
 
-def read_net(text: str, path: str | Path | None = None) -> Net:
-    """The network that a cfg's text describes. Raises :class:`FovealError` with line, value and what was expected."""
+def read_net(text: str, path: str | Path | None = None, *, size: tuple[int, int] | None = None) -> Net:
+    """The network that a cfg's text describes, for pictures of its own size or of ``size`` (height, width).
+
+    Raises :class:`FovealError` with line, value and what was expected.
+    """
     net, sections = read_sections(text, path)
     width, height = net.integer("width", least=1), net.integer("height", least=1)
+    height, width = size or (height, width)
     channels = net.integer("channels", 3)
     if channels != 3:
         raise net.error(f"channels is {channels}; pictures are RGB here", key="channels", fix="channels=3")
@@ -110,12 +114,34 @@ def _layer(section: Section, before: list[Layer], picture: Shape) -> Layer:
     return Layer(index, kind, what, section, sources, shape, what.floats(inputs))
 
 
+def with_outputs(text: str, logits: int) -> str:
+    """The same cfg for detection layers of ``logits`` classes: their ``classes``, and the width of the layers before.
+
+    A layer before them that has no width of its own is refused with its line.
+    """
+    net, lines = read_net(text), text.splitlines()
+    for head in net.heads:
+        what, last = head.head, net.layers[head.sources[0]]
+        assert what is not None
+        if what.classes == logits:
+            continue
+        key = {"convolutional": "filters", "connected": "output"}.get(last.kind)
+        if key is None:
+            raise last.section.error(f"stands before [{head.kind}] and cannot be made for {logits} classes")
+        wanted = what.boxes * (5 + logits)
+        if isinstance(what, heads.Detection):
+            wanted = what.side**2 * (5 * what.boxes + logits)
+        for section, name, value in ((head.section, "classes", logits), (last.section, key, wanted)):
+            lines[section.values[name][1] - 1] = f"{name}={value}"
+    return "\n".join(lines) + "\n"
+
+
 def cfg_text(cfg: str) -> str:
-    """A cfg's text as it is; of the path of a file (one line, no section) the text in it.
+    """A cfg's text as it is; of the path of a file (one line) the text in it.
 
     So a spec may be written with a path and holds the text. Raises :class:`FovealError` for a file that is none.
     """
-    if "\n" in cfg or "[" in cfg:
+    if "\n" in cfg:
         return cfg
     from .darknet_cfg import read_cfg_text
 

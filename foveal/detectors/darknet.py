@@ -1,0 +1,282 @@
+"""A Darknet detector as its own files describe it: YOLOv1, YOLOv2, YOLOv3, tiny or any other cfg of that kind.
+
+The cfg's text is the network. What its last layers say (anchors, masks, thresholds) becomes our parts, so they can be
+replaced like everywhere: ``[yolo]`` YOLOv3's, ``[region]`` YOLOv2's, ``[detection]`` YOLOv1's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..data.transforms import HorizontalFlip
+from ..errors import FovealError
+from ..fit import AdamW, Cosine, Fit
+from ..parts.cells import CellError, Cells
+from ..parts.darknet_modules import DarknetNetwork
+from ..parts.grid_head import split_grid
+from ..parts.inputs import Letterbox, Stretch
+from ..parts.losses import BinaryCrossEntropy, ClassLoss, CrossEntropy, SquaredError, prior_bias
+from ..parts.necks import Neck
+from ..parts.normalizers import PerImage
+from ..parts.objectness import Objectness
+from ..parts.yolo import split_cells
+from ..task import BoxTask
+from ..types import Predictions
+from ..weights.darknet import read_darknet, write_darknet
+from ..weights.darknet_cfg import read_names
+from ..weights.darknet_heads import Detection, Region, Yolo
+from ..weights.darknet_net import Layer, Net, cfg_text, read_net, with_outputs
+from ..weights.loading import load_into
+from ..weights.reading import State
+from .base import Detector, Spec
+from .one_stage import OneStage
+from .yolo import BLACK, V1_TASK, V2_TASK, V3_TASK, WHITE
+
+_START = 0.01  # probability of an object that new last layers begin with; Darknet's one half needs more pictures
+# For a few hundred pictures of one's own; Darknet's recipe (SGD, 500,200 batches of 64) is for COCO.
+FINE_TUNE = Fit(
+    epochs=12,
+    batch=8,
+    lr=5e-4,
+    solver=AdamW(weight_decay=1e-4),
+    schedule=Cosine(),
+    warmup_steps=100,
+    clip=10.0,
+    ema=0.998,
+    augment=(HorizontalFlip(),),
+)
+
+
+@dataclass(frozen=True)
+class DarknetDetector(Spec):
+    """The network of a cfg, with the parts its last layers ask for (see :meth:`from_cfg`)."""
+
+    cfg: str  # a cfg's text, or the path of the file
+    cells: Cells  # the shapes of the boxes of each level, finest first
+    task: BoxTask
+    input: Letterbox | Stretch = Letterbox(mean=BLACK, std=WHITE)  # resize rule; without a size the cfg's is taken
+    weights: str | None = None  # a .weights file of this cfg, or of its first layers, read when training starts
+    eps: float = 1e-5  # of the norms: Darknet's own on a GPU; 1e-6 on a processor and in OpenCV
+    fit: Fit = FINE_TUNE  # the recipe it is trained by
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cfg", cfg_text(self.cfg))
+        net = read_net(self.cfg)
+        if self.input.width is None or self.input.height is None:
+            object.__setattr__(self, "input", replace(self.input, width=net.width, height=net.height))
+
+    @classmethod
+    def from_cfg(cls, cfg: str | Path, *, seen: int = 0) -> DarknetDetector:
+        """The spec of a cfg: its text, or the path of the file.
+
+        ``seen``: how many images its weights were trained on, which ends YOLOv2's warm-up of boxes. Raises
+        :class:`FovealError` for a cfg that is wrong, or of no detector.
+        """
+        text = cfg_text(str(cfg))
+        net = read_net(text, cfg if text != str(cfg) else None)
+        heads = _heads(net)
+        cells, task = _cells(heads), _task(heads, seen)
+        if isinstance(heads[0].head, Detection):  # whose own command stretches pictures
+            return cls(text, cells, task, input=Stretch(mean=BLACK, std=WHITE))
+        return cls(text, cells, task)
+
+    def build(self, classes: Sequence[str]) -> OneStage:
+        """The detector with random weights; for another number of classes than the cfg's with other last layers."""
+        loss, count = self.task.cls_loss, len(classes)
+        logits = loss.channels(count)
+        height, width = self.input.canvas(())
+        net = read_net(with_outputs(self.cfg, logits), size=(height, width))
+        heads = _heads(net)
+        network = DarknetNetwork(net, [head.sources[0] for head in heads], eps=self.eps)
+        detection = heads[0].head
+        if isinstance(detection, Detection):
+            head: nn.Module = GridOutputs(detection.boxes, logits)
+            neck: Neck = GridMaps(network, detection.side, width)
+        else:
+            head, neck = CellOutputs(logits), Maps(network)
+            for layer in heads:
+                _start(network.layers[layer.sources[0]], logits, loss.bias(count))
+        return OneStage(self, classes, network, neck, head, self.cells, self.task)
+
+    def load_pretrained(self, detector: Detector) -> None:
+        """Reads ``weights``, if any: a file of the whole network, or of its first layers (``darknet53.conv.74``).
+
+        For other classes than the cfg's the last layers keep their random start.
+        """
+        if self.weights is None:
+            return
+        net = read_net(self.cfg)
+        _, state = read_darknet(self.weights, net, needed=0)
+        network = detector.get_submodule("backbone")
+        own = network.state_dict()
+        last = {f"layers.{layer.sources[0]}." for layer in net.heads}
+        merged = {
+            key: own[key] if key.startswith(tuple(last)) and value.shape != own[key].shape else value
+            for key, value in state.items()
+        }
+        load_into(network, {**own, **merged}, path=self.weights, what="the cfg's network")
+
+
+def import_darknet(
+    path: str | Path, cfg: str | Path, names: str | Path | Sequence[str] | None = None
+) -> tuple[DarknetDetector, tuple[str, ...], State]:
+    """Spec, class names and state of a Darknet detector's files.
+
+    ``names``: the .names file, or the names; None: ``class 0``, ``class 1``, ... Raises :class:`FovealError` for files
+    that do not fit each other, with both counts.
+    """
+    text = cfg_text(str(cfg))
+    net = read_net(text, cfg if text != str(cfg) else None)
+    header, state = read_darknet(path, net)
+    spec = DarknetDetector.from_cfg(cfg, seen=header.seen)
+    classes = cast(Yolo | Region | Detection, _heads(net)[0].head).classes
+    if names is None:
+        found = tuple(f"class {k}" for k in range(classes))
+    else:
+        found = read_names(names) if isinstance(names, (str, Path)) else tuple(names)
+    if len(found) != classes:
+        where = names if isinstance(names, (str, Path)) else None
+        raise FovealError(
+            f"holds {len(found)} names, the cfg has classes={classes}", path=where, fix="Give the names of this cfg"
+        )
+    return spec, found, {f"backbone.{key}": value for key, value in state.items()}
+
+
+def export_darknet(spec: Spec, classes: Sequence[str], state: State, out: Path) -> list[Path]:
+    """Writes a detector as Darknet's files: ``out`` (.weights), and beside it its cfg and names. The paths written.
+
+    Raises :class:`FovealError` for another detector, for class losses whose outputs are not the classes, and for files
+    that are there already.
+    """
+    if not isinstance(spec, DarknetDetector) or spec.task.cls_loss.channels(len(classes)) != len(classes):
+        raise FovealError(f"{type(spec).__name__} is no network of Darknet", fix="Write a .safetensors file")
+    files = [out, out.with_suffix(".cfg"), out.with_suffix(".names")]
+    for file in files:
+        if file.exists():
+            raise FovealError("is there already", path=file, fix="Name a new file")
+    text = with_outputs(spec.cfg, len(classes))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_darknet(out, read_net(text), {key.removeprefix("backbone."): value for key, value in state.items()})
+    files[1].write_text(text, encoding="utf-8")
+    files[2].write_text("\n".join(classes) + "\n", encoding="utf-8")
+    return files
+
+
+# -------------------------------------------------------------------------------------------- cfg -> our parts
+def _heads(net: Net) -> list[Layer]:
+    """The detection layers, finest map first. Raises :class:`FovealError` where there is none, or a mixture."""
+    if not net.heads:
+        raise FovealError(
+            "the cfg ends in no [yolo], [region] or [detection] layer: it is no detector",
+            path=net.path,
+            fix='Use a classifier as a backbone: backbone=Darknet("FILE.cfg", weights="FILE.weights")',
+        )
+    first = net.heads[0]
+    for layer in net.heads[1:]:
+        if layer.kind != first.kind or layer.kind != "yolo":
+            raise layer.section.error(
+                f"beside [{first.kind}] of line {first.section.line}; only [yolo] may be repeated"
+            )
+        if cast(Yolo, layer.head).classes != cast(Yolo, first.head).classes:
+            raise layer.section.error("classes differs from that of the [yolo] before", key="classes")
+    return sorted(net.heads, key=lambda layer: -layer.shape[1] * layer.shape[2])
+
+
+def _cells(heads: Sequence[Layer]) -> Cells:
+    shapes, reach = [], []
+    for layer in heads:
+        what = layer.head
+        if isinstance(what, Yolo):
+            shapes.append(tuple(what.anchors[k] for k in what.mask))
+            reach.append(what.scale_xy)
+        elif isinstance(what, Region):
+            return Cells((what.anchors,), unit="cells")
+        elif isinstance(what, Detection):
+            return Cells((((1.0, 1.0),) * what.boxes,), unit="cells")  # they have no shape of their own
+    return Cells(tuple(shapes), reach=tuple(reach) if max(reach) > 1 else None)
+
+
+def _task(heads: Sequence[Layer], seen: int) -> BoxTask:
+    what = heads[0].head
+    if isinstance(what, Yolo):
+        return replace(V3_TASK, quality=Objectness(ignore=what.ignore_thresh))
+    assert what is not None
+    scales, task = what.scales, V2_TASK if isinstance(what, Region) else V1_TASK
+    box_loss = replace(cast(CellError, task.box_loss), weight=scales.box)
+    cls_loss: ClassLoss = SquaredError(weight=scales.classes)
+    quality = replace(
+        cast(Objectness, task.quality),
+        target="iou" if scales.rescore else "one",
+        positive=scales.object,
+        negative=scales.nothing,
+    )
+    if isinstance(what, Region):
+        loss = CrossEntropy if what.softmax else BinaryCrossEntropy
+        cls_loss = loss(background=False, normalizer=PerImage(), weight=scales.classes)
+        quality = replace(quality, ignore=what.thresh)
+        box_loss = replace(box_loss, pull=max(0, box_loss.pull - seen))
+    return replace(task, cls_loss=cls_loss, box_loss=box_loss, quality=quality)
+
+
+@torch.no_grad()
+def _start(layer: nn.Module, logits: int, bias: float | None) -> None:
+    """The last convolution's biases: objects are rare."""
+    conv = layer[0] if isinstance(layer, nn.Sequential) and len(layer) == 1 else None
+    if isinstance(conv, nn.Conv2d) and conv.bias is not None:
+        by_box = conv.bias.view(-1, 5 + logits)
+        by_box[:, 4] = cast(float, prior_bias(_START))
+        if bias is not None:
+            by_box[:, 5:] = bias
+
+
+# ------------------------------------------------------------------------------------------------ small modules
+class Maps(Neck):
+    """The raw maps as they are."""
+
+    def __init__(self, network: DarknetNetwork) -> None:
+        super().__init__()
+        self.channels, self.strides = network.channels, network.strides
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        return features
+
+
+class GridMaps(Neck):
+    """The outputs of a connected layer, (B, n, 1, 1) -> (B, n / side^2, side, side) in the same order of memory."""
+
+    def __init__(self, network: DarknetNetwork, side: int, width: int) -> None:
+        super().__init__()
+        self.side = side
+        self.channels, self.strides = (network.channels[0] // side**2,), (width // side,)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        return [features[0].reshape(len(features[0]), -1, self.side, self.side)]
+
+
+class CellOutputs(nn.Module):
+    """Raw maps of ``[region]`` and ``[yolo]`` -> ``Predictions``."""
+
+    def __init__(self, logits: int) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, maps: list[Tensor]) -> Predictions:
+        return split_cells(maps, self.logits)
+
+
+class GridOutputs(nn.Module):
+    """The raw map of ``[detection]`` -> ``Predictions``."""
+
+    def __init__(self, boxes: int, logits: int) -> None:
+        super().__init__()
+        self.boxes, self.logits = boxes, logits
+
+    def forward(self, maps: list[Tensor]) -> Predictions:
+        cells = maps[0].shape[2] * maps[0].shape[3]
+        return split_grid(maps[0].flatten(1), cells, self.boxes, self.logits)
