@@ -16,13 +16,17 @@ from foveal.detectors.fcos import FCOS
 from foveal.detectors.region import Counts
 from foveal.detectors.retinanet import RetinaNet
 from foveal.detectors.rpn import RPN
+from foveal.detectors.ssd import SSD
 from foveal.errors import UsageError
 from foveal.fit import SGD, AdamW, Constant, Cosine, Fit, Steps
 from foveal.parts.backbones import Torchvision
 from foveal.parts.box_losses import L1, GIoU, IoU, SmoothL1
-from foveal.parts.coders import LTRB
+from foveal.parts.coders import LTRB, Delta
+from foveal.parts.default_boxes import PyramidBoxes
+from foveal.parts.dssd import Deconvolution, Prediction
 from foveal.parts.heads import PointTower, Predictor, ResNetTail, RoIConv, RoIMLP, RPNHead, Tower, VGGTail
-from foveal.parts.inputs import Resize
+from foveal.parts.inputs import Resize, Stretch
+from foveal.parts.level_heads import PerLevel
 from foveal.parts.losses import Focal
 from foveal.parts.matchers import IoUMatcher
 from foveal.parts.necks import FPN, SingleLevel
@@ -32,6 +36,7 @@ from foveal.parts.pooling import CropResize, RoIAlign, RoIPool
 from foveal.parts.priors import Anchors, PyramidAnchors
 from foveal.parts.samplers import All, Balanced
 from foveal.parts.small import SmallResNet
+from foveal.parts.ssd import Extra, Extras
 from foveal.parts.suppress import NMS, Select
 from foveal.task import BoxTask
 
@@ -302,6 +307,26 @@ rpn_mini = RPN(
     anchors=PyramidAnchors(scale=4.0, octaves=2),
     fit=_SMALL_FIT,
 )
+
+# SSD on the three finer maps of the backbone and three more, two thirds as deep as its levels are wide; DSSD on top.
+ssd_mini = SSD(
+    input=Stretch(256, 256),
+    backbone=_SMALL_BODY,
+    levels=(3, 4, 5),
+    neck=Extras((Extra(64, 128), Extra(64, 128)), norm="group"),
+    priors=PyramidBoxes(),
+    task=replace(SSD().task, coder=Delta((10, 10, 5, 5))),
+    fit=_SMALL_FIT,
+)
+
+dssd_mini = replace(
+    ssd_mini,
+    neck=replace(ssd_mini.neck, deconv=Deconvolution(96, norm="group")),
+    head=PerLevel(module=Prediction(48, 96, norm="group")),
+)
+
+# The SSD family of the papers and of torchvision has a page of its own.
+from foveal.presets_ssd import *  # noqa: E402, F403
 
 
 def names() -> list[str]:

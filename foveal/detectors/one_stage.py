@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..parts.necks import Levels, Pyramid
-from ..parts.priors import Anchors
+from ..parts.priors import PriorSet
+from ..parts.ssd import ExtraMaps
 from ..task import BoxTask
 from ..types import Boxes, Images, Priors, Targets
 from .base import Detector, Outputs, Spec
@@ -22,9 +23,9 @@ class OneStage(Detector):
         spec: Spec,
         classes: Sequence[str],
         backbone: nn.Module,
-        neck: Levels | Pyramid,
+        neck: Levels | Pyramid | ExtraMaps,
         head: nn.Module,
-        priors: Anchors,
+        priors: PriorSet,
         task: BoxTask,
         *,
         merges_classes: bool = False,
