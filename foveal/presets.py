@@ -321,8 +321,8 @@ ssd_mini = SSD(
 
 dssd_mini = replace(
     ssd_mini,
-    neck=replace(ssd_mini.neck, deconv=Deconvolution(96, norm="group")),
-    head=PerLevel(module=Prediction(48, 96, norm="group")),
+    neck=replace(ssd_mini.neck, deconv=Deconvolution(64, norm="group")),
+    head=PerLevel(module=Prediction(32, 64, norm="group")),
 )
 
 # The SSD family of the papers and of torchvision has a page of its own.

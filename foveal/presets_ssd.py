@@ -64,15 +64,20 @@ _TV = Fit(
 )
 
 # --------------------------------------------------------------------------------------------- SSD, VGG-16
+_BOXES_300 = DefaultBoxes(steps=(8, 16, 32, 64, 100, 300))
+_BOXES_512 = DefaultBoxes(
+    (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6),
+    ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,)),
+    steps=(8, 16, 32, 64, 128, 256, 512),
+)
+_COCO_300 = replace(_BOXES_300, sizes=(21, 45, 99, 153, 207, 261, 315))
+_COCO_512 = replace(_BOXES_512, sizes=(20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72))
+
 # The released code: 77.2 mAP (the paper, without the smaller pictures: 74.3).
 ssd300_vgg16_paper = SSD(fit=_VOC)
 
 # The same with the sizes of COCO: 25.1 AP on test-dev2015 (43.1 at IoU .5).
-ssd300_vgg16_coco_paper = replace(
-    ssd300_vgg16_paper,
-    priors=replace(ssd300_vgg16_paper.priors, sizes=(21, 45, 99, 153, 207, 261, 315)),
-    fit=_COCO,
-)
+ssd300_vgg16_coco_paper = replace(ssd300_vgg16_paper, priors=_COCO_300, fit=_COCO)
 
 # The released code with a seventh map: 79.8 mAP (the paper, without the smaller pictures: 76.8).
 ssd512_vgg16_paper = replace(
@@ -82,44 +87,33 @@ ssd512_vgg16_paper = replace(
         ssd300_vgg16_paper.neck,
         maps=(VGG_EXTRAS[0], *(Extra(128, 256),) * 3, Extra(128, 256, kernel=4, stride=1)),
     ),
-    priors=DefaultBoxes(
-        (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6),
-        ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,)),
-        steps=(8, 16, 32, 64, 128, 256, 512),
-    ),
+    priors=_BOXES_512,
 )
 
 # The same with the sizes of COCO: 28.8 AP on test-dev2015 (48.5 at IoU .5).
-ssd512_vgg16_coco_paper = replace(
-    ssd512_vgg16_paper,
-    priors=replace(
-        ssd512_vgg16_paper.priors, sizes=(20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72)
-    ),
-    fit=_COCO,
-)
+ssd512_vgg16_coco_paper = replace(ssd512_vgg16_paper, priors=_COCO_512, fit=_COCO)
+
+_TV_MEAN = (0.48235, 0.45882, 0.40784)
 
 
-def _as_torchvision(paper: SSD) -> SSD:
-    """torchvision's rules on the network of ``paper``."""
-    size = paper.input.canvas(())[0]
+def _as_torchvision(paper: SSD, size: int, boxes: DefaultBoxes) -> SSD:
+    """torchvision's rules on the network of ``paper``; its first stage, conv1, does not learn."""
     return replace(
         paper,
-        input=Stretch(size, size, mean=(0.48235, 0.45882, 0.40784), std=LEVELS),
-        backbone=replace(paper.backbone, frozen_stages=1),
+        input=Stretch(size, size, mean=_TV_MEAN, std=LEVELS),
+        backbone=Torchvision("vgg16", returns=("features.22", "features.29"), frozen_stages=1, ceil=True),
         neck=replace(paper.neck, rescale=L2Norm(eps=1e-12, floor=True), fc=ReducedFC(subsample=False)),
-        priors=replace(paper.priors, truncate=False, clip=True),
-        task=replace(
-            paper.task, matcher=BipartiteThenIoU(first="best"), coder=Delta((10, 10, 5, 5)), clip="before"
-        ),
+        priors=replace(boxes, truncate=False, clip=True),
+        task=replace(paper.task, matcher=BipartiteThenIoU(first="best"), coder=Delta((10, 10, 5, 5)), clip="before"),
         fit=_TV,
     )
 
 
 # torchvision's ssd300_vgg16, for COCO: 25.1 AP.
-ssd300_vgg16 = _as_torchvision(ssd300_vgg16_coco_paper)
+ssd300_vgg16 = _as_torchvision(ssd300_vgg16_coco_paper, 300, _COCO_300)
 
 # The same rules on the paper's SSD512; torchvision publishes no weights of it.
-ssd512_vgg16 = _as_torchvision(ssd512_vgg16_coco_paper)
+ssd512_vgg16 = _as_torchvision(ssd512_vgg16_coco_paper, 512, _COCO_512)
 
 # --------------------------------------------------------------------------------------------- SSDLite
 # torchvision's ssdlite320_mobilenet_v3_large, for COCO: 21.3 AP. Depthwise convolutions throughout.
@@ -135,12 +129,13 @@ ssdlite320_mobilenet_v3_large = replace(
         reduced=True,
     ),
     levels=(4, 5),
-    neck=Extras(
-        tuple(Extra(c // 2, c) for c in (512, 256, 256, 128)), block="light", norm="batch", eps=1e-3
-    ),
+    neck=Extras(tuple(Extra(c // 2, c) for c in (512, 256, 256, 128)), block="light", norm="batch", eps=1e-3),
     head=PerLevel(light=True),
     priors=DefaultBoxes(
-        (64, 112, 160, 208, 256, 304, 320), ((2, 3),) * 6, truncate=False, clip=True  # .2 to .95 of the canvas, and 1
+        (64, 112, 160, 208, 256, 304, 320),
+        ((2, 3),) * 6,
+        truncate=False,
+        clip=True,  # .2 to .95 of the canvas, and 1
     ),
     task=replace(
         ssd300_vgg16.task,

@@ -107,7 +107,7 @@ def test_same_detections_from_the_command_line(both, tmp_path) -> None:
 
     The model that predicts has its norms folded into its convolutions, hence the wider tolerances.
     """
-    name, theirs, ours = both
+    _, theirs, ours = both
     side = ours.spec.input.canvas(())[0]
     pixels = nn.functional.interpolate(pictures()[0][None], (side, side), mode="bicubic")[0].clamp(0, 1)
     pixels = (pixels * 255).round().to(torch.uint8)

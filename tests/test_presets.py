@@ -30,8 +30,16 @@ def parameters(module: torch.nn.Module) -> int:
 
 
 def test_the_presets_are_counted() -> None:
-    assert len(NAMES) == 25
-    assert MINI == ["retinanet_mini", "fcos_mini", "faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini"]
+    assert len(NAMES) == 38
+    assert MINI == [
+        "retinanet_mini",
+        "fcos_mini",
+        "faster_rcnn_mini",
+        "faster_rcnn_mini_focal_rpn",
+        "rpn_mini",
+        "ssd_mini",
+        "dssd_mini",
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -68,6 +76,12 @@ def test_every_preset_builds(name: str) -> None:
         ("faster_rcnn_vgg16_focal_rpn", 20, 137_057_234, 0),
         ("faster_rcnn_r50_c4", 80, 33_799_840, 4 * 2049),
         ("faster_rcnn_r101_c4", 80, 52_739_744, 4 * 2049),
+        ("ssd300_vgg16", 90, 35_641_826, 0),  # references count background as a class
+        ("ssd300_vgg16_paper", 20, 26_285_486, 0),
+        ("ssd300_vgg16_coco_paper", 80, 34_305_206, 0),
+        ("ssd512_vgg16_paper", 20, 27_188_676, 0),
+        ("ssd512_vgg16_coco_paper", 80, 36_038_196, 0),
+        ("ssdlite320_mobilenet_v3_large", 90, 3_440_060, 0),  # torchvision's own figure
     ],
 )
 def test_parameter_counts(name: str, classes: int, reference: int, surplus: int) -> None:

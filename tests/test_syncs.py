@@ -1,4 +1,4 @@
-"""A training step never waits for the device: RetinaNet not at all, Faster R-CNN in NMS alone.
+"""A training step never waits for the device: RetinaNet, FCOS and SSD not at all, Faster R-CNN in NMS alone.
 
 Counted by a dispatch mode over forward and backward; the matcher runs in its accelerator form, because on a processor
 it reads memory directly.
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from foveal import presets
-from foveal.parts import matchers
+from foveal.parts import bipartite, matchers
 from foveal.types import Images, Target, Targets
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -28,10 +28,13 @@ from common import OpCount
         ("faster_rcnn_mini", {"nms"}),
         ("faster_rcnn_mini_focal_rpn", {"nms"}),
         ("rpn_mini", set()),
+        ("ssd_mini", set()),
+        ("dssd_mini", set()),
     ],
 )
 def test_host_syncs_of_a_training_step(name: str, allowed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matchers, "match_on_host", matchers.match_on_device)
+    monkeypatch.setattr(bipartite, "_on_host", lambda tensor: False)
     detector = presets.get(name).build(["a", "b"])
     size = torch.tensor([[96, 96]] * 2)
     pixels = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)

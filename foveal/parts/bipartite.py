@@ -96,25 +96,27 @@ def _best(overlap: Tensor, index: Tensor, iou: Tensor) -> Tensor:
 def _bipartite(overlap: Tensor, index: Tensor, priors: int) -> Tensor:
     """The prior of each object (B, G), or ``priors`` for none: greedy by falling overlap.
 
-    In each round all pairs are matched that are the best of both their object and their prior, which are those that a
-    greedy search would come to. One round at least matches a pair of every image, most match nearly all.
+    In each round all pairs are matched that are the best of both their object and their prior: nothing can come between
+    them, so a search pair by pair would match them too. The best pair of an image is always one of them, so as many
+    rounds as objects are enough.
     """
     b, g, k = overlap.shape
-    order = torch.arange(g, device=overlap.device)
+    flat, order = index.flatten(1), torch.arange(g, device=overlap.device)
     taken = torch.full((b, g), priors, device=overlap.device)
     for _ in range(g):
         if _on_host(overlap) and not (overlap > LEAST).any():
             break
         value, at = overlap.max(2)  # (B, G)
         prior = index.gather(2, at[..., None]).squeeze(2)
-        better = (value[:, None] > value[:, :, None]) | ((value[:, None] == value[:, :, None]) & (order < order[:, None]))
-        beaten = (better & (prior[:, None] == prior[:, :, None])).any(2)
-        won = ~beaten & (value > LEAST)
-        taken = torch.where(won, prior, taken)
+        # a prior that is not among an object's candidates is none that the object can come to
+        top = overlap.new_zeros(b, priors).scatter_reduce_(1, flat, overlap.flatten(1), "amax")
+        wins = (value > LEAST) & (value == top.gather(1, prior))
+        earlier = wins[:, None] & (prior[:, None] == prior[:, :, None]) & (order < order[:, None])  # (B, G, G)
+        wins &= ~earlier.any(2)
+        taken = torch.where(wins, prior, taken)
         gone = torch.zeros(b, priors + 1, dtype=torch.bool, device=overlap.device)
-        gone.scatter_(1, torch.where(won, prior, priors), True)
-        lost = won[..., None] | gone.gather(1, index.flatten(1)).view(b, g, k)
-        overlap = overlap.masked_fill(lost, 0.0)
+        gone.scatter_(1, torch.where(wins, prior, priors), True)
+        overlap = overlap.masked_fill(wins[..., None] | gone.gather(1, flat).view(b, g, k), 0.0)
     return taken
 
 

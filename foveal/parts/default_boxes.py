@@ -35,7 +35,9 @@ class DefaultBoxes(PriorSet):
     def __post_init__(self) -> None:
         levels = len(self.ratios)
         if len(self.sizes) != levels + 1 or not levels:
-            raise UsageError(f"DefaultBoxes has {len(self.sizes)} sizes for {levels} levels; it needs one more than levels")
+            raise UsageError(
+                f"DefaultBoxes has {len(self.sizes)} sizes for {levels} levels; it needs one more than levels"
+            )
         for name, values in (("steps", self.steps), ("starts", self.starts)):
             if values is not None and len(values) != levels:
                 raise UsageError(f"DefaultBoxes has {len(values)} {name} for {levels} levels")
@@ -63,7 +65,9 @@ class DefaultBoxes(PriorSet):
     def __call__(self, images: Images, features: Sequence[Tensor], strides: Sequence[int]) -> Priors:
         """``features``: (B, c, H, W) a level. ``UsageError`` if the levels do not agree."""
         if len(features) != len(self.ratios):
-            raise UsageError(f"DefaultBoxes is for {len(self.ratios)} levels, but there are {len(features)} feature maps")
+            raise UsageError(
+                f"DefaultBoxes is for {len(self.ratios)} levels, but there are {len(features)} feature maps"
+            )
         maps = tuple((int(f.shape[-2]), int(f.shape[-1])) for f in features)
         canvas = (int(images.pixels.shape[-2]), int(images.pixels.shape[-1]))
         return Priors(*_default_boxes(self, maps, canvas, features[0].device))

@@ -31,11 +31,12 @@ class Residual(nn.Module):
     ) -> None:
         super().__init__()
         first, middle, last = widths
-        shape = {"stride": stride, "padding": padding}
         self.first = norm_conv(inputs, first, kernels[0], norm=norm, eps=eps)
-        self.second = norm_conv(first, middle, kernels[1], norm=norm, eps=eps, **shape)
+        self.second = norm_conv(first, middle, kernels[1], stride=stride, padding=padding, norm=norm, eps=eps)
         self.third = norm_conv(middle, last, kernels[2], norm=norm, eps=eps, act=None)
-        self.shortcut = norm_conv(inputs, last, kernels[1], norm=norm, eps=eps, act=None, **shape)
+        self.shortcut = norm_conv(
+            inputs, last, kernels[1], stride=stride, padding=padding, norm=norm, eps=eps, act=None
+        )
         init_xavier(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ class Gap(NamedTuple):
 
     @classmethod
     def back(cls, kernel: int, stride: int, padding: int) -> Gap:
-        """Over a convolution: the same one turned round where it only cuts the border, else ``stride`` times as large."""
+        """Over a convolution: itself turned round where it only cuts the border, else ``stride`` times as large."""
         return cls(kernel, 1, padding) if stride == 1 else cls(stride, stride, 0)
 
 
@@ -119,7 +120,9 @@ class _Step(nn.Module):
     def _enlarged(self, x: Tensor, height: int, width: int) -> Tensor:
         """A map whose side was rounded up on the way down is cut, one that was rounded down is filled up."""
         wanted, kernel, stride, padding = (height, width), *self.gap
-        missing = [w - ((int(s) - 1) * stride - 2 * padding + kernel) for w, s in zip(wanted, x.shape[-2:], strict=True)]
+        missing = [
+            w - ((int(s) - 1) * stride - 2 * padding + kernel) for w, s in zip(wanted, x.shape[-2:], strict=True)
+        ]
         fill = [min(max(0, m), stride - 1) for m in missing]
         x = F.conv_transpose2d(x, self.up.weight, self.up.bias, stride, padding, fill)[..., :height, :width]
         return x if x.shape[-2:] == wanted else F.interpolate(x, wanted, mode="nearest")
@@ -136,4 +139,3 @@ class Prediction:
 
     def build(self, inputs: int) -> Residual:
         return Residual(inputs, (self.middle, self.middle, self.channels), (1, 1, 1), 1, 0, self.norm, self.eps)
-

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -43,7 +45,7 @@ class Normalized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
         if self.floor:
-            length = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp(min=self.eps)
+            length: Tensor = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp(min=self.eps)
         else:
             length = (wide.square().sum(1, keepdim=True) + self.eps).sqrt()
         return (wide / length * self.weight.float()[:, None, None]).to(x.dtype)
@@ -159,7 +161,7 @@ class ExtraMaps(nn.Module):
             self.extras.append(_block(spec, widths[-1], extra))
             widths.append(extra.channels)
             steps.append(steps[-1] * extra.stride)
-        gaps = [Gap.between(a, b) for a, b in zip(strides, strides[1:], strict=False)]
+        gaps = [Gap.between(a, b) for a, b in pairwise(strides)]
         gaps += [Gap.back(e.kernel, e.stride, e.padding) for e in spec.maps]
         self.deconv = spec.deconv.build(widths, gaps) if spec.deconv else None
         self.channels = tuple(widths) if self.deconv is None else self.deconv.channels
@@ -186,8 +188,8 @@ class ExtraMaps(nn.Module):
             after = extra.side(sides[0]), extra.side(sides[1])
             if min(after) < 1:
                 raise UsageError(
-                    f"the pictures are too small for this neck: extra map {i + 1} of {len(self.spec.maps)} has a kernel "
-                    f"of {extra.kernel}, and the map before it is {sides[0]} x {sides[1]}",
+                    f"the pictures are too small for this neck: extra map {i + 1} of {len(self.spec.maps)} has a "
+                    f"kernel of {extra.kernel}, and the map before it is {sides[0]} x {sides[1]}",
                     fix="Make the input larger, or leave the last of neck.maps (and of the priors) out",
                 )
             sides = after
@@ -204,18 +206,18 @@ def _block(spec: Extras, inputs: int, extra: Extra) -> nn.Module:
             inputs, (extra.middle, extra.middle, extra.channels), (1, extra.kernel, 1), extra.stride, extra.padding,
             spec.norm, spec.eps,
         )  # fmt: skip
-    shape = {"kernel": extra.kernel, "stride": extra.stride, "padding": extra.padding}
+    kernel, stride, padding = extra.kernel, extra.stride, extra.padding
+    conv = partial(norm_conv, norm=spec.norm, eps=spec.eps)
     if spec.block == "plain":
-        first = norm_conv(inputs, extra.middle, 1, norm=spec.norm, eps=spec.eps)
-        second = norm_conv(extra.middle, extra.channels, norm=spec.norm, eps=spec.eps, **shape)
-        block = nn.Sequential(*first, *second)
+        last = conv(extra.middle, extra.channels, kernel, stride=stride, padding=padding)
+        block = nn.Sequential(*conv(inputs, extra.middle, 1), *last)
         init_xavier(block)
         return block
-    act = nn.ReLU6
+    conv = partial(conv, act=nn.ReLU6)
     block = nn.Sequential(
-        norm_conv(inputs, extra.middle, 1, norm=spec.norm, eps=spec.eps, act=act),
-        norm_conv(extra.middle, extra.middle, groups=extra.middle, norm=spec.norm, eps=spec.eps, act=act, **shape),
-        norm_conv(extra.middle, extra.channels, 1, norm=spec.norm, eps=spec.eps, act=act),
+        conv(inputs, extra.middle, 1),
+        conv(extra.middle, extra.middle, kernel, stride=stride, padding=padding, groups=extra.middle),
+        conv(extra.middle, extra.channels, 1),
     )
     for layer in block.modules():
         if isinstance(layer, nn.Conv2d):

@@ -78,9 +78,7 @@ class Select:
             keep = keep & ((boxes[..., 2:] - boxes[..., :2]) >= self.min_size).all(-1)
         return keep
 
-    def _best_of_classes(
-        self, scores: Tensor, number: int, to_scores: Callable[[Tensor], Tensor] | None
-    ) -> Candidates:
+    def _best_of_classes(self, scores: Tensor, number: int, to_scores: Callable[[Tensor], Tensor] | None) -> Candidates:
         """All levels count as one. No host sync."""
         number = min(number, scores.shape[1])
         value, row = scores.transpose(1, 2).topk(number, 2)  # (B, C, number)

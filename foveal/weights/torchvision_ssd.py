@@ -114,4 +114,3 @@ def _from_extra(key: str, first: int) -> str:
 
 def _to_extra(key: str, first: int) -> str:
     return re.sub(r"^neck\.extras\.(\d+)\.", lambda m: f"backbone.extra.{int(m[1]) + first}.", key)
-
