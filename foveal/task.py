@@ -6,11 +6,13 @@ A task owns no weights. It is the field ``task`` of a one-stage spec, ``rpn`` an
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from . import boxes as box_ops
+from .errors import UsageError
 from .parts.box_losses import BoxLoss, SmoothL1
 from .parts.coders import Coder, Delta
 from .parts.losses import ClassLoss
@@ -33,6 +35,11 @@ class BoxTask:
     quality: Quality | None = None  # objectness or centre-ness, where the head predicts one
     select: Select = Select()  # candidates for detection: score threshold, top-k of each level
     suppress: Suppress = NMS()  # removes duplicates, keeps the best
+    clip: Literal["before", "after"] = "before"  # boxes are clipped to the picture before suppression, or after it
+
+    def __post_init__(self) -> None:
+        if self.clip not in ("before", "after"):
+            raise UsageError(f"BoxTask: clip is {self.clip!r}, not one of before, after")
 
     # ------------------------------------------------------------------------------------------- training
     def match(self, predictions: Predictions, priors: Priors, targets: Targets) -> Match:
@@ -113,8 +120,11 @@ class BoxTask:
             deltas = deltas.gather(1, rows[..., None].expand(-1, -1, 4))
         where = priors.places(len(rows))
         where = where.gather(1, rows[..., None].expand(-1, -1, where.shape[-1]))
-        boxes = box_ops.clip(self.coder.decode(deltas.float(), where), images.sizes)
-        return self.suppress(boxes, values, labels, level, self.select.valid(boxes, values))
+        boxes = self.coder.decode(deltas.float(), where)
+        if self.clip == "before":
+            boxes = box_ops.clip(boxes, images.sizes)
+        found = self.suppress(boxes, values, labels, level, self.select.valid(boxes, values))
+        return found if self.clip == "before" else replace(found, boxes=box_ops.clip(found.boxes, images.sizes))
 
     def with_counts(self, before: int, after: int) -> BoxTask:
         """The same task with other candidate counts: before suppression (each level) and after it."""

@@ -31,10 +31,10 @@ def parameters(module: torch.nn.Module) -> int:
 
 
 def test_the_presets_are_counted() -> None:
-    assert len(NAMES) == 38
+    assert len(NAMES) == 51
     two_stage = ["faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini"]
     yolo = ["yolo_v1_mini", "yolo_v2_mini", "yolo_v3_mini"]
-    assert sorted(MINI) == sorted(["retinanet_mini", "fcos_mini", *two_stage, *yolo])
+    assert sorted(MINI) == sorted(["retinanet_mini", "fcos_mini", *two_stage, *yolo, "ssd_mini", "dssd_mini"])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -82,6 +82,12 @@ def test_every_preset_builds(name: str) -> None:
         ("yolo_v3", 20, 61_626_049, 0),
         ("yolo_v3_tiny", 80, 8_852_366, 0),
         ("yolo_v3_spp", 80, 62_998_749, 0),
+        ("ssd300_vgg16", 90, 35_641_826, 0),  # references count background as a class
+        ("ssd300_vgg16_paper", 20, 26_285_486, 0),
+        ("ssd300_vgg16_coco_paper", 80, 34_305_206, 0),
+        ("ssd512_vgg16_paper", 20, 27_188_676, 0),
+        ("ssd512_vgg16_coco_paper", 80, 36_038_196, 0),
+        ("ssdlite320_mobilenet_v3_large", 90, 3_440_060, 0),  # torchvision's own figure
     ],
 )
 def test_parameter_counts(name: str, classes: int, reference: int, surplus: int) -> None:

@@ -1,4 +1,4 @@
-"""Any class loss x any box loss x any sampler in every slot (RPN, RoI head, RetinaNet), empty images included."""
+"""Any class loss x any box loss x any sampler in every slot (RPN, RoI head, RetinaNet, SSD), empty images included."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from foveal.detectors.base import Detector, Spec
 from foveal.detectors.faster_rcnn import FasterRCNN
 from foveal.detectors.region import Counts
 from foveal.detectors.retinanet import RetinaNet
+from foveal.detectors.ssd import SSD
 from foveal.parts.box_losses import L1, CIoU, DIoU, GIoU, IoU, SmoothL1, Sum
+from foveal.parts.default_boxes import PyramidBoxes
 from foveal.parts.heads import RoIMLP, Tower
 from foveal.parts.inputs import Stretch
 from foveal.parts.losses import BalancedCrossEntropy, BinaryCrossEntropy, CrossEntropy, Focal, FocalStar
@@ -20,6 +22,7 @@ from foveal.parts.necks import FPN
 from foveal.parts.priors import PyramidAnchors
 from foveal.parts.samplers import OHEM, All, Balanced, HardNegatives
 from foveal.parts.small import SmallResNet
+from foveal.parts.ssd import Extra, Extras
 from foveal.types import Images, Target, Targets
 
 CLASS_LOSSES = (CrossEntropy(), BinaryCrossEntropy(), BalancedCrossEntropy(), Focal(), FocalStar())
@@ -37,6 +40,13 @@ REGION = FasterRCNN(
     roi_head=RoIMLP(16),
     train_proposals=Counts(20, 20),
     test_proposals=Counts(20, 20),
+)
+SINGLE_SHOT = SSD(
+    input=SMALL["input"],
+    backbone=SMALL["backbone"],
+    levels=(3, 4, 5),
+    neck=Extras((Extra(8, 16),), norm="group"),
+    priors=PyramidBoxes(),
 )
 
 
@@ -74,14 +84,16 @@ def build(spec: Spec) -> Detector:
 
 
 @pytest.mark.parametrize("cls_loss", CLASS_LOSSES, ids=lambda v: type(v).__name__)
-@pytest.mark.parametrize("slot", ["rpn", "roi", "task"])
+@pytest.mark.parametrize("slot", ["rpn", "roi", "task", "ssd"])
 def test_every_combination(slot: str, cls_loss: object) -> None:
-    spec = RETINA if slot == "task" else REGION
+    spec = {"task": RETINA, "ssd": SINGLE_SHOT}.get(slot, REGION)
     prefix, heads = {
         "rpn": ("rpn.", ("rpn_head", "roi_head")),
         "roi": ("", ("rpn_head", "roi_head")),
         "task": ("", ("head",)),
+        "ssd": ("", ("head",)),
     }[slot]
+    slot = "task" if slot == "ssd" else slot
     detector = None
     for box_loss, sampler in itertools.product(BOX_LOSSES, SAMPLERS):
         task = replace(getattr(spec, slot), cls_loss=cls_loss, box_loss=box_loss, sampler=sampler)
@@ -93,7 +105,7 @@ def test_every_combination(slot: str, cls_loss: object) -> None:
 
 
 def test_the_combinations_are_all_there() -> None:
-    assert len(CLASS_LOSSES) * len(BOX_LOSSES) * len(SAMPLERS) * 3 == 420
+    assert len(CLASS_LOSSES) * len(BOX_LOSSES) * len(SAMPLERS) * 4 == 560
 
 
 def test_losses_do_not_depend_on_the_padding_of_targets() -> None:
@@ -106,7 +118,7 @@ def test_losses_do_not_depend_on_the_padding_of_targets() -> None:
 
 
 def test_both_answers_from_one_pass() -> None:
-    for spec in (RETINA, REGION):
+    for spec in (RETINA, REGION, SINGLE_SHOT):
         detector = build(spec).eval()
         images, targets = batch((3, 0))
         g = torch.Generator()

@@ -1,4 +1,4 @@
-"""A training step never waits for the device: RetinaNet not at all, Faster R-CNN in NMS alone.
+"""A training step never waits for the device: RetinaNet, FCOS and SSD not at all, Faster R-CNN in NMS alone.
 
 Counted by a dispatch mode over forward and backward; the matcher runs in its accelerator form, because on a processor
 it reads memory directly.
@@ -14,7 +14,7 @@ import torch
 
 from foveal import presets
 from foveal.detectors.base import Detector
-from foveal.parts import matchers, objectness, points, suppress
+from foveal.parts import bipartite, matchers, objectness, points, suppress
 from foveal.parts.inputs import Stretch
 from foveal.types import Images, Target, Targets
 
@@ -25,6 +25,7 @@ from common import OpCount
 def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matchers, "match_on_host", matchers.match_on_device)
     monkeypatch.setattr(objectness, "match_on_host", matchers.match_on_device)
+    monkeypatch.setattr(bipartite, "_on_host", lambda tensor: False)
     monkeypatch.setattr(points, "grids_of", lambda *_: None)
     monkeypatch.setattr(suppress, "suppress_on_host", suppress.suppress_on_device)
 
@@ -58,6 +59,8 @@ def test_host_syncs_of_detecting_a_batch(name: str, monkeypatch: pytest.MonkeyPa
         ("faster_rcnn_mini", {"nms"}),
         ("faster_rcnn_mini_focal_rpn", {"nms"}),
         ("rpn_mini", set()),
+        ("ssd_mini", set()),
+        ("dssd_mini", set()),
         ("yolo_v1_mini", set()),
         ("yolo_v2_mini", set()),
         ("yolo_v3_mini", set()),

@@ -45,7 +45,7 @@ def list_() -> None:
     rows = [("name", "alias", "preset", "MB", "score", "here")]
     for entry in PUBLISHED.values():
         here = "yes" if (cache_folder() / entry.file).is_file() else "no"
-        score = f"{entry.score:.1f} {entry.metric}"
+        score = "-" if entry.score is None else f"{entry.score:.1f} {entry.metric}"
         rows.append(
             (entry.name, short.get(entry.name, "-"), entry.preset or "-", f"{entry.megabytes:.0f}", score, here)
         )

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, Self, cast, overload
 
 import numpy as np
 import torch
@@ -63,11 +63,19 @@ class Detector(nn.Module, ABC):
 
     has_proposals = False
     merges_classes = False  # one class for all objects: a proposal network used as a detector
+    resting: tuple[nn.Module, ...] = ()  # norms that keep their statistics: the stage of the fitting trains other parts
 
     def __init__(self, spec: Spec, classes: Sequence[str]) -> None:
         super().__init__()
         self.spec = spec
         self.classes = tuple(classes)
+
+    def train(self, mode: bool = True) -> Self:
+        """As ever, but :attr:`resting` norms stay in evaluation mode."""
+        super().train(mode)
+        for module in self.resting:
+            module.eval()
+        return self
 
     # --------------------------------------------------------------------- what an assembly has to say
     @abstractmethod

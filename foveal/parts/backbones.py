@@ -44,7 +44,9 @@ class Torchvision(BackboneSpec):
     frozen_stages: int = 2  # stages of equal stride that do not learn; 2: stem and layer1 / VGG's conv1 and conv2
     norm: NormKind = "frozen"  # what its batch norms become
     eps: float | None = None  # of the norms; None: the network's own (ResNet 1e-5, MobileNetV3 1e-3)
-    ceil: bool = False  # pooling rounds up, as Caffe does: for weights converted from there
+    ceil: bool = False  # pooling rounds up and does not pad, as in Caffe's networks
+    dilated: bool = False  # the last stage has holes in place of its stride: ResNet's conv5, MobileNetV3's C5
+    reduced: bool = False  # MobileNetV3: the last stage has half its channels (table 6 of its paper)
 
     def __post_init__(self) -> None:
         if self.frozen_stages < 0:
@@ -60,13 +62,14 @@ class Torchvision(BackboneSpec):
         ``levels``: what a detector wants where ``returns`` is None; those the network does not have are left out.
         Raises ``UsageError`` for an unknown name, layer or level.
         """
-        network = torchvision_network(self.name)
+        network = torchvision_network(self.name, dilated=self.dilated, reduced=self.reduced)
         known = frozenset(network.state_dict())
         replace_norms(network, self.norm, self.eps)
         for module in network.modules():
-            if isinstance(module, nn.MaxPool2d):
-                module.ceil_mode |= self.ceil
-        links = list(_links(network))
+            if self.ceil and isinstance(module, nn.MaxPool2d) and module.stride not in (1, (1, 1)):
+                module.ceil_mode, module.padding = True, 0
+        opened = self._opened(network)
+        links = list(_links(network, opened))
         is_nhwc = self.name.startswith("swin")
         shapes = _measure(links, is_nhwc)
         wanted = self._returned(_takeable(links, shapes), levels)
@@ -79,7 +82,7 @@ class Torchvision(BackboneSpec):
         for path, link in kept:
             if stages.index(shapes[path][1]) < self.frozen_stages:
                 link.requires_grad_(False)
-        body = Backbone(kept, wanted, [shapes[p] for p in wanted], known, is_nhwc)
+        body = Backbone(kept, wanted, [shapes[p] for p in wanted], known, is_nhwc, opened)
         fuse_frozen(body)
         return body
 
@@ -97,6 +100,12 @@ class Torchvision(BackboneSpec):
     def weights_file(self) -> str | None:
         """The file that ``weights`` means: a path, or a name of ``foveal weights list`` that was fetched."""
         return _file(self.weights)
+
+    def _opened(self, network: nn.Module) -> frozenset[str]:
+        """The inverted residual blocks of which an inner layer is returned (SSDLite: "features.13.block.0")."""
+        inner = {item.rpartition(".block.")[0] for item in self.returns or () if isinstance(item, str)}
+        modules = dict(network.named_modules())
+        return frozenset(path for path in inner if getattr(modules.get(path), "use_res_connect", True) is False)
 
     def _returned(self, shapes: dict[str, tuple[int, int]], levels: Sequence[int]) -> list[str]:
         by_level = {round(math.log2(stride)): path for path, (_, stride) in shapes.items()}  # the last one wins
@@ -140,33 +149,34 @@ class Backbone(nn.Module):
         shapes: Sequence[tuple[int, int]],
         known: frozenset[str],
         is_nhwc: bool = False,
+        opened: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
-        self.names, self.known, self.is_nhwc = tuple(names), known, is_nhwc
+        self.names, self.known, self.is_nhwc, self.opened = tuple(names), known, is_nhwc, opened
         self.channels = tuple(c for c, _ in shapes)
         self.strides = tuple(s for _, s in shapes)
         for path, link in links:
-            top, _, leaf = path.partition(".")
-            if not leaf:
-                self.add_module(top, link)
-                continue
-            if top not in self._modules:
-                self.add_module(top, nn.Sequential())
-            self.get_submodule(top).add_module(leaf, link)
+            parent: nn.Module = self
+            *folders, leaf = path.split(".")
+            for folder in folders:
+                if folder not in parent._modules:
+                    parent.add_module(folder, nn.Sequential())
+                parent = parent.get_submodule(folder)
+            parent.add_module(leaf, link)
         for (path, _), (_, after) in pairwise(links):
             if path in self.names and getattr(after, "inplace", False):
                 after.inplace = False  # type: ignore[assignment]  # it would overwrite a returned map
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         x, found = pixels, []
-        for path, link in _links(self):
+        for path, link in _links(self, self.opened):
             x = link(x)
             if path in self.names:
                 found.append(x.permute(0, 3, 1, 2) if self.is_nhwc else x)
         return found
 
 
-def torchvision_network(name: str) -> nn.Module:
+def torchvision_network(name: str, *, dilated: bool = False, reduced: bool = False) -> nn.Module:
     from torchvision import models  # late: doubles the time `import torch` takes
 
     names = [n for n in models.list_models(module=models) if not n.startswith(("vit_", "maxvit"))]
@@ -174,9 +184,17 @@ def torchvision_network(name: str) -> nn.Module:
         near = difflib.get_close_matches(name, names, 1)
         fix = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."
         raise UsageError(f"backbone {name!r} is not one of torchvision's convolutional networks", fix=fix)
+    extra: dict[str, Any] = {}
+    mobile = name.startswith("mobilenet_v3")
+    residual = name.startswith(("resne", "wide_resnet")) and name not in ("resnet18", "resnet34")
+    if (dilated and not (mobile or residual)) or (reduced and not mobile):
+        raise UsageError(f"{name} has no {'reduced' if reduced else 'dilated'} form")
     if name.startswith("vgg"):
         return _vgg(name)
-    extra: dict[str, Any] = {}
+    if mobile:
+        extra = {"dilated": dilated, "reduced_tail": reduced}
+    elif dilated:
+        extra = {"replace_stride_with_dilation": (False, False, True)}
     if name in ("googlenet", "inception_v3"):
         extra = {"aux_logits": False, "init_weights": True}
     network: nn.Module = models.get_model(name, weights=None, **extra)
@@ -198,13 +216,18 @@ def _vgg(name: str) -> nn.Module:
     return network
 
 
-def _links(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _links(network: nn.Module, opened: frozenset[str] = frozenset()) -> Iterator[tuple[str, nn.Module]]:
     for name, child in network.named_children():
         if name in _HEADS:
             continue
         if name in _CONTAINERS:
             for leaf, link in child.named_children():
-                yield f"{name}.{leaf}", link
+                path = f"{name}.{leaf}"
+                if path in opened:
+                    block = link.get_submodule("block")
+                    yield from ((f"{path}.block.{inner}", layer) for inner, layer in block.named_children())
+                else:
+                    yield path, link
         else:
             yield name, child
 

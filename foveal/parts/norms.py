@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
 from typing import Any, Literal, cast
@@ -125,6 +125,41 @@ def conv_block(
     block = nn.Sequential(*layers)
     fuse_frozen(block)
     return block
+
+
+def norm_conv(
+    inputs: int,
+    outputs: int,
+    kernel: int = 3,
+    *,
+    stride: int = 1,
+    padding: int | None = None,
+    groups: int = 1,
+    norm: NormKind | None = None,
+    eps: float | None = None,
+    act: Callable[..., nn.Module] | None = nn.ReLU,
+) -> nn.Sequential:
+    """A convolution of any shape, its norm and an in-place activation; biased where no norm follows.
+
+    ``padding=None`` keeps the size at stride 1. Frozen norms are not fused here: :func:`fuse_frozen` the whole.
+    """
+    padded = kernel // 2 if padding is None else padding
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, stride, padded, groups=groups, bias=norm is None)]
+    made = make_norm(norm, outputs, eps)
+    if made is not None:
+        layers.append(made)
+    if act is not None:
+        layers.append(act(inplace=True))
+    return nn.Sequential(*layers)
+
+
+def init_xavier(module: nn.Module) -> None:
+    """Glorot and Bengio's uniform weights and zero biases for every convolution, transposed ones too (SSD)."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def replace_norms(module: nn.Module, kind: NormKind, eps: float | None = None) -> None:

@@ -38,6 +38,11 @@ class Select:
     score: float = 0.05  # a candidate's score is above this
     per_level: int | None = 1000  # candidates of each level; None: all above the score (inference only: one host sync)
     min_size: float = 0.0  # smallest side of a box, network pixels
+    per_class: int | None = None  # candidates of each class over all levels, in place of ``per_level`` (SSD)
+
+    def __post_init__(self) -> None:
+        if self.per_class is not None and self.per_level is not None:
+            raise UsageError("Select: per_level and per_class are two ways to choose", fix="Set per_level=None as well")
 
     @torch.no_grad()
     def candidates(
@@ -48,6 +53,8 @@ class Select:
         ``scores`` (B, A, C) are scores, or logits together with ``to_scores``, a function that rises with each of
         them, so that only the chosen ones have to be converted. ``counts``: how many of the A belong to each level.
         """
+        if self.per_class is not None:
+            return self._best_of_classes(scores, self.per_class, to_scores)
         if self.per_level is None:
             return self._all(scores if to_scores is None else to_scores(scores), counts)
         classes = scores.shape[2]
@@ -70,6 +77,16 @@ class Select:
         if self.min_size > 0:
             keep = keep & ((boxes[..., 2:] - boxes[..., :2]) >= self.min_size).all(-1)
         return keep
+
+    def _best_of_classes(self, scores: Tensor, number: int, to_scores: Callable[[Tensor], Tensor] | None) -> Candidates:
+        """All levels count as one. No host sync."""
+        number = min(number, scores.shape[1])
+        value, row = scores.transpose(1, 2).topk(number, 2)  # (B, C, number)
+        if to_scores is not None:  # a row that must not be chosen has -inf, and keeps it
+            value = torch.where(value == -torch.inf, value, to_scores(value))
+        label = torch.arange(scores.shape[2], device=scores.device)[:, None].expand_as(row)
+        level = torch.zeros(value[0].numel(), dtype=torch.int64, device=scores.device)
+        return Candidates(value.flatten(1).float(), row.flatten(1), label.flatten(1), level)
 
     def _all(self, scores: Tensor, counts: Sequence[int]) -> Candidates:
         if len(counts) > 1:

@@ -52,9 +52,7 @@ class Timm(BackboneSpec):
         if self.norm == "frozen":
             replace_norms(network, "frozen")
             layers: Any = importlib.import_module("timm.layers")
-            network = layers.freeze_batch_norm_2d(
-                network
-            )  # timm's own, which end with an activation
+            network = layers.freeze_batch_norm_2d(network)  # timm's own, which end with an activation
         body = TimmBackbone(network, [int(info.channels()[i]) for i in wanted], [strides[i] for i in wanted])
         for parameter in body.below(self.frozen_stages):
             parameter.requires_grad_(False)

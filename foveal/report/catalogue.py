@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 def comments() -> dict[str, str]:
     """The comment of each preset: the lines above it, and what stands behind it."""
-    source = inspect.getsource(presets)
+    found: dict[str, str] = {}
+    for page in presets.PAGES:
+        found |= _comments(inspect.getsource(page))
+    return found
+
+
+def _comments(source: str) -> dict[str, str]:
     lines = source.splitlines()
     found: dict[str, str] = {}
     for node in ast.parse(source).body:

@@ -26,7 +26,7 @@ from .interrupt import Interrupt
 from .log import Log, Meter
 from .plan import Pace, differs, full_plan, plan_again, timed_plan
 from .progress import Progress
-from .solvers import Average, build_solver, freeze, restore_solver, set_lr, solver_tensors
+from .solvers import Average, build_solver, freeze, resting_norms, restore_solver, set_lr, solver_tensors
 from .state import FINISHED, OUT_OF_TIME, STOPPED_EARLY, State
 from .step import Updater, to_device
 from .validate import Validator
@@ -222,6 +222,7 @@ class Loop:
         self._stage = index
         stage, detector = self.fit.stages[index], self.job.detector
         freeze(detector, stage, self.trainable)
+        detector.resting = resting_norms(detector, self.trainable)
         self.solver = build_solver(detector, self.fit, stage)
         if resumed is not None:
             restore_solver(self.solver, detector, resumed.optimizer)

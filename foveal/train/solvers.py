@@ -30,6 +30,16 @@ def freeze(module: nn.Module, stage: Stage, trainable: frozenset[str]) -> None:
         parameter.requires_grad_(name in trainable and name.startswith(stage.trains))
 
 
+def resting_norms(module: nn.Module, trainable: frozenset[str]) -> tuple[nn.Module, ...]:
+    """Batch norms that this stage keeps still though the detector could train them: their statistics rest too."""
+    found = []
+    for path, child in module.named_modules():
+        own = [(f"{path}.{name}", p) for name, p in child.named_parameters(recurse=False)]
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and any(name in trainable for name, _ in own):
+            found += [child] * (not any(p.requires_grad for _, p in own))
+    return tuple(found)
+
+
 def parameter_groups(module: nn.Module, fit: Fit, stage: Stage) -> list[dict[str, Any]]:
     """Groups of equal learning rate and weight decay; ``scale`` is the factor on the stage's learning rate."""
     decay = (stage.solver or fit.solver).decay

@@ -32,7 +32,7 @@ class Published:
     url: str
     megabytes: float  # 2^20 bytes
     preset: str | None  # what it is with us; None: a backbone
-    score: float  # COCO val2017 box AP, or ImageNet top-1, in percent
+    score: float | None  # COCO val2017 box AP, or ImageNet top-1, in percent; None: it has no classifier
     parameters: int
     zero_eps: bool = False  # its frozen norms were trained with an epsilon of 0
 
@@ -59,7 +59,7 @@ def _entry(
     file: str,
     megabytes: float,
     preset: str | None,
-    score: float,
+    score: float | None,
     parameters: int,
     zero_eps: bool = False,
 ) -> Published:
@@ -120,11 +120,22 @@ _TABLE = (
         38198935,
     ),
     _entry("fcos_resnet50_fpn", "fcos_resnet50_fpn_coco-99b0c9b7", 123.608, "fcos_r50_fpn", 39.2, 32269600),
+    _entry("ssd300_vgg16", "ssd300_vgg16_coco-b556d3b4", 135.988, "ssd300_vgg16", 25.1, 35641826),
+    _entry(
+        "ssdlite320_mobilenet_v3_large",
+        "ssdlite320_mobilenet_v3_large_coco-a79551df",
+        13.418,
+        "ssdlite320_mobilenet_v3_large",
+        21.3,
+        3440060,
+    ),
     _entry("resnet50", "resnet50-0676ba61", 97.781, None, 76.130, 25557032),
     _entry("resnet50_v2", "resnet50-11ad3fa6", 97.79, None, 80.858, 25557032),
     _entry("resnet101", "resnet101-63fe2227", 170.511, None, 77.374, 44549160),
     _entry("resnext101_32x8d", "resnext101_32x8d-8ba56ff5", 339.586, None, 79.312, 88791336),
     _entry("vgg16", "vgg16-397923af", 527.796, None, 71.592, 138357544),
+    # Caffe's VGG-16, for pixels from 0 to 255 without their mean, as SSD's presets have them
+    _entry("vgg16_features", "vgg16_features-amdegroot-88682ab5", 527.802, None, None, 138357544),
     _entry("mobilenet_v3_large", "mobilenet_v3_large-8738ca79", 21.114, None, 74.042, 5483032),
     _entry("squeezenet1_0", "squeezenet1_0-b66bff10", 4.778, None, 58.092, 1248424),
 )

@@ -19,6 +19,7 @@ from ..errors import FovealError
 from .coco import COCO_NAMES
 from .published import PUBLISHED, digest
 from .reading import State, read_state
+from .torchvision_ssd import is_ssd, recognise_ssd, ssd_columns, ssd_to_ours, ssd_to_torchvision
 
 # Renamed in torchvision 0.13. The left sides cannot occur in a new file: there every block has one more index.
 _OLD = (
@@ -103,6 +104,9 @@ def recognise(state: Mapping[str, Tensor], path: str | Path) -> str:
     """The preset an upgraded state belongs to. Raises ``FovealError`` that says what the file seems to be instead."""
     if any(key.startswith("roi_heads.mask") for key in state):
         raise FovealError("is a Mask R-CNN, which is not read yet", path=path)
+    ssd = recognise_ssd(state)
+    if ssd is not None:
+        return ssd
     is_resnet = _bottlenecks(state) == (3, 4, 6, 3)
     if "rpn.head.cls_logits.weight" in state and "roi_heads.box_predictor.cls_score.weight" in state:
         if "backbone.body.16.0.weight" in state and "backbone.body.13.block.0.0.weight" in state:
@@ -117,12 +121,15 @@ def recognise(state: Mapping[str, Tensor], path: str | Path) -> str:
     raise FovealError(
         f"is {_guess(state)}, not a torchvision detector known here",
         path=path,
-        fix="Known: Faster R-CNN (ResNet-50-FPN v1, v2; MobileNetV3 FPN), RetinaNet (ResNet-50-FPN v1, v2), FCOS.",
+        fix="Known: Faster R-CNN (ResNet-50-FPN v1, v2; MobileNetV3 FPN), RetinaNet (ResNet-50-FPN v1, v2), FCOS, "
+        "SSD300, SSDLite.",
     )
 
 
 def to_ours(state: Mapping[str, Tensor]) -> State:
     """An upgraded torchvision state under our keys, the background's column moved from the front to the back."""
+    if recognise_ssd(state):
+        return ssd_to_ours(state)
     new: State = {}
     for key, value in state.items():
         for old, now in _PREFIXES:
@@ -140,6 +147,8 @@ def to_ours(state: Mapping[str, Tensor]) -> State:
 
 def to_torchvision(state: Mapping[str, Tensor], *, features: bool = False) -> State:
     """The inverse of :func:`to_ours`; ``features``: the backbone is a MobileNet. The background's box is zero."""
+    if is_ssd(state):
+        return ssd_to_torchvision(state)
     back = (
         ("backbone.features." if features else "backbone.", "backbone.body."),
         ("neck.", "backbone.fpn."),
@@ -165,6 +174,8 @@ def _class_names(state: Mapping[str, Tensor], names: Sequence[str] | None, path:
     """One name for every column. torchvision's index is COCO's id; RetinaNet has a column for id 0 too."""
     if _CLASSES + "bias" in state:
         first, count = 1, state[_CLASSES + "bias"].shape[0] - 1
+    elif is_ssd(state):
+        first, count = 1, ssd_columns(state) - 1
     else:
         priors = state[_RETINA_BOXES].shape[0] // 4
         first, count = 0, state[_RETINA_LOGITS].shape[0] // priors

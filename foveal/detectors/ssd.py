@@ -1,0 +1,82 @@
+"""SSD: single shot multibox detector (Liu et al., ECCV 2016), and DSSD (Fu et al., 2017).
+
+Backbone -> its finer maps and a few coarser ones -> on each map one convolution for classes and one for boxes, for a
+few default boxes a place. Every object has a prior of its own, others follow by overlap; of the negatives the three
+hardest for each positive count. DSSD adds a way back from coarse to fine (``neck.deconv``) and a residual block before
+each prediction (``head.module``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ..fit import Fit
+from ..parts.backbone_base import BackboneSpec
+from ..parts.backbones import Torchvision
+from ..parts.bipartite import BipartiteThenIoU
+from ..parts.box_losses import SmoothL1
+from ..parts.coders import Delta
+from ..parts.default_boxes import DefaultBoxes, PyramidBoxes, boxes_at
+from ..parts.inputs import Input, Resize, Stretch
+from ..parts.level_heads import PerLevel
+from ..parts.losses import CrossEntropy
+from ..parts.normalizers import Positives
+from ..parts.samplers import HardNegatives
+from ..parts.ssd import Extra, Extras, L2Norm, ReducedFC, map_sides
+from ..parts.suppress import NMS, Select
+from ..task import BoxTask
+from .base import Detector, Spec
+from .one_stage import OneStage
+
+CAFFE_MEAN = (123 / 255, 117 / 255, 104 / 255)  # of the released code, here in RGB on the scale 0..1
+LEVELS = (1 / 255,) * 3  # divided by this, pixels are levels from 0 to 255, as Caffe's networks want them
+VGG_EXTRAS = (
+    Extra(256, 512),
+    Extra(128, 256),
+    Extra(128, 256, stride=1, padding=0),
+    Extra(128, 256, stride=1, padding=0),
+)
+
+
+@dataclass(frozen=True)
+class SSD(Spec):
+    """The released form of SSD300 on VGG-16, for VOC."""
+
+    input: Input = Stretch(300, 300, mean=CAFFE_MEAN, std=LEVELS)  # the resize rule of prediction and evaluation
+    # conv4_3 and conv5_3, each behind its ReLU
+    backbone: BackboneSpec = Torchvision("vgg16", returns=("features.22", "features.29"), frozen_stages=0, ceil=True)
+    levels: tuple[int, ...] = (3, 4)  # the backbone's maps where it does not say itself: l has stride 2^l
+    neck: Extras = Extras(VGG_EXTRAS, rescale=L2Norm(), fc=ReducedFC())
+    head: PerLevel = PerLevel()
+    priors: DefaultBoxes | PyramidBoxes = DefaultBoxes(steps=(8, 16, 32, 64, 100, 300))
+    task: BoxTask = BoxTask(
+        matcher=BipartiteThenIoU(),
+        cls_loss=CrossEntropy(normalizer=Positives()),
+        box_loss=SmoothL1(beta=1.0),
+        sampler=HardNegatives(3.0),
+        coder=Delta((10, 10, 5, 5), clamp=math.inf),
+        select=Select(score=0.01, per_level=None, per_class=400),
+        suppress=NMS(0.45, per="class", top=200),
+        clip="after",
+    )
+    fit: Fit = Fit()  # the recipe it is trained by
+
+    def build(self, classes: Sequence[str]) -> OneStage:
+        """The detector with random weights. ``UsageError`` where pictures of ``input`` are too small for the neck."""
+        backbone = self.backbone.build(levels=self.levels)
+        neck = self.neck.build(backbone.channels, backbone.strides)
+        if not isinstance(self.input, Resize):  # its canvas is as large as the pictures make it
+            neck.check(*map_sides(backbone, *self.input.canvas(()))[-1])
+        priors, loss, count = boxes_at(self.priors, neck.strides), self.task.cls_loss, len(classes)
+        head = self.head.build(neck.channels, priors.per_location, loss.channels(count), loss.bias(count))
+        return OneStage(self, classes, backbone, neck, head, priors, self.task)
+
+    def load_pretrained(self, detector: Detector) -> None:
+        """Reads the backbone's weights file, where it names one: the backbone, and fc6 and fc7 of a VGG."""
+        self.backbone.load_pretrained(detector.get_submodule("backbone"))
+        file, name = self.backbone.weights_file, getattr(self.backbone, "name", "")
+        if file and self.neck.fc is not None and name.startswith("vgg"):
+            cast(Any, detector.get_submodule("neck.fc")).load_pretrained(file)

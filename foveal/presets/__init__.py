@@ -1,0 +1,35 @@
+"""Named detectors. Variants are ``dataclasses.replace``; the comment above each says what it is and what to expect.
+
+Where torchvision has a form of a detector, the plain name is that form and the paper's is ``..._paper``. AP is
+published COCO val2017 unless said; what the ``*_mini`` presets reach in minutes is in ``docs/results.md``.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from foveal.detectors.base import Spec
+from foveal.errors import UsageError
+from foveal.presets import one_stage, small, ssd, two_stage, yolo
+from foveal.presets.one_stage import *
+from foveal.presets.small import *
+from foveal.presets.ssd import *
+from foveal.presets.two_stage import *
+from foveal.presets.yolo import *
+
+PAGES = (one_stage, ssd, yolo, two_stage, small)  # where the presets are, in the order they are listed
+
+
+def names() -> list[str]:
+    """All presets, page by page, in the order of each page."""
+    return [name for page in PAGES for name in vars(page) if name in page.__all__]
+
+
+def get(name: str) -> Spec:
+    """The preset of that name. Raises ``UsageError`` with the nearest one."""
+    value = globals().get(name)
+    if isinstance(value, Spec):
+        return value
+    near = difflib.get_close_matches(name, names(), 1)
+    fix = f"Did you mean {near[0]!r}?" if near else ""
+    raise UsageError(f"there is no preset {name!r}", fix=f"{fix} `foveal models` lists them.".strip())

@@ -1,0 +1,168 @@
+"""The small ones: a few hundred pictures, one machine, minutes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from foveal.detectors.faster_rcnn import ROI_TASK, FasterRCNN
+from foveal.detectors.fcos import FCOS
+from foveal.detectors.region import Counts
+from foveal.detectors.retinanet import RetinaNet
+from foveal.detectors.rpn import RPN
+from foveal.detectors.ssd import SSD
+from foveal.detectors.yolo import V1_TASK, V2_TASK, V3_TASK, YOLO
+from foveal.parts.box_losses import GIoU
+from foveal.parts.cells import Cells
+from foveal.parts.coders import Delta
+from foveal.parts.default_boxes import PyramidBoxes
+from foveal.parts.dssd import Deconvolution, Prediction
+from foveal.parts.grid_head import GridHead
+from foveal.parts.heads import PointTower, RoIMLP, Tower
+from foveal.parts.inputs import Letterbox, Resize, Stretch
+from foveal.parts.level_heads import PerLevel
+from foveal.parts.losses import Focal
+from foveal.parts.matchers import IoUMatcher
+from foveal.parts.necks import FPN, Identity
+from foveal.parts.normalizers import Positives
+from foveal.parts.points import Centreness
+from foveal.parts.priors import PyramidAnchors
+from foveal.parts.samplers import Balanced
+from foveal.parts.small import SmallResNet
+from foveal.parts.ssd import Extra, Extras
+from foveal.parts.suppress import Select
+from foveal.parts.yolo import CellHead, Passthrough, Upsampling
+from foveal.presets.recipes import SMALL_FIT
+from foveal.presets.two_stage import with_focal
+
+__all__ = [
+    "dssd_mini",
+    "faster_rcnn_mini",
+    "faster_rcnn_mini_focal_rpn",
+    "fcos_mini",
+    "retinanet_mini",
+    "rpn_mini",
+    "ssd_mini",
+    "yolo_v1_mini",
+    "yolo_v2_mini",
+    "yolo_v3_mini",
+]
+
+# --------------------------------------------------------------------------------------------------- small
+_SMALL = Resize(320, 533)
+_SMALL_BODY = SmallResNet()
+
+# Two-layer towers of 96 channels. Group norm in the neck evens out whatever backbone comes before it.
+retinanet_mini = RetinaNet(
+    input=_SMALL,
+    backbone=_SMALL_BODY,
+    neck=FPN(96, extra="p6p7-p5", norm="group"),
+    head=Tower(depth=2),
+    anchors=PyramidAnchors(scale=4.0, octaves=3),
+    task=replace(
+        RetinaNet().task,
+        matcher=IoUMatcher(0.5, 0.4, low_quality=True),
+        cls_loss=Focal(normalizer=Positives()),
+        box_loss=GIoU(normalizer=Positives(), weight=2.0),
+        select=Select(score=0.01, per_level=1000),
+    ),
+    fit=SMALL_FIT,
+)
+
+# Two-layer towers of 96 channels, centre-ness, no anchors.
+fcos_mini = FCOS(
+    input=_SMALL,
+    backbone=_SMALL_BODY,
+    neck=FPN(96, extra="p6p7-p5", norm="group"),
+    head=PointTower(depth=2),
+    task=replace(FCOS().task, quality=Centreness(), select=Select(score=0.05, per_level=1000)),
+    fit=SMALL_FIT,
+)
+
+# A pyramid of 96 channels, six anchors a cell, two connected layers of 256.
+faster_rcnn_mini = FasterRCNN(
+    input=_SMALL,
+    backbone=_SMALL_BODY,
+    levels=(3, 4, 5),
+    neck=FPN(96, extra="pool", norm="group"),
+    anchors=PyramidAnchors(scale=4.0, octaves=2),
+    roi_head=RoIMLP(256),
+    roi=replace(ROI_TASK, sampler=Balanced(128, 0.25), select=replace(ROI_TASK.select, score=0.01)),
+    train_proposals=Counts(500, 500),
+    test_proposals=Counts(300, 300),
+    fit=SMALL_FIT,
+)
+
+# The same with focal loss in the RPN: one difference, three overrides.
+faster_rcnn_mini_focal_rpn = replace(faster_rcnn_mini, rpn=with_focal(faster_rcnn_mini.rpn))
+
+# YOLO on the same small backbone; `foveal anchors PRESET --data DATA` finds the shapes for a data set.
+_GREY = Letterbox(320, 320)
+
+# Two boxes for each of 10 x 10 cells, from layers that see the whole picture.
+yolo_v1_mini = YOLO(
+    input=Stretch(320, 320),
+    backbone=SmallResNet((32, 64, 128, 64)),
+    levels=(5,),
+    neck=Identity(),
+    head=GridHead(side=10, hidden=512),
+    cells=Cells((((1.0, 1.0), (1.0, 1.0)),), unit="cells"),
+    task=replace(V1_TASK, select=Select(score=0.01, per_level=1000)),
+    fit=SMALL_FIT,
+)
+
+# One level of stride 16 with a finer one passed through; softmax classes, objectness that learns the overlap.
+yolo_v2_mini = YOLO(
+    input=_GREY,
+    backbone=_SMALL_BODY,
+    levels=(3, 4),
+    neck=Passthrough(narrow=32, channels=128, depth=1),
+    head=CellHead((128,), prior=0.01),
+    cells=Cells((((1.0, 1.0), (2.0, 1.5), (1.5, 2.5), (4.0, 3.0), (6.0, 6.5)),), unit="cells"),
+    task=replace(V2_TASK, select=Select(score=0.01, per_level=1000)),
+    fit=SMALL_FIT,
+)
+
+# Three levels, nine shapes.
+yolo_v3_mini = YOLO(
+    input=_GREY,
+    backbone=_SMALL_BODY,
+    neck=Upsampling((32, 64, 128), (1, 1, 1)),
+    head=CellHead(prior=0.01),
+    cells=Cells(
+        (
+            ((12.0, 12.0), (18.0, 26.0), (28.0, 18.0)),
+            ((32.0, 32.0), (36.0, 56.0), (60.0, 40.0)),
+            ((72.0, 72.0), (100.0, 140.0), (160.0, 110.0)),
+        )
+    ),
+    task=replace(V3_TASK, select=Select(score=0.01, per_level=1000)),
+    fit=SMALL_FIT,
+)
+
+# SSD on the three finer maps of the backbone and two more.
+ssd_mini = SSD(
+    input=Stretch(256, 256),
+    backbone=_SMALL_BODY,
+    levels=(3, 4, 5),
+    neck=Extras((Extra(64, 128), Extra(64, 128)), norm="group"),
+    priors=PyramidBoxes(),
+    task=replace(SSD().task, coder=Delta((10, 10, 5, 5))),
+    fit=SMALL_FIT,
+)
+
+# The same with the way back and a block before each prediction.
+dssd_mini = replace(
+    ssd_mini,
+    neck=replace(ssd_mini.neck, deconv=Deconvolution(64, norm="group")),
+    head=PerLevel(module=Prediction(32, 64, norm="group")),
+)
+
+# Proposals alone: one class, "object".
+rpn_mini = RPN(
+    input=_SMALL,
+    backbone=_SMALL_BODY,
+    levels=(3, 4, 5),
+    neck=FPN(96, extra="pool", norm="group"),
+    anchors=PyramidAnchors(scale=4.0, octaves=2),
+    fit=SMALL_FIT,
+)

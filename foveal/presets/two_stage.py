@@ -1,0 +1,171 @@
+"""Faster R-CNN in its forms, and its region proposal network alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from foveal.detectors.faster_rcnn import ROI_TASK, RPN_TASK, FasterRCNN
+from foveal.detectors.region import Counts
+from foveal.detectors.rpn import RPN
+from foveal.fit import SGD, Constant, Fit, Steps
+from foveal.parts.backbones import Torchvision
+from foveal.parts.box_losses import SmoothL1
+from foveal.parts.heads import Predictor, ResNetTail, RoIConv, RoIMLP, RPNHead, VGGTail
+from foveal.parts.inputs import Resize
+from foveal.parts.losses import Focal
+from foveal.parts.necks import FPN, SingleLevel
+from foveal.parts.normalizers import Positives
+from foveal.parts.pooling import CropResize, RoIAlign, RoIPool
+from foveal.parts.priors import Anchors
+from foveal.parts.samplers import All, Balanced
+from foveal.parts.suppress import NMS
+from foveal.presets.recipes import FLIP, ONE, ONE_REGION, TV_REGION
+from foveal.task import BoxTask
+
+__all__ = [
+    "faster_rcnn_luminoth",
+    "faster_rcnn_mobilenet_v3_large_320_fpn",
+    "faster_rcnn_mobilenet_v3_large_fpn",
+    "faster_rcnn_r50_c4",
+    "faster_rcnn_r50_fpn",
+    "faster_rcnn_r50_fpn_paper",
+    "faster_rcnn_r50_fpn_v2",
+    "faster_rcnn_r101_c4",
+    "faster_rcnn_r101_fpn",
+    "faster_rcnn_vgg16",
+    "faster_rcnn_vgg16_focal_rpn",
+    "faster_rcnn_x101_fpn",
+    "rpn_r50_fpn",
+]
+
+# ------------------------------------------------------------------------------------ Faster R-CNN with FPN
+_TV_HEAD = RoIMLP(1024, predictor=Predictor(cls_std=None, box_std=None))
+
+# torchvision's fasterrcnn_resnet50_fpn: 37.0 AP.
+faster_rcnn_r50_fpn = FasterRCNN(
+    anchors=Anchors(rounding="corners", grid="floor"),
+    roi_head=_TV_HEAD,
+    fit=TV_REGION,
+)
+
+# torchvision's fasterrcnn_resnet50_fpn_v2: batch norm everywhere, two RPN convolutions, four in the head. 46.7 AP.
+faster_rcnn_r50_fpn_v2 = replace(
+    faster_rcnn_r50_fpn,
+    backbone=Torchvision("resnet50", norm="batch"),
+    neck=FPN(256, extra="pool", norm="batch"),
+    rpn_head=RPNHead(depth=2),
+    roi_head=RoIConv(predictor=Predictor(cls_std=None, box_std=None)),
+)
+
+# torchvision's fasterrcnn_mobilenet_v3_large_fpn: 15 anchors on each of three levels of stride 32, 32, 64. 32.8 AP.
+faster_rcnn_mobilenet_v3_large_fpn = replace(
+    faster_rcnn_r50_fpn,
+    backbone=Torchvision("mobilenet_v3_large", returns=("features.13", "features.16"), frozen_stages=3, eps=1e-5),
+    anchors=Anchors(((32, 64, 128, 256, 512),) * 3, rounding="corners", grid="floor"),
+    rpn=replace(RPN_TASK, select=replace(RPN_TASK.select, score=0.05)),
+)
+
+# The same for pictures of 320 to 640 px: 22.8 AP.
+faster_rcnn_mobilenet_v3_large_320_fpn = replace(
+    faster_rcnn_mobilenet_v3_large_fpn, input=Resize(320, 640), test_proposals=Counts(150, 150)
+)
+
+_DETECTRON_ROI = replace(ROI_TASK, box_loss=SmoothL1(beta=1.0, normalizer=ROI_TASK.box_loss.normalizer))
+
+# The FPN paper's form with Detectron's anchors and losses. 36.7 AP (1x).
+faster_rcnn_r50_fpn_paper = FasterRCNN(
+    anchors=Anchors(rounding="stride", centre=0.5), roi=_DETECTRON_ROI, fit=ONE_REGION
+)
+faster_rcnn_r101_fpn = replace(faster_rcnn_r50_fpn_paper, backbone=Torchvision("resnet101"))  # 39.4 AP (Detectron, 1x)
+# The same on ResNeXt-101 32x8d.
+faster_rcnn_x101_fpn = replace(faster_rcnn_r50_fpn_paper, backbone=Torchvision("resnext101_32x8d"))
+
+# --------------------------------------------------------------------------------- Faster R-CNN, one level
+_LEGACY_ANCHORS = Anchors(((128, 256, 512),), rounding="stride", centre=0.5, inside=True)
+
+# The first one (Ren et al. 2015): VGG-16, RoIPool, 73.2 mAP on VOC 2007 test after 07+12.
+faster_rcnn_vgg16 = FasterRCNN(
+    input=Resize(600, 1000, multiple=1),
+    backbone=Torchvision("vgg16", returns=(4,), frozen_stages=2, ceil=True),
+    neck=SingleLevel(),
+    rpn_head=RPNHead(channels=512),
+    anchors=_LEGACY_ANCHORS,
+    pool=RoIPool(7),
+    roi_head=VGGTail(4096),
+    roi=replace(
+        ROI_TASK,
+        sampler=Balanced(128, 0.25),
+        box_loss=_DETECTRON_ROI.box_loss,
+        suppress=NMS(0.3, per="class", top=100),
+    ),
+    rpn=replace(RPN_TASK, select=replace(RPN_TASK.select, min_size=16.0)),
+    train_proposals=Counts(12000, 2000),
+    test_proposals=Counts(6000, 300),
+    # 60,000 + 20,000 updates of one image: 16 epochs of VOC 2007 trainval; difficult objects are left out
+    fit=Fit(
+        epochs=16,
+        batch=1,
+        lr=0.001,
+        solver=SGD(0.9, 5e-4),
+        schedule=Steps((0.75,)),
+        augment=FLIP,
+        difficult="drop",
+        warmup_steps=0,
+        bias_lr=2.0,
+        bias_decay=False,
+    ),
+)
+
+
+def with_focal(rpn: BoxTask) -> BoxTask:
+    focal, box_loss = Focal(alpha=0.25, gamma=2.0, prior=0.01), SmoothL1(beta=1 / 9, normalizer=Positives())
+    return replace(rpn, sampler=All(), cls_loss=focal, box_loss=box_loss)
+
+
+# Focal loss in the RPN as it should be: every anchor counts, own normaliser, prior bias.
+faster_rcnn_vgg16_focal_rpn = replace(faster_rcnn_vgg16, rpn=with_focal(faster_rcnn_vgg16.rpn))
+
+# ResNet-50 to conv4, conv5 as the head (He et al. 2016; Detectron): 34.8 AP (1x).
+faster_rcnn_r50_c4 = FasterRCNN(
+    backbone=Torchvision("resnet50", returns=(4,)),
+    neck=SingleLevel(),
+    rpn_head=RPNHead(channels=1024),
+    anchors=Anchors(((32, 64, 128, 256, 512),), rounding="stride", centre=0.5, inside=True),
+    pool=RoIAlign(14, ratio=0),
+    roi_head=ResNetTail("resnet50"),
+    roi=_DETECTRON_ROI,
+    train_proposals=Counts(12000, 2000),
+    test_proposals=Counts(6000, 1000),
+    # 180,000 updates of 8 images, steps at 120,000 and 160,000
+    fit=replace(ONE, batch=8, lr=0.01),
+)
+
+# The same on ResNet-101: 34.9 AP on COCO test-dev with multi-scale tests and context ("+++").
+faster_rcnn_r101_c4 = replace(
+    faster_rcnn_r50_c4, backbone=Torchvision("resnet101", returns=(4,)), roi_head=ResNetTail("resnet101")
+)
+
+# Luminoth's defaults: 12 anchors, crop and resize to 14 then pool to 7, 256 rows; shows what is at least .5 sure.
+faster_rcnn_luminoth = FasterRCNN(
+    input=Resize(600, 1024, multiple=1),
+    backbone=Torchvision("resnet101", returns=(4,)),
+    neck=SingleLevel(),
+    rpn_head=RPNHead(channels=512),
+    anchors=Anchors(((64, 128, 256, 512),), inside=True),
+    pool=CropResize(7, pool=2),
+    roi_head=ResNetTail("resnet101"),
+    roi=replace(
+        ROI_TASK,
+        sampler=Balanced(256, 0.25),
+        box_loss=_DETECTRON_ROI.box_loss,
+        select=replace(ROI_TASK.select, score=0.5),
+        suppress=NMS(0.5, per="class", top=300),
+    ),
+    train_proposals=Counts(12000, 2000),
+    test_proposals=Counts(12000, 2000),
+    fit=Fit(epochs=12, batch=1, lr=3e-4, solver=SGD(0.9, 5e-4), schedule=Constant(), augment=FLIP, warmup_steps=0),
+)
+
+# ------------------------------------------------------------------------------------------- the RPN alone
+# 58.0 AR at 1000 proposals (Detectron2).
+rpn_r50_fpn = RPN(anchors=Anchors(centre=0.5), fit=ONE_REGION)
