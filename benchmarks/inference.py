@@ -1,4 +1,4 @@
-"""From a file to boxes with the R50-FPN detectors, batch 1, against torchvision's classes with the same weights."""
+"""From a file to boxes, batch 1, against torchvision's classes with the same weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import parser, race, setup
-from peers import pair, pictures
+from peers import FIXED, PRESET, pair, pictures
 from PIL import Image
 
 from foveal.data.images import load_image
@@ -27,7 +27,7 @@ def main() -> None:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "JPEG", quality=92)
         file.write_bytes(buffer.getvalue())
-        for name in ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn"):
+        for name in PRESET:
             if args.only not in name:
                 continue
             theirs, plain = pair(name, args.short)
@@ -50,7 +50,7 @@ def main() -> None:
                 f"{name}: {len(theirs_found['scores'])} and {len(found)} detections, "
                 f"scores differ by {float(worst):.1e}"
             )
-            race(f"inference, {name}, {args.short} px", contenders, rounds=args.rounds)
+            race(f"inference, {name}, {FIXED.get(name, args.short)} px", contenders, rounds=args.rounds)
 
 
 if __name__ == "__main__":

@@ -14,23 +14,48 @@ from foveal.detectors.base import Detector
 from foveal.types import Images, Target, Targets
 from foveal.weights.torchvision import to_ours
 
-PRESET = {"fasterrcnn_resnet50_fpn": "faster_rcnn_r50_fpn", "retinanet_resnet50_fpn": "retinanet_r50_fpn"}
+PRESET = {
+    "fasterrcnn_resnet50_fpn": "faster_rcnn_r50_fpn",
+    "retinanet_resnet50_fpn": "retinanet_r50_fpn",
+    "fcos_resnet50_fpn": "fcos_r50_fpn",
+    "ssd300_vgg16": "ssd300_vgg16",
+    "ssdlite320_mobilenet_v3_large": "ssdlite320_mobilenet_v3_large",
+}
+FIXED = {"ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320}  # pixels: they take no other size
 
 
 def pair(name: str, short: int = 800, long: int = 1333) -> tuple[nn.Module, Detector]:
-    """Torchvision's model with frozen norms (what its trained weights use) and our preset of it."""
+    """Torchvision's model, a ResNet with frozen norms (what its trained weights use), and our preset of it."""
     torch.manual_seed(0)
     theirs = getattr(detection, name)(weights=None, weights_backbone=None)
-    _freeze(theirs)
-    theirs.transform.min_size, theirs.transform.max_size = (short,), long
-    body = theirs.backbone.body
-    for p in (*body.conv1.parameters(), *body.layer1.parameters()):  # what training from ImageNet weights freezes
-        p.requires_grad_(False)
     spec = presets.get(PRESET[name])
-    spec = replace(spec, input=replace(spec.input, short=short, long=long))
-    ours = spec.build([f"c{i}" for i in range(91 - name.startswith("faster"))])
-    ours.load_state_dict({k: v for k, v in to_ours(theirs.state_dict()).items() if "tracked" not in k})
+    if name in FIXED:
+        _calm(theirs)
+    else:
+        _freeze(theirs)
+        theirs.transform.min_size, theirs.transform.max_size = (short,), long
+        spec = replace(spec, input=replace(spec.input, short=short, long=long))
+        body = theirs.backbone.body
+        for p in (*body.conv1.parameters(), *body.layer1.parameters()):  # what training from ImageNet weights freezes
+            p.requires_grad_(False)
+    background = name.startswith(("faster", "ssd"))  # the others have a column for class 0, which nobody trains
+    ours = spec.build([f"c{i}" for i in range(91 - background)])
+    known = set(ours.state_dict())
+    ours.load_state_dict({k: v for k, v in to_ours(theirs.state_dict()).items() if k in known or "tracked" not in k})
+    counts = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (theirs, ours)]
+    assert counts[0] == counts[1], f"{name}: they train {counts[0]} numbers, we {counts[1]}"
     return theirs, ours.to(memory_format=torch.channels_last)
+
+
+def _calm(module: nn.Module) -> None:
+    """VGG's pixels are levels from 0 to 255: a smaller first layer keeps a random network from exploding.
+
+    Its first stage keeps still, as in torchvision's training from ImageNet weights.
+    """
+    first = module.backbone.features[0]
+    if isinstance(first, nn.Conv2d):
+        first.weight.data /= 60
+        module.backbone.features[:4].requires_grad_(False)
 
 
 def _freeze(module: nn.Module) -> None:

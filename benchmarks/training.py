@@ -1,4 +1,4 @@
-"""One training step (forward, loss, backward, solver) of the R50-FPN detectors, against torchvision's classes."""
+"""One training step (forward, loss, backward, solver) against torchvision's classes with the same weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from common import OpCount, parser, race, setup
-from peers import batch, objects, pair, pictures
+from peers import FIXED, PRESET, batch, objects, pair, pictures
 
 from foveal.train.precision import fast_bf16, layout
 
@@ -33,10 +33,10 @@ def main() -> None:
     p.add_argument("--batch", type=int, default=2)
     p.add_argument("--objects", type=int, default=8)
     args = setup(p)
-    height, width = args.size * 3 // 4, args.size
-    for name in ("retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn"):
+    for name in PRESET:
         if args.only not in name:
             continue
+        height, width = (FIXED[name],) * 2 if name in FIXED else (args.size * 3 // 4, args.size)
         theirs, ours = pair(name, height, width)
         theirs.train(), ours.train().to(memory_format=layout(ours, torch.device("cpu")))
         images, truth = pictures(args.batch, height, width), objects(args.batch, args.objects, height, width)
