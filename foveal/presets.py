@@ -308,7 +308,8 @@ rpn_mini = RPN(
     fit=_SMALL_FIT,
 )
 
-# SSD on the three finer maps of the backbone and three more, two thirds as deep as its levels are wide; DSSD on top.
+# SSD on the backbone's three maps and two more; default boxes of 3 and 4.2 strides. It learns from nothing at 2e-3.
+# `foveal train ssd_mini --data DIR --max-time 10m`
 ssd_mini = SSD(
     input=Stretch(256, 256),
     backbone=_SMALL_BODY,
@@ -316,9 +317,10 @@ ssd_mini = SSD(
     neck=Extras((Extra(64, 128), Extra(64, 128)), norm="group"),
     priors=PyramidBoxes(),
     task=replace(SSD().task, coder=Delta((10, 10, 5, 5))),
-    fit=_SMALL_FIT,
+    fit=replace(_SMALL_FIT, lr=2e-3),
 )
 
+# The same with a way back of 64 channels and a prediction block, trained in one stage.
 dssd_mini = replace(
     ssd_mini,
     neck=replace(ssd_mini.neck, deconv=Deconvolution(64, norm="group")),
