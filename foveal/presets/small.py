@@ -139,7 +139,7 @@ yolo_v3_mini = YOLO(
     fit=SMALL_FIT,
 )
 
-# SSD on the three finer maps of the backbone and two more.
+# SSD on the backbone's three maps and two more; default boxes of 3 and 4.2 strides.
 ssd_mini = SSD(
     input=Stretch(256, 256),
     backbone=_SMALL_BODY,
@@ -150,7 +150,7 @@ ssd_mini = SSD(
     fit=SMALL_FIT,
 )
 
-# The same with the way back and a block before each prediction.
+# The same with a way back of 64 channels and a block before each prediction, trained in one stage.
 dssd_mini = replace(
     ssd_mini,
     neck=replace(ssd_mini.neck, deconv=Deconvolution(64, norm="group")),
