@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
 
-from .common import say, single
+from .common import progress, say, single
 
 
 def models(
@@ -26,27 +27,37 @@ def models(
 
     said = comments()
     if name is None:
-        rows = [("preset", "parameters", "COCO AP")]
-        rows += [(n, f"{parameters(presets.get(n), classes):,}", _published(n)) for n in presets.names()]
+        rows = [("preset", "parameters", "published", "weights")]
+        with progress("counting parameters") as update:
+            for i, n in enumerate(presets.names()):
+                update(i, len(presets.names()))
+                count = f"{parameters(presets.get(n), classes):,}"
+                rows.append((n, count, _score(said.get(n, "")), _weights(n) or "-"))
         say(table(rows))
-        say(f"Parameters with {classes} classes. COCO AP: of the published weights (`foveal weights list`).")
-        say("foveal models NAME tells more.")
+        say(f"Parameters with {classes} classes. Published: COCO AP, or VOC mAP where it says so.")
+        say("Weights: what `foveal weights fetch` gets. foveal models NAME tells more.")
         return
     spec = presets.get(name)
     say(f"{name}: {type(spec).__name__}, {parameters(spec, classes):,} parameters with {classes} classes")
     if said.get(name):
         say(said[name])
-    if _published(name) != "-":
-        say(f"Published weights: COCO AP {_published(name)}")
+    if _weights(name):
+        say(f"Published weights: {_weights(name)}")
     say("\nSettings, to be replaced on the command line as key=value:")
     for path, value, text in settings(spec):
         say(f"  {path}={value}" + (f"  # {text}" if text else ""))
 
 
-def _published(name: str) -> str:
+def _score(comment: str) -> str:
+    """The first published score that a preset's comment names."""
+    found = re.search(r"(\d\d\.\d) (AP|mAP)\b", comment)
+    return "-" if found is None else found[1] + (" VOC" if found[2] == "mAP" else "")
+
+
+def _weights(preset: str) -> str | None:
     from ..weights.published import PUBLISHED
 
-    return next((f"{entry.score:.1f}" for entry in PUBLISHED.values() if entry.preset == name), "-")
+    return next((name for name, entry in PUBLISHED.items() if entry.preset == preset), None)
 
 
 app = single(models)

@@ -84,7 +84,7 @@ yolo_v1_local = replace(
     cells=Cells((((1.0, 1.0),) * 3,), unit="cells"),
 )
 
-# Eight convolutions straight into the output layer (the paper's "fast" one, with other layers, had 52.7 mAP).
+# Eight convolutions straight into the output layer.
 yolo_v1_tiny = replace(yolo_v1, backbone=Darknet("yolov1-tiny"), head=GridHead(side=7, hidden=None, dropout=0.0))
 
 # Darknet-19, a passed-through finer map, five shapes: 76.8 mAP on VOC 2007 test at 416, 78.6 at 544.
