@@ -15,7 +15,7 @@ from .common import Device, Precision, note, progress, say, seconds, single
 PRESET = "faster_rcnn_mini"
 IMAGES = 2200
 VALIDATE = 10  # one picture in so many
-SIDE = 192  # pixels
+SIDE = 160  # pixels
 LIMIT = "6m"  # of training; with the installation, data and report it stays under ten minutes on two cores
 # The backbone starts from nothing, so many pictures have to be seen: a narrower neck, fewer and smaller regions.
 OVERRIDES = (
@@ -24,7 +24,8 @@ OVERRIDES = (
     "pool.size=5",
     "roi.sampler=Balanced(64, 0.5)",
     "train_proposals=Counts(200, 200)",
-    "fit.lr=0.0015",
+    "fit.batch=8",
+    "fit.lr=0.0025",
     "fit.val_every=3",
 )
 MARK = ".demo"  # a folder that demo made, and may replace
