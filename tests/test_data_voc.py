@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -337,3 +338,16 @@ def test_real_catdogcar(data: Path) -> None:
         k = dataset.classes.index(name)
         images = sum((r.labels == k).any() for r in dataset.records)
         assert (int((labels == k).sum()), int(difficult[labels == k].sum()), images) == numbers
+
+
+def test_images_need_not_be_there_to_score_detections(data: Path, tmp_path: Path) -> None:
+    """The XML states their sizes."""
+    source = data / "voc2012-catdogcar/VOCdevkit/VOC2012"
+    for part in ("Annotations", "ImageSets"):
+        shutil.copytree(source / part, tmp_path / part)
+    blind = open_dataset(tmp_path, split="val", look=False)
+    seen = open_dataset(source, split="val")
+    assert not blind.findings and len(blind) == len(seen) == 146
+    for a, b in zip(blind.records, seen.records, strict=True):
+        assert (a.id, a.width, a.height) == (b.id, b.width, b.height) and (a.boxes == b.boxes).all()
+    assert {f.code for f in open_dataset(tmp_path, split="val").findings} == {"image-missing"}

@@ -41,13 +41,13 @@ def open_dataset(
     the others; ``absent="accept"`` allows names that the set does not have).
 
     Bad records are left out and named in ``Dataset.findings``; images are looked at by their headers only, and with
-    ``look=False`` not at all where a COCO file states their size (detections are scored without images). Raises
+    ``look=False`` not at all where a COCO or VOC file states their size (detections are scored without images). Raises
     :class:`~foveal.errors.FovealError` where the path holds no data set, or more than one, or not this split, and
     :class:`~foveal.errors.UsageError` for an unknown class.
     """
     sources = open_sources(path, images)
     for source in sources:
-        if isinstance(source, CocoSource):
+        if isinstance(source, CocoSource | VocSource):  # a YOLO file's boxes are parts of the image: its size is needed
             source.look = look
     dataset = join([_read(source, split) for source in sources])
     if len(sources) > 1:

@@ -28,6 +28,7 @@ class VocSource:
     sets: Path | None = None  # the folder of the split files
     class_file: Path | None = None
     format: str = "voc"
+    look: bool = True  # at the images; else an image whose size is stated need not be there, for scoring detections
     splits: tuple[str, ...] = field(init=False, default=())
     prober: Prober = field(default_factory=Prober)
 
@@ -138,18 +139,25 @@ class VocSource:
             if annotation.guessed:
                 message = "its encoding is not stated rightly; read as well as could be guessed"
                 findings.add("warning", "encoding-guessed", xml, "", message, "Save it as UTF-8")
+            stated = annotation.size(xml, findings)
+            if not self.look and stated is not None and min(stated) > 0:
+                objects = list(annotation.objects(xml, index, fixed, self.class_file, findings))
+                place = path or self._expected(id, annotation)
+                records.append(make_record(id, place, (int(stated[0]), int(stated[1])), objects, xml, findings))
+                continue
             if path is None:
                 missing = self._expected(id, annotation)
                 message = f"the image of {xml} is not there; left out"
                 findings.add("warning", "image-missing", missing, "", message, "Put it there or give --images DIR")
                 continue
-            size = self.prober.admit(path, annotation.size(xml, findings), xml, findings)
+            size = self.prober.admit(path, stated, xml, findings)
             if size is None:
                 continue
             objects = list(annotation.objects(xml, index, fixed, self.class_file, findings))
             records.append(make_record(id, path, size, objects, xml, findings))
         if not self._lists or self.sets is None:
-            self._report_unknown(images, used, split, findings)
+            if self.look:
+                self._report_unknown(images, used, split, findings)
         elif split is None:
             self._report_unlisted(wanted, findings)
         return Dataset(tuple(classes), records, list(findings), self.path, self.format, split, splits=self.splits)
