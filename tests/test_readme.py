@@ -41,7 +41,17 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_commands(place: Path, data: Path) -> None:
     found = commands()
-    assert [c[0] for c in found] == ["doctor", "train", "eval", "predict", "models", "train", "compare", "train"]
+    assert [c[0] for c in found] == [
+        "doctor",
+        "train",
+        "eval",
+        "predict",
+        "models",
+        "train",
+        "compare",
+        "train",
+        "predict",
+    ]
     for command in found:
         words = [word.replace("DATA/", f"{data}/") for word in command]
         if words[0] == "train" and "--max-time" not in words:
