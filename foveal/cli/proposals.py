@@ -14,6 +14,7 @@ from .common import (
     Limit,
     Precision,
     Split,
+    names,
     note,
     paths,
     progress,
@@ -31,6 +32,7 @@ def proposals(
     data: Annotated[list[Path], typer.Option("--data", help="A data set; several are joined.", show_default=False)],
     method: Annotated[str, typer.Option("--method", help="A run, checkpoint or alias with proposals.")],
     split: Split = None,
+    classes: Annotated[str | None, typer.Option("--classes", help="Objects of these classes alone.")] = None,
     images: ImagesDir = None,
     out: Annotated[Path | None, typer.Option("--out", help="A folder for proposals.npz and recall.json.")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="The recall as JSON; - is standard output.")] = None,
@@ -46,6 +48,7 @@ def proposals(
     """
     from dataclasses import replace
 
+    from ..data.subsets import select_classes
     from ..evaluate import Found, Truth, recall
     from ..loading import load
     from ..scoring import detect, divided_ids, evaluation_set
@@ -57,6 +60,8 @@ def proposals(
             f"{type(detector.spec).__name__} has no proposals", path=method, fix="Give a Faster R-CNN or RPN"
         )
     dataset = evaluation_set(where, split=split, images=images, divided=divided_ids(method, where))
+    if classes is not None:
+        dataset = select_classes(dataset, names(classes) or [])
     tell_findings(dataset)
     if limit is not None:
         dataset = replace(dataset, records=dataset.records[:limit])
