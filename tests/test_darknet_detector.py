@@ -16,7 +16,8 @@ from foveal import presets
 from foveal.cli.main import main
 from foveal.config import override, parse_spec, show
 from foveal.data.images import load_image
-from foveal.detectors.darknet import DarknetDetector, import_darknet
+from foveal.detectors.darknet import DarknetDetector
+from foveal.detectors.darknet_files import import_darknet
 from foveal.errors import FovealError, UsageError
 from foveal.loading import find, load
 from foveal.parts.box_losses import GIoU
