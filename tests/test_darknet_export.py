@@ -81,6 +81,12 @@ def test_an_input_without_a_size_takes_darknets_pixels() -> None:
         assert spec.input == Stretch(spec.input.width, spec.input.height, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
+def test_connected_layers_say_which_canvas_they_want() -> None:
+    detector = DarknetDetector.from_cfg(V1).build(NAMES)
+    with pytest.raises(UsageError, match=r"a connected layer is for 128 numbers, here are 288\. .*no MultiScale"):
+        detector.get_submodule("backbone")(torch.zeros(1, 3, 48, 48))
+
+
 def test_shapes_have_to_be_as_many_as_the_boxes() -> None:
     spec = DarknetDetector.from_cfg(V3)
     for shapes in ((((1.0, 2.0),), ((3.0, 4.0),)), (((1.0, 2.0),) * 2,)):
