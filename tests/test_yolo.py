@@ -326,6 +326,18 @@ def test_any_loss_fits_and_empty_pictures_are_ordinary(task: BoxTask, change: di
         assert gradient(replace(task, **change), priors, raw, targets, seen=0).isfinite().all()  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("task", [V1_TASK, V2_TASK, V3_TASK], ids=["v1", "v2", "v3"])
+def test_the_losses_are_one_graph(task: BoxTask) -> None:
+    """torch.compile finds no place where it has to stop."""
+    priors, raw = priors_of(Cells((((1.0, 1.0), (1.0, 1.0)),), unit="cells"), 4), random_outputs(32, 3)
+    targets = objects()
+    torch._dynamo.reset()
+    told = torch._dynamo.explain(
+        lambda x: task.losses(Predictions(x[..., 5:], x[..., :4], x[..., 4]), priors, targets)
+    )(raw)
+    assert told.graph_break_count == 0, told.break_reasons
+
+
 def test_settings_are_checked() -> None:
     for wrong in (
         lambda: Cells(()),

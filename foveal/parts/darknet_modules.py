@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UsageError
+from ..weights import darknet_joins as joins
 from ..weights import darknet_layers as kinds
 from ..weights.darknet_net import Layer, Net
 from .local import Local
@@ -77,9 +78,9 @@ def _module(layer: Layer, inputs: kinds.Shape, norm: NormKind, eps: float) -> nn
         return _max_pool(what)
     if isinstance(what, kinds.AvgPool):
         return nn.AdaptiveAvgPool2d(1)
-    if isinstance(what, kinds.Route):
+    if isinstance(what, joins.Route):
         return Route(what.groups, what.group)
-    if isinstance(what, kinds.Shortcut):
+    if isinstance(what, joins.Shortcut):
         return Shortcut(what.activation)
     if isinstance(what, kinds.Upsample):
         return Upsample(what)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import FovealError
 from . import darknet_heads as heads
+from . import darknet_joins as joins
 from . import darknet_layers as layers
 from .darknet_cfg import Section, read_sections
 from .darknet_layers import Kind, Shape
@@ -20,8 +21,8 @@ KINDS: dict[str, type[Kind]] = {
     "local": layers.Local,
     "maxpool": layers.MaxPool,
     "avgpool": layers.AvgPool,
-    "route": layers.Route,
-    "shortcut": layers.Shortcut,
+    "route": joins.Route,
+    "shortcut": joins.Shortcut,
     "upsample": layers.Upsample,
     "reorg": layers.Reorg,
     "dropout": layers.Dropout,
