@@ -139,9 +139,13 @@ class Completed(Protocol):
     def like(self, other: Any) -> Any: ...
 
 
+# a name or a relative path; an absolute path, or one from ./, ../ or ~/; a name that begins with a digit
+_WORD = re.compile(r"[A-Za-z_][\w./:-]*|(?:~?/|\.\.?/)[\w./:~+-]+|\d[\w-]*[A-Za-z_-][\w-]*")
+
+
 def _new_value(old: Any, hint: Any, text: str, where: str, names: Mapping[str, type]) -> Any:
     plain = {*names, *CONSTANTS, "None", "True", "False"}
-    if re.fullmatch(r"[A-Za-z_][\w./:-]*|\d[\w-]*[A-Za-z_-][\w-]*", text) and text not in plain:
+    if _WORD.fullmatch(text) and text not in plain:
         word = _as_word(text, hint, where)
         if word is not None:
             return word

@@ -31,11 +31,12 @@ def parse_value(text: str, names: Mapping[str, type], *, where: str = "", hint: 
             return checked(_value(tree.body, names, where, 0, hint), hint, where, names)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error) or type(error).__name__
-        raise UsageError(
-            f"cannot read {short(text)} ({reason})",
-            where=where,
-            fix="Write a literal or a call: Focal(gamma=2.0)",
-        ) from None
+        fix = (
+            'Text in a call needs quotes: Darknet("my.cfg")'
+            if "/" in text
+            else "Write a literal or a call: Focal(gamma=2.0)"
+        )
+        raise UsageError(f"cannot read {short(text)} ({reason})", where=where, fix=fix) from None
 
 
 def _value(node: ast.expr, names: Mapping[str, type], where: str, depth: int, hint: Any = Any) -> Any:
@@ -63,7 +64,9 @@ def _value(node: ast.expr, names: Mapping[str, type], where: str, depth: int, hi
     if isinstance(node, ast.Name):
         if node.id in names:
             raise UsageError(f"{node.id} is a part", where=where, fix=f"Write {node.id}() to make one")
-        raise UsageError(f"unknown name {node.id}", where=where, fix=nearest(node.id, _fitting(names, hint), "parts"))
+        quoted = f"Text needs quotes here: {node.id!r}" if _takes_text(hint) else ""
+        fix = quoted or nearest(node.id, _fitting(names, hint), "parts")
+        raise UsageError(f"unknown name {node.id}", where=where, fix=fix)
     raise UsageError(
         f"{short(ast.unparse(node))} is neither a literal nor a call of a part",
         where=where,
@@ -111,6 +114,13 @@ def checked(value: Any, hint: Any, where: str, names: Mapping[str, type]) -> Any
         fitting = [] if hint is Any else sorted(n for n, cls in names.items() if takes(hint, cls))
         fix = f"Valid parts: {', '.join(fitting)}" if fitting else ""
         raise UsageError(f"{short(repr(value))} is not {mismatch}", where=where, fix=fix) from None
+
+
+def _takes_text(hint: Any) -> bool:
+    try:
+        return hint is not Any and isinstance(fitted("text", hint), str)
+    except Mismatch:
+        return False
 
 
 def _fitting(names: Mapping[str, type], hint: Any) -> list[str]:

@@ -26,6 +26,7 @@ class Found:
     spec: Callable[[], Spec]  # read when it is asked for: weights are of use where the spec is not known here
     classes: tuple[str, ...]
     state: dict[str, Tensor]
+    seen: int = 0  # images that a run trained it on
 
 
 def find(
@@ -49,7 +50,9 @@ def find(
         raise UsageError(f"a cfg or names belong to a Darknet weights file, {source} is none")
     if path.is_dir():
         found = load_checkpoint(path)
-        return Found(path, lambda: found.spec, found.classes, found.state_dict)
+        story = found.meta["state"]
+        seen = int(story.get("step", 0)) * int(story.get("batch_size", 0))
+        return Found(path, lambda: found.spec, found.classes, found.state_dict, seen)
     if path.is_file():
         if cfg is not None:
             return _read_darknet(path, preset, cfg, names)
@@ -103,7 +106,7 @@ def _read_file(path: Path, preset: str | None) -> Found:
 
 
 def _read_darknet(path: Path, preset: str | None, cfg: str | Path, names: str | Path | Sequence[str] | None) -> Found:
-    from .detectors.darknet import import_darknet
+    from .detectors.darknet_files import import_darknet
 
     if preset is not None:
         raise UsageError("a preset and a cfg both say what the file holds", fix="Give one of them")

@@ -120,6 +120,8 @@ def test_overrides_replace_by_path_and_see_each_other() -> None:
 
 
 def test_integers_become_floats_where_floats_are_wanted() -> None:
+    for path in ("/data/x.weights", "./x-1.pth", "../../a.b", "~/x.pth", "models/x.pth"):
+        assert override(Plain(), [f"name={path}"], NAMES).name == path
     shade = override(House(), ["paint.shade=2"], NAMES).paint
     assert isinstance(shade, Plain)
     assert type(shade.shade) is float
@@ -304,3 +306,10 @@ def test_vocabulary_holds_parts_and_specs_only() -> None:
 def test_importing_config_does_not_import_torch() -> None:
     code = "import sys, foveal.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_text_in_a_call_needs_quotes() -> None:
+    with pytest.raises(UsageError, match=r"Text in a call needs quotes: Darknet\(\"my.cfg\"\)"):
+        override(House(), ["paint=Plain(name=/data/x.cfg)"], NAMES)
+    with pytest.raises(UsageError, match=r"unknown name dark\. Text needs quotes here: 'dark'"):
+        override(House(), ["paint=Plain(name=dark)"], NAMES)

@@ -16,7 +16,8 @@ from foveal import presets
 from foveal.cli.main import main
 from foveal.config import override, parse_spec, show
 from foveal.data.images import load_image
-from foveal.detectors.darknet import DarknetDetector, import_darknet
+from foveal.detectors.darknet import DarknetDetector
+from foveal.detectors.darknet_files import import_darknet
 from foveal.errors import FovealError, UsageError
 from foveal.loading import find, load
 from foveal.parts.box_losses import GIoU
@@ -24,6 +25,7 @@ from foveal.parts.cells import Cell
 from foveal.parts.inputs import Letterbox, Stretch
 from foveal.parts.losses import BinaryCrossEntropy, CrossEntropy
 from foveal.parts.objectness import overlap
+from foveal.report.check import Overfit
 from foveal.train.start import load_weights, other_pixels
 from foveal.types import Images, Priors
 from foveal.weights.darknet import read_darknet
@@ -332,6 +334,48 @@ def test_train_verb(data: Path, tmp_path: Path) -> None:
     assert len(found.classes) > 1 and "aeroplane" not in found.classes
     load(out, device="cpu")
     assert main(["train", str(cfg), *words, *small, "--out", f"{out}-2"]) == 0
+
+
+def test_weights_of_any_name_and_paths_without_quotes(data: Path, tmp_path: Path) -> None:
+    """Darknet's training writes ``.backup``; a path is a word."""
+    weights, cfg, _ = files("yolo-lite-voc-trial3", data)
+    backup = tmp_path / "lite.backup"
+    backup.write_bytes(weights.read_bytes())
+    picture = str(data / "photos/darknet/dog.jpg")
+    assert main(["predict", str(backup), picture, "--cfg", str(cfg), "--out", str(tmp_path / "out")]) == 0
+    spec = override(DarknetDetector.from_cfg(cfg), [f"weights={backup}"])
+    assert spec.weights == str(backup)
+
+
+def test_weights_that_cannot_start_a_training(data: Path, tmp_path: Path) -> None:
+    weights, cfg, names = files("yolo-lite-voc-trial3", data)
+    with pytest.raises(FovealError, match=r"fit its own networks and no YOLO\. Train their cfg"):
+        load_weights(presets.yolo_v3_mini.build(["a"]), weights)
+    broken = tmp_path / "nan.weights"
+    content = bytearray(weights.read_bytes())
+    content[400:404] = np.float32("nan").tobytes()
+    broken.write_bytes(content)
+    with pytest.raises(FovealError, match=r"not finite: backbone\.layers\.0"):
+        load_weights(DarknetDetector.from_cfg(cfg).build(["a"]), broken)
+    with pytest.raises(FovealError, match="not finite"):
+        load(broken, cfg=cfg, names=names)
+
+
+def test_check_begins_where_a_training_would(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, cfg, names = files("yolo-lite-voc-trial3", data)
+    checkpoint, begun = tmp_path / "lite", []
+    options = ["--cfg", str(cfg), "--names", str(names), "--out", str(checkpoint)]
+    assert main(["weights", "import", str(weights), *options]) == 0
+
+    def learned(*_: Any, weights: Path | None, **__: Any) -> Overfit:
+        begun.append(weights)
+        return Overfit(8, 1.0, 1.0, 0.1)
+
+    monkeypatch.setattr("foveal.report.check.overfit", learned)
+    words = ["--data", str(data / "bccd"), "--split", "val", "--limit", "2"]
+    assert main(["check", str(checkpoint), *words]) == 0
+    assert main(["check", "yolo_v3_mini", *words]) == 0
+    assert begun == [checkpoint, None]
 
 
 def test_priors_without_a_grid_are_refused() -> None:

@@ -70,3 +70,6 @@ def test_the_command_prints_an_override_that_fits(data: Path, capsys: pytest.Cap
     assert "the preset's 9 shapes" in lines[0] and "k = 2: mean IoU" in lines[2]
     assert override(presets.get("yolo_v3_mini"), [lines[-1].strip().strip("'")]) != presets.get("yolo_v3_mini")
     assert main(["anchors", "retinanet_mini", "--data", cells]) == 2
+    capsys.readouterr()
+    assert main(["anchors", "yolo_v1_mini", "--data", cells]) == 2  # nothing would change with other shapes
+    assert "boxes have no shapes" in capsys.readouterr().err

@@ -19,7 +19,8 @@ from foveal.errors import UsageError
 from foveal.parts.box_losses import GIoU
 from foveal.parts.cell_matchers import Responsible, ShapeMatcher
 from foveal.parts.cells import Cell, CellError, Cells
-from foveal.parts.grid_head import GridHead, Local, split_grid
+from foveal.parts.grid_head import GridHead, split_grid
+from foveal.parts.local import Local
 from foveal.parts.losses import Focal
 from foveal.parts.objectness import Objectness
 from foveal.parts.yolo import CellHead, Passthrough, Upsampling, reorg, split_cells
@@ -325,6 +326,18 @@ def test_any_loss_fits_and_empty_pictures_are_ordinary(task: BoxTask, change: di
         assert gradient(replace(task, **change), priors, raw, targets, seen=0).isfinite().all()  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("task", [V1_TASK, V2_TASK, V3_TASK], ids=["v1", "v2", "v3"])
+def test_the_losses_are_one_graph(task: BoxTask) -> None:
+    """torch.compile finds no place where it has to stop."""
+    priors, raw = priors_of(Cells((((1.0, 1.0), (1.0, 1.0)),), unit="cells"), 4), random_outputs(32, 3)
+    targets = objects()
+    torch._dynamo.reset()
+    told = torch._dynamo.explain(
+        lambda x: task.losses(Predictions(x[..., 5:], x[..., :4], x[..., 4]), priors, targets)
+    )(raw)
+    assert told.graph_break_count == 0, told.break_reasons
+
+
 def test_settings_are_checked() -> None:
     for wrong in (
         lambda: Cells(()),
@@ -334,6 +347,17 @@ def test_settings_are_checked() -> None:
         lambda: Objectness(ignore=2.0),
         lambda: Upsampling((8,), (4,)),
         lambda: GridHead(hidden=8, local=8),
+        lambda: GridHead(hidden=0),
+        lambda: GridHead(hidden=None, local=0),
+        lambda: GridHead().build((8,), (2, 2), 3, None),
+        lambda: CellHead(channels=(0,)),
+        lambda: CellHead(prior=2.0),
+        lambda: CellHead().build((8, 8), (3,), 3, None),
+        lambda: Upsampling((8,), (-1,)),
+        lambda: Upsampling((0,), (1,)),
+        lambda: Passthrough(narrow=0),
+        lambda: Passthrough(depth=-1),
+        lambda: Objectness(positive=-1.0),
     ):
         with pytest.raises(UsageError):
             wrong()
@@ -400,11 +424,17 @@ def test_grid_outputs_lie_in_darknets_order() -> None:
 
 
 def test_a_local_layer_is_a_convolution_where_its_filters_agree() -> None:
-    local, conv = Local(3, 4, 5), torch.nn.Conv2d(3, 4, 3, padding=1, bias=False)
+    local, conv = Local(3, 4, (5, 5)), torch.nn.Conv2d(3, 4, 3, padding=1, bias=False)
     with torch.no_grad():
         local.weight.copy_(conv.weight.flatten(1).expand(25, -1, -1))
     x = torch.randn(2, 3, 5, 5)
     torch.testing.assert_close(local(x), conv(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_local_layer_says_which_map_it_wants() -> None:
+    assert Local(3, 4, (5, 4))(torch.zeros(1, 3, 5, 4)).shape == (1, 4, 5, 4)
+    with pytest.raises(UsageError, match="is for 5 x 5 places, here are 5 x 4"):
+        Local(3, 4, (5, 5))(torch.zeros(1, 3, 5, 4))
 
 
 def test_a_grid_head_says_which_canvas_it_wants() -> None:

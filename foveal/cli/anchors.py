@@ -37,7 +37,7 @@ def anchors(
     from ..data.anchors import cluster, mean_iou
     from ..data.reading import check_trainable, open_dataset
     from ..errors import UsageError
-    from ..parts.cells import Cells
+    from ..parts.cells import Cell, Cells
     from ..parts.necks import Neck
     from ..train.start import find_spec
 
@@ -45,6 +45,9 @@ def anchors(
     cells = getattr(spec, "cells", None)
     if not isinstance(cells, Cells):
         raise UsageError(f"{preset} has no shapes to find", fix="Choose one of the YOLO presets: `foveal models`")
+    coder = getattr(getattr(spec, "task", None), "coder", None)
+    if isinstance(coder, Cell) and coder.sides == "square":
+        raise UsageError(f"{preset} is a YOLOv1, whose boxes have no shapes", fix="Choose a YOLOv2 or YOLOv3")
     dataset = open_dataset(paths(data), split=split, images=images, classes=names(classes))
     tell_findings(dataset)
     check_trainable(dataset)

@@ -41,7 +41,8 @@ def check(
     """Is a detector wired up right for this data?
 
     Encodes the annotated objects as the detector's targets, decodes them again (AP must be 1.0, but for listed
-    collisions), then learns 8 images by heart. Exit status 1 where one of them fails.
+    collisions), then learns 8 images by heart, as a training would begin: from the weights of a run or checkpoint where
+    one is given. Exit status 1 where one of them fails.
 
     \b
     Example:
@@ -56,7 +57,8 @@ def check(
     from ..report.check import encode, overfit
     from ..train.start import find_spec
 
-    spec = override(find_spec(preset)[0], overrides or ())
+    found, weights = find_spec(preset)
+    spec = override(found, overrides or ())
     if split is None:
         from ..data.reading import open_sources
 
@@ -81,7 +83,7 @@ def check(
     if skip_overfit or not passed:
         return 0 if passed else 1
     note(f"overfitting 8 images, {budget:.0f} s at most")
-    learned = overfit(spec, dataset, max_time=budget, device=device)
+    learned = overfit(spec, dataset, max_time=budget, device=device, weights=weights)
     ap50 = "undefined" if learned.ap50 is None else f"{learned.ap50:.4f}"
     say(
         f"overfit: {learned.images} images, AP50 {ap50}: {'passed' if learned.passed else f'FAILED: {learned.verdict}'}"

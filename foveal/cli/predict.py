@@ -52,7 +52,8 @@ def predict(
 
     overrides = [word for word in arguments if is_override(word) and not Path(word).exists()]
     words = [word for word in arguments if word not in overrides]
-    model = words.pop(0) if words and _is_model(words[0]) else DEFAULT_MODEL
+    darknet = cfg is not None or names_file is not None  # then the first word is their weights, whatever its name
+    model = words.pop(0) if words and (darknet or _is_model(words[0])) else DEFAULT_MODEL
     if not words:
         raise UsageError("no image, folder or pattern is given", fix="foveal predict --help shows how")
     wanted = names(classes)

@@ -120,7 +120,7 @@ def _foreign(
         return import_weights(file, preset, names=classes)
     if preset is not None or (classes is not None and names_file is not None):
         raise UsageError("--cfg says what the file holds: no --preset; and --names or --classes, not both")
-    from ..detectors.darknet import import_darknet
+    from ..detectors.darknet_files import import_darknet
 
     return import_darknet(file, cfg, names_file or classes)
 
@@ -153,9 +153,9 @@ def export(
 
     found = find(model)
     if out.suffix == ".weights":
-        from ..detectors.darknet import export_darknet
+        from ..detectors.darknet_files import export_darknet
 
-        for path in export_darknet(found.spec(), found.classes, found.state, out):
+        for path in export_darknet(found.spec(), found.classes, found.state, out, seen=found.seen):
             say(str(path))
         return
     header = {**to_json(found.spec()), "classes": list(found.classes)}

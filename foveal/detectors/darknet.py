@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.transforms import HorizontalFlip
-from ..errors import FovealError
+from ..errors import FovealError, UsageError
 from ..fit import AdamW, Cosine, Fit
 from ..parts.cells import CellError, Cells
 from ..parts.darknet_modules import DarknetNetwork
@@ -28,12 +28,10 @@ from ..parts.objectness import Objectness
 from ..parts.yolo import split_cells
 from ..task import BoxTask
 from ..types import Predictions
-from ..weights.darknet import read_darknet, write_darknet
-from ..weights.darknet_cfg import read_names
-from ..weights.darknet_heads import Detection, Region, Yolo
+from ..weights.darknet import read_darknet
+from ..weights.darknet_heads import Detection, Head, Region, Yolo
 from ..weights.darknet_net import Layer, Net, cfg_text, read_net, with_outputs
 from ..weights.loading import load_into
-from ..weights.reading import State
 from .base import Detector, Spec
 from .one_stage import OneStage
 from .yolo import BLACK, V1_TASK, V2_TASK, V3_TASK, WHITE
@@ -60,7 +58,7 @@ class DarknetDetector(Spec):
     cfg: str  # a cfg's text, or the path of the file
     cells: Cells  # the shapes of the boxes of each level, finest first
     task: BoxTask
-    input: Letterbox | Stretch = Letterbox(mean=BLACK, std=WHITE)  # resize rule; without a size the cfg's is taken
+    input: Letterbox | Stretch = Letterbox()  # resize rule; without a size the cfg's, and pixels 0..1
     weights: str | None = None  # a .weights file of this cfg, or of its first layers, read when training starts
     eps: float = 1e-5  # of the norms: Darknet's own on a GPU; 1e-6 on a processor and in OpenCV
     fit: Fit = FINE_TUNE  # the recipe it is trained by
@@ -68,8 +66,7 @@ class DarknetDetector(Spec):
     def __post_init__(self) -> None:
         object.__setattr__(self, "cfg", cfg_text(self.cfg))
         net = read_net(self.cfg)
-        if self.input.width is None or self.input.height is None:
-            object.__setattr__(self, "input", replace(self.input, width=net.width, height=net.height))
+        object.__setattr__(self, "input", self.input.like(Letterbox(net.width, net.height, BLACK, WHITE)))
 
     @classmethod
     def from_cfg(cls, cfg: str | Path, *, seen: int = 0) -> DarknetDetector:
@@ -80,10 +77,10 @@ class DarknetDetector(Spec):
         """
         text = cfg_text(str(cfg))
         net = read_net(text, cfg if text != str(cfg) else None)
-        heads = _heads(net)
+        heads = detection_layers(net)
         cells, task = _cells(heads), _task(heads, seen)
         if isinstance(heads[0].head, Detection):  # whose own command stretches pictures
-            return cls(text, cells, task, input=Stretch(mean=BLACK, std=WHITE))
+            return cls(text, cells, task, input=Stretch())
         return cls(text, cells, task)
 
     def build(self, classes: Sequence[str]) -> OneStage:
@@ -92,7 +89,13 @@ class DarknetDetector(Spec):
         logits = loss.channels(count)
         height, width = self.input.canvas(())
         net = read_net(with_outputs(self.cfg, logits), size=(height, width))
-        heads = _heads(net)
+        heads = detection_layers(net)
+        boxes = tuple(cast(Head, layer.head).boxes for layer in heads)
+        if self.cells.per_location != boxes:
+            raise UsageError(
+                f"cells has {_counted(self.cells.per_location)} shapes a cell, the cfg has {_counted(boxes)} boxes",
+                fix="Give each level as many shapes as its layer has boxes, finest level first",
+            )
         network = DarknetNetwork(net, [head.sources[0] for head in heads], eps=self.eps)
         detection = heads[0].head
         if isinstance(detection, Detection):
@@ -123,53 +126,12 @@ class DarknetDetector(Spec):
         load_into(network, {**own, **merged}, path=self.weights, what="the cfg's network")
 
 
-def import_darknet(
-    path: str | Path, cfg: str | Path, names: str | Path | Sequence[str] | None = None
-) -> tuple[DarknetDetector, tuple[str, ...], State]:
-    """Spec, class names and state of a Darknet detector's files.
-
-    ``names``: the .names file, or the names; None: ``class 0``, ``class 1``, ... Raises :class:`FovealError` for files
-    that do not fit each other, with both counts.
-    """
-    text = cfg_text(str(cfg))
-    net = read_net(text, cfg if text != str(cfg) else None)
-    header, state = read_darknet(path, net)
-    spec = DarknetDetector.from_cfg(cfg, seen=header.seen)
-    classes = cast(Yolo | Region | Detection, _heads(net)[0].head).classes
-    if names is None:
-        found = tuple(f"class {k}" for k in range(classes))
-    else:
-        found = read_names(names) if isinstance(names, (str, Path)) else tuple(names)
-    if len(found) != classes:
-        where = names if isinstance(names, (str, Path)) else None
-        raise FovealError(
-            f"holds {len(found)} names, the cfg has classes={classes}", path=where, fix="Give the names of this cfg"
-        )
-    return spec, found, {f"backbone.{key}": value for key, value in state.items()}
-
-
-def export_darknet(spec: Spec, classes: Sequence[str], state: State, out: Path) -> list[Path]:
-    """Writes a detector as Darknet's files: ``out`` (.weights), and beside it its cfg and names. The paths written.
-
-    Raises :class:`FovealError` for another detector, for class losses whose outputs are not the classes, and for files
-    that are there already.
-    """
-    if not isinstance(spec, DarknetDetector) or spec.task.cls_loss.channels(len(classes)) != len(classes):
-        raise FovealError(f"{type(spec).__name__} is no network of Darknet", fix="Write a .safetensors file")
-    files = [out, out.with_suffix(".cfg"), out.with_suffix(".names")]
-    for file in files:
-        if file.exists():
-            raise FovealError("is there already", path=file, fix="Name a new file")
-    text = with_outputs(spec.cfg, len(classes))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_darknet(out, read_net(text), {key.removeprefix("backbone."): value for key, value in state.items()})
-    files[1].write_text(text, encoding="utf-8")
-    files[2].write_text("\n".join(classes) + "\n", encoding="utf-8")
-    return files
-
-
 # -------------------------------------------------------------------------------------------- cfg -> our parts
-def _heads(net: Net) -> list[Layer]:
+def _counted(levels: Sequence[int]) -> str:
+    return " and ".join(map(str, levels))
+
+
+def detection_layers(net: Net) -> list[Layer]:
     """The detection layers, finest map first. Raises :class:`FovealError` where there is none, or a mixture."""
     if not net.heads:
         raise FovealError(

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import UsageError
+from ..weights import darknet_joins as joins
 from ..weights import darknet_layers as kinds
 from ..weights.darknet_net import Layer, Net
+from .local import Local
 from .norms import NormKind, make_norm
 from .yolo import reorg
 
@@ -69,14 +72,15 @@ def _module(layer: Layer, inputs: kinds.Shape, norm: NormKind, eps: float) -> nn
     if isinstance(what, kinds.Connected):
         return Connected(what, math.prod(inputs), norm, eps)
     if isinstance(what, kinds.Local):
-        return Local(what, inputs[0], layer.shape)
+        filters, *places = layer.shape
+        return Local(inputs[0], filters, places, what.size, what.stride, int(what.pad), activation(what.activation))
     if isinstance(what, kinds.MaxPool):
         return _max_pool(what)
     if isinstance(what, kinds.AvgPool):
         return nn.AdaptiveAvgPool2d(1)
-    if isinstance(what, kinds.Route):
+    if isinstance(what, joins.Route):
         return Route(what.groups, what.group)
-    if isinstance(what, kinds.Shortcut):
+    if isinstance(what, joins.Shortcut):
         return Shortcut(what.activation)
     if isinstance(what, kinds.Upsample):
         return Upsample(what)
@@ -144,26 +148,14 @@ class Connected(nn.Module):
         self.activation = activation(what.activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.linear(x.flatten(1))[..., None, None]
+        x = x.flatten(1)
+        if x.shape[1] != self.linear.in_features:
+            raise UsageError(
+                f"a connected layer is for {self.linear.in_features} numbers, here are {x.shape[1]}",
+                fix="Its network is for one size of input: no MultiScale, and the canvas of its own cfg",
+            )
+        y: Tensor = self.linear(x)[..., None, None]
         y = y if self.norm is None else self.norm(y)
-        return y if self.activation is None else self.activation(y)
-
-
-class Local(nn.Module):
-    """A convolution with weights of its own at every place: (h w, filters, c k k), and a bias (filters, h, w)."""
-
-    def __init__(self, what: kinds.Local, inputs: int, shape: kinds.Shape) -> None:
-        super().__init__()
-        taps, (filters, h, w) = inputs * what.size**2, shape
-        bound = math.sqrt(2 / taps)
-        self.weight = nn.Parameter(torch.empty(h * w, filters, taps).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.zeros(filters, h, w))
-        self.size, self.stride, self.padding = what.size, what.stride, int(what.pad)
-        self.activation = activation(what.activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        columns = F.unfold(x, self.size, padding=self.padding, stride=self.stride)  # (B, c k k, h w)
-        y: Tensor = torch.einsum("btp,pft->bfp", columns, self.weight).view(-1, *self.bias.shape) + self.bias
         return y if self.activation is None else self.activation(y)
 
 

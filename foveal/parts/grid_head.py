@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..errors import UsageError
 from ..types import Predictions
+from .local import Local
 from .yolo import SLOPE
 
 
@@ -29,13 +30,18 @@ class GridHead:
     dropout: float = 0.5  # before the output layer
 
     def __post_init__(self) -> None:
-        if self.side < 1 or (self.hidden is not None and self.local is not None) or not 0 <= self.dropout < 1:
-            raise UsageError(f"{self}: side from 1 on, hidden or local but not both, dropout in [0, 1)")
+        widths = [width for width in (self.hidden, self.local) if width is not None]
+        if self.side < 1 or len(widths) > 1 or min(widths, default=1) < 1 or not 0 <= self.dropout < 1:
+            raise UsageError(
+                f"{self}: side, hidden and local from 1 on, hidden or local but not both, dropout in [0, 1)"
+            )
 
     def build(self, channels: Sequence[int], per_location: Sequence[int], logits: int, bias: float | None) -> Grid:
         """For one level of these channels and this number of boxes a cell."""
-        if len(channels) != 1:
-            raise UsageError(f"GridHead looks at one level, got {len(channels)}")
+        if len(channels) != 1 or len(per_location) != 1:
+            raise UsageError(
+                f"GridHead looks at one level, got {len(channels)} maps and {len(per_location)} levels of cells"
+            )
         return Grid(self, channels[0], per_location[0], logits, bias)
 
 
@@ -49,7 +55,7 @@ class Grid(nn.Module):
         width = inputs * cells
         self.hidden: nn.Module = nn.Identity()
         if spec.local is not None:
-            self.hidden, width = Local(inputs, spec.local, spec.side), spec.local * cells
+            self.hidden, width = Local(inputs, spec.local, (spec.side, spec.side)), spec.local * cells
         elif spec.hidden is not None:
             self.hidden, width = nn.Sequential(nn.Flatten(), nn.Linear(width, spec.hidden)), spec.hidden
         self.active = spec.hidden is not None or spec.local is not None
@@ -87,19 +93,3 @@ def split_grid(x: Tensor, cells: int, boxes: int, logits: int) -> Predictions:
     classes, objects, places = torch.split(x, [cells * logits, cells * boxes, cells * boxes * 4], 1)
     shared = classes.view(b, cells, 1, logits).expand(-1, -1, boxes, -1)
     return Predictions(shared.reshape(b, cells * boxes, logits), places.reshape(b, -1, 4), objects)
-
-
-class Local(nn.Module):
-    """A 3 x 3 convolution whose filters differ from place to place: (B, c, s, s) -> (B, outputs, s, s)."""
-
-    def __init__(self, inputs: int, outputs: int, side: int, kernel: int = 3) -> None:
-        super().__init__()
-        self.kernel = kernel
-        self.weight = nn.Parameter(torch.empty(side * side, outputs, inputs * kernel * kernel))
-        self.bias = nn.Parameter(torch.zeros(outputs, side, side))
-        nn.init.normal_(self.weight, std=(2 / (inputs * kernel * kernel)) ** 0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        windows = F.unfold(x, self.kernel, padding=self.kernel // 2)  # (B, c k k, s s)
-        found = torch.einsum("bis,soi->bos", windows, self.weight.to(x.dtype))
-        return found.view(x.shape[0], -1, *x.shape[-2:]) + self.bias

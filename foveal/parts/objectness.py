@@ -41,6 +41,8 @@ class Objectness(Quality):
             raise UsageError(f"{self}: kind is 'cross-entropy', 'squared' or 'linear', target is 'one' or 'iou'")
         if self.ignore is not None and not 0 <= self.ignore <= 1:
             raise UsageError(f"Objectness(ignore={self.ignore}): expected an IoU from 0 to 1, or None")
+        if not min(self.positive, self.negative) >= 0:
+            raise UsageError(f"{self}: positive and negative are weights from 0 on")
 
     def loss(
         self, quality: Tensor, boxes: Tensor | None, priors: Priors, targets: Targets, match: Match, keep: Tensor

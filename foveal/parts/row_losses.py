@@ -133,5 +133,6 @@ def _own_entry(x: Tensor, hot: Tensor, curve: Curve) -> tuple[Tensor, Tensor]:
 
 
 def _chunk_rows(flat: Tensor) -> int:
-    entries = _CACHE_CHUNK * torch.get_num_threads() if flat.device.type == "cpu" else _DEVICE_CHUNK
+    host = flat.device.type == "cpu" and not torch.compiler.is_compiling()  # the compiler cannot ask for threads
+    entries = _CACHE_CHUNK * torch.get_num_threads() if host else _DEVICE_CHUNK
     return max(1, entries // max(1, flat.shape[1]))

@@ -59,8 +59,10 @@ class Upsampling:
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.depth) or not self.channels:
             raise UsageError("Upsampling: channels and depth have one entry a level, the same number each")
-        if any(d != 0 and d % 2 == 0 for d in self.depth) or self.depth[-1] == 0:
+        if any(d < 0 or (d != 0 and d % 2 == 0) for d in self.depth) or self.depth[-1] == 0:
             raise UsageError(f"Upsampling: depth is {self.depth}; it is odd, or 0 but for the last level")
+        if min(self.channels) < 1:
+            raise UsageError(f"Upsampling: channels is {self.channels}; each is at least 1")
 
     def build(self, channels: Sequence[int], strides: Sequence[int]) -> UpsamplingNeck:
         """For a backbone of these channels and strides, finest level first."""
@@ -116,6 +118,10 @@ class Passthrough:
     channels: int = 1024  # of the blocks on the coarser map
     depth: int = 2  # how many blocks
 
+    def __post_init__(self) -> None:
+        if self.narrow < 4 or self.narrow % 4 or self.channels < 1 or self.depth < 0:
+            raise UsageError(f"{self}: narrow is a multiple of 4, channels at least 1, depth at least 0")
+
     def build(self, channels: Sequence[int], strides: Sequence[int]) -> PassthroughNeck:
         """For a backbone of these channels and strides; its last two levels are used."""
         return PassthroughNeck(self, channels, strides)
@@ -128,8 +134,6 @@ class PassthroughNeck(Neck):
         super().__init__()
         if len(channels) < 2 or strides[-1] != 2 * strides[-2]:
             raise UsageError(f"Passthrough joins two levels, one twice as fine as the other; got strides {strides}")
-        if spec.narrow % 4:
-            raise UsageError(f"Passthrough(narrow={spec.narrow}): expected a multiple of 4")
         self.fine = leaky_block(channels[-2], spec.narrow, 1)
         widths = [channels[-1], *[spec.channels] * spec.depth]
         self.coarse = nn.Sequential(*(leaky_block(a, b) for a, b in pairwise(widths)))
@@ -159,6 +163,12 @@ class CellHead:
     channels: tuple[int, ...] | None = None  # of the 3 x 3 block, a level each; None: twice the level's
     prior: float | None = None  # probability of an object that every box starts with; None: one half, as Darknet
 
+    def __post_init__(self) -> None:
+        if self.channels is not None and (not self.channels or min(self.channels) < 1):
+            raise UsageError(f"CellHead: channels is {self.channels}; each is at least 1")
+        if self.prior is not None and not 0 < self.prior < 1:
+            raise UsageError(f"CellHead: prior is {self.prior}; a probability lies between 0 and 1")
+
     def build(
         self, channels: Sequence[int], per_location: Sequence[int], logits: int, bias: float | None
     ) -> CellPredictor:
@@ -166,6 +176,8 @@ class CellHead:
         widths = self.channels or tuple(2 * c for c in channels)
         if len(widths) != len(channels):
             raise UsageError(f"CellHead has channels for {len(widths)} levels, but there are {len(channels)}")
+        if len(per_location) != len(channels):
+            raise UsageError(f"cells has shapes for {len(per_location)} levels, but there are {len(channels)}")
         return CellPredictor(channels, widths, per_location, logits, bias, prior_bias(self.prior))
 
 

@@ -249,10 +249,18 @@ class Overfit:
 
 
 def overfit(
-    spec: Spec, dataset: Dataset, *, count: int = 8, max_time: float = 300.0, device: str = "auto", epochs: int = 400
+    spec: Spec,
+    dataset: Dataset,
+    *,
+    count: int = 8,
+    max_time: float = 300.0,
+    device: str = "auto",
+    epochs: int = 400,
+    weights: str | Path | None = None,
 ) -> Overfit:
     """Trains on ``count`` images without augmentation and scores the same images.
 
+    ``weights``: a run or checkpoint to start from, as a training of it would.
     Raises :class:`~foveal.errors.FovealError` where no image has an object.
     """
     from ..data.subsets import take
@@ -272,7 +280,10 @@ def overfit(
         data, out = Path(folder) / "data", Path(folder) / "run"
         convert(few, data, "coco", link=True)
         changed: Any = replace(spec, fit=fit)  # type: ignore[call-arg]  # every spec has it as a field
-        train(changed, data=data, val=data, out=out, epochs=epochs, max_time=max_time, device=device, tensorboard=False)
+        train(
+            changed, data=data, val=data, out=out, epochs=epochs, max_time=max_time, device=device, weights=weights,
+            tensorboard=False,
+        )  # fmt: skip
         record = read_record(out)
         losses = record.series("train", "loss")[1]
         last = record.results.get("last") or {}

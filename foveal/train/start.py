@@ -45,9 +45,18 @@ def load_weights(detector: Detector, source: str | Path) -> str:
     A head for other classes keeps its random start. Raises :class:`FovealError` where nothing fits.
     """
     cfg = detector.spec.cfg if isinstance(detector.spec, DarknetDetector) and is_darknet(source) else None
+    if cfg is None and is_darknet(source):
+        raise FovealError(
+            f"are Darknet's weights, which fit its own networks and no {type(detector.spec).__name__}",
+            path=source,
+            fix=f"Train their cfg: foveal train FILE.cfg --weights {source}",
+        )
     state = find(source, cfg=cfg).state
     own: dict[str, Tensor] = detector.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    bad = [name for name, value in fitting.items() if not value.isfinite().all()]
+    if bad:
+        raise FovealError(f"holds values that are not finite: {', '.join(bad[:3])}", path=source)
     learned = {name for name, _ in detector.named_parameters()}
     if not learned & fitting.keys():
         raise FovealError("no weight fits this detector", path=source, fix="Start from the same kind of detector")

@@ -40,22 +40,12 @@ class Kind(ABC):
         return 0
 
 
-def _activation(section: Section, default: str) -> str:
+def read_activation(section: Section, default: str) -> str:
     name = section.text("activation", default)
     if name not in ACTIVATIONS:
         fix = f"Known: {', '.join(ACTIVATIONS)}"
         raise section.error(f"activation {name!r} is not known", key="activation", fix=fix)
     return name
-
-
-def _places(section: Section, key: str, index: int) -> tuple[int, ...]:
-    """Layers as Darknet names them: from 0 on, or back from this one where negative."""
-    found = tuple(index + k if k < 0 else k for k in section.integers(key))
-    for k, place in zip(section.integers(key), found, strict=True):
-        if not 0 <= place < index:
-            fix = f"It is layer {index}: 0 to {index - 1}, or -{index} to -1" if index else "It is the first layer"
-            raise section.error(f"{key} names layer {k}, which is not before it", key=key, fix=fix)
-    return found
 
 
 @dataclass(frozen=True)
@@ -83,7 +73,7 @@ class Convolutional(Kind):
             padding=padding,
             groups=section.integer("groups", 1, least=1),
             norm=section.flag("batch_normalize"),
-            activation=_activation(section, "logistic"),
+            activation=read_activation(section, "logistic"),
         )
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
@@ -108,7 +98,7 @@ class Connected(Kind):
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
         outputs, norm = section.integer("output", least=1), section.flag("batch_normalize")
-        return cls(outputs, norm, _activation(section, "logistic"))
+        return cls(outputs, norm, read_activation(section, "logistic"))
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
         return self.outputs, 1, 1
@@ -133,7 +123,7 @@ class Local(Kind):
         if pad and size != 3:
             raise section.error(f"pad=1 with size={size} is not known here, only size=3", key="size")
         filters, stride = section.integer("filters", least=1), section.integer("stride", 1, least=1)
-        return cls(filters, size, stride, pad, _activation(section, "logistic"))
+        return cls(filters, size, stride, pad, read_activation(section, "logistic"))
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
         height, width = ((side + 2 * self.pad - self.size) // self.stride + 1 for side in inputs[0][1:])
@@ -178,62 +168,6 @@ class AvgPool(Kind):
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
         return inputs[0][0], 1, 1
-
-
-@dataclass(frozen=True)
-class Route(Kind):
-    """Channels of earlier layers, one after another; with ``groups`` the part ``group`` of each."""
-
-    layers: tuple[int, ...]
-    groups: int
-    group: int
-
-    @classmethod
-    def read(cls, section: Section, index: int) -> Self:
-        groups, group = section.integer("groups", 1, least=1), section.integer("group_id", 0, least=0)
-        if group >= groups:
-            raise section.error(f"group_id is {group} of {groups} groups, which count from 0", key="group_id")
-        return cls(_places(section, "layers", index), groups, group)
-
-    def sources(self, index: int) -> tuple[int, ...]:
-        return self.layers
-
-    def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
-        sizes = {s[1:] for s in inputs}
-        if len(sizes) > 1:
-            shown = ", ".join(f"{k}: {h} x {w}" for k, (_, h, w) in zip(self.layers, inputs, strict=True))
-            fix = "Input sides that are multiples of the largest stride (32 as a rule) keep them equal"
-            raise section.error(f"joins maps of different sizes ({shown})", key="layers", fix=fix)
-        if any(c % self.groups for c, _, _ in inputs):
-            raise section.error(f"groups is {self.groups}, which does not divide the channels", key="groups")
-        return sum(c for c, _, _ in inputs) // self.groups, *inputs[0][1:]
-
-
-@dataclass(frozen=True)
-class Shortcut(Kind):
-    """The sum of the layer before and an earlier one."""
-
-    layer: int
-    activation: str
-
-    @classmethod
-    def read(cls, section: Section, index: int) -> Self:
-        section.refuse(alpha=1, beta=1)
-        if section.text("weights_type", "none") != "none":
-            raise section.error("weights_type is not known here", key="weights_type")
-        places = _places(section, "from", index)
-        if len(places) != 1:
-            raise section.error(f"from names {len(places)} layers, expected one", key="from")
-        return cls(places[0], _activation(section, "linear"))
-
-    def sources(self, index: int) -> tuple[int, ...]:
-        return index - 1, self.layer
-
-    def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
-        if inputs[0] != inputs[1]:
-            (c, h, w), (c2, h2, w2) = inputs
-            raise section.error(f"adds {c2} x {h2} x {w2} (from) to {c} x {h} x {w}", key="from")
-        return inputs[0]
 
 
 @dataclass(frozen=True)

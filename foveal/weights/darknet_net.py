@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ..errors import FovealError
 from . import darknet_heads as heads
+from . import darknet_joins as joins
 from . import darknet_layers as layers
 from .darknet_cfg import Section, read_sections
 from .darknet_layers import Kind, Shape
@@ -19,8 +21,8 @@ KINDS: dict[str, type[Kind]] = {
     "local": layers.Local,
     "maxpool": layers.MaxPool,
     "avgpool": layers.AvgPool,
-    "route": layers.Route,
-    "shortcut": layers.Shortcut,
+    "route": joins.Route,
+    "shortcut": joins.Shortcut,
     "upsample": layers.Upsample,
     "reorg": layers.Reorg,
     "dropout": layers.Dropout,
@@ -134,6 +136,38 @@ def with_outputs(text: str, logits: int) -> str:
         for section, name, value in ((head.section, "classes", logits), (last.section, key, wanted)):
             lines[section.values[name][1] - 1] = f"{name}={value}"
     return "\n".join(lines) + "\n"
+
+
+def with_geometry(text: str, size: tuple[int, int], shapes: Mapping[int, heads.Pairs]) -> str:
+    """The same cfg for pictures of ``size`` (height, width), with other shapes of boxes.
+
+    ``shapes``: by the index of a ``[region]`` or ``[yolo]`` layer the (width, height) of its boxes, in the order of its
+    mask. Darknet's layers all know the anchors of all, so each gets those of the others too.
+    """
+    section, _ = read_sections(text)
+    net, lines = read_net(text), text.splitlines()
+    every: dict[int, tuple[float, float]] = {}
+    for layer in net.heads:
+        if isinstance(layer.head, heads.Yolo) and layer.index in shapes:
+            every |= zip(layer.head.mask, shapes[layer.index], strict=True)
+    for layer in net.heads:
+        what = layer.head
+        if isinstance(what, heads.Detection) or what is None or layer.index not in shapes:
+            continue
+        mask = what.mask if isinstance(what, heads.Yolo) else range(what.boxes)
+        known = {**every, **dict(zip(mask, shapes[layer.index], strict=True))}
+        anchors = tuple(known.get(k, old) for k, old in enumerate(what.anchors))
+        if anchors != what.anchors:
+            shown = ", ".join(f"{_number(w)},{_number(h)}" for w, h in anchors)
+            lines[layer.section.values["anchors"][1] - 1] = f"anchors={shown}"
+    for name, old, new in (("height", net.height, size[0]), ("width", net.width, size[1])):
+        if old != new:
+            lines[section.values[name][1] - 1] = f"{name}={new}"
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(float(value))
 
 
 def cfg_text(cfg: str) -> str:
