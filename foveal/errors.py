@@ -20,3 +20,10 @@ class FovealError(Exception):
 
 class UsageError(FovealError):
     """A command or call that is wrong in itself: an unknown preset, override or option (exit status 2)."""
+
+
+def at_least(spec: object, least: int, *names: str) -> None:
+    """Raises :class:`UsageError` for the first of these fields of a spec that is below ``least``."""
+    for name in names:
+        if not getattr(spec, name) >= least:
+            raise UsageError(f"{type(spec).__name__}: {name} is {getattr(spec, name)}, expected {least} or more")

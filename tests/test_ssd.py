@@ -20,7 +20,9 @@ from foveal.parts.dssd import Deconvolution, Gap, Residual
 from foveal.parts.ssd import Extra, Extras, L2Norm, ReducedFC
 from foveal.parts.suppress import NMS, Select
 from foveal.train.solvers import freeze, resting_norms
+from foveal.train.start import other_pixels, resting_at_random
 from foveal.types import Images, Predictions, Priors, Target, Targets
+from foveal.weights.published import PUBLISHED
 
 MINI = ("ssd_mini", "dssd_mini")
 
@@ -212,16 +214,19 @@ def test_norms_that_never_learn_are_left_to_their_detector() -> None:
 
 
 # -------------------------------------------------------------------------------------------------- any backbone
-def step(detector: Detector, height: int = 96, width: int = 96, objects: int = 1, colour: bool = False) -> float:
+def step(
+    detector: Detector, height: int = 96, width: int = 96, objects: int = 1, colour: bool = False, count: int = 2
+) -> float:
     """A training step and a detection, all of it finite."""
     torch.manual_seed(0)
-    size = torch.tensor([[height, width]] * 2)
-    pixels = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
+    size = torch.tensor([[height, width]] * count)
+    pixels = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
     if colour:
         pixels = torch.full_like(pixels, 255)
-    images = Images(pixels, size, torch.tensor([[1.0, 1, 0, 0]] * 2), size)
+    images = Images(pixels, size, torch.tensor([[1.0, 1, 0, 0]] * count), size)
     boxes = row((8, 8, 60, 50))[:objects]
-    targets = Targets.pad([Target(boxes, torch.zeros(len(boxes)).long()), Target(row(), torch.zeros(0).long())])
+    found = [Target(boxes, torch.zeros(len(boxes)).long()), Target(row(), torch.zeros(0).long())]
+    targets = Targets.pad(found[:count])
     losses = detector.train()(images, targets)
     total = torch.stack(list(losses.values())).sum()
     total.backward()
@@ -271,12 +276,85 @@ def test_pictures_too_small_are_refused_at_construction() -> None:
         ))  # fmt: skip
 
 
-def test_batch_norm_of_one_value_is_refused_in_words() -> None:
-    neck = Extras((Extra(4, 8),), norm="batch").build((4,), (8,))
-    neck([torch.randn(2, 4, 1, 1)])
-    neck.eval()([torch.randn(1, 4, 1, 1)])
-    with pytest.raises(UsageError, match="batches of two or more"):
-        neck.train()([torch.randn(1, 4, 1, 1)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "neck.norm=batch",
+        "neck.deconv.norm=batch",
+        "head.module.norm=batch",
+        "head.module.norm=group",  # 32 groups of one channel
+        "head=PerLevel(light=True)",
+        "input=Stretch(16, 16)",  # the backbone's own
+    ],
+)
+def test_a_norm_of_one_value_is_refused_in_words(change: str) -> None:
+    """Whichever part has the norm; where it keeps still there is nothing to refuse."""
+    detector = override(presets.dssd_mini, ["input=Stretch(64, 64)", "head.module.norm=None", change]).build("a")
+    with pytest.raises(UsageError, match=r"a norm has a single value.*batches of two or more"):
+        step(detector, 16, 16, count=1)
+    if change == "head.module.norm=group":
+        return
+    detector.eval()([torch.rand(3, 16, 16)])
+    detector.resting = tuple(m for m in detector.modules() if isinstance(m, nn.BatchNorm2d))
+    assert step(detector, 16, 16, count=1) > 0
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ("neck.maps=(Extra(8, 8, stride=0),)", "Extra: stride is 0, expected 1 or more"),
+        ("neck.maps=(Extra(8, 8, kernel=-1),)", "Extra: kernel is -1, expected 1 or more"),
+        ("neck.maps=(Extra(0, 8),)", "Extra: middle is 0, expected 1 or more"),
+        ("neck.maps=(Extra(8, 8, padding=-1),)", "Extra: padding is -1, expected 0 or more"),
+        ("neck.fc=ReducedFC(dilation=0)", "ReducedFC: dilation is 0"),
+        ("neck.rescale=L2Norm(eps=0.0)", "L2Norm: eps is 0"),
+        ("neck.deconv=Deconvolution(0)", "Deconvolution: channels is 0"),
+        ("head.module=Prediction(0, 8)", "Prediction: middle is 0"),
+        ("input=Stretch(-4, 5)", "Stretch: width and height are pixels from 1 on"),
+        ("task.select.per_class=0", "per_class are counts from 1 on"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(change: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        override(presets.dssd_mini, [change])
+
+
+def test_a_way_back_needs_two_maps() -> None:
+    with pytest.raises(UsageError, match="one map alone"):
+        override(presets.dssd_mini, ["levels=(5,)", "neck.maps=()"]).build("a")
+
+
+def test_boxes_for_another_size_of_pictures_are_refused_at_construction() -> None:
+    """SSD300's last level has one cell of 300 pixels; at 512 it would have four, centred up to 1,050."""
+    with torch.device("meta"):
+        with pytest.raises(
+            UsageError, match=r"level 6 .* 4 cells in steps of 300 pixels, but the canvas has 512.*size"
+        ):
+            override(presets.ssd300_vgg16, ["input=Stretch(512, 512)"]).build("a")
+        override(presets.ssd300_vgg16, ["input=Stretch(512, 512)", "priors.steps=None"]).build("a")
+        override(presets.ssd300_vgg16, ["input=Stretch(320, 320)"]).build("a")
+
+
+def test_what_keeps_still_at_random_is_said() -> None:
+    with torch.device("meta"):
+        detector = presets.dssd321_r101.build("a")
+    assert resting_at_random(presets.dssd321_r101, detector) == ["backbone", "neck.extras"]
+    read = override(presets.dssd321_r101, ["backbone.weights=resnet101"])
+    assert resting_at_random(read, detector) == ["neck.extras"]
+    assert resting_at_random(presets.ssd321_r101, detector) == []
+
+
+def test_caffes_vgg_wants_caffes_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of both VGG-16 files, each with the normalisation that it was trained on and with the other's."""
+    monkeypatch.setattr("foveal.parts.backbones.published_file", lambda name: PUBLISHED[name].file)
+    for name in ("ssd300_vgg16", "ssd300_vgg16_paper"):
+        for file, is_caffes in (("vgg16_features", True), ("vgg16", False)):
+            caffe = override(presets.get(name), [f"backbone.weights={file}"])
+            imagenet = override(caffe, ["input=Stretch(300, 300)"])
+            right, wrong = (caffe, imagenet) if is_caffes else (imagenet, caffe)
+            assert other_pixels(right) is None
+            advice = str(other_pixels(wrong))
+            assert other_pixels(override(wrong, advice.partition("; set ")[2].split(" "))) is None
 
 
 # ------------------------------------------------------------------------------------------------ what is shown

@@ -274,6 +274,37 @@ def test_other_networks_are_named(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- published
+@pytest.mark.parametrize("change", ["no heads", "no boxes", "odd logits", "one column", "contradiction", "a number"])
+def test_broken_ssds_are_refused(change: str, tmp_path: Path) -> None:
+    def level(columns: int, boxes: int = 4) -> dict[str, torch.Tensor]:
+        sizes = {"classification": 4 * columns, "regression": 4 * boxes}
+        return {
+            f"head.{branch}_head.module_list.0.{kind}": torch.zeros(n, *[1] * 3 * (kind == "weight"))
+            for branch, n in sizes.items()
+            for kind in ("weight", "bias")
+        }
+
+    other = {key.replace("list.0", "list.1"): value for key, value in level(4).items()}
+    heads = {
+        "no heads": {},
+        "no boxes": level(3, 0),
+        "odd logits": level(3) | {"head.classification_head.module_list.0.weight": torch.zeros(7, 1, 1, 1)},
+        "one column": level(1),
+        "contradiction": level(3) | other,
+        "a number": level(3) | {"head.classification_head.module_list.0.bias": torch.tensor(1.0)},
+    }
+    torch.save({"backbone.scale_weight": torch.ones(512), **heads[change]}, tmp_path / "m.pth")
+    with pytest.raises(FovealError, match=r"m\.pth: is an SSD whose levels' predictions .* contradict"):
+        weights.import_weights(tmp_path / "m.pth")
+
+
+def test_a_preset_on_another_kind_of_network_is_refused(tmp_path: Path) -> None:
+    state = tv.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3).state_dict()
+    torch.save(state, tmp_path / "m.pth")
+    with pytest.raises(UsageError, match=r"ssd_mini is not on one of torchvision's.*ssdlite320_mobilenet_v3_large"):
+        weights.import_weights(tmp_path / "m.pth", "ssd_mini")
+
+
 def test_table_is_torchvisions() -> None:
     for entry in published.PUBLISHED.values():
         base = entry.name.removesuffix("_v2").removesuffix("_features") if entry.preset is None else entry.name

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import boxes as box_ops
-from ..errors import FovealError
+from ..errors import FovealError, UsageError
 from ..fit import Fit
 from ..parts.inputs import Input
 from ..types import Boxes, Detections, Images, Predictions, Priors, Target, Targets
@@ -130,7 +130,7 @@ class Detector(nn.Module, ABC):
         batch = self.normalize(self._from_tensors(images) if isinstance(images, list) else images)
         if isinstance(targets, list):
             targets = self._pad_targets(targets, batch)
-        outputs = self.outputs(batch)
+        outputs = self._outputs(batch)
         losses: dict[str, Tensor] = {}
         with torch.autocast(batch.pixels.device.type, enabled=False):
             if targets is not None:
@@ -187,6 +187,18 @@ class Detector(nn.Module, ABC):
         return self.predict_arrays([as_rgb(source)])[0]
 
     # ------------------------------------------------------------------------------------------ inside
+    def _outputs(self, images: Images) -> Outputs:
+        """Raises :class:`UsageError` where a norm has one value alone: a 1 x 1 map of a batch of one picture."""
+        try:
+            return self.outputs(images)
+        except ValueError as error:
+            if not str(error).startswith("Expected more than 1 value per channel"):
+                raise
+            raise UsageError(
+                "a norm has a single value of each channel to look at: one picture, and a map of 1 x 1",
+                fix="Use larger pictures or, in training, batches of two or more",
+            ) from error
+
     def _pixels(self, images: Images) -> Tensor:
         """What the backbone gets: its own number format; channels-last, but in training as its weights lie."""
         weight = next(p for p in self.parameters() if p.dim() == 4)

@@ -65,12 +65,18 @@ class SSD(Spec):
     fit: Fit = Fit()  # the recipe it is trained by
 
     def build(self, classes: Sequence[str]) -> OneStage:
-        """The detector with random weights. ``UsageError`` where pictures of ``input`` are too small for the neck."""
+        """The detector with random weights.
+
+        ``UsageError`` where pictures of ``input`` are too small for the neck, or the priors for pictures of another
+        size.
+        """
         backbone = self.backbone.build(levels=self.levels)
         neck = self.neck.build(backbone.channels, backbone.strides)
-        if not isinstance(self.input, Resize):  # its canvas is as large as the pictures make it
-            neck.check(*map_sides(backbone, *self.input.canvas(()))[-1])
         priors, loss, count = boxes_at(self.priors, neck.strides), self.task.cls_loss, len(classes)
+        if not isinstance(self.input, Resize):  # its canvas is as large as the pictures make it
+            canvas = self.input.canvas(())
+            maps = map_sides(backbone, *canvas)
+            priors.check([*maps, *neck.sides(*maps[-1])], canvas)
         head = self.head.build(neck.channels, priors.per_location, loss.channels(count), loss.bias(count))
         return OneStage(self, classes, backbone, neck, head, priors, self.task)
 

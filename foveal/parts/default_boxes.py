@@ -62,14 +62,27 @@ class DefaultBoxes(PriorSet):
         half = torch.tensor(sides, dtype=torch.float64) / 2
         return torch.cat([-half, half], 1).float()
 
+    def check(self, maps: Sequence[tuple[int, int]], canvas: tuple[int, int]) -> None:
+        """Whether these boxes are for maps of these sides on such a canvas, all (height, width). ``UsageError``."""
+        if len(maps) != len(self.ratios):
+            raise UsageError(f"DefaultBoxes is for {len(self.ratios)} levels, but there are {len(maps)} feature maps")
+        if self.steps is None:
+            return
+        for level, (step, sides) in enumerate(zip(self.steps, maps, strict=True)):
+            start = step / 2 if self.starts is None else self.starts[level]
+            for count, side in zip(sides, canvas, strict=True):
+                if start + (count - 1) * step - step / 2 >= side:
+                    raise UsageError(
+                        f"level {level + 1} of the default boxes has {count} cells in steps of {step:g} pixels, but "
+                        f"the canvas has {side}: they are for pictures of another size",
+                        fix="Give sizes and steps for this input; steps=None and starts=None spread cells evenly",
+                    )
+
     def __call__(self, images: Images, features: Sequence[Tensor], strides: Sequence[int]) -> Priors:
-        """``features``: (B, c, H, W) a level. ``UsageError`` if the levels do not agree."""
-        if len(features) != len(self.ratios):
-            raise UsageError(
-                f"DefaultBoxes is for {len(self.ratios)} levels, but there are {len(features)} feature maps"
-            )
+        """``features``: (B, c, H, W) a level. ``UsageError`` as in :meth:`check`."""
         maps = tuple((int(f.shape[-2]), int(f.shape[-1])) for f in features)
         canvas = (int(images.pixels.shape[-2]), int(images.pixels.shape[-1]))
+        self.check(maps, canvas)
         return Priors(*_default_boxes(self, maps, canvas, features[0].device))
 
 

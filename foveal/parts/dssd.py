@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UsageError
+from ..errors import UsageError, at_least
 from .norms import NormKind, init_xavier, norm_conv
 
 
@@ -76,9 +76,12 @@ class Deconvolution:
     def __post_init__(self) -> None:
         if self.combine not in ("product", "sum"):
             raise UsageError(f"Deconvolution: combine is {self.combine!r}, not one of product, sum")
+        at_least(self, 1, "channels")
 
     def build(self, channels: Sequence[int], gaps: Sequence[Gap]) -> TopDown:
-        """For maps of these channels, finest first, and the gaps between them."""
+        """For maps of these channels, finest first, and the gaps between them. ``UsageError`` for a single map."""
+        if len(channels) < 2:
+            raise UsageError("Deconvolution goes back from coarse maps to finer ones, and there is one map alone")
         return TopDown(self, channels, gaps)
 
 
@@ -136,6 +139,9 @@ class Prediction:
     channels: int = 1024
     norm: NormKind | None = "batch"
     eps: float | None = 1e-3  # of the norms
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "middle", "channels")
 
     def build(self, inputs: int) -> Residual:
         return Residual(inputs, (self.middle, self.middle, self.channels), (1, 1, 1), 1, 0, self.norm, self.eps)

@@ -173,6 +173,10 @@ class _Fixed(Input):
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
+    def __post_init__(self) -> None:
+        if any(n is not None and n < 1 for n in (self.width, self.height)):
+            raise UsageError(f"{type(self).__name__}: width and height are pixels from 1 on, got {self}")
+
     def like(self, other: Input) -> Self:
         """This rule with the canvas and normalisation of ``other``, where it has no size of its own."""
         if self.width is not None and self.height is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import FovealError, UsageError
+from ..errors import FovealError, UsageError, at_least
 from ..weights.reading import read_state
 from .dssd import Deconvolution, Gap, Residual
 from .necks import Neck
@@ -30,6 +30,10 @@ class L2Norm:
     scale: float = 20.0  # what the factors start with
     eps: float = 1e-10
     floor: bool = False  # eps is the least length (torchvision: 1e-12), in place of a summand under the root
+
+    def __post_init__(self) -> None:
+        if not self.eps > 0:
+            raise UsageError(f"L2Norm: eps is {self.eps}; above 0, it keeps a place of zeros from a division by zero")
 
     def build(self, channels: int) -> Normalized:
         return Normalized(self, channels)
@@ -64,6 +68,9 @@ class ReducedFC:
     width: int = 1024
     dilation: int = 6  # of fc6
     subsample: bool = True  # fc6 and fc7 of a VGG's weights file are thinned out
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "width", "dilation")
 
     def build(self, channels: int) -> Trunk:
         return Trunk(self, channels)
@@ -117,6 +124,10 @@ class Extra:
     stride: int = 2
     padding: int = 1
 
+    def __post_init__(self) -> None:
+        at_least(self, 1, "middle", "channels", "kernel", "stride")
+        at_least(self, 0, "padding")
+
     def side(self, side: int) -> int:
         """The side of the map it makes of one of this side; below 1 where that one is too small."""
         return (side + 2 * self.padding - self.kernel) // self.stride + 1
@@ -167,12 +178,11 @@ class ExtraMaps(Neck):
         self.deconv = spec.deconv.build(widths, gaps) if spec.deconv else None
         self.channels = tuple(widths) if self.deconv is None else self.deconv.channels
         self.strides = tuple(steps)
-        self.rows_needed = 2 if any(isinstance(m, nn.BatchNorm2d) for m in self.modules()) else 1
         fuse_frozen(self)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Raises :class:`UsageError` where a map is too small for the next, or batch norm has nothing to average."""
-        self.check(int(features[-1].shape[-2]), int(features[-1].shape[-1]), len(features[-1]))
+        """Raises :class:`UsageError` where a map is too small for the next."""
+        self.sides(int(features[-1].shape[-2]), int(features[-1].shape[-1]))
         found = list(features)
         if self.rescale is not None:
             found[0] = self.rescale(found[0])
@@ -182,9 +192,12 @@ class ExtraMaps(Neck):
             found.append(block(found[-1]))
         return found if self.deconv is None else self.deconv(found)
 
-    def check(self, height: int, width: int, batch: int = 2) -> None:
-        """Whether the extra maps can be made of a last map of the backbone of ``height`` x ``width``."""
-        sides = height, width
+    def sides(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Height and width of the extra maps where the backbone's last is ``height`` x ``width``.
+
+        Raises :class:`UsageError` where one is too small for the next.
+        """
+        found, sides = [], (height, width)
         for i, extra in enumerate(self.spec.maps):
             after = extra.side(sides[0]), extra.side(sides[1])
             if min(after) < 1:
@@ -194,11 +207,8 @@ class ExtraMaps(Neck):
                     fix="Make the input larger, or leave the last of neck.maps (and of the priors) out",
                 )
             sides = after
-        if self.training and batch * sides[0] * sides[1] < self.rows_needed:
-            raise UsageError(
-                f"batch norm cannot learn from one picture where the last map is {sides[0]} x {sides[1]}",
-                fix="Use batches of two or more, or neck.norm=group",
-            )
+            found.append(sides)
+        return found
 
 
 def _block(spec: Extras, inputs: int, extra: Extra) -> nn.Module:

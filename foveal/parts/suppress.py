@@ -43,6 +43,8 @@ class Select:
     def __post_init__(self) -> None:
         if self.per_class is not None and self.per_level is not None:
             raise UsageError("Select: per_level and per_class are two ways to choose", fix="Set per_level=None as well")
+        if any(n is not None and n < 1 for n in (self.per_level, self.per_class)):
+            raise UsageError(f"Select: per_level and per_class are counts from 1 on, or None, got {self}")
 
     @torch.no_grad()
     def candidates(

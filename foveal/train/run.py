@@ -25,7 +25,7 @@ from .precision import layout
 from .progress import Progress
 from .resume import check_best, check_same, open_folder, set_aside
 from .seeds import Run, train_seeds
-from .start import diluted, find_spec, load_weights, other_pixels, stuck
+from .start import diluted, find_spec, load_weights, other_pixels, resting_at_random, stuck
 from .state import State
 from .step import START, noise
 from .validate import Validator
@@ -199,6 +199,11 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
         screen.say(
             "warning: the backbone starts from random weights, and a part of it is frozen and will never learn; "
             "name a file in backbone.weights, or set backbone.frozen_stages=0 and backbone.norm=batch"
+        )
+    if resumed is None and arguments.weights is None and (parts := resting_at_random(spec, detector)):
+        screen.say(
+            f"warning: the first stage keeps {', '.join(parts)} still, at random weights; "
+            "begin from a trained detector: --weights RUN"
         )
     detector.to(fabric.device).to(memory_format=layout(detector, fabric.device))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..detectors.darknet import DarknetDetector
+from ..detectors.ssd import CAFFE_MEAN, LEVELS
 from ..detectors.yolo import BLACK, WHITE
 from ..errors import FovealError
 from ..loading import find
@@ -19,6 +21,7 @@ from ..parts.norms import FrozenBatchNorm
 from ..parts.samplers import All
 from ..task import BoxTask
 from ..weights.darknet import is_darknet
+from ..weights.published import PUBLISHED
 from .checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
@@ -81,11 +84,30 @@ def other_pixels(spec: Spec) -> str | None:
     backbone = getattr(spec, "backbone", None)
     if not isinstance(backbone, BackboneSpec) or backbone.weights_file is None:
         return None
-    mean, std = (BLACK, WHITE) if isinstance(backbone, Darknet) else (IMAGENET_MEAN, IMAGENET_STD)
-    if (spec.input.mean, spec.input.std) == (mean, std):
-        return None
+    file = Path(backbone.weights_file).name
+    if isinstance(backbone, Darknet):
+        mean, std = BLACK, WHITE
+    elif any(entry.caffe_pixels and entry.file == file for entry in PUBLISHED.values()):
+        mean, std = CAFFE_MEAN, LEVELS
+    else:
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    found = (*spec.input.mean, *spec.input.std)
+    if all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(found, (*mean, *std), strict=True)):
+        return None  # torchvision writes Caffe's mean with five digits
     wanted = f"input.mean={mean} input.std={std}".replace(", ", ",")
     return f"warning: {type(backbone).__name__}'s weights were trained on other pixels; set {wanted}"
+
+
+def resting_at_random(spec: Spec, detector: Detector) -> list[str]:
+    """The parts that start from random weights and keep still in the first stage: it is made for a trained detector."""
+    trains, backbone = spec.fit.stages[0].trains, getattr(spec, "backbone", None)
+    read = ("backbone.",) if getattr(backbone, "weights", None) is not None else ()
+    still = (
+        name
+        for name, parameter in detector.named_parameters()
+        if parameter.requires_grad and not name.startswith((*trains, *read))
+    )
+    return sorted({".".join(name.split(".")[: 1 + name.startswith("neck.")]) for name in still})
 
 
 def diluted(spec: Spec) -> list[str]:

@@ -35,6 +35,7 @@ class Published:
     score: float | None  # COCO val2017 box AP, or ImageNet top-1, in percent; None: it has no classifier
     parameters: int
     zero_eps: bool = False  # its frozen norms were trained with an epsilon of 0
+    caffe_pixels: bool = False  # it wants pixels from 0 to 255 less Caffe's mean, not ImageNet's normalisation
 
     @property
     def file(self) -> str:
@@ -62,10 +63,10 @@ def _entry(
     score: float | None,
     parameters: int,
     zero_eps: bool = False,
+    caffe_pixels: bool = False,
 ) -> Published:
-    return Published(
-        name, f"https://download.pytorch.org/models/{file}.pth", megabytes, preset, score, parameters, zero_eps
-    )
+    url = f"https://download.pytorch.org/models/{file}.pth"
+    return Published(name, url, megabytes, preset, score, parameters, zero_eps, caffe_pixels)
 
 
 _TABLE = (
@@ -134,8 +135,8 @@ _TABLE = (
     _entry("resnet101", "resnet101-63fe2227", 170.511, None, 77.374, 44549160),
     _entry("resnext101_32x8d", "resnext101_32x8d-8ba56ff5", 339.586, None, 79.312, 88791336),
     _entry("vgg16", "vgg16-397923af", 527.796, None, 71.592, 138357544),
-    # Caffe's VGG-16, for pixels from 0 to 255 without their mean, as SSD's presets have them
-    _entry("vgg16_features", "vgg16_features-amdegroot-88682ab5", 527.802, None, None, 138357544),
+    # Caffe's VGG-16, for the pixels of SSD's presets
+    _entry("vgg16_features", "vgg16_features-amdegroot-88682ab5", 527.802, None, None, 138357544, caffe_pixels=True),
     _entry("mobilenet_v3_large", "mobilenet_v3_large-8738ca79", 21.114, None, 74.042, 5483032),
     _entry("squeezenet1_0", "squeezenet1_0-b66bff10", 4.778, None, 58.092, 1248424),
 )

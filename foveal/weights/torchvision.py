@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import FovealError
+from ..errors import FovealError, UsageError
 from .coco import COCO_NAMES
 from .published import PUBLISHED, digest
 from .reading import State, read_state
-from .torchvision_ssd import is_ssd, recognise_ssd, ssd_columns, ssd_to_ours, ssd_to_torchvision
+from .torchvision_ssd import check_ssd, is_ssd, recognise_ssd, ssd_columns, ssd_to_ours, ssd_to_torchvision
 
 # Renamed in torchvision 0.13. The left sides cannot occur in a new file: there every block has one more index.
 _OLD = (
@@ -75,10 +75,13 @@ def import_weights(
     :func:`read_torchvision` does, and ``UsageError`` for an unknown preset.
     """
     from .. import presets  # late: presets are far above this module
+    from ..parts.backbones import Torchvision
 
     found = read_torchvision(path, names=names)
     spec: Any = presets.get(preset or found.preset)
     backbone = spec.backbone
+    if not isinstance(backbone, Torchvision):
+        raise UsageError(f"{preset} is not on one of torchvision's networks", fix=f"The file is of {found.preset}")
     if found.eps is not None:
         backbone = replace(backbone, eps=found.eps)
     if not any(key.startswith("backbone.") and key.endswith("num_batches_tracked") for key in found.state):
@@ -106,6 +109,7 @@ def recognise(state: Mapping[str, Tensor], path: str | Path) -> str:
         raise FovealError("is a Mask R-CNN, which is not read yet", path=path)
     ssd = recognise_ssd(state)
     if ssd is not None:
+        check_ssd(state, path)
         return ssd
     is_resnet = _bottlenecks(state) == (3, 4, 6, 3)
     if "rpn.head.cls_logits.weight" in state and "roi_heads.box_predictor.cls_score.weight" in state:

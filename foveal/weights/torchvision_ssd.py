@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor
+
+from ..errors import FovealError
 
 State = dict[str, Tensor]
 
@@ -25,6 +28,29 @@ def recognise_ssd(state: Mapping[str, Tensor]) -> str | None:
     if _VGG in state:
         return "ssd300_vgg16"
     return "ssdlite320_mobilenet_v3_large" if _LITE in state and "backbone.extra.3.2.0.weight" in state else None
+
+
+def check_ssd(state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raises ``FovealError`` where the layers of some level's predictions lack or contradict each other."""
+    last = "1." if _LITE in state else ""
+    levels = {key[len(_CLASSES) :].split(".")[1] for key in state if key.startswith(_CLASSES + "module_list.")} or {"0"}
+    columns = set()
+    for level in sorted(levels):
+        sizes = []
+        for branch in (_CLASSES, _BOXES):
+            weight, bias = (state.get(f"{branch}module_list.{level}.{last}{kind}") for kind in ("weight", "bias"))
+            fits = weight is not None and bias is not None and weight.dim() == 4 and bias.shape == weight.shape[:1]
+            sizes.append(len(bias) if fits and bias is not None else 0)
+        logits, boxes = sizes
+        priors = boxes // 4
+        columns.add(logits // priors if priors and not boxes % 4 and not logits % priors else 0)
+    if len(columns) > 1 or min(columns) < 2:
+        raise FovealError(
+            f"is an SSD whose levels' predictions ({_CLASSES}module_list, {_BOXES}module_list) lack or contradict each "
+            "other",
+            path=path,
+            fix="Download or copy it again.",
+        )
 
 
 def ssd_to_ours(state: Mapping[str, Tensor]) -> State:
