@@ -299,7 +299,7 @@ def test_demo_draws_trains_and_reports(tmp_path: Path) -> None:
         done = subprocess.run([*command, "--seed", seed], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("AP50") == 1 and done.stderr.count("20 pictures drawn") == 1
-        assert json.loads((out / "results.json").read_text())["steps"] == 4  # 18 to train, 4 a batch, the rest dropped
+        assert json.loads((out / "results.json").read_text())["steps"] == 2  # 18 to train, 8 a batch, the rest dropped
         assert json.loads((out / "run.json").read_text())["seed"] == int(seed)
         assert (out / "report.html").stat().st_size > 10_000
 

@@ -51,13 +51,14 @@ __all__ = [
 _SMALL = Resize(320, 533)
 _SMALL_BODY = SmallResNet()
 
-# Two-layer towers of 96 channels. Group norm in the neck evens out whatever backbone comes before it.
+# Two-layer towers of 96 channels; anchors from 3 strides on, since pictures are small. Group norm in the neck evens out
+# whatever backbone comes before it.
 retinanet_mini = RetinaNet(
     input=_SMALL,
     backbone=_SMALL_BODY,
     neck=FPN(96, extra="p6p7-p5", norm="group"),
     head=Tower(depth=2),
-    anchors=PyramidAnchors(scale=4.0, octaves=3),
+    anchors=PyramidAnchors(scale=3.0, octaves=3),
     task=replace(
         RetinaNet().task,
         matcher=IoUMatcher(0.5, 0.4, low_quality=True),
