@@ -16,6 +16,7 @@ from foveal.data.dataset import Dataset, Record
 from foveal.errors import FovealError
 from foveal.evaluate.curves import Curve
 from foveal.parts.coders import Delta
+from foveal.parts.priors import PyramidAnchors
 from foveal.report.check import Overfit, encode
 from foveal.report.compare import comparison, curves
 from foveal.report.page import Example, render
@@ -55,7 +56,8 @@ def test_two_objects_in_one_place_are_a_listed_collision(tmp_path: Path) -> None
 def test_a_coder_that_does_not_decode_what_it_encodes_is_found(tmp_path: Path) -> None:
     """A clamp far too tight: log(1.1) lets a side grow by a tenth only, so large objects come back too small."""
     task = replace(SMALL.task, coder=Delta(clamp=float(np.log(1.02))))
-    (stage,) = encode(replace(SMALL, task=task), one_image(tmp_path, [[4, 30, 124, 70]], [0]))
+    spec = replace(SMALL, task=task, anchors=PyramidAnchors(scale=4.0))
+    (stage,) = encode(spec, one_image(tmp_path, [[4, 30, 124, 70]], [0]))
     assert not stage.passed
     assert "comes back with IoU" in stage.broken[0]
 
