@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from foveal import boxes as box_ops
 from foveal import presets
 from foveal.cli.main import main
 from foveal.config import override, parse_spec, show
@@ -24,7 +25,6 @@ from foveal.parts.box_losses import GIoU
 from foveal.parts.cells import Cell
 from foveal.parts.inputs import Letterbox, Stretch
 from foveal.parts.losses import BinaryCrossEntropy, CrossEntropy
-from foveal.parts.objectness import overlap
 from foveal.report.check import Overfit
 from foveal.train.start import load_weights, other_pixels
 from foveal.types import Images, Priors
@@ -75,8 +75,8 @@ def same(
         x, y, w, h = theirs["box"]
         box = torch.tensor([max(0, x), max(0, y), min(size[0], x + w), min(size[1], y + h)])
         alike = [d for d in found if d["label"] == theirs["class"]]
-        mine = max(alike, key=lambda d: float(overlap(torch.tensor(d["box"]), box)))
-        assert overlap(torch.tensor(mine["box"]), box) > iou
+        mine = max(alike, key=lambda d: float(box_ops.iou(torch.tensor(d["box"]), box)))
+        assert box_ops.iou(torch.tensor(mine["box"]), box) > iou
         assert mine["score"] == pytest.approx(theirs["score"], abs=score)
 
 
@@ -173,7 +173,7 @@ def test_every_version_learns_and_detects(cfg: str, classes: int) -> None:
     assert losses[-1] < 0.5 * losses[0]
     best = detector.eval()(pictures)[0]
     assert int(best.labels[0]) == classes - 1
-    assert overlap(best.boxes[0], target["boxes"][0]) > 0.5
+    assert box_ops.iou(best.boxes[0], target["boxes"][0]) > 0.5
 
 
 def test_anything_else_is_refused() -> None:
@@ -253,7 +253,7 @@ def test_letterbox_is_the_default(data: Path) -> None:
     assert isinstance(detector.spec.input, Letterbox)
     best = detector.predict(data / "photos/darknet/dog.jpg").above(0.5)
     dog = best.boxes[[best.names[k] for k in best.labels].index("dog")]
-    assert overlap(dog, torch.tensor([114.0, 189, 386, 536])) > 0.75
+    assert box_ops.iou(dog, torch.tensor([114.0, 189, 386, 536])) > 0.75
 
 
 def test_fine_tuning_on_other_classes(data: Path, tmp_path: Path) -> None:

@@ -62,9 +62,11 @@ def anchors(
     unit = np.repeat(strides if cells.unit == "cells" else np.ones(len(strides)), cells.per_location)[:, None]
     own = np.array([shape for level in cells.shapes for shape in level]) * unit
     say(f"{len(every)} objects; the preset's {len(own)} shapes: mean IoU {mean_iou(every, own):.4f}")
-    for k in range(1, min(most, len(np.unique(every, axis=0))) + 1):
-        say(f"k = {k}: mean IoU {cluster(every, k, seed=seed).mean_iou:.4f}")
-    found = (cluster(every, len(own), seed=seed).shapes / unit).round(3 if cells.unit == "cells" else 1)
+    clusters = {k: cluster(every, k, seed=seed) for k in range(1, min(most, len(np.unique(every, axis=0))) + 1)}
+    for k, best in clusters.items():
+        say(f"k = {k}: mean IoU {best.mean_iou:.4f}")
+    best = clusters.get(len(own)) or cluster(every, len(own), seed=seed)
+    found = (best.shapes / unit).round(3 if cells.unit == "cells" else 1)
     new = replace(cells, shapes=_by_level(found.tolist(), cells.per_location))
     say(f"{len(own)} found shapes: mean IoU {mean_iou(every, found * unit):.4f} with")
     say(f"  'cells={new!r}'")

@@ -29,8 +29,9 @@ def models(
     if name is None:
         rows = [("preset", "parameters", "published", "weights")]
         with progress("counting parameters") as update:
-            for i, n in enumerate(presets.names()):
-                update(i, len(presets.names()))
+            every = presets.names()
+            for i, n in enumerate(every):
+                update(i, len(every))
                 count = f"{parameters(presets.get(n), classes):,}"
                 rows.append((n, count, _score(said.get(n, "")), _weights(n) or "-"))
         say(table(rows))

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from ..data.transforms import HorizontalFlip
@@ -22,10 +21,10 @@ from ..parts.darknet_modules import DarknetNetwork
 from ..parts.grid_head import split_grid
 from ..parts.inputs import Letterbox, Stretch
 from ..parts.losses import BinaryCrossEntropy, ClassLoss, CrossEntropy, SquaredError, prior_bias
-from ..parts.necks import Neck
+from ..parts.necks import Identity, Neck
 from ..parts.normalizers import PerImage
 from ..parts.objectness import Objectness
-from ..parts.yolo import split_cells
+from ..parts.yolo import split_cells, start_biases
 from ..task import BoxTask
 from ..types import Predictions
 from ..weights.darknet import read_darknet
@@ -102,7 +101,7 @@ class DarknetDetector(Spec):
             head: nn.Module = GridOutputs(detection.boxes, logits)
             neck: Neck = GridMaps(network, detection.side, width)
         else:
-            head, neck = CellOutputs(logits), Maps(network)
+            head, neck = CellOutputs(logits), Identity().build(network.channels, network.strides)
             for layer in heads:
                 _start(network.layers[layer.sources[0]], logits, loss.bias(count))
         return OneStage(self, classes, network, neck, head, self.cells, self.task)
@@ -186,29 +185,14 @@ def _task(heads: Sequence[Layer], seen: int) -> BoxTask:
     return replace(task, cls_loss=cls_loss, box_loss=box_loss, quality=quality)
 
 
-@torch.no_grad()
 def _start(layer: nn.Module, logits: int, bias: float | None) -> None:
     """The last convolution's biases: objects are rare."""
     conv = layer[0] if isinstance(layer, nn.Sequential) and len(layer) == 1 else None
     if isinstance(conv, nn.Conv2d) and conv.bias is not None:
-        by_box = conv.bias.view(-1, 5 + logits)
-        by_box[:, 4] = cast(float, prior_bias(_START))
-        if bias is not None:
-            by_box[:, 5:] = bias
+        start_biases(conv.bias, logits, prior_bias(_START), bias)
 
 
 # ------------------------------------------------------------------------------------------------ small modules
-class Maps(Neck):
-    """The raw maps as they are."""
-
-    def __init__(self, network: DarknetNetwork) -> None:
-        super().__init__()
-        self.channels, self.strides = network.channels, network.strides
-
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
-        return features
-
-
 class GridMaps(Neck):
     """The outputs of a connected layer, (B, n, 1, 1) -> (B, n / side^2, side, side) in the same order of memory."""
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..weights.loading import load_known
 from ..weights.published import PUBLISHED, published_file
-from .backbone_base import BackboneSpec
+from .backbone_base import BackboneSpec, returned
 from .norms import FrozenBatchNorm, NormKind, fuse_frozen, replace_norms
 
 _CONTAINERS = ("features", "layers", "trunk_output")  # their children are the links
@@ -72,7 +72,9 @@ class Torchvision(BackboneSpec):
         links = list(_links(network, opened))
         is_nhwc = self.name.startswith("swin")
         shapes = _measure(links, is_nhwc)
-        wanted = self._returned(_takeable(links, shapes), levels)
+        taken = _takeable(links, shapes)
+        by_level = {round(math.log2(stride)): path for path, (_, stride) in taken.items()}  # the last one wins
+        wanted = returned(self.returns, levels, by_level, {path: path for path in taken}, self.name)
         order = list(shapes)
         wanted.sort(key=order.index)
         kept = links[: order.index(wanted[-1]) + 1]
@@ -106,25 +108,6 @@ class Torchvision(BackboneSpec):
         inner = {item.rpartition(".block.")[0] for item in self.returns or () if isinstance(item, str)}
         modules = dict(network.named_modules())
         return frozenset(path for path in inner if getattr(modules.get(path), "use_res_connect", True) is False)
-
-    def _returned(self, shapes: dict[str, tuple[int, int]], levels: Sequence[int]) -> list[str]:
-        by_level = {round(math.log2(stride)): path for path, (_, stride) in shapes.items()}  # the last one wins
-        if self.returns is None:
-            found = [by_level[level] for level in levels if level in by_level]
-            if not found:
-                raise UsageError(f"{self.name} has no layer at stride {', '.join(str(2**v) for v in levels)}")
-            return found
-        paths = []
-        for item in self.returns:
-            path = by_level.get(item, "") if isinstance(item, int) else item
-            if path not in shapes:
-                near = difflib.get_close_matches(str(item), list(shapes), 1)
-                hint = f"Did you mean {near[0]!r}?" if near else f"It has levels {', '.join(map(str, by_level))}."
-                raise UsageError(f"{self.name} has no layer {item!r}", fix=hint)
-            paths.append(path)
-        if not paths or len(set(paths)) < len(paths):
-            raise UsageError(f"returns is {self.returns}", fix="Name at least one layer, and each once.")
-        return paths
 
 
 def _file(source: str | Path | None) -> str | None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveal.errors import UsageError
-from foveal.parts.coders import Coder
+from foveal.parts.coders import Coder, at_least_fp32
 from foveal.parts.normalizers import Normalizer, Positives
 
 _EPS = 1e-7  # added to denominators where torchvision's operators add it
@@ -51,7 +51,7 @@ class L1(BoxLoss):
     weight: float = 1.0
 
     def __call__(self, deltas: Tensor, priors: Tensor, boxes: Tensor, coder: Coder) -> Tensor:
-        return (_real(deltas) - _encoded(priors, boxes, coder)).abs().sum(-1)
+        return (at_least_fp32(deltas) - _encoded(priors, boxes, coder)).abs().sum(-1)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class SmoothL1(BoxLoss):
 
     def __call__(self, deltas: Tensor, priors: Tensor, boxes: Tensor, coder: Coder) -> Tensor:
         target = _encoded(priors, boxes, coder)
-        return F.smooth_l1_loss(_real(deltas), target, beta=self.beta, reduction="none").sum(-1)
+        return F.smooth_l1_loss(at_least_fp32(deltas), target, beta=self.beta, reduction="none").sum(-1)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class _Overlap(NamedTuple):
 
 
 def _overlap(deltas: Tensor, priors: Tensor, boxes: Tensor, coder: Coder) -> _Overlap:
-    found, wanted = _ordered(coder.decode(_real(deltas), _real(priors))), _ordered(_real(boxes))
+    found, wanted = _ordered(coder.decode(at_least_fp32(deltas), at_least_fp32(priors))), _ordered(at_least_fp32(boxes))
     low, high = torch.maximum(found[..., :2], wanted[..., :2]), torch.minimum(found[..., 2:], wanted[..., 2:])
     side = (high - low).clamp(min=0)
     shared = side[..., 0] * side[..., 1]
@@ -199,8 +199,4 @@ def _angle(boxes: Tensor) -> Tensor:
 
 
 def _encoded(priors: Tensor, boxes: Tensor, coder: Coder) -> Tensor:
-    return coder.encode(_real(boxes), _real(priors)).detach()
-
-
-def _real(t: Tensor) -> Tensor:
-    return t if t.dtype == torch.float64 else t.float()
+    return coder.encode(at_least_fp32(boxes), at_least_fp32(priors)).detach()

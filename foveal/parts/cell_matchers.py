@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .. import boxes as box_ops
 from ..errors import UsageError
 from ..types import Match, Priors, Targets
-from .matchers import DEVICE_BUDGET, HOST_BUDGET, Matcher, Outputs, in_ignored_region
+from .matchers import DEVICE_BUDGET, HOST_BUDGET, Matcher, Outputs, settled
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,7 @@ class Responsible(Matcher):
 
         def fit(start: int, stop: int) -> Tensor:
             boxes = found[:, None, start:stop]  # (B, 1, a, 4)
-            low, high = torch.maximum(boxes[..., :2], wanted[..., :2]), torch.minimum(boxes[..., 2:], wanted[..., 2:])
-            shared = (high - low).clamp(min=0).prod(-1)
-            iou = shared / (_area(boxes) + _area(wanted) - shared).clamp(min=1e-9)
+            iou = box_ops.iou(boxes, wanted)
             error = ((_centre_size(boxes) - _centre_size(wanted)) / canvas).square().sum(-1).sqrt()
             return torch.where(iou > 0, iou, -error)
 
@@ -102,20 +101,13 @@ def _assign(
     owner = torch.zeros(b, count, dtype=torch.int64, device=valid.device)
     owner.scatter_reduce_(1, prior, torch.where(best > -math.inf, number, 0), "amax")  # the last object wins
     positive = owner > 0
-    ignored = torch.zeros_like(positive)
-    if targets.any_ignore:
-        ignored = ~positive & in_ignored_region(priors.boxes, targets)
-    return Match((owner - 1).clamp(min=0), positive, ignored)
+    return settled((owner - 1).clamp(min=0), positive, torch.zeros_like(positive), priors, targets)
 
 
 def _grid(priors: Priors) -> Tensor:
     if priors.grid is None:
         raise UsageError("this matcher assigns objects to cells, which only the priors Cells have")
     return priors.grid
-
-
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2:] - boxes[..., :2]).prod(-1)
 
 
 def _centre_size(boxes: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..errors import UsageError
 from ..types import Images, Priors
 from .box_losses import BoxLoss
-from .coders import Coder
+from .coders import Coder, at_least_fp32
 from .normalizers import Normalizer, PerImage
 from .priors import PriorSet
 
@@ -99,7 +99,7 @@ class Cell(Coder):
             raise UsageError(f"Cell(sides={self.sides!r}): expected 'exp' or 'square'")
 
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
-        boxes, priors = _real(boxes), _real(priors)
+        boxes, priors = at_least_fp32(boxes), at_least_fp32(priors)
         middle, prior, cell, canvas = _grid(priors)
         place = ((boxes[..., :2] + boxes[..., 2:]) / 2 - middle) / cell + 0.5
         if self.logistic:
@@ -108,7 +108,7 @@ class Cell(Coder):
         return torch.cat([place, (side / canvas).sqrt() if self.sides == "square" else (side / prior).log()], -1)
 
     def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
-        deltas, priors = _real(deltas), _real(priors)
+        deltas, priors = at_least_fp32(deltas), at_least_fp32(priors)
         middle, prior, cell, canvas = _grid(priors)
         place, side = deltas[..., :2], deltas[..., 2:]
         centre = middle + ((place.sigmoid() if self.logistic else place) - 0.5) * cell
@@ -137,7 +137,7 @@ class CellError(BoxLoss):
             raise UsageError(f"{self}: centre is 'squared' or 'logistic', pull a number of images")
 
     def __call__(self, deltas: Tensor, priors: Tensor, boxes: Tensor, coder: Coder) -> Tensor:
-        deltas, wanted = _real(deltas), coder.encode(_real(boxes), _real(priors)).detach()
+        deltas, wanted = at_least_fp32(deltas), coder.encode(at_least_fp32(boxes), at_least_fp32(priors)).detach()
         found, place = deltas[..., :2], wanted[..., :2]
         if isinstance(coder, Cell) and coder.logistic:
             place = place.sigmoid()
@@ -164,7 +164,3 @@ def _grid(priors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         raise UsageError("the coder Cell measures in cells, which only the priors Cells have")
     middle = (priors[..., :2] + priors[..., 2:4]) / 2
     return middle, priors[..., 2:4] - priors[..., :2], priors[..., 4:6] * priors[..., 8:], priors[..., 6:8]
-
-
-def _real(t: Tensor) -> Tensor:
-    return t if t.dtype == torch.float64 else t.float()

@@ -50,7 +50,7 @@ class Delta(Coder):
             raise UsageError(f"Delta(weights={self.weights}): expected four positive numbers")
 
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
-        boxes, priors = _at_least_fp32(boxes), _at_least_fp32(priors)
+        boxes, priors = at_least_fp32(boxes), at_least_fp32(priors)
         xa, ya, wa, ha = _centre_size(priors)
         x, y, w, h = _centre_size(boxes)
         wx, wy, ww, wh = self.weights
@@ -58,7 +58,7 @@ class Delta(Coder):
         return torch.stack([dx, dy, ww * torch.log(w / wa), wh * torch.log(h / ha)], -1)
 
     def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
-        deltas, priors = _at_least_fp32(deltas), _at_least_fp32(priors)
+        deltas, priors = at_least_fp32(deltas), at_least_fp32(priors)
         wa, ha = (priors[..., 2] - priors[..., 0]).clamp(min=0), (priors[..., 3] - priors[..., 1]).clamp(min=0)
         xa, ya = priors[..., 0] + 0.5 * wa, priors[..., 1] + 0.5 * ha
         dx, dy, dw, dh = deltas.unbind(-1)
@@ -83,14 +83,14 @@ class LTRB(Coder):
     normalize: bool = True
 
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
-        boxes, priors = _at_least_fp32(boxes), _at_least_fp32(priors)
+        boxes, priors = at_least_fp32(boxes), at_least_fp32(priors)
         xa, ya, wa, ha = _centre_size(priors)
         x1, y1, x2, y2 = boxes.unbind(-1)
         sides = torch.stack([xa - x1, ya - y1, x2 - xa, y2 - ya], -1)
         return sides / torch.stack([wa, ha, wa, ha], -1) if self.normalize else sides
 
     def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
-        deltas, priors = _at_least_fp32(deltas), _at_least_fp32(priors)
+        deltas, priors = at_least_fp32(deltas), at_least_fp32(priors)
         xa, ya, wa, ha = _centre_size(priors)
         sides = deltas * torch.stack([wa, ha, wa, ha], -1) if self.normalize else deltas
         left, top, right, bottom = sides.unbind(-1)
@@ -98,7 +98,8 @@ class LTRB(Coder):
         return torch.stack([x1, y1, torch.maximum(x2, x1), torch.maximum(y2, y1)], -1)
 
 
-def _at_least_fp32(t: Tensor) -> Tensor:
+def at_least_fp32(t: Tensor) -> Tensor:
+    """float32, unless it is float64 already."""
     return t if t.dtype in (torch.float32, torch.float64) else t.float()
 
 

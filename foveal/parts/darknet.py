@@ -6,7 +6,6 @@ Darknet's networks want RGB in 0..1 as it is: a detector with this backbone sets
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..weights.darknet import read_darknet
 from ..weights.darknet_layers import AvgPool, Connected, Convolutional, Cost, Local, Softmax
 from ..weights.darknet_net import Layer, Net, cfg_text, read_net
 from ..weights.loading import load_into
-from .backbone_base import BackboneSpec
+from .backbone_base import BackboneSpec, returned
 from .darknet_modules import DarknetNetwork
 from .darknet_nets import NETWORKS, network_cfg
 from .norms import NormKind, fuse_frozen
@@ -87,29 +86,10 @@ class Darknet(BackboneSpec):
             _, state = read_darknet(file, self.net(), needed=max(backbone.returns))
             load_into(backbone, state, path=file, known=state.keys(), what="the cfg's network")
 
-    @property
-    def weights_file(self) -> str | None:
-        return self.weights
-
     def _returned(self, net: Net, trunk: Sequence[Layer], levels: Sequence[int]) -> list[int]:
         by_level = {net.stride(layer.index).bit_length() - 1: layer.index for layer in trunk}  # the last one wins
-        if self.returns is None:
-            found = [by_level[level] for level in levels if level in by_level]
-            if not found:
-                raise UsageError(f"the cfg has no layer at stride {', '.join(str(2**v) for v in levels)}")
-            return found
         by_name = {f"layers.{layer.index}": layer.index for layer in net.layers if layer.head is None}
-        places = []
-        for item in self.returns:
-            place = by_level.get(item) if isinstance(item, int) else by_name.get(item)
-            if place is None:
-                near = difflib.get_close_matches(str(item), list(by_name), 1)
-                hint = f"Did you mean {near[0]!r}?" if near else f"It has levels {', '.join(map(str, by_level))}."
-                raise UsageError(f"the cfg has no layer {item!r}", fix=hint)
-            places.append(place)
-        if not places or len(set(places)) < len(places):
-            raise UsageError(f"returns is {self.returns}", fix="Name at least one layer, and each once.")
-        return places
+        return returned(self.returns, levels, by_level, by_name, "the cfg")
 
 
 def _trunk(net: Net) -> list[Layer]:

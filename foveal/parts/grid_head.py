@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import UsageError
 from ..types import Predictions
@@ -55,10 +54,11 @@ class Grid(nn.Module):
         width = inputs * cells
         self.hidden: nn.Module = nn.Identity()
         if spec.local is not None:
-            self.hidden, width = Local(inputs, spec.local, (spec.side, spec.side)), spec.local * cells
+            leaky = nn.LeakyReLU(SLOPE)
+            self.hidden, width = Local(inputs, spec.local, (spec.side, spec.side), activation=leaky), spec.local * cells
         elif spec.hidden is not None:
-            self.hidden, width = nn.Sequential(nn.Flatten(), nn.Linear(width, spec.hidden)), spec.hidden
-        self.active = spec.hidden is not None or spec.local is not None
+            layers = (nn.Flatten(), nn.Linear(width, spec.hidden), nn.LeakyReLU(SLOPE))
+            self.hidden, width = nn.Sequential(*layers), spec.hidden
         self.dropout = nn.Dropout(spec.dropout)
         self.output = nn.Linear(width, cells * (logits + 5 * boxes))
         for layer in self.modules():
@@ -82,8 +82,7 @@ class Grid(nn.Module):
                 f"GridHead is for {self.side} x {self.side} cells, but the map is {found}",
                 fix="Its layers are fully connected: give input a canvas of side x stride pixels",
             )
-        x = self.hidden(x)
-        x = self.output(self.dropout(F.leaky_relu(x, SLOPE) if self.active else x).flatten(1))
+        x = self.output(self.dropout(self.hidden(x)).flatten(1))
         return split_grid(x, self.side * self.side, self.boxes, self.logits)
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveal.errors import UsageError
+from foveal.parts.coders import at_least_fp32
 from foveal.parts.normalizers import KeptRows, Normalizer, PerImage, Positives
 from foveal.parts.row_losses import Curve, sigmoid_rows
 
@@ -72,7 +73,8 @@ class CrossEntropy(ClassLoss):
 
     def __call__(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
         target = torch.where(positive, labels, logits.shape[-1] - 1 if self.background else 0)
-        loss = F.cross_entropy(_real(logits).flatten(0, -2), target.flatten(), reduction="none").view(positive.shape)
+        rows = at_least_fp32(logits).flatten(0, -2)
+        loss = F.cross_entropy(rows, target.flatten(), reduction="none").view(positive.shape)
         return loss if self.background else torch.where(positive, loss, 0.0)
 
     def scores(self, logits: Tensor) -> Tensor:
@@ -107,7 +109,7 @@ class SigmoidLoss(ClassLoss):
 
     def plain(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
         """What ``__call__`` computes, by one-hot answers and :meth:`formula`: slow, and many times its memory."""
-        x = _real(logits)
+        x = at_least_fp32(logits)
         y = F.one_hot(torch.where(positive, labels, 0), logits.shape[-1]) * positive[..., None]
         return self.formula(x, y.to(x.dtype)).sum(-1)
 
@@ -248,7 +250,7 @@ class SquaredError(ClassLoss):
         return classes
 
     def __call__(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
-        x = _real(logits)
+        x = at_least_fp32(logits)
         column = torch.where(positive, labels, 0)[..., None]
         y = torch.zeros_like(x).scatter(-1, column, positive[..., None].to(x.dtype))
         loss = (x - y).square().sum(-1) / 2
@@ -267,10 +269,6 @@ def prior_bias(prior: float | None) -> float | None:
     At pi = .01 that is -4.59512; without it the loss of the first steps is all background, and diverges.
     """
     return None if prior is None else -math.log((1 - prior) / prior)
-
-
-def _real(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _alpha_weights(alpha: float | None) -> dict[str, float]:

@@ -73,10 +73,7 @@ class IoUMatcher(Matcher):
     @torch.no_grad()
     def __call__(self, priors: Priors, targets: Targets, outputs: Outputs | None = None) -> Match:
         """Memory is bounded: it does not grow with the number of objects. No host sync on an accelerator."""
-        boxes = priors.boxes.detach().float()
-        if priors.valid is not None:  # an empty box overlaps nothing, so it is nobody's best
-            boxes = torch.where(priors.valid[..., None], boxes, boxes.new_zeros(()))
-        objects = torch.where(targets.valid[..., None], targets.boxes, targets.boxes.new_zeros(())).float()
+        boxes, objects = overlappable(priors, targets)
         host = boxes.device.type == "cpu" and not torch.compiler.is_compiling()
         iou, gt, best = (match_on_host if host else match_on_device)(boxes, objects, self.low_quality)
         positive = iou >= self.positive
@@ -85,13 +82,24 @@ class IoUMatcher(Matcher):
         rest = iou < self.negative  # not a number is neither
         if self.background > 0:
             rest &= iou >= self.background
-        ignored = rest.logical_or_(positive).logical_not_()
-        if targets.any_ignore:
-            ignored |= ~positive & in_ignored_region(boxes, targets)
-        if priors.valid is not None:
-            positive &= priors.valid
-            ignored |= ~priors.valid
-        return Match(gt=gt, positive=positive, ignored=ignored)
+        return settled(gt, positive, rest.logical_or_(positive).logical_not_(), priors, targets)
+
+
+def overlappable(priors: Priors, targets: Targets) -> tuple[Tensor, Tensor]:
+    """Priors (A, 4) or (B, A, 4) and objects (B, G, 4), float32; what is not valid is empty, so it overlaps nothing."""
+    boxes = priors.boxes.detach().float()
+    if priors.valid is not None:
+        boxes = torch.where(priors.valid[..., None], boxes, boxes.new_zeros(()))
+    return boxes, torch.where(targets.valid[..., None], targets.boxes, targets.boxes.new_zeros(())).float()
+
+
+def settled(gt: Tensor, positive: Tensor, ignored: Tensor, priors: Priors, targets: Targets) -> Match:
+    """The end of every matcher: ignored regions and priors that are not valid are ignored, whatever else they are."""
+    if targets.any_ignore:
+        ignored = ignored | ~positive & in_ignored_region(priors.boxes, targets)
+    if priors.valid is not None:
+        positive, ignored = positive & priors.valid, ignored | ~priors.valid
+    return Match(gt, positive, ignored)
 
 
 # --------------------------------------------------------------------------------------- overlaps, in pieces

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .. import boxes as box_ops
 from ..errors import UsageError
 from ..types import Match, Priors, Targets
 from .matchers import match_on_device, match_on_host
@@ -49,7 +50,7 @@ class Objectness(Quality):
     ) -> Tensor:
         assert boxes is not None
         own = targets.boxes.gather(1, match.gt[..., None].expand(-1, -1, 4)).float()
-        wanted = match.positive.float() if self.target == "one" else match.positive * overlap(boxes, own)
+        wanted = match.positive.float() if self.target == "one" else match.positive * box_ops.iou(boxes, own)
         x = quality.float()
         if self.kind == "cross-entropy":
             rows = F.binary_cross_entropy_with_logits(x, wanted, reduction="none")
@@ -71,11 +72,3 @@ def nearest(boxes: Tensor, targets: Targets) -> Tensor:
     objects = torch.where(targets.valid[..., None], targets.boxes, 0.0).float()
     host = boxes.device.type == "cpu" and not torch.compiler.is_compiling()
     return (match_on_host if host else match_on_device)(boxes, objects, False)[0]
-
-
-def overlap(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of boxes (..., 4) and (..., 4), one by one."""
-    side = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
-    shared = side.prod(-1)
-    areas = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1)
-    return shared / (areas - shared).clamp(min=1e-9)

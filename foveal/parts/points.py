@@ -15,7 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import UsageError
 from ..types import Match, Priors, Targets
-from .matchers import DEVICE_BUDGET, HOST_BUDGET, Matcher, Outputs, in_ignored_region
+from .matchers import DEVICE_BUDGET, HOST_BUDGET, Matcher, Outputs, settled
 from .normalizers import Normalizer, Positives
 from .quality import Quality
 
@@ -53,13 +53,7 @@ class PointMatcher(Matcher):
             gt, positive = self._everywhere(cells, priors.counts, targets)
         else:
             gt, positive = self._near_objects(grids, targets)
-        ignored = torch.zeros_like(positive)
-        if targets.any_ignore:
-            ignored = ~positive & in_ignored_region(cells, targets)
-        if priors.valid is not None:
-            positive = positive & priors.valid
-            ignored = ignored | ~priors.valid
-        return Match(torch.where(positive, gt, 0), positive, ignored)
+        return settled(torch.where(positive, gt, 0), positive, torch.zeros_like(positive), priors, targets)
 
     def _ranges(self, cells: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Smallest and largest size of every prior, (B, A)."""

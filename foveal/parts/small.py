@@ -27,10 +27,6 @@ class SmallResNet(BackboneSpec):
         if self.weights:
             raise UsageError("SmallResNet has no pretrained weights", fix="Use Torchvision(...) with a weights file.")
 
-    @property
-    def weights_file(self) -> str | None:
-        return None
-
     def build(self, levels: Sequence[int] = _LEVELS) -> Stages:
         """The module, with random weights; ``levels`` it does not have are left out."""
         return Stages(self.widths, levels)

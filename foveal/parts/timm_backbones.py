@@ -75,10 +75,6 @@ class Timm(BackboneSpec):
             state["network." + (flat if flat in own and key not in own else key)] = value
         load_into(backbone, state, path=file, known=state.keys(), what=self.name)
 
-    @property
-    def weights_file(self) -> str | None:
-        return self.weights
-
 
 class TimmBackbone(nn.Module):
     """Pixels (B, 3, H, W) -> one map (B, c, H / stride, W / stride) a level."""

@@ -203,15 +203,21 @@ class CellPredictor(nn.Module):
             conv = cast(nn.Conv2d, layer)
             nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu")
             nn.init.zeros_(cast(Tensor, conv.bias))
-            start = cast(Tensor, conv.bias).view(-1, 5 + logits)
-            if bias is not None:
-                nn.init.constant_(start[:, 5:], bias)
-            if objectness is not None:
-                nn.init.constant_(start[:, 4], objectness)
+            start_biases(cast(Tensor, conv.bias), logits, objectness, bias)
 
     def forward(self, features: list[Tensor]) -> Predictions:
         maps = [out(block(x)) for block, out, x in zip(self.blocks, self.outputs, features, strict=True)]
         return split_cells(maps, self.logits)
+
+
+@torch.no_grad()
+def start_biases(biases: Tensor, logits: int, objectness: float | None, classes: float | None) -> None:
+    """Sets those of every prior's objectness and class scores, (n (5 + K),) in place; None leaves them."""
+    by_prior = biases.view(-1, 5 + logits)
+    if objectness is not None:
+        by_prior[:, 4] = objectness
+    if classes is not None:
+        by_prior[:, 5:] = classes
 
 
 def split_cells(maps: Sequence[Tensor], logits: int) -> Predictions:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from foveal.data.transforms import HorizontalFlip
-from foveal.fit import SGD, AdamW, Cosine, Fit, Steps
+from foveal.detectors.darknet import FINE_TUNE
+from foveal.fit import SGD, Fit, Steps
 
 # ------------------------------------------------------------------------------------------------ recipes
 # Detectron's 1x: 90,000 updates of 16 images are 12 epochs of COCO; the steps are at 60,000 and 80,000.
@@ -23,15 +24,5 @@ ONE_REGION = replace(ONE, lr=0.02)
 # torchvision's references: 26 epochs, steps after 16 and 22, linear warm-up of 1,000 updates.
 TV = replace(ONE, epochs=26, schedule=Steps((16.0, 22.0)), warmup_steps=1000, warmup_factor=0.001)
 TV_REGION = replace(TV, lr=0.02)
-# A few hundred images, one machine, minutes.
-SMALL_FIT = Fit(
-    epochs=12,
-    batch=4,
-    lr=5e-4,
-    solver=AdamW(weight_decay=1e-4),
-    schedule=Cosine(),
-    warmup_steps=100,
-    clip=10.0,
-    ema=0.998,
-    augment=FLIP,
-)
+# A few hundred images, one machine, minutes: the recipe by which Darknet's files are fine-tuned, in smaller batches.
+SMALL_FIT = replace(FINE_TUNE, batch=4)
