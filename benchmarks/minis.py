@@ -40,7 +40,8 @@ def settings(spec: Spec, data: Path, side: int) -> list[str]:
     if not isinstance(spec, YOLO):
         return found
     if isinstance(spec.head, GridHead):
-        return [*found, "backbone=SmallResNet((32, 64, 128), blocks=(1, 1, 3))", "levels=(4,)", f"head.side={side // 16}"]
+        trunk = "backbone=SmallResNet((32, 64, 128), blocks=(1, 1, 3))"
+        return [*found, trunk, "levels=(4,)", f"head.side={side // 16}"]
     sides = np.concatenate([r.boxes[:, 2:] - r.boxes[:, :2] for r in open_dataset(data, split="train").records])
     sizes = spec.cells.per_location
     unit = 2.0 ** spec.levels[-1] if spec.cells.unit == "cells" else 1.0
