@@ -87,7 +87,8 @@ def test_the_source_is_asked_where_nothing_is_given() -> None:
 
 def test_a_picture_without_proposals_has_no_detections() -> None:
     detector = built().eval()
-    some, none = detector.predict_arrays([PICTURE] * 2, 2, [np.array([[5, 5, 90, 80]], np.float32), np.zeros((0, 4))])  # type: ignore[list-item]
+    boxes = [np.array([[5, 5, 90, 80]], np.float32), np.zeros((0, 4), np.float32)]
+    some, none = detector.predict_arrays([PICTURE] * 2, 2, boxes)
     assert len(some) > 0 and len(none) == 0
 
 

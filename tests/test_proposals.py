@@ -42,7 +42,8 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def found(count: int, seed: int = 0) -> Proposed:
-    corners = np.sort(np.random.default_rng(seed).uniform(0, 40, (count, 2, 2)), 1) + [[[0, 0], [1, 1]]]
+    corners = np.sort(np.random.default_rng(seed).uniform(0, 40, (count, 2, 2)), 1)
+    corners[:, 1] += 1
     return Proposed(corners.reshape(-1, 4).astype(np.float32), np.linspace(1, 0.5, count, dtype=np.float32))
 
 
