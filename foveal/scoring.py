@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,7 @@ def with_proposals(
 def proposal_maker(detector: Detector) -> Maker:
     """A detector's own proposals, for :func:`foveal.data.proposals.kept`."""
 
-    def make(records: Sequence[Record]) -> Iterator[Made]:
+    def make(records: Sequence[Record]) -> Generator[Made, None, None]:
         for index, record in enumerate(records):
             try:
                 array = load_image(record.path)

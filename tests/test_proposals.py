@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ class Counted:
     made: int = 0
     stop: int | None = None
 
-    def __call__(self, records: Sequence[Record]) -> Iterator[Made]:
+    def __call__(self, records: Sequence[Record]) -> Generator[Made, None, None]:
         for index, _ in enumerate(records):
             if self.made == self.stop:
                 raise KeyboardInterrupt

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from .proposal_files import Named, Table, content_key, read_table, table_digest,
 
 Progress = Callable[[int, int], None]  # images done, of how many
 Made = tuple[int, Proposed | FovealError]  # index of the record, and its proposals or why there are none
-Maker = Callable[[Sequence[Record]], Iterator[Made]]
+Maker = Callable[[Sequence[Record]], Generator[Made, None, None]]
 PIECE = 16  # images of a piece: what a kill can cost
 
 
@@ -194,7 +194,7 @@ def _make(
     if progress is not None:
         progress(total - len(missing), total)
     try:
-        with closing(make(list(missing.values()))) as results:  # type: ignore[type-var]
+        with closing(make(list(missing.values()))) as results:
             for index, result in results:
                 if isinstance(result, FovealError):
                     skipped[names[index].key] = result
@@ -214,7 +214,7 @@ def _make(
 def from_source(source: ProposalSource) -> Maker:
     """Every core works on a picture of its own: the work is in libraries that let go of Python's lock."""
 
-    def make(records: Sequence[Record]) -> Iterator[Made]:
+    def make(records: Sequence[Record]) -> Generator[Made, None, None]:
         def one(record: Record) -> Proposed | FovealError:
             try:
                 return source(load_image(record.path))
