@@ -94,7 +94,7 @@ def test_a_picture_without_proposals_has_no_detections() -> None:
 
 # ----------------------------------------------------------------------------------------------- training rows
 def test_rows_of_the_paper() -> None:
-    """systems.md 3.3: 64 a picture, at most 16 objects (IoU from .5), background from .1 to .5; objects are proposals."""
+    """systems.md 3.3: 64 a picture, 16 of them objects (IoU from .5), background from .1 to .5."""
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     detector = built(override(TINY, ["proposals=SlidingWindows(top=2000, stride=.1)"]))
     truth = torch.tensor([[20.0, 20, 80, 80]])

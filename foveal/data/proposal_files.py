@@ -7,6 +7,7 @@ within an image. The boxes of image i are rows ``starts[i]`` to ``starts[i + 1]`
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ from foveal.parts.proposal_sources import Proposed
 
 SCHEMA = 1
 ENTRY = "foveal_proposals"
+FILE = "proposals.safetensors"  # in the folder that ``foveal proposals --out`` makes
 _MAKE_ONE = "`foveal proposals --data DATA --out DIR` writes one"
 
 
@@ -85,6 +87,8 @@ def table_digest(keys: Iterable[str]) -> str:
 def read_table(path: str | Path) -> Table:
     """Raises :class:`FovealError` for a file that is missing, cut off or something else."""
     path = Path(path)
+    if path.is_dir():  # of ``foveal proposals --out``
+        path = path / FILE
     try:
         with path.open("rb") as file:
             header, start = _header(file)
@@ -154,6 +158,8 @@ def write_table(path: Path, setting: str, images: Sequence[Named], found: Sequen
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        raise FovealError(f"cannot be written ({error.strerror})", path=path) from error
+        fix = "Set FOVEAL_CACHE to a folder of yours, or name another --out"
+        raise FovealError(f"cannot be written ({error.strerror})", path=path, fix=fix) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
