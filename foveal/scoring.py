@@ -13,6 +13,7 @@ import torch
 from .data.dataset import Dataset, Record
 from .data.findings import Finding
 from .data.images import ImageError, load_image
+from .data.proposal_files import Files
 from .data.proposals import Made, Maker, fill
 from .data.reading import PathLike, open_dataset, open_sources
 from .errors import FovealError, UsageError
@@ -68,17 +69,17 @@ def detect(
 
 
 def with_proposals(
-    detector: Detector, dataset: Dataset, file: PathLike | None = None, *, progress: Progress | None = None
+    detector: Detector, dataset: Dataset, files: Files | None = None, *, progress: Progress | None = None
 ) -> Dataset:
-    """The data set with proposals from outside where the detector takes such: of a file, else of its source's cache.
+    """The data set with proposals from outside where the detector takes such: of files, else of its source's cache.
 
-    Raises :class:`UsageError` for a file where the detector makes its own, :class:`FovealError` for one that does not
+    Raises :class:`UsageError` for files where the detector makes its own, :class:`FovealError` for those that do not
     fit the data.
     """
     if detector.source is not None:
-        return fill(dataset, detector.source, file, progress=progress)
-    if file is not None:
-        raise UsageError(f"{type(detector.spec).__name__} takes no proposals from outside", path=file)
+        return fill(dataset, detector.source, files, progress=progress)
+    if files is not None:
+        raise UsageError(f"{type(detector.spec).__name__} takes no proposals from outside", where="--proposals")
     return dataset
 
 

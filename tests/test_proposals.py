@@ -176,6 +176,15 @@ def test_files_that_do_not_fit_the_data(dataset: Dataset, tmp_path: Path) -> Non
         fill(dataset, SOURCE, stored(other, path, (3, 3, 3, 3), ["1", "2", "3", "4"]))
 
 
+def test_several_files_are_one_if_they_were_made_alike(dataset: Dataset, tmp_path: Path) -> None:
+    half = [replace(dataset, records=part) for part in (dataset.records[:2], dataset.records[2:])]
+    files = [stored(d, tmp_path / str(i) / "proposals.safetensors", (3, 4)).parent for i, d in enumerate(half)]
+    assert [len(r.proposals) for r in fill(dataset, SOURCE, files).records] == [3, 4, 3, 4]  # type: ignore[arg-type]
+    write_table(tmp_path / "0" / "proposals.safetensors", "otherwise", [], [])
+    with pytest.raises(UsageError, match=r"was made by mine, and .* by otherwise"):
+        fill(dataset, SOURCE, files)
+
+
 def test_an_image_without_any_proposal_is_a_finding(dataset: Dataset, tmp_path: Path) -> None:
     filled = fill(dataset, SOURCE, stored(dataset, tmp_path / "p.safetensors", (3, 0, 3, 3)))
     new = [f for f in filled.findings if f not in dataset.findings]
@@ -237,7 +246,7 @@ def test_the_verb_makes_reports_and_writes(tmp_path: Path, capsys: pytest.Captur
     arrays = np.load(out / "proposals.npz")
     np.testing.assert_array_equal(arrays["boxes"], table.boxes)
     train = open_dataset(source, split="train")
-    assert fill(train, SOURCE, out / "proposals.safetensors").records[0].proposals.shape == (5, 4)  # type: ignore[union-attr]
+    assert fill(train, SOURCE, out).records[0].proposals.shape == (5, 4)  # type: ignore[union-attr]
     with pytest.raises(FovealError, match="no proposals for 2 of the 2 images"):
         fill(open_dataset(source, split="val"), SOURCE, out / "proposals.safetensors")
 

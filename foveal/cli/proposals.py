@@ -89,7 +89,7 @@ def proposals(
     seconds = (time.perf_counter() - start) / done.made if done.made else None
     for error in done.skipped:
         note(f"skipped: {error}")
-    found = proposed(done.table, dataset.records, done.keys)
+    found = proposed([done.table], dataset.records, done.keys)
     truth, flat = Truth.of(dataset), _flat(found)
     result = recall(truth, flat)
     each = len(flat) / max(1, len(dataset))

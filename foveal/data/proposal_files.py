@@ -20,12 +20,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.errors import FovealError
+from foveal.errors import FovealError, UsageError
 from foveal.parts.proposal_sources import Proposed
 
 SCHEMA = 1
 ENTRY = "foveal_proposals"
 FILE = "proposals.safetensors"  # in the folder that ``foveal proposals --out`` makes
+Files = str | Path | Sequence[str | Path]
 _MAKE_ONE = "`foveal proposals --data DATA --out DIR` writes one"
 
 
@@ -107,6 +108,21 @@ def read_table(path: str | Path) -> Table:
         shapes = f"schema {schema}, {len(images)} images, boxes {boxes.shape}, scores {scores.shape}"
         raise FovealError(f"does not hold together ({shapes})", path=path, fix=_MAKE_ONE)
     return Table(path, setting, images, starts, boxes, scores)
+
+
+def read_tables(files: Files) -> list[Table]:
+    """One file or several, such as those of train and val. Raises :class:`UsageError` where they were made otherwise."""
+    tables = [read_table(file) for file in ([files] if isinstance(files, str | Path) else files)]
+    for other in tables[1:]:
+        if other.setting != tables[0].setting:
+            found = f"{other.setting}, and {tables[0].path} by {tables[0].setting}"
+            raise UsageError(f"was made by {found}", path=other.path, fix="Proposals of one kind at a time")
+    return tables
+
+
+def places(tables: Sequence[Table]) -> dict[str, tuple[Table, int]]:
+    """Table and row of every image, by the hash of its content."""
+    return {key: (table, row) for table in tables for key, row in table.rows.items()}
 
 
 def _header(file: BinaryIO) -> tuple[dict[str, Any], int]:
