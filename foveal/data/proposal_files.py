@@ -111,7 +111,7 @@ def read_table(path: str | Path) -> Table:
 
 
 def read_tables(files: Files) -> list[Table]:
-    """One file or several, such as those of train and val. Raises :class:`UsageError` where they were made otherwise."""
+    """One file or several, such as those of train and val. Raises :class:`UsageError` where their settings differ."""
     tables = [read_table(file) for file in ([files] if isinstance(files, str | Path) else files)]
     for other in tables[1:]:
         if other.setting != tables[0].setting:

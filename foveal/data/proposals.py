@@ -52,7 +52,7 @@ def fill(
 
 
 def carried(dataset: Dataset, tables: Sequence[Table], keys: Sequence[str | None], top: int) -> Dataset:
-    """The data set with the best ``top`` proposals of the tables in its records; see :func:`fill` for what is refused."""
+    """The data set with the best ``top`` proposals of tables in its records; :func:`fill` says what is refused."""
     triples = list(zip(dataset.records, keys, proposed(tables, dataset.records, keys), strict=True))
     # an image that cannot be decoded is skipped, and named, by whoever loads it
     missing = [record for record, key, found in triples if key is not None and found is None and _decodes(record)]
