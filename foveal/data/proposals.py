@@ -24,7 +24,19 @@ from foveal.parts.proposal_sources import ProposalSource, Proposed
 from .dataset import Dataset, Record
 from .findings import Finding
 from .images import load_image
-from .proposal_files import Files, Named, Table, content_key, places, read_table, read_tables, table_digest, write_table
+from .proposal_files import (
+    DamagedProposals,
+    Files,
+    Joined,
+    Named,
+    Table,
+    content_key,
+    places,
+    read_table,
+    read_tables,
+    table_digest,
+    write_table,
+)
 
 Progress = Callable[[int, int], None]  # images done, of how many
 Made = tuple[int, Proposed | FovealError]  # index of the record, and its proposals or why there are none
@@ -154,9 +166,8 @@ def kept(
             made += _make(folder, setting, {k: wanted[k] for k in missing}, make, skipped, len(wanted), progress)
             continue  # look again: another process may have been at work, too
         whole = [key for key in wanted if key not in skipped]
-        found = [table.of(row, np.inf, np.inf) for table, row in (have[key] for key in whole)]
         path = folder / f"{table_digest(whole)}.safetensors"
-        write_table(path, setting, [Named(k, str(wanted[k].id)) for k in whole], found)
+        write_table(path, setting, [Named(k, str(wanted[k].id)) for k in whole], Joined([have[k] for k in whole]))
         for table in known:  # pieces that are in the new file now
             if table.path.name.startswith("piece-") and table.rows.keys() <= set(whole):
                 table.path.unlink(missing_ok=True)
@@ -168,8 +179,11 @@ def _known(folder: Path, setting: str) -> list[Table]:
     for path in sorted(folder.glob("*.safetensors")):
         try:
             tables.append(read_table(path))
-        except FovealError:
+        except DamagedProposals:
             path.unlink(missing_ok=True)
+        except FovealError:
+            if path.exists():  # else another process has just put it into a larger file
+                raise
     return sorted((t for t in tables if t.setting == setting), key=lambda t: len(t.images))
 
 
