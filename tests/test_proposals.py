@@ -74,7 +74,7 @@ def test_what_is_no_file_of_proposals_is_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for spoiled in (b"", b"\x89PNG" + whole, whole[:-1], whole[:60], whole.replace(b"starts", b"starps")):
         path.write_bytes(spoiled)
-        with pytest.raises(FovealError, match="cannot be read as proposals|it is cut off|does not hold together"):
+        with pytest.raises(FovealError, match=r"cannot be read as proposals|it is cut off|does not hold together"):
             read_table(path)
     path.write_bytes(whole.replace(b'schema\\": 1', b'schema\\": 2'))
     with pytest.raises(FovealError, match="schema 2"):
