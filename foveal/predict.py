@@ -15,6 +15,9 @@ from .data.images import RGB, ImageError, find_images, is_image, load_image
 from .errors import FovealError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .detectors.base import Detector
     from .types import Detections
 
@@ -59,15 +62,18 @@ def predict(
     classes: Sequence[str] | None = None,
     json: PathLike | None = None,
     batch: int | None = None,
+    proposals: PathLike | Sequence[PathLike] | None = None,
     progress: Callable[[int, int], None] | None = None,
     each: Callable[[Prediction], None] | None = None,
 ) -> Predictions:
     """Detects objects in images, folders and globs, in their order.
 
     ``detector`` may be anything that :func:`foveal.load` takes. Detections below ``score`` and of other ``classes`` are
-    left out. Drawings go to ``out`` (JPEG, named after the picture), all detections to the file ``json``. ``each`` is
-    called with every result. Pictures that cannot be read are skipped and named in the answer; where none can be read
-    :class:`FovealError` is raised. Raises :class:`UsageError` for an unknown class or a source that holds no image.
+    left out. ``proposals`` is a file of ``foveal proposals``, for a detector that takes them from outside; without it
+    they are computed. Drawings go to ``out`` (JPEG, named after the picture), all detections to the file ``json``.
+    ``each`` is called with every result. Pictures that cannot be read are skipped and named in the answer; where none
+    can be read :class:`FovealError` is raised. Raises :class:`UsageError` for an unknown class or a source that holds
+    no image.
     """
     if isinstance(detector, (str, Path)):
         from .loading import load
@@ -82,10 +88,13 @@ def predict(
     namer = None if out is None else _Namer(Path(out), files)
     done = Predictions()
     size = batch or (1 if detector.device.type == "cpu" else 8)
+    kept = None if proposals is None else _Kept(detector, proposals)
     waiting: list[tuple[str, RGB]] = []
 
     def flush() -> None:
-        for (name, pixels), found in zip(waiting, detector.predict_arrays([p for _, p in waiting], size), strict=True):
+        boxes = None if kept is None else [kept.of(name, pixels) for name, pixels in waiting]
+        answers = detector.predict_arrays([p for _, p in waiting], size, boxes)
+        for (name, pixels), found in zip(waiting, answers, strict=True):
             found = found.above(score)
             if classes:
                 found = found.only(classes)
@@ -168,6 +177,31 @@ def _loaded(files: Sequence[str]) -> Iterator[tuple[str, RGB | ImageError]]:
         finally:
             for _, future in ahead:
                 future.cancel()
+
+
+class _Kept:
+    """Proposals of files, found by the content of each picture."""
+
+    def __init__(self, detector: Detector, files: PathLike | Sequence[PathLike]) -> None:
+        from .data.proposal_files import places, read_tables
+
+        if detector.source is None:
+            raise UsageError(f"{type(detector.spec).__name__} takes no proposals from outside", where="--proposals")
+        tables = read_tables(files)
+        self.path = ", ".join(str(table.path) for table in tables)
+        self.places, self.top = places(tables), detector.source.top
+
+    def of(self, name: str, pixels: RGB) -> NDArray[np.float32]:
+        """(P, 4). Raises :class:`FovealError` for a picture that the files do not know."""
+        from .data.proposal_files import content_key
+
+        place = self.places.get(content_key(name))
+        if place is None:
+            fix = "Without --proposals they are computed for each picture"
+            raise FovealError(f"has no proposals for {name} as it is now", path=self.path, fix=fix)
+        table, row = place
+        height, width = pixels.shape[:2]
+        return table.of(row, width, height).boxes[: self.top]
 
 
 def _refuse(skipped: Sequence[ImageError]) -> None:

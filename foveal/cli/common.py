@@ -34,6 +34,12 @@ Precision = Annotated[
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="The first so many images.")]
 CfgFile = Annotated[Path | None, typer.Option("--cfg", help="Of a Darknet weights file: its network.")]
 NamesFile = Annotated[Path | None, typer.Option("--names", help="Of a Darknet weights file: its class names.")]
+ProposalFile = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--proposals", help="What `foveal proposals --out` wrote, for a detector that takes them from outside; several."
+    ),
+]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings to replace.")]
 
 
