@@ -37,7 +37,13 @@ class Masks:
 
     @classmethod
     def of_runs(
-        cls, size: tuple[int, int], count: int, owner: NDArray[Any], x: NDArray[Any], top: NDArray[Any], end: NDArray[Any]
+        cls,
+        size: tuple[int, int],
+        count: int,
+        owner: NDArray[Any],
+        x: NDArray[Any],
+        top: NDArray[Any],
+        end: NDArray[Any],
     ) -> Masks:
         """From runs (R,) of masks ``owner``, in any order, which may overlap or be empty."""
         height, width = size
@@ -90,9 +96,7 @@ class Masks:
         """The masks of several on the same canvas, one after the other."""
         counts = np.concatenate([np.zeros(1, np.int64), *(np.diff(p.starts) for p in parts)])
         none = np.zeros(0, np.int32)
-        x, top, bottom = (
-            np.concatenate([none, *(getattr(p, name) for p in parts)]) for name in ("x", "top", "bottom")
-        )
+        x, top, bottom = (np.concatenate([none, *(getattr(p, name) for p in parts)]) for name in ("x", "top", "bottom"))
         return cls(size, np.cumsum(counts), x, top, bottom)
 
     # ------------------------------------------------------------------------------------------------ looking
@@ -180,6 +184,8 @@ class Masks:
 
     def resized(self, height: int, width: int) -> Masks:
         """On another canvas: every new pixel takes the old one that its centre lies in."""
+        if (height, width) == self.size:
+            return self
         low, high = _new_edges(self.size[1], width)[:, self.x]
         rows = _new_edges(self.size[0], height)
         number = high - low
@@ -188,6 +194,12 @@ class Masks:
             np.repeat(values, number) for values in (self.owner, rows[0, self.top], rows[1, self.bottom - 1])
         )
         return Masks.of_runs((height, width), len(self), owner, x, top, bottom)
+
+    def in_frame(self, sx: float, sy: float, ox: float, oy: float) -> Masks:
+        """On the canvas of a network that sees x of the picture at x * sx + ox; the canvas ends with the picture."""
+        height, width = round(self.size[0] * sy), round(self.size[1] * sx)
+        top, left = round(oy), round(ox)
+        return self.resized(height, width).window(-top, -left, top + height, left + width)
 
 
 def _new_edges(old: int, new: int) -> Ints:

@@ -71,6 +71,7 @@ class TrainMaker:
         packet.pixels = [images.pixels]
         rest = [images.sizes, images.frame, images.original]
         rest += [targets.boxes, targets.labels, targets.valid, targets.ignore]
+        rest += [] if targets.masks is None else [targets.masks]
         packet.arrays = [np.asarray(t.numpy()) for t in rest]
         return packet
 

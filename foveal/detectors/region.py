@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from ..parts.mask_head import HALF, MaskBranch
 from ..parts.necks import Neck
 from ..parts.pooling import Pool
 from ..parts.priors import Anchors
 from ..parts.samplers import Balanced
 from ..task import BoxTask, sampled
-from ..types import Boxes, Images, Predictions, Priors, Targets
+from ..types import Boxes, Images, Match, Predictions, Priors, Targets
 from .base import Detector, Outputs, Spec, merge_classes
 from .one_stage import everywhere
 
@@ -53,6 +54,11 @@ class Region(Detector):
         self.anchors, self.rpn, self.pool, self.roi = anchors, rpn, pool, roi
         self.rpn_train = rpn.with_counts(train_proposals.before, train_proposals.after)
         self.rpn_test = rpn.with_counts(test_proposals.before, test_proposals.after)
+        self.mask_head: MaskBranch | None = None  # Mask R-CNN's third branch
+
+    @property
+    def has_masks(self) -> bool:
+        return self.mask_head is not None
 
     def outputs(self, images: Images) -> Outputs:
         features = self.neck(self.backbone(self._pixels(images)))
@@ -70,22 +76,40 @@ class Region(Detector):
             (proposed.boxes.shape[1] + targets.boxes.shape[1],),
             torch.cat([proposed.valid, targets.valid], 1),
         )
-        roi = self._roi_losses(outputs.features, priors, targets, rng)
+        roi = self._roi_losses(outputs.features, priors, targets, images, rng)
         return {f"rpn.{k}": v for k, v in rpn.items()} | roi
 
     def _roi_losses(
-        self, features: list[Tensor], priors: Priors, targets: Targets, rng: torch.Generator | None
+        self, features: list[Tensor], priors: Priors, targets: Targets, images: Images, rng: torch.Generator | None
     ) -> dict[str, Tensor]:
         sampler = self.roi.sampler
         if not isinstance(sampler, Balanced) or self.roi.matcher.needs_outputs:  # it wants to see every row
-            return self.roi.losses(self._second(features, priors.boxes), priors, targets, rng)
+            predictions = self._second(features, priors.boxes)
+            match = self.roi.match(predictions, priors, targets)
+            losses = self.roi.losses(predictions, priors, targets, rng, match=match)
+            return losses | self._mask_loss(features, priors.boxes, match, targets, images, rng)
         with torch.no_grad():
             match = self.roi.matcher(priors, targets)
             index, kept = sampler.rows(match, priors.valid, rng)  # (B, R)
             match = sampled(match, index)
             boxes = priors.boxes.gather(1, index[..., None].expand(-1, -1, 4))
         rows = Priors(boxes, (boxes.shape[1],), kept)
-        return self.roi.losses(self._second(features, boxes), rows, targets, rng, match=match, kept=kept.float())
+        losses = self.roi.losses(self._second(features, boxes), rows, targets, rng, match=match, kept=kept.float())
+        match = replace(match, positive=match.positive & kept)
+        return losses | self._mask_loss(features, boxes, match, targets, images, rng)
+
+    def _mask_loss(
+        self,
+        features: list[Tensor],
+        boxes: Tensor,
+        match: Match,
+        targets: Targets,
+        images: Images,
+        rng: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        if self.mask_head is None:
+            return {}
+        return {"mask": self.mask_head.loss(features, boxes, match, targets, images, self.strides, rng)}
 
     # ------------------------------------------------------------------------------------------ inference
     def proposals(self, outputs: Outputs, images: Images) -> Boxes:
@@ -94,7 +118,10 @@ class Region(Detector):
     def detections(self, outputs: Outputs, images: Images) -> Boxes:
         proposed = self.proposals(outputs, images)
         priors = Priors(proposed.boxes, (proposed.boxes.shape[1],), proposed.valid)
-        return self.roi.detect(self._second(outputs.features, proposed.boxes), priors, images)
+        found = self.roi.detect(self._second(outputs.features, proposed.boxes), priors, images)
+        if self.mask_head is None:
+            return found
+        return replace(found, masks=self.mask_head.probabilities(outputs.features, found, self.strides))
 
     def _second(self, features: list[Tensor], boxes: Tensor) -> Predictions:
         """Boxes (B, P, 4) -> predictions (B, P, ...) of the second stage."""
@@ -103,9 +130,6 @@ class Region(Detector):
         with torch.autocast(boxes.device.type, dtype=pooled.dtype, enabled=pooled.dtype in HALF):
             predictions: Predictions = self.roi_head(pooled, boxes.shape[0])
         return predictions
-
-
-HALF = (torch.bfloat16, torch.float16)
 
 
 def detached(predictions: Predictions) -> Predictions:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..rle import ranges
 from .arrays import Bools, Floats, Found, Ints, Truth
 
 CHUNK = 1 << 17  # pairs looked at together: their arrays stay in the cache, memory stays flat
@@ -189,11 +190,6 @@ def place_in_group(sorted_keys: Ints) -> Ints:
     """0, 1, 2, ... within each run of equal values."""
     first = starts(sorted_keys)
     return np.arange(len(sorted_keys)) - np.repeat(first, np.diff(np.append(first, len(sorted_keys))))
-
-
-def ranges(begin: Ints, count: Ints) -> Ints:
-    """``begin[0], begin[0] + 1, ...`` (``count[0]`` of them), then those of ``begin[1]``, and so on."""
-    return np.asarray(np.arange(count.sum()) + np.repeat(begin - (np.cumsum(count) - count), count))
 
 
 def chunks(count: Ints, limit: int) -> Iterator[slice]:
