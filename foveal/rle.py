@@ -145,17 +145,9 @@ class Masks:
 
     def counts(self) -> list[Ints]:
         """COCO's run lengths of each mask."""
-        height, width = self.size
         begin, end = self.flat()
-        found = []
-        for low, high in zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True):
-            ends = np.stack([begin[low:high], end[low:high]], 1).reshape(-1)
-            gap = np.append(True, np.diff(ends) > 0)[: len(ends)]  # a run that fills a column joins the next one's
-            joint = ~gap | ~np.append(gap[1:], True)[: len(ends)]
-            whole = np.concatenate([[0], ends[~joint], [height * width]])
-            lengths = np.diff(whole)
-            found.append(lengths[:-1] if len(lengths) > 1 and lengths[-1] == 0 else lengths)
-        return found
+        rows = zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
+        return [run_lengths(begin[low:high], end[low:high], self.size[0] * self.size[1]) for low, high in rows]
 
     def to_coco(self) -> list[dict[str, Any]]:
         """``{"size": [height, width], "counts": text}`` of each mask: COCO's squeezed run lengths."""
@@ -207,6 +199,15 @@ def _new_edges(old: int, new: int) -> Ints:
     source = ((np.arange(new) + 0.5) * old / new).astype(np.int64)
     edge = np.searchsorted(source, np.arange(old + 1))
     return np.stack([edge[:-1], edge[1:]])
+
+
+def run_lengths(begin: Ints, end: Ints, pixels: int) -> Ints:
+    """COCO's run lengths, zeros first, from positions (R,) of runs that may touch."""
+    apart = begin[1:] > end[:-1]
+    first, last = begin[np.append(True, apart)[: len(begin)]], end[np.append(apart, True)[: len(end)]]
+    ends = np.concatenate([[0], np.stack([first, last], 1).reshape(-1), [pixels]])
+    lengths = np.diff(ends)
+    return np.asarray(lengths[:-1] if len(lengths) > 1 and lengths[-1] == 0 else lengths)
 
 
 def ranges(begin: NDArray[Any], count: NDArray[Any]) -> Ints:

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image
 
 from foveal.errors import FovealError, UsageError

@@ -17,7 +17,7 @@ VALUES = 1 << 22  # of one intermediate tensor: memory stays flat however many r
 
 @torch.no_grad()
 def mask_targets(runs: Tensor, gt: Tensor, boxes: Tensor, sizes: Tensor, canvas: tuple[int, int], side: int) -> Tensor:
-    """``runs`` (B, G, M, 3), ``gt`` (B, K) the object of each box, ``boxes`` (B, K, 4), ``sizes`` (B, 2) of the pictures
+    """``runs`` (B, G, M, 3), ``gt`` (B, K) the object of each box, ``boxes`` (B, K, 4), pictures of ``sizes`` (B, 2)
     on a ``canvas`` = height, width -> (B, K, S, S) float32 in 0..1.
 
     Equals ``torchvision.ops.roi_align(mask, box, S, sampling_ratio=-1)`` on the bitmap of each picture, which is the

@@ -16,6 +16,7 @@ from ..data.doctor import fold
 from ..data.findings import count
 from ..data.loader import Loader
 from ..data.reading import check_trainable, split_pair
+from ..data.segmentation import check_masks
 from ..data.subsets import Others
 from ..errors import FovealError, UsageError
 from ..fit import Fit
@@ -189,6 +190,9 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     _check_batch(batch, fit, fabric.world_size)
     torch.manual_seed(noise(START, arguments.seed))
     detector = spec.build(training.classes)
+    if detector.has_masks:
+        for line in filter(None, map(check_masks, (training, validation))):
+            screen.say(line)
     if resumed is None and arguments.weights is not None:
         screen.say(load_weights(detector, arguments.weights))
     elif resumed is None:
@@ -340,6 +344,7 @@ def _job(
         world=world,
         difficult=fit.difficult,
         crowd=fit.crowd,
+        masks=detector.has_masks,
     )
     validator = Validator(
         fabric,
