@@ -92,7 +92,8 @@ mask_rcnn_r50_fpn = MaskRCNN(
     fit=TV_REGION,
 )
 
-# torchvision's maskrcnn_resnet50_fpn_v2: its Faster R-CNN v2, batch norm in the mask head too. Boxes 47.4, masks 41.8 AP.
+# torchvision's maskrcnn_resnet50_fpn_v2: as its Faster R-CNN v2, batch norm in the mask head too. Boxes 47.4, masks
+# 41.8 AP.
 mask_rcnn_r50_fpn_v2 = replace(
     mask_rcnn_r50_fpn,
     backbone=faster_rcnn_r50_fpn_v2.backbone,
