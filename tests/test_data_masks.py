@@ -83,7 +83,7 @@ def test_boxes_alone_are_refused(tmp_path: Path) -> None:
     path = coco(tmp_path / "data")
     with pytest.raises(FovealError, match="5 boxes and not one mask"):
         check_masks(open_dataset(path))
-    with pytest.raises(FovealError, match="(?s)not one mask.*segmentation"):
+    with pytest.raises(FovealError, match=r"(?s)not one mask.*segmentation"):
         train(presets.mask_rcnn_mini, data=path, val=path, out=tmp_path / "run", epochs=1, progress=False)
     assert not (tmp_path / "run").exists()
 

@@ -61,7 +61,7 @@ def test_predict(run: tuple[Path, Path], tmp_path: Path) -> None:
             assert set(detection) == {"label", "score", "box", "mask"} and detection["mask"]["size"] == size
             counts = unsqueeze(detection["mask"]["counts"])
             assert counts.sum() == size[0] * size[1]
-            x1, y1, x2, y2 = Masks.of_counts([counts], (size[0], size[1])).extents()[0]
+            x1, _, x2, y2 = Masks.of_counts([counts], (size[0], size[1])).extents()[0]
             box = detection["box"]
             grown = np.array([1, 1]) + 0.1 * np.array([box[2] - box[0], box[3] - box[1]])  # half the border's cells
             assert x2 == 0 or (x1 >= box[0] - grown[0] and y2 <= box[3] + grown[1])

@@ -140,7 +140,7 @@ def test_losses(both: Any) -> None:
 
 
 def test_weights_there_and_back(both: Any, tmp_path: Path) -> None:
-    name, theirs, ours = both
+    name, theirs, _ = both
     state = theirs.state_dict()
     assert recognise(state, "x.pth") == "mask_rcnn" + name.removeprefix("maskrcnn").replace("resnet", "r")
     back = to_torchvision(to_ours(state))

@@ -1,7 +1,8 @@
 """torchvision's detection checkpoints in our words: keys, class columns, names, and the preset they belong to.
 
 The facts are those of torchvision 0.29's ``models/detection``. Our detectors have ``backbone``, ``neck`` and ``head``
-(one stage) or ``backbone``, ``neck``, ``rpn_head`` and ``roi_head`` (``trunk`` and ``predictor``), perhaps ``mask_head``.
+(one stage) or ``backbone``, ``neck``, ``rpn_head``, ``roi_head`` and perhaps ``mask_head`` (each a ``trunk`` and a
+``predictor``).
 """
 
 from __future__ import annotations
