@@ -100,10 +100,8 @@ faster_rcnn_mini = FasterRCNN(
 # The same with focal loss in the RPN: one difference, three overrides.
 faster_rcnn_mini_focal_rpn = replace(faster_rcnn_mini, rpn=with_focal(faster_rcnn_mini.rpn))
 
-# Faster R-CNN's small form and masks of 16 x 16 from two convolutions of 64 channels. From nothing, on two cores:
-#   foveal data make shapes DATA --images 2200 --size 160 --format coco
-#   python benchmarks/minis.py --presets mask_rcnn_mini --minutes 13     (settings for learning from nothing)
-# Boxes and masks: not measured.
+# Faster R-CNN's small form and masks of 16 x 16 from two convolutions of 64 channels. Needs data with masks. From
+# nothing, on two cores: python benchmarks/minis.py --presets mask_rcnn_mini --minutes 13 (scores: docs/results.md).
 mask_rcnn_mini = MaskRCNN(
     input=_SMALL,
     backbone=_SMALL_BODY,
