@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from foveal import presets
+from foveal.data import segmentation
 from foveal.data.loader import Loader, targets_of
 from foveal.data.reading import open_dataset
 from foveal.data.segmentation import check_masks, masks_of, settle_mask
 from foveal.data.shapes import make_shapes
 from foveal.data.transforms import HorizontalFlip
+from foveal.data.writing import convert
 from foveal.errors import FovealError
 from foveal.parts.inputs import Letterbox, Resize
 from foveal.train.run import train
@@ -77,6 +80,30 @@ def test_the_reader_names_them(tmp_path: Path) -> None:
     expected = {("polygon-invalid", "annotation id 2"), ("mask-missing", "annotation id 2")}
     assert found == expected | {("mask-size-mismatch", "annotation id 4")}
     assert "warning: 4 of 5 objects of the data set have no mask" in check_masks(dataset)
+
+
+def test_voc_keeps_masks_in_pictures(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"splits": {"train": 5}, "size": (96, 80), "seed": 2}
+    voc = make_shapes(tmp_path / "voc", **sizes).path
+    coco_path = make_shapes(tmp_path / "coco", format="coco", **sizes).path
+    first, second = open_dataset(voc, split="train"), open_dataset(coco_path, split="train")
+    again = open_dataset(convert(voc, tmp_path / "again", "coco").path, split="train")
+    assert check_masks(first) == check_masks(second) == "" and not first.findings
+    for a, b, c in zip(first.records, second.records, again.records, strict=True):
+        dense = [masks_of(r.masks or [], r.width, r.height).dense() for r in (a, b, c)]
+        np.testing.assert_array_equal(dense[0], dense[1])
+        np.testing.assert_array_equal(dense[0], dense[2])
+        np.testing.assert_array_equal(masks_of(a.masks or [], 96, 80).extents().reshape(-1, 4), a.boxes)
+    loader = Loader(first, Resize(80, 120), (), 5, 0, masks=True, shuffle=False)
+    other = Loader(second, Resize(80, 120), (), 5, 0, masks=True, shuffle=False)
+    assert (next(loader.epoch(0)).targets.masks == next(other.epoch(0)).targets.masks).all()  # type: ignore[union-attr]
+    broken = next(r for r in first.records if len(r))
+    Image.new("P", (9, 9)).save(voc / "SegmentationObject" / f"{broken.id}.png")
+    with pytest.raises(FovealError, match="is not 96 x 80 any more"):
+        masks_of(broken.masks or [], 96, 80)
+    segmentation._bad_picture.cache_clear()
+    codes = {f.code for f in open_dataset(voc, split="train").findings}
+    assert codes == {"mask-size-mismatch"}
 
 
 def test_boxes_alone_are_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from foveal.types import Images, Target, Targets
 from .dataset import Record
 from .images import load_image
 from .sample import Pixels, Sample, place
-from .segmentation import masks_of
+from .segmentation import from_json, masks_of, to_json
 from .transforms import Transform
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Packed:
             kept = [
                 [m for m, k in zip(s, flag.tolist(), strict=True) if k] for s, flag in zip(segments, keep, strict=True)
             ]
-            self._masks = _Texts([json.dumps(k, separators=(",", ":")).encode() for k in kept])
+            self._masks = _Texts([json.dumps(list(map(to_json, k)), separators=(",", ":")).encode() for k in kept])
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -113,7 +113,7 @@ class Packed:
         rows = slice(self.starts[index], self.starts[index + 1])
         masks = None
         if self._masks is not None:
-            masks = masks_of(json.loads(self._masks[index]), image.shape[1], image.shape[0])
+            masks = masks_of(list(map(from_json, json.loads(self._masks[index]))), image.shape[1], image.shape[0])
         return Sample(image, self.boxes[rows], self.labels[rows], self.ignore[rows], masks, fill=fill)
 
 

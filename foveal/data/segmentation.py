@@ -1,18 +1,20 @@
-"""What a file says of an object's mask: COCO's polygons and run lengths, checked, and made into masks."""
+"""What a file says of an object's mask, checked and made into masks: COCO's polygons and run lengths, VOC's pictures."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from foveal.errors import FovealError
 from foveal.polygons import rasterise
 from foveal.rle import Masks, unsqueeze
 
-from .dataset import Dataset, Segmentation
+from .dataset import Dataset, Drawn, Record, Segmentation
 
 FAR = 2.0  # times the picture's side: nobody draws so far outside, and walking such an outline takes memory
 SLACK = 1.0 + 1e-6  # pixels over the edge that are rounding, and are cut without a word
@@ -26,12 +28,14 @@ def settle_mask(value: Any, width: int, height: int) -> tuple[Segmentation | Non
     """
     if value is None or value == []:
         return None, []
+    if isinstance(value, Drawn):
+        problem = _bad_picture(value.picture, width, height)
+        return (value, []) if problem is None else (None, [problem])
     if isinstance(value, dict):
         problem = _bad_lengths(value, width, height)
         if problem is not None:
-            code, message = problem
-            return None, [(code, f"{message}; it has no mask", "Export it again")]
-        return value, []
+            return None, [problem]
+        return {"size": value["size"], "counts": value["counts"]}, []
     if not isinstance(value, list) or not any(isinstance(p, list) for p in value):
         message = f"its segmentation is {_show(value)}, expected a list of polygons or run lengths; it has no mask"
         return None, [("mask-invalid", message, "Write [[x1, y1, x2, y2, ...], ...]")]
@@ -73,8 +77,31 @@ def _polygon(polygon: Any, width: int, height: int) -> tuple[list[float] | None,
     return polygon, "", ""
 
 
-def _bad_lengths(value: dict[str, Any], width: int, height: int) -> tuple[str, str] | None:
-    """Code and words for run lengths that do not fit the picture, or are none."""
+def _bad_lengths(value: dict[str, Any], width: int, height: int) -> Problem | None:
+    """What is wrong with run lengths that do not fit the picture, or are none."""
+    found = _lengths_problem(value, width, height)
+    return None if found is None else (found[0], f"{found[1]}; it has no mask", "Export it again")
+
+
+@functools.lru_cache(maxsize=256)  # all objects of a picture ask
+def _bad_picture(picture: str, width: int, height: int) -> Problem | None:
+    """What is wrong with a picture of masks, by its header."""
+    try:
+        with Image.open(picture) as file:
+            size, mode = file.size, file.mode
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        return (
+            "mask-unreadable",
+            f"its mask in {picture} cannot be read ({error}); it has no mask",
+            "Replace the picture",
+        )
+    if size == (width, height) and mode in ("P", "L"):
+        return None
+    what = f"is {size[0]} x {size[1]} of mode {mode}, expected {width} x {height}, one number a pixel"
+    return "mask-size-mismatch", f"the picture of its mask, {picture}, {what}; it has no mask", "Replace the picture"
+
+
+def _lengths_problem(value: dict[str, Any], width: int, height: int) -> tuple[str, str] | None:
     size, counts = value.get("size"), value.get("counts")
     if not isinstance(size, list) or len(size) != 2 or not set(map(type, size)) <= {int, float}:
         return "mask-invalid", f"its run lengths have the size {_show(size)}, expected [height, width]"
@@ -107,14 +134,52 @@ def read_lengths(counts: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
 def masks_of(segmentations: Sequence[Segmentation | None], width: int, height: int) -> Masks:
     """One mask an object, empty where it has none; what :func:`settle_mask` let pass."""
     size = height, width
-    drawn = rasterise([s if isinstance(s, list) else [] for s in segmentations], size)
-    rows = [k for k, s in enumerate(segmentations) if isinstance(s, dict)]
-    if not rows:
-        return drawn
-    coded = Masks.of_counts([read_lengths(s["counts"]) for s in segmentations if isinstance(s, dict)], size)
-    owner = np.concatenate([drawn.owner, np.array(rows, np.int64)[coded.owner]])
-    x, top, bottom = (np.concatenate([getattr(drawn, n), getattr(coded, n)]) for n in ("x", "top", "bottom"))
-    return Masks.of_runs(size, len(segmentations), owner, x, top, bottom)
+    found = rasterise([s if isinstance(s, list) else [] for s in segmentations], size)
+    for kind, read in ((dict, _of_lengths), (Drawn, _of_picture)):
+        rows = [k for k, s in enumerate(segmentations) if isinstance(s, kind)]
+        if rows:
+            more = read([segmentations[k] for k in rows], size)
+            owner = np.concatenate([found.owner, np.array(rows, np.int64)[more.owner]])
+            x, top, bottom = (np.concatenate([getattr(found, n), getattr(more, n)]) for n in ("x", "top", "bottom"))
+            found = Masks.of_runs(size, len(segmentations), owner, x, top, bottom)
+    return found
+
+
+def _of_lengths(segmentations: Sequence[Any], size: tuple[int, int]) -> Masks:
+    return Masks.of_counts([read_lengths(s["counts"]) for s in segmentations], size)
+
+
+def _of_picture(segmentations: Sequence[Any], size: tuple[int, int]) -> Masks:
+    """Masks of one picture. Raises :class:`FovealError` where it cannot be read any more."""
+    picture = segmentations[0].picture
+    try:
+        with Image.open(picture) as file:
+            values = np.asarray(file)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise FovealError(f"the picture of masks cannot be read ({error})", path=picture) from None
+    if values.shape != size:
+        raise FovealError(f"the picture of masks is not {size[1]} x {size[0]} any more", path=picture)
+    return Masks.of_dense(values == np.array([s.object for s in segmentations])[:, None, None])
+
+
+def coded(record: Record) -> list[list[list[float]] | dict[str, Any] | None]:
+    """The masks of a record as COCO has them."""
+    own = record.masks or [None] * len(record)
+    if not any(isinstance(m, Drawn) for m in own):
+        return [None if isinstance(m, Drawn) else m for m in own]
+    lengths = masks_of(own, record.width, record.height).to_coco()
+    return [text if isinstance(m, Drawn) else m for m, text in zip(own, lengths, strict=True)]
+
+
+def to_json(segmentation: Segmentation | None) -> Any:
+    """As a JSON value; :func:`from_json` is the inverse."""
+    return [segmentation.picture, segmentation.object] if isinstance(segmentation, Drawn) else segmentation
+
+
+def from_json(value: Any) -> Segmentation | None:
+    """From what :func:`to_json` made."""
+    picture = isinstance(value, list) and isinstance(value[0], str)
+    return Drawn(*value) if picture else value
 
 
 def check_masks(dataset: Dataset) -> str:
@@ -133,7 +198,8 @@ def check_masks(dataset: Dataset) -> str:
         raise FovealError(
             f"{name} has {every} boxes and not one mask, and the detector learns masks (a box is not taken for one)",
             path=dataset.path,
-            fix='Give COCO JSON with a "segmentation" for each object; boxes alone are enough for a Faster R-CNN',
+            fix='Give COCO JSON with a "segmentation" for each object, or a VOC folder with SegmentationObject; '
+            "boxes alone are enough for a Faster R-CNN",
         )
     if have == every:
         return ""

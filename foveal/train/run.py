@@ -219,8 +219,8 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
         "precision": precision,
         "threads": torch.get_num_threads(),
         "processes": fabric.world_size,
-        "data": environment.fingerprint(training),
-        "val_data": environment.fingerprint(validation),
+        "data": environment.fingerprint(training, masks=detector.has_masks),
+        "val_data": environment.fingerprint(validation, masks=detector.has_masks),
     }
     for line in _greeting(arguments, spec, batch, fabric, precision, training, validation, note):
         screen.say(line)
