@@ -1,4 +1,4 @@
-"""What a file says of an object's mask, checked and made into masks: COCO's polygons and run lengths, VOC's pictures."""
+"""What a file says of an object's mask, checked and made into masks: COCO's polygons and run lengths, VOC's images."""
 
 from __future__ import annotations
 
