@@ -82,7 +82,7 @@ def evaluate(
     """
     rules = resolve(protocol, **options)
     found.check_against(truth)
-    masks = None
+    masks: dict[str, Any] | None = None
     if isinstance(rules, Coco):
         coco = score_coco(truth, found, rules)
         numbers = coco.twelve()
