@@ -114,8 +114,8 @@ class MaskBranch(nn.Module):
     # ------------------------------------------------------------------------------------------ inference
     @torch.no_grad()
     def probabilities(self, features: list[Tensor], found: Boxes, strides: Sequence[int]) -> Tensor:
-        """(B, n, S, S) inside the final boxes. On a processor, where each row costs, n is that of the image with most; an
-        accelerator is not asked."""
+        """(B, n, S, S) inside the final boxes. On a processor, where each row costs, n is that of the image with most;
+        an accelerator is not asked."""
         n = int(found.valid.numpy().sum(1).max()) if found.valid.device.type == "cpu" else found.valid.shape[1]
         if n == 0:
             side = 2 * self.pool.size
