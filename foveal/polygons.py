@@ -46,7 +46,8 @@ def _columns(polygons: Sequence[NDArray[np.float64]], size: tuple[int, int]) -> 
 def _outline(polygons: Sequence[NDArray[np.float64]]) -> tuple[Ints, Ints, Ints]:
     """Polygon, x and y, in fifths of a pixel, of every step along the outlines."""
     if not polygons:
-        return (np.zeros(0, np.int64),) * 3
+        none = np.zeros(0, np.int64)
+        return none, none, none
     begin = np.concatenate(polygons)
     end = np.concatenate([np.roll(p, -1, 0) for p in polygons])
     which = np.repeat(np.arange(len(polygons)), [len(p) for p in polygons])

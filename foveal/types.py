@@ -115,7 +115,9 @@ class Detections:
         """``[{"label", "score", "box": [x1, y1, x2, y2]}]``, the form of ``predict --json``; where there are masks with
         ``"mask": {"size": [height, width], "counts": text}``, COCO's run lengths."""
         rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
-        found = [{"label": self.names[k] if self.names else k, "score": s, "box": b} for b, s, k in rows]
+        found: list[dict[str, Any]] = [
+            {"label": self.names[k] if self.names else k, "score": s, "box": b} for b, s, k in rows
+        ]
         return self._with_masks(found, "mask")
 
     def _with_masks(self, rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
@@ -133,7 +135,7 @@ class Detections:
         without it, label + 1."""
         ids = category_ids or range(1, 1 + max(len(self.names), int(self.labels.max()) + 1 if len(self) else 1))
         rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
-        found = [
+        found: list[dict[str, Any]] = [
             {
                 "image_id": image_id,
                 "category_id": ids[k],

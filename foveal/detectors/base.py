@@ -238,7 +238,8 @@ class Detector(nn.Module, ABC):
                     f"targets[{i}] has labels from {int(labels.min())} to {int(labels.max())}, expected 0 to {top - 1}",
                     fix="Labels are 0-based and there is none for background",
                 )
-        masks = self._given_masks(targets, images) if self.has_masks else [None] * len(targets)
+        none: Sequence[Masks | None] = [None] * len(targets)
+        masks = self._given_masks(targets, images) if self.has_masks else none
         rows = zip(targets, masks, strict=True)
         padded = Targets.pad([Target(t["boxes"].float().cpu(), t["labels"].cpu(), masks=m) for t, m in rows])
         padded = padded.to(images.pixels.device)

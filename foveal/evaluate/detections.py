@@ -154,7 +154,9 @@ def _coco_records(found: Found, truth: Truth) -> list[dict[str, Any]]:
     ids = truth.category_ids or tuple(range(1, 1 + len(truth.classes)))
     box = np.concatenate([found.box[:, :2], found.box[:, 2:] - found.box[:, :2]], 1).tolist()
     rows = zip(found.image.tolist(), found.label.tolist(), box, found.score.tolist(), strict=True)
-    records = [{"image_id": truth.images[i], "category_id": ids[k], "bbox": b, "score": s} for i, k, b, s in rows]
+    records: list[dict[str, Any]] = [
+        {"image_id": truth.images[i], "category_id": ids[k], "bbox": b, "score": s} for i, k, b, s in rows
+    ]
     if found.masks is None:
         return records
     return [record | mask for record, mask in zip(records, written_masks(found, truth), strict=True)]

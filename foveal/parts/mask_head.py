@@ -69,7 +69,8 @@ class MaskBranch(nn.Module):
             pooled = self.pool(features, boxes, strides)  # (B * K, c, s, s)
         with torch.autocast(boxes.device.type, dtype=pooled.dtype, enabled=pooled.dtype in HALF):
             logits: Tensor = self.predictor(self.trunk(pooled), labels.reshape(-1))
-        return logits.unflatten(0, labels.shape)
+        rows: Tensor = logits.unflatten(0, labels.shape)
+        return rows
 
     # ------------------------------------------------------------------------------------------- training
     def loss(
