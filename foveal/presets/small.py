@@ -119,16 +119,17 @@ mask_rcnn_mini = MaskRCNN(
 # YOLO on the same small backbone; `foveal anchors PRESET --data DATA` finds the shapes for a data set.
 _GREY = Letterbox(320, 320)
 
-# Two boxes for each of 10 x 10 cells, from layers that see the whole picture.
+# Two boxes for each of 10 x 10 cells, from a layer that sees the whole picture. That layer has millions of weights and
+# learns pictures by heart, so its rate is low.
 yolo_v1_mini = YOLO(
     input=Stretch(320, 320),
-    backbone=SmallResNet((32, 64, 128, 64)),
+    backbone=SmallResNet((32, 64, 128, 128), blocks=(1, 1, 1, 3)),
     levels=(5,),
     neck=Identity(),
-    head=GridHead(side=10, hidden=512),
+    head=GridHead(side=10, hidden=None, dropout=0.0),
     cells=Cells((((1.0, 1.0), (1.0, 1.0)),), unit="cells"),
     task=replace(V1_TASK, select=Select(score=0.01, per_level=1000)),
-    fit=SMALL_FIT,
+    fit=replace(SMALL_FIT, lr=SMALL_FIT.lr / 25, backbone_lr=25.0),
 )
 
 # One level of stride 16 with a finer one passed through; softmax classes, objectness that learns the overlap.
