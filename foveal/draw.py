@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,7 @@ def draw(image: NDArray[np.uint8], detections: Detections, *, line: int | None =
 
     Whatever is there is drawn: choose with ``detections.above(score)`` first. ``line`` sets the line width in pixels.
     """
-    masks = None if detections.masks is None else np.asarray(detections.masks.cpu(), bool)
+    masks = None if detections.masks is None else (detections.masks[i].dense()[0] for i in range(len(detections)))
     return draw_boxes(
         image,
         detections.boxes.tolist(),
@@ -102,10 +102,10 @@ def draw_boxes(
     names: Sequence[str] = (),
     *,
     scores: Sequence[float] | None = None,
-    masks: NDArray[np.bool_] | None = None,
+    masks: Iterable[NDArray[np.bool_]] | None = None,
     line: int | None = None,
 ) -> Image.Image:
-    """As :func:`draw`, from plain values: boxes xyxy, masks (N, H, W). Without scores chips hold the name alone."""
+    """As :func:`draw`, from plain values: boxes xyxy, N masks (H, W). Without scores chips hold the name alone."""
     height, width = image.shape[:2]
     picture = Image.fromarray(np.ascontiguousarray(_with_masks(image, labels, masks)))
     scale = _Scale.of(width, height)
@@ -129,7 +129,9 @@ def draw_boxes(
     return picture
 
 
-def _with_masks(image: NDArray[np.uint8], labels: Sequence[int], masks: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
+def _with_masks(
+    image: NDArray[np.uint8], labels: Sequence[int], masks: Iterable[NDArray[np.bool_]] | None
+) -> NDArray[np.uint8]:
     """A copy with the masks blended in, each with a fine brighter rim."""
     out = image.copy()
     for label, mask in zip(labels, () if masks is None else masks, strict=False):

@@ -36,7 +36,7 @@ class Prediction:
     drawing: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """One entry of ``predict --json``."""
+        """One entry of ``predict --json``; detections of a detector of masks have a ``"mask"``."""
         return {
             "image": self.image,
             "width": self.width,

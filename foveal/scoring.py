@@ -149,7 +149,7 @@ def score_detector(
         left_out = () if classes is not None else tuple(c for c in dataset.classes if c not in wanted)
         dataset = select_classes(dataset, wanted, "background", "accept") if wanted else dataset
     detections, skipped = detect(detector, dataset, progress=progress)
-    truth = Truth.of(dataset)
+    truth = Truth.of(dataset, masks=detector.has_masks)
     found = Found.of([relabelled(d, detector.classes, wanted) for d in detections])
     results = score(truth, found, protocol, split=dataset.split)
     return Scored(results, truth, found, skipped, left_out)

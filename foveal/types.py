@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from .rle import Masks
 
 
 # ------------------------------------------------------------------------------------------------- public
@@ -74,7 +77,7 @@ class Target:
     crowd: Tensor | None = None  # (G,) bool
     difficult: Tensor | None = None  # (G,) bool
     ignore: Tensor | None = None  # (G,) bool: a region where the detector may answer what it likes
-    masks: Tensor | None = None  # (G, H, W) bool
+    masks: Masks | None = None  # G of them; one without a pixel: nobody drew it
 
     def __len__(self) -> int:
         return int(self.boxes.shape[0])
@@ -88,13 +91,14 @@ class Detections:
     scores: Tensor  # (N,)
     labels: Tensor  # (N,) int64
     names: tuple[str, ...] = ()  # class names, indexed by label
-    masks: Tensor | None = None  # (N, H, W) bool
+    masks: Masks | None = None  # N of them, in original pixels; ``masks.dense()`` are bitmaps (N, H, W)
 
     def __len__(self) -> int:
         return int(self.boxes.shape[0])
 
     def __getitem__(self, index: Any) -> Detections:
-        masks = None if self.masks is None else self.masks[index]
+        rows = index.cpu() if isinstance(index, Tensor) else index
+        masks = None if self.masks is None else self.masks[rows]
         return replace(self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index], masks=masks)
 
     def above(self, score: float) -> Detections:
@@ -110,23 +114,33 @@ class Detections:
         return self[torch.isin(self.labels, wanted)]
 
     def cpu(self) -> Detections:
-        masks = None if self.masks is None else self.masks.cpu()
-        return replace(self, boxes=self.boxes.cpu(), scores=self.scores.cpu(), labels=self.labels.cpu(), masks=masks)
+        return replace(self, boxes=self.boxes.cpu(), scores=self.scores.cpu(), labels=self.labels.cpu())
 
     def to_list(self) -> list[dict[str, Any]]:
-        """``[{"label", "score", "box": [x1, y1, x2, y2]}]``, the form of ``predict --json``."""
+        """``[{"label", "score", "box": [x1, y1, x2, y2]}]``, the form of ``predict --json``; where there are masks with
+        ``"mask": {"size": [height, width], "counts": text}``, COCO's run lengths."""
         rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
-        return [{"label": self.names[k] if self.names else k, "score": s, "box": b} for b, s, k in rows]
+        found: list[dict[str, Any]] = [
+            {"label": self.names[k] if self.names else k, "score": s, "box": b} for b, s, k in rows
+        ]
+        return self._with_masks(found, "mask")
+
+    def _with_masks(self, rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+        """Each row with its mask as COCO's run lengths, where there are masks."""
+        if self.masks is None:
+            return rows
+        return [row | {key: mask} for row, mask in zip(rows, self.masks.to_coco(), strict=True)]
 
     def to_hf(self) -> dict[str, Tensor]:
         """The form of ``transformers``' ``post_process_object_detection``."""
         return {"scores": self.scores, "labels": self.labels, "boxes": self.boxes}
 
     def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """COCO results. ``category_ids[label]`` is the data set's own id; without it, label + 1."""
+        """COCO results, with ``segmentation`` where there are masks. ``category_ids[label]`` is the data set's own id;
+        without it, label + 1."""
         ids = category_ids or range(1, 1 + max(len(self.names), int(self.labels.max()) + 1 if len(self) else 1))
         rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
-        return [
+        found: list[dict[str, Any]] = [
             {
                 "image_id": image_id,
                 "category_id": ids[k],
@@ -135,10 +149,10 @@ class Detections:
             }
             for b, s, k in rows
         ]
+        return self._with_masks(found, "segmentation")
 
     def to_supervision(self) -> Any:
         """``supervision.Detections`` (needs ``pip install foveal[supervision]``)."""
-        import numpy as np
         import supervision as sv
 
         labels = self.labels.cpu().numpy()
@@ -146,7 +160,7 @@ class Detections:
             xyxy=self.boxes.float().cpu().numpy(),
             confidence=self.scores.float().cpu().numpy(),
             class_id=labels,
-            mask=None if self.masks is None else self.masks.cpu().numpy(),
+            mask=None if self.masks is None else self.masks.dense(),
             data={"class_name": np.array([self.names[k] for k in labels])} if self.names else {},
         )
 
@@ -157,7 +171,8 @@ class Detections:
         scores = torch.ones(n) if other.confidence is None else torch.as_tensor(other.confidence)
         labels = torch.zeros(n) if other.class_id is None else torch.as_tensor(other.class_id)
         boxes = torch.as_tensor(other.xyxy).reshape(-1, 4)
-        return cls(boxes.float(), scores.float(), labels.long(), tuple(names))
+        masks = None if other.mask is None else Masks.of_dense(other.mask)
+        return cls(boxes.float(), scores.float(), labels.long(), tuple(names), masks)
 
 
 # -------------------------------------------------------------------------------------------------- inner
@@ -180,7 +195,7 @@ class Targets:
     valid: Tensor  # (B, G) bool: a real object to learn
     ignore: Tensor  # (B, G) bool: a region to leave out of the loss (never valid at the same time)
     any_ignore: bool = False  # known on the host, so that nobody has to ask the device
-    masks: Tensor | None = None  # (B, G, H, W) bool
+    masks: Tensor | None = None  # (B, G, M, 3) int32: column, first row, row after the last of each run; padding is 0
 
     @classmethod
     def pad(cls, targets: Sequence[Target]) -> Targets:
@@ -196,12 +211,25 @@ class Targets:
             if t.ignore is not None:
                 ignore[i, :n] = t.ignore
             valid[i, :n] = ~ignore[i, :n]
-        return cls(boxes, labels, valid, ignore, any_ignore=bool(ignore.any()))
+        return cls(boxes, labels, valid, ignore, bool(ignore.any()), _padded_runs([t.masks for t in targets], g))
 
     def to(self, device: torch.device | str) -> Targets:
         fields = {k: getattr(self, k).to(device, non_blocking=True) for k in ("boxes", "labels", "valid", "ignore")}
         masks = None if self.masks is None else self.masks.to(device, non_blocking=True)
         return Targets(**fields, any_ignore=self.any_ignore, masks=masks)
+
+
+def _padded_runs(masks: Sequence[Masks | None], objects: int) -> Tensor | None:
+    """The runs of all masks, padded to the mask that has most of them: (B, G, M, 3); None where there are no masks."""
+    if all(m is None for m in masks):
+        return None
+    most = max(int(np.diff(m.starts).max(initial=1)) for m in masks if m is not None)
+    runs = np.zeros((len(masks), objects, most, 3), np.int32)
+    for own, m in zip(runs, masks, strict=True):
+        if m is not None:
+            owner = m.owner
+            own[owner, np.arange(len(owner)) - m.starts[owner]] = np.stack([m.x, m.top, m.bottom], 1)
+    return torch.from_numpy(runs)
 
 
 @dataclass(frozen=True)
@@ -251,3 +279,4 @@ class Boxes:
     scores: Tensor  # (B, N)
     labels: Tensor  # (B, N) int64
     valid: Tensor  # (B, N) bool; the valid ones come first, by falling score
+    masks: Tensor | None = None  # (B, N, m, m) probabilities inside each box

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from foveal.draw import _place, colour, draw, draw_boxes, ink
+from foveal.rle import Masks
 from foveal.types import Detections
 
 NAMES = ("cat", "a class with quite a long name", "dog")
@@ -18,7 +19,11 @@ NAMES = ("cat", "a class with quite a long name", "dog")
 def detections(boxes: list[list[float]], masks: torch.Tensor | None = None) -> Detections:
     n = len(boxes)
     return Detections(
-        torch.tensor(boxes).reshape(-1, 4), torch.linspace(0.9, 0.4, n), torch.arange(n) % 3, NAMES, masks
+        torch.tensor(boxes).reshape(-1, 4),
+        torch.linspace(0.9, 0.4, n),
+        torch.arange(n) % 3,
+        NAMES,
+        None if masks is None else Masks.of_dense(masks),
     )
 
 

@@ -14,6 +14,7 @@ from foveal.errors import FovealError, UsageError
 from foveal.parts.inputs import Stretch
 from foveal.parts.losses import Focal
 from foveal.parts.samplers import All
+from foveal.rle import Masks
 from foveal.types import Images, Target, Targets
 
 NAMES = presets.names()
@@ -31,8 +32,8 @@ def parameters(module: torch.nn.Module) -> int:
 
 
 def test_the_presets_are_counted() -> None:
-    assert len(NAMES) == 54
-    two_stage = ["fast_rcnn_mini", "faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini"]
+    assert len(NAMES) == 57
+    two_stage = ["faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini", "fast_rcnn_mini", "mask_rcnn_mini"]
     yolo = ["yolo_v1_mini", "yolo_v2_mini", "yolo_v3_mini"]
     assert sorted(MINI) == sorted(["retinanet_mini", "fcos_mini", *two_stage, *yolo, "ssd_mini", "dssd_mini"])
 
@@ -61,6 +62,8 @@ def test_every_preset_builds(name: str) -> None:
         ("faster_rcnn_r50_fpn_paper", 80, 41_704_036, 4 * 1025),
         ("faster_rcnn_r50_fpn_paper", 20, 41_396_536, 4 * 1025),
         ("faster_rcnn_r101_fpn", 80, 60_643_940, 4 * 1025),
+        ("mask_rcnn_r50_fpn", 90, 44_401_393, 4 * 1025 + 257),  # and a mask for the background
+        ("mask_rcnn_r50_fpn_v2", 90, 46_359_409, 4 * 1025 + 257),  # torchvision's own figure
         ("retinanet_r50_fpn", 91, 34_014_999, 0),
         ("fcos_r50_fpn", 91, 32_269_600, 0),
         ("fcos_r50_fpn_paper", 91, 32_269_605, 0),  # a scale a level
@@ -126,10 +129,12 @@ def test_a_training_step_and_a_detection(name: str) -> None:
     size = torch.tensor([[height, width]] * 2)
     pixels = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
     images = Images(pixels, size, torch.tensor([[1.0, 1, 0, 0]] * 2), size)
+    mask = torch.zeros(1, height, width)
+    mask[0, 20:80, 20:60] = 1
     targets = Targets.pad(
         [
-            Target(torch.tensor([[20.0, 20, 90, 80]]), torch.tensor([1])),
-            Target(torch.zeros(0, 4), torch.zeros(0).long()),
+            Target(torch.tensor([[20.0, 20, 90, 80]]), torch.tensor([1]), masks=Masks.of_dense(mask)),
+            Target(torch.zeros(0, 4), torch.zeros(0).long(), masks=Masks.empty((height, width))),
         ]
     )
     if detector.source is not None:

@@ -14,8 +14,9 @@ from PIL import Image
 from foveal.cli import main as cli
 from foveal.data.reading import open_dataset
 from foveal.data.scenes import CLASSES, LEAST, VISIBLE, draw_scene
-from foveal.data.shapes import make_shapes, run_lengths
+from foveal.data.shapes import make_shapes
 from foveal.errors import FovealError, UsageError
+from foveal.rle import Masks
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -90,8 +91,8 @@ def test_boxes_are_the_extent_of_the_masks(voc: Path, coco: Path) -> None:
 
 def test_run_lengths_by_hand() -> None:
     mask = np.array([[1, 0, 1], [1, 0, 0]], dtype=bool)  # columns: 11, 00, 10
-    assert run_lengths(mask) == [0, 2, 2, 1, 1]
-    assert run_lengths(np.zeros((2, 2), bool)) == [4]
+    assert Masks.of_dense(mask[None]).counts()[0].tolist() == [0, 2, 2, 1, 1]
+    assert Masks.of_dense(np.zeros((1, 2, 2))).counts()[0].tolist() == [4]
 
 
 def test_distribution() -> None:

@@ -16,6 +16,7 @@ from foveal import presets
 from foveal.detectors.base import Detector
 from foveal.parts import bipartite, matchers, objectness, points, suppress
 from foveal.parts.inputs import Stretch
+from foveal.rle import Masks
 from foveal.types import Images, Target, Targets
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -62,6 +63,7 @@ def test_host_syncs_of_detecting_a_batch(name: str, monkeypatch: pytest.MonkeyPa
         ("faster_rcnn_mini", {"nms"}),
         ("faster_rcnn_mini_focal_rpn", {"nms"}),
         ("fast_rcnn_mini", set()),
+        ("mask_rcnn_mini", {"nms"}),
         ("rpn_mini", set()),
         ("ssd_mini", set()),
         ("dssd_mini", set()),
@@ -73,7 +75,8 @@ def test_host_syncs_of_detecting_a_batch(name: str, monkeypatch: pytest.MonkeyPa
 def test_host_syncs_of_a_training_step(name: str, allowed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     on_device(monkeypatch)
     detector, images = built(name)
-    target = Target(torch.tensor([[10.0, 10, 70, 60], [30, 20, 60, 90]]), torch.tensor([0, 1]))
+    masks = Masks.of_dense(torch.ones(2, 96, 96))
+    target = Target(torch.tensor([[10.0, 10, 70, 60], [30, 20, 60, 90]]), torch.tensor([0, 1]), masks=masks)
     targets = Targets.pad([target, target])
     detector(images, targets)  # anchors are made once, and kept
     with OpCount() as count:

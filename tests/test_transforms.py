@@ -29,6 +29,7 @@ from foveal.data.transforms import (
     Transform,
 )
 from foveal.parts.inputs import Letterbox, Resize, Stretch
+from foveal.rle import Masks
 
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 GEOMETRY: list[Transform] = [
@@ -59,7 +60,7 @@ def sample(
         np.array(boxes, dtype=np.float64).reshape(-1, 4),
         np.arange(len(boxes)),
         np.zeros(len(boxes), dtype=np.bool_),
-        masks,
+        Masks.of_dense(masks),
     )
 
 
@@ -70,10 +71,11 @@ def extent(mask: NDArray[Any]) -> list[int]:
 
 def assert_boxes_on_pixels(pixels: NDArray[np.uint8], got: Sample, tolerance: float = 1.0) -> None:
     """The extent of each object's colour, where it covers at least half of a pixel, equals its box; masks likewise."""
-    for box, label, mask in zip(got.boxes, got.labels, got.masks if got.masks is not None else [], strict=True):
+    assert got.masks is not None
+    for box, label, mask in zip(got.boxes, got.labels, got.masks.extents(), strict=True):
         distance = np.abs(pixels.astype(int) - np.array(COLOURS[label])).max(-1)
         np.testing.assert_allclose(extent(distance < 128), box, atol=tolerance)
-        np.testing.assert_allclose(extent(mask), box, atol=tolerance)
+        np.testing.assert_allclose(mask, box, atol=tolerance)
 
 
 @pytest.mark.parametrize("transform", GEOMETRY, ids=repr)
@@ -107,12 +109,15 @@ def test_boxes_follow_the_pixels_through_resizing(rule: Any) -> None:
             labels=targets.labels[0, :n].numpy(),
             masks=None,
         )
-        for box, label in zip(after.boxes, after.labels, strict=True):
+        assert targets.masks is not None
+        for box, label, runs in zip(after.boxes, after.labels, targets.masks[0, :n].numpy(), strict=True):
             if (box[2:] - box[:2]).min() < 4:
                 continue  # a sliver: no pixel need be covered by half
             distance = np.abs(pixels.astype(int) - np.array(COLOURS[label])).max(-1)
             half = (255 - 90) / 2  # halfway to the grey around it
             np.testing.assert_allclose(extent(distance < half), box, atol=1.01)
+            x, top, bottom = runs[runs[:, 2] > runs[:, 1]].T
+            np.testing.assert_allclose([x.min(), top.min(), x.max() + 1, bottom.max()], box, atol=1.01)
 
 
 def test_resize_equals_float_interpolation_to_one_level() -> None:

@@ -134,7 +134,7 @@ def _score_file(
     if classes is not None:
         dataset = select_classes(dataset, names(classes) or [])
     found = read_detections(file, Truth.of(dataset), unknown_classes="error" if classes is None else "drop")
-    truth = Truth.of(_limited(dataset, limit))
+    truth = Truth.of(_limited(dataset, limit), masks=found.masks is not None)
     found = found[found.image < len(truth.images)]
     return evaluate(truth, found, protocol, split=dataset.split), truth, found
 

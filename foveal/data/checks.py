@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from .dataset import Record, Segmentation
+from .dataset import Record
 from .findings import Finding, Severity
 from .images import ImageError, probe
+from .segmentation import settle_mask
 
 Box = tuple[float, float, float, float]  # xyxy, half-open pixels
 EDGE = 1.0 + 1e-6  # a box this far over the edge is rounding, and is clipped without a word
@@ -36,7 +37,7 @@ class Object:
     difficult: bool = False
     area: float | None = None
     xywh: Box | None = None  # continuous, where the file says so (COCO): kept for scoring, see Record.stated
-    mask: Segmentation | None = None
+    mask: Any = None  # what the file says of its mask; :func:`~.segmentation.settle_mask` makes sense of it
 
 
 class Findings(list[Finding]):
@@ -155,6 +156,9 @@ def make_record(
             stated.append((*o.xywh, o.xywh[2] * o.xywh[3] if o.area is None else o.area))
         if code:  # a stated area is that of the box as it was
             o.area = None
+        o.mask, problems = settle_mask(o.mask, width, height)
+        for code, problem, fix in problems:
+            findings.add("warning", code, blame, o.where, problem, fix)
         kept.append(o)
         boxes.append(box)
     array = np.array(boxes, np.float64).reshape(-1, 4)

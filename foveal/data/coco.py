@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .checks import Findings, Object, Prober, flag, make_record, number, report_refused, unique_names
-from .dataset import Dataset, Record, Segmentation
+from .dataset import Dataset, Record
 from .files import ImageIndex, Unreadable, read_json
 
 Key = int | str
@@ -286,7 +285,7 @@ class _Reader:
             difficult=bool(flags["difficult"]),
             area=area,
             xywh=(x, y, w, h),
-            mask=_segmentation(annotation.get("segmentation")),
+            mask=annotation.get("segmentation"),
         )
 
     def _warn(self, code: str, where: str, message: str, fix: str) -> None:
@@ -315,24 +314,3 @@ def _show(value: object) -> str:
     """A value for a message: short, on one line."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _segmentation(value: object) -> Segmentation | None:
-    """Polygons of at least three finite points, or RLE; anything else is no mask."""
-    if isinstance(value, dict):
-        size, counts = value.get("size"), value.get("counts")
-        whole = isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and n >= 0 for n in size)
-        return value if whole and isinstance(counts, str | list) else None
-    if isinstance(value, list):
-        polygons = list(_polygons(value))
-        return polygons or None
-    return None
-
-
-def _polygons(value: list[Any]) -> Iterator[list[float]]:
-    for polygon in value:
-        if isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0:
-            points = [number(v) for v in polygon]
-            good = [v for v in points if v is not None and math.isfinite(v)]
-            if len(good) == len(points):
-                yield good

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from .findings import Finding
 
-Segmentation = list[list[float]] | dict[str, Any]  # COCO polygons, or COCO RLE (counts as list or string)
+
+@dataclass(frozen=True)
+class Drawn:
+    """A mask in a picture of its own: the pixels whose value is ``object`` (VOC's ``SegmentationObject``)."""
+
+    picture: str
+    object: int  # from 1, in the order of the annotation file
+
+
+Segmentation = list[list[float]] | dict[str, Any] | Drawn  # COCO polygons, COCO RLE (counts as list or string), VOC's
 
 
 @dataclass

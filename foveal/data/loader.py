@@ -162,7 +162,7 @@ class Loader(_Loader[Batch]):
     ``batch`` counts images over all ``world`` processes, of which this one gets an equal share. ``augment`` is a recipe
     of transforms; a :class:`MultiScale` among them (or ``multi_scale``, its short form) changes the size of every
     batch. An image that cannot be read is replaced by the next one in the epoch's order. ``shuffle=False`` keeps the
-    order of the records. Images that do not fill a last batch wait for another epoch.
+    order of the records. Images that do not fill a last batch wait for another epoch. ``masks``: targets have masks.
     """
 
     def __init__(
@@ -181,6 +181,7 @@ class Loader(_Loader[Batch]):
         multi_scale: Sequence[int] = (),
         difficult: Treatment = "learn",
         crowd: Treatment = "ignore",
+        masks: bool = False,
     ) -> None:
         _check(dataset, batch, rank, world)
         if batch % world:
@@ -190,7 +191,7 @@ class Loader(_Loader[Batch]):
             scales.append(MultiScale(tuple(multi_scale)))
         if len(scales) > 1:
             raise UsageError("multi-scale is set twice")
-        packed = Packed(dataset.records, difficult, crowd)
+        packed = Packed(dataset.records, difficult, crowd, masks=masks)
         tall = packed.sizes[:, 0] > packed.sizes[:, 1] if group_by_aspect else None
         super().__init__(
             dataset,
@@ -206,13 +207,14 @@ class Loader(_Loader[Batch]):
         )
 
     def _finish(self, packet: Packet, seconds: float) -> Batch:
-        sizes, frame, original, boxes, labels, valid, ignore, *proposals = map(torch.from_numpy, packet.arrays)
+        sizes, frame, original, boxes, labels, valid, ignore, *more = map(torch.from_numpy, packet.arrays)
+        masks = more.pop() if len(more) % 2 else None  # proposals are two arrays
         images = Images(packet.pixels[0], sizes, frame, original)
-        if proposals:
-            images = replace(images, proposals=proposals[0], proposals_valid=proposals[1])
+        if more:
+            images = replace(images, proposals=more[0], proposals_valid=more[1])
         return Batch(
             images,
-            Targets(boxes, labels, valid, ignore, any_ignore=bool(ignore.any())),
+            Targets(boxes, labels, valid, ignore, bool(ignore.any()), masks),
             packet.indices,
             [self.dataset.records[i].id for i in packet.indices],
             seconds,

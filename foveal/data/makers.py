@@ -73,6 +73,7 @@ class TrainMaker:
         rest += [targets.boxes, targets.labels, targets.valid, targets.ignore]
         if images.proposals is not None and images.proposals_valid is not None:
             rest += [images.proposals, images.proposals_valid]
+        rest += [] if targets.masks is None else [targets.masks]
         packet.arrays = [np.asarray(t.numpy()) for t in rest]
         return packet
 

@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foveal.rle import Masks
+
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
@@ -32,7 +34,7 @@ class Sample:
     boxes: Floats  # (G, 4) canvas pixels
     labels: NDArray[np.int64]  # (G,)
     ignore: NDArray[np.bool_]  # (G,) a region to leave out of the loss
-    masks: NDArray[np.bool_] | None = None  # (G, H, W) on the picture
+    masks: Masks | None = None  # G of them, on the picture
     canvas: tuple[int, int] = (0, 0)  # height, width; (0, 0): the picture's
     offset: tuple[int, int] = (0, 0)  # y, x of the picture on the canvas
     fill: tuple[int, int, int] = MEAN  # the canvas's colour
@@ -60,7 +62,7 @@ class Sample:
         return replace(
             self,
             image=self.image[y1:y2, x1:x2],
-            masks=None if self.masks is None else self.masks[:, y1:y2, x1:x2],
+            masks=None if self.masks is None else self.masks.window(y1, x1, y2 - y1, x2 - x1),
             boxes=self.boxes - shift,
             proposals=None if self.proposals is None else self.proposals - shift,
             canvas=(height, width),
@@ -89,7 +91,7 @@ def flip(sample: Sample) -> Sample:
     return replace(
         sample,
         image=np.asarray(_tensor(sample.image).flip(1).numpy()),  # 30 times faster than NumPy's copy of [:, ::-1]
-        masks=None if sample.masks is None else np.ascontiguousarray(sample.masks[:, :, ::-1]),
+        masks=None if sample.masks is None else sample.masks.flipped(),
         boxes=_mirrored(sample.boxes, width),
         proposals=None if sample.proposals is None else _mirrored(sample.proposals, width),
         offset=(sample.offset[0], width - sample.offset[1] - sample.image.shape[1]),
@@ -182,7 +184,9 @@ def place(
         return placed
 
     proposals = None if sample.proposals is None else onto(sample.proposals)
-    masks = None if sample.masks is None else _place_masks(sample.masks, (y1, x1, y2, x2), (height, width))
+    masks = None
+    if sample.masks is not None:
+        masks = sample.masks.resized(y2 - y1, x2 - x1).window(-top - y1, -left - x1, *out.shape[:2])
     moved = replace(
         sample, boxes=onto(sample.boxes), proposals=proposals, masks=masks, canvas=(height, width), offset=(0, 0)
     ).clipped()
@@ -204,19 +208,6 @@ def _fill_around(out: Tensor, inner: tuple[int, int, int, int], fill: tuple[int,
         if part.numel():
             for channel, value in enumerate(fill):
                 part[..., channel] = value
-
-
-def _place_masks(
-    masks: NDArray[np.bool_], inner: tuple[int, int, int, int], size: tuple[int, int]
-) -> NDArray[np.bool_]:
-    """(G, H, W) -> (G, height, width): nearest samples inside the rectangle, nothing outside."""
-    y1, x1, y2, x2 = inner
-    out = np.zeros((len(masks), *size), dtype=np.bool_)
-    if y2 > y1 and x2 > x1:
-        rows = ((np.arange(y2 - y1) + 0.5) * masks.shape[1] / (y2 - y1)).astype(np.int64)
-        columns = ((np.arange(x2 - x1) + 0.5) * masks.shape[2] / (x2 - x1)).astype(np.int64)
-        out[:, y1:y2, x1:x2] = masks[:, rows[:, None], columns]
-    return out
 
 
 def _tensor(image: Pixels) -> Tensor:

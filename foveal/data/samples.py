@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from foveal.types import Images, Target, Targets, pad_boxes
 from .dataset import Record
 from .images import load_image
 from .sample import Pixels, Sample, place
+from .segmentation import from_json, masks_of, to_json
 from .transforms import Transform
 
 if TYPE_CHECKING:
@@ -45,12 +47,15 @@ def targets_of(
     *,
     difficult: Treatment = "learn",
     crowd: Treatment = "ignore",
+    masks: bool = False,
 ) -> Target:
     """A record as a training target, in network pixels where ``frame`` = sx, sy, ox, oy is given."""
     keep, ignore = treated(record, difficult, crowd)
     boxes = torch.as_tensor(record.boxes[keep], dtype=torch.float64).reshape(-1, 4)
+    drawn = masks_of(record.masks or [None] * len(record), record.width, record.height)[keep] if masks else None
     if frame is not None:
         sx, sy, ox, oy = torch.as_tensor(frame, dtype=torch.float64).tolist()
+        drawn = None if drawn is None else drawn.in_frame(sx, sy, ox, oy)
         boxes = boxes * torch.tensor([sx, sy, sx, sy]) + torch.tensor([ox, oy, ox, oy])
     return Target(
         boxes.float(),
@@ -58,6 +63,7 @@ def targets_of(
         crowd=torch.as_tensor(record.crowd[keep]),
         difficult=torch.as_tensor(record.difficult[keep]),
         ignore=torch.as_tensor(ignore[keep]),
+        masks=drawn,
     )
 
 
@@ -65,7 +71,9 @@ class Packed:
     """All records in a few flat arrays: forked workers share these pages, where a hundred thousand objects would be
     copied by their reference counts."""
 
-    def __init__(self, records: Sequence[Record], difficult: Treatment, crowd: Treatment) -> None:
+    def __init__(
+        self, records: Sequence[Record], difficult: Treatment, crowd: Treatment, *, masks: bool = False
+    ) -> None:
         flags = [treated(r, difficult, crowd) for r in records]
         keep = [k for k, _ in flags]
         ends = np.cumsum([0, *(int(k.sum()) for k in keep)], dtype=np.int64)
@@ -76,16 +84,20 @@ class Packed:
         self.ignore = np.concatenate([np.zeros(0, np.bool_), *(i[k] for _, (k, i) in rows)])
         self.sizes = np.array([(r.height, r.width) for r in records], dtype=np.int64).reshape(-1, 2)
         self.proposals = [r.proposals for r in records]  # views: nothing is copied
-        names = [str(r.path).encode("utf-8", "surrogateescape") for r in records]
-        self._names = np.frombuffer(b"".join(names), dtype=np.uint8)
-        self._name_starts = np.cumsum([0, *(len(n) for n in names)], dtype=np.int64)
+        self._names = _Texts([str(r.path).encode("utf-8", "surrogateescape") for r in records])
+        self._masks: _Texts | None = None
+        if masks:
+            segments = [r.masks or [None] * len(r) for r in records]
+            kept = [
+                [m for m, k in zip(s, flag.tolist(), strict=True) if k] for s, flag in zip(segments, keep, strict=True)
+            ]
+            self._masks = _Texts([json.dumps(list(map(to_json, k)), separators=(",", ":")).encode() for k in kept])
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def path(self, index: int) -> Path:
-        start, end = self._name_starts[index : index + 2]
-        return Path(self._names[start:end].tobytes().decode("utf-8", "surrogateescape"))
+        return Path(self._names[index].decode("utf-8", "surrogateescape"))
 
     def image(self, index: int) -> Pixels:
         """The pixels. Raises :class:`FovealError` where the file is no image or not of the size it was said to be."""
@@ -100,9 +112,24 @@ class Packed:
     def sample(self, index: int, fill: tuple[int, int, int]) -> Sample:
         image = self.image(index)
         rows = slice(self.starts[index], self.starts[index + 1])
-        found = self.proposals[index]
+        found, masks = self.proposals[index], None
         proposals = None if found is None else found.astype(np.float64)
-        return Sample(image, self.boxes[rows], self.labels[rows], self.ignore[rows], proposals=proposals, fill=fill)
+        if self._masks is not None:
+            masks = masks_of(list(map(from_json, json.loads(self._masks[index]))), image.shape[1], image.shape[0])
+        objects = self.boxes[rows], self.labels[rows], self.ignore[rows]
+        return Sample(image, *objects, masks=masks, proposals=proposals, fill=fill)
+
+
+class _Texts:
+    """Many byte strings in one array."""
+
+    def __init__(self, texts: Sequence[bytes]) -> None:
+        self._all = np.frombuffer(b"".join(texts), dtype=np.uint8)
+        self._starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+
+    def __getitem__(self, index: int) -> bytes:
+        start, end = self._starts[index : index + 2]
+        return self._all[start:end].tobytes()
 
 
 # -------------------------------------------------------------------------------------------------- batches
@@ -160,6 +187,7 @@ def _target(sample: Sample) -> Target:
         torch.as_tensor(sample.boxes, dtype=torch.float32).reshape(-1, 4),
         torch.as_tensor(sample.labels, dtype=torch.int64),
         ignore=torch.as_tensor(sample.ignore, dtype=torch.bool),
+        masks=sample.masks,
     )
 
 

@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image
 
 from foveal.errors import FovealError, UsageError
+from foveal.rle import Masks
 
 from .files import filled_folder
 from .scenes import CLASSES, Scene, draw_scene
@@ -194,18 +194,19 @@ class _Coco:
         image = {"id": number, "file_name": name, "width": width, "height": height}
         self.images.setdefault(split, []).append(image)
         rows = self.annotations.setdefault(split, [])
+        masks = Masks.of_dense(scene.owner == np.arange(len(scene.labels))[:, None, None])
+        areas, lengths = masks.area().tolist(), masks.counts()
         for k, (label, (x1, y1, x2, y2)) in enumerate(zip(scene.labels, scene.boxes.tolist(), strict=True)):
-            mine = scene.owner == k
             row: dict[str, Any] = {
                 "id": self.next_id,
                 "image_id": number,
                 "category_id": int(label) + 1,
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": int(mine.sum()) if self.masks else (x2 - x1) * (y2 - y1),
+                "area": areas[k] if self.masks else (x2 - x1) * (y2 - y1),
                 "iscrowd": 0,
             }
             if self.masks:
-                row["segmentation"] = {"size": [height, width], "counts": run_lengths(mine)}
+                row["segmentation"] = {"size": [height, width], "counts": lengths[k].tolist()}
             rows.append(row)
             self.next_id += 1
 
@@ -220,10 +221,3 @@ class _Coco:
             }
             path = self.root / "annotations" / f"instances_{split}.json"
             path.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-
-
-def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
-    """COCO's uncompressed run lengths of a mask (H, W): column by column, zeros first."""
-    flat = np.concatenate([[False], mask.reshape(-1, order="F")])
-    changes = np.flatnonzero(flat[1:] != flat[:-1])
-    return [int(n) for n in np.diff(np.concatenate([[0], changes, [mask.size]]))]

@@ -1,6 +1,7 @@
 """PASCAL VOC: devkit folders, and any images with VOC XML beside them or in a folder of their own.
 
-Split files are the authority on what is in a split; a listed image without an XML file is unknown and left out.
+Split files are the authority on what is in a split; a listed image without an XML file is unknown and left out. In
+``SegmentationObject`` the pixels of the n-th object of an XML file have the value n.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class VocSource:
         self.splits = tuple(name for name in self._lists if name not in self._class_lists)
         self.class_splits = tuple(sorted(self._class_lists))  # ``cat_train``: may be asked for, but is not listed
         self._index: ImageIndex | None = None
+        self._drawings = (self.sets.parents[1] if self.sets else self.path) / "SegmentationObject"
         self._read: dict[Path, Annotation | Unreadable] = {}
 
     # ------------------------------------------------------------------------------------ what is in a split
@@ -124,6 +126,7 @@ class VocSource:
         images = self._images()
         report_refused(images.refused, findings)
         records: list[Record] = []
+        drawn = {path.stem: path for path in sorted(self._drawings.glob("*.png"))}
         used: set[Path] = set()
         for id, xml in wanted:
             path = self._image(id, xml, images, findings)
@@ -141,7 +144,7 @@ class VocSource:
                 findings.add("warning", "encoding-guessed", xml, "", message, "Save it as UTF-8")
             stated = annotation.size(xml, findings)
             if not self.look and stated is not None and min(stated) > 0:
-                objects = list(annotation.objects(xml, index, fixed, self.class_file, findings))
+                objects = list(annotation.objects(xml, index, fixed, self.class_file, findings, drawn.get(xml.stem)))
                 place = path or self._expected(id, annotation)
                 records.append(make_record(id, place, (int(stated[0]), int(stated[1])), objects, xml, findings))
                 continue
@@ -153,7 +156,7 @@ class VocSource:
             size = self.prober.admit(path, stated, xml, findings)
             if size is None:
                 continue
-            objects = list(annotation.objects(xml, index, fixed, self.class_file, findings))
+            objects = list(annotation.objects(xml, index, fixed, self.class_file, findings, drawn.get(xml.stem)))
             records.append(make_record(id, path, size, objects, xml, findings))
         if not self._lists or self.sets is None:
             if self.look:

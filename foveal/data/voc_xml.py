@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .checks import Findings, Object, flag, number
+from .dataset import Drawn
 from .files import Unreadable, read_xml
 
 WRITTEN_BY_US = "foveal"  # <source><annotation> of our own files: their boxes follow the rule to the letter
@@ -51,11 +52,17 @@ class Annotation:
         return width, height
 
     def objects(
-        self, xml: Path, index: dict[str, int], fixed: bool, class_file: Path | None, findings: Findings
+        self,
+        xml: Path,
+        index: dict[str, int],
+        fixed: bool,
+        class_file: Path | None,
+        findings: Findings,
+        drawn: Path | None = None,
     ) -> Iterator[Object]:
         """The objects that can be understood; each of the others is a finding.
 
-        ``index`` is name -> label, and ``fixed`` whether ``class_file`` made it.
+        ``index`` is name -> label, and ``fixed`` whether ``class_file`` made it; ``drawn``: the picture of their masks.
         """
         for n, raw in enumerate(self.raw, 1):
             where = f"object {n}" + (f" ({raw.name})" if raw.name else "")
@@ -80,6 +87,7 @@ class Annotation:
                 ", ".join(f"{c} {v:.12g}" for c, v in zip(_CORNERS, corners, strict=True)),
                 crowd=_flag("crowd", raw.crowd, xml, where, findings),
                 difficult=_flag("difficult", raw.difficult, xml, where, findings),
+                mask=None if drawn is None else Drawn(str(drawn), n),
             )
 
 

@@ -13,6 +13,7 @@ from xml.sax.saxutils import escape
 
 from .checks import SPLIT_ALIASES
 from .dataset import Dataset, Record
+from .segmentation import coded
 from .voc_xml import WRITTEN_BY_US
 from .yolo import FLAGS
 
@@ -154,6 +155,7 @@ def coco_document(plan: Plan, members: Sequence[int], ids: Sequence[int | str]) 
         record = plan.records[i]
         name = f"{plan.folder[i]}/{plan.names[i]}" if several and plan.folder[i] else plan.names[i]
         images.append({"id": ids[i], "file_name": name, "width": record.width, "height": record.height})
+        masks = coded(record)
         for k in range(len(record)):
             annotation: dict[str, object] = {
                 "id": len(annotations) + 1,
@@ -162,7 +164,7 @@ def coco_document(plan: Plan, members: Sequence[int], ids: Sequence[int | str]) 
                 "bbox": [_plain(v) for v in _xywh(record, k)],
                 "area": _plain(float(record.area[k])),
                 "iscrowd": int(record.crowd[k]),
-                "segmentation": (record.masks[k] if record.masks is not None else None) or [],
+                "segmentation": masks[k] or [],
             }
             if record.difficult[k]:
                 annotation["difficult"] = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast, overload
 
@@ -16,7 +16,9 @@ from .. import boxes as box_ops
 from ..errors import FovealError, UsageError
 from ..fit import Fit
 from ..parts.inputs import Input
+from ..parts.paste import paste
 from ..parts.proposal_sources import ProposalSource
+from ..rle import Masks
 from ..types import Boxes, Detections, Images, Predictions, Priors, Target, Targets
 
 ImageArray = np.ndarray[Any, np.dtype[np.uint8]]
@@ -70,6 +72,7 @@ class Detector(nn.Module, ABC):
 
     has_proposals = False
     source: ProposalSource | None = None  # of the proposals that come from outside, where the detector needs such
+    mask_threshold = 0.5  # a pixel whose probability is above this belongs to a mask
     merges_classes = False  # one class for all objects: a proposal network used as a detector
     resting: tuple[nn.Module, ...] = ()  # norms that keep their statistics: the stage of the fitting trains other parts
 
@@ -84,6 +87,11 @@ class Detector(nn.Module, ABC):
         for module in self.resting:
             module.eval()
         return self
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether it learns and finds masks beside boxes; then its targets need them."""
+        return False
 
     # --------------------------------------------------------------------- what an assembly has to say
     @abstractmethod
@@ -264,16 +272,42 @@ class Detector(nn.Module, ABC):
                     f"targets[{i}] has labels from {int(labels.min())} to {int(labels.max())}, expected 0 to {top - 1}",
                     fix="Labels are 0-based and there is none for background",
                 )
-        padded = Targets.pad([Target(t["boxes"].float().cpu(), t["labels"].cpu()) for t in targets])
+        none: Sequence[Masks | None] = [None] * len(targets)
+        masks = self._given_masks(targets, images) if self.has_masks else none
+        rows = zip(targets, masks, strict=True)
+        padded = Targets.pad([Target(t["boxes"].float().cpu(), t["labels"].cpu(), masks=m) for t, m in rows])
         padded = padded.to(images.pixels.device)
         moved = images.to_network(padded.boxes) * padded.valid[..., None]
-        return Targets(moved, padded.labels, padded.valid, padded.ignore)
+        return replace(padded, boxes=moved)
+
+    def _given_masks(self, targets: list[dict[str, Tensor]], images: Images) -> list[Masks]:
+        """Masks (G, H, W) of the pictures as they were given -> masks in network pixels."""
+        found = []
+        sizes, frames = images.original.tolist(), images.frame.tolist()
+        for i, (t, size, frame) in enumerate(zip(targets, sizes, frames, strict=True)):
+            shape = tuple(t["masks"].shape) if "masks" in t else None
+            if shape != (len(t["boxes"]), *size):
+                raise FovealError(f"targets[{i}] has masks {shape}, expected {(len(t['boxes']), *size)}: bitmaps")
+            found.append(Masks.of_dense(t["masks"].cpu()).in_frame(*frame))
+        return found
 
     def _answer(self, found: Boxes, images: Images, names: tuple[str, ...]) -> list[Detections]:
         """Network pixels -> original pixels, clipped to the file, one object an image. The one transfer to the host."""
         boxes = box_ops.clip(images.to_original(found.boxes), images.original)
         counts = cast(list[int], found.valid.sum(1).tolist())
-        return [Detections(boxes[i, :n], found.scores[i, :n], found.labels[i, :n], names) for i, n in enumerate(counts)]
+        masks = self._masks(found, boxes, images, counts)
+        return [
+            Detections(boxes[i, :n], found.scores[i, :n], found.labels[i, :n], names, masks[i])
+            for i, n in enumerate(counts)
+        ]
+
+    def _masks(self, found: Boxes, boxes: Tensor, images: Images, counts: list[int]) -> Sequence[Masks | None]:
+        """The masks of each picture, made on the host: only the small ones travel."""
+        if found.masks is None:
+            return [None] * len(counts)
+        small, places = found.masks.cpu(), boxes.float().cpu()
+        sizes = [(int(h), int(w)) for h, w in images.original.tolist()]
+        return [paste(small[i, :n], places[i, :n], sizes[i], self.mask_threshold) for i, n in enumerate(counts)]
 
 
 def merge_classes(targets: Targets) -> Targets:

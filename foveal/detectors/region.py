@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..parts.mask_head import HALF, MaskBranch
 from ..parts.necks import Neck
 from ..parts.pooling import Pool
 from ..parts.priors import Anchors
@@ -17,7 +18,7 @@ from ..parts.proposal_sources import ProposalSource
 from ..parts.roi_heads import RoIHead, RoIHeadSpec
 from ..parts.samplers import Balanced
 from ..task import BoxTask, sampled
-from ..types import Boxes, Images, Predictions, Priors, Targets
+from ..types import Boxes, Images, Match, Predictions, Priors, Targets
 from .base import Detector, Outputs, Spec, merge_classes
 from .one_stage import everywhere
 
@@ -127,6 +128,11 @@ class Region(Detector):
         self.strides = neck.strides
         self.proposer, self.pool, self.roi = proposer, pool, roi
         self.source, self.has_proposals = proposer.source, proposer.source is None
+        self.mask_head: MaskBranch | None = None  # Mask R-CNN's third branch
+
+    @property
+    def has_masks(self) -> bool:
+        return self.mask_head is not None
 
     def outputs(self, images: Images) -> Outputs:
         features = self.neck(self.backbone(self._pixels(images)))
@@ -144,21 +150,39 @@ class Region(Detector):
             (proposed.boxes.shape[1] + targets.boxes.shape[1],),
             torch.cat([proposed.valid, targets.valid], 1),
         )
-        return first | self._roi_losses(outputs.features, priors, targets, rng)
+        return first | self._roi_losses(outputs.features, priors, targets, images, rng)
 
     def _roi_losses(
-        self, features: list[Tensor], priors: Priors, targets: Targets, rng: torch.Generator | None
+        self, features: list[Tensor], priors: Priors, targets: Targets, images: Images, rng: torch.Generator | None
     ) -> dict[str, Tensor]:
         sampler = self.roi.sampler
         if not isinstance(sampler, Balanced) or self.roi.matcher.needs_outputs:  # it wants to see every row
-            return self.roi.losses(self._second(features, priors.boxes), priors, targets, rng)
+            predictions = self._second(features, priors.boxes)
+            match = self.roi.match(predictions, priors, targets)
+            losses = self.roi.losses(predictions, priors, targets, rng, match=match)
+            return losses | self._mask_loss(features, priors.boxes, match, targets, images, rng)
         with torch.no_grad():
             match = self.roi.matcher(priors, targets)
             index, kept = sampler.rows(match, priors.valid, rng)  # (B, R)
             match = sampled(match, index)
             boxes = priors.boxes.gather(1, index[..., None].expand(-1, -1, 4))
         rows = Priors(boxes, (boxes.shape[1],), kept)
-        return self.roi.losses(self._second(features, boxes), rows, targets, rng, match=match, kept=kept.float())
+        losses = self.roi.losses(self._second(features, boxes), rows, targets, rng, match=match, kept=kept.float())
+        match = replace(match, positive=match.positive & kept)
+        return losses | self._mask_loss(features, boxes, match, targets, images, rng)
+
+    def _mask_loss(
+        self,
+        features: list[Tensor],
+        boxes: Tensor,
+        match: Match,
+        targets: Targets,
+        images: Images,
+        rng: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        if self.mask_head is None:
+            return {}
+        return {"mask": self.mask_head.loss(features, boxes, match, targets, images, self.strides, rng)}
 
     # ------------------------------------------------------------------------------------------ inference
     def proposals(self, outputs: Outputs, images: Images) -> Boxes:
@@ -167,7 +191,10 @@ class Region(Detector):
     def detections(self, outputs: Outputs, images: Images) -> Boxes:
         proposed = self.proposals(outputs, images)
         priors = Priors(proposed.boxes, (proposed.boxes.shape[1],), proposed.valid)
-        return self.roi.detect(self._second(outputs.features, proposed.boxes), priors, images)
+        found = self.roi.detect(self._second(outputs.features, proposed.boxes), priors, images)
+        if self.mask_head is None:
+            return found
+        return replace(found, masks=self.mask_head.probabilities(outputs.features, found, self.strides))
 
     def _second(self, features: list[Tensor], boxes: Tensor) -> Predictions:
         """Boxes (B, P, 4) -> predictions (B, P, ...) of the second stage."""
@@ -182,9 +209,6 @@ def second_head(spec: RoIHeadSpec, task: BoxTask, channels: int, pool: Pool, cla
     """The head that looks at each pooled proposal, with the logits and the starting bias that its task wants."""
     loss, size = task.cls_loss, (pool.size, pool.size)
     return spec.build(channels, size, loss.channels(classes), classes, loss.bias(classes))
-
-
-HALF = (torch.bfloat16, torch.float16)
 
 
 def detached(predictions: Predictions) -> Predictions:

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import FovealError
+from ..rle import Masks
+from .masks import MaskRuns
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset, Record
@@ -43,6 +45,8 @@ class Truth:
     sizes: Ints | None = None  # (I, 2) height, width; only diagnosis needs them
     category_ids: tuple[int, ...] | None = None  # (C,) COCO's own id of each class
     box_area: Floats | None = None  # (G,) width x height as the file has them: x2 - x1 may be off by the last bit
+    masks: MaskRuns | None = None  # (G,)
+    drawn: Bools | None = None  # (G,) whether the file has a mask, where there are masks
 
     @classmethod
     def build(
@@ -60,8 +64,11 @@ class Truth:
         sizes: ArrayLike | None = None,
         category_ids: Sequence[int] | None = None,
         box_area: ArrayLike | None = None,
+        masks: MaskRuns | None = None,
+        drawn: ArrayLike | None = None,
     ) -> Truth:
-        """Flat arrays of any kind; flags that are not given are False, an area that is not given is width x height.
+        """Flat arrays of any kind; flags that are not given are False, an area that is not given is width x height, of
+        ``masks`` all are ``drawn`` unless it says otherwise.
 
         Raises :class:`FovealError` where lengths differ, an index is out of range, a number is not finite or an
         image id is there twice.
@@ -85,13 +92,16 @@ class Truth:
             sizes=None if sizes is None else np.asarray(sizes, np.int64).reshape(-1, 2),
             category_ids=None if category_ids is None else tuple(category_ids),
             box_area=w * h if box_area is None else np.asarray(box_area, np.float64),
+            masks=masks,
+            drawn=None if masks is None else ~flags(None) if drawn is None else np.asarray(drawn, bool),
         )
         truth._check()
         return truth
 
     @classmethod
-    def of(cls, dataset: Dataset) -> Truth:
-        """All records of a data set, in their order; COCO's boxes and areas as the file has them."""
+    def of(cls, dataset: Dataset, *, masks: bool = False) -> Truth:
+        """All records of a data set, in their order; COCO's boxes and areas as the file has them. ``masks``: with their
+        masks, where the set has any."""
         records = dataset.records
         numbers = np.concatenate([np.zeros((0, 6)), *map(_numbers, records)])
 
@@ -112,6 +122,7 @@ class Truth:
             ignore=joined((r.ignore for r in records), np.bool_),
             sizes=[(r.height, r.width) for r in records],
             category_ids=dataset.category_ids,
+            **(_drawn(records) if masks and any(r.masks is not None for r in records) else {}),
         )
 
     def __len__(self) -> int:
@@ -121,7 +132,10 @@ class Truth:
         """Some of the objects; all images stay."""
         fields = ("image", "label", "box", "area", "crowd", "difficult", "ignore")
         picked = {name: getattr(self, name)[rows] for name in fields}
-        return replace(self, **picked, box_area=None if self.box_area is None else self.box_area[rows])
+        for name in ("box_area", "masks", "drawn"):
+            values = getattr(self, name)
+            picked[name] = None if values is None else values[rows]
+        return replace(self, **picked)
 
     def scored(self) -> Truth:
         """Without the ``ignore`` regions."""
@@ -146,10 +160,12 @@ class Truth:
 
     def _check(self) -> None:
         g = len(self.box)
-        for name in ("image", "label", "area", "crowd", "difficult", "ignore", "box_area"):
+        for name in ("image", "label", "area", "crowd", "difficult", "ignore", "box_area", "drawn"):
             values = getattr(self, name)
             if values is not None and values.shape != (g,):
                 raise FovealError(f"{name} has shape {values.shape}, expected ({g},), one for each box")
+        if self.masks is not None and len(self.masks) != g:
+            raise FovealError(f"{len(self.masks)} masks for {g} boxes")
         _in_range("image", self.image, len(self.images))
         _in_range("label", self.label, len(self.classes))
         _finite("box", self.box)
@@ -173,10 +189,17 @@ class Found:
     box: Floats  # (N, 4)
     score: Floats  # (N,)
     box_area: Floats | None = None  # (N,) width x height as the file has them
+    masks: MaskRuns | None = None  # (N,)
 
     @classmethod
     def build(
-        cls, image: ArrayLike, label: ArrayLike, box: ArrayLike, score: ArrayLike, box_area: ArrayLike | None = None
+        cls,
+        image: ArrayLike,
+        label: ArrayLike,
+        box: ArrayLike,
+        score: ArrayLike,
+        box_area: ArrayLike | None = None,
+        masks: MaskRuns | None = None,
     ) -> Found:
         """Flat arrays of any kind. Raises :class:`FovealError` where lengths differ or a number is not finite."""
         boxes = np.asarray(box, np.float64).reshape(-1, 4)
@@ -187,11 +210,14 @@ class Found:
             boxes,
             np.asarray(score, np.float64),
             w * h if box_area is None else np.asarray(box_area, np.float64),
+            masks,
         )
         for name in ("image", "label", "score", "box_area"):
             values = getattr(found, name)
             if values.shape != (len(boxes),):
                 raise FovealError(f"{name} has shape {values.shape}, expected ({len(boxes)},), one for each box")
+        if masks is not None and len(masks) != len(boxes):
+            raise FovealError(f"{len(masks)} masks for {len(boxes)} boxes")
         _finite("box", found.box)
         _finite("score", found.score)
         return found
@@ -199,13 +225,20 @@ class Found:
     @classmethod
     def of(cls, detections: Sequence[Any]) -> Found:
         """One object an image, in the order of ``Truth.images``, with ``boxes`` (n, 4), ``scores`` and ``labels`` (n,)
-        that NumPy can read (arrays, tensors in main memory)."""
+        that NumPy can read (arrays, tensors in main memory), and perhaps ``masks`` (:class:`~foveal.rle.Masks`)."""
+        own = [getattr(d, "masks", None) for d in detections]
+        masks = None
+        if any(m is not None for m in own):
+            masks = MaskRuns.of(
+                [Masks.empty((1, 1), len(d.boxes)) if m is None else m for d, m in zip(detections, own, strict=True)]
+            )
         boxes = [np.asarray(d.boxes, np.float64).reshape(-1, 4) for d in detections]
         return cls.build(
             np.repeat(np.arange(len(boxes)), [len(b) for b in boxes]),
             np.concatenate([np.zeros(0, np.int64), *(np.asarray(d.labels, np.int64) for d in detections)]),
             np.concatenate([np.zeros((0, 4)), *boxes]),
             np.concatenate([np.zeros(0), *(np.asarray(d.scores, np.float64) for d in detections)]),
+            masks=masks,
         )
 
     def __len__(self) -> int:
@@ -213,7 +246,8 @@ class Found:
 
     def __getitem__(self, rows: Any) -> Found:
         area = None if self.box_area is None else self.box_area[rows]
-        return Found(self.image[rows], self.label[rows], self.box[rows], self.score[rows], area)
+        masks = None if self.masks is None else self.masks[rows]
+        return Found(self.image[rows], self.label[rows], self.box[rows], self.score[rows], area, masks)
 
     def pixels(self) -> Floats:
         """(N,) width x height of the boxes."""
@@ -235,6 +269,16 @@ def _numbers(record: Record) -> Floats:
         return np.column_stack([record.boxes, record.area, w * h])
     x, y, w, h, area = record.stated.T
     return np.column_stack([x, y, x + w, y + h, area, w * h])
+
+
+def _drawn(records: Sequence[Record]) -> dict[str, Any]:
+    """The masks of all records, and which objects have one."""
+    from ..data.segmentation import masks_of
+
+    own = [r.masks or [None] * len(r) for r in records]
+    rows = zip(own, records, strict=True)
+    flags = [m is not None for masks in own for m in masks]
+    return {"masks": MaskRuns.of([masks_of(m, r.width, r.height) for m, r in rows]), "drawn": np.array(flags, bool)}
 
 
 def _in_range(name: str, index: Ints, n: int) -> None:

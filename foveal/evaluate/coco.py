@@ -6,7 +6,7 @@ here an id is only a name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from .matching import (
     Assignment,
     MatchTable,
     assign,
+    mask_table,
     match_table,
     place_in_group,
     rank_detections,
@@ -73,14 +74,21 @@ class CocoNumbers:
         return {"AP": mean_defined(p), "AP50": mean_defined(p[0])}
 
 
-def score_coco(truth: Truth, found: Found, protocol: Coco) -> CocoNumbers:
-    """Precision and recall of every class, threshold and area range.
+def score_coco(truth: Truth, found: Found, protocol: Coco, *, masks: bool = False) -> CocoNumbers:
+    """Precision and recall of every class, threshold and area range; of ``masks`` in place of boxes where asked for.
 
+    A detection's area is then that of its mask, and objects without one in the file are left out.
     ``difficult`` objects are ignored the way objects outside an area range are: a detection may take one, once, and
     counts neither way.
     """
     truth = truth.scored()
-    table = match_table(truth, found, floor=float(THRESHOLDS[0]))
+    if masks:
+        assert truth.drawn is not None and found.masks is not None
+        truth = truth[truth.drawn]
+        found = replace(found, box_area=found.masks.area().astype(np.float64))
+        table = mask_table(truth, found, floor=float(THRESHOLDS[0]))
+    else:
+        table = match_table(truth, found, floor=float(THRESHOLDS[0]))
     ranking = rank_detections(found, len(truth.classes), truth.image_rank())
     looked_at = ranking.rank < protocol.max_dets[-1]
     kept = looked_at[table.detection]

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import FovealError, UsageError
 from .arrays import Floats, Found, Ints, Truth
+from .mask_files import read_masks, written_masks
 
 Others = Literal["error", "drop"]
 NUMBER = {int, float}
@@ -21,7 +22,8 @@ ONE_BASED = np.array([1.0, 1.0, 0.0, 0.0])  # half-open -> 1-based inclusive cor
 
 
 def read_detections(path: str | Path, truth: Truth, *, unknown_classes: Others = "error") -> Found:
-    """COCO results JSON, or a folder of VOC ``comp{3,4}_det_*.txt`` files.
+    """COCO results JSON, with masks where its records have a ``segmentation``, or a folder of VOC
+    ``comp{3,4}_det_*.txt`` files.
 
     Image ids must be those of ``truth``; a number also finds the image whose name is that number ("000000000009").
     ``unknown_classes="drop"`` leaves out detections of other classes (for a class subset).
@@ -92,9 +94,11 @@ def _read_coco(path: Path, truth: Truth, others: Others) -> Found:
     label = _labels(path, categories, truth, others)
     image = _image_indices(path, images, truth)
     keep = label >= 0
+    masks = read_masks(path, records, image, truth)
+    masks = None if masks is None else masks[keep]
     box, image, score, label = box[keep], image[keep], score[keep], label[keep]
     corners = np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1)
-    return Found.build(image, label, corners, score, box_area=box[:, 2] * box[:, 3])
+    return Found.build(image, label, corners, score, box[:, 2] * box[:, 3], masks)
 
 
 def _blame(path: Path, records: list[Any]) -> FovealError:
@@ -150,7 +154,12 @@ def _coco_records(found: Found, truth: Truth) -> list[dict[str, Any]]:
     ids = truth.category_ids or tuple(range(1, 1 + len(truth.classes)))
     box = np.concatenate([found.box[:, :2], found.box[:, 2:] - found.box[:, :2]], 1).tolist()
     rows = zip(found.image.tolist(), found.label.tolist(), box, found.score.tolist(), strict=True)
-    return [{"image_id": truth.images[i], "category_id": ids[k], "bbox": b, "score": s} for i, k, b, s in rows]
+    records: list[dict[str, Any]] = [
+        {"image_id": truth.images[i], "category_id": ids[k], "bbox": b, "score": s} for i, k, b, s in rows
+    ]
+    if found.masks is None:
+        return records
+    return [record | mask for record, mask in zip(records, written_masks(found, truth), strict=True)]
 
 
 # ----------------------------------------------------------------------------------------------------- VOC

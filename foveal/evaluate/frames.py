@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..rle import ranges
 from .arrays import Floats, Found, Ints, Truth, width_height
-from .matching import match_table, ranges
+from .matching import match_table
 
 UNIT = 2.0  # coordinates that stay below this are normalised ones, with room for boxes that stick out
 SQUARES = (300, 320, 416, 512, 608, 640, 800, 1024)  # usual letterbox sides

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..rle import ranges
 from .arrays import Bools, Floats, Found, Ints, Truth
+from .masks import RUNS, Shared
 
 CHUNK = 1 << 17  # pairs looked at together: their arrays stay in the cache, memory stays flat
 
@@ -52,18 +54,7 @@ def match_table(
     with a crowd is measured by its own area alone (COCO). ``plus_one``: a box that ends at x2 covers the pixel x2, so
     width = x2 - x1 + 1 (the pixel convention of the VOC devkit on its own 1-based boxes).
     """
-    c = len(truth.classes)
-    order = np.lexsort((truth.label, truth.image))
-    key_g = truth.image[order] * c + truth.label[order] if by_class else truth.image[order]
-    key_d = found.image * c + found.label if by_class else found.image
-    first = starts(key_g)
-    if not len(first):
-        return MatchTable(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), floor)
-    groups, size = key_g[first], np.diff(np.append(first, len(key_g)))
-    slot = np.minimum(np.searchsorted(groups, key_d), len(groups) - 1)
-    rows = np.flatnonzero(groups[slot] == key_d)
-    begin, count = first[slot[rows]], size[slot[rows]]
-
+    order, rows, begin, count = _groups(truth, found, by_class)
     pixel = 1.0 if plus_one else 0.0
     area_d = _area(found.box, pixel) if plus_one else found.pixels()
     area_g = _area(truth.box, pixel) if plus_one else truth.pixels()
@@ -82,8 +73,55 @@ def match_table(
         iou = shared / union
         keep = iou >= floor
         parts.append((d[keep], order[g[keep]], iou[keep]))
-    detection, obj, iou = (np.concatenate(x) for x in zip(*parts, strict=True)) if parts else _nothing()
-    return MatchTable(detection, obj, iou, floor)
+    return _joined(parts, floor)
+
+
+def mask_table(truth: Truth, found: Found, *, floor: float = 0.5) -> MatchTable:
+    """The same of masks, within classes; crowds as COCO measures them. Both sides have masks."""
+    assert truth.masks is not None and found.masks is not None
+    order, rows, begin, count = _groups(truth, found, by_class=True)
+    shared, area_d, area_g = Shared(truth.masks), found.masks.area(), truth.masks.area()
+    around_d, around_g = found.masks.extent, truth.masks.extent
+    runs = np.diff(found.masks.starts)
+    parts: list[tuple[Ints, Ints, Floats]] = []
+    for part in chunks(count, CHUNK):
+        n = count[part]
+        d, g = np.repeat(rows[part], n), order[ranges(begin[part], n)]
+        a, b = around_d[d], around_g[g]
+        meet = (np.minimum(a[:, 2:], b[:, 2:]) > np.maximum(a[:, :2], b[:, :2])).all(1)
+        d, g = d[meet], g[meet]
+        for piece in chunks(runs[d], RUNS):
+            dp, gp = d[piece], g[piece]
+            both = shared(found.masks, dp, gp)
+            union = np.where(truth.crowd[gp], area_d[dp], area_d[dp] + area_g[gp] - both)
+            iou = both / union
+            keep = iou >= floor
+            parts.append((dp[keep], gp[keep], iou[keep]))
+    return _joined(parts, floor)
+
+
+def _groups(truth: Truth, found: Found, by_class: bool) -> tuple[Ints, Ints, Ints, Ints]:
+    """Whom a detection may meet: an order of the objects, and for ``rows`` of Found where in it theirs begin, and how
+    many there are."""
+    c = len(truth.classes)
+    order = np.lexsort((truth.label, truth.image))
+    key_g = truth.image[order] * c + truth.label[order] if by_class else truth.image[order]
+    key_d = found.image * c + found.label if by_class else found.image
+    first = starts(key_g)
+    if not len(first):
+        none = np.zeros(0, np.int64)
+        return order, none, none, none
+    groups, size = key_g[first], np.diff(np.append(first, len(key_g)))
+    slot = np.minimum(np.searchsorted(groups, key_d), len(groups) - 1)
+    rows = np.flatnonzero(groups[slot] == key_d)
+    return order, rows, first[slot[rows]], size[slot[rows]]
+
+
+def _joined(parts: list[tuple[Ints, Ints, Floats]], floor: float) -> MatchTable:
+    none = np.zeros(0, np.int64)
+    detection = np.concatenate([none, *(p[0] for p in parts)])
+    objects = np.concatenate([none, *(p[1] for p in parts)])
+    return MatchTable(detection, objects, np.concatenate([np.zeros(0), *(p[2] for p in parts)]), floor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,11 +229,6 @@ def place_in_group(sorted_keys: Ints) -> Ints:
     return np.arange(len(sorted_keys)) - np.repeat(first, np.diff(np.append(first, len(sorted_keys))))
 
 
-def ranges(begin: Ints, count: Ints) -> Ints:
-    """``begin[0], begin[0] + 1, ...`` (``count[0]`` of them), then those of ``begin[1]``, and so on."""
-    return np.asarray(np.arange(count.sum()) + np.repeat(begin - (np.cumsum(count) - count), count))
-
-
 def chunks(count: Ints, limit: int) -> Iterator[slice]:
     """Slices of ``count`` that sum to about ``limit`` each, at least one entry in each."""
     total = np.cumsum(count)
@@ -227,7 +260,3 @@ def _small(values: Ints) -> NDArray[Any]:
 
 def _area(box: Floats, pixel: float) -> Floats:
     return np.asarray((box[:, 2] - box[:, 0] + pixel) * (box[:, 3] - box[:, 1] + pixel))
-
-
-def _nothing() -> tuple[Ints, Ints, Floats]:
-    return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)

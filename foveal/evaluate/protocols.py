@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ class Results:
     per_class: dict[str, dict[str, float | None]]
     curves: Curves  # class -> recall, precision, score
     table: MatchTable
+    masks: dict[str, Any] | None = None  # the same numbers of masks, with their "per_class", where there are masks
     notes: tuple[str, ...] = field(default=())  # what is odd about these numbers, in sentences
 
     @property
@@ -39,19 +41,28 @@ class Results:
     def to_dict(self) -> dict[str, Any]:
         """The stable form of ``results.json``."""
         head: dict[str, Any] = {"protocol": self.protocol.name, "split": self.split, "images": self.images}
-        return head | self.numbers | {"per_class": self.per_class}
+        masks = {} if self.masks is None else {"masks": self.masks}
+        return head | self.numbers | {"per_class": self.per_class} | masks
 
     def text(self) -> str:
         """A plain table with the protocol above it. Names are never cut or wrapped."""
         split = f", split {self.split}" if self.split else ""
         lines = [f"{self.protocol}", f"{self.images} images, {sum(self.objects.values())} objects{split}", ""]
-        lines += [f"{name:<6} {_shown(value)}" for name, value in self.numbers.items()]
+        if self.masks is None:
+            lines += [f"{name:<6} {_shown(value)}" for name, value in self.numbers.items()]
+        else:
+            lines += [f"{'':<6} {'boxes':>6}  {'masks':>6}"]
+            rows = ((name, value, self.masks[name]) for name, value in self.numbers.items())
+            lines += [f"{name:<6} {_shown(box):>6}  {_shown(mask):>6}" for name, box, mask in rows]
         columns = ["AP", "AP50"] if isinstance(self.protocol, Coco) else ["AP"]
         width = max([len("class"), *map(len, self.per_class)])
-        lines += ["", f"{'class':<{width}}  objects  " + "  ".join(f"{c:>6}" for c in columns)]
+        titles = columns if self.masks is None else [*columns, *("m" + c for c in columns)]
+        lines += ["", f"{'class':<{width}}  objects  " + "  ".join(f"{c:>6}" for c in titles)]
         for name, values in self.per_class.items():
-            cells = "  ".join(f"{_shown(values[c]):>6}" for c in columns)
-            lines.append(f"{name:<{width}}  {self.objects[name]:>7}  {cells}")
+            cells = [_shown(values[c]) for c in columns]
+            if self.masks is not None:
+                cells += [_shown(self.masks["per_class"][name][c]) for c in columns]
+            lines.append(f"{name:<{width}}  {self.objects[name]:>7}  " + "  ".join(f"{c:>6}" for c in cells))
         if self.notes:
             lines += ["", *(f"note: {note}" for note in self.notes)]
         return "\n".join(lines)
@@ -60,7 +71,7 @@ class Results:
 def evaluate(
     truth: Truth, found: Found, protocol: str | Protocol = "coco", *, split: str | None = None, **options: Any
 ) -> Results:
-    """Scores detections.
+    """Scores detections: their boxes, and by ``coco`` their masks too where both sides have some.
 
     ``protocol``: "coco", "voc07", "voc10", or a :class:`Coco` or :class:`Voc`; ``options`` are fields of these
     (``iou``, ``strict``, ``plus_one``; ``max_dets``). Images without detections count: ``truth`` decides what is
@@ -71,11 +82,16 @@ def evaluate(
     """
     rules = resolve(protocol, **options)
     found.check_against(truth)
+    masks: dict[str, Any] | None = None
     if isinstance(rules, Coco):
         coco = score_coco(truth, found, rules)
         numbers = coco.twelve()
         per_class = {name: coco.class_ap(k) for k, name in enumerate(truth.classes)}
         verdicts, table = coco.verdicts, coco.table
+        if truth.masks is not None and found.masks is not None:
+            drawn = score_coco(truth, found, rules, masks=True)
+            own = {name: drawn.class_ap(k) for k, name in enumerate(truth.classes)}
+            masks = {**drawn.twelve(), "per_class": own}
     else:
         voc = score_voc(truth, found, rules)
         numbers = {"mAP": mean_defined(voc.ap)}
@@ -90,6 +106,7 @@ def evaluate(
         per_class=per_class,
         curves=Curves(truth.classes, verdicts),
         table=table,
+        masks=masks,
     )
     return replace(results, notes=_notes(truth, found, results.headline))
 
@@ -112,9 +129,20 @@ def resolve(protocol: str | Protocol, **options: Any) -> Protocol:
 def _notes(truth: Truth, found: Found, headline: float | None) -> tuple[str, ...]:
     from .diagnosis import NEAR_ZERO, diagnose, thresholded
 
+    missing = tuple(_without_masks(truth, found))
     if headline is None or headline < NEAR_ZERO:
-        return tuple(diagnose(truth, found))
-    return tuple(thresholded(found))
+        return (*diagnose(truth, found), *missing)
+    return (*thresholded(found), *missing)
+
+
+def _without_masks(truth: Truth, found: Found) -> Iterator[str]:
+    """What is not scored of detections that have masks."""
+    if found.masks is None:
+        return
+    if truth.masks is None or truth.drawn is None:
+        yield "The data has no masks: the masks of the detections are not scored."
+    elif missing := int((~truth.drawn & ~truth.ignore).sum()):
+        yield f"{missing} objects have no mask in the data: they are left out of the masks' numbers."
 
 
 def _shown(value: float | None) -> str:

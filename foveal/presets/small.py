@@ -7,6 +7,7 @@ from dataclasses import replace
 from foveal.detectors.fast_rcnn import FAST_TASK, FastRCNN
 from foveal.detectors.faster_rcnn import ROI_TASK, FasterRCNN
 from foveal.detectors.fcos import FCOS
+from foveal.detectors.mask_rcnn import MaskRCNN
 from foveal.detectors.region import Counts
 from foveal.detectors.retinanet import RetinaNet
 from foveal.detectors.rpn import RPN
@@ -21,6 +22,7 @@ from foveal.parts.heads import PointTower, RoIMLP, Tower
 from foveal.parts.inputs import Letterbox, Resize, Stretch
 from foveal.parts.level_heads import PerLevel
 from foveal.parts.losses import Focal
+from foveal.parts.mask_head import MaskHead
 from foveal.parts.matchers import IoUMatcher
 from foveal.parts.necks import FPN, Identity
 from foveal.parts.normalizers import Positives
@@ -42,6 +44,7 @@ __all__ = [
     "faster_rcnn_mini",
     "faster_rcnn_mini_focal_rpn",
     "fcos_mini",
+    "mask_rcnn_mini",
     "retinanet_mini",
     "rpn_mini",
     "ssd_mini",
@@ -111,6 +114,22 @@ fast_rcnn_mini = FastRCNN(
 
 # Faster R-CNN with focal loss in the RPN: one difference, three overrides.
 faster_rcnn_mini_focal_rpn = replace(faster_rcnn_mini, rpn=with_focal(faster_rcnn_mini.rpn))
+
+# Faster R-CNN's small form and masks of 16 x 16 from two convolutions of 64 channels. Needs data with masks. From
+# nothing, on two cores: python benchmarks/minis.py --presets mask_rcnn_mini --minutes 13 (scores: docs/results.md).
+mask_rcnn_mini = MaskRCNN(
+    input=_SMALL,
+    backbone=_SMALL_BODY,
+    levels=faster_rcnn_mini.levels,
+    neck=faster_rcnn_mini.neck,
+    anchors=faster_rcnn_mini.anchors,
+    roi_head=faster_rcnn_mini.roi_head,
+    roi=faster_rcnn_mini.roi,
+    train_proposals=faster_rcnn_mini.train_proposals,
+    test_proposals=faster_rcnn_mini.test_proposals,
+    mask=MaskHead(RoIAlign(8, ratio=2), convs=2, channels=64, rows=32),
+    fit=SMALL_FIT,
+)
 
 # YOLO on the same small backbone; `foveal anchors PRESET --data DATA` finds the shapes for a data set.
 _GREY = Letterbox(320, 320)

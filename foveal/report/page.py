@@ -86,6 +86,9 @@ def _headline(results: dict[str, Any]) -> list[tuple[str, str, Any]]:
         return [("mAP", "mean over classes", results["mAP"])]
     big = [("AP", "mean over IoU .50:.95", results.get("AP")), ("AP50", "at IoU .50", results.get("AP50"))]
     big += [("AP75", "at IoU .75", results.get("AP75"))]
+    if "masks" in results:
+        masks = results["masks"]
+        big += [("mask AP", "of masks, mean over IoU .50:.95", masks["AP"]), ("mask AP50", "at IoU .50", masks["AP50"])]
     return [*big, *((name, text, results.get(name)) for name, text in SIZES.items())] if results else []
 
 
@@ -101,7 +104,8 @@ def _plots(record: Record, curves: Curves | None) -> list[bytes]:
 
     parts = [(f"{n} (training)", "train", n) for n in record.losses("train")]
     loss = collected([*parts, ("loss (validation)", "val", "loss")])
-    score = collected([("AP", "val", "AP"), ("AP50", "val", "AP50"), ("AP75", "val", "AP75")])
+    names = ("AP", "AP50", "AP75", "masks.AP", "masks.AP50")
+    score = collected([(name, "val", name) for name in names])
     out = []
     if loss:
         out.append(lines(loss, title="Losses", x="update", y="loss", dashed=("loss (validation)",)))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ..data.segmentation import masks_of
 from ..draw import draw, draw_boxes
 from ..errors import FovealError
 from ..evaluate import Found, Truth, evaluate
@@ -107,11 +108,17 @@ def _example(dataset: Dataset, index: int, detections: Any) -> Example:
     record = dataset.records[index]
     pixels, seen, shown = load_image(record.path), ~record.ignore, detections.above(SHOWN)
     boxes, factor = record.boxes[seen], -(-LEGIBLE // max(pixels.shape[:2]))
-    if factor > 1 and shown.masks is None:  # names and lines would cover a small picture
-        height, width = pixels.shape[:2]
-        pixels = np.asarray(Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.BICUBIC))
-        boxes, shown = boxes * factor, replace(shown, boxes=shown.boxes * factor)
-    truth = draw_boxes(pixels, boxes.tolist(), record.labels[seen].tolist(), dataset.classes)
+    masks = None
+    if shown.masks is not None and record.masks is not None:
+        masks = masks_of(record.masks, record.width, record.height)[seen]
+    if factor > 1:  # names and lines would cover a small picture
+        height, width = (factor * side for side in pixels.shape[:2])
+        pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+        boxes, masks = boxes * factor, None if masks is None else masks.resized(height, width)
+        larger = None if shown.masks is None else shown.masks.resized(height, width)
+        shown = replace(shown, boxes=shown.boxes * factor, masks=larger)
+    drawn = None if masks is None else masks.dense()
+    truth = draw_boxes(pixels, boxes.tolist(), record.labels[seen].tolist(), dataset.classes, masks=drawn)
     return Example(str(record.id), truth, draw(pixels, shown))
 
 
@@ -126,6 +133,8 @@ def headline(run: str | Path) -> str:
     last = _shown((results.get("last") or {}).get("AP"))
     if "split" not in results:  # an imported or damaged file
         return f"{run}: no validation yet, update {results.get('steps')}"
+    if "masks" in results:
+        numbers += f"; of masks AP {_shown(results['masks']['AP'])}, AP50 {_shown(results['masks']['AP50'])}"
     where = f"split {results['split']}, {results.get('images')} images"
     return f"{run}: {numbers} (coco, {where}; best weights, update {results.get('step')}; the last ones: AP {last})"
 

@@ -110,11 +110,13 @@ def proposal_fingerprint(dataset: Dataset) -> str | None:
     return digest.hexdigest()
 
 
-def fingerprint(dataset: Dataset) -> str:
-    """A hash of image ids, sizes and objects: whether two data sets train the same."""
+def fingerprint(dataset: Dataset, *, masks: bool = False) -> str:
+    """A hash of image ids, sizes and objects (and their ``masks``): whether two data sets train the same."""
     digest = hashlib.sha256(repr(dataset.classes).encode())
     for record in dataset.records:
         digest.update(repr((record.id, record.width, record.height)).encode())
         for values in (record.boxes, record.labels, record.crowd, record.difficult, record.ignore):
             digest.update(np.ascontiguousarray(values).tobytes())
+        if masks:
+            digest.update(repr(record.masks).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -152,6 +152,8 @@ class Loop:
             state.validation = found.seconds
             best = state.judge(found.results)
             scores = {k: v for k, v in found.results.items() if isinstance(v, (int, float)) and k != "images"}
+            masks = found.results.get("masks", {})
+            scores |= {f"masks.{k}": v for k, v in masks.items() if isinstance(v, float)}
             # this epoch is the one that just ended, not the one that begins at this step
             self.log.write(epoch=self._epoch_name(), step=state.step, split="val", **found.losses, **scores)
             shown = "undefined" if found.ap is None else f"{found.ap:.4f}"

@@ -17,6 +17,7 @@ from ..data.findings import count
 from ..data.loader import Loader
 from ..data.proposals import fill, from_source, kept
 from ..data.reading import check_trainable, split_pair
+from ..data.segmentation import check_masks
 from ..data.subsets import Others
 from ..errors import FovealError, UsageError
 from ..fit import Fit
@@ -197,6 +198,9 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     _check_batch(batch, fit, fabric.world_size)
     torch.manual_seed(noise(START, arguments.seed))
     detector = spec.build(training.classes)
+    if detector.has_masks:
+        for line in filter(None, map(check_masks, (training, validation))):
+            screen.say(line)
     if resumed is None and arguments.weights is not None:
         screen.say(load_weights(detector, arguments.weights))
     elif resumed is None:
@@ -223,8 +227,8 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
         "precision": precision,
         "threads": torch.get_num_threads(),
         "processes": fabric.world_size,
-        "data": environment.fingerprint(training),
-        "val_data": environment.fingerprint(validation),
+        "data": environment.fingerprint(training, masks=detector.has_masks),
+        "val_data": environment.fingerprint(validation, masks=detector.has_masks),
         "proposals": environment.proposal_fingerprint(training),
     }
     for line in _greeting(arguments, spec, batch, fabric, precision, training, validation, note):
@@ -372,6 +376,7 @@ def _job(
         world=world,
         difficult=fit.difficult,
         crowd=fit.crowd,
+        masks=detector.has_masks,
     )
     validator = Validator(
         fabric,

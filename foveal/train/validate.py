@@ -68,12 +68,12 @@ class Validator:
             for name, value in other_sums.items():
                 losses[name] = losses.get(name, 0.0) + value / images
         losses = {"loss": sum(losses.values()), **losses}
-        results = self._scored(joined, merges=detector.merges_classes) if self.fabric.is_global_zero else None
+        results = self._scored(joined, detector) if self.fabric.is_global_zero else None
         scores = cast(dict[str, Any], self.fabric.broadcast(results))
         return Validation(losses, scores, time.perf_counter() - start)
 
-    def _scored(self, found: dict[int, Detections], *, merges: bool) -> dict[str, Any]:
-        truth = Truth.of(merged(self.dataset) if merges else self.dataset)
+    def _scored(self, found: dict[int, Detections], detector: Any) -> dict[str, Any]:
+        truth = Truth.of(merged(self.dataset) if detector.merges_classes else self.dataset, masks=detector.has_masks)
         nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
         ordered = Found.of([found.get(i, nothing) for i in range(len(self.dataset))])  # unreadable: nothing found
         results: Results = evaluate(truth, ordered, "coco", split=self.split)
@@ -96,7 +96,7 @@ class Validator:
                 records = [self.dataset.records[i] for i in part]
                 boxes = [r.proposals for r in records if r.proposals is not None]  # all of them or none
                 images = detector.prepare(batch.arrays, boxes or None)
-                targets = network_targets(records, images, self.fit)
+                targets = network_targets(records, images, self.fit, masks=detector.has_masks)
                 place = noise(VALIDATION, self.seed, part[0])
                 torch.manual_seed(place)
                 rng.manual_seed(place)
@@ -125,9 +125,10 @@ def merged(dataset: Dataset) -> Dataset:
     return replace(dataset, classes=("object",), records=records, category_ids=None)
 
 
-def network_targets(records: Sequence[Record], images: Images, fit: Fit) -> Targets:
+def network_targets(records: Sequence[Record], images: Images, fit: Fit, *, masks: bool = False) -> Targets:
     """The objects of some records in network pixels, treated as in training, on the device of ``images``."""
     frames = images.frame.cpu()
     rows = zip(records, frames, strict=True)
-    padded = Targets.pad([targets_of(r, f, difficult=fit.difficult, crowd=fit.crowd) for r, f in rows])
+    treatment: dict[str, Any] = {"difficult": fit.difficult, "crowd": fit.crowd, "masks": masks}
+    padded = Targets.pad([targets_of(r, f, **treatment) for r, f in rows])
     return padded.to(images.pixels.device)

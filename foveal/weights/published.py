@@ -103,6 +103,24 @@ _TABLE = (
         22.8,
         19386354,
     ),
+    # masks: 34.6 and 41.8 AP
+    _entry(
+        "maskrcnn_resnet50_fpn",
+        "maskrcnn_resnet50_fpn_coco-bf2d0c1e",
+        169.84,
+        "mask_rcnn_r50_fpn",
+        37.9,
+        44401393,
+        True,
+    ),
+    _entry(
+        "maskrcnn_resnet50_fpn_v2",
+        "maskrcnn_resnet50_fpn_v2_coco-73cbd019",
+        177.219,
+        "mask_rcnn_r50_fpn_v2",
+        47.4,
+        46359409,
+    ),
     _entry(
         "retinanet_resnet50_fpn",
         "retinanet_resnet50_fpn_coco-eeacb38b",

@@ -1,7 +1,8 @@
 """torchvision's detection checkpoints in our words: keys, class columns, names, and the preset they belong to.
 
 The facts are those of torchvision 0.29's ``models/detection``. Our detectors have ``backbone``, ``neck`` and ``head``
-(one stage) or ``backbone``, ``neck``, ``rpn_head`` and ``roi_head`` (``trunk`` and ``predictor``).
+(one stage) or ``backbone``, ``neck``, ``rpn_head``, ``roi_head`` and perhaps ``mask_head`` (each a ``trunk`` and a
+``predictor``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _OLD = (
     (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
     (r"^backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(weight|bias)$", r"backbone.fpn.\1_blocks.\2.0.\3"),
 )
+_OLD_MASK = re.compile(r"^roi_heads\.mask_head\.mask_fcn([1-9])\.(weight|bias)$")  # counted from 1
 _FLAT_TOWER = re.compile(r"^(head\.(?:classification|regression)_head\.conv\.)(\d+)\.(weight|bias)$")
 # FCOS: convolution, norm and ReLU are one list, 0 to 11; with us as in RetinaNet v2, a block each
 _FCOS = "head.regression_head.bbox_ctrness.weight"
@@ -37,8 +39,11 @@ _PREFIXES = (
     (r"^rpn\.head\.", "rpn_head."),
     (r"^roi_heads\.box_head\.", "roi_head.trunk."),
     (r"^roi_heads\.box_predictor\.", "roi_head.predictor."),
+    (r"^roi_heads\.mask_head\.", "mask_head.trunk."),
+    (r"^roi_heads\.mask_predictor\.", "mask_head.predictor."),
 )
 _CLASSES, _BOXES = "roi_head.predictor.cls_score.", "roi_head.predictor.bbox_pred."
+_MASKS = "mask_head.predictor.mask_fcn_logits."
 _RETINA_LOGITS = "head.classification_head.cls_logits.bias"
 _RETINA_BOXES = "head.regression_head.bbox_reg.bias"
 
@@ -98,6 +103,9 @@ def upgrade(state: Mapping[str, Tensor]) -> State:
     for key, value in state.items():
         for old, now in _OLD:
             key = re.sub(old, now, key)
+        mask = _OLD_MASK.match(key)
+        if mask:
+            key = f"roi_heads.mask_head.{int(mask[1]) - 1}.0.{mask[2]}"
         tower = _FLAT_TOWER.match(key)  # convolutions and ReLUs were one list: 0, 2, 4, 6
         new[f"{tower[1]}{int(tower[2]) // 2}.0.{tower[3]}" if tower else key] = value
     return new
@@ -105,8 +113,6 @@ def upgrade(state: Mapping[str, Tensor]) -> State:
 
 def recognise(state: Mapping[str, Tensor], path: str | Path) -> str:
     """The preset an upgraded state belongs to. Raises ``FovealError`` that says what the file seems to be instead."""
-    if any(key.startswith("roi_heads.mask") for key in state):
-        raise FovealError("is a Mask R-CNN, which is not read yet", path=path)
     ssd = recognise_ssd(state)
     if ssd is not None:
         check_ssd(state, path)
@@ -117,7 +123,8 @@ def recognise(state: Mapping[str, Tensor], path: str | Path) -> str:
             small = "320" in Path(path).name  # the two differ in nothing but the size of the input
             return "faster_rcnn_mobilenet_v3_large_320_fpn" if small else "faster_rcnn_mobilenet_v3_large_fpn"
         if is_resnet and "backbone.fpn.inner_blocks.0.0.weight" in state:
-            return "faster_rcnn_r50_fpn_v2" if "roi_heads.box_head.5.weight" in state else "faster_rcnn_r50_fpn"
+            name = "mask" if "roi_heads.mask_predictor.conv5_mask.weight" in state else "faster"
+            return f"{name}_rcnn_r50_fpn" + ("_v2" if "roi_heads.box_head.5.weight" in state else "")
     if _FCOS in state and is_resnet:
         return "fcos_r50_fpn"
     if _RETINA_LOGITS in state and is_resnet:
@@ -125,8 +132,8 @@ def recognise(state: Mapping[str, Tensor], path: str | Path) -> str:
     raise FovealError(
         f"is {_guess(state)}, not a torchvision detector known here",
         path=path,
-        fix="Known: Faster R-CNN (ResNet-50-FPN v1, v2; MobileNetV3 FPN), RetinaNet (ResNet-50-FPN v1, v2), FCOS, "
-        "SSD300, SSDLite.",
+        fix="Known: Faster R-CNN (ResNet-50-FPN v1, v2; MobileNetV3 FPN), Mask R-CNN and RetinaNet (ResNet-50-FPN v1, "
+        "v2), FCOS, SSD300, SSDLite.",
     )
 
 
@@ -142,6 +149,8 @@ def to_ours(state: Mapping[str, Tensor]) -> State:
             value = value.roll(-1, 0)
         elif key.startswith(_BOXES):
             value = value[4:].clone()  # the background has no box with us
+        elif key.startswith(_MASKS):
+            value = value[1:].clone()  # and no mask
         tower = _FLAT_TOWER.match(key) if _FCOS in state else None
         if tower:
             key = f"{tower[1]}{int(tower[2]) // 3}.{int(tower[2]) % 3}.{tower[3]}"
@@ -150,7 +159,8 @@ def to_ours(state: Mapping[str, Tensor]) -> State:
 
 
 def to_torchvision(state: Mapping[str, Tensor], *, features: bool = False) -> State:
-    """The inverse of :func:`to_ours`; ``features``: the backbone is a MobileNet. The background's box is zero."""
+    """The inverse of :func:`to_ours`; ``features``: the backbone is a MobileNet. The background's box and mask are
+    zero."""
     if is_ssd(state):
         return ssd_to_torchvision(state)
     back = (
@@ -159,6 +169,8 @@ def to_torchvision(state: Mapping[str, Tensor], *, features: bool = False) -> St
         ("rpn_head.", "rpn.head."),
         ("roi_head.trunk.", "roi_heads.box_head."),
         ("roi_head.predictor.", "roi_heads.box_predictor."),
+        ("mask_head.trunk.", "roi_heads.mask_head."),
+        ("mask_head.predictor.", "roi_heads.mask_predictor."),
     )
     new: State = {}
     for key, value in state.items():
@@ -166,6 +178,8 @@ def to_torchvision(state: Mapping[str, Tensor], *, features: bool = False) -> St
             value = value.roll(1, 0)
         elif key.startswith(_BOXES):
             value = torch.cat([value.new_zeros(4, *value.shape[1:]), value])
+        elif key.startswith(_MASKS):
+            value = torch.cat([value.new_zeros(1, *value.shape[1:]), value])
         block = _FCOS_BLOCK.match(key) if _FCOS in state else None
         if block:
             key = f"{block[1]}{3 * int(block[2]) + int(block[3])}.{block[4]}"

@@ -1,0 +1,31 @@
+"""Mask R-CNN (He, Gkioxari, Dollar, Girshick, ICCV 2017): Faster R-CNN with a third branch for masks.
+
+backbone -> FPN -> RPN -> RoIAlign 7 -> classes and boxes;   RoIAlign 14 of the final boxes -> masks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..parts.mask_head import MaskHead
+from ..parts.pooling import RoIAlign
+from .faster_rcnn import FasterRCNN
+from .region import Region
+
+
+@dataclass(frozen=True)
+class MaskRCNN(FasterRCNN):
+    """Everything of a Faster R-CNN, and ``mask``. It learns from data with masks and refuses boxes alone."""
+
+    mask: MaskHead = MaskHead()  # the third branch
+
+    def build(self, classes: Sequence[str]) -> Region:
+        """The detector with random weights."""
+        detector = super().build(classes)
+        pool, boxes = self.mask.pool, detector.pool
+        if isinstance(pool, RoIAlign) and pool.levels is None and isinstance(boxes, RoIAlign):
+            pool = replace(pool, levels=boxes.levels)  # the levels that there are
+        detector.mask_head = self.mask.build(detector.neck.channels[0], len(classes), pool)
+        detector.mask_threshold = self.mask.threshold
+        return detector

@@ -1,0 +1,71 @@
+"""What a mask head should answer: RoIAlign of an object's mask inside a box, computed from the mask's runs.
+
+A sample between two rows is their bilinear mean, so the rows ``top`` to ``bottom`` of one column are worth the part of
+the samples' unit intervals that lies in them, and a mask's target is a sum over its runs of (part of the bin's rows) x
+(weight of the column). The bitmap, 100 times larger, is never made.
+
+Letters: B images, G objects, M runs of an object, K rows (boxes), S side of the target.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+VALUES = 1 << 22  # of one intermediate tensor: memory stays flat however many runs there are
+
+
+@torch.no_grad()
+def mask_targets(runs: Tensor, gt: Tensor, boxes: Tensor, sizes: Tensor, canvas: tuple[int, int], side: int) -> Tensor:
+    """``runs`` (B, G, M, 3), ``gt`` (B, K) the object of each box, ``boxes`` (B, K, 4), pictures of ``sizes`` (B, 2)
+    on a ``canvas`` = height, width -> (B, K, S, S) float32 in 0..1.
+
+    Equals ``torchvision.ops.roi_align(mask, box, S, sampling_ratio=-1)`` on the bitmap of each picture, which is the
+    rule of torchvision's ``project_masks_on_boxes``.
+    """
+    b, k = gt.shape
+    image = torch.arange(b, device=gt.device)[:, None].expand(b, k).reshape(-1)
+    objects, where, limit = gt.reshape(-1), boxes.detach().float().reshape(-1, 4), sizes.to(torch.float32)[image]
+    step = max(1, VALUES // (side * max(runs.shape[2], *(n + 1 for n in canvas))))
+    parts = []
+    for start in range(0, b * k, step):
+        rows = slice(start, start + step)
+        x, top, bottom = runs[image[rows], objects[rows]].long().unbind(-1)  # (r, M) each
+        x1, y1, x2, y2 = where[rows].unbind(-1)
+        down = _covered(y1, y2 - y1, limit[rows, 0], canvas[0], side)  # (r, S, H + 1)
+        across = _covered(x1, x2 - x1, limit[rows, 1], canvas[1], side).diff(dim=2)  # (r, S, W): a column's weight
+        height = _pick(down, bottom) - _pick(down, top)  # (r, S, M)
+        parts.append(height @ _pick(across, x).transpose(1, 2))
+    return torch.cat(parts).view(b, k, side, side)
+
+
+def _pick(table: Tensor, index: Tensor) -> Tensor:
+    """(r, S, N), (r, M) -> (r, S, M)."""
+    return table.gather(2, index[:, None].expand(-1, table.shape[1], -1))
+
+
+def _covered(start: Tensor, length: Tensor, cells: Tensor, canvas: int, side: int) -> Tensor:
+    """(r, S, canvas + 1): how much of each bin lies before row t = 0, 1, ..., canvas; from 0 to 1.
+
+    ``start``, ``length``, ``cells`` (r,): an axis of the box, and of the picture. A bin's n samples stand at a, a + d,
+    ...; each counts for min(max(t - its place, 0), 1). Summed over the samples in closed form, so that nothing is
+    added up in an order that changes. A sample beyond the picture's edge row counts for that row.
+    """
+    length = length.clamp(min=1)
+    size = length / side
+    samples = size.ceil()
+    d = (size / samples)[:, None, None]
+    first = start[:, None] + torch.arange(side, device=start.device) * size[:, None]
+    n = samples[:, None, None]
+    t = torch.arange(canvas + 1, device=start.device, dtype=torch.float32)
+    u = torch.minimum(t - (first[:, :, None] + 0.5 * d), (n - 1) * d + 1)  # from there on all of them count fully
+    total = (_ramps(u, d, n) - _ramps(u - 1, d, n)) / n
+    total = torch.where(t >= cells[:, None, None], torch.ones_like(total), total)
+    return torch.where(t <= 0, torch.zeros_like(total), total)
+
+
+def _ramps(u: Tensor, d: Tensor, n: Tensor) -> Tensor:
+    """The sum of max(0, u - k d) over k = 0, ..., n - 1."""
+    u = u.clamp(min=0)
+    m = torch.minimum((u / d).floor() + 1, n)
+    return m * u - d * m * (m - 1) / 2
