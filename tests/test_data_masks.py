@@ -53,7 +53,7 @@ def test_what_is_no_mask_is_said(value: Any, code: str, words: str) -> None:
 
 
 def test_what_can_be_used_is_kept() -> None:
-    assert settle_mask(None, 64, 48) == (None, []) == settle_mask([], 64, 48)
+    assert settle_mask(None, 64, 48) == (None, []) == settle_mask([], 64, 48) == settle_mask({}, 64, 48)
     assert settle_mask([SQUARE], 64, 48) == ([SQUARE], [])
     used, problems = settle_mask([SQUARE, [1, 2]], 64, 48)
     assert used == [SQUARE] and [p[0] for p in problems] == ["polygon-invalid"]

@@ -69,8 +69,7 @@ class MaskBranch(nn.Module):
             pooled = self.pool(features, boxes, strides)  # (B * K, c, s, s)
         with torch.autocast(boxes.device.type, dtype=pooled.dtype, enabled=pooled.dtype in HALF):
             logits: Tensor = self.predictor(self.trunk(pooled), labels.reshape(-1))
-        rows: Tensor = logits.unflatten(0, labels.shape)
-        return rows
+        return logits.view(*labels.shape, *logits.shape[1:])
 
     # ------------------------------------------------------------------------------------------- training
     def loss(
@@ -121,7 +120,8 @@ class MaskBranch(nn.Module):
         if n == 0:
             side = 2 * self.pool.size
             return found.boxes.new_zeros(len(found.boxes), 0, side, side)
-        return self(features, found.boxes[:, :n], found.labels[:, :n], strides).float().sigmoid()
+        logits: Tensor = self(features, found.boxes[:, :n], found.labels[:, :n], strides)
+        return logits.float().sigmoid()
 
 
 class MaskPredictor(nn.Module):
