@@ -53,7 +53,7 @@ def test_what_is_no_mask_is_said(value: Any, code: str, words: str) -> None:
 
 
 def test_what_can_be_used_is_kept() -> None:
-    assert settle_mask(None, 64, 48) == (None, []) == settle_mask([], 64, 48)
+    assert settle_mask(None, 64, 48) == (None, []) == settle_mask([], 64, 48) == settle_mask({}, 64, 48)
     assert settle_mask([SQUARE], 64, 48) == ([SQUARE], [])
     used, problems = settle_mask([SQUARE, [1, 2]], 64, 48)
     assert used == [SQUARE] and [p[0] for p in problems] == ["polygon-invalid"]
@@ -86,8 +86,8 @@ def test_voc_keeps_masks_in_pictures(tmp_path: Path) -> None:
     sizes: dict[str, Any] = {"splits": {"train": 5}, "size": (96, 80), "seed": 2}
     voc = make_shapes(tmp_path / "voc", **sizes).path
     coco_path = make_shapes(tmp_path / "coco", format="coco", **sizes).path
-    first, second = open_dataset(voc, split="train"), open_dataset(coco_path, split="train")
-    again = open_dataset(convert(voc, tmp_path / "again", "coco").path, split="train")
+    first, second = open_dataset(voc, split="train"), open_dataset(coco_path)
+    again = open_dataset(convert(voc, tmp_path / "again", "coco").path)
     assert check_masks(first) == check_masks(second) == "" and not first.findings
     for a, b, c in zip(first.records, second.records, again.records, strict=True):
         dense = [masks_of(r.masks or [], r.width, r.height).dense() for r in (a, b, c)]
@@ -119,7 +119,7 @@ def test_boxes_alone_are_refused(tmp_path: Path) -> None:
 def test_masks_lie_on_their_boxes(rule: Any, tmp_path: Path) -> None:
     """The generated set's boxes are the extents of its masks, and stay so on every way to the network."""
     path = make_shapes(tmp_path / "shapes", splits={"train": 6}, size=(96, 80), format="coco", seed=3).path
-    dataset = open_dataset(path, split="train")
+    dataset = open_dataset(path)
     loader = Loader(dataset, rule, (HorizontalFlip(),), 3, 0, masks=True)
     for batch in loader.epoch(0):
         targets = batch.targets

@@ -27,7 +27,9 @@ class Known:
     def __init__(self) -> None:
         self.calls: list[int] = []
 
-    def predict_arrays(self, arrays: Sequence[np.ndarray[Any, Any]], batch: int | None = None) -> list[Detections]:
+    def predict_arrays(
+        self, arrays: Sequence[np.ndarray[Any, Any]], batch: int | None = None, proposals: Any = None
+    ) -> list[Detections]:
         self.calls.append(len(arrays))
         return [
             Detections(

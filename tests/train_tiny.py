@@ -47,6 +47,7 @@ class TinySpec:
 
 class Tiny(nn.Module):
     merges_classes = False
+    has_masks = False
 
     def __init__(self, spec: TinySpec, classes: tuple[str, ...]) -> None:
         super().__init__()

@@ -24,9 +24,9 @@ Problem = tuple[str, str, str]  # code of the finding, what is wrong and what be
 def settle_mask(value: Any, width: int, height: int) -> tuple[Segmentation | None, list[Problem]]:
     """The mask to use, if there is one, and what is wrong with what the file says.
 
-    ``None`` and ``[]`` say that there is no mask, and nothing is wrong with that.
+    ``None``, ``[]`` and ``{}`` say that there is no mask, and nothing is wrong with that.
     """
-    if value is None or value == []:
+    if value is None or value == [] or value == {}:
         return None, []
     if isinstance(value, Drawn):
         problem = _bad_picture(value.picture, width, height)

@@ -22,7 +22,7 @@ def read_masks(path: Path, records: Sequence[dict[str, Any]], image: Ints, truth
     from ..data.segmentation import masks_of, settle_mask
 
     segments = [r.get("segmentation") for r in records]
-    if all(s is None or s == [] for s in segments):
+    if not any(segments):
         return None
     if truth.sizes is None:
         raise UsageError("masks need the sizes of the images")

@@ -199,8 +199,8 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     torch.manual_seed(noise(START, arguments.seed))
     detector = spec.build(training.classes)
     if detector.has_masks:
-        for undrawn in filter(None, map(check_masks, (training, validation))):
-            screen.say(undrawn)
+        for gap in filter(None, map(check_masks, (training, validation))):
+            screen.say(gap)
     if resumed is None and arguments.weights is not None:
         screen.say(load_weights(detector, arguments.weights))
     elif resumed is None:

@@ -68,12 +68,13 @@ class Validator:
             for name, value in other_sums.items():
                 losses[name] = losses.get(name, 0.0) + value / images
         losses = {"loss": sum(losses.values()), **losses}
-        results = self._scored(joined, detector) if self.fabric.is_global_zero else None
+        results = self._scored(joined, merges=detector.merges_classes) if self.fabric.is_global_zero else None
         scores = cast(dict[str, Any], self.fabric.broadcast(results))
         return Validation(losses, scores, time.perf_counter() - start)
 
-    def _scored(self, found: dict[int, Detections], detector: Any) -> dict[str, Any]:
-        truth = Truth.of(merged(self.dataset) if detector.merges_classes else self.dataset, masks=detector.has_masks)
+    def _scored(self, found: dict[int, Detections], *, merges: bool) -> dict[str, Any]:
+        masks = any(d.masks is not None for d in found.values())
+        truth = Truth.of(merged(self.dataset) if merges else self.dataset, masks=masks)
         nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
         ordered = Found.of([found.get(i, nothing) for i in range(len(self.dataset))])  # unreadable: nothing found
         results: Results = evaluate(truth, ordered, "coco", split=self.split)
