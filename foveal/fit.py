@@ -70,6 +70,48 @@ class AdamW(Solver):
         return torch.optim.AdamW(list(groups), lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
 
 
+# ------------------------------------------------------------------------------------- solved, not descended
+@dataclass(frozen=True)
+class SVM:
+    """One linear SVM for each class, by liblinear, on stored features: R-CNN's class layer (section 2.3).
+
+    Positives are the objects themselves, negatives the windows that overlap them little; the rest is left out. One
+    pass looks for hard negatives: of the first image all are taken, later those that score above ``hard``; a class is
+    solved again when more than ``retrain`` are new, and then forgets those under ``easy``.
+    """
+
+    c: float = 1e-3  # weight of the hinge losses against the squared length of the weights
+    positive_weight: float = 2.0  # of an object's loss, a negative's is 1
+    bias_feature: float = 10.0  # what is appended to every vector; its weight is the bias, and is penalised too
+    norm: float = 20.0  # vectors are scaled to this mean length
+    negative: float = 0.3  # a window whose IoU with all objects of the class lies below is a negative
+    hard: float = -1.0001  # margin above which a negative is added
+    easy: float = -1.2  # margin below which one is dropped
+    retrain: int = 2000  # new negatives that call for a new solution
+
+    def __post_init__(self) -> None:
+        if not (self.c > 0 and self.positive_weight > 0 and self.norm > 0 and self.retrain >= 1):
+            raise UsageError(f"{self}: c, positive_weight and norm must be more than 0, retrain 1 or more")
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Ridge regression of each class' box deltas on stored features: R-CNN's box layer (section 2.3, appendix C).
+
+    It learns from the proposals that overlap an object by more than ``iou``, each with the one it overlaps most. The
+    targets of a class are centred and whitened (ZCA); a bias feature of 1 is appended and penalised like the rest.
+    """
+
+    alpha: float = 1000.0  # weight of the squared length of the weights
+    iou: float = 0.6  # a proposal counts above this overlap
+    norm: float = 20.0  # vectors are scaled to this mean length
+    eps: float = 1e-3  # added to the targets' variances before whitening
+
+    def __post_init__(self) -> None:
+        if not (self.alpha > 0 and self.norm > 0 and self.eps > 0 and 0 <= self.iou < 1):
+            raise UsageError(f"{self}: alpha, norm and eps must be more than 0, and iou lie in [0, 1)")
+
+
 # -------------------------------------------------------------------------------------------- schedules
 @dataclass(frozen=True)
 class Schedule(ABC):
