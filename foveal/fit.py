@@ -156,19 +156,47 @@ class Cosine(Schedule):
 
 # --------------------------------------------------------------------------------------------- the recipe
 @dataclass(frozen=True)
+class Draw:
+    """How windows are drawn over the whole training set, one by one and with replacement (R-CNN, section 2.3)."""
+
+    positive: float = 0.25  # share of the batch that overlaps an object by ``iou`` or more: 32 of 128
+    iou: float = 0.5
+    low: float = 0.0  # the rest overlaps every object by less than ``iou``, and one by this much at least (SPP-Net: .1)
+    per_image: int = 64  # windows an epoch, for each training image
+
+    def __post_init__(self) -> None:
+        if not (0 < self.positive < 1 and 0 <= self.low < self.iou <= 1 and self.per_image >= 1):
+            raise UsageError(f"{self}: expected 0 < positive < 1, 0 <= low < iou <= 1, per_image of at least 1")
+
+
+@dataclass(frozen=True)
 class Stage:
     """One part of the fitting: which parameters learn, from what, how, and for how long.
 
-    ``None`` takes the recipe's own value. Parameters that no prefix of ``trains`` names keep still.
+    ``None`` takes the recipe's own value. Parameters that no prefix of ``trains`` names keep still. ``inputs``:
+
+    - "images": batches of whole images;
+    - "windows": batches of crops, drawn over the whole set by ``draw``; ``fit.batch`` counts them;
+    - "features": what the head's last layers see of all windows, computed once and stored; ``solver`` is
+      :class:`SVM` (the class layer) or :class:`Ridge` (the box layer), and takes neither a rate nor epochs.
     """
 
     trains: tuple[str, ...] = ("",)  # prefixes of parameter names; "" is every one
-    inputs: Literal["images"] = "images"  # what it learns from
-    solver: Solver | None = None
+    inputs: Literal["images", "windows", "features"] = "images"  # what it learns from
+    solver: Solver | SVM | Ridge | None = None
     lr: float | None = None
     epochs: int | None = None
+    draw: Draw = Draw()  # of windows
 
     def __post_init__(self) -> None:
+        if self.inputs not in ("images", "windows", "features"):
+            raise UsageError(f"fit.stages: inputs is {self.inputs!r}, not one of images, windows, features")
+        if (self.inputs == "features") != isinstance(self.solver, SVM | Ridge):
+            raise UsageError("fit.stages: SVM and Ridge learn from features, and nothing else does", fix=str(self))
+        if self.inputs == "features" and (self.lr is not None or self.epochs is not None):
+            raise UsageError("fit.stages: SVM and Ridge are solved, and have neither lr nor epochs")
+        if self.inputs != "windows" and self.draw != Draw():
+            raise UsageError('fit.stages: draw is for inputs="windows"')
         if not self.trains:
             raise UsageError('fit.stages: trains is empty, so nothing would learn; ("",) is everything')
         if self.epochs is not None and self.epochs < 1:
@@ -220,6 +248,18 @@ class Fit:
         if not self.stages:
             raise UsageError("fit.stages is empty; a recipe has at least one stage")
 
+    @property
+    def segments(self) -> list[tuple[Stage, ...]]:
+        """The stages in groups of neighbours that one loop runs: those of the same inputs; a solved one is alone."""
+        groups: list[list[Stage]] = []
+        for stage in self.stages:
+            joins = groups and stage.inputs != "features" and _same_loader(groups[-1][-1], stage)
+            if joins:
+                groups[-1].append(stage)
+            else:
+                groups.append([stage])
+        return [tuple(group) for group in groups]
+
     def scaled_lr(self, batch: int, stage: Stage | None = None) -> float:
         """The learning rate for ``batch`` images an update: linear in the batch (Goyal et al., 2017)."""
         base = self.lr if stage is None or stage.lr is None else stage.lr
@@ -233,3 +273,7 @@ class Fit:
             done = (step / warmup) ** self.warmup_power
             rise = self.warmup_factor * (1 - done) + done
         return rise * self.schedule.scale(step, steps, per_epoch)
+
+
+def _same_loader(a: Stage, b: Stage) -> bool:
+    return (a.inputs, a.draw) == (b.inputs, b.draw)

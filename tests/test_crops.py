@@ -143,7 +143,7 @@ def test_spp_gradients_go_to_the_maxima() -> None:
 
 # ---------------------------------------------------------------------------------------------------- Warp
 def plain_warp(image: Tensor, box: list[float], pool: Warp) -> Tensor:
-    """One box, as the released code does it: enlarge, round, clip, resize what is left, put it into a field of zeros."""
+    """One box, as the released code does it: enlarge, round, clip, resize what is left, put it into zeros."""
 
     def whole(v: float) -> int:
         return int(math.copysign(math.floor(abs(v) + 0.5), v))

@@ -110,7 +110,9 @@ class ZF5(CaffeSpec):
 class Conv(nn.Conv2d):
     """A convolution with bias and ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, side: int, stride: int = 1, padding: int = 0, groups: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, side: int, stride: int = 1, padding: int = 0, groups: int = 1
+    ) -> None:
         super().__init__(inputs, outputs, side, stride, padding, groups=groups)
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         if self.bias is not None:
@@ -123,9 +125,7 @@ class Conv(nn.Conv2d):
 class CaffeLayers(nn.Module):
     """Pixels (B, 3, H, W) -> a map (B, c, h, w) for each returned layer, in order."""
 
-    def __init__(
-        self, layers: Sequence[tuple[str, nn.Module]], names: Sequence[str], strides: dict[str, int]
-    ) -> None:
+    def __init__(self, layers: Sequence[tuple[str, nn.Module]], names: Sequence[str], strides: dict[str, int]) -> None:
         super().__init__()
         self.names = tuple(names)
         widths, width = {}, 0

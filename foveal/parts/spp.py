@@ -71,9 +71,7 @@ class SPP(Pool):
         assert out is not None
         return out[:, :, None, None].to(features[0].dtype)
 
-    def cells(
-        self, boxes: Tensor, stride: float, shape: Sequence[int], sizes: Tensor | None = None
-    ) -> Tensor:
+    def cells(self, boxes: Tensor, stride: float, shape: Sequence[int], sizes: Tensor | None = None) -> Tensor:
         """Boxes (B, P, 4) in pixels -> first and last cells x1, y1, x2, y2 (B, P, 4) of a map of (height, width)."""
         low, high = boxes[..., :2] / stride, boxes[..., 2:] / stride
         if self.corners == "paper":

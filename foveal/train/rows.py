@@ -51,10 +51,8 @@ def mean_norm(images: Iterable[Rows]) -> float:
     return total / count if count and total else 1.0
 
 
-def overlaps_of(
-    boxes: Floats, objects: Floats, labels: NDArray[np.int64], classes: int
-) -> tuple[Floats, Floats]:
-    """Windows (R, 4), objects (G, 4) with their labels (G,) -> ``overlaps`` (R, C) and ``truth`` (R, 4) of :class:`Rows`."""
+def overlaps_of(boxes: Floats, objects: Floats, labels: NDArray[np.int64], classes: int) -> tuple[Floats, Floats]:
+    """Windows (R, 4), objects (G, 4), labels (G,) -> ``overlaps`` (R, C) and ``truth`` (R, 4) of :class:`Rows`."""
     found = np.zeros((len(boxes), classes))
     if not len(objects):
         return found, boxes
