@@ -253,8 +253,8 @@ class Fit:
         """The stages in groups of neighbours that one loop runs: those of the same inputs; a solved one is alone."""
         groups: list[list[Stage]] = []
         for stage in self.stages:
-            joins = groups and stage.inputs != "features" and _same_loader(groups[-1][-1], stage)
-            if joins:
+            before = groups[-1][-1] if groups else None
+            if before and stage.inputs != "features" and (before.inputs, before.draw) == (stage.inputs, stage.draw):
                 groups[-1].append(stage)
             else:
                 groups.append([stage])
@@ -273,7 +273,3 @@ class Fit:
             done = (step / warmup) ** self.warmup_power
             rise = self.warmup_factor * (1 - done) + done
         return rise * self.schedule.scale(step, steps, per_epoch)
-
-
-def _same_loader(a: Stage, b: Stage) -> bool:
-    return (a.inputs, a.draw) == (b.inputs, b.draw)

@@ -51,8 +51,8 @@ class Warp(Pool):
     def inner(self, boxes: Tensor) -> Tensor:
         """Where boxes (..., 4) lie in their own crops, but for the rounding of the window: (..., 4) pixels."""
         sides = boxes[..., 2:] - boxes[..., :2]
-        longest = sides.amax(-1, keepdim=True) if self.mode == "square" else sides
-        half = sides / longest * (self.size / 2 - self.context)
+        share = sides / sides.amax(-1, keepdim=True) if self.mode == "square" else torch.ones_like(sides)
+        half = share.nan_to_num(1.0) * (self.size / 2 - self.context)  # a point has no shape: taken as a square
         return torch.cat([self.size / 2 - half, self.size / 2 + half], -1)
 
     def __call__(
