@@ -34,6 +34,7 @@ def train(
     seed: int = 0,
     seeds: int = 1,
     weights: PathLike | None = None,
+    proposals: PathLike | None = None,
     resume: bool = False,
     device: str = "auto",
     precision: str | None = None,
@@ -65,6 +66,7 @@ def train(
         seed=seed,
         seeds=seeds,
         weights=weights,
+        proposals=proposals,
         resume=resume,
         device=device,
         precision=precision,
@@ -84,21 +86,24 @@ def evaluate(
     protocol: str | Protocol = "coco",
     classes: Sequence[str] | None = None,
     images: PathLike | None = None,
+    proposals: PathLike | None = None,
 ) -> Results:
     """Scores a detector (or a run, checkpoint, alias or weights file) on a data set.
 
     Without ``split``: ``val`` where the data has splits; the validation images of a run that divided this data itself;
-    else the whole set. ``classes``: those to score; else all that detector and data share.
+    else the whole set. ``classes``: those to score; else all that detector and data share. ``proposals``: a file of
+    ``foveal proposals``, for a detector that takes them from outside.
     """
     from .detectors.base import Detector
     from .loading import load
-    from .scoring import divided_ids, evaluation_set, score_detector
+    from .scoring import divided_ids, evaluation_set, score_detector, with_proposals
     from .train.seeds import Run
 
     place = model.path if isinstance(model, Run) else model
     detector = place if isinstance(place, Detector) else load(place)
     divided = None if isinstance(place, Detector) else divided_ids(place, data)
     dataset = evaluation_set(data, split=split, images=images, divided=divided)
+    dataset = with_proposals(detector, dataset, proposals)
     return score_detector(detector, dataset, protocol=protocol, classes=classes).results
 
 

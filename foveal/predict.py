@@ -15,6 +15,9 @@ from .data.images import RGB, ImageError, find_images, is_image, load_image
 from .errors import FovealError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .detectors.base import Detector
     from .types import Detections
 
@@ -59,13 +62,15 @@ def predict(
     classes: Sequence[str] | None = None,
     json: PathLike | None = None,
     batch: int | None = None,
+    proposals: PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,
     each: Callable[[Prediction], None] | None = None,
 ) -> Predictions:
     """Detects objects in images, folders and globs, in their order.
 
     ``detector`` may be anything that :func:`foveal.load` takes. Detections below ``score`` and of other ``classes`` are
-    left out. Drawings go to ``out`` (JPEG, named after the picture), all detections to the file ``json``. ``each`` is
+    left out. ``proposals``: a file of ``foveal proposals`` for a detector that takes them from outside; without it they
+    are computed. Drawings go to ``out`` (JPEG, named after the picture), all detections to the file ``json``. ``each`` is
     called with every result. Pictures that cannot be read are skipped and named in the answer; where none can be read
     :class:`FovealError` is raised. Raises :class:`UsageError` for an unknown class or a source that holds no image.
     """
@@ -82,10 +87,13 @@ def predict(
     namer = None if out is None else _Namer(Path(out), files)
     done = Predictions()
     size = batch or (1 if detector.device.type == "cpu" else 8)
+    kept = None if proposals is None else _Kept(detector, proposals)
     waiting: list[tuple[str, RGB]] = []
 
     def flush() -> None:
-        for (name, pixels), found in zip(waiting, detector.predict_arrays([p for _, p in waiting], size), strict=True):
+        boxes = None if kept is None else [kept.of(name, pixels) for name, pixels in waiting]
+        answers = detector.predict_arrays([p for _, p in waiting], size, boxes)
+        for (name, pixels), found in zip(waiting, answers, strict=True):
             found = found.above(score)
             if classes:
                 found = found.only(classes)
@@ -168,6 +176,28 @@ def _loaded(files: Sequence[str]) -> Iterator[tuple[str, RGB | ImageError]]:
         finally:
             for _, future in ahead:
                 future.cancel()
+
+
+class _Kept:
+    """Proposals of a file, found by the content of each picture."""
+
+    def __init__(self, detector: Detector, file: PathLike) -> None:
+        from .data.proposal_files import read_table
+
+        if detector.source is None:
+            raise UsageError(f"{type(detector.spec).__name__} takes no proposals from outside", path=file)
+        self.table, self.top = read_table(file), detector.source.top
+
+    def of(self, name: str, pixels: RGB) -> NDArray[np.float32]:
+        """(P, 4). Raises :class:`FovealError` for a picture that the file does not know."""
+        from .data.proposal_files import content_key
+
+        row = self.table.rows.get(content_key(name))
+        if row is None:
+            fix = "Without --proposals they are computed for each picture"
+            raise FovealError(f"has no proposals for {name} as it is now", path=self.table.path, fix=fix)
+        height, width = pixels.shape[:2]
+        return self.table.of(row, width, height).boxes[: self.top]
 
 
 def _refuse(skipped: Sequence[ImageError]) -> None:

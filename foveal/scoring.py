@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .data.dataset import Dataset
+from .data.dataset import Dataset, Record
 from .data.findings import Finding
 from .data.images import ImageError, load_image
+from .data.proposals import Made, Maker, fill
 from .data.reading import PathLike, open_dataset, open_sources
 from .errors import FovealError, UsageError
 from .evaluate import Found, Results, Truth
 from .evaluate import evaluate as score
 from .evaluate.protocols import Protocol
+from .parts.proposal_sources import Proposed
 from .train.validate import merged
 from .types import Detections
 
@@ -38,32 +41,71 @@ class Scored:
 
 
 def detect(
-    detector: Detector, dataset: Dataset, *, progress: Progress | None = None, proposals: bool = False
+    detector: Detector, dataset: Dataset, *, progress: Progress | None = None
 ) -> tuple[list[Detections], list[ImageError]]:
-    """Detections (or proposals) of every record, in order; none where the picture cannot be read."""
+    """Detections of every record, in order; none where the picture cannot be read."""
     found: list[Detections] = []
     skipped: list[ImageError] = []
     nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), detector.classes)
     size = 1 if detector.device.type == "cpu" else 8
     for start in range(0, len(dataset), size):
         records = dataset.records[start : start + size]
-        arrays = []
-        good = []
+        arrays, boxes, good = [], [], []
         for record in records:
             try:
                 arrays.append(load_image(record.path))
+                boxes.append(record.proposals)
                 good.append(True)
             except ImageError as error:
                 skipped.append(error)
                 good.append(False)
-        if proposals:
-            answers = iter([detector.propose(detector.prepare([a]))[0].cpu() for a in arrays])
-        else:
-            answers = iter(detector.predict_arrays(arrays))
+        given = [b for b in boxes if b is not None]  # all of them or none
+        answers = iter(detector.predict_arrays(arrays, proposals=given or None))
         found += [next(answers) if ok else nothing for ok in good]
         if progress is not None:
             progress(len(found), len(dataset))
     return found, skipped
+
+
+def with_proposals(
+    detector: Detector, dataset: Dataset, file: PathLike | None = None, *, progress: Progress | None = None
+) -> Dataset:
+    """The data set with proposals from outside where the detector takes such: of a file, else of its source's cache.
+
+    Raises :class:`UsageError` for a file where the detector makes its own, :class:`FovealError` for one that does not
+    fit the data.
+    """
+    if detector.source is not None:
+        return fill(dataset, detector.source, file, progress=progress)
+    if file is not None:
+        raise UsageError(f"{type(detector.spec).__name__} takes no proposals from outside", path=file)
+    return dataset
+
+
+def proposal_maker(detector: Detector) -> Maker:
+    """A detector's own proposals, for :func:`foveal.data.proposals.kept`."""
+
+    def make(records: Sequence[Record]) -> Iterator[Made]:
+        for index, record in enumerate(records):
+            try:
+                array = load_image(record.path)
+            except ImageError as error:
+                yield index, error
+                continue
+            found = detector.propose(detector.prepare([array]))[0].cpu()
+            boxes = found.boxes.float()
+            found = found[(boxes[:, 2:] > boxes[:, :2]).all(1)]  # clipping may leave a line
+            yield index, Proposed(found.boxes.float().numpy(), found.scores.float().numpy())
+
+    return make
+
+
+def proposal_setting(detector: Detector) -> str:
+    """What decides a detector's own proposals: its spec and its weights, bit for bit."""
+    digest = hashlib.blake2b(repr(detector.spec).encode(), digest_size=16)
+    for name, value in sorted(detector.state_dict().items()):
+        digest.update(name.encode() + value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return f"{type(detector.spec).__name__} {digest.hexdigest()}"
 
 
 def known_classes(detector: Detector, dataset: Dataset, asked: Sequence[str] | None) -> tuple[str, ...]:

@@ -59,6 +59,11 @@ class Images:
         scale, offset = self.frame[:, None, :2].repeat(1, 1, 2), self.frame[:, None, 2:].repeat(1, 1, 2)
         return boxes * scale + offset
 
+    def with_proposals(self, boxes: Sequence[Tensor]) -> Images:
+        """The batch with proposals from outside: (P, 4) of each image, in the pixels of its original file."""
+        padded, valid = (t.to(self.pixels.device, non_blocking=True) for t in pad_boxes(boxes))
+        return replace(self, proposals=self.to_network(padded) * valid[..., None], proposals_valid=valid)
+
 
 @dataclass(frozen=True)
 class Target:
@@ -156,6 +161,16 @@ class Detections:
 
 
 # -------------------------------------------------------------------------------------------------- inner
+def pad_boxes(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """B tensors (P, 4) -> (B, P, 4) and valid (B, P), padded with zeros to the longest, to one column at least."""
+    most = max(1, max(len(rows) for rows in boxes))
+    padded, valid = torch.zeros(len(boxes), most, 4), torch.zeros(len(boxes), most, dtype=torch.bool)
+    for i, rows in enumerate(boxes):
+        padded[i, : len(rows)] = rows
+        valid[i, : len(rows)] = True
+    return padded, valid
+
+
 @dataclass(frozen=True)
 class Targets:
     """The objects of a batch, padded to the largest image (at least one column, so nothing is ever empty)."""

@@ -168,12 +168,13 @@ def test_losses(both) -> None:
     if name in FRCNN:
         theirs.rpn.fg_bg_sampler.batch_size_per_image = everything
         theirs.roi_heads.fg_bg_sampler.batch_size_per_image = everything
-        saved = ours.rpn_train, ours.rpn, ours.roi
-        ours.rpn, ours.roi = replace(ours.rpn, sampler=All()), replace(ours.roi, sampler=All())
+        saved = ours.proposer, ours.roi
+        ours.proposer = replace(ours.proposer, task=replace(ours.proposer.task, sampler=All()))
+        ours.roi = replace(ours.roi, sampler=All())
     expected = theirs(images, truth(shift))
     found = ours(images, truth(0))
     if name in FRCNN:
-        ours.rpn_train, ours.rpn, ours.roi = saved
+        ours.proposer, ours.roi = saved
         pairs = {
             "rpn.cls": "loss_objectness",
             "rpn.box": "loss_rpn_box_reg",

@@ -12,6 +12,7 @@ from .common import (
     Device,
     ImagesDir,
     Overrides,
+    ProposalFile,
     Split,
     names,
     note,
@@ -36,6 +37,7 @@ def check(
     limit: Annotated[int, typer.Option("--limit", min=1, help="Images to encode.")] = 200,
     max_time: Annotated[str, typer.Option("--max-time", help="Of the overfitting.")] = "5m",
     skip_overfit: Annotated[bool, typer.Option("--encode-only", help="Only encode and decode.")] = False,
+    proposals: ProposalFile = None,
     device: Device = "auto",
 ) -> int:
     """Is a detector wired up right for this data?
@@ -83,7 +85,7 @@ def check(
     if skip_overfit or not passed:
         return 0 if passed else 1
     note(f"overfitting 8 images, {budget:.0f} s at most")
-    learned = overfit(spec, dataset, max_time=budget, device=device, weights=weights)
+    learned = overfit(spec, dataset, max_time=budget, device=device, weights=weights, proposals=proposals)
     ap50 = "undefined" if learned.ap50 is None else f"{learned.ap50:.4f}"
     say(
         f"overfit: {learned.images} images, AP50 {ap50}: {'passed' if learned.passed else f'FAILED: {learned.verdict}'}"

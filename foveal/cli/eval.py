@@ -17,6 +17,7 @@ from .common import (
     Limit,
     NamesFile,
     Precision,
+    ProposalFile,
     Split,
     names,
     note,
@@ -57,6 +58,7 @@ def evaluate(
     preset: Annotated[str | None, typer.Option("--preset", help="Of a weights file, where it is not clear.")] = None,
     cfg: CfgFile = None,
     names_file: NamesFile = None,
+    proposals: ProposalFile = None,
     device: Device = "auto",
     precision: Precision = None,
     limit: Limit = None,
@@ -82,6 +84,8 @@ def evaluate(
     if detections is not None:
         if cfg is not None or names_file is not None:
             raise UsageError("--cfg and --names belong to a model, not to detections")
+        if proposals is not None:
+            raise UsageError("--proposals belongs to a model, not to detections")
         if words:
             raise UsageError(f"{words[0]!r}: detections have no settings to replace")
         if split is None:
@@ -96,7 +100,7 @@ def evaluate(
         detector = load(
             model, preset=preset, cfg=cfg, names=names_file, device=device, precision=precision, overrides=words
         )
-        results, truth, found = _score_model(detector, model, data, split, images, classes, protocol, limit)
+        results, truth, found = _score_model(detector, model, data, split, images, classes, protocol, limit, proposals)
     if str(json) != "-":
         say(results.text())
     write_json(results.to_dict(), json)
@@ -144,13 +148,16 @@ def _score_model(
     classes: str | None,
     protocol: str,
     limit: int | None,
+    proposals: Path | None,
 ) -> tuple[Results, Truth, Found]:
-    from ..scoring import divided_ids, evaluation_set, score_detector
+    from ..scoring import divided_ids, evaluation_set, score_detector, with_proposals
 
     where = paths(data)
     dataset = evaluation_set(where, split=split, images=images, divided=divided_ids(model, where))
-    tell_findings(dataset)
     dataset = _limited(dataset, limit)
+    with progress("proposing") as update:
+        dataset = with_proposals(detector, dataset, proposals, progress=update)
+    tell_findings(dataset)
     with progress("evaluating") as update:
         scored = score_detector(detector, dataset, protocol=protocol, classes=names(classes), progress=update)
     for error in scored.skipped:

@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
-from .common import CfgFile, Classes, Device, NamesFile, Precision, names, note, progress, say, single, write_json
+from .common import (
+    CfgFile,
+    Classes,
+    Device,
+    NamesFile,
+    Precision,
+    ProposalFile,
+    names,
+    note,
+    progress,
+    say,
+    single,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from ..predict import Prediction
@@ -34,6 +47,7 @@ def predict(
     preset: Annotated[str | None, typer.Option("--preset", help="Of a weights file, where it is not clear.")] = None,
     cfg: CfgFile = None,
     names_file: NamesFile = None,
+    proposals: ProposalFile = None,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
@@ -72,7 +86,10 @@ def predict(
         model, preset=preset, cfg=cfg, names=names_file, device=device, precision=precision, overrides=overrides
     )
     with progress("predicting") as update:
-        done = run(detector, files, out=out, score=score, classes=wanted, progress=update, each=_tell(json))
+        done = run(
+            detector, files, out=out, score=score, classes=wanted, proposals=proposals, progress=update,
+            each=_tell(json),
+        )  # fmt: skip
     write_json([entry.to_dict() for entry in done.images], json)
     for error in done.skipped:
         note(f"skipped: {error}")

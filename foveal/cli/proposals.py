@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,61 +27,129 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from ..data.proposals import Maker
     from ..evaluate import Found, Truth
+    from ..parts.proposal_sources import ProposalSource, Proposed
 
 
 def proposals(
     data: Annotated[list[Path], typer.Option("--data", help="A data set; several are joined.", show_default=False)],
-    method: Annotated[str, typer.Option("--method", help="A run, checkpoint or alias with proposals.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            help="selective_search, selective_search_quality, sliding_windows; or a run, checkpoint or alias with "
+            "proposals of its own.",
+        ),
+    ] = "selective_search",
     split: Split = None,
     classes: Annotated[str | None, typer.Option("--classes", help="Objects of these classes alone.")] = None,
     images: ImagesDir = None,
-    out: Annotated[Path | None, typer.Option("--out", help="A folder for proposals.npz and recall.json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A folder for proposals.safetensors, proposals.npz and recall.json.")
+    ] = None,
     json: Annotated[Path | None, typer.Option("--json", help="The recall as JSON; - is standard output.")] = None,
     limit: Limit = None,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
-    """How many of the objects a detector's proposals hold, whatever their class: AR and recall at IoU .5.
+    """Makes and keeps proposals, and says how many of the objects they hold, whatever their class: AR and recall.
+
+    What is made goes into a cache, image by image, and is not made again. The file proposals.safetensors in --out is
+    what --proposals of train, eval, predict and check takes.
 
     \b
     Example:
-      foveal proposals --data my-photos --method runs/first --split val
+      foveal proposals --data my-photos --split val
+      foveal proposals --data my-photos --method runs/first --split val --out first-proposals
     """
     from dataclasses import replace
 
+    from ..data.proposal_files import Named, write_table
+    from ..data.proposals import from_source, kept, proposed
     from ..data.subsets import select_classes
-    from ..evaluate import Found, Truth, recall
-    from ..loading import load
-    from ..scoring import detect, divided_ids, evaluation_set
+    from ..evaluate import Truth, recall
+    from ..scoring import divided_ids, evaluation_set
 
+    if out is not None and out.exists() and not out.is_dir():
+        raise FovealError("is a file, not a folder", path=out)
     where = paths(data)
-    detector = load(method, device=device, precision=precision)
-    if not detector.has_proposals:
-        raise UsageError(
-            f"{type(detector.spec).__name__} has no proposals", path=method, fix="Give a Faster R-CNN or RPN"
-        )
-    dataset = evaluation_set(where, split=split, images=images, divided=divided_ids(method, where))
+    source = _sources().get(method)
+    setting, maker = (source.setting, from_source(source)) if source else _own(method, device, precision)
+    divided = None if source else divided_ids(method, where)
+    dataset = evaluation_set(where, split=split, images=images, divided=divided)
     if classes is not None:
         dataset = select_classes(dataset, names(classes) or [])
     tell_findings(dataset)
     if limit is not None:
         dataset = replace(dataset, records=dataset.records[:limit])
+    start = time.perf_counter()
     with progress("proposing") as update:
-        found, skipped = detect(detector, dataset, progress=update, proposals=True)
-    for error in skipped:
+        done = kept(dataset.records, setting, maker, progress=update)
+    seconds = (time.perf_counter() - start) / done.made if done.made else None
+    for error in done.skipped:
         note(f"skipped: {error}")
-    truth, flat = Truth.of(dataset), Found.of(found)
+    found = proposed(done.table, dataset.records, done.keys)
+    truth, flat = Truth.of(dataset), _flat(found)
     result = recall(truth, flat)
+    each = len(flat) / max(1, len(dataset))
+    told: dict[str, Any] = result.to_dict() | {
+        "method": method,
+        "setting": setting,
+        "boxes_per_image": each,
+        "made": done.made,
+        "seconds_per_image": seconds,
+    }
     if str(json) != "-":
         say(result.text())
-    write_json(result.to_dict(), json)
+        pace = "all from the cache" if seconds is None else f"{done.made} made, {seconds:.2f} s an image"
+        say(f"{each:.0f} boxes an image; {pace}")
+    write_json(told, json)
     if out is not None:
-        if out.exists() and not out.is_dir():
-            raise FovealError("is a file, not a folder", path=out)
         out.mkdir(parents=True, exist_ok=True)
-        write_json(result.to_dict(), out / "recall.json")
+        write_json(told, out / "recall.json")
         _save(out / "proposals.npz", truth, flat)
+        triples = zip(done.keys, dataset.records, found, strict=True)
+        unique = {key: (Named(key, str(r.id)), f) for key, r, f in triples if key is not None and f is not None}
+        images_, boxes = [n for n, _ in unique.values()], [f for _, f in unique.values()]
+        write_table(out / "proposals.safetensors", setting, images_, boxes)
+
+
+def _sources() -> dict[str, ProposalSource]:
+    from ..parts.proposal_sources import SelectiveSearch, SlidingWindows
+
+    return {
+        "selective_search": SelectiveSearch(),
+        "selective_search_quality": SelectiveSearch("quality"),
+        "sliding_windows": SlidingWindows(),
+    }
+
+
+def _own(method: str, device: str, precision: str | None) -> tuple[str, Maker]:
+    """Setting and maker of a detector's own proposals."""
+    from ..loading import load
+    from ..scoring import proposal_maker, proposal_setting
+
+    detector = load(method, device=device, precision=precision)
+    if not detector.has_proposals:
+        raise UsageError(
+            f"{type(detector.spec).__name__} has no proposals of its own",
+            path=method,
+            fix=f"Give a Faster R-CNN or RPN, or one of {', '.join(_sources())}",
+        )
+    return proposal_setting(detector), proposal_maker(detector)
+
+
+def _flat(found: Sequence[Proposed | None]) -> Found:
+    """All proposals as the evaluation wants them; none where an image could not be read."""
+    import numpy as np
+
+    from ..evaluate import Found
+
+    counts = [0 if f is None else len(f.boxes) for f in found]
+    boxes = np.concatenate([np.zeros((0, 4)), *(f.boxes for f in found if f is not None)])
+    scores = np.concatenate([np.zeros(0), *(f.scores for f in found if f is not None)])
+    return Found.build(np.repeat(np.arange(len(found)), counts), np.zeros(len(boxes)), boxes, scores)
 
 
 def _save(path: Path, truth: Truth, found: Found) -> None:

@@ -33,6 +33,7 @@ class Record:
     # (G, 5) x, y, width, height, area in a COCO file's own numbers, over the image's edge too. They are what is scored,
     # as pycocotools does: x2 - x1 is not the width to the last bit, and a clipped box is another box.
     stated: NDArray[np.float64] | None = None
+    proposals: NDArray[np.float32] | None = None  # (P, 4) from outside, best first; perhaps a view of a mapped file
 
     def __len__(self) -> int:
         return len(self.boxes)

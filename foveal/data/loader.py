@@ -206,9 +206,9 @@ class Loader(_Loader[Batch]):
         )
 
     def _finish(self, packet: Packet, seconds: float) -> Batch:
-        sizes, frame, original, boxes, labels, valid, ignore = (torch.from_numpy(a) for a in packet.arrays)
+        sizes, frame, original, boxes, labels, valid, ignore, *proposals = map(torch.from_numpy, packet.arrays)
         return Batch(
-            Images(packet.pixels[0], sizes, frame, original),
+            Images(packet.pixels[0], sizes, frame, original, *proposals),
             Targets(boxes, labels, valid, ignore, any_ignore=bool(ignore.any())),
             packet.indices,
             [self.dataset.records[i].id for i in packet.indices],

@@ -71,6 +71,8 @@ class TrainMaker:
         packet.pixels = [images.pixels]
         rest = [images.sizes, images.frame, images.original]
         rest += [targets.boxes, targets.labels, targets.valid, targets.ignore]
+        if images.proposals is not None and images.proposals_valid is not None:
+            rest += [images.proposals, images.proposals_valid]
         packet.arrays = [np.asarray(t.numpy()) for t in rest]
         return packet
 

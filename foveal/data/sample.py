@@ -33,6 +33,7 @@ class Sample:
     labels: NDArray[np.int64]  # (G,)
     ignore: NDArray[np.bool_]  # (G,) a region to leave out of the loss
     masks: NDArray[np.bool_] | None = None  # (G, H, W) on the picture
+    proposals: Floats | None = None  # (P, 4) canvas pixels
     canvas: tuple[int, int] = (0, 0)  # height, width; (0, 0): the picture's
     offset: tuple[int, int] = (0, 0)  # y, x of the picture on the canvas
     fill: tuple[int, int, int] = MEAN  # the canvas's colour
@@ -55,21 +56,25 @@ class Sample:
         h, w = self.image.shape[:2]
         y1, x1, y2, x2 = max(0, -y), max(0, -x), min(h, height - y), min(w, width - x)
         y2, x2 = max(y1, y2), max(x1, x2)
+        shift = np.array([left, top, left, top], dtype=np.float64)
         return replace(
             self,
             image=self.image[y1:y2, x1:x2],
             masks=None if self.masks is None else self.masks[:, y1:y2, x1:x2],
-            boxes=self.boxes - np.array([left, top, left, top], dtype=np.float64),
+            boxes=self.boxes - shift,
+            proposals=None if self.proposals is None else self.proposals - shift,
             canvas=(height, width),
             offset=(max(0, y), max(0, x)),
         )
 
     def clipped(self) -> Sample:
-        """Boxes clipped to the canvas; objects with nothing left on it are gone."""
-        height, width = self.canvas
-        boxes = self.boxes.clip(0, np.array([width, height, width, height], dtype=np.float64))
-        kept: NDArray[np.bool_] = np.asarray((boxes[:, 2:] > boxes[:, :2]).all(1))
-        return replace(self, boxes=boxes).rows(kept)
+        """Boxes clipped to the canvas; objects and proposals with nothing left on it are gone."""
+        boxes, kept = _on_canvas(self.boxes, self.canvas)
+        proposals = self.proposals
+        if proposals is not None:
+            inside, some = _on_canvas(proposals, self.canvas)
+            proposals = inside[some]
+        return replace(self, boxes=boxes, proposals=proposals).rows(kept)
 
     def picture(self) -> Pixels:
         """The whole canvas as an array (H, W, 3)."""
@@ -81,15 +86,27 @@ class Sample:
 def flip(sample: Sample) -> Sample:
     """The mirror image."""
     width = sample.canvas[1]
-    boxes = sample.boxes.copy()
-    boxes[:, [0, 2]] = width - sample.boxes[:, [2, 0]]
     return replace(
         sample,
         image=np.asarray(_tensor(sample.image).flip(1).numpy()),  # 30 times faster than NumPy's copy of [:, ::-1]
         masks=None if sample.masks is None else np.ascontiguousarray(sample.masks[:, :, ::-1]),
-        boxes=boxes,
+        boxes=_mirrored(sample.boxes, width),
+        proposals=None if sample.proposals is None else _mirrored(sample.proposals, width),
         offset=(sample.offset[0], width - sample.offset[1] - sample.image.shape[1]),
     )
+
+
+def _mirrored(boxes: Floats, width: int) -> Floats:
+    out = boxes.copy()
+    out[:, [0, 2]] = width - boxes[:, [2, 0]]
+    return out
+
+
+def _on_canvas(boxes: Floats, canvas: tuple[int, int]) -> tuple[Floats, NDArray[np.bool_]]:
+    """Boxes (N, 4) clipped to height, width, and which of them (N,) have an area left."""
+    height, width = canvas
+    inside = boxes.clip(0, np.array([width, height, width, height], dtype=np.float64))
+    return inside, np.asarray((inside[:, 2:] > inside[:, :2]).all(1))
 
 
 def crop_to_centres(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
@@ -159,11 +176,19 @@ def place(
     _fill_around(out, (top + y1, left + x1, top + y2, left + x2), sample.fill)
 
     scale = np.array([(x2 - x1) / w if w else 1.0, (y2 - y1) / h if h else 1.0] * 2)
-    boxes = (sample.boxes - np.array([x, y, x, y])) * scale + np.array([x1, y1, x1, y1], dtype=np.float64)
+
+    def onto(boxes: Floats) -> Floats:
+        placed: Floats = (boxes - np.array([x, y, x, y])) * scale + np.array([x1, y1, x1, y1], dtype=np.float64)
+        return placed
+
+    proposals = None if sample.proposals is None else onto(sample.proposals)
     masks = None if sample.masks is None else _place_masks(sample.masks, (y1, x1, y2, x2), (height, width))
-    moved = replace(sample, boxes=boxes, masks=masks, canvas=(height, width), offset=(0, 0)).clipped()
+    moved = replace(
+        sample, boxes=onto(sample.boxes), proposals=proposals, masks=masks, canvas=(height, width), offset=(0, 0)
+    ).clipped()
     shift = np.array([left, top, left, top], dtype=np.float64)
-    return replace(moved, boxes=moved.boxes + shift)
+    proposals = None if moved.proposals is None else moved.proposals + shift
+    return replace(moved, boxes=moved.boxes + shift, proposals=proposals)
 
 
 def _edges(start: int, length: int, scale: float, limit: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foveal.errors import FovealError
-from foveal.types import Images, Target, Targets
+from foveal.types import Images, Target, Targets, pad_boxes
 
 from .dataset import Record
 from .images import load_image
@@ -75,6 +75,7 @@ class Packed:
         self.labels = np.concatenate([np.zeros(0, np.int64), *(r.labels[k] for r, (k, _) in rows)])
         self.ignore = np.concatenate([np.zeros(0, np.bool_), *(i[k] for _, (k, i) in rows)])
         self.sizes = np.array([(r.height, r.width) for r in records], dtype=np.int64).reshape(-1, 2)
+        self.proposals = [r.proposals for r in records]  # views: nothing is copied
         names = [str(r.path).encode("utf-8", "surrogateescape") for r in records]
         self._names = np.frombuffer(b"".join(names), dtype=np.uint8)
         self._name_starts = np.cumsum([0, *(len(n) for n in names)], dtype=np.int64)
@@ -99,7 +100,9 @@ class Packed:
     def sample(self, index: int, fill: tuple[int, int, int]) -> Sample:
         image = self.image(index)
         rows = slice(self.starts[index], self.starts[index + 1])
-        return Sample(image, self.boxes[rows], self.labels[rows], self.ignore[rows], fill=fill)
+        found = self.proposals[index]
+        proposals = None if found is None else found.astype(np.float64)
+        return Sample(image, self.boxes[rows], self.labels[rows], self.ignore[rows], proposals=proposals, fill=fill)
 
 
 # -------------------------------------------------------------------------------------------------- batches
@@ -135,7 +138,7 @@ def collate(prepared: Sequence[Prepared], rule: Input, *, shared: bool = False) 
     places = [rule.placement(*c) for c in canvases]
     canvas = rule.canvas([(p.height, p.width) for p in places])
     pixels = _empty((len(prepared), *canvas, 3), shared)
-    targets = []
+    targets, proposals = [], []
     for item, spot, out in zip(prepared, places, pixels, strict=True):
         sample, finish = item.sample, item.paint
         height, width = sample.canvas
@@ -143,7 +146,10 @@ def collate(prepared: Sequence[Prepared], rule: Input, *, shared: bool = False) 
             sample, finish = replace(sample, image=finish(sample.image)), None
         placed = place(sample, out, (spot.height, spot.width, spot.y, spot.x), finish)
         targets.append(_target(placed))
-    images = Images(pixels.permute(0, 3, 1, 2), *rule.frames(canvases, places, canvas))
+        if placed.proposals is not None:
+            proposals.append(torch.from_numpy(placed.proposals))
+    outside = pad_boxes(proposals) if proposals else (None, None)
+    images = Images(pixels.permute(0, 3, 1, 2), *rule.frames(canvases, places, canvas), *outside)
     return images, Targets.pad(targets)
 
 

@@ -16,9 +16,11 @@ from .. import boxes as box_ops
 from ..errors import FovealError, UsageError
 from ..fit import Fit
 from ..parts.inputs import Input
+from ..parts.proposal_sources import ProposalSource
 from ..types import Boxes, Detections, Images, Predictions, Priors, Target, Targets
 
 ImageArray = np.ndarray[Any, np.dtype[np.uint8]]
+Boxes4 = np.ndarray[Any, np.dtype[np.float32]]  # (P, 4) xyxy
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Spec(ABC):
     @abstractmethod
     def fit(self) -> Fit:
         """The recipe it is trained by."""
+
+    @property
+    def source(self) -> ProposalSource | None:
+        """Where proposals come from that the detector does not make itself; None: it needs none."""
+        return None
 
     @abstractmethod
     def build(self, classes: Sequence[str]) -> Detector:
@@ -62,6 +69,7 @@ class Detector(nn.Module, ABC):
     """
 
     has_proposals = False
+    source: ProposalSource | None = None  # of the proposals that come from outside, where the detector needs such
     merges_classes = False  # one class for all objects: a proposal network used as a detector
     resting: tuple[nn.Module, ...] = ()  # norms that keep their statistics: the stage of the fitting trains other parts
 
@@ -153,24 +161,46 @@ class Detector(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def prepare(self, arrays: Sequence[ImageArray]) -> Images:
-        """Upright RGB pictures (H, W, 3) uint8 -> a normalised batch on the detector's device."""
-        return self.spec.input.batch(list(arrays)).to(self.device)
+    def prepare(self, arrays: Sequence[ImageArray], proposals: Sequence[Boxes4] | None = None) -> Images:
+        """Upright RGB pictures (H, W, 3) uint8 -> a normalised batch on the detector's device.
+
+        ``proposals`` (P, 4) of each, in its own pixels, are for a detector with a :attr:`source`; None asks that.
+        """
+        images = self.spec.input.batch(list(arrays)).to(self.device)
+        return self._with_proposals(images, arrays, proposals)
+
+    def _with_proposals(
+        self, images: Images, arrays: Sequence[ImageArray], given: Sequence[Boxes4] | None = None
+    ) -> Images:
+        source = self.source
+        if source is None:
+            return images
+        boxes = [source(a).boxes[: source.top] for a in arrays] if given is None else given
+        return images.with_proposals([torch.from_numpy(np.array(b, np.float32).reshape(-1, 4)) for b in boxes])
 
     def normalize(self, images: Images) -> Images:
         """Raw uint8 pixels become normalised ones; a batch that already is stays as it is."""
         return self.spec.input.normalize(images) if images.pixels.dtype == torch.uint8 else images
 
     @torch.no_grad()
-    def predict_arrays(self, arrays: Sequence[ImageArray], batch: int | None = None) -> list[Detections]:
-        """Detections of upright RGB pictures (H, W, 3) uint8. On a processor one picture at a time is fastest."""
+    def predict_arrays(
+        self,
+        arrays: Sequence[ImageArray],
+        batch: int | None = None,
+        proposals: Sequence[Boxes4] | None = None,
+    ) -> list[Detections]:
+        """Detections of upright RGB pictures (H, W, 3) uint8. On a processor one picture at a time is fastest.
+
+        ``proposals``: see :meth:`prepare`.
+        """
         size = batch or (1 if self.device.type == "cpu" else 8)
         was_training = self.training
         self.eval()
         try:
             found: list[Detections] = []
             for start in range(0, len(arrays), size):
-                found += [d.cpu() for d in self(self.prepare(arrays[start : start + size]))]
+                given = None if proposals is None else proposals[start : start + size]
+                found += [d.cpu() for d in self(self.prepare(arrays[start : start + size], given))]
             return found
         finally:
             self.train(was_training)
@@ -213,7 +243,11 @@ class Detector(nn.Module, ABC):
 
     def _from_tensors(self, images: list[Tensor]) -> Images:
         """Torchvision's form: values are taken as given, not rounded to bytes."""
-        return self.spec.input.batch_tensors(images).to(self.device)
+        batch = self.spec.input.batch_tensors(images).to(self.device)
+        if self.source is None:
+            return batch
+        arrays = [(t.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().contiguous().numpy() for t in images]
+        return self._with_proposals(batch, arrays)
 
     def _pad_targets(self, targets: list[dict[str, Tensor]], images: Images) -> Targets:
         """Raises :class:`FovealError` for targets that are not of torchvision's form with our labels."""

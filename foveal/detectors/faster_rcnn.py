@@ -28,7 +28,7 @@ from ..parts.samplers import Balanced
 from ..parts.suppress import NMS, Select
 from ..task import BoxTask
 from .base import Detector, Spec
-from .region import Counts, Region
+from .region import Counts, FromRPN, Region, second_head
 
 RPN_TASK = BoxTask(
     matcher=IoUMatcher(0.7, 0.3, low_quality=True),
@@ -80,24 +80,10 @@ class FasterRCNN(Spec):
                 "rpn.select.per_level and rpn.suppress.top have no effect here",
                 fix="Set train_proposals=Counts(BEFORE, AFTER) and test_proposals=Counts(BEFORE, AFTER)",
             )
-        pool = _over(self.pool, backbone.strides if isinstance(self.neck, FPN) else neck.strides)
-        side, loss, count = self.pool.size, self.roi.cls_loss, len(classes)
-        logits, bias = loss.channels(count), loss.bias(count)
-        roi_head = self.roi_head.build(neck.channels[0], (side, side), logits, count, bias)
-        return Region(
-            self,
-            classes,
-            backbone,
-            neck,
-            rpn_head,
-            anchors,
-            self.rpn,
-            pool,
-            roi_head,
-            self.roi,
-            train_proposals=self.train_proposals,
-            test_proposals=self.test_proposals,
-        )
+        pool = over(self.pool, backbone.strides if isinstance(self.neck, FPN) else neck.strides)
+        roi_head = second_head(self.roi_head, self.roi, neck.channels[0], pool, len(classes))
+        proposer = FromRPN(anchors, self.rpn, self.train_proposals, self.test_proposals)
+        return Region(self, classes, backbone, neck, proposer, rpn_head, pool, roi_head, self.roi)
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one."""
@@ -107,7 +93,7 @@ class FasterRCNN(Spec):
             self.roi_head.load_pretrained(cast(RoIHead, detector.get_submodule("roi_head")), file)
 
 
-def _over(pool: Pool, strides: Sequence[int]) -> Pool:
+def over(pool: Pool, strides: Sequence[int]) -> Pool:
     """RoIAlign looks at the levels that there are, unless it names its own; a neck's extra ones are not among them."""
     if not isinstance(pool, RoIAlign) or pool.levels is not None:
         return pool

@@ -1,21 +1,46 @@
-"""The two-stage assembly: a proposer, a pool and a head that looks at each proposal again."""
+"""The two-stage assembly: proposals, a pool, and a head that looks at each proposal again."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import UsageError
 from ..parts.necks import Neck
 from ..parts.pooling import Pool
 from ..parts.priors import Anchors
+from ..parts.proposal_sources import ProposalSource
+from ..parts.roi_heads import RoIHead, RoIHeadSpec
 from ..parts.samplers import Balanced
 from ..task import BoxTask, sampled
 from ..types import Boxes, Images, Predictions, Priors, Targets
 from .base import Detector, Outputs, Spec, merge_classes
 from .one_stage import everywhere
+
+
+# --------------------------------------------------------------------------------- where proposals come from
+class Proposer(ABC):
+    """Where the proposals of a region detector come from. Owns no weights: ``head`` is the detector's RPN head."""
+
+    source: ProposalSource | None = None  # of proposals from outside
+
+    @abstractmethod
+    def outputs(
+        self, head: nn.Module | None, features: list[Tensor], images: Images, strides: Sequence[int]
+    ) -> Outputs:
+        """What is known of the proposals before anything is decided."""
+
+    @abstractmethod
+    def losses(self, outputs: Outputs, targets: Targets, rng: torch.Generator | None) -> dict[str, Tensor]:
+        """The losses of the proposals themselves."""
+
+    @abstractmethod
+    def __call__(self, outputs: Outputs, images: Images, *, training: bool) -> Boxes:
+        """The proposals in network pixels, by falling score; no gradient flows through them."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +51,64 @@ class Counts:
     after: int = 1000  # of each image, after it
 
 
-class Region(Detector):
-    """Faster R-CNN and its relatives: proposals come from an RPN."""
+@dataclass(frozen=True)
+class FromRPN(Proposer):
+    """A region proposal network of the detector's own (Faster R-CNN)."""
 
-    has_proposals = True
+    anchors: Anchors
+    task: BoxTask
+    train: Counts  # proposals kept in training
+    test: Counts
+
+    def outputs(
+        self, head: nn.Module | None, features: list[Tensor], images: Images, strides: Sequence[int]
+    ) -> Outputs:
+        assert head is not None
+        return Outputs(features, [head(features)], self.anchors(images, features, strides))
+
+    def losses(self, outputs: Outputs, targets: Targets, rng: torch.Generator | None) -> dict[str, Tensor]:
+        losses = self.task.losses(outputs.layers[-1], outputs.priors, merge_classes(targets), rng)
+        return {f"rpn.{k}": v for k, v in losses.items()}
+
+    def __call__(self, outputs: Outputs, images: Images, *, training: bool) -> Boxes:
+        return self.counted(training).detect(detached(outputs.layers[-1]), everywhere(outputs.priors), images)
+
+    def counted(self, training: bool) -> BoxTask:
+        """The task with the proposal counts of training or test."""
+        counts = self.train if training else self.test
+        return self.task.with_counts(counts.before, counts.after)
+
+
+@dataclass(frozen=True)
+class FromOutside(Proposer):
+    """The boxes that came with the images (Fast R-CNN)."""
+
+    source: ProposalSource
+
+    def outputs(
+        self, head: nn.Module | None, features: list[Tensor], images: Images, strides: Sequence[int]
+    ) -> Outputs:
+        """Raises :class:`UsageError` for a batch without proposals."""
+        boxes, valid = images.proposals, images.proposals_valid
+        if boxes is None or valid is None:
+            raise UsageError(
+                "the detector takes its proposals from outside, and the batch has none",
+                fix="detector.prepare(arrays) asks its source; Images.with_proposals(boxes) takes yours",
+            )
+        return Outputs(features, [], Priors(boxes, (boxes.shape[1],), valid))
+
+    def losses(self, outputs: Outputs, targets: Targets, rng: torch.Generator | None) -> dict[str, Tensor]:
+        return {}
+
+    def __call__(self, outputs: Outputs, images: Images, *, training: bool) -> Boxes:
+        boxes, valid = outputs.priors.boxes, outputs.priors.valid
+        assert valid is not None
+        return Boxes(boxes, valid.to(boxes.dtype), torch.zeros_like(valid, dtype=torch.int64), valid)
+
+
+# ---------------------------------------------------------------------------------------------- the assembly
+class Region(Detector):
+    """Fast R-CNN, Faster R-CNN and their relatives."""
 
     def __init__(
         self,
@@ -37,41 +116,35 @@ class Region(Detector):
         classes: Sequence[str],
         backbone: nn.Module,
         neck: Neck,
-        rpn_head: nn.Module,
-        anchors: Anchors,
-        rpn: BoxTask,
+        proposer: Proposer,
+        rpn_head: nn.Module | None,
         pool: Pool,
         roi_head: nn.Module,
         roi: BoxTask,
-        *,
-        train_proposals: Counts,
-        test_proposals: Counts,
     ) -> None:
         super().__init__(spec, classes)
         self.backbone, self.neck, self.rpn_head, self.roi_head = backbone, neck, rpn_head, roi_head
         self.strides = neck.strides
-        self.anchors, self.rpn, self.pool, self.roi = anchors, rpn, pool, roi
-        self.rpn_train = rpn.with_counts(train_proposals.before, train_proposals.after)
-        self.rpn_test = rpn.with_counts(test_proposals.before, test_proposals.after)
+        self.proposer, self.pool, self.roi = proposer, pool, roi
+        self.source, self.has_proposals = proposer.source, proposer.source is None
 
     def outputs(self, images: Images) -> Outputs:
         features = self.neck(self.backbone(self._pixels(images)))
-        return Outputs(features, [self.rpn_head(features)], self.anchors(images, features, self.strides))
+        return self.proposer.outputs(self.rpn_head, features, images, self.strides)
 
     # ------------------------------------------------------------------------------------------- training
     def losses(
         self, outputs: Outputs, images: Images, targets: Targets, rng: torch.Generator | None
     ) -> dict[str, Tensor]:
-        rpn = self.rpn.losses(outputs.layers[-1], outputs.priors, merge_classes(targets), rng)
-        proposed = self.rpn_train.detect(detached(outputs.layers[-1]), everywhere(outputs.priors), images)
+        first = self.proposer.losses(outputs, targets, rng)
+        proposed = self.proposer(outputs, images, training=True)
         # the objects themselves are proposals too: early in training nothing else overlaps them
         priors = Priors(
             torch.cat([proposed.boxes, targets.boxes], 1),
             (proposed.boxes.shape[1] + targets.boxes.shape[1],),
             torch.cat([proposed.valid, targets.valid], 1),
         )
-        roi = self._roi_losses(outputs.features, priors, targets, rng)
-        return {f"rpn.{k}": v for k, v in rpn.items()} | roi
+        return first | self._roi_losses(outputs.features, priors, targets, rng)
 
     def _roi_losses(
         self, features: list[Tensor], priors: Priors, targets: Targets, rng: torch.Generator | None
@@ -89,7 +162,7 @@ class Region(Detector):
 
     # ------------------------------------------------------------------------------------------ inference
     def proposals(self, outputs: Outputs, images: Images) -> Boxes:
-        return self.rpn_test.detect(outputs.layers[-1], everywhere(outputs.priors), images)
+        return self.proposer(outputs, images, training=False)
 
     def detections(self, outputs: Outputs, images: Images) -> Boxes:
         proposed = self.proposals(outputs, images)
@@ -103,6 +176,12 @@ class Region(Detector):
         with torch.autocast(boxes.device.type, dtype=pooled.dtype, enabled=pooled.dtype in HALF):
             predictions: Predictions = self.roi_head(pooled, boxes.shape[0])
         return predictions
+
+
+def second_head(spec: RoIHeadSpec, task: BoxTask, channels: int, pool: Pool, classes: int) -> RoIHead:
+    """The head that looks at each pooled proposal, with the logits and the starting bias that its task wants."""
+    loss, size = task.cls_loss, (pool.size, pool.size)
+    return spec.build(channels, size, loss.channels(classes), classes, loss.bias(classes))
 
 
 HALF = (torch.bfloat16, torch.float16)

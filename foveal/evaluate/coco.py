@@ -34,18 +34,19 @@ NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 class Coco:
     """How to score. The numbers carry COCO's names whatever the limits are."""
 
-    max_dets: tuple[int, int, int] = (1, 10, 100)  # detections of an image and class that are looked at
+    max_dets: tuple[int, ...] = (1, 10, 100)  # three or more: detections of an image and class that are looked at
 
     def __post_init__(self) -> None:
-        if not 0 < self.max_dets[0] <= self.max_dets[1] <= self.max_dets[2]:
-            raise UsageError(f"max_dets {self.max_dets} must be positive and rising")
+        limits = self.max_dets
+        if len(limits) < 3 or limits[0] < 1 or list(limits) != sorted(limits):
+            raise UsageError(f"max_dets {limits} must be three or more, positive and rising")
 
     @property
     def name(self) -> str:
         return "coco"
 
     def __str__(self) -> str:
-        few, some, most = self.max_dets
+        few, some, most = self.max_dets[:3]
         return (
             f"COCO, AP averaged over IoU .50:.05:.95 and 101 recalls, at most {most} detections of an image and class "
             f"(AR1, AR10, AR100: {few}, {some}, {most}), small < 32 x 32 <= medium < 96 x 96 <= large"

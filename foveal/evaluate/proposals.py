@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import UsageError
 from .arrays import Found, Truth
 from .coco import AREAS, THRESHOLDS, Coco, score_coco
 from .curves import mean_defined
@@ -27,6 +26,7 @@ class ProposalRecall:
     proposals: int
     average: dict[str, dict[int, float | None]]  # size -> top -> recall averaged over IoU .50:.05:.95 (AR@top)
     at50: dict[str, dict[int, float | None]]  # size -> top -> recall at IoU .5
+    at70: dict[str, dict[int, float | None]]  # likewise at .7
 
     def to_dict(self) -> dict[str, object]:
         """``{"images", "objects", "proposals", "AR@100", ..., "recall50@100", ..., "small": {"AR@100", ...}, ...}``."""
@@ -43,34 +43,38 @@ class ProposalRecall:
         lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, width, strict=True)) for row in rows]
         head = (
             f"Proposal recall without classes, {self.images} images, {self.objects} objects, "
-            f"{self.proposals} proposals; AR over IoU .50:.05:.95, recall50 at IoU .5"
+            f"{self.proposals} proposals; AR over IoU .50:.05:.95, recall50 at IoU .5, recall70 at IoU .7"
         )
         return "\n".join([head, *lines])
 
     def _row(self, size: str) -> dict[str, float | None]:
         row = {f"AR@{top}": value for top, value in self.average[size].items()}
-        return row | {f"recall50@{top}": value for top, value in self.at50[size].items()}
+        row |= {f"recall50@{top}": value for top, value in self.at50[size].items()}
+        return row | {f"recall70@{top}": value for top, value in self.at70[size].items()}
 
 
-def recall(truth: Truth, proposals: Found, tops: Sequence[int] = (100, 300, 1000)) -> ProposalRecall:
+def recall(truth: Truth, proposals: Found, tops: Sequence[int] = (100, 300, 1000, 2000)) -> ProposalRecall:
     """Recall of proposals; labels are not looked at, crowds and difficult objects do not count.
 
-    ``tops``: three rising numbers of proposals an image.
+    ``tops``: three or more rising numbers of proposals an image.
     """
-    if len(tops) != 3:
-        raise UsageError(f"tops {tuple(tops)}: expected three numbers")
     # the oracle lists the objects of an image class by class, which decides between equal overlaps
     truth = truth[np.argsort(truth.label, kind="stable")]
     truth = replace(truth, label=np.zeros_like(truth.label), classes=("object",), category_ids=None)
     proposals = replace(proposals, label=np.zeros_like(proposals.label))
     proposals.check_against(truth)
-    numbers = score_coco(truth, proposals, Coco((tops[0], tops[1], tops[2])))
+    numbers = score_coco(truth, proposals, Coco(tuple(tops)))
     table = numbers.recall[:, 0]  # (T, A, M)
-    assert table.shape == (len(THRESHOLDS), len(AREAS), 3)
+    assert table.shape == (len(THRESHOLDS), len(AREAS), len(tops))
+
+    def by_size(rows: slice) -> dict[str, dict[int, float | None]]:
+        return {s: {t: mean_defined(table[rows, a, m]) for m, t in enumerate(tops)} for a, s in enumerate(SIZES)}
+
     return ProposalRecall(
         images=len(truth.images),
         objects=int(numbers.verdicts.objects[0]),
         proposals=len(proposals),
-        average={s: {t: mean_defined(table[:, a, m]) for m, t in enumerate(tops)} for a, s in enumerate(SIZES)},
-        at50={s: {t: mean_defined(table[0, a, m]) for m, t in enumerate(tops)} for a, s in enumerate(SIZES)},
+        average=by_size(slice(None)),
+        at50=by_size(slice(0, 1)),
+        at70=by_size(slice(4, 5)),  # .50, .55, .60, .65, .70
     )

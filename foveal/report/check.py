@@ -21,7 +21,7 @@ from ..data.dataset import Dataset
 from ..data.images import ImageError, load_image
 from ..detectors.base import Detector
 from ..detectors.one_stage import OneStage, everywhere
-from ..detectors.region import Region
+from ..detectors.region import FromRPN, Region
 from ..evaluate import Found, Truth, evaluate
 from ..parts.suppress import NMS
 from ..task import BoxTask
@@ -70,7 +70,7 @@ def encode(spec: Spec, dataset: Dataset, progress: Callable[[int, int], None] | 
     stages: dict[str, tuple[Stage, _Gathered]] = {}
     fit = replace(spec.fit, difficult="learn", crowd="ignore")
     for number, record in enumerate(dataset.records):
-        images = detector.prepare([load_image(record.path)])
+        images = detector.prepare([load_image(record.path)], [record.boxes.astype(np.float32)])
         targets = network_targets([record], images, fit)
         for name, task, priors, goal in _tasks(detector, images, targets):
             stage, rows = stages.setdefault(name, (Stage(name), _Gathered()))
@@ -95,8 +95,10 @@ def _tasks(detector: Detector, images: Images, targets: Targets) -> list[tuple[s
         size = (targets.boxes[..., 2:] - targets.boxes[..., :2]).repeat(1, 1, 2)
         shift = torch.tensor([0.06, -0.04, 0.03, 0.05])
         proposals = Priors(targets.boxes + size * shift, (targets.boxes.shape[1],), targets.valid)
-        first = ("rpn", detector.rpn_test, outputs.priors, merge_classes(targets))
-        return [first, ("roi", detector.roi, proposals, targets)]
+        second = ("roi", detector.roi, proposals, targets)
+        if not isinstance(detector.proposer, FromRPN):
+            return [second]
+        return [("rpn", detector.proposer.counted(False), outputs.priors, merge_classes(targets)), second]
     return []
 
 
@@ -257,10 +259,11 @@ def overfit(
     device: str = "auto",
     epochs: int = 400,
     weights: str | Path | None = None,
+    proposals: str | Path | None = None,
 ) -> Overfit:
     """Trains on ``count`` images without augmentation and scores the same images.
 
-    ``weights``: a run or checkpoint to start from, as a training of it would.
+    ``weights``: a run or checkpoint to start from, as a training of it would; ``proposals``: a file of them.
     Raises :class:`~foveal.errors.FovealError` where no image has an object.
     """
     from ..data.subsets import take
@@ -282,7 +285,7 @@ def overfit(
         changed: Any = replace(spec, fit=fit)  # type: ignore[call-arg]  # every spec has it as a field
         train(
             changed, data=data, val=data, out=out, epochs=epochs, max_time=max_time, device=device, weights=weights,
-            tensorboard=False,
+            proposals=proposals, tensorboard=False,
         )  # fmt: skip
         record = read_record(out)
         losses = record.series("train", "loss")[1]

@@ -99,6 +99,17 @@ def describe(fabric: Fabric) -> dict[str, Any]:
     }
 
 
+def proposal_fingerprint(dataset: Dataset) -> str | None:
+    """A hash of the proposals that a data set's records carry; None where they carry none."""
+    boxes = [r.proposals for r in dataset.records if r.proposals is not None]
+    if not boxes:
+        return None
+    digest = hashlib.sha256()
+    for rows in boxes:
+        digest.update(len(rows).to_bytes(8, "little") + np.ascontiguousarray(rows).tobytes())
+    return digest.hexdigest()
+
+
 def fingerprint(dataset: Dataset) -> str:
     """A hash of image ids, sizes and objects: whether two data sets train the same."""
     digest = hashlib.sha256(repr(dataset.classes).encode())

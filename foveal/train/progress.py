@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 EVERY = 10.0  # seconds between plain lines
@@ -50,6 +51,16 @@ class Progress:
             self._last = time.monotonic()
             steps = f"{step}/{total}" if total else str(step)
             self.say(f"epoch {epoch + 1}  step {steps}  {self._values}  {clock_text(left)} left")
+
+    def making(self, what: str) -> Callable[[int, int], None]:
+        """A callback ``(done, of how many)`` for work before the training: a plain line now and then."""
+
+        def tell(done: int, total: int) -> None:
+            if time.monotonic() - self._last >= EVERY:
+                self._last = time.monotonic()
+                self.say(f"{what}: {done}/{total}")
+
+        return tell
 
     def close(self) -> None:
         if self._live is not None:

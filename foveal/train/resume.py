@@ -18,6 +18,7 @@ STRICT = {  # what decides the numbers; the number of processes does too, but a 
     "seed": "--seed",
     "batch_size": "--batch",
     "data": "the training data",
+    "proposals": "the proposals of the training data",
     "val_data": "the validation data",  # APs of two sets cannot be compared, and the best is by AP
 }
 
@@ -54,7 +55,9 @@ def check_same(resumed: Content, spec: Spec, described: dict[str, Any], fixed: d
     for name, option in STRICT.items():
         old, new = resumed.state.get(name, fixed[name]), fixed[name]
         if old != new:
-            values = "changed since the run began" if name.endswith("data") else f"was {old} and is {new}"
+            values = (
+                "changed since the run began" if name.endswith(("data", "proposals")) else f"was {old} and is {new}"
+            )
             raise UsageError(f"{option} {values}", fix="Resume with the same, or begin another run with --weights")
     if resumed.state["processes"] != fixed["processes"]:
         old, new = resumed.state["processes"], fixed["processes"]

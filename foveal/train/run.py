@@ -15,6 +15,7 @@ from ..data.dataset import Dataset
 from ..data.doctor import fold
 from ..data.findings import count
 from ..data.loader import Loader
+from ..data.proposals import fill, from_source, kept
 from ..data.reading import check_trainable, split_pair
 from ..data.subsets import Others
 from ..errors import FovealError, UsageError
@@ -32,6 +33,7 @@ from .validate import Validator
 
 if TYPE_CHECKING:
     from ..detectors.base import Detector, Spec
+    from ..parts.proposal_sources import ProposalSource
 
 PathLike = str | Path
 
@@ -51,6 +53,7 @@ class Arguments:
     batch: int | None
     seed: int
     weights: PathLike | None
+    proposals: PathLike | None
     resume: bool
     device: str
     devices: int | None
@@ -78,6 +81,7 @@ def train(
     seed: int = 0,
     seeds: int = 1,
     weights: PathLike | None = None,
+    proposals: PathLike | None = None,
     resume: bool = False,
     device: str = "auto",
     devices: int | None = None,
@@ -106,6 +110,8 @@ def train(
         so many runs, with seeds ``seed``, ``seed + 1``, ..., in ``out/seed-K``
     ``weights``
         a detector to start from: a run, a checkpoint, an alias or a file
+    ``proposals``
+        a file of ``foveal proposals`` for a detector that takes them from outside; None: its own source, by the cache
     ``device``, ``devices``
         "auto", "cpu", "cuda" or "cuda:1"; processes on this machine (torchrun tells by itself)
     ``precision``
@@ -141,6 +147,7 @@ def train(
         batch=batch,
         seed=seed,
         weights=weights or own_weights,
+        proposals=proposals,
         resume=resume,
         device=device,
         devices=devices,
@@ -185,6 +192,7 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
 
     # ---- data and detector
     training, validation, note = _read_data(arguments)
+    training, validation = _with_proposals(arguments, spec.source, fabric, screen, training, validation)
     batch = arguments.batch or fit.batch
     _check_batch(batch, fit, fabric.world_size)
     torch.manual_seed(noise(START, arguments.seed))
@@ -217,6 +225,7 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
         "processes": fabric.world_size,
         "data": environment.fingerprint(training),
         "val_data": environment.fingerprint(validation),
+        "proposals": environment.proposal_fingerprint(training),
     }
     for line in _greeting(arguments, spec, batch, fabric, precision, training, validation, note):
         screen.say(line)
@@ -301,6 +310,29 @@ def _read_data(arguments: Arguments) -> tuple[Dataset, Dataset, str]:
     check_trainable(training)
     check_trainable(validation)
     return training, validation, note
+
+
+def _with_proposals(
+    arguments: Arguments,
+    source: ProposalSource | None,
+    fabric: Fabric,
+    screen: Progress,
+    training: Dataset,
+    validation: Dataset,
+) -> tuple[Dataset, Dataset]:
+    """Both sets with proposals from outside, where the detector wants them. The first process makes what is missing."""
+    if source is None:
+        if arguments.proposals is not None:
+            raise UsageError("this detector makes its own proposals", path=arguments.proposals, fix="Leave them out")
+        return training, validation
+
+    def prepare() -> list[str]:
+        for dataset in (training, validation) if arguments.proposals is None else ():
+            kept(dataset.records, source.setting, from_source(source), progress=screen.making("proposals"))
+        return []
+
+    _first_alone(fabric, prepare)
+    return fill(training, source, arguments.proposals), fill(validation, source, arguments.proposals)
 
 
 def _same_set(training: Dataset, validation: Dataset) -> bool:
@@ -411,7 +443,10 @@ def _story(
     note: str,
 ) -> dict[str, Any]:
     """``run.json``."""
-    call = {k: _plain(_absolute(v) if k in ("data", "val", "images") else v) for k, v in vars(arguments).items()}
+    call = {
+        k: _plain(_absolute(v) if k in ("data", "val", "images", "proposals") else v)
+        for k, v in vars(arguments).items()
+    }
     divided = {"train": [r.id for r in training.records], "val": [r.id for r in validation.records]} if note else None
     return {
         "arguments": call,

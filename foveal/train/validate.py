@@ -93,8 +93,10 @@ class Validator:
             for batch in itertools.islice(self.loader.epoch(), batches):
                 check()
                 part = batch.indices
-                images = detector.prepare(batch.arrays)
-                targets = network_targets([self.dataset.records[i] for i in part], images, self.fit)
+                records = [self.dataset.records[i] for i in part]
+                boxes = [r.proposals for r in records if r.proposals is not None]  # all of them or none
+                images = detector.prepare(batch.arrays, boxes or None)
+                targets = network_targets(records, images, self.fit)
                 place = noise(VALIDATION, self.seed, part[0])
                 torch.manual_seed(place)
                 rng.manual_seed(place)

@@ -1,0 +1,236 @@
+"""Proposals from outside, of whole data sets: made once, kept by content, carried by the records.
+
+The cache has a folder for each setting (``proposals/SETTING`` beside the fetched weights), in it one file a data set.
+Images are known by the hash of their file's content, so a renamed image, another split or another annotation format
+finds what is there, and an image that changed does not. While they are made, pieces of a few images are written; what
+was finished before a kill is not made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from foveal.errors import FovealError
+from foveal.parts.proposal_sources import ProposalSource, Proposed
+
+from .dataset import Dataset, Record
+from .findings import Finding
+from .images import load_image
+from .proposal_files import Named, Table, content_key, read_table, table_digest, write_table
+
+Progress = Callable[[int, int], None]  # images done, of how many
+Made = tuple[int, Proposed | FovealError]  # index of the record, and its proposals or why there are none
+Maker = Callable[[Sequence[Record]], Iterator[Made]]
+PIECE = 16  # images of a piece: what a kill can cost
+
+
+# ------------------------------------------------------------------------------------------------ the records
+def fill(
+    dataset: Dataset,
+    source: ProposalSource,
+    file: str | Path | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Dataset:
+    """The data set with proposals in its records: of ``file``, else of the cache, where the source puts what is new.
+
+    The source says how many of an image are used. Raises :class:`FovealError` where ``file`` was made for other images
+    or for another version of them. An image for which there is no proposal at all becomes a finding.
+    """
+    if file is not None:
+        return carried(dataset, read_table(file), content_keys(dataset.records), source.top)
+    done = kept(dataset.records, source.setting, from_source(source), progress=progress)
+    return carried(dataset, done.table, done.keys, source.top)
+
+
+def carried(dataset: Dataset, table: Table, keys: Sequence[str | None], top: int) -> Dataset:
+    """The data set with the best ``top`` proposals of a table in its records; see :func:`fill` for what is refused."""
+    triples = list(zip(dataset.records, keys, proposed(table, dataset.records, keys), strict=True))
+    # an image that cannot be decoded is skipped, and named, by whoever loads it
+    missing = [record for record, key, found in triples if key is not None and found is None and _decodes(record)]
+    if missing:
+        _refuse(table, missing, len(dataset))
+    nothing = np.zeros((0, 4), np.float32)
+    records = [replace(r, proposals=nothing if found is None else found.boxes[:top]) for r, _, found in triples]
+    findings = list(dataset.findings)
+    for record, _, found in triples:
+        if found is not None and not len(found.boxes):
+            message = "no proposal at all: nothing can be found here, and training sees its objects alone"
+            findings.append(Finding("image-without-proposals", "warning", str(record.path), "", message))
+    return replace(dataset, records=records, findings=findings)
+
+
+def proposed(table: Table, records: Sequence[Record], keys: Sequence[str | None]) -> list[Proposed | None]:
+    """The proposals of each record, as views of the file; None where the table has none for that content."""
+    rows = (None if key is None else table.rows.get(key) for key in keys)
+    pairs = zip(records, rows, strict=True)
+    return [None if row is None else table.of(row, record.width, record.height) for record, row in pairs]
+
+
+def _refuse(table: Table, missing: Sequence[Record], count: int) -> None:
+    """Says whether the images are unknown or have changed."""
+    known = {image.id for image in table.images}
+    changed = [r for r in missing if str(r.id) in known]
+    shown = ", ".join(str(r.id) for r in (changed or list(missing))[:5]) + (", ..." if len(missing) > 5 else "")
+    if changed:
+        what = f"was made for another version of {len(changed)} of the {count} images ({shown}): their files differ"
+    else:
+        what = f"has no proposals for {len(missing)} of the {count} images ({shown})"
+    raise FovealError(what, path=table.path, fix="Make them for this data: foveal proposals --data DATA --out DIR")
+
+
+def _decodes(record: Record) -> bool:
+    try:
+        load_image(record.path)
+    except FovealError:
+        return False
+    return True
+
+
+def content_keys(records: Sequence[Record]) -> list[str | None]:
+    """The hash of each image's file; None where it cannot be read, which whoever loads the image will say."""
+
+    def key(record: Record) -> str | None:
+        try:
+            return content_key(record.path)
+        except OSError:
+            return None
+
+    with ThreadPoolExecutor(min(8, _cores() * 2)) as pool:  # hashing lets go of Python's lock
+        return list(pool.map(key, records))
+
+
+# -------------------------------------------------------------------------------------------------- the cache
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What :func:`kept` found or made."""
+
+    table: Table  # of these images and perhaps of others
+    keys: list[str | None]  # the content of each image; None where its file cannot be read
+    skipped: list[FovealError]  # images that could not be read
+    made: int  # images that were not in the cache
+
+
+def cache_folder(setting: str) -> Path:
+    """Where the proposals of a setting are kept."""
+    from foveal.weights.published import cache_folder
+
+    return cache_folder() / "proposals" / hashlib.blake2b(setting.encode(), digest_size=8).hexdigest()
+
+
+def kept(
+    records: Sequence[Record],
+    setting: str,
+    make: Maker,
+    *,
+    progress: Progress | None = None,
+) -> Kept:
+    """The proposals of these images, made where the cache has none. Stopped anywhere, the next call goes on from there.
+
+    Several processes may do this at a time: each writes files of its own, and a file is whole or not there.
+    """
+    keys = content_keys(records)
+    wanted = {key: record for record, key in zip(records, keys, strict=True) if key is not None}
+    folder, skipped, made = cache_folder(setting), dict[str, FovealError](), 0
+    while True:
+        known = _known(folder, setting)
+        for table in known:
+            if wanted.keys() - skipped.keys() <= table.rows.keys():
+                return Kept(table, keys, list(skipped.values()), made)
+        places = {key: (table, row) for table in known for key, row in table.rows.items()}
+        missing = [key for key in wanted if key not in places and key not in skipped]
+        if missing:
+            made += _make(folder, setting, {k: wanted[k] for k in missing}, make, skipped, len(wanted), progress)
+            continue  # look again: another process may have been at work, too
+        whole = [key for key in wanted if key not in skipped]
+        found = [table.of(row, np.inf, np.inf) for table, row in (places[key] for key in whole)]
+        path = folder / f"{table_digest(whole)}.safetensors"
+        write_table(path, setting, [Named(k, str(wanted[k].id)) for k in whole], found)
+        for table in known:  # pieces that are in the new file now
+            if table.path.name.startswith("piece-") and table.rows.keys() <= set(whole):
+                table.path.unlink(missing_ok=True)
+
+
+def _known(folder: Path, setting: str) -> list[Table]:
+    """All whole files of a setting, the smallest first. A damaged one is removed, so that it is made again."""
+    tables = []
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            tables.append(read_table(path))
+        except FovealError:
+            path.unlink(missing_ok=True)
+    return sorted((t for t in tables if t.setting == setting), key=lambda t: len(t.images))
+
+
+def _make(
+    folder: Path,
+    setting: str,
+    missing: dict[str, Record],
+    make: Maker,
+    skipped: dict[str, FovealError],
+    total: int,
+    progress: Progress | None,
+) -> int:
+    """Writes pieces of what is made; also of what is at hand when somebody interrupts. Returns how many were made."""
+    names = [Named(key, str(record.id)) for key, record in missing.items()]
+    images: list[Named] = []
+    found: list[Proposed] = []
+    done = 0
+
+    def flush() -> None:
+        if images:
+            write_table(folder / f"piece-{table_digest(n.key for n in images)}.safetensors", setting, images, found)
+            images.clear()
+            found.clear()
+
+    if progress is not None:
+        progress(total - len(missing), total)
+    try:
+        with closing(make(list(missing.values()))) as results:  # type: ignore[type-var]
+            for index, result in results:
+                if isinstance(result, FovealError):
+                    skipped[names[index].key] = result
+                else:
+                    images.append(names[index])
+                    found.append(result)
+                    done += 1
+                if len(images) == PIECE:
+                    flush()
+                if progress is not None:
+                    progress(total - len(missing) + done + len(skipped), total)
+    finally:
+        flush()
+    return done
+
+
+def from_source(source: ProposalSource) -> Maker:
+    """Every core works on a picture of its own: the work is in libraries that let go of Python's lock."""
+
+    def make(records: Sequence[Record]) -> Iterator[Made]:
+        def one(record: Record) -> Proposed | FovealError:
+            try:
+                return source(load_image(record.path))
+            except FovealError as error:
+                return error
+
+        with source.session(), ThreadPoolExecutor(_cores()) as pool:
+            waiting = {pool.submit(one, record): i for i, record in enumerate(records)}
+            try:
+                for future in as_completed(waiting):
+                    yield waiting.pop(future), future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    return make
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
