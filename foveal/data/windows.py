@@ -6,7 +6,6 @@ within its context) and with one object where the window is positive.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from .samples import Packed, Treatment
 if TYPE_CHECKING:
     from foveal.parts.warp import Warp
 
-Boxes = NDArray[np.floating[Any]]  # (P, 4) xyxy pixels of the original picture
+Boxes = NDArray[np.floating[Any]]  # (N, 4) xyxy pixels of the original picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +43,9 @@ class WindowTable:
     negative: NDArray[np.int64]  # those that overlap all by less, and one by ``draw.low`` at least
 
     @classmethod
-    def build(cls, packed: Packed, proposals: Sequence[Boxes], draw: Draw) -> WindowTable:
+    def build(cls, packed: Packed, draw: Draw) -> WindowTable:
         """Raises :class:`FovealError` where there is no positive or no negative window at all."""
-        parts = [_windows(packed, index, boxes, draw) for index, boxes in enumerate(proposals)]
+        parts = [_windows(packed, index, draw) for index in range(len(packed))]
         image = np.repeat(np.arange(len(parts), dtype=np.int32), [len(p[0]) for p in parts])
         boxes, truth, label, positive = (np.concatenate([p[k] for p in parts]) for k in range(4))
         table = cls(image, boxes, truth, label, np.flatnonzero(positive), np.flatnonzero(~positive))
@@ -60,13 +59,16 @@ class WindowTable:
 
 
 def _windows(
-    packed: Packed, index: int, proposals: Boxes, draw: Draw
+    packed: Packed, index: int, draw: Draw
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.bool_]]:
     """Boxes, objects, classes and which are positive, of one image. Windows in an ignored region are left out."""
     rows = slice(packed.starts[index], packed.starts[index + 1])
     ignore = packed.ignore[rows]
     objects, labels = packed.boxes[rows][~ignore], packed.labels[rows][~ignore]
-    boxes = np.concatenate([np.asarray(proposals, np.float64).reshape(-1, 4), objects])
+    proposals = packed.proposals[index]
+    if proposals is None:
+        raise FovealError("the image has no proposals", path=packed.path(index), fix="See foveal proposals")
+    boxes = np.concatenate([proposals.astype(np.float64), objects])
     if not len(objects):
         objects, labels = np.zeros((1, 4)), np.zeros(1, np.int64)
     iou = _iou(boxes, objects)
@@ -168,14 +170,13 @@ class WindowMaker:
 class WindowLoader(_Loader[Batch]):
     """Training batches of crops; ``batch`` counts them over all processes.
 
-    ``proposals`` are those of each record, in pixels of its own picture. Windows of an image that cannot be read are
-    missing from their batch. Order and noise follow from (seed, epoch, batch) as in :class:`Loader`.
+    Windows of an image that cannot be read are missing from their batch. Order and noise follow from (seed, epoch,
+    batch) as in :class:`Loader`. Raises :class:`FovealError` for records without proposals.
     """
 
     def __init__(
         self,
         dataset: Dataset,
-        proposals: Sequence[Boxes],
         pool: Warp,
         fill: tuple[int, int, int],
         draw: Draw,
@@ -191,10 +192,8 @@ class WindowLoader(_Loader[Batch]):
     ) -> None:
         if batch < 2 or batch % world:
             raise UsageError(f"a batch of {batch} windows cannot be shared equally by {world} processes")
-        if len(proposals) != len(dataset):
-            raise FovealError(f"proposals of {len(proposals)} images for {len(dataset)}", path=dataset.path)
         packed = Packed(dataset.records, difficult, crowd)
-        table = WindowTable.build(packed, proposals, draw)
+        table = WindowTable.build(packed, draw)
         maker = WindowMaker(packed, table, draw, pool, fill, batch, seed, flip, rank, world)
         super().__init__(dataset, maker, workers)
 

@@ -56,9 +56,9 @@ class TwoTaps:
 
         CaffeNet, VGG and torchvision's AlexNet have two; other networks have none, and the layers keep their start.
         """
-        own = head.trunk.state_dict()
+        own, whole = head.trunk.state_dict(), read_state(path)
         for source in _SOURCES:
-            state = _connected(read_state(path), source)
+            state = _connected(whole, source)
             if own and all(key in state and state[key].shape == value.shape for key, value in own.items()):
                 load_into(head.trunk, state, path=path, what="the fully connected layers")
                 return

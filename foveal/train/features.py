@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,8 @@ from ..data.images import MOST_SKIPPED, load_image
 from ..detectors.region import Region
 from ..errors import FovealError
 from ..fit import Fit
-from .environment import fingerprint
-from .rows import Floats, Rows, overlaps_of
+from .environment import fingerprint, proposal_fingerprint
+from .rows import Rows, overlaps_of
 from .validate import network_targets
 
 Tap = Literal["classes", "boxes"]
@@ -100,7 +100,6 @@ class Extraction:
 
     detector: Region
     dataset: Dataset
-    proposals: Sequence[Floats]  # of each record, in pixels of its own picture
     fit: Fit
     near: float
     autocast: Callable[[], AbstractContextManager[object]]
@@ -116,8 +115,7 @@ class Extraction:
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         digest.update(fingerprint(self.dataset).encode())
-        for boxes in self.proposals:
-            digest.update(np.ascontiguousarray(boxes, np.float32))
+        digest.update((proposal_fingerprint(self.dataset) or "").encode())
         return digest.hexdigest()
 
     def __call__(self, store: Store, step: Callable[[int, int], None]) -> dict[int, str]:
@@ -150,8 +148,9 @@ class Extraction:
         """What is stored of an image: its proposals, then its objects, in network pixels."""
         if image is None:
             return dict.fromkeys(("windows", "objects", *TAPS), torch.zeros(0, 4)) | _numbers(torch.zeros(0))
-        images = self.detector.prepare([image], [np.asarray(self.proposals[index], np.float32).reshape(-1, 4)])
-        targets = network_targets([self.dataset.records[index]], images, self.fit)
+        record = self.dataset.records[index]
+        images = self.detector.prepare([image], None if record.proposals is None else [record.proposals])
+        targets = network_targets([record], images, self.fit)
         assert images.proposals is not None and images.proposals_valid is not None
         objects, ignored = targets.boxes[0][targets.valid[0]], targets.boxes[0][targets.ignore[0]]
         proposals = images.proposals[0][images.proposals_valid[0]]
@@ -166,7 +165,8 @@ class Extraction:
         found: dict[Tap, list[Tensor]] = {"classes": [], "boxes": []}
         norms: dict[Tap, list[Tensor]] = {"classes": [], "boxes": []}
         start = 0
-        for pair in self.detector.taps(features, windows[None], images.sizes):
+        pairs = self.detector.taps(features, windows[None], images.sizes) if len(windows) else ()
+        for pair in pairs:
             for tap, rows in zip(TAPS, pair, strict=True):
                 rows = rows.float().cpu()
                 norms[tap].append(rows.norm(dim=1))
@@ -175,8 +175,8 @@ class Extraction:
             start += len(pair[0])
         stored = {tap: torch.cat(parts) if parts else torch.zeros(0, 4) for tap, parts in found.items()}
         if not all(bool(rows.isfinite().all()) for rows in stored.values()):
-            path = self.dataset.records[index].path
-            raise FovealError("features are not finite in half precision; did the stage before diverge?", path=path)
+            what = "features are not finite in half precision; did the stage before diverge?"
+            raise FovealError(what, path=record.path)
         lengths = {tap: torch.cat(parts) if parts else torch.zeros(0) for tap, parts in norms.items()}
         return {
             "windows": windows.cpu(),
