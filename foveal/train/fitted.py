@@ -32,7 +32,7 @@ def check_fitted(detector: Detector, fit: Fit) -> None:
     head = getattr(detector, "roi_head", None)
     if solvers and not isinstance(head, TwoTapHead):
         raise UsageError("fit.stages: SVM and Ridge fit the head of R-CNN and SPP-Net", fix="Use head=TwoTaps()")
-    if any(isinstance(s, SVM) for s in solvers) and not isinstance(getattr(detector, "roi").cls_loss, Margin):
+    if any(isinstance(s, SVM) for s in solvers) and not isinstance(detector.roi.cls_loss, Margin):
         raise UsageError("fit.stages: SVM writes margins", fix="Set roi.cls_loss=Margin()")
 
 
@@ -54,9 +54,11 @@ def run_fitted(
     name = type(solver).__name__
     screen.say(f"{name}: storing the features of {len(dataset)} images in {store.folder}")
 
+    tell = screen.making("features")
+
     def step(done: int, total: int) -> None:
         check()
-        screen.counted(done, total, "features")
+        tell(done, total)
 
     for message in extraction(store, step).values():
         screen.say(f"warning: left out: {message}")
