@@ -69,8 +69,8 @@ def predict(
     """Detects objects in images, folders and globs, in their order.
 
     ``detector`` may be anything that :func:`foveal.load` takes. Detections below ``score`` and of other ``classes`` are
-    left out. ``proposals``: a file of ``foveal proposals`` for a detector that takes them from outside; without it they
-    are computed. Drawings go to ``out`` (JPEG, named after the picture), all detections to the file ``json``. ``each`` is
+    left out. ``proposals``: a file of ``foveal proposals``, for a detector that takes them from outside; without it
+    they are computed. Drawings go to ``out`` (JPEG, named after the picture), all detections to the file ``json``. ``each`` is
     called with every result. Pictures that cannot be read are skipped and named in the answer; where none can be read
     :class:`FovealError` is raised. Raises :class:`UsageError` for an unknown class or a source that holds no image.
     """

@@ -131,14 +131,20 @@ def export(
     out: Annotated[
         Path, typer.Option("--out", help="A .safetensors file; of a Darknet network also .weights.", show_default=False)
     ],
+    svd: Annotated[
+        str | None,
+        typer.Option("--svd", help="Ranks of a region head's fully connected layers: each becomes two smaller ones."),
+    ] = None,
 ) -> None:
     """Writes the weights of a run as one safetensors file, with spec and class names in its header.
 
-    A Darknet network is also written as Darknet has it: .weights, and beside it .cfg and .names.
+    A Darknet network is also written as Darknet has it: .weights, and beside it .cfg and .names. With --svd the fully
+    connected layers of a region head are compressed by truncated SVD (Fast R-CNN: 1024,256).
 
     \b
     Example:
       foveal weights export runs/first --out first.safetensors
+      foveal weights export runs/fast --out small.safetensors --svd 1024,256
       foveal weights export runs/mine --out mine.weights
     """
     import json
@@ -152,16 +158,29 @@ def export(
     from ..loading import find
 
     found = find(model)
+    spec, state = found.spec(), found.state
+    if svd is not None:
+        from ..weights.compress import compress
+
+        spec, state = compress(spec, state, _ranks(svd))
     if out.suffix == ".weights":
         from ..detectors.darknet_files import export_darknet
 
-        for path in export_darknet(found.spec(), found.classes, found.state, out, seen=found.seen):
+        for path in export_darknet(spec, found.classes, state, out, seen=found.seen):
             say(str(path))
         return
-    header = {**to_json(found.spec()), "classes": list(found.classes)}
+    header = {**to_json(spec), "classes": list(found.classes)}
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        save_file({k: v.contiguous() for k, v in found.state.items()}, out, {"foveal": json.dumps(header)})
+        save_file({k: v.contiguous() for k, v in state.items()}, out, {"foveal": json.dumps(header)})
     except SafetensorError as error:  # it wraps what the disk refused
         raise FovealError(f"cannot be written ({error})", path=out) from None
     say(str(out))
+
+
+def _ranks(text: str) -> tuple[int, ...]:
+    """``1024,256`` -> ``(1024, 256)``."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"{text!r} is no list of ranks", where="--svd", fix="Write 1024,256")
+    return tuple(map(int, parts))

@@ -104,28 +104,52 @@ class RoIMLP(RoIHeadSpec):
     width: int = 1024
     depth: int = 2
     predictor: Predictor = field(default_factory=Predictor)
+    ranks: tuple[int, ...] = ()  # of each layer, where it is stored as two (``foveal weights export --svd``)
 
     def trunk(self, channels: int, size: tuple[int, int]) -> tuple[nn.Module, int]:
-        return FullyConnected(channels * size[0] * size[1], self.width, self.depth), self.width
+        inputs = channels * size[0] * size[1]
+        return FullyConnected(inputs, self.width, self.depth, ranks=self.ranks), self.width
 
 
 class FullyConnected(nn.Module):
-    """Rows (R, c, h, w) -> (R, width) by layers ``fc6``, ``fc7``, ... with ReLU, and dropout where asked."""
+    """Rows (R, c, h, w) -> (R, width) by layers ``fc6``, ``fc7``, ... with ReLU, and dropout where asked.
 
-    def __init__(self, inputs: int, width: int, depth: int, dropout: float = 0.0) -> None:
+    With ``ranks`` each layer is a :class:`LowRank` one. Raises :class:`UsageError` unless there is one for each.
+    """
+
+    def __init__(self, inputs: int, width: int, depth: int, dropout: float = 0.0, ranks: tuple[int, ...] = ()) -> None:
         super().__init__()
+        if ranks and (len(ranks) != depth or min(ranks) < 1):
+            raise UsageError(f"ranks {ranks}: expected {depth} numbers from 1 on, or none")
         self.first = "fc6"
         for i in range(depth):
-            self.add_module(f"fc{6 + i}", nn.Linear(inputs if i == 0 else width, width))
+            sides = inputs if i == 0 else width, width
+            self.add_module(f"fc{6 + i}", LowRank(*sides, ranks[i]) if ranks else nn.Linear(*sides))
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
         for name, layer in self.named_children():
-            x = linear_as_conv(x, layer) if name == self.first else layer(x)  # type: ignore[arg-type]
+            if isinstance(layer, LowRank):
+                x = layer.outer(self._product(name, x, layer.inner))
+            else:
+                x = self._product(name, x, layer)
             x = torch.relu_(x)
             if self.dropout:
                 x = nn.functional.dropout(x, self.dropout, self.training)
         return x
+
+    def _product(self, name: str, x: Tensor, layer: nn.Module) -> Tensor:
+        """The first layer sees maps (R, c, h, w), the others vectors."""
+        return linear_as_conv(x, cast(nn.Linear, layer)) if name == self.first else layer(x)
+
+
+class LowRank(nn.Module):
+    """A fully connected layer of bounded rank as two: W = U_t (S_t V_t^T) (Fast R-CNN, section 3.1)."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(inputs, rank, bias=False)  # S_t V_t^T
+        self.outer = nn.Linear(rank, outputs)  # U_t, and the layer's bias
 
 
 @dataclass(frozen=True)
@@ -212,11 +236,19 @@ class VGGTail(RoIHeadSpec):
     width: int = 4096
     dropout: float = 0.5
     predictor: Predictor = field(default_factory=Predictor)
+    ranks: tuple[int, ...] = ()  # of fc6 and fc7, where they are stored as two each (``foveal weights export --svd``)
 
     def trunk(self, channels: int, size: tuple[int, int]) -> tuple[nn.Module, int]:
-        return FullyConnected(channels * size[0] * size[1], self.width, 2, self.dropout), self.width
+        inputs = channels * size[0] * size[1]
+        return FullyConnected(inputs, self.width, 2, self.dropout, self.ranks), self.width
 
     def load_pretrained(self, head: RoIHead, path: str | Path) -> None:
+        """Raises :class:`UsageError` where ``ranks`` are set: a trained detector is compressed, not a backbone's file."""
+        if self.ranks:
+            raise UsageError(
+                f"ranks={self.ranks} is for a trained detector, the weights of {path} are whole",
+                fix="Train without ranks, then foveal weights export RUN --svd RANK,RANK",
+            )
         names = {"classifier.0.": "fc6.", "classifier.3.": "fc7."}
         state = {
             new + key[len(old) :]: value

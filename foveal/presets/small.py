@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from foveal.detectors.fast_rcnn import FAST_TASK, FastRCNN
 from foveal.detectors.faster_rcnn import ROI_TASK, FasterRCNN
 from foveal.detectors.fcos import FCOS
 from foveal.detectors.region import Counts
@@ -25,7 +26,9 @@ from foveal.parts.matchers import IoUMatcher
 from foveal.parts.necks import FPN, Identity
 from foveal.parts.normalizers import Positives
 from foveal.parts.points import Centreness
+from foveal.parts.pooling import RoIAlign
 from foveal.parts.priors import PyramidAnchors
+from foveal.parts.proposal_sources import SelectiveSearch
 from foveal.parts.samplers import Balanced
 from foveal.parts.small import SmallResNet
 from foveal.parts.ssd import Extra, Extras
@@ -36,6 +39,7 @@ from foveal.presets.two_stage import with_focal
 
 __all__ = [
     "dssd_mini",
+    "fast_rcnn_mini",
     "faster_rcnn_mini",
     "faster_rcnn_mini_focal_rpn",
     "fcos_mini",
@@ -93,7 +97,20 @@ faster_rcnn_mini = FasterRCNN(
     fit=SMALL_FIT,
 )
 
-# The same with focal loss in the RPN: one difference, three overrides.
+# The same without an RPN: 500 proposals of selective search, made at the pictures' own size.
+fast_rcnn_mini = FastRCNN(
+    input=_SMALL,
+    proposals=SelectiveSearch(top=500, width=320, min_side=10),
+    backbone=_SMALL_BODY,
+    levels=(3, 4, 5),
+    neck=FPN(96, extra="pool", norm="group"),
+    pool=RoIAlign(7),
+    roi_head=RoIMLP(256),
+    roi=replace(FAST_TASK, select=Select(score=0.01, per_level=None), suppress=ROI_TASK.suppress),
+    fit=SMALL_FIT,
+)
+
+# Faster R-CNN with focal loss in the RPN: one difference, three overrides.
 faster_rcnn_mini_focal_rpn = replace(faster_rcnn_mini, rpn=with_focal(faster_rcnn_mini.rpn))
 
 # YOLO on the same small backbone; `foveal anchors PRESET --data DATA` finds the shapes for a data set.

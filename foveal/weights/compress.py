@@ -1,0 +1,56 @@
+"""Truncated SVD of a region head's fully connected layers (Fast R-CNN, sections 3.1 and 4.4)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..detectors.base import Spec
+
+_PREFIX = "roi_head.trunk.fc"
+
+
+def truncated(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """(out, in) -> outer U (out, rank) and inner S V^T (rank, in), whose product is the nearest matrix of that rank.
+
+    The largest singular value of the difference is the first one left out. Computed in float64.
+    """
+    u, s, v = torch.linalg.svd(weight.double(), full_matrices=False)
+    inner = s[:rank, None] * v[:rank]
+    return u[:, :rank].to(weight.dtype).contiguous(), inner.to(weight.dtype).contiguous()
+
+
+def compress(spec: Spec, state: Mapping[str, Tensor], ranks: Sequence[int]) -> tuple[Spec, dict[str, Tensor]]:
+    """Spec and state of the same detector with each fully connected layer of its head as two, of these ranks.
+
+    A layer of u x v costs u v multiplications a proposal, as two t (u + v). Raises :class:`UsageError` for a detector
+    without such layers, one that is compressed already, and ranks that do not fit.
+    """
+    known: Any = spec
+    head = getattr(known, "roi_head", None)
+    if not hasattr(head, "ranks"):
+        raise UsageError(
+            f"{type(spec).__name__} has no fully connected layers to compress",
+            where="--svd",
+            fix="It is for region detectors with a RoIMLP or VGGTail head",
+        )
+    if head.ranks:
+        raise UsageError(f"the head is compressed already, to {head.ranks}", where="--svd")
+    names = sorted(key.removesuffix(".weight") for key in state if key.startswith(_PREFIX) and key.endswith(".weight"))
+    sides = [min(state[f"{name}.weight"].shape) for name in names]
+    if len(ranks) != len(names) or any(not 1 <= r <= side for r, side in zip(ranks, sides, strict=True)):
+        most = " and ".join(f"1 to {side}" for side in sides)
+        raise UsageError(f"ranks {tuple(ranks)}: the head's {len(names)} layers take {most}", where="--svd")
+    smaller = dict(state)
+    for name, rank in zip(names, ranks, strict=True):
+        outer, inner = truncated(smaller.pop(f"{name}.weight"), rank)
+        bias = smaller.pop(f"{name}.bias")
+        smaller |= {f"{name}.inner.weight": inner, f"{name}.outer.weight": outer, f"{name}.outer.bias": bias}
+    return dataclasses.replace(known, roi_head=dataclasses.replace(head, ranks=tuple(ranks))), smaller
