@@ -31,8 +31,9 @@ def parameters(module: torch.nn.Module) -> int:
 
 
 def test_the_presets_are_counted() -> None:
-    assert len(NAMES) == 51
-    two_stage = ["faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini"]
+    assert len(NAMES) == 60
+    two_stage = ["fast_rcnn_mini", "faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini"]
+    two_stage += ["rcnn_mini", "spp_net_mini"]
     yolo = ["yolo_v1_mini", "yolo_v2_mini", "yolo_v3_mini"]
     assert sorted(MINI) == sorted(["retinanet_mini", "fcos_mini", *two_stage, *yolo, "ssd_mini", "dssd_mini"])
 
@@ -66,6 +67,9 @@ def test_every_preset_builds(name: str) -> None:
         ("fcos_r50_fpn_paper", 91, 32_269_605, 0),  # a scale a level
         ("retinanet_r50_fpn_paper", 80, 37_915_572, 0),
         ("retinanet_r101_fpn_paper", 80, 56_855_476, 0),
+        ("rcnn_alexnet", 20, 56_954_261, -80 * 9217),  # references leave the box layer out: it is no part of the net
+        ("spp_net_zf5", 20, 3_726_464 + 69_300_245, -80 * 12_801),
+        ("spp_net_zf5_5_scales", 20, 3_726_464 + 69_300_245, -80 * 12_801),
         ("faster_rcnn_vgg16", 20, 137_078_239, 4 * 4097 + 9 * 513),
         ("faster_rcnn_vgg16", 80, 138_307_339, 4 * 4097 + 9 * 513),
         ("faster_rcnn_vgg16_focal_rpn", 20, 137_057_234, 0),
@@ -130,6 +134,8 @@ def test_a_training_step_and_a_detection(name: str) -> None:
             Target(torch.zeros(0, 4), torch.zeros(0).long()),
         ]
     )
+    if detector.source is not None:
+        images = images.with_proposals([torch.rand(40, 2, 2).sort(1).values.flatten(1) * 128] * 2)
     losses = detector(images, targets)
     total = torch.stack(list(losses.values())).sum()
     assert torch.isfinite(total)

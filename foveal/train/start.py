@@ -102,10 +102,11 @@ def resting_at_random(spec: Spec, detector: Detector) -> list[str]:
     """The parts that start from random weights and keep still in the first stage: it is made for a trained detector."""
     trains, backbone = spec.fit.stages[0].trains, getattr(spec, "backbone", None)
     read = ("backbone.",) if getattr(backbone, "weights", None) is not None else ()
+    solved = tuple(path for stage in spec.fit.stages if stage.inputs == "features" for path in stage.trains)
     still = (
         name
         for name, parameter in detector.named_parameters()
-        if parameter.requires_grad and not name.startswith((*trains, *read))
+        if parameter.requires_grad and not name.startswith((*trains, *read, *solved))
     )
     return sorted({".".join(name.split(".")[: 1 + name.startswith("neck.")]) for name in still})
 
