@@ -22,12 +22,15 @@ from foveal.parts.roi_bag import pool_rows
 class Pool(ABC):
     """Subclasses are frozen dataclasses."""
 
-    rows: int | None = None  # boxes of an image pooled at once in inference; None: all
-
     @property
     @abstractmethod
     def size(self) -> int:
         """The side of what comes out, in cells."""
+
+    @property
+    def rows(self) -> int | None:
+        """Boxes of an image that are pooled and looked at together in inference; None: all."""
+        return None
 
     def channels(self, channels: int) -> int:
         """How many come out, for maps of ``channels``."""

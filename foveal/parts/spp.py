@@ -81,7 +81,7 @@ class SPP(Pool):
         mean = ((low + high) / 2).floor()
         empty = low > high
         low, high = torch.where(empty, mean, low), torch.where(empty, mean, high)
-        last = low.new_tensor([shape[1] - 1.0, shape[0] - 1.0])
+        last = torch.cat([low.new_full((1,), shape[1] - 1), low.new_full((1,), shape[0] - 1)])
         if sizes is not None:  # the padding's cells are no picture
             own = (sizes.to(low.device).flip(-1)[:, None] / stride).ceil() - 1
             last = last.minimum(own.clamp(min=0))
@@ -89,7 +89,7 @@ class SPP(Pool):
 
     def scale(self, boxes: Tensor, strides: Sequence[float]) -> Tensor:
         """(B, P, 4) -> (B, P) int64: the map of each box. The one of the smallest stride is of the picture as given."""
-        shrunk = boxes.new_tensor([min(strides) / s for s in strides])
+        shrunk = torch.cat([boxes.new_full((1,), min(strides) / s) for s in strides])
         area = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).clamp(min=0)
         distance = (area[..., None] * shrunk.square() - self.area**2).abs()
         order = shrunk.argsort(descending=True)  # the largest picture first, so that it wins a tie

@@ -61,10 +61,10 @@ class Warp(Pool):
         pixels = features[0]
         b, p, side = *boxes.shape[:2], self.size
         height, width = pixels.shape[-2:]
-        limit = pixels.new_tensor([[height, width]]) if sizes is None else sizes.to(pixels.device, torch.float32)
         window = self.windows(boxes.detach().float())
-        x, inside_x = self._samples(window[..., 0], window[..., 2], limit[:, 1:])
-        y, inside_y = self._samples(window[..., 1], window[..., 3], limit[:, :1])
+        ends = (None, None) if sizes is None else sizes.to(window).unbind(1)
+        x, inside_x = self._samples(window[..., 0], window[..., 2], width, ends[1])
+        y, inside_y = self._samples(window[..., 1], window[..., 3], height, ends[0])
         x, y = (2 * x + 1) / width - 1, (2 * y + 1) / height - 1
         where = torch.stack(
             [x[:, :, None, :].expand(-1, -1, side, -1), y[:, :, :, None].expand(-1, -1, -1, side)], -1
@@ -74,10 +74,12 @@ class Warp(Pool):
         crops = crops * (inside_y[:, :, None, :, None] & inside_x[:, :, None, None, :])
         return channels_last(crops.flatten(0, 1).to(pixels.dtype))
 
-    def _samples(self, low: Tensor, high: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
-        """Along one axis, windows from ``low`` to ``high`` (B, P) in a picture of ``limit`` (B, 1) pixels: where each
-        pixel of the crop is read (B, P, size), in pixels, and whether that is picture."""
-        first, last = low.clamp(min=0).minimum(limit), high.clamp(min=0).minimum(limit)
+    def _samples(self, low: Tensor, high: Tensor, pixels: int, end: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Along one axis, windows from ``low`` to ``high`` (B, P) in a map of so many ``pixels``, of which the first
+        ``end`` (B,) are picture: where each pixel of a crop is read (B, P, size), and whether that is picture."""
+        first, last = low.clamp(0, pixels), high.clamp(0, pixels)
+        if end is not None:
+            first, last = first.minimum(end[:, None]), last.minimum(end[:, None])
         scale = self.size / (high - low)
         before = _round((first - low) * scale)[..., None]
         count = _round((last - first) * scale)[..., None].minimum(self.size - before)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -32,7 +32,7 @@ def check_fitted(detector: Detector, fit: Fit) -> None:
     head = getattr(detector, "roi_head", None)
     if solvers and not isinstance(head, TwoTapHead):
         raise UsageError("fit.stages: SVM and Ridge fit the head of R-CNN and SPP-Net", fix="Use head=TwoTaps()")
-    if any(isinstance(s, SVM) for s in solvers) and not isinstance(detector.roi.cls_loss, Margin):
+    if any(isinstance(s, SVM) for s in solvers) and not isinstance(cast(Any, detector).roi.cls_loss, Margin):
         raise UsageError("fit.stages: SVM writes margins", fix="Set roi.cls_loss=Margin()")
 
 

@@ -14,7 +14,9 @@ from ..detectors.yolo import BLACK, WHITE
 from ..errors import FovealError
 from ..loading import find
 from ..parts.backbone_base import BackboneSpec
+from ..parts.caffe_nets import CaffeSpec
 from ..parts.darknet import Darknet
+from ..parts.image_pyramid import ImagePyramid
 from ..parts.inputs import IMAGENET_MEAN, IMAGENET_STD
 from ..parts.normalizers import KeptRows
 from ..parts.norms import FrozenBatchNorm
@@ -82,12 +84,16 @@ def stuck(spec: Spec, detector: Detector) -> bool:
 def other_pixels(spec: Spec) -> str | None:
     """What to say where the backbone's weights were trained on pixels normalised otherwise; None: they were not."""
     backbone = getattr(spec, "backbone", None)
+    if isinstance(backbone, ImagePyramid):
+        backbone = backbone.backbone
     if not isinstance(backbone, BackboneSpec) or backbone.weights_file is None:
         return None
     file = Path(backbone.weights_file).name
     if isinstance(backbone, Darknet):
         mean, std = BLACK, WHITE
-    elif any(entry.caffe_pixels and entry.file == file for entry in PUBLISHED.values()):
+    elif isinstance(backbone, CaffeSpec) or any(
+        entry.caffe_pixels and entry.file == file for entry in PUBLISHED.values()
+    ):
         mean, std = CAFFE_MEAN, LEVELS
     else:
         mean, std = IMAGENET_MEAN, IMAGENET_STD

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,7 @@ class _Learner:
         self.fresh, self.fitted = 0, True
 
 
-def _linear_svc(settings: SVM):  # type: ignore[no-untyped-def]  # scikit-learn has no types
+def _linear_svc(settings: SVM) -> Any:
     """liblinear's L2-regularised hinge loss in its dual form (``-s 3``)."""
     try:
         from sklearn.svm import LinearSVC
