@@ -61,7 +61,7 @@ def test_a_quarter_overlaps_an_object_by_half(shapes: Dataset) -> None:
     for index, record in enumerate(shapes.records):
         assert record.proposals is not None
         mine = table.image == index
-        everything = np.concatenate([record.proposals, record.boxes.astype(np.float32)])
+        everything = np.concatenate([record.proposals.astype(np.float64), record.boxes])
         iou = torch.as_tensor(_iou(everything, record.boxes))
         best = iou.amax(1).numpy()
         assert mine.sum() == (best >= 0.1).sum()

@@ -147,7 +147,7 @@ class WindowMaker:
     def _crops(self, image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> Tensor:
         """(K, S, S, 3) uint8: what prediction crops in float, rounded."""
         fill = torch.tensor(self.fill, dtype=torch.float32)
-        pixels = (torch.from_numpy(np.ascontiguousarray(image)).float() - fill).permute(2, 0, 1)[None]
+        pixels = (torch.from_numpy(image.astype(np.float32)) - fill).permute(2, 0, 1)[None]
         crops = self.pool([pixels], torch.from_numpy(boxes)[None], (1,))
         return (crops.permute(0, 2, 3, 1) + fill).round_().clamp_(0, 255).to(torch.uint8)
 
