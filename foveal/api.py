@@ -34,7 +34,7 @@ def train(
     seed: int = 0,
     seeds: int = 1,
     weights: PathLike | None = None,
-    proposals: PathLike | None = None,
+    proposals: PathLike | Sequence[PathLike] | None = None,
     resume: bool = False,
     device: str = "auto",
     precision: str | None = None,
@@ -86,7 +86,7 @@ def evaluate(
     protocol: str | Protocol = "coco",
     classes: Sequence[str] | None = None,
     images: PathLike | None = None,
-    proposals: PathLike | None = None,
+    proposals: PathLike | Sequence[PathLike] | None = None,
 ) -> Results:
     """Scores a detector (or a run, checkpoint, alias or weights file) on a data set.
 

@@ -62,17 +62,18 @@ def predict(
     classes: Sequence[str] | None = None,
     json: PathLike | None = None,
     batch: int | None = None,
-    proposals: PathLike | None = None,
+    proposals: PathLike | Sequence[PathLike] | None = None,
     progress: Callable[[int, int], None] | None = None,
     each: Callable[[Prediction], None] | None = None,
 ) -> Predictions:
     """Detects objects in images, folders and globs, in their order.
 
     ``detector`` may be anything that :func:`foveal.load` takes. Detections below ``score`` and of other ``classes`` are
-    left out. ``proposals``: a file of ``foveal proposals``, for a detector that takes them from outside; without it
-    they are computed. Drawings go to ``out`` (JPEG, named after the picture), all detections to the file ``json``. ``each`` is
-    called with every result. Pictures that cannot be read are skipped and named in the answer; where none can be read
-    :class:`FovealError` is raised. Raises :class:`UsageError` for an unknown class or a source that holds no image.
+    left out. ``proposals`` is a file of ``foveal proposals``, for a detector that takes them from outside; without it
+    they are computed. Drawings go to ``out`` (JPEG, named after the picture), all detections to the file ``json``.
+    ``each`` is called with every result. Pictures that cannot be read are skipped and named in the answer; where none
+    can be read :class:`FovealError` is raised. Raises :class:`UsageError` for an unknown class or a source that holds
+    no image.
     """
     if isinstance(detector, (str, Path)):
         from .loading import load
@@ -179,25 +180,28 @@ def _loaded(files: Sequence[str]) -> Iterator[tuple[str, RGB | ImageError]]:
 
 
 class _Kept:
-    """Proposals of a file, found by the content of each picture."""
+    """Proposals of files, found by the content of each picture."""
 
-    def __init__(self, detector: Detector, file: PathLike) -> None:
-        from .data.proposal_files import read_table
+    def __init__(self, detector: Detector, files: PathLike | Sequence[PathLike]) -> None:
+        from .data.proposal_files import places, read_tables
 
         if detector.source is None:
-            raise UsageError(f"{type(detector.spec).__name__} takes no proposals from outside", path=file)
-        self.table, self.top = read_table(file), detector.source.top
+            raise UsageError(f"{type(detector.spec).__name__} takes no proposals from outside", where="--proposals")
+        tables = read_tables(files)
+        self.path = ", ".join(str(table.path) for table in tables)
+        self.places, self.top = places(tables), detector.source.top
 
     def of(self, name: str, pixels: RGB) -> NDArray[np.float32]:
-        """(P, 4). Raises :class:`FovealError` for a picture that the file does not know."""
+        """(P, 4). Raises :class:`FovealError` for a picture that the files do not know."""
         from .data.proposal_files import content_key
 
-        row = self.table.rows.get(content_key(name))
-        if row is None:
+        place = self.places.get(content_key(name))
+        if place is None:
             fix = "Without --proposals they are computed for each picture"
-            raise FovealError(f"has no proposals for {name} as it is now", path=self.table.path, fix=fix)
+            raise FovealError(f"has no proposals for {name} as it is now", path=self.path, fix=fix)
+        table, row = place
         height, width = pixels.shape[:2]
-        return self.table.of(row, width, height).boxes[: self.top]
+        return table.of(row, width, height).boxes[: self.top]
 
 
 def _refuse(skipped: Sequence[ImageError]) -> None:

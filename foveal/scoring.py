@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import torch
 from .data.dataset import Dataset, Record
 from .data.findings import Finding
 from .data.images import ImageError, load_image
+from .data.proposal_files import Files
 from .data.proposals import Made, Maker, fill
 from .data.reading import PathLike, open_dataset, open_sources
 from .errors import FovealError, UsageError
@@ -68,24 +69,24 @@ def detect(
 
 
 def with_proposals(
-    detector: Detector, dataset: Dataset, file: PathLike | None = None, *, progress: Progress | None = None
+    detector: Detector, dataset: Dataset, files: Files | None = None, *, progress: Progress | None = None
 ) -> Dataset:
-    """The data set with proposals from outside where the detector takes such: of a file, else of its source's cache.
+    """The data set with proposals from outside where the detector takes such: of files, else of its source's cache.
 
-    Raises :class:`UsageError` for a file where the detector makes its own, :class:`FovealError` for one that does not
+    Raises :class:`UsageError` for files where the detector makes its own, :class:`FovealError` for those that do not
     fit the data.
     """
     if detector.source is not None:
-        return fill(dataset, detector.source, file, progress=progress)
-    if file is not None:
-        raise UsageError(f"{type(detector.spec).__name__} takes no proposals from outside", path=file)
+        return fill(dataset, detector.source, files, progress=progress)
+    if files is not None:
+        raise UsageError(f"{type(detector.spec).__name__} takes no proposals from outside", where="--proposals")
     return dataset
 
 
 def proposal_maker(detector: Detector) -> Maker:
     """A detector's own proposals, for :func:`foveal.data.proposals.kept`."""
 
-    def make(records: Sequence[Record]) -> Iterator[Made]:
+    def make(records: Sequence[Record]) -> Generator[Made, None, None]:
         for index, record in enumerate(records):
             try:
                 array = load_image(record.path)

@@ -70,6 +70,8 @@ def test_every_preset_builds(name: str) -> None:
         ("rcnn_alexnet", 20, 56_954_261, -80 * 9217),  # references leave the box layer out: it is no part of the net
         ("spp_net_zf5", 20, 3_726_464 + 69_300_245, -80 * 12_801),
         ("spp_net_zf5_5_scales", 20, 3_726_464 + 69_300_245, -80 * 12_801),
+        ("fast_rcnn_vgg16", 20, 134_690_729, 4 * 4097),
+        ("fast_rcnn_vgg16_multi_scale", 20, 134_690_729, 4 * 4097),
         ("faster_rcnn_vgg16", 20, 137_078_239, 4 * 4097 + 9 * 513),
         ("faster_rcnn_vgg16", 80, 138_307_339, 4 * 4097 + 9 * 513),
         ("faster_rcnn_vgg16_focal_rpn", 20, 137_057_234, 0),

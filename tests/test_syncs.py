@@ -35,7 +35,10 @@ def built(name: str) -> tuple[Detector, Images]:
     height, width = spec.input.canvas(()) if isinstance(spec.input, Stretch) else (96, 96)
     size = torch.tensor([[height, width]] * 2)
     pixels = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
-    return spec.build(["a", "b"]), Images(pixels, size, torch.tensor([[1.0, 1, 0, 0]] * 2), size)
+    detector, images = spec.build(["a", "b"]), Images(pixels, size, torch.tensor([[1.0, 1, 0, 0]] * 2), size)
+    if detector.source is not None:
+        images = images.with_proposals([torch.rand(40, 2, 2).sort(1).values.flatten(1) * 96] * 2)
+    return detector, images
 
 
 @pytest.mark.parametrize("name", [n for n in presets.names() if n.endswith("_mini")])
@@ -58,6 +61,7 @@ def test_host_syncs_of_detecting_a_batch(name: str, monkeypatch: pytest.MonkeyPa
         ("fcos_mini", set()),
         ("faster_rcnn_mini", {"nms"}),
         ("faster_rcnn_mini_focal_rpn", {"nms"}),
+        ("fast_rcnn_mini", set()),
         ("rpn_mini", set()),
         ("ssd_mini", set()),
         ("dssd_mini", set()),

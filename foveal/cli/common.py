@@ -35,9 +35,9 @@ Limit = Annotated[int | None, typer.Option("--limit", min=1, help="The first so 
 CfgFile = Annotated[Path | None, typer.Option("--cfg", help="Of a Darknet weights file: its network.")]
 NamesFile = Annotated[Path | None, typer.Option("--names", help="Of a Darknet weights file: its class names.")]
 ProposalFile = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Option(
-        "--proposals", help="A file of `foveal proposals --out`, for a detector that takes them from outside."
+        "--proposals", help="What `foveal proposals --out` wrote, for a detector that takes them from outside; several."
     ),
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings to replace.")]

@@ -148,7 +148,7 @@ def _score_model(
     classes: str | None,
     protocol: str,
     limit: int | None,
-    proposals: Path | None,
+    proposals: list[Path] | None,
 ) -> tuple[Results, Truth, Found]:
     from ..scoring import divided_ids, evaluation_set, score_detector, with_proposals
 

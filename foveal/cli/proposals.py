@@ -65,7 +65,7 @@ def proposals(
     """
     from dataclasses import replace
 
-    from ..data.proposal_files import Named, write_table
+    from ..data.proposal_files import FILE, Named, write_table
     from ..data.proposals import from_source, kept, proposed
     from ..data.subsets import select_classes
     from ..evaluate import Truth, recall
@@ -89,7 +89,7 @@ def proposals(
     seconds = (time.perf_counter() - start) / done.made if done.made else None
     for error in done.skipped:
         note(f"skipped: {error}")
-    found = proposed(done.table, dataset.records, done.keys)
+    found = proposed([done.table], dataset.records, done.keys)
     truth, flat = Truth.of(dataset), _flat(found)
     result = recall(truth, flat)
     each = len(flat) / max(1, len(dataset))
@@ -112,7 +112,7 @@ def proposals(
         triples = zip(done.keys, dataset.records, found, strict=True)
         unique = {key: (Named(key, str(r.id)), f) for key, r, f in triples if key is not None and f is not None}
         images_, boxes = [n for n, _ in unique.values()], [f for _, f in unique.values()]
-        write_table(out / "proposals.safetensors", setting, images_, boxes)
+        write_table(out / FILE, setting, images_, boxes)
 
 
 def _sources() -> dict[str, ProposalSource]:

@@ -12,7 +12,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -207,8 +207,11 @@ class Loader(_Loader[Batch]):
 
     def _finish(self, packet: Packet, seconds: float) -> Batch:
         sizes, frame, original, boxes, labels, valid, ignore, *proposals = map(torch.from_numpy, packet.arrays)
+        images = Images(packet.pixels[0], sizes, frame, original)
+        if proposals:
+            images = replace(images, proposals=proposals[0], proposals_valid=proposals[1])
         return Batch(
-            Images(packet.pixels[0], sizes, frame, original, *proposals),
+            images,
             Targets(boxes, labels, valid, ignore, any_ignore=bool(ignore.any())),
             packet.indices,
             [self.dataset.records[i].id for i in packet.indices],

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -24,11 +24,23 @@ from foveal.parts.proposal_sources import ProposalSource, Proposed
 from .dataset import Dataset, Record
 from .findings import Finding
 from .images import load_image
-from .proposal_files import Named, Table, content_key, read_table, table_digest, write_table
+from .proposal_files import (
+    DamagedProposals,
+    Files,
+    Joined,
+    Named,
+    Table,
+    content_key,
+    places,
+    read_table,
+    read_tables,
+    table_digest,
+    write_table,
+)
 
 Progress = Callable[[int, int], None]  # images done, of how many
 Made = tuple[int, Proposed | FovealError]  # index of the record, and its proposals or why there are none
-Maker = Callable[[Sequence[Record]], Iterator[Made]]
+Maker = Callable[[Sequence[Record]], Generator[Made, None, None]]
 PIECE = 16  # images of a piece: what a kill can cost
 
 
@@ -36,28 +48,28 @@ PIECE = 16  # images of a piece: what a kill can cost
 def fill(
     dataset: Dataset,
     source: ProposalSource,
-    file: str | Path | None = None,
+    files: Files | None = None,
     *,
     progress: Progress | None = None,
 ) -> Dataset:
-    """The data set with proposals in its records: of ``file``, else of the cache, where the source puts what is new.
+    """The data set with proposals in its records: of ``files``, else of the cache, where the source puts what is new.
 
-    The source says how many of an image are used. Raises :class:`FovealError` where ``file`` was made for other images
-    or for another version of them. An image for which there is no proposal at all becomes a finding.
+    The source says how many of an image are used. Raises :class:`FovealError` where ``files`` were made for other
+    images or for another version of them. An image for which there is no proposal at all becomes a finding.
     """
-    if file is not None:
-        return carried(dataset, read_table(file), content_keys(dataset.records), source.top)
+    if files is not None:
+        return carried(dataset, read_tables(files), content_keys(dataset.records), source.top)
     done = kept(dataset.records, source.setting, from_source(source), progress=progress)
-    return carried(dataset, done.table, done.keys, source.top)
+    return carried(dataset, [done.table], done.keys, source.top)
 
 
-def carried(dataset: Dataset, table: Table, keys: Sequence[str | None], top: int) -> Dataset:
-    """The data set with the best ``top`` proposals of a table in its records; see :func:`fill` for what is refused."""
-    triples = list(zip(dataset.records, keys, proposed(table, dataset.records, keys), strict=True))
+def carried(dataset: Dataset, tables: Sequence[Table], keys: Sequence[str | None], top: int) -> Dataset:
+    """The data set with the best ``top`` proposals of tables in its records; :func:`fill` says what is refused."""
+    triples = list(zip(dataset.records, keys, proposed(tables, dataset.records, keys), strict=True))
     # an image that cannot be decoded is skipped, and named, by whoever loads it
     missing = [record for record, key, found in triples if key is not None and found is None and _decodes(record)]
     if missing:
-        _refuse(table, missing, len(dataset))
+        _refuse(tables, missing, len(dataset))
     nothing = np.zeros((0, 4), np.float32)
     records = [replace(r, proposals=nothing if found is None else found.boxes[:top]) for r, _, found in triples]
     findings = list(dataset.findings)
@@ -68,23 +80,26 @@ def carried(dataset: Dataset, table: Table, keys: Sequence[str | None], top: int
     return replace(dataset, records=records, findings=findings)
 
 
-def proposed(table: Table, records: Sequence[Record], keys: Sequence[str | None]) -> list[Proposed | None]:
-    """The proposals of each record, as views of the file; None where the table has none for that content."""
-    rows = (None if key is None else table.rows.get(key) for key in keys)
-    pairs = zip(records, rows, strict=True)
-    return [None if row is None else table.of(row, record.width, record.height) for record, row in pairs]
+def proposed(tables: Sequence[Table], records: Sequence[Record], keys: Sequence[str | None]) -> list[Proposed | None]:
+    """The proposals of each record, as views of the files; None where they have none for that content."""
+    known, out = places(tables), list[Proposed | None]()
+    for record, key in zip(records, keys, strict=True):
+        place = None if key is None else known.get(key)
+        out.append(None if place is None else place[0].of(place[1], record.width, record.height))
+    return out
 
 
-def _refuse(table: Table, missing: Sequence[Record], count: int) -> None:
+def _refuse(tables: Sequence[Table], missing: Sequence[Record], count: int) -> None:
     """Says whether the images are unknown or have changed."""
-    known = {image.id for image in table.images}
+    known = {image.id for table in tables for image in table.images}
     changed = [r for r in missing if str(r.id) in known]
     shown = ", ".join(str(r.id) for r in (changed or list(missing))[:5]) + (", ..." if len(missing) > 5 else "")
     if changed:
         what = f"was made for another version of {len(changed)} of the {count} images ({shown}): their files differ"
     else:
         what = f"has no proposals for {len(missing)} of the {count} images ({shown})"
-    raise FovealError(what, path=table.path, fix="Make them for this data: foveal proposals --data DATA --out DIR")
+    path = ", ".join(str(table.path) for table in tables)
+    raise FovealError(what, path=path, fix="Make them for this data: foveal proposals --data DATA --out DIR")
 
 
 def _decodes(record: Record) -> bool:
@@ -145,15 +160,14 @@ def kept(
         for table in known:
             if wanted.keys() - skipped.keys() <= table.rows.keys():
                 return Kept(table, keys, list(skipped.values()), made)
-        places = {key: (table, row) for table in known for key, row in table.rows.items()}
-        missing = [key for key in wanted if key not in places and key not in skipped]
+        have = places(known)
+        missing = [key for key in wanted if key not in have and key not in skipped]
         if missing:
             made += _make(folder, setting, {k: wanted[k] for k in missing}, make, skipped, len(wanted), progress)
             continue  # look again: another process may have been at work, too
         whole = [key for key in wanted if key not in skipped]
-        found = [table.of(row, np.inf, np.inf) for table, row in (places[key] for key in whole)]
         path = folder / f"{table_digest(whole)}.safetensors"
-        write_table(path, setting, [Named(k, str(wanted[k].id)) for k in whole], found)
+        write_table(path, setting, [Named(k, str(wanted[k].id)) for k in whole], Joined([have[k] for k in whole]))
         for table in known:  # pieces that are in the new file now
             if table.path.name.startswith("piece-") and table.rows.keys() <= set(whole):
                 table.path.unlink(missing_ok=True)
@@ -165,8 +179,11 @@ def _known(folder: Path, setting: str) -> list[Table]:
     for path in sorted(folder.glob("*.safetensors")):
         try:
             tables.append(read_table(path))
-        except FovealError:
+        except DamagedProposals:
             path.unlink(missing_ok=True)
+        except FovealError:
+            if path.exists():  # else another process has just put it into a larger file
+                raise
     return sorted((t for t in tables if t.setting == setting), key=lambda t: len(t.images))
 
 
@@ -194,7 +211,7 @@ def _make(
     if progress is not None:
         progress(total - len(missing), total)
     try:
-        with closing(make(list(missing.values()))) as results:  # type: ignore[type-var]
+        with closing(make(list(missing.values()))) as results:
             for index, result in results:
                 if isinstance(result, FovealError):
                     skipped[names[index].key] = result
@@ -214,7 +231,7 @@ def _make(
 def from_source(source: ProposalSource) -> Maker:
     """Every core works on a picture of its own: the work is in libraries that let go of Python's lock."""
 
-    def make(records: Sequence[Record]) -> Iterator[Made]:
+    def make(records: Sequence[Record]) -> Generator[Made, None, None]:
         def one(record: Record) -> Proposed | FovealError:
             try:
                 return source(load_image(record.path))

@@ -33,10 +33,10 @@ class Sample:
     labels: NDArray[np.int64]  # (G,)
     ignore: NDArray[np.bool_]  # (G,) a region to leave out of the loss
     masks: NDArray[np.bool_] | None = None  # (G, H, W) on the picture
-    proposals: Floats | None = None  # (P, 4) canvas pixels
     canvas: tuple[int, int] = (0, 0)  # height, width; (0, 0): the picture's
     offset: tuple[int, int] = (0, 0)  # y, x of the picture on the canvas
     fill: tuple[int, int, int] = MEAN  # the canvas's colour
+    proposals: Floats | None = None  # (P, 4) canvas pixels
 
     def __post_init__(self) -> None:
         if self.canvas == (0, 0):

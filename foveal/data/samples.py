@@ -148,8 +148,10 @@ def collate(prepared: Sequence[Prepared], rule: Input, *, shared: bool = False) 
         targets.append(_target(placed))
         if placed.proposals is not None:
             proposals.append(torch.from_numpy(placed.proposals))
-    outside = pad_boxes(proposals) if proposals else (None, None)
-    images = Images(pixels.permute(0, 3, 1, 2), *rule.frames(canvases, places, canvas), *outside)
+    images = Images(pixels.permute(0, 3, 1, 2), *rule.frames(canvases, places, canvas))
+    if proposals:
+        boxes, valid = pad_boxes(proposals)
+        images = replace(images, proposals=boxes, proposals_valid=valid)
     return images, Targets.pad(targets)
 
 

@@ -6,6 +6,7 @@ deterministic, so that its answers can be kept (:mod:`foveal.data.proposals`).
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -89,7 +90,7 @@ class SelectiveSearch(ProposalSource):
     def __call__(self, image: Pixels) -> Proposed:
         cv2 = _opencv()
         resized = self._resized(cv2, image)
-        scores: dict[tuple[int, int, int, int], float] = {}
+        scores: dict[tuple[int, ...], float] = {}
         for rectangles in self._groupings(cv2, resized):
             for rank, box in enumerate(self._ranked(rectangles), 1):
                 scores[box] = scores.get(box, 0.0) + 1.0 / (_FUSION + rank)
@@ -130,7 +131,7 @@ class SelectiveSearch(ProposalSource):
             search.addStrategy(_similarity(segmentation, terms))
             yield np.asarray(search.process(), np.int32).reshape(-1, 4)
 
-    def _ranked(self, rectangles: NDArray[np.int32]) -> list[tuple[int, int, int, int]]:
+    def _ranked(self, rectangles: NDArray[np.int32]) -> list[tuple[int, ...]]:
         """Those wide and high enough, each once, the largest first; between equals the upper, then the left one."""
         wide = rectangles[(rectangles[:, 2:] >= self.min_side).all(1)]
         x, y, w, h = np.unique(wide, axis=0).T
@@ -167,7 +168,7 @@ def _similarity(segmentation: Any, terms: str) -> Any:
 
 def _opencv() -> Any:
     try:
-        import cv2
+        cv2: Any = importlib.import_module("cv2")
     except ImportError:
         cv2 = None
     if not hasattr(cv2, "ximgproc"):

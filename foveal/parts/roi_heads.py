@@ -243,7 +243,7 @@ class VGGTail(RoIHeadSpec):
         return FullyConnected(inputs, self.width, 2, self.dropout, self.ranks), self.width
 
     def load_pretrained(self, head: RoIHead, path: str | Path) -> None:
-        """Raises :class:`UsageError` where ``ranks`` are set: a trained detector is compressed, not a backbone's file."""
+        """Raises :class:`UsageError` where ``ranks`` are set: a trained detector is compressed, no backbone's file."""
         if self.ranks:
             raise UsageError(
                 f"ranks={self.ranks} is for a trained detector, the weights of {path} are whole",

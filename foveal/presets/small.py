@@ -103,7 +103,7 @@ fast_rcnn_mini = FastRCNN(
     proposals=SelectiveSearch(top=500, width=320, min_side=10),
     backbone=_SMALL_BODY,
     levels=(3, 4, 5),
-    neck=FPN(96, extra="pool", norm="group"),
+    neck=FPN(96, extra=None, norm="group"),
     pool=RoIAlign(7),
     roi_head=RoIMLP(256),
     roi=replace(FAST_TASK, select=Select(score=0.01, per_level=None), suppress=ROI_TASK.suppress),

@@ -128,7 +128,7 @@ fast_rcnn_vgg16 = FastRCNN(
     fit=replace(faster_rcnn_vgg16.fit, batch=2, difficult="learn"),
 )
 
-# Trained with a short side drawn for each batch, as the paper's five scales: .5 to 1 mAP more, tested at one scale.
+# The paper's five scales in training, one drawn for each batch; tested at the middle one. Not measured.
 fast_rcnn_vgg16_multi_scale = replace(
     fast_rcnn_vgg16,
     input=Resize(688, 2000, multiple=1),

@@ -259,11 +259,11 @@ def overfit(
     device: str = "auto",
     epochs: int = 400,
     weights: str | Path | None = None,
-    proposals: str | Path | None = None,
+    proposals: Sequence[str | Path] | None = None,
 ) -> Overfit:
     """Trains on ``count`` images without augmentation and scores the same images.
 
-    ``weights``: a run or checkpoint to start from, as a training of it would; ``proposals``: a file of them.
+    ``weights``: a run or checkpoint to start from, as a training of it would; ``proposals``: files of them.
     Raises :class:`~foveal.errors.FovealError` where no image has an object.
     """
     from ..data.subsets import take

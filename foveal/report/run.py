@@ -46,6 +46,12 @@ def report_run(run: str | Path, *, device: str = "auto", budget: float = 60.0) -
         from ..train.validate import merged
 
         dataset = merged(dataset)
+    from ..scoring import with_proposals
+
+    try:
+        dataset = with_proposals(detector, dataset, record.story.get("arguments", {}).get("proposals"))
+    except FovealError as error:
+        return write_report(record, notes=[f"There are no proposals for the pictures any more: {error}"])
     return write_report(record, *_looked_at(detector, dataset, budget))
 
 

@@ -54,7 +54,7 @@ class Arguments:
     batch: int | None
     seed: int
     weights: PathLike | None
-    proposals: PathLike | None
+    proposals: PathLike | Sequence[PathLike] | None
     resume: bool
     device: str
     devices: int | None
@@ -82,7 +82,7 @@ def train(
     seed: int = 0,
     seeds: int = 1,
     weights: PathLike | None = None,
-    proposals: PathLike | None = None,
+    proposals: PathLike | Sequence[PathLike] | None = None,
     resume: bool = False,
     device: str = "auto",
     devices: int | None = None,
@@ -112,7 +112,7 @@ def train(
     ``weights``
         a detector to start from: a run, a checkpoint, an alias or a file
     ``proposals``
-        a file of ``foveal proposals`` for a detector that takes them from outside; None: its own source, by the cache
+        files of ``foveal proposals`` for a detector that takes them from outside; None: its own source, by the cache
     ``device``, ``devices``
         "auto", "cpu", "cuda" or "cuda:1"; processes on this machine (torchrun tells by itself)
     ``precision``
@@ -325,7 +325,7 @@ def _with_proposals(
     """Both sets with proposals from outside, where the detector wants them. The first process makes what is missing."""
     if source is None:
         if arguments.proposals is not None:
-            raise UsageError("this detector makes its own proposals", path=arguments.proposals, fix="Leave them out")
+            raise UsageError("this detector makes its own proposals", where="--proposals", fix="Leave them out")
         return training, validation
 
     def prepare() -> list[str]:

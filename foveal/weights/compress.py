@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..parts.roi_heads import RoIMLP, VGGTail
 
 if TYPE_CHECKING:
     from ..detectors.base import Spec
@@ -35,7 +36,7 @@ def compress(spec: Spec, state: Mapping[str, Tensor], ranks: Sequence[int]) -> t
     """
     known: Any = spec
     head = getattr(known, "roi_head", None)
-    if not hasattr(head, "ranks"):
+    if not isinstance(head, RoIMLP | VGGTail):
         raise UsageError(
             f"{type(spec).__name__} has no fully connected layers to compress",
             where="--svd",

@@ -1,0 +1,55 @@
+"""Selective search on real pictures: seconds an image and core, and a second call, which comes from the cache.
+
+python benchmarks/proposals.py --data VOC2012 --split val --limit 20 [--quality]
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from common import parser, setup
+
+from foveal.data.images import load_image
+from foveal.data.proposals import from_source, kept
+from foveal.data.reading import open_dataset
+from foveal.parts.proposal_sources import SelectiveSearch
+
+
+def main() -> None:
+    p = parser(__doc__)
+    p.add_argument("--data", type=Path, required=True)
+    p.add_argument("--split")
+    p.add_argument("--limit", type=int, default=20, help="images, spread evenly over the set")
+    p.add_argument("--quality", action="store_true", help="ten times the groupings")
+    args = setup(p)
+    records = open_dataset(args.data, split=args.split).records
+    records = records[:: max(1, len(records) // args.limit)][: args.limit]
+    source = SelectiveSearch("quality" if args.quality else "fast")
+
+    spent, counts = [], []
+    with source.session():
+        for record in records:
+            image = load_image(record.path)
+            start = time.perf_counter()
+            counts.append(len(source(image).boxes))
+            spent.append(time.perf_counter() - start)
+    print(
+        f"one core: {statistics.mean(spent):.2f} s an image (median {statistics.median(spent):.2f}, "
+        f"{min(spent):.2f} to {max(spent):.2f}), {statistics.mean(counts):.0f} boxes an image, {len(records)} images"
+    )
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["FOVEAL_CACHE"] = folder
+        for what in ("made", "from the cache"):
+            start = time.perf_counter()
+            done = kept(records, source.setting, from_source(source))
+            seconds = time.perf_counter() - start
+            print(f"{what}: {seconds:.2f} s, {seconds / len(records):.4f} s an image, {done.made} made")
+
+
+if __name__ == "__main__":
+    main()
