@@ -36,6 +36,7 @@ class TinySpec:
     norm: bool = True
     noise: float = 0.1  # on the logits, in training, drawn from ``rng``
     poison: int | None = None
+    source = None  # it makes its own proposals, so to speak
 
     def build(self, classes: Any) -> Tiny:
         return Tiny(self, tuple(classes))
