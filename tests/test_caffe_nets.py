@@ -51,6 +51,7 @@ def test_zf5() -> None:
     assert shapes(ZF5(), 224, (4,)) == [(256, 13, 13)] and shapes(ZF5(), 180, (4,)) == [(256, 10, 10)]
 
 
+@torch.no_grad()
 def test_layers_are_caffes() -> None:
     """Pooling before normalisation, ReLU before both, Caffe's alpha / n: one position by hand."""
     torch.manual_seed(0)

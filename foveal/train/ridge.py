@@ -35,7 +35,7 @@ def fit_ridge(settings: Ridge, images: Iterable[Rows], classes: int, coder: Code
                 weight[label], bias[label] = sums.solve(settings, scale)
             else:
                 without.append(label)
-    return Layer(weight.reshape(-1, width), bias.reshape(-1), tuple(without))
+    return Layer(weight.reshape(4 * classes, width), bias.reshape(-1), tuple(without))
 
 
 class _Sums:
