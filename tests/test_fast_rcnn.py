@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from foveal import boxes as box_ops
-from foveal import cli, presets
+from foveal import presets
+from foveal.cli import main as cli
 from foveal.config import override
 from foveal.detectors.fast_rcnn import FAST_TASK, FastRCNN
 from foveal.detectors.region import Region

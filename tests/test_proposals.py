@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from foveal import cli
+from foveal.cli import main as cli
 from foveal.data import proposals
 from foveal.data.dataset import Dataset, Record
 from foveal.data.loader import Loader
