@@ -145,7 +145,7 @@ class CropResize(Pool):
         return pooled.to(feature.dtype)
 
 
-def _across(low: Tensor, high: Tensor, pixels: int, samples: int) -> Tensor:
+def _across(low: Tensor, high: Tensor, pixels: float, samples: int) -> Tensor:
     """Samples from ``low`` to ``high`` (B, P), both included, on an axis of ``pixels``: (B, P, samples) in -1..1."""
     step = torch.linspace(0, 1, samples, device=low.device)
     at = low[..., None] + (high - low)[..., None] * step
