@@ -58,7 +58,7 @@ class Tiny(nn.Module):
         self.cls = nn.Linear(8, len(classes))
         self.box = nn.Linear(8, 4)
 
-    def prepare(self, arrays: Any) -> Images:
+    def prepare(self, arrays: Any, proposals: None = None) -> Images:
         return self.spec.input.batch(list(arrays)).to(self.box.weight.device)
 
     def forward(self, images: Images, targets: Targets | None = None, *, detect: bool = False, rng: Any = None) -> Any:

@@ -23,7 +23,7 @@ from .dataset import Dataset
 from .loader import Batch, _Loader
 from .makers import Packet
 from .order import generator
-from .samples import Packed, Treatment
+from .samples import Packed, Treatment, _empty
 
 if TYPE_CHECKING:
     from foveal.parts.warp import Warp
@@ -129,7 +129,7 @@ class WindowMaker:
         chosen, mirrored = chosen[order], mirrored[order]
         turned = torch.from_numpy(mirrored)[:, None, None, None]
         pixels = torch.where(turned, pixels.flip(2), pixels)  # (N, S, S, 3)
-        packet.pixels = [pixels.share_memory_() if shared else pixels]
+        packet.pixels = [_empty(tuple(pixels.shape), shared).copy_(pixels)]
         packet.indices = self.table.image[chosen].tolist()
         packet.arrays = self._arrays(chosen, mirrored)
         return packet

@@ -193,10 +193,11 @@ class Region(Detector):
         self, look: Callable[[Tensor], T], features: list[Tensor], boxes: Tensor, sizes: Tensor
     ) -> Iterator[T]:
         """``look`` at the pooled boxes: at all of them, or a few at a time where the pool asks for it in inference."""
-        step = boxes.shape[1] if self.pool.rows is None or torch.is_grad_enabled() else self.pool.rows
-        for part in boxes.split(max(1, step), 1):
+        count = boxes.shape[1]
+        step = count if self.pool.rows is None or torch.is_grad_enabled() else self.pool.rows
+        for start in range(0, count, step):
             with torch.autocast(boxes.device.type, enabled=False):
-                pooled = self.pool(features, part, self.strides, sizes)  # (B * P, c, h, w)
+                pooled = self.pool(features, boxes[:, start : start + step], self.strides, sizes)  # (B * P, c, h, w)
             with torch.autocast(boxes.device.type, dtype=pooled.dtype, enabled=pooled.dtype in HALF):
                 found = look(pooled)
             yield found
