@@ -52,7 +52,7 @@ def run_fitted(
     classes = detector.classes
     store = Store(out / FOLDER, len(dataset), len(classes))
     name = type(solver).__name__
-    screen.say(f"{name}: storing the features of {len(dataset)} images in {store.folder}")
+    screen.say(f"{name}: from the features of {len(dataset)} images, stored in {store.folder}")
 
     tell = screen.making("features")
 
