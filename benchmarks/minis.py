@@ -22,7 +22,7 @@ from foveal.data.reading import open_dataset
 from foveal.data.shapes import make_shapes
 from foveal.detectors.base import Spec
 from foveal.detectors.yolo import YOLO
-from foveal.parts.grid_head import GridHead
+from foveal.parts.cell_matchers import Responsible
 from foveal.parts.inputs import Resize
 from foveal.train.run import train
 
@@ -37,10 +37,8 @@ def settings(spec: Spec, data: Path, side: int) -> list[str]:
         found += [f"input.short={side}", f"input.long={side}"]
     else:
         found += [f"input.width={side}", f"input.height={side}"]
-    if not isinstance(spec, YOLO):
+    if not isinstance(spec, YOLO) or isinstance(spec.task.matcher, Responsible):  # version 1 has no shapes
         return found
-    if isinstance(spec.head, GridHead):
-        return [*found, "backbone=SmallResNet((32, 64, 64))", "levels=(4,)", f"head.side={side // 16}"]
     sides = np.concatenate([r.boxes[:, 2:] - r.boxes[:, :2] for r in open_dataset(data, split="train").records])
     sizes = spec.cells.per_location
     unit = 2.0 ** spec.levels[-1] if spec.cells.unit == "cells" else 1.0
@@ -55,7 +53,7 @@ def main() -> None:
         "--presets", default=",".join(n for n in presets.names() if n.endswith("_mini") and n[:3] != "rpn")
     )
     parser.add_argument("--minutes", type=float, default=9.0)
-    parser.add_argument("--images", type=int, default=2200, help="pictures to draw; a tenth validates")
+    parser.add_argument("--images", type=int, default=5940, help="pictures to learn from; 220 more validate")
     parser.add_argument("--side", type=int, default=160, help="of the pictures, pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int)
@@ -64,7 +62,7 @@ def main() -> None:
     args = parser.parse_args()
     data = args.out / "data"
     if not data.exists():
-        splits = {"train": args.images - args.images // 10, "val": args.images // 10}
+        splits = {"train": args.images, "val": 220}
         make_shapes(data, splits=splits, size=(args.side, args.side), seed=args.seed, masks=False)
     rows = ["| preset | minutes | AP50 | AP | rare class (star) AP50 |", "|---|---|---|---|---|"]
     for name in args.presets.split(","):

@@ -71,6 +71,8 @@ class BoxTask:
             match = self.match(predictions, priors, targets)
         labels = targets.labels.gather(1, match.gt)  # (B, A)
         rows = self.cls_loss(predictions.logits, labels, match.positive)  # (B, A)
+        if (more := self.cls_loss.further(predictions.logits, targets.labels, match)) is not None:
+            rows = rows + more
         if kept is None:
             found = rows.detach() if self.sampler.needs_losses else None
             kept = self.sampler.keep(match, priors, found, rng)

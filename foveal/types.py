@@ -240,6 +240,7 @@ class Match:
     gt: Tensor  # (B, A) int64
     positive: Tensor  # (B, A) bool
     ignored: Tensor  # (B, A) bool: neither positive nor negative
+    further: tuple[Tensor, Tensor] | None = None  # (B, G) prior of each object; (B, G) bool: another took it
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,13 @@ def objects() -> Targets:
     return Targets.pad([Target(boxes, torch.tensor([2, 0, 1])), Target(torch.zeros(0, 4), torch.zeros(0).long())])
 
 
+def crowded() -> Targets:
+    """Objects that share a prior: of two and of the same class in the first picture, of three and two in the second."""
+    first = torch.tensor([[2.0, 2.0, 12.0, 16.0], [3.0, 1.0, 13.0, 15.0], [2.0, 1.0, 11.0, 15.0], [20.0, 22, 60, 61]])
+    second = torch.tensor([[2.0, 2, 12, 16], [3.0, 1, 13, 15], [3.0, 2, 12, 15], [40.0, 2, 64, 20], [39.0, 2, 63, 20]])
+    return Targets.pad([Target(first, torch.tensor([1, 0, 1, 2])), Target(second, torch.tensor([2, 0, 1, 2, 0]))])
+
+
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
@@ -120,19 +127,22 @@ def darknet_yolo(raw: list[list[list[float]]], targets: Targets, ignore: float) 
             delta[2] = scale * (math.log(truth[2] * SIDE / shapes[best_n][0]) - row[2])
             delta[3] = scale * (math.log(truth[3] * SIDE / shapes[best_n][1]) - row[3])
             delta[4] = 1 - sigmoid(row[4])
+            if delta[5]:  # an earlier object's classes: one more, and they stay
+                delta[5 + label] = 1 - sigmoid(row[5 + label])
+                continue
             for k in range(CLASSES):
                 delta[5 + k] = (1 if k == label else 0) - sigmoid(row[5 + k])
     return deltas
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("ignore", [0.7, 0.3])
-def test_version_3_has_darknets_gradients(seed: int, ignore: float) -> None:
+@pytest.mark.parametrize(("ignore", "targets"), [(0.7, objects()), (0.3, objects()), (0.7, crowded())])
+def test_version_3_has_darknets_gradients(seed: int, ignore: float, targets: Targets) -> None:
     priors = priors_of(Cells(SHAPES_V3), 4, 2)
     raw = random_outputs(40, seed)
     task = replace(V3_TASK, quality=Objectness(ignore=ignore))
-    ours = gradient(task, priors, raw, objects())
-    darknet = torch.tensor(darknet_yolo(raw.tolist(), objects(), ignore))
+    ours = gradient(task, priors, raw, targets)
+    darknet = torch.tensor(darknet_yolo(raw.tolist(), targets, ignore))
     torch.testing.assert_close(ours * 2, -darknet, atol=1e-5, rtol=1e-5)  # two images: Darknet divides later
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -21,8 +21,9 @@ class ShapeMatcher(Matcher):
     """An object belongs to the one prior whose shape is nearest, in the cell of its centre (YOLOv2, YOLOv3).
 
     Nearest means the largest IoU of the two boxes laid on one centre, over the shapes of all levels. Of two objects
-    with the same prior the later one wins, as in Darknet, where it overwrites the first. Every other prior is
-    background; which of them an objectness spares is its own business. Needs the priors :class:`~.cells.Cells`.
+    with the same prior the later one wins, as in Darknet, where it overwrites the first; losses with a question for
+    each class still hear of the first one's (``Match.further``). Every other prior is background; which of them an
+    objectness spares is its own business. Needs the priors :class:`~.cells.Cells`.
     """
 
     @torch.no_grad()
@@ -99,9 +100,11 @@ def _assign(
         best = torch.maximum(best, value)
     number = torch.arange(1, g + 1, device=valid.device)
     owner = torch.zeros(b, count, dtype=torch.int64, device=valid.device)
-    owner.scatter_reduce_(1, prior, torch.where(best > -math.inf, number, 0), "amax")  # the last object wins
+    has_prior = best > -math.inf
+    owner.scatter_reduce_(1, prior, torch.where(has_prior, number, 0), "amax")  # the last object wins
     positive = owner > 0
-    return settled((owner - 1).clamp(min=0), positive, torch.zeros_like(positive), priors, targets)
+    match = settled((owner - 1).clamp(min=0), positive, torch.zeros_like(positive), priors, targets)
+    return replace(match, further=(prior, has_prior & (owner.gather(1, prior) != number)))
 
 
 def _grid(priors: Priors) -> Tensor:

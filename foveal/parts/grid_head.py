@@ -19,8 +19,10 @@ class GridHead:
     """The map of ``side`` x ``side`` cells, flattened; a hidden layer; an output layer for all cells (YOLOv1, fig. 3).
 
     The hidden layer is connected (``hidden`` units) or ``local``: 3 x 3 filters that are different in every cell, as
-    the later Darknet files have it. Outputs are all class scores, then all objectnesses, then all boxes (x, y, w, h),
-    not cell by cell. The class scores belong to a cell and are shared by its boxes.
+    the later Darknet files have it. Where there is no connected hidden layer the output layer starts as a 1 x 1
+    convolution, each cell reading its own place with the same weights, and learns to look elsewhere. Outputs are all
+    class scores, then all objectnesses, then all boxes (x, y, w, h), not cell by cell. The class scores belong to a
+    cell and are shared by its boxes.
     """
 
     side: int = 7  # cells along each side of the picture
@@ -65,14 +67,25 @@ class Grid(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=(1 / layer.in_features) ** 0.5)
                 nn.init.zeros_(layer.bias)
-        self._start(bias, cells)
+        self._start(bias, cells, has_places=spec.hidden is None)
 
-    def _start(self, bias: float | None, cells: int) -> None:
+    def _start(self, bias: float | None, cells: int, *, has_places: bool) -> None:
         """Boxes begin near the middle of their cells, a third of the picture wide, not at a corner without size."""
         with torch.no_grad():
+            if has_places:
+                self.output.weight.copy_(self._own_places(cells))
             self.output.bias[cells * (self.logits + self.boxes) :] = 0.55
             if bias is not None:
                 self.output.bias[: cells * self.logits] = bias
+
+    def _own_places(self, cells: int) -> Tensor:
+        """Weights (outputs, channels x cells) that are zero but between an output and its own cell's channels."""
+        channels, eye = self.output.in_features // cells, torch.eye(cells)
+        parts = []
+        for count in (self.logits, self.boxes, 4 * self.boxes):  # the order of split_grid
+            shared = torch.randn(count, channels) * 0.3 / channels**0.5
+            parts.append(torch.einsum("pq,kc->pkcq", eye, shared).reshape(cells * count, -1))
+        return torch.cat(parts)
 
     def forward(self, features: list[Tensor]) -> Predictions:
         x = features[0]

@@ -19,6 +19,7 @@ from foveal.errors import UsageError
 from foveal.parts.coders import at_least_fp32
 from foveal.parts.normalizers import KeptRows, Normalizer, PerImage, Positives
 from foveal.parts.row_losses import Curve, sigmoid_rows
+from foveal.types import Match
 
 
 class ClassLoss(ABC):
@@ -42,6 +43,13 @@ class ClassLoss(ABC):
 
         Rows that are not positive are background, whatever their label. Neither normalised nor weighted.
         """
+
+    def further(self, logits: Tensor, labels: Tensor, match: Match) -> Tensor | None:
+        """What ``match.further``'s objects, of these labels (B, G), add to their priors' rows: (B, A).
+
+        None where a row knows one class alone.
+        """
+        return None
 
     @abstractmethod
     def scores(self, logits: Tensor) -> Tensor:
@@ -106,6 +114,19 @@ class SigmoidLoss(ClassLoss):
 
     def __call__(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
         return sigmoid_rows(logits, labels, positive, self.curve)
+
+    def further(self, logits: Tensor, labels: Tensor, match: Match) -> Tensor | None:
+        """Their classes are answered with yes too, each once (Darknet's ``yolo`` layer)."""
+        if match.further is None:
+            return None
+        prior, counts = match.further  # (B, G)
+        entry = prior * logits.shape[-1] + labels
+        first = ~((entry[:, :, None] == entry[:, None]) & counts[:, None]).tril(-1).any(-1)
+        known = labels.gather(1, match.gt.gather(1, prior)) == labels  # the class that the row answers anyway
+        x = at_least_fp32(logits.flatten(1).gather(1, entry))
+        more = self.formula(x, torch.ones_like(x)) - self.formula(x, torch.zeros_like(x))
+        rows = torch.zeros(match.gt.shape, dtype=x.dtype, device=x.device)
+        return rows.scatter_add(1, prior, torch.where(counts & first & ~known, more, 0.0))
 
     def plain(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
         """What ``__call__`` computes, by one-hot answers and :meth:`formula`: slow, and many times its memory."""
