@@ -70,6 +70,48 @@ class AdamW(Solver):
         return torch.optim.AdamW(list(groups), lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
 
 
+# ------------------------------------------------------------------------------------- solved, not descended
+@dataclass(frozen=True)
+class SVM:
+    """One linear SVM for each class, by liblinear, on stored features: R-CNN's class layer (section 2.3).
+
+    Positives are the objects themselves, negatives the windows that overlap them little; the rest is left out. One
+    pass looks for hard negatives: of the first image all are taken, later those that score above ``hard``; a class is
+    solved again when more than ``retrain`` are new, and then forgets those under ``easy``.
+    """
+
+    c: float = 1e-3  # weight of the hinge losses against the squared length of the weights
+    positive_weight: float = 2.0  # of an object's loss, a negative's is 1
+    bias_feature: float = 10.0  # what is appended to every vector; its weight is the bias, and is penalised too
+    norm: float = 20.0  # vectors are scaled to this mean length
+    negative: float = 0.3  # a window whose IoU with all objects of the class lies below is a negative
+    hard: float = -1.0001  # margin above which a negative is added
+    easy: float = -1.2  # margin below which one is dropped
+    retrain: int = 2000  # new negatives that call for a new solution
+
+    def __post_init__(self) -> None:
+        if not (self.c > 0 and self.positive_weight > 0 and self.norm > 0 and self.retrain >= 1):
+            raise UsageError(f"{self}: c, positive_weight and norm must be more than 0, retrain 1 or more")
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Ridge regression of each class' box deltas on stored features: R-CNN's box layer (section 2.3, appendix C).
+
+    It learns from the proposals that overlap an object by more than ``iou``, each with the one it overlaps most. The
+    targets of a class are centred and whitened (ZCA); a bias feature of 1 is appended and penalised like the rest.
+    """
+
+    alpha: float = 1000.0  # weight of the squared length of the weights
+    iou: float = 0.6  # a proposal counts above this overlap
+    norm: float = 20.0  # vectors are scaled to this mean length
+    eps: float = 1e-3  # added to the targets' variances before whitening
+
+    def __post_init__(self) -> None:
+        if not (self.alpha > 0 and self.norm > 0 and self.eps > 0 and 0 <= self.iou < 1):
+            raise UsageError(f"{self}: alpha, norm and eps must be more than 0, and iou lie in [0, 1)")
+
+
 # -------------------------------------------------------------------------------------------- schedules
 @dataclass(frozen=True)
 class Schedule(ABC):
@@ -114,19 +156,47 @@ class Cosine(Schedule):
 
 # --------------------------------------------------------------------------------------------- the recipe
 @dataclass(frozen=True)
+class Draw:
+    """How windows are drawn over the whole training set, one by one and with replacement (R-CNN, section 2.3)."""
+
+    positive: float = 0.25  # share of the batch that overlaps an object by ``iou`` or more: 32 of 128
+    iou: float = 0.5
+    low: float = 0.0  # the rest overlaps every object by less than ``iou``, and one by this much at least (SPP-Net: .1)
+    per_image: int = 64  # windows an epoch, for each training image
+
+    def __post_init__(self) -> None:
+        if not (0 < self.positive < 1 and 0 <= self.low < self.iou <= 1 and self.per_image >= 1):
+            raise UsageError(f"{self}: expected 0 < positive < 1, 0 <= low < iou <= 1, per_image of at least 1")
+
+
+@dataclass(frozen=True)
 class Stage:
     """One part of the fitting: which parameters learn, from what, how, and for how long.
 
-    ``None`` takes the recipe's own value. Parameters that no prefix of ``trains`` names keep still.
+    ``None`` takes the recipe's own value. Parameters that no prefix of ``trains`` names keep still. ``inputs``:
+
+    - "images": batches of whole images;
+    - "windows": batches of crops, drawn over the whole set by ``draw``; ``fit.batch`` counts them;
+    - "features": what the head's last layers see of all windows, computed once and stored; ``solver`` is
+      :class:`SVM` (the class layer) or :class:`Ridge` (the box layer), and takes neither a rate nor epochs.
     """
 
     trains: tuple[str, ...] = ("",)  # prefixes of parameter names; "" is every one
-    inputs: Literal["images"] = "images"  # what it learns from
-    solver: Solver | None = None
+    inputs: Literal["images", "windows", "features"] = "images"  # what it learns from
+    solver: Solver | SVM | Ridge | None = None
     lr: float | None = None
     epochs: int | None = None
+    draw: Draw = Draw()  # of windows
 
     def __post_init__(self) -> None:
+        if self.inputs not in ("images", "windows", "features"):
+            raise UsageError(f"fit.stages: inputs is {self.inputs!r}, not one of images, windows, features")
+        if (self.inputs == "features") != isinstance(self.solver, SVM | Ridge):
+            raise UsageError("fit.stages: SVM and Ridge learn from features, and nothing else does", fix=str(self))
+        if self.inputs == "features" and (self.lr is not None or self.epochs is not None):
+            raise UsageError("fit.stages: SVM and Ridge are solved, and have neither lr nor epochs")
+        if self.inputs != "windows" and self.draw != Draw():
+            raise UsageError('fit.stages: draw is for inputs="windows"')
         if not self.trains:
             raise UsageError('fit.stages: trains is empty, so nothing would learn; ("",) is everything')
         if self.epochs is not None and self.epochs < 1:
@@ -177,6 +247,18 @@ class Fit:
             raise UsageError(f"fit.clip is {self.clip}; it must be positive, or None")
         if not self.stages:
             raise UsageError("fit.stages is empty; a recipe has at least one stage")
+
+    @property
+    def segments(self) -> list[tuple[Stage, ...]]:
+        """The stages in groups of neighbours that one loop runs: those of the same inputs; a solved one is alone."""
+        groups: list[list[Stage]] = []
+        for stage in self.stages:
+            before = groups[-1][-1] if groups else None
+            if before and stage.inputs != "features" and (before.inputs, before.draw) == (stage.inputs, stage.draw):
+                groups[-1].append(stage)
+            else:
+                groups.append([stage])
+        return [tuple(group) for group in groups]
 
     def scaled_lr(self, batch: int, stage: Stage | None = None) -> float:
         """The learning rate for ``batch`` images an update: linear in the batch (Goyal et al., 2017)."""

@@ -32,8 +32,9 @@ def parameters(module: torch.nn.Module) -> int:
 
 
 def test_the_presets_are_counted() -> None:
-    assert len(NAMES) == 57
+    assert len(NAMES) == 63
     two_stage = ["faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini", "fast_rcnn_mini", "mask_rcnn_mini"]
+    two_stage += ["rcnn_mini", "spp_net_mini"]
     yolo = ["yolo_v1_mini", "yolo_v2_mini", "yolo_v3_mini"]
     assert sorted(MINI) == sorted(["retinanet_mini", "fcos_mini", *two_stage, *yolo, "ssd_mini", "dssd_mini"])
 
@@ -69,6 +70,9 @@ def test_every_preset_builds(name: str) -> None:
         ("fcos_r50_fpn_paper", 91, 32_269_605, 0),  # a scale a level
         ("retinanet_r50_fpn_paper", 80, 37_915_572, 0),
         ("retinanet_r101_fpn_paper", 80, 56_855_476, 0),
+        ("rcnn_alexnet", 20, 56_954_261, -80 * 9217),  # references leave the box layer out: it is no part of the net
+        ("spp_net_zf5", 20, 3_726_464 + 69_300_245, -80 * 12_801),
+        ("spp_net_zf5_5_scales", 20, 3_726_464 + 69_300_245, -80 * 12_801),
         ("fast_rcnn_vgg16", 20, 134_690_729, 4 * 4097),
         ("fast_rcnn_vgg16_multi_scale", 20, 134_690_729, 4 * 4097),
         ("faster_rcnn_vgg16", 20, 137_078_239, 4 * 4097 + 9 * 513),

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Purpose = Literal["order", "sample", "batch"]
-_PURPOSES: dict[Purpose, int] = {"order": 1, "sample": 2, "batch": 3}
+Purpose = Literal["order", "sample", "batch", "window"]
+_PURPOSES: dict[Purpose, int] = {"order": 1, "sample": 2, "batch": 3, "window": 4}
 
 
 def generator(purpose: Purpose, seed: int, epoch: int, index: int = 0) -> np.random.Generator:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,13 @@ from ..parts.priors import Anchors
 from ..parts.proposal_sources import ProposalSource
 from ..parts.roi_heads import RoIHead, RoIHeadSpec
 from ..parts.samplers import Balanced
+from ..parts.two_tap import TwoTapHead
 from ..task import BoxTask, sampled
 from ..types import Boxes, Images, Match, Predictions, Priors, Targets
 from .base import Detector, Outputs, Spec, merge_classes
 from .one_stage import everywhere
+
+T = TypeVar("T")
 
 
 # --------------------------------------------------------------------------------- where proposals come from
@@ -122,8 +126,12 @@ class Region(Detector):
         pool: Pool,
         roi_head: nn.Module,
         roi: BoxTask,
+        *,
+        joined: bool = True,
     ) -> None:
+        """``joined``: in training the objects themselves are proposals too."""
         super().__init__(spec, classes)
+        self.joined = joined
         self.backbone, self.neck, self.rpn_head, self.roi_head = backbone, neck, rpn_head, roi_head
         self.strides = neck.strides
         self.proposer, self.pool, self.roi = proposer, pool, roi
@@ -144,12 +152,10 @@ class Region(Detector):
     ) -> dict[str, Tensor]:
         first = self.proposer.losses(outputs, targets, rng)
         proposed = self.proposer(outputs, images, training=True)
-        # the objects themselves are proposals too: early in training nothing else overlaps them
-        priors = Priors(
-            torch.cat([proposed.boxes, targets.boxes], 1),
-            (proposed.boxes.shape[1] + targets.boxes.shape[1],),
-            torch.cat([proposed.valid, targets.valid], 1),
-        )
+        boxes, valid = proposed.boxes, proposed.valid
+        if self.joined:  # early in training nothing else overlaps the objects
+            boxes, valid = torch.cat([boxes, targets.boxes], 1), torch.cat([valid, targets.valid], 1)
+        priors = Priors(boxes, (boxes.shape[1],), valid)
         return first | self._roi_losses(outputs.features, priors, targets, images, rng)
 
     def _roi_losses(
@@ -157,7 +163,7 @@ class Region(Detector):
     ) -> dict[str, Tensor]:
         sampler = self.roi.sampler
         if not isinstance(sampler, Balanced) or self.roi.matcher.needs_outputs:  # it wants to see every row
-            predictions = self._second(features, priors.boxes)
+            predictions = self._second(features, priors.boxes, images.sizes)
             match = self.roi.match(predictions, priors, targets)
             losses = self.roi.losses(predictions, priors, targets, rng, match=match)
             return losses | self._mask_loss(features, priors.boxes, match, targets, images, rng)
@@ -167,7 +173,8 @@ class Region(Detector):
             match = sampled(match, index)
             boxes = priors.boxes.gather(1, index[..., None].expand(-1, -1, 4))
         rows = Priors(boxes, (boxes.shape[1],), kept)
-        losses = self.roi.losses(self._second(features, boxes), rows, targets, rng, match=match, kept=kept.float())
+        found = self._second(features, boxes, images.sizes)
+        losses = self.roi.losses(found, rows, targets, rng, match=match, kept=kept.float())
         match = replace(match, positive=match.positive & kept)
         return losses | self._mask_loss(features, boxes, match, targets, images, rng)
 
@@ -191,18 +198,36 @@ class Region(Detector):
     def detections(self, outputs: Outputs, images: Images) -> Boxes:
         proposed = self.proposals(outputs, images)
         priors = Priors(proposed.boxes, (proposed.boxes.shape[1],), proposed.valid)
-        found = self.roi.detect(self._second(outputs.features, proposed.boxes), priors, images)
+        found = self.roi.detect(self._second(outputs.features, proposed.boxes, images.sizes), priors, images)
         if self.mask_head is None:
             return found
         return replace(found, masks=self.mask_head.probabilities(outputs.features, found, self.strides))
 
-    def _second(self, features: list[Tensor], boxes: Tensor) -> Predictions:
+    def taps(self, features: list[Tensor], boxes: Tensor, sizes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What a :class:`TwoTapHead` predicts classes (R, width) and boxes (R, length) from, some boxes at a time."""
+        head = cast(TwoTapHead, self.roi_head)
+        return self._looked_at(head.taps, features, boxes, sizes)
+
+    def _second(self, features: list[Tensor], boxes: Tensor, sizes: Tensor) -> Predictions:
         """Boxes (B, P, 4) -> predictions (B, P, ...) of the second stage."""
-        with torch.autocast(boxes.device.type, enabled=False):
-            pooled = self.pool(features, boxes, self.strides)  # (B * P, c, h, w)
-        with torch.autocast(boxes.device.type, dtype=pooled.dtype, enabled=pooled.dtype in HALF):
-            predictions: Predictions = self.roi_head(pooled, boxes.shape[0])
-        return predictions
+        batch = len(boxes)
+        parts = list(self._looked_at(lambda rows: self.roi_head(rows, batch), features, boxes, sizes))
+        if len(parts) == 1:
+            return cast(Predictions, parts[0])
+        return Predictions(torch.cat([p.logits for p in parts], 1), torch.cat([p.deltas for p in parts], 1))
+
+    def _looked_at(
+        self, look: Callable[[Tensor], T], features: list[Tensor], boxes: Tensor, sizes: Tensor
+    ) -> Iterator[T]:
+        """``look`` at the pooled boxes: at all of them, or a few at a time where the pool asks for it in inference."""
+        count = boxes.shape[1]
+        step = count if self.pool.rows is None or torch.is_grad_enabled() else self.pool.rows
+        for start in range(0, count, step):
+            with torch.autocast(boxes.device.type, enabled=False):
+                pooled = self.pool(features, boxes[:, start : start + step], self.strides, sizes)  # (B * P, c, h, w)
+            with torch.autocast(boxes.device.type, dtype=pooled.dtype, enabled=pooled.dtype in HALF):
+                found = look(pooled)
+            yield found
 
 
 def second_head(spec: RoIHeadSpec, task: BoxTask, channels: int, pool: Pool, classes: int) -> RoIHead:

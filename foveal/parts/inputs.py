@@ -165,6 +165,20 @@ class Resize(Input):
 
 
 @dataclass(frozen=True)
+class Original(Input):
+    """The picture in its own size, padded right and below where a batch holds a larger one: R-CNN resizes its crops."""
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def placement(self, height: int, width: int) -> Placement:
+        return Placement(height, width)
+
+    def canvas(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        return max(h for h, _ in sizes), max(w for _, w in sizes)
+
+
+@dataclass(frozen=True)
 class _Fixed(Input):
     """A canvas of one size. Without a size it stands for the size of the input that it replaces (see :meth:`like`)."""
 

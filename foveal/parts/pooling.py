@@ -1,7 +1,7 @@
 """Pools: a fixed-size piece of the features for every box.
 
-``pool(features [(B, c, H, W)], boxes (B, P, 4), strides) -> (B * P, c, size, size)``, channels-last; boxes in network
-pixels.
+``pool(features [(B, c, H, W)], boxes (B, P, 4), strides, sizes (B, 2)) -> (B * P, c, size, size)``, channels-last;
+boxes in network pixels. ``sizes`` are the pictures' without padding, for pools that end where the picture does.
 """
 
 from __future__ import annotations
@@ -19,14 +19,27 @@ from foveal.errors import UsageError
 from foveal.parts.roi_bag import pool_rows
 
 
-@dataclass(frozen=True)
 class Pool(ABC):
-    """``size`` is the side of what comes out, in cells."""
+    """Subclasses are frozen dataclasses."""
 
-    size: int
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """The side of what comes out, in cells."""
+
+    @property
+    def rows(self) -> int | None:
+        """Boxes of an image that are pooled and looked at together in inference; None: all."""
+        return None
+
+    def channels(self, channels: int) -> int:
+        """How many come out, for maps of ``channels``."""
+        return channels
 
     @abstractmethod
-    def __call__(self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int]) -> Tensor: ...
+    def __call__(
+        self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[float], sizes: Tensor | None = None
+    ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +61,9 @@ class RoIAlign(Pool):
     levels: tuple[int, int] | None = None  # first and last level that is pooled from; None: all of the backbone's
     aligned: bool = False  # shift by half a cell, so that samples stand where they should
 
-    def __call__(self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int]) -> Tensor:
+    def __call__(
+        self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[float], sizes: Tensor | None = None
+    ) -> Tensor:
         """Raises ``UsageError`` where there are fewer maps than levels."""
         first, last = self._levels
         count = last - first + 1 if len(features) > 1 else 1
@@ -95,7 +110,9 @@ class RoIPool(Pool):
 
     size: int = 7
 
-    def __call__(self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int]) -> Tensor:
+    def __call__(
+        self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[float], sizes: Tensor | None = None
+    ) -> Tensor:
         feature = features[0]
         rows = roi_pool(feature.float(), with_image(boxes.detach().float()), self.size, 1.0 / strides[0])
         return channels_last(rows.to(feature.dtype))
@@ -112,7 +129,9 @@ class CropResize(Pool):
     size: int = 7
     pool: int = 2
 
-    def __call__(self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int]) -> Tensor:
+    def __call__(
+        self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[float], sizes: Tensor | None = None
+    ) -> Tensor:
         feature, side = features[0], self.size * self.pool
         boxes = boxes.detach().float()
         b, p = boxes.shape[:2]
@@ -126,7 +145,7 @@ class CropResize(Pool):
         return pooled.to(feature.dtype)
 
 
-def _across(low: Tensor, high: Tensor, pixels: int, samples: int) -> Tensor:
+def _across(low: Tensor, high: Tensor, pixels: float, samples: int) -> Tensor:
     """Samples from ``low`` to ``high`` (B, P), both included, on an axis of ``pixels``: (B, P, samples) in -1..1."""
     step = torch.linspace(0, 1, samples, device=low.device)
     at = low[..., None] + (high - low)[..., None] * step

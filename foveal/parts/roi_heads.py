@@ -37,13 +37,24 @@ class Predictor:
 
 
 class PredictorLayers(nn.Module):
-    """Vectors (R, c) -> logits (R, K) and deltas (R, C, 4), or (R, 4) where the box does not depend on the class."""
+    """Vectors (R, c) -> logits (R, K) and deltas (R, C, 4), or (R, 4) where the box does not depend on the class.
 
-    def __init__(self, spec: Predictor, inputs: int, logits: int, classes: int, bias: float | None) -> None:
+    With ``box_inputs`` the boxes come from vectors of their own (R, box_inputs).
+    """
+
+    def __init__(
+        self,
+        spec: Predictor,
+        inputs: int,
+        logits: int,
+        classes: int,
+        bias: float | None,
+        box_inputs: int | None = None,
+    ) -> None:
         super().__init__()
         self.agnostic = spec.agnostic
         self.cls_score = nn.Linear(inputs, logits)
-        self.bbox_pred = nn.Linear(inputs, 4 if spec.agnostic else 4 * classes)
+        self.bbox_pred = nn.Linear(box_inputs or inputs, 4 if spec.agnostic else 4 * classes)
         for layer, std in ((self.cls_score, spec.cls_std), (self.bbox_pred, spec.box_std)):
             if std is not None:
                 nn.init.normal_(layer.weight, std=std)
@@ -51,8 +62,8 @@ class PredictorLayers(nn.Module):
         if bias is not None:
             nn.init.constant_(self.cls_score.bias, bias)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        deltas = self.bbox_pred(x)
+    def forward(self, x: Tensor, boxes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        deltas = self.bbox_pred(x if boxes is None else boxes)
         return self.cls_score(x), deltas if self.agnostic else deltas.unflatten(1, (-1, 4))
 
 

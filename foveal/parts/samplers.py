@@ -62,15 +62,12 @@ class Balanced(Sampler):
         self, match: Match, valid: Tensor | None = None, rng: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """The same choice as indices, to gather a fixed number of rows: match of (B, A) rows, valid (B, A) or None
-        -> index (B, count) int64, kept (B, count) bool. Kept rows come first, positives before negatives; the index of
-        a slot that is not kept is some row of the image."""
+        -> index (B, R) int64, kept (B, R) bool, R = min(count, A). Kept rows come first, positives before negatives;
+        the index of a slot that is not kept is some row of the image."""
         index, kept = self._draw(match, valid, rng)
-        order = (~kept).to(torch.uint8).argsort(dim=1, stable=True)[:, : self.count]
-        index, kept = index.gather(1, order), kept.gather(1, order)
-        missing = self.count - index.shape[1]
-        if missing > 0:  # fewer rows than slots
-            index, kept = (torch.nn.functional.pad(t, (0, missing)) for t in (index, kept))
-        return index, kept
+        rows = min(self.count, match.gt.shape[1])
+        order = (~kept).to(torch.uint8).argsort(dim=1, stable=True)[:, :rows]
+        return index.gather(1, order), kept.gather(1, order)
 
     def _draw(self, match: Match, valid: Tensor | None, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Candidates (B, up to 2 count): their indices and which of them are taken."""

@@ -10,14 +10,15 @@ import difflib
 
 from foveal.detectors.base import Spec
 from foveal.errors import UsageError
-from foveal.presets import one_stage, small, ssd, two_stage, yolo
+from foveal.presets import one_stage, rcnn, small, ssd, two_stage, yolo
 from foveal.presets.one_stage import *
+from foveal.presets.rcnn import *
 from foveal.presets.small import *
 from foveal.presets.ssd import *
 from foveal.presets.two_stage import *
 from foveal.presets.yolo import *
 
-PAGES = (one_stage, ssd, yolo, two_stage, small)  # where the presets are, in the order they are listed
+PAGES = (one_stage, ssd, yolo, rcnn, two_stage, small)  # where the presets are, in the order they are listed
 
 
 def names() -> list[str]:

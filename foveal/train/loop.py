@@ -29,7 +29,7 @@ from .progress import Progress
 from .solvers import Average, build_solver, freeze, resting_norms, restore_solver, set_lr, solver_tensors
 from .state import FINISHED, OUT_OF_TIME, STOPPED_EARLY, State
 from .step import Updater, to_device
-from .validate import Validator
+from .validate import Validation, Validator
 
 LOG_EVERY = 20  # updates between lines in metrics.jsonl
 AGREE_EVERY = 10  # updates between agreements of several processes on when to stop
@@ -55,6 +55,7 @@ class Job:
     max_time: float | None  # seconds
     save_every: float  # seconds
     began: float  # when the run was called, by ``now``
+    before: State | None = None  # the end of the segment before this one
 
 
 class Loop:
@@ -66,7 +67,8 @@ class Loop:
         self.folder = job.out / "checkpoints"
         per_epoch = -(-len(job.loader) // job.fit.accumulate)
         endless = job.max_time is not None and job.epochs is None
-        self.state = State(full_plan(job.fit, per_epoch, job.epochs, endless=endless))
+        plan = full_plan(job.fit, per_epoch, job.epochs, endless=endless)
+        self.state = State(plan) if job.before is None else job.before.next(plan)
         self.most = self.state.plan.total  # updates, whatever the time limit
         self.clock, self.meter = Clock(job.fabric.device), Meter()
         self.guard = Guard(job.out, job.fabric.global_rank, job.detector.classes)
@@ -121,8 +123,8 @@ class Loop:
         if stage != self._stage:
             self._begin_stage(stage, None)
         set_lr(self.solver, lr)
-        result = self.updater(parts, state.step)
-        self.guard.push(result, parts, files, state.step, lr)
+        result = self.updater(parts, state.updates)
+        self.guard.push(result, parts, files, state.updates, lr)
         self.guard.check()
         if self.average is not None:
             self.average.update(self.job.detector, state.step)
@@ -150,18 +152,8 @@ class Loop:
             with self._saved_by(interrupt):  # not closed: resuming begins with this validation
                 found = self.job.validator(self.weights, interrupt.check)
             state.validation = found.seconds
-            best = state.judge(found.results)
-            scores = {k: v for k, v in found.results.items() if isinstance(v, (int, float)) and k != "images"}
-            masks = found.results.get("masks", {})
-            scores |= {f"masks.{k}": v for k, v in masks.items() if isinstance(v, float)}
             # this epoch is the one that just ended, not the one that begins at this step
-            self.log.write(epoch=self._epoch_name(), step=state.step, split="val", **found.losses, **scores)
-            shown = "undefined" if found.ap is None else f"{found.ap:.4f}"
-            note = " (best so far)" if best else ""
-            self.progress.say(
-                f"epoch {self._epoch_name()}: validation loss {found.losses['loss']:.4f}, AP {shown}{note}, "
-                f"{found.seconds:.1f} s"
-            )
+            judge(state, found, f"epoch {self._epoch_name()}", self._epoch_name(), self.log, self.progress)
         self._tell_skipped()
         if not state.ended and self.fit.early_stop is not None and state.stale >= self.fit.early_stop:
             state.ended = STOPPED_EARLY
@@ -182,7 +174,7 @@ class Loop:
         """The rest of the present epoch, an update's parts at a time."""
         state, job = self.state, self.job
         epoch, update = divmod(state.step, state.plan.per_epoch)
-        batches = iter(job.loader.epoch(epoch, update * self.fit.accumulate))
+        batches = iter(job.loader.epoch(state.epochs + epoch, update * self.fit.accumulate))
         waited, parts, files = 0.0, [], []
         while True:
             start = time.perf_counter()
@@ -190,7 +182,7 @@ class Loop:
                 batch = next(batches, None)
             waited += time.perf_counter() - start
             if batch is not None:
-                seen = state.step * job.batch
+                seen = state.updates * job.batch
                 parts.append(to_device(batch.images, batch.targets, self.fabric.device, seen))
                 files += [str(job.train.records[int(i)].path) for i in batch.indices]
             if parts and (batch is None or len(parts) == self.fit.accumulate):
@@ -292,8 +284,8 @@ class Loop:
         return (state.plan.total - state.step) * self._seconds_an_update + passes * state.validation
 
     def _epoch_name(self) -> int:
-        """The epoch that the last update belonged to, from 1."""
-        return -(-self.state.step // self.state.plan.per_epoch)
+        """The epoch that the last update belonged to, from 1, of the whole run."""
+        return self.state.epochs + -(-self.state.step // self.state.plan.per_epoch)
 
     def _write_line(self) -> None:
         """A training line: means since the last one, and where the time went."""
@@ -307,7 +299,7 @@ class Loop:
         seconds = {name: round(spent.get(name, 0.0) / updates, 6) for name in ("data", "forward", "backward")}
         self.log.write(
             epoch=self._epoch_name(),
-            step=self.state.step,
+            step=self.state.updates,
             split="train",
             **losses,
             lr=max(g["lr"] for g in self.solver.param_groups),
@@ -346,12 +338,7 @@ class Loop:
             },
             spec=self.job.spec,
         )
-        checkpoint.save(self.folder, state.step, content)
-        if state.best is not None:
-            checkpoint.point(self.folder, "best", state.best)
-        checkpoint.prune(
-            self.folder, {*checkpoint.steps(self.folder)[-2:], *([] if state.best is None else [state.best])}
-        )
+        keep(self.folder, state, content)
 
     def _restore(self, resumed: checkpoint.Content) -> None:
         """Puts weights, average and numbers back; the solver follows with its stage."""
@@ -364,3 +351,26 @@ class Loop:
         if self.average is not None:
             self.average.module.load_state_dict(resumed.model)
         self.meter.restore(resumed.state["meter"], self.fabric.device)
+
+
+def judge(state: State, found: Validation, name: str, epoch: int, log: Log, progress: Progress) -> None:
+    """Takes in a validation: into the state, the log, and a line that begins with ``name``."""
+    best = state.judge(found.results)
+    scores = {k: v for k, v in found.results.items() if isinstance(v, (int, float)) and k != "images"}
+    masks = found.results.get("masks", {})
+    scores |= {f"masks.{k}": v for k, v in masks.items() if isinstance(v, float)}
+    log.write(epoch=epoch, step=state.updates, split="val", **found.losses, **scores)
+    shown = "undefined" if found.ap is None else f"{found.ap:.4f}"
+    note = " (best so far)" if best else ""
+    loss, seconds = found.losses["loss"], found.seconds
+    progress.say(f"{name}: validation loss {loss:.4f}, AP {shown}{note}, {seconds:.1f} s")
+
+
+def keep(folder: Path, state: State, content: checkpoint.Content) -> None:
+    """Writes a checkpoint of this moment; the last two and the best of this segment stay."""
+    checkpoint.save(folder, state.updates, content)
+    if state.best is None:
+        (folder / "best").unlink(missing_ok=True)  # of a segment that is over
+    else:
+        checkpoint.point(folder, "best", state.best)
+    checkpoint.prune(folder, {*checkpoint.steps(folder)[-2:], *([] if state.best is None else [state.best])})

@@ -14,7 +14,6 @@ from ..config import override, show
 from ..data.dataset import Dataset
 from ..data.doctor import fold
 from ..data.findings import count
-from ..data.loader import Loader
 from ..data.proposals import fill, from_source, kept
 from ..data.reading import check_trainable, split_pair
 from ..data.segmentation import check_masks
@@ -22,11 +21,13 @@ from ..data.subsets import Others
 from ..errors import FovealError, UsageError
 from ..fit import Fit
 from . import checkpoint, environment, loop
+from .fitted import check_fitted
 from .log import Log, write_json
 from .precision import layout
 from .progress import Progress
 from .resume import check_best, check_same, open_folder, set_aside
 from .seeds import Run, train_seeds
+from .segments import Loaders, check_recipe, is_complete, run_segments
 from .start import diluted, find_spec, load_weights, other_pixels, resting_at_random, stuck
 from .state import State
 from .step import START, noise
@@ -181,7 +182,7 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     there = open_folder(out, arguments.resume)
     resumed, damaged = there or (None, [])
     stored = {} if resumed is None else resumed.state
-    if resumed is not None and State.from_json(stored).over:
+    if resumed is not None and is_complete(State.from_json(stored), fit):
         return _complete(arguments, State.from_json(stored))
 
     # ---- processes
@@ -196,11 +197,13 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     training, validation = _with_proposals(arguments, spec.source, fabric, screen, training, validation)
     batch = arguments.batch or fit.batch
     _check_batch(batch, fit, fabric.world_size)
+    check_recipe(fit, arguments.epochs, arguments.max_time, fabric.world_size)
     torch.manual_seed(noise(START, arguments.seed))
     detector = spec.build(training.classes)
     if detector.has_masks:
         for gap in filter(None, map(check_masks, (training, validation))):
             screen.say(gap)
+    check_fitted(detector, fit)
     if resumed is None and arguments.weights is not None:
         screen.say(load_weights(detector, arguments.weights))
     elif resumed is None:
@@ -250,17 +253,16 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     fabric.barrier()  # every process has looked at the folder before the first one writes
     lines = _first_alone(fabric, prepare)
     if resumed is not None:
-        for line in (*lines, check_best(out, stored), f"resuming after update {stored['step']}"):
+        for line in (*lines, check_best(out, stored), f"resuming after update {State.from_json(stored).updates}"):
             screen.say(line)
 
     # ---- the loop
     job = _job(arguments, spec, fabric, detector, training, validation, described, fixed, batch, began)
-    offset, step = stored.get("log_bytes", 0), stored.get("step", 0)
+    offset, step = stored.get("log_bytes", 0), stored.get("first", 0) + stored.get("step", 0)
     log = Log(out, active=first, offset=offset, step=step, tensorboard=arguments.tensorboard)
     try:
-        state = loop.Loop(job, resumed, log, screen).run()
+        state = run_segments(job, resumed, log, screen)
     finally:
-        job.loader.close()
         log.close()
         screen.close()
     if first:
@@ -365,17 +367,14 @@ def _job(
 ) -> loop.Job:
     fit, rank, world = spec.fit, fabric.global_rank, fabric.world_size
     workers = environment.workers(arguments.workers, fabric.device)
-    loader = Loader(
+    loaders = Loaders(
         training,
-        spec.input,
-        fit.augment,
+        spec,
         batch // fit.accumulate,
         arguments.seed,
         workers=workers,
         rank=rank,
         world=world,
-        difficult=fit.difficult,
-        crowd=fit.crowd,
         masks=detector.has_masks,
     )
     validator = Validator(
@@ -391,7 +390,7 @@ def _job(
         fabric=fabric,
         detector=detector,
         fit=fit,
-        loader=loader,
+        loader=loaders,
         train=training,
         validator=validator,
         out=arguments.out,
@@ -486,4 +485,4 @@ def _plain(value: Any) -> Any:
 def _results(state: State) -> dict[str, Any]:
     """``results.json``: the best weights' numbers on the validation data, and those of the last ones."""
     best, last = state.best_results or {}, state.last_results or {}
-    return {**best, "step": state.best, "steps": state.step, "ended": state.ended, "last": last}
+    return {**best, "step": state.best, "steps": state.updates, "ended": state.ended, "last": last}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..fit import Fit, Stage
+from ..fit import Fit, Solver, Stage
 
 # every norm layer of torch is one of these or a subclass
 NORMS = (
@@ -42,7 +42,7 @@ def resting_norms(module: nn.Module, trainable: frozenset[str]) -> tuple[nn.Modu
 
 def parameter_groups(module: nn.Module, fit: Fit, stage: Stage) -> list[dict[str, Any]]:
     """Groups of equal learning rate and weight decay; ``scale`` is the factor on the stage's learning rate."""
-    decay = (stage.solver or fit.solver).decay
+    decay = _descent(fit, stage).decay
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter, norm in _owned_parameters(module):
         if not parameter.requires_grad:
@@ -58,7 +58,7 @@ def parameter_groups(module: nn.Module, fit: Fit, stage: Stage) -> list[dict[str
 
 def build_solver(module: nn.Module, fit: Fit, stage: Stage) -> torch.optim.Optimizer:
     """The stage's optimiser over the parameters that learn now."""
-    solver = (stage.solver or fit.solver).build(parameter_groups(module, fit, stage))
+    solver = _descent(fit, stage).build(parameter_groups(module, fit, stage))
     if isinstance(solver, torch.optim.SGD) and solver.defaults["momentum"]:
         # torch leaves the buffers unset until the first update, and uninitialised where that one is skipped
         for parameter in _solved(solver):
@@ -116,6 +116,12 @@ class Average:
 
 
 # ----------------------------------------------------------------------------------------------- inside
+def _descent(fit: Fit, stage: Stage) -> Solver:
+    solver = stage.solver or fit.solver
+    assert isinstance(solver, Solver)  # SVM and Ridge are for features, which have no updates
+    return solver
+
+
 def _solved(solver: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
     for group in solver.param_groups:
         yield from group["params"]

@@ -14,7 +14,9 @@ from ..detectors.yolo import BLACK, WHITE
 from ..errors import FovealError
 from ..loading import find
 from ..parts.backbone_base import BackboneSpec
+from ..parts.caffe_nets import CaffeSpec
 from ..parts.darknet import Darknet
+from ..parts.image_pyramid import ImagePyramid
 from ..parts.inputs import IMAGENET_MEAN, IMAGENET_STD
 from ..parts.normalizers import KeptRows
 from ..parts.norms import FrozenBatchNorm
@@ -82,12 +84,16 @@ def stuck(spec: Spec, detector: Detector) -> bool:
 def other_pixels(spec: Spec) -> str | None:
     """What to say where the backbone's weights were trained on pixels normalised otherwise; None: they were not."""
     backbone = getattr(spec, "backbone", None)
+    if isinstance(backbone, ImagePyramid):
+        backbone = backbone.backbone
     if not isinstance(backbone, BackboneSpec) or backbone.weights_file is None:
         return None
     file = Path(backbone.weights_file).name
     if isinstance(backbone, Darknet):
         mean, std = BLACK, WHITE
-    elif any(entry.caffe_pixels and entry.file == file for entry in PUBLISHED.values()):
+    elif isinstance(backbone, CaffeSpec) or any(
+        entry.caffe_pixels and entry.file == file for entry in PUBLISHED.values()
+    ):
         mean, std = CAFFE_MEAN, LEVELS
     else:
         mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -102,10 +108,11 @@ def resting_at_random(spec: Spec, detector: Detector) -> list[str]:
     """The parts that start from random weights and keep still in the first stage: it is made for a trained detector."""
     trains, backbone = spec.fit.stages[0].trains, getattr(spec, "backbone", None)
     read = ("backbone.",) if getattr(backbone, "weights", None) is not None else ()
+    solved = tuple(path for stage in spec.fit.stages if stage.inputs == "features" for path in stage.trains)
     still = (
         name
         for name, parameter in detector.named_parameters()
-        if parameter.requires_grad and not name.startswith((*trains, *read))
+        if parameter.requires_grad and not name.startswith((*trains, *read, *solved))
     )
     return sorted({".".join(name.split(".")[: 1 + name.startswith("neck.")]) for name in still})
 

@@ -15,15 +15,35 @@ class State:
     """Changes with every update; all the rest of a run is fixed."""
 
     plan: Plan
+    segment: int = 0  # which of ``Fit.segments`` it is in; what follows is of this one
+    first: int = 0  # updates of the segments before
+    epochs: int = 0  # epochs of the segments before
     step: int = 0  # updates done
     closed: int = 0  # the step whose epoch end was dealt with (validated, logged)
-    best: int | None = None  # the step with the best validation AP
+    best: int | None = None  # the update (of the whole run) with the best validation AP
     best_results: dict[str, Any] | None = None
     last_results: dict[str, Any] | None = None
     stale: int = 0  # validations since the best
     validation: float = 0.0  # seconds the last validation took
     elapsed: float = 0.0  # seconds spent by all processes that worked on this run, until the last save
     ended: str = ""  # why no update follows; empty: one does
+
+    @property
+    def updates(self) -> int:
+        """Updates of the whole run."""
+        return self.first + self.step
+
+    def next(self, plan: Plan) -> State:
+        """The start of the segment after this one."""
+        epochs = self.epochs + -(-self.step // self.plan.per_epoch)
+        return State(
+            plan,
+            segment=self.segment + 1,
+            first=self.updates,
+            epochs=epochs,
+            validation=self.validation,
+            elapsed=self.elapsed,
+        )
 
     @property
     def epoch(self) -> int:
@@ -51,7 +71,7 @@ class State:
         self.stale = 0 if old is None or new > old else self.stale + 1
         if old is not None and new < old:
             return False
-        self.best, self.best_results = self.step, results
+        self.best, self.best_results = self.updates, results
         return True
 
     def to_json(self) -> dict[str, Any]:
@@ -63,7 +83,8 @@ class State:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> State:
         names = set(cls.__dataclass_fields__) - {"plan"}
-        return cls(plan=Plan.from_json(value["plan"]), **{name: value[name] for name in names})
+        known = {name: value[name] for name in names if name in value}  # a run of one segment may not know of segments
+        return cls(plan=Plan.from_json(value["plan"]), **known)
 
 
 def _value(ap: float | None) -> float:

@@ -1,0 +1,105 @@
+"""R-CNN (Girshick et al., CVPR 2014).
+
+proposals from outside -> each box with its context warped to the CNN's input -> CNN -> class layer on the connected
+layers' output, box layer on the last map -> per-class NMS
+
+It is ``Region`` with the pixels themselves as features, ``Warp`` as pool and the CNN as head; only its fitting is its
+own: the CNN and a softmax on windows of the whole set, then SVMs in the softmax' place, then a ridge regression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ..errors import UsageError
+from ..fit import SGD, SVM, Draw, Fit, Ridge, Stage, Steps
+from ..parts.backbone_base import BackboneSpec
+from ..parts.box_losses import SmoothL1
+from ..parts.caffe_nets import CaffeNet
+from ..parts.coders import Delta
+from ..parts.darknet import Darknet
+from ..parts.inputs import Input, Original
+from ..parts.margin import Margin
+from ..parts.matchers import IoUMatcher
+from ..parts.necks import Identity
+from ..parts.pixels import Pixels
+from ..parts.proposal_sources import ProposalSource, SelectiveSearch
+from ..parts.samplers import Balanced
+from ..parts.suppress import NMS, Select
+from ..parts.two_tap import TwoTapHead, TwoTaps
+from ..parts.warp import Warp
+from ..task import BoxTask
+from .base import Detector, Spec
+from .region import FromOutside, Region
+
+CLASSES, BOXES = "roi_head.predictor.cls_score", "roi_head.predictor.bbox_pred"
+
+# At most 100 boxes a class and image before suppression, as there. The released code also raises a threshold over the
+# whole test set until some 40 a class and image remain; here an image is judged by itself.
+WINDOW_TASK = BoxTask(
+    matcher=IoUMatcher(0.5, 0.5, low_quality=False),
+    cls_loss=Margin(),
+    box_loss=SmoothL1(beta=1.0, weight=0.0),  # boxes are not descended to: a stage solves them
+    sampler=Balanced(128, 0.25),
+    coder=Delta(),
+    select=Select(score=0.01, per_level=None, per_class=100, min_size=1e-2),
+    suppress=NMS(iou=0.3, per="class", top=300),
+)
+
+FINE_TUNE = Stage(trains=("roi_head.backbone", "roi_head.trunk", CLASSES), inputs="windows", draw=Draw())
+CLASS_SVMS = Stage(trains=(CLASSES,), inputs="features", solver=SVM())
+BOX_RIDGE = Stage(trains=(BOXES,), inputs="features", solver=Ridge())
+
+# SGD .001 on 128 windows, a tenth of it after 20,000 updates. An epoch is 64 windows an image: 2,505 updates on VOC
+# 2007 trainval, 28 epochs are the 70,000 that were used.
+RCNN_FIT = Fit(
+    epochs=28,
+    batch=128,
+    lr=0.001,
+    solver=SGD(0.9, 5e-4),
+    schedule=Steps((8.0, 16.0, 24.0)),
+    warmup_steps=0,
+    val_every=28,
+    difficult="ignore",
+    stages=(FINE_TUNE, CLASS_SVMS, BOX_RIDGE),
+)
+
+
+@dataclass(frozen=True)
+class RCNN(Spec):
+    """The paper's by default, on CaffeNet. Ablations: ``fit.stages`` without the SVMs, or without the boxes."""
+
+    input: Input = Original()  # the resize rule of prediction and evaluation: none, crops are resized
+    proposals: ProposalSource = SelectiveSearch()  # where proposals come from
+    backbone: BackboneSpec = CaffeNet()  # the CNN that sees each crop, up to its last map
+    pool: Warp = Warp(227)
+    cells: int = 6  # side of the last map; a map of another size is averaged to it
+    head: TwoTaps = TwoTaps()
+    roi: BoxTask = WINDOW_TASK  # which class, and the box
+    fit: Fit = RCNN_FIT  # the recipe it is trained by
+
+    def __post_init__(self) -> None:
+        if self.cells < 1:
+            raise UsageError(f"RCNN: cells is {self.cells}; the last map has a side of at least 1")
+
+    @property
+    def source(self) -> ProposalSource:
+        return self.proposals
+
+    def build(self, classes: Sequence[str]) -> Region:
+        """The detector with random weights."""
+        cnn: Any = self.backbone.build((5,))
+        pixels, loss, count = Pixels(), self.roi.cls_loss, len(classes)
+        neck = Identity().build(pixels.channels, pixels.strides)
+        head = self.head.build(cnn.channels[-1], self.cells, loss.channels(count), count, loss.bias(count), cnn)
+        proposer = FromOutside(self.proposals)
+        return Region(self, classes, pixels, neck, proposer, None, self.pool, head, self.roi, joined=False)
+
+    def load_pretrained(self, detector: Detector) -> None:
+        """Reads the CNN's weights file, where it names one, its connected layers included."""
+        head, file = cast(TwoTapHead, detector.get_submodule("roi_head")), self.backbone.weights_file
+        self.backbone.load_pretrained(head.backbone, file)
+        if file and not isinstance(self.backbone, Darknet):
+            self.head.load_pretrained(head, file)

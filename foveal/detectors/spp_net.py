@@ -1,0 +1,87 @@
+"""SPP-Net (He et al., ECCV 2014).
+
+backbone, once an image -> proposals from outside, each pooled by a pyramid of bins -> connected layers -> class layer
+on their output, box layer on the pooled vector -> per-class NMS
+
+Fitted as R-CNN is, but for the backbone, which keeps still: the connected layers and a softmax, then SVMs, then a ridge
+regression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from ..fit import SGD, SVM, Fit, Ridge, Stage, Steps
+from ..parts.backbone_base import BackboneSpec
+from ..parts.caffe_nets import ZF5
+from ..parts.darknet import Darknet
+from ..parts.inputs import Input, Resize
+from ..parts.matchers import IoUMatcher
+from ..parts.necks import Identity
+from ..parts.proposal_sources import ProposalSource, SelectiveSearch
+from ..parts.samplers import Balanced
+from ..parts.spp import SPP
+from ..parts.two_tap import TwoTapHead, TwoTaps
+from ..task import BoxTask
+from .base import Detector, Spec
+from .rcnn import BOXES, CLASSES, WINDOW_TASK
+from .region import FromOutside, Region
+
+SPP_TASK = replace(
+    WINDOW_TASK,
+    matcher=IoUMatcher(0.5, 0.5, low_quality=False, background=0.1),
+    sampler=Balanced(64, 0.25),
+)
+
+# .001, .0001, .00001 for a third of the training each. The paper draws 128 windows over the whole set from stored maps;
+# here they are 64 of each of two images, as Fast R-CNN draws them.
+SPP_FIT = Fit(
+    epochs=16,
+    batch=2,
+    lr=0.001,
+    solver=SGD(0.9, 5e-4),
+    schedule=Steps((1 / 3, 2 / 3)),
+    warmup_steps=0,
+    val_every=16,
+    difficult="ignore",
+    stages=(
+        Stage(trains=("roi_head.trunk", CLASSES)),
+        Stage(trains=(CLASSES,), inputs="features", solver=SVM()),
+        Stage(trains=(BOXES,), inputs="features", solver=Ridge(alpha=4000.0, iou=0.5)),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class SPPNet(Spec):
+    """The paper's by default, on ZF-5 at one scale. Five: ``backbone=ImagePyramid(ZF5()) input.short=1200``."""
+
+    input: Input = Resize(688, 4000, multiple=1)  # the resize rule of prediction and evaluation
+    proposals: ProposalSource = SelectiveSearch()  # where proposals come from
+    backbone: BackboneSpec = ZF5()
+    levels: tuple[int, ...] = (4,)  # of the backbone (stride 2^level), where it names none itself
+    pool: SPP = SPP()
+    head: TwoTaps = TwoTaps(bias=1.0)
+    roi: BoxTask = SPP_TASK  # which class, and the box
+    fit: Fit = SPP_FIT  # the recipe it is trained by
+
+    @property
+    def source(self) -> ProposalSource:
+        return self.proposals
+
+    def build(self, classes: Sequence[str]) -> Region:
+        """The detector with random weights."""
+        backbone: Any = self.backbone.build(self.levels)
+        neck = Identity().build(backbone.channels, backbone.strides)
+        loss, count, channels = self.roi.cls_loss, len(classes), self.pool.channels(backbone.channels[-1])
+        head = self.head.build(channels, 1, loss.channels(count), count, loss.bias(count))
+        return Region(self, classes, backbone, neck, FromOutside(self.proposals), None, self.pool, head, self.roi)
+
+    def load_pretrained(self, detector: Detector) -> None:
+        """Reads the backbone's weights file, where it names one, and connected layers that fit the pyramid."""
+        file = self.backbone.weights_file
+        self.backbone.load_pretrained(detector.get_submodule("backbone"), file)
+        if file and not isinstance(self.backbone, Darknet):
+            self.head.load_pretrained(cast(TwoTapHead, detector.get_submodule("roi_head")), file)

@@ -1,0 +1,206 @@
+"""Stored features: what the last two layers of R-CNN's head see of every window of the training set.
+
+One file an image, written under another name and renamed, so that a run that is killed goes on with the next image.
+The folder is keyed by everything the numbers follow from; under another key it is begun anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ..boxes import pairwise_iou
+from ..data.dataset import Dataset
+from ..data.images import MOST_SKIPPED, load_image
+from ..detectors.region import Region
+from ..errors import FovealError
+from ..fit import Fit
+from .environment import fingerprint, proposal_fingerprint
+from .rows import Rows, overlaps_of
+from .validate import network_targets
+
+Tap = Literal["classes", "boxes"]
+TAPS: tuple[Tap, Tap] = ("classes", "boxes")
+IGNORED = 0.5  # a proposal that overlaps an ignored region by this much teaches nothing
+
+
+@dataclass(frozen=True)
+class Store:
+    """The files of ``images`` images in ``folder``, for detectors of ``classes`` classes."""
+
+    folder: Path
+    images: int
+    classes: int
+
+    def path(self, index: int) -> Path:
+        return self.folder / f"{index}.safetensors"
+
+    def begin(self, key: str) -> list[int]:
+        """The images still to be done. A folder of another key is emptied."""
+        stamp = self.folder / "key"
+        if not stamp.exists() or stamp.read_text() != key:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            stamp.write_text(key)
+        return [index for index in range(self.images) if not self.path(index).exists()]
+
+    def write(self, index: int, tensors: dict[str, Tensor]) -> None:
+        """Whole or not at all. Raises :class:`FovealError` where the disk is full."""
+        temporary = self.folder / f".{index}"
+        try:
+            temporary.write_bytes(save(tensors))
+            os.replace(temporary, self.path(index))
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            fix = "Free some space, then go on with --resume; what is stored stays"
+            raise FovealError(f"cannot store features: {error.strerror}", path=self.folder, fix=fix) from error
+
+    def read(self, index: int, tap: Tap) -> Rows:
+        """The windows of one image: all for the classes, those near an object for the boxes."""
+        found = load(self.path(index).read_bytes())
+        windows, objects, labels = (found[name].numpy() for name in ("windows", "objects", "labels"))
+        own = np.full(len(windows), -1, np.int64)
+        if len(labels):
+            own[len(windows) - len(labels) :] = labels  # the objects come last
+        overlaps, truth = overlaps_of(windows, objects, labels, self.classes)
+        rows = Rows(found[tap].numpy(), windows, own, overlaps, truth, found[f"{tap}.norms"].numpy())
+        return _some(rows, found["near"].numpy()) if tap == "boxes" else rows
+
+    def rows(self, tap: Tap) -> Stored:
+        return Stored(self, tap)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Can be gone through again and again, in the order of the records, one image in memory at a time."""
+
+    store: Store
+    tap: Tap
+
+    def __iter__(self) -> Iterator[Rows]:
+        for index in range(self.store.images):
+            yield self.store.read(index, self.tap)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How a store is filled. ``near``: windows that overlap an object by this much keep what the boxes see."""
+
+    detector: Region
+    dataset: Dataset
+    fit: Fit
+    near: float
+    autocast: Callable[[], AbstractContextManager[object]]
+
+    @property
+    def key(self) -> str:
+        """Of the weights below the last layers, the windows and the objects."""
+        digest = hashlib.sha256(
+            repr((self.near, self.fit.difficult, self.fit.crowd, self.detector.spec.input)).encode()
+        )
+        for name, tensor in self.detector.state_dict().items():
+            if ".predictor." not in name:
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(fingerprint(self.dataset).encode())
+        digest.update((proposal_fingerprint(self.dataset) or "").encode())
+        return digest.hexdigest()
+
+    def __call__(self, store: Store, step: Callable[[int, int], None]) -> dict[int, str]:
+        """Fills the store; ``step(done, all)`` after every image may raise. Images that cannot be read have no window.
+
+        Returns those, with the reason. Raises :class:`FovealError` where there are more than 5 %, for features that
+        are not finite in half precision, and for a full disk.
+        """
+        skipped: dict[int, str] = {}
+        todo = store.begin(self.key)
+        was_training = self.detector.training
+        self.detector.eval()
+        try:
+            for done, index in enumerate(todo, store.images - len(todo)):
+                try:
+                    image = load_image(self.dataset.records[index].path)
+                except FovealError as error:
+                    skipped[index] = str(error)
+                    image = None
+                store.write(index, self._of(index, image))
+                step(done + 1, store.images)
+                if len(skipped) > MOST_SKIPPED * store.images:
+                    raise FovealError(f"{len(skipped)} images cannot be read: {next(iter(skipped.values()))}")
+        finally:
+            self.detector.train(was_training)
+        return skipped
+
+    @torch.no_grad()
+    def _of(self, index: int, image: NDArray[np.uint8] | None) -> dict[str, Tensor]:
+        """What is stored of an image: its proposals, then its objects, in network pixels."""
+        if image is None:
+            return dict.fromkeys(("windows", "objects", *TAPS), torch.zeros(0, 4)) | _numbers(torch.zeros(0))
+        record = self.dataset.records[index]
+        images = self.detector.prepare([image], None if record.proposals is None else [record.proposals])
+        targets = network_targets([record], images, self.fit)
+        assert images.proposals is not None and images.proposals_valid is not None
+        objects, ignored = targets.boxes[0][targets.valid[0]], targets.boxes[0][targets.ignore[0]]
+        proposals = images.proposals[0][images.proposals_valid[0]]
+        if len(ignored):
+            proposals = proposals[pairwise_iou(proposals, ignored).amax(1) < IGNORED]
+        windows = torch.cat([proposals, objects])
+        near = torch.zeros(0, dtype=torch.int64)
+        if len(objects) and len(proposals):  # a little more than will be asked for, where rounding might decide
+            near = (pairwise_iou(proposals, objects).amax(1).cpu() > self.near - 1e-3).nonzero()[:, 0]
+        with self.autocast():
+            features = self.detector.outputs(images).features
+        found: dict[Tap, list[Tensor]] = {"classes": [], "boxes": []}
+        norms: dict[Tap, list[Tensor]] = {"classes": [], "boxes": []}
+        start = 0
+        pairs = self.detector.taps(features, windows[None], images.sizes) if len(windows) else ()
+        for pair in pairs:
+            for tap, rows in zip(TAPS, pair, strict=True):
+                rows = rows.float().cpu()
+                norms[tap].append(rows.norm(dim=1))
+                mine = near[(near >= start) & (near < start + len(rows))] - start
+                found[tap].append((rows if tap == "classes" else rows[mine]).half())
+            start += len(pair[0])
+        stored = {tap: torch.cat(parts) if parts else torch.zeros(0, 4) for tap, parts in found.items()}
+        if not all(bool(rows.isfinite().all()) for rows in stored.values()):
+            what = "features are not finite in half precision; did the stage before diverge?"
+            raise FovealError(what, path=record.path)
+        lengths = {tap: torch.cat(parts) if parts else torch.zeros(0) for tap, parts in norms.items()}
+        return {
+            "windows": windows.cpu(),
+            "objects": objects.cpu(),
+            **stored,
+            **_numbers(lengths["classes"], lengths["boxes"], targets.labels[0][targets.valid[0]].cpu(), near),
+        }
+
+
+def _numbers(
+    classes: Tensor, boxes: Tensor | None = None, labels: Tensor | None = None, near: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The small entries of a file; those that are not given are empty."""
+    none = torch.zeros(0, dtype=torch.int64)
+    return {
+        "classes.norms": classes,
+        "boxes.norms": classes if boxes is None else boxes,
+        "labels": none if labels is None else labels,
+        "near": none if near is None else near,
+    }
+
+
+def _some(rows: Rows, index: NDArray[np.int64]) -> Rows:
+    """The windows whose boxes' features are kept; ``features`` and ``norms`` are as they are."""
+    return Rows(
+        rows.features, rows.boxes[index], rows.labels[index], rows.overlaps[index], rows.truth[index], rows.norms
+    )

@@ -1,0 +1,139 @@
+"""The stages of a recipe, one after the other: those that one loop runs together, and those that are solved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lightning_fabric import Fabric
+
+from ..data.dataset import Dataset
+from ..data.loader import Loader
+from ..data.transforms import HorizontalFlip
+from ..data.windows import WindowLoader
+from ..errors import UsageError
+from ..fit import SVM, Fit, Ridge, Stage
+from . import checkpoint
+from .features import Extraction
+from .fitted import near, remove_features, run_fitted
+from .interrupt import Interrupt
+from .log import Log
+from .loop import Job, Loop, judge, keep, now
+from .plan import Plan
+from .progress import Progress
+from .state import FINISHED, State
+
+if TYPE_CHECKING:
+    from ..detectors.base import Spec
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """Makes the loader of a segment; ``batch`` counts its images, or windows, over all processes."""
+
+    dataset: Dataset
+    spec: Spec
+    batch: int
+    seed: int
+    workers: int
+    rank: int
+    world: int
+    masks: bool  # of the objects, for a detector that learns them
+
+    def of(self, stage: Stage) -> Loader | WindowLoader:
+        """Raises :class:`UsageError` where windows were to be augmented by more than mirroring."""
+        fit, spec = self.spec.fit, self.spec
+        shared: dict[str, Any] = {"workers": self.workers, "rank": self.rank, "world": self.world}
+        shared |= {"difficult": fit.difficult, "crowd": fit.crowd}
+        if stage.inputs == "images":
+            return Loader(self.dataset, spec.input, fit.augment, self.batch, self.seed, masks=self.masks, **shared)
+        flips = [t for t in fit.augment if isinstance(t, HorizontalFlip)]
+        if len(flips) != len(fit.augment) or len(flips) > 1:
+            raise UsageError("fit.augment: windows are mirrored, and nothing else", fix="Use HorizontalFlip() alone")
+        pool: Any = getattr(spec, "pool", None)
+        if not hasattr(pool, "inner"):
+            raise UsageError('fit.stages: inputs="windows" needs a detector that looks at crops', fix="Use RCNN")
+        flip = flips[0].p if flips else 0.0
+        return WindowLoader(self.dataset, pool, spec.input.fill, stage.draw, self.batch, self.seed, flip=flip, **shared)
+
+
+def check_recipe(fit: Fit, epochs: int | None, max_time: float | None, processes: int) -> None:
+    """Raises :class:`UsageError` for what a recipe of several kinds of stages cannot do."""
+    if len(fit.segments) > 1 and (epochs is not None or max_time is not None):
+        raise UsageError(
+            "--epochs and --max-time mean one kind of stage, and this recipe has several",
+            fix="Set fit.epochs, or the epochs of each stage: fit.stages.0.epochs=3",
+        )
+    if processes > 1 and any(stage.inputs == "features" for stage in fit.stages):
+        raise UsageError("stages that learn from features run in one process")
+
+
+def is_complete(state: State, fit: Fit) -> bool:
+    """Whether nothing is left to do for a run that stands there."""
+    return state.over and state.segment == len(fit.segments) - 1
+
+
+def run_segments(job: Job, resumed: checkpoint.Content | None, log: Log, screen: Progress) -> State:
+    """Runs what is left of a recipe; ``job.loader`` makes the loaders. The state at its end."""
+    segments, detector = job.fit.segments, job.detector
+    learnable = {name: parameter.requires_grad for name, parameter in detector.named_parameters()}
+    state = None if resumed is None else State.from_json(resumed.state)
+    index, before = (0 if state is None else state.segment), None
+    if resumed is not None and state is not None and state.over:
+        detector.load_state_dict(resumed.model)
+        index, before, resumed = index + 1, state, None
+    while True:
+        stages = segments[index]
+        for name, parameter in detector.named_parameters():
+            parameter.requires_grad_(learnable[name])
+        detector.resting = ()
+        if len(segments) > 1:
+            screen.say(f"stage {index + 1} of {len(segments)}: {stages[0].inputs}")
+        part = replace(job, fit=replace(job.fit, stages=stages), before=before)
+        solver = stages[0].solver
+        if isinstance(solver, SVM | Ridge):
+            state = _solve(part, solver, job.fit, log, screen)
+        else:
+            state = _descend(part, resumed, log, screen)
+        index, before, resumed = index + 1, state, None
+        if index == len(segments):
+            if job.fabric.is_global_zero:
+                remove_features(job.out)
+            return state
+        job = replace(job, began=now())
+
+
+def _descend(job: Job, resumed: checkpoint.Content | None, log: Log, screen: Progress) -> State:
+    loader = job.loader.of(job.fit.stages[0])
+    try:
+        loop = Loop(replace(job, loader=loader), resumed, log, screen)
+        state = loop.run()
+    finally:
+        loader.close()
+    if loop.average is not None:  # what follows goes on from the weights to use
+        job.detector.load_state_dict(loop.weights.state_dict())
+    return state
+
+
+def _solve(job: Job, solver: SVM | Ridge, recipe: Fit, log: Log, screen: Progress) -> State:
+    """A segment that is one update: solved, validated, saved. Killed before that, it goes on with what is stored."""
+    fabric: Fabric = job.fabric
+    plan = Plan(1, (1,))
+    state = State(plan) if job.before is None else job.before.next(plan)
+    extraction = Extraction(job.detector, job.train, recipe, near(recipe), fabric.autocast)
+    with Interrupt() as interrupt:
+        run_fitted(solver, extraction, job.out, screen, interrupt.check)
+        found = job.validator(job.detector, interrupt.check)
+    state.step = state.closed = 1
+    state.ended, state.validation = FINISHED, found.seconds
+    judge(state, found, type(solver).__name__, state.epochs + 1, log, screen)
+    state.elapsed += now() - job.began
+    content = checkpoint.Content(
+        model=job.detector.state_dict(),
+        raw={},
+        optimizer={},
+        state={**state.to_json(), **job.fixed, "scaler": {}, "meter": {}, "log_bytes": log.offset()},
+        spec=job.spec,
+    )
+    keep(job.out / "checkpoints", state, content)
+    return state

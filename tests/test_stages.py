@@ -1,0 +1,235 @@
+"""R-CNN and SPP-Net from the first stage to the last: what each leaves behind; a stop anywhere changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from foveal import load
+from foveal.config import override, parse_spec, show
+from foveal.data.reading import open_dataset
+from foveal.data.shapes import make_shapes
+from foveal.data.transforms import Expand, HorizontalFlip
+from foveal.detectors.base import Spec
+from foveal.detectors.rcnn import BOX_RIDGE, CLASS_SVMS, CLASSES, FINE_TUNE, RCNN
+from foveal.detectors.region import Region
+from foveal.detectors.spp_net import SPPNet
+from foveal.errors import UsageError
+from foveal.fit import SVM, Draw, Fit, Ridge, Stage
+from foveal.parts.inputs import Resize
+from foveal.parts.losses import CrossEntropy
+from foveal.parts.proposal_sources import SlidingWindows
+from foveal.parts.small import SmallResNet
+from foveal.parts.spp import SPP
+from foveal.parts.two_tap import TwoTaps
+from foveal.parts.warp import Warp
+from foveal.train.features import Store
+from foveal.train.fitted import write_svms
+from foveal.train.rows import Layer
+from foveal.train.run import train
+from foveal.train.svm import NOTHING
+
+pytest.importorskip("sklearn")
+
+SOURCE = SlidingWindows(top=40, sizes=(0.7, 0.4), stride=0.5)
+SMALL_FIT = Fit(epochs=2, batch=16, lr=0.02, warmup_steps=0, val_every=2, augment=(HorizontalFlip(),), precision="32")
+RIDGE = replace(BOX_RIDGE, solver=Ridge(alpha=10.0, iou=0.3))
+RCNN_SMALL = RCNN(
+    proposals=SOURCE,
+    backbone=SmallResNet((8, 8, 8, 8)),
+    pool=Warp(32, 2, rows=16),
+    cells=1,
+    head=TwoTaps(16, depth=1, dropout=0.1),
+    fit=replace(SMALL_FIT, stages=(replace(FINE_TUNE, draw=Draw(per_image=8)), CLASS_SVMS, RIDGE)),
+)
+SPP_SMALL = SPPNet(
+    input=Resize(72, 96, 1),
+    proposals=SOURCE,
+    backbone=SmallResNet((8, 8)),
+    levels=(3,),
+    pool=SPP((2, 1)),
+    head=TwoTaps(16, depth=1, dropout=0.1),
+    fit=replace(SMALL_FIT, batch=2, stages=(Stage(trains=("backbone", "roi_head.trunk", CLASSES)), CLASS_SVMS, RIDGE)),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("stages") / "set"
+    make_shapes(out, splits={"train": 8, "val": 2}, size=(96, 72), seed=1, masks=False)
+    return out
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOVEAL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def run(spec: Spec, data: Path, out: Path, **options: Any) -> Any:
+    quiet = {"progress": False, "tensorboard": False, "device": "cpu", "workers": 0}
+    return train(spec, data=data, out=out, **{**quiet, **options})  # type: ignore[arg-type]
+
+
+def outcome(out: Path) -> dict[str, Any]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "model": (out / "checkpoints" / "last" / "model.safetensors").read_bytes(),
+        "best": (out / "checkpoints" / "best" / "model.safetensors").read_bytes(),
+        "lines": [{k: v for k, v in row.items() if "second" not in k} for row in lines],
+        "results": (out / "results.json").read_text(),
+    }
+
+
+@pytest.fixture(scope="module", params=["rcnn", "spp"])
+def whole(request: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Spec, dict[str, Any], Path]:
+    out = tmp_path_factory.mktemp("whole") / request.param
+    spec: Spec = RCNN_SMALL if request.param == "rcnn" else SPP_SMALL
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FOVEAL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        run(spec, data, out)
+    return spec, outcome(out), out
+
+
+def test_three_stages_leave_ordinary_layers(whole: tuple[Spec, dict[str, Any], Path]) -> None:
+    spec, found, out = whole
+    validated = [row for row in found["lines"] if row["split"] == "val"]
+    assert len(validated) == 3 and validated[0]["step"] + 2 == validated[2]["step"]  # a solved stage is one update
+    assert [row["epoch"] for row in validated] == [2, 3, 4]
+    detector = load(out)
+    state = detector.state_dict()
+    assert not state[f"{CLASSES}.weight"][-1].any() and not state[f"{CLASSES}.bias"][-1].any()  # background
+    assert state[f"{CLASSES}.weight"][:-1].abs().sum() > 0
+    assert state["roi_head.predictor.bbox_pred.weight"].abs().sum() > 0
+    assert not (out / "features").exists()
+    assert json.loads((out / "results.json").read_text())["steps"] == validated[2]["step"]
+    picture = np.full((72, 96, 3), 90, np.uint8)
+    assert len(detector.predict_arrays([picture])) == 1
+    assert parse_spec(show(spec)) == spec
+
+
+class Stop(Exception):
+    pass
+
+
+def stopped(patch: pytest.MonkeyPatch, target: Any, name: str, at: int) -> Iterator[int]:
+    """Raises :class:`Stop` in the call number ``at`` of a method."""
+    original, calls = getattr(target, name), iter(range(10_000))
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == at:
+            raise Stop
+        return original(*args, **kwargs)
+
+    patch.setattr(target, name, call)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [("update", 3), ("write", 0), ("write", 5), ("svm", 0), ("ridge", 0), ("keep", 1)],
+    ids=lambda v: str(v),
+)
+def test_stopped_in_any_stage_and_resumed_is_bit_equal(
+    whole: tuple[Spec, dict[str, Any], Path], data: Path, tmp_path: Path, name: str, at: int
+) -> None:
+    """As ``kill -9`` leaves it: what is on the disk is all there is."""
+    from foveal.train import fitted, loop, segments
+
+    spec, expected, _ = whole
+    places = {
+        "update": (loop.Loop, "_update"),
+        "write": (Store, "write"),
+        "svm": (fitted, "fit_svms"),
+        "ridge": (fitted, "fit_ridge"),
+        "keep": (segments, "keep"),  # solved and validated, but not saved
+    }
+    out = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        stopped(patch, *places[name], at)
+        with pytest.raises(Stop):
+            run(spec, data, out, save_every=0.0)
+    stored = len(list((out / "features").glob("*.safetensors"))) if (out / "features").exists() else 0
+    assert stored == {"update": 0, "write": at}.get(name, 8)
+    run(spec, data, out, resume=True, save_every=0.0)
+    found = outcome(out)
+    assert [key for key in expected if expected[key] != found[key]] == []
+    run(spec, data, out, resume=True)  # complete: says so, and does nothing
+    assert outcome(out) == found
+
+
+def test_stored_features_of_other_weights_are_not_used(tmp_path: Path) -> None:
+    store = Store(tmp_path / "features", 3, 2)
+    assert store.begin("one") == [0, 1, 2]
+    store.write(1, {"windows": torch.zeros(0, 4)})
+    assert store.begin("one") == [0, 2]
+    assert store.begin("two") == [0, 1, 2] and not store.path(1).exists()
+
+
+def test_crops_in_pieces_are_crops_at_once() -> None:
+    torch.manual_seed(0)
+    detector = RCNN_SMALL.build("ab").eval()
+    other = replace(RCNN_SMALL, pool=Warp(32, 2, rows=None)).build("ab").eval()
+    other.load_state_dict(detector.state_dict())
+    pictures = [np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)]
+    assert isinstance(detector, Region)
+    with torch.no_grad():
+        images = detector.prepare(pictures)
+        a, b = (d.detections(d.outputs(images), images) for d in (detector, other))
+    assert torch.allclose(a.boxes, b.boxes, atol=1e-4) and torch.allclose(a.scores, b.scores, atol=1e-5)
+    assert a.valid.sum() > 0
+
+
+def test_an_image_without_proposals_is_found_empty() -> None:
+    detector = RCNN_SMALL.build("ab").eval()
+    picture, nothing = np.zeros((60, 80, 3), np.uint8), np.zeros((0, 4), np.float32)
+    (found,) = detector.predict_arrays([picture], proposals=[nothing])
+    assert len(found) == 0
+
+
+def test_svms_take_the_softmax_place() -> None:
+    linear = torch.nn.Linear(4, 3)
+    weight, bias = np.arange(8, dtype=np.float32).reshape(2, 4), np.array([1.0, -2.0], np.float32)
+    write_svms(linear, Layer(weight, bias, ()))
+    assert torch.equal(linear.weight[:2], torch.from_numpy(weight)) and linear.bias.tolist() == [1, -2, 0]
+    assert not linear.weight[2].any()
+
+
+def test_recipes_without_sense_are_refused(data: Path, tmp_path: Path) -> None:
+    for wrong in (
+        {"solver": SVM()},
+        {"inputs": "features"},
+        {"inputs": "features", "solver": Ridge(), "epochs": 3},
+        {"draw": Draw(per_image=3)},
+        {"inputs": "pictures"},
+    ):
+        with pytest.raises(UsageError, match="stages"):
+            Stage(**wrong)  # type: ignore[arg-type]
+    for options, changes, message in (
+        ({"epochs": 3}, {}, "--epochs"),
+        ({}, {"augment": (Expand(),)}, "mirrored"),
+    ):
+        spec = replace(RCNN_SMALL, fit=replace(RCNN_SMALL.fit, **changes))
+        with pytest.raises(UsageError, match=message):
+            run(spec, data, tmp_path / "a", **options)
+    with pytest.raises(UsageError, match="Margin"):
+        run(override(RCNN_SMALL, ["roi.cls_loss=CrossEntropy()"]), data, tmp_path / "b")
+    assert isinstance(override(RCNN_SMALL, ["roi.cls_loss=CrossEntropy()"]).roi.cls_loss, CrossEntropy)
+
+
+def test_a_class_without_an_object_is_named(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    spec = replace(RCNN_SMALL, fit=replace(RCNN_SMALL.fit, epochs=1, stages=RCNN_SMALL.fit.stages[:2]))
+    dataset = open_dataset(data, split="train")
+    absent = set(range(len(dataset.classes))) - set(dataset.records[0].labels.tolist())
+    assert absent
+    run(spec, data, tmp_path / "a", limit=1, progress=True)
+    told = capfd.readouterr().err
+    assert all(f"{dataset.classes[k]!r}; it will never be found" in told for k in absent)
+    bias = load(tmp_path / "a").state_dict()[f"{CLASSES}.bias"]
+    assert [k for k in range(len(dataset.classes)) if bias[k] == NOTHING] == sorted(absent)
