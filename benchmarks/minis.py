@@ -23,12 +23,12 @@ from foveal.data.shapes import make_shapes
 from foveal.detectors.base import Spec
 from foveal.detectors.mask_rcnn import MaskRCNN
 from foveal.detectors.yolo import YOLO
-from foveal.parts.grid_head import GridHead
+from foveal.parts.cell_matchers import Responsible
 from foveal.parts.inputs import Resize
 from foveal.train.run import train
 
-# The presets' own rate is made for a few hundred pictures and a backbone that knows something.
-BATCH, FASTER = 8, 5
+# The presets' own rate, 5e-4 at batches of 4, is made for a few hundred pictures and a backbone that knows something.
+SOLVER = ("fit.batch=8", "fit.lr=0.0025")
 # As in `foveal demo`: many pictures have to be seen, so a narrower neck, and fewer and smaller regions.
 MASKS = (
     "neck.channels=64",
@@ -41,18 +41,15 @@ MASKS = (
 
 def settings(spec: Spec, data: Path, side: int) -> list[str]:
     """The overrides that fit a preset to square pictures of this side and to learning from nothing."""
-    found = [f"fit.batch={BATCH}", f"fit.lr={FASTER * spec.fit.lr}", "fit.val_every=3"]
+    found = [*SOLVER, "fit.val_every=3"]
     if isinstance(spec.input, Resize):
         found += [f"input.short={side}", f"input.long={side}"]
     else:
         found += [f"input.width={side}", f"input.height={side}"]
     if isinstance(spec, MaskRCNN):
         found += MASKS
-    if not isinstance(spec, YOLO):
+    if not isinstance(spec, YOLO) or isinstance(spec.task.matcher, Responsible):  # version 1 has no shapes
         return found
-    if isinstance(spec.head, GridHead):
-        trunk = "backbone=SmallResNet((32, 64, 128), blocks=(1, 1, 3))"
-        return [*found, trunk, "levels=(4,)", f"head.side={side // 16}"]
     sides = np.concatenate([r.boxes[:, 2:] - r.boxes[:, :2] for r in open_dataset(data, split="train").records])
     sizes = spec.cells.per_location
     unit = 2.0 ** spec.levels[-1] if spec.cells.unit == "cells" else 1.0

@@ -20,9 +20,9 @@ class GridHead:
 
     The hidden layer is connected (``hidden`` units) or ``local``: 3 x 3 filters that are different in every cell, as
     the later Darknet files have it. Where there is no connected hidden layer the output layer starts as a 1 x 1
-    convolution, each cell reading its own place with the same weights, and learns to look elsewhere: from nothing that
-    needs a tenth of the pictures. Outputs are all class scores, then all objectnesses, then all boxes (x, y, w, h),
-    not cell by cell. The class scores belong to a cell and are shared by its boxes.
+    convolution, each cell reading its own place with the same weights, and learns to look elsewhere. Outputs are all
+    class scores, then all objectnesses, then all boxes (x, y, w, h), not cell by cell. The class scores belong to a
+    cell and are shared by its boxes.
     """
 
     side: int = 7  # cells along each side of the picture
