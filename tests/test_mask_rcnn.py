@@ -66,7 +66,7 @@ def test_targets_in_pieces_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     boxes = torch.tensor([[[3.0, 5, 40, 50], [0, 0, 80, 60], [20, 10, 33, 44]]])
     arguments = targets.masks, torch.tensor([[0, 1, 3]]), boxes, torch.tensor([[60, 80]]), (64, 96), 28
     whole = mask_targets(*arguments)
-    monkeypatch.setattr("foveal.parts.mask_targets.VALUES", 1)
+    monkeypatch.setattr("foveal.parts.mask_targets.CACHED", 1)
     assert torch.equal(mask_targets(*arguments), whole)
 
 

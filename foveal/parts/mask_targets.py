@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-VALUES = 1 << 22  # of one intermediate tensor: memory stays flat however many runs there are
+VALUES = 1 << 25  # of one intermediate tensor: memory stays flat however many runs there are
+CACHED = 1 << 18  # the same on a processor, where they stay in the cache
 
 
 @torch.no_grad()
@@ -26,7 +27,8 @@ def mask_targets(runs: Tensor, gt: Tensor, boxes: Tensor, sizes: Tensor, canvas:
     b, k = gt.shape
     image = torch.arange(b, device=gt.device)[:, None].expand(b, k).reshape(-1)
     objects, where, limit = gt.reshape(-1), boxes.detach().float().reshape(-1, 4), sizes.to(torch.float32)[image]
-    step = max(1, VALUES // (side * max(runs.shape[2], *(n + 1 for n in canvas))))
+    most = CACHED if runs.device.type == "cpu" else VALUES
+    step = max(1, most // (side * max(runs.shape[2], *(n + 1 for n in canvas))))
     parts = []
     for start in range(0, b * k, step):
         rows = slice(start, start + step)
@@ -51,21 +53,18 @@ def _covered(start: Tensor, length: Tensor, cells: Tensor, canvas: int, side: in
     ...; each counts for min(max(t - its place, 0), 1). Summed over the samples in closed form, so that nothing is
     added up in an order that changes. A sample beyond the picture's edge row counts for that row.
     """
-    length = length.clamp(min=1)
-    size = length / side
+    size = length.clamp(min=1) / side
     samples = size.ceil()
-    d = (size / samples)[:, None, None]
+    d, last = (size / samples)[:, None, None], samples[:, None, None] - 1
     first = start[:, None] + torch.arange(side, device=start.device) * size[:, None]
-    n = samples[:, None, None]
     t = torch.arange(canvas + 1, device=start.device, dtype=torch.float32)
-    u = torch.minimum(t - (first[:, :, None] + 0.5 * d), (n - 1) * d + 1)  # from there on all of them count fully
-    total = (_ramps(u, d, n) - _ramps(u - 1, d, n)) / n
-    total = torch.where(t >= cells[:, None, None], torch.ones_like(total), total)
-    return torch.where(t <= 0, torch.zeros_like(total), total)
+    u = torch.minimum(t - (first[:, :, None] + 0.5 * d), last * d + 1)  # from there on all of them count fully
+    total = _ramps(u, d, last).sub_(_ramps(u - 1, d, last)).div_(last + 1)
+    return total.masked_fill_(t >= cells[:, None, None], 1.0).masked_fill_(t <= 0, 0.0)
 
 
-def _ramps(u: Tensor, d: Tensor, n: Tensor) -> Tensor:
-    """The sum of max(0, u - k d) over k = 0, ..., n - 1."""
+def _ramps(u: Tensor, d: Tensor, last: Tensor) -> Tensor:
+    """The sum of max(0, u - k d) over k = 0, ..., ``last``: with m + 1 of them above zero, (m + 1) (u - m d / 2)."""
     u = u.clamp(min=0)
-    m = torch.minimum((u / d).floor() + 1, n)
-    return m * u - d * m * (m - 1) / 2
+    m = torch.minimum((u / d).floor_(), last)
+    return torch.addcmul(u, m, d, value=-0.5).mul_(m.add_(1))
