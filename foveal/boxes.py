@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -29,6 +33,12 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     """(..., N, 4) x (..., M, 4) -> (..., N, M). For small N x M; matching uses bounded chunks instead."""
     return iou(a[..., :, None, :], b[..., None, :, :])
+
+
+def array_iou(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """:func:`pairwise_iou` of arrays (N, 4), (M, 4), in float64."""
+    first, second = (torch.as_tensor(boxes, dtype=torch.float64) for boxes in (a, b))
+    return np.asarray(pairwise_iou(first, second).numpy())
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ def content_keys(records: Sequence[Record]) -> list[str | None]:
         except OSError:
             return None
 
-    with ThreadPoolExecutor(min(8, _cores() * 2)) as pool:  # hashing lets go of Python's lock
+    with ThreadPoolExecutor(min(8, cores() * 2)) as pool:  # hashing lets go of Python's lock
         return list(pool.map(key, records))
 
 
@@ -238,7 +238,7 @@ def from_source(source: ProposalSource) -> Maker:
             except FovealError as error:
                 return error
 
-        with source.session(), ThreadPoolExecutor(_cores()) as pool:
+        with source.session(), ThreadPoolExecutor(cores()) as pool:
             waiting = {pool.submit(one, record): i for i, record in enumerate(records)}
             try:
                 for future in as_completed(waiting):
@@ -249,5 +249,6 @@ def from_source(source: ProposalSource) -> Maker:
     return make
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foveal.boxes import pairwise_iou
+from foveal.boxes import array_iou
 from foveal.errors import FovealError, UsageError
 from foveal.fit import Draw
 from foveal.types import Images, Targets
@@ -71,12 +71,12 @@ def _windows(
     boxes = np.concatenate([proposals.astype(np.float64), objects])
     if not len(objects):
         objects, labels = np.zeros((1, 4)), np.zeros(1, np.int64)
-    iou = _iou(boxes, objects)
+    iou = array_iou(boxes, objects)
     best = iou.argmax(1)
     overlap = iou[np.arange(len(boxes)), best]
     keep = overlap >= draw.low
     if ignore.any():
-        keep &= _iou(boxes, packed.boxes[rows][ignore]).max(1) < draw.iou
+        keep &= array_iou(boxes, packed.boxes[rows][ignore]).max(1) < draw.iou
     picked = best[keep]
     return (
         boxes[keep].astype(np.float32),
@@ -84,12 +84,6 @@ def _windows(
         labels[picked].astype(np.int32),
         overlap[keep] >= draw.iou,
     )
-
-
-def _iou(a: Boxes, b: Boxes) -> NDArray[np.float64]:
-    """(N, 4), (M, 4) -> (N, M)."""
-    first, second = (torch.as_tensor(boxes, dtype=torch.float64) for boxes in (a, b))
-    return np.asarray(pairwise_iou(first, second).numpy())
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from ..fit import Fit
 from ..parts.backbone_base import BackboneSpec
@@ -21,13 +20,13 @@ from ..parts.necks import FPN, Identity, SingleLevel
 from ..parts.normalizers import KeptRows
 from ..parts.pooling import Pool, RoIPool
 from ..parts.proposal_sources import ProposalSource, SelectiveSearch
-from ..parts.roi_heads import RoIHead, RoIHeadSpec, VGGTail
+from ..parts.roi_heads import RoIHeadSpec, VGGTail
 from ..parts.samplers import Balanced
 from ..parts.suppress import NMS, Select
 from ..task import BoxTask
 from .base import Detector, Spec
 from .faster_rcnn import over
-from .region import FromOutside, Region, second_head
+from .region import FromOutside, Region, load_parts, second_head
 
 # Sections 2.3 and 3, and the released code: 64 proposals of an image, 16 of them objects (IoU from .5 on), the others
 # background with an IoU from .1 on, which stands in for hard-example mining. Its target deviations are measured for
@@ -72,7 +71,4 @@ class FastRCNN(Spec):
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one, and from it the head's part."""
-        file = self.backbone.weights_file
-        self.backbone.load_pretrained(detector.get_submodule("backbone"), file)
-        if file:
-            self.roi_head.load_pretrained(cast(RoIHead, detector.get_submodule("roi_head")), file)
+        load_parts(detector, self.backbone, self.roi_head)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 from ..errors import UsageError
 from ..fit import Fit
@@ -16,7 +15,7 @@ from ..parts.backbone_base import BackboneSpec
 from ..parts.backbones import Torchvision
 from ..parts.box_losses import SmoothL1
 from ..parts.coders import Delta
-from ..parts.heads import RoIHead, RoIHeadSpec, RoIMLP, RPNHead
+from ..parts.heads import RoIHeadSpec, RoIMLP, RPNHead
 from ..parts.inputs import Input, Resize
 from ..parts.losses import BinaryCrossEntropy, CrossEntropy
 from ..parts.matchers import IoUMatcher
@@ -28,7 +27,7 @@ from ..parts.samplers import Balanced
 from ..parts.suppress import NMS, Select
 from ..task import BoxTask
 from .base import Detector, Spec
-from .region import Counts, FromRPN, Region, second_head
+from .region import Counts, FromRPN, Region, load_parts, second_head
 
 RPN_TASK = BoxTask(
     matcher=IoUMatcher(0.7, 0.3, low_quality=True),
@@ -87,10 +86,7 @@ class FasterRCNN(Spec):
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one."""
-        file = self.backbone.weights_file  # once: the hash of a published file is checked each time it is looked up
-        self.backbone.load_pretrained(detector.get_submodule("backbone"), file)
-        if file:
-            self.roi_head.load_pretrained(cast(RoIHead, detector.get_submodule("roi_head")), file)
+        load_parts(detector, self.backbone, self.roi_head)
 
 
 def over(pool: Pool, strides: Sequence[int]) -> Pool:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..parts.mask_head import HALF, MaskBranch
+from ..parts.backbone_base import BackboneSpec
+from ..parts.mask_head import MaskBranch
 from ..parts.necks import Neck
-from ..parts.pooling import Pool
+from ..parts.pooling import Pool, look_at
 from ..parts.priors import Anchors
 from ..parts.proposal_sources import ProposalSource
 from ..parts.roi_heads import RoIHead, RoIHeadSpec
@@ -223,17 +224,21 @@ class Region(Detector):
         count = boxes.shape[1]
         step = count if self.pool.rows is None or torch.is_grad_enabled() else self.pool.rows
         for start in range(0, count, step):
-            with torch.autocast(boxes.device.type, enabled=False):
-                pooled = self.pool(features, boxes[:, start : start + step], self.strides, sizes)  # (B * P, c, h, w)
-            with torch.autocast(boxes.device.type, dtype=pooled.dtype, enabled=pooled.dtype in HALF):
-                found = look(pooled)
-            yield found
+            yield look_at(look, self.pool, features, boxes[:, start : start + step], self.strides, sizes)
 
 
 def second_head(spec: RoIHeadSpec, task: BoxTask, channels: int, pool: Pool, classes: int) -> RoIHead:
     """The head that looks at each pooled proposal, with the logits and the starting bias that its task wants."""
     loss, size = task.cls_loss, (pool.size, pool.size)
     return spec.build(channels, size, loss.channels(classes), classes, loss.bias(classes))
+
+
+def load_parts(detector: Detector, backbone: BackboneSpec, roi_head: RoIHeadSpec) -> None:
+    """Reads the backbone's weights file, where it names one, and from it the head's part."""
+    file = backbone.weights_file  # once: the hash of a published file is checked each time it is looked up
+    backbone.load_pretrained(detector.get_submodule("backbone"), file)
+    if file:
+        roi_head.load_pretrained(cast(RoIHead, detector.get_submodule("roi_head")), file)
 
 
 def detached(predictions: Predictions) -> Predictions:

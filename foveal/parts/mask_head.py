@@ -16,9 +16,7 @@ from ..errors import FovealError, UsageError
 from ..types import Boxes, Images, Match, Targets
 from .mask_targets import mask_targets
 from .norms import NormKind, conv_block
-from .pooling import Pool, RoIAlign
-
-HALF = (torch.bfloat16, torch.float16)
+from .pooling import Pool, RoIAlign, look_at
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,12 @@ class MaskBranch(nn.Module):
 
     def forward(self, features: list[Tensor], boxes: Tensor, labels: Tensor, strides: Sequence[int]) -> Tensor:
         """``boxes`` (B, K, 4), ``labels`` (B, K) -> logits (B, K, S, S) of each row's own class."""
-        with torch.autocast(boxes.device.type, enabled=False):
-            pooled = self.pool(features, boxes, strides)  # (B * K, c, s, s)
-        with torch.autocast(boxes.device.type, dtype=pooled.dtype, enabled=pooled.dtype in HALF):
-            logits: Tensor = self.predictor(self.trunk(pooled), labels.reshape(-1))
+
+        def look(pooled: Tensor) -> Tensor:  # (B * K, c, s, s)
+            found: Tensor = self.predictor(self.trunk(pooled), labels.reshape(-1))
+            return found
+
+        logits = look_at(look, self.pool, features, boxes, strides)
         return logits.view(*labels.shape, *logits.shape[1:])
 
     # ------------------------------------------------------------------------------------------- training

@@ -7,8 +7,9 @@ boxes in network pixels. ``sizes`` are the pictures' without padding, for pools 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from torchvision.ops import roi_align, roi_pool
 
 from foveal.errors import UsageError
 from foveal.parts.roi_bag import pool_rows
+
+HALF = (torch.bfloat16, torch.float16)
+T = TypeVar("T")
 
 
 class Pool(ABC):
@@ -157,6 +161,21 @@ def with_image(boxes: Tensor) -> Tensor:
     b, p = boxes.shape[:2]
     image = torch.arange(b, device=boxes.device, dtype=boxes.dtype).view(b, 1, 1).expand(-1, p, -1)
     return torch.cat([image, boxes], -1).flatten(0, 1)
+
+
+def look_at(
+    look: Callable[[Tensor], T],
+    pool: Pool,
+    features: Sequence[Tensor],
+    boxes: Tensor,
+    strides: Sequence[float],
+    sizes: Tensor | None = None,
+) -> T:
+    """``look`` at the pooled boxes, in the number format of the features; the pooling itself is never autocast."""
+    with torch.autocast(boxes.device.type, enabled=False):
+        pooled = pool(features, boxes, strides, sizes)  # (B * P, c, h, w)
+    with torch.autocast(boxes.device.type, dtype=pooled.dtype, enabled=pooled.dtype in HALF):
+        return look(pooled)
 
 
 def channels_last(rows: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from foveal.detectors.rcnn import BOX_RIDGE, CLASS_SVMS, CLASSES, FINE_TUNE, RCNN, RCNN_FIT
-from foveal.detectors.spp_net import SPP_FIT, SPP_TASK, SPPNet
+from foveal.detectors.spp_net import SPP_FIT, SPPNet
 from foveal.detectors.ssd import CAFFE_MEAN, LEVELS
 from foveal.fit import SGD, Cosine, Draw, Fit, Ridge, Stage
 from foveal.parts.backbones import Torchvision
@@ -13,7 +13,6 @@ from foveal.parts.caffe_nets import ZF5
 from foveal.parts.image_pyramid import ImagePyramid
 from foveal.parts.inputs import Original, Resize
 from foveal.parts.proposal_sources import SelectiveSearch
-from foveal.parts.samplers import Balanced
 from foveal.parts.small import SmallResNet
 from foveal.parts.two_tap import TwoTaps
 from foveal.parts.warp import Warp
@@ -76,7 +75,6 @@ spp_net_mini = SPPNet(
     backbone=SmallResNet(),
     levels=(3,),
     head=TwoTaps(256, depth=1, dropout=0.0),
-    roi=replace(SPP_TASK, sampler=Balanced(64, 0.25)),
     fit=replace(
         _FIT,
         batch=4,

@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 
 from ..data.dataset import Dataset
+from ..data.proposals import cores
 from ..errors import UsageError
 from ..fit import Precision
 from .precision import choose, plugin
@@ -74,10 +75,9 @@ def workers(asked: int | None, device: torch.device) -> int:
     """Processes that load images. On two cores a worker only takes time from the arithmetic."""
     if asked is not None:
         return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.type == "cuda":
-        return max(1, min(8, cores - 1))
-    return 0 if cores <= 2 else 2
+        return max(1, min(8, cores() - 1))
+    return 0 if cores() <= 2 else 2
 
 
 def versions() -> dict[str, str]:

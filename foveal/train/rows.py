@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ..boxes import pairwise_iou
+from ..boxes import array_iou
 
 Floats = NDArray[np.floating[Any]]
 
@@ -56,7 +55,7 @@ def overlaps_of(boxes: Floats, objects: Floats, labels: NDArray[np.int64], class
     found = np.zeros((len(boxes), classes))
     if not len(objects):
         return found, boxes
-    iou = pairwise_iou(*(torch.as_tensor(b, dtype=torch.float64) for b in (boxes, objects))).numpy()  # (R, G)
+    iou = array_iou(boxes, objects)  # (R, G)
     for label in np.unique(labels).tolist():
         found[:, label] = iou[:, labels == label].max(1, initial=0.0)
     return found, objects[iou.argmax(1)]

@@ -337,8 +337,11 @@ def _with_proposals(
             kept(dataset.records, source.setting, from_source(source), progress=screen.making("proposals"))
         return []
 
-    _first_alone(fabric, prepare)
-    return fill(training, source, arguments.proposals), fill(validation, source, arguments.proposals)
+    making = screen.making("proposals")
+    if fabric.world_size > 1:
+        _first_alone(fabric, prepare)
+    filled = [fill(d, source, arguments.proposals, progress=making) for d in (training, validation)]
+    return filled[0], filled[1]
 
 
 def _same_set(training: Dataset, validation: Dataset) -> bool:
