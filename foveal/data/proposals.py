@@ -146,15 +146,16 @@ def kept(
     setting: str,
     make: Maker,
     *,
+    folder: Path | None = None,
     progress: Progress | None = None,
 ) -> Kept:
     """The proposals of these images, made where the cache has none. Stopped anywhere, the next call goes on from there.
 
-    Several processes may do this at a time: each writes files of its own, and a file is whole or not there.
+    ``folder`` is used in place of the setting's own in the cache. Several processes may do this at a time: each writes files of its own, and a file is whole or not there.
     """
     keys = content_keys(records)
     wanted = {key: record for record, key in zip(records, keys, strict=True) if key is not None}
-    folder, skipped, made = cache_folder(setting), dict[str, FovealError](), 0
+    folder, skipped, made = folder or cache_folder(setting), dict[str, FovealError](), 0
     while True:
         known = _known(folder, setting)
         for table in known:

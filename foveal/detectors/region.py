@@ -89,7 +89,7 @@ class FromRPN(Proposer):
 class FromOutside(Proposer):
     """The boxes that came with the images (Fast R-CNN)."""
 
-    source: ProposalSource
+    source: ProposalSource | None = None
 
     def outputs(
         self, head: nn.Module | None, features: list[Tensor], images: Images, strides: Sequence[int]
@@ -110,6 +110,9 @@ class FromOutside(Proposer):
         boxes, valid = outputs.priors.boxes, outputs.priors.valid
         assert valid is not None
         return Boxes(boxes, valid.to(boxes.dtype), torch.zeros_like(valid, dtype=torch.int64), valid)
+
+
+GIVEN = FromOutside()
 
 
 # ---------------------------------------------------------------------------------------------- the assembly
@@ -145,14 +148,21 @@ class Region(Detector):
 
     def outputs(self, images: Images) -> Outputs:
         features = self.neck(self.backbone(self._pixels(images)))
-        return self.proposer.outputs(self.rpn_head, features, images, self.strides)
+        return self._proposes(images).outputs(self.rpn_head, features, images, self.strides)
+
+    def _proposes(self, images: Images) -> Proposer:
+        """The detector's own proposer; where a batch brings proposals, those take the place of an RPN's."""
+        return self.proposer if images.proposals is None else GIVEN
 
     # ------------------------------------------------------------------------------------------- training
     def losses(
         self, outputs: Outputs, images: Images, targets: Targets, rng: torch.Generator | None
     ) -> dict[str, Tensor]:
-        first = self.proposer.losses(outputs, targets, rng)
-        proposed = self.proposer(outputs, images, training=True)
+        proposer = self._proposes(images)
+        first = {} if self.learning == "roi" else proposer.losses(outputs, targets, rng)
+        if self.learning == "rpn":
+            return first
+        proposed = proposer(outputs, images, training=True)
         boxes, valid = proposed.boxes, proposed.valid
         if self.joined:  # early in training nothing else overlaps the objects
             boxes, valid = torch.cat([boxes, targets.boxes], 1), torch.cat([valid, targets.valid], 1)
@@ -193,8 +203,8 @@ class Region(Detector):
         return {"mask": self.mask_head.loss(features, boxes, match, targets, images, self.strides, rng)}
 
     # ------------------------------------------------------------------------------------------ inference
-    def proposals(self, outputs: Outputs, images: Images) -> Boxes:
-        return self.proposer(outputs, images, training=False)
+    def proposals(self, outputs: Outputs, images: Images, *, training: bool = False) -> Boxes:
+        return self._proposes(images)(outputs, images, training=training)
 
     def detections(self, outputs: Outputs, images: Images) -> Boxes:
         proposed = self.proposals(outputs, images)

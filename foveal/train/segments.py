@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_fabric import Fabric
@@ -16,6 +17,7 @@ from ..fit import SVM, Fit, Ridge, Stage
 from . import checkpoint
 from .features import Extraction
 from .fitted import near, remove_features, run_fitted
+from .handover import OwnProposals, go_back, remove_handover
 from .interrupt import Interrupt
 from .log import Log
 from .loop import Job, Loop, judge, keep, now
@@ -45,7 +47,7 @@ class Loaders:
         fit, spec = self.spec.fit, self.spec
         shared: dict[str, Any] = {"workers": self.workers, "rank": self.rank, "world": self.world}
         shared |= {"difficult": fit.difficult, "crowd": fit.crowd}
-        if stage.inputs == "images":
+        if stage.inputs in ("images", "proposals"):
             return Loader(self.dataset, spec.input, fit.augment, self.batch, self.seed, masks=self.masks, **shared)
         flips = [t for t in fit.augment if isinstance(t, HorizontalFlip)]
         if len(flips) != len(fit.augment) or len(flips) > 1:
@@ -86,9 +88,9 @@ def run_segments(job: Job, resumed: checkpoint.Content | None, log: Log, screen:
         stages = segments[index]
         for name, parameter in detector.named_parameters():
             parameter.requires_grad_(learnable[name])
-        detector.resting = ()
+        detector.resting, detector.learning = (), stages[0].learning
         if len(segments) > 1:
-            screen.say(f"stage {index + 1} of {len(segments)}: {stages[0].inputs}")
+            screen.say(f"stage {index + 1} of {len(segments)}: {_described(stages[0])}")
         part = replace(job, fit=replace(job.fit, stages=stages), before=before)
         solver = stages[0].solver
         if isinstance(solver, SVM | Ridge):
@@ -98,13 +100,32 @@ def run_segments(job: Job, resumed: checkpoint.Content | None, log: Log, screen:
         index, before, resumed = index + 1, state, None
         if index == len(segments):
             if job.fabric.is_global_zero:
-                remove_features(job.out)
+                remove_stored(job.out)
             return state
         job = replace(job, began=now())
 
 
+def remove_stored(out: Path) -> None:
+    """What the stages of a run that has ended kept for each other."""
+    remove_features(out)
+    remove_handover(out)
+
+
+def _described(stage: Stage) -> str:
+    return stage.inputs + (f", {stage.task} alone" if stage.task else "")
+
+
 def _descend(job: Job, resumed: checkpoint.Content | None, log: Log, screen: Progress) -> State:
-    loader = job.loader.of(job.fit.stages[0])
+    stage, loaders = job.fit.stages[0], job.loader
+    if stage.inputs == "proposals":
+        own = OwnProposals.of(job.detector, job.out, job.fabric, resumed)
+        with Interrupt() as interrupt:
+            train = own.fill(job.train, screen.making("proposals"), interrupt.check)
+        job = replace(job, train=train, fixed=job.fixed | own.fixed)
+        loaders = replace(loaders, dataset=train)
+    if resumed is None:
+        go_back(job.detector, job.out, stage)
+    loader = loaders.of(stage)
     try:
         loop = Loop(replace(job, loader=loader), resumed, log, screen)
         state = loop.run()
