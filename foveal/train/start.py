@@ -108,10 +108,9 @@ def resting_at_random(spec: Spec, detector: Detector) -> list[str]:
     """The parts that start from random weights and keep still in the first stage: it is made for a trained detector."""
     first, backbone = spec.fit.stages[0], getattr(spec, "backbone", None)
     read = ("backbone.",) if getattr(backbone, "weights", None) is not None else ()
+    # solved by a later stage, or of the task that has no loss in this one
     later = (stage for stage in spec.fit.stages if stage.inputs == "features" or first.learning)
-    awaited = tuple(
-        path for stage in later for path in stage.trains
-    )  # solved, or of the task that is not looked at yet
+    awaited = tuple(path for stage in later for path in stage.trains)
     still = (
         name
         for name, parameter in detector.named_parameters()
