@@ -271,8 +271,6 @@ class Fit:
             raise UsageError(f"fit.clip is {self.clip}; it must be positive, or None")
         if not self.stages:
             raise UsageError("fit.stages is empty; a recipe has at least one stage")
-        if self.stages[0].begin:
-            raise UsageError("fit.stages: begin is for later stages; the first one begins where the training does")
         if self.early_stop is not None and any(stage.task == "rpn" for stage in self.stages):
             raise UsageError("fit.early_stop goes by AP, which says little while the RPN learns alone", fix="Use None")
 

@@ -37,6 +37,8 @@ def check_stages(detector: Detector, fit: Fit) -> None:
     """Raises :class:`UsageError` where a stage names what this detector has not, or what would not learn in it."""
     trainable = [name for name, parameter in detector.named_parameters() if parameter.requires_grad]
     state = detector.state_dict()
+    if fit.stages[0].begin:
+        raise UsageError("fit.stages: begin is for later stages; the first one begins where the training does")
     for stage in fit.stages:
         check_trains(stage, trainable)
         for prefix in stage.begin:
