@@ -100,7 +100,7 @@ faster_rcnn_mini = FasterRCNN(
     fit=SMALL_FIT,
 )
 
-# The same by the first paper's four steps of 12 epochs, each validated at its end; before the second the AP says
+# The same by the first paper's four steps of 12 epochs, each validated at its end; before the third the AP says
 # nothing. Score and minutes on the generated shapes: not measured.
 faster_rcnn_mini_alternating = replace(
     faster_rcnn_mini, fit=replace(SMALL_FIT, val_every=12, stages=alternating("backbone", "neck"))

@@ -87,7 +87,7 @@ def go_back(detector: nn.Module, out: Path, stage: Stage) -> None:
 class OwnProposals:
     """The proposals of the detector as it stands when a stage begins."""
 
-    folder: Path
+    root: Path  # of the proposals' folders
     setting: str
     make: Maker
     fabric: Fabric
@@ -117,7 +117,7 @@ class OwnProposals:
 
         def stored(part: Sequence[Record]) -> Kept:
             with fabric.autocast():
-                return kept(part, self.setting, self.make, folder=self.folder, progress=step)
+                return kept(part, self.setting, self.make, root=self.root, progress=step)
 
         if fabric.world_size > 1:
             stored(records[fabric.global_rank :: fabric.world_size])
