@@ -151,8 +151,8 @@ def kept(
 ) -> Kept:
     """The proposals of these images, made where the cache has none. Stopped anywhere, the next call goes on from there.
 
-    ``root`` is where the folders of the settings are; None: in the user's cache. Several processes may do this at a time: each writes
-    files of its own, and a file is whole or not there.
+    ``root`` is where the folders of the settings are; None: in the user's cache. Several processes may do this at a
+    time: each writes files of its own, and a file is whole or not there.
     """
     keys = content_keys(records)
     wanted = {key: record for record, key in zip(records, keys, strict=True) if key is not None}

@@ -117,7 +117,7 @@ GIVEN = FromOutside()
 
 # ---------------------------------------------------------------------------------------------- the assembly
 class Region(Detector):
-    """Fast R-CNN, Faster R-CNN and their relatives."""
+    """Fast R-CNN, Faster R-CNN and their relatives. Where a batch brings proposals, an RPN is not asked for any."""
 
     def __init__(
         self,
@@ -151,7 +151,6 @@ class Region(Detector):
         return self._proposes(images).outputs(self.rpn_head, features, images, self.strides)
 
     def _proposes(self, images: Images) -> Proposer:
-        """The detector's own proposer; where a batch brings proposals, those take the place of an RPN's."""
         return self.proposer if images.proposals is None else GIVEN
 
     # ------------------------------------------------------------------------------------------- training
