@@ -90,7 +90,7 @@ def run_segments(job: Job, resumed: checkpoint.Content | None, log: Log, screen:
             parameter.requires_grad_(learnable[name])
         detector.resting, detector.learning = (), stages[0].learning
         if len(segments) > 1:
-            screen.say(f"stage {index + 1} of {len(segments)}: {_described(stages[0])}")
+            screen.begin(f"stage {index + 1} of {len(segments)}: {_described(stages[0])}")
         part = replace(job, fit=replace(job.fit, stages=stages), before=before)
         solver = stages[0].solver
         if isinstance(solver, SVM | Ridge):
