@@ -25,7 +25,7 @@ from foveal.detectors.fast_rcnn import FastRCNN
 from foveal.detectors.faster_rcnn import FasterRCNN, alternating
 from foveal.detectors.region import Counts, Region
 from foveal.errors import FovealError, UsageError
-from foveal.fit import SGD, Fit, Stage
+from foveal.fit import SGD, AdamW, Cosine, Fit, Stage
 from foveal.parts.heads import RPNHead
 from foveal.parts.inputs import Resize
 from foveal.parts.necks import SingleLevel
@@ -33,6 +33,7 @@ from foveal.parts.pooling import RoIAlign
 from foveal.parts.priors import Anchors
 from foveal.parts.proposal_sources import SlidingWindows
 from foveal.parts.roi_heads import RoIMLP
+from foveal.parts.samplers import Balanced
 from foveal.parts.small import SmallResNet
 from foveal.scoring import proposal_setting
 from foveal.train.start import resting_at_random
@@ -211,6 +212,35 @@ def test_proposals_that_come_along_take_the_rpns_place() -> None:
     assert set(losses(faster, images, "roi")) == {"cls", "box"}
     faster.learning = None
     assert proposal_setting(faster) != proposal_setting(faster, training=True)
+
+
+@pytest.mark.slow
+def test_it_learns(tmp_path: Path) -> None:
+    """80 drawn pictures, four steps of 300 updates: a minute on one core. Measured: AP50 .107, .214 and .237 after steps
+    2 to 4; losses from first to last .60 to .04, 2.16 to .93, .60 to .04, 1.39 to .72."""
+    make_shapes(tmp_path / "set", splits={"train": 80, "val": 16}, size=(64, 64), seed=1, masks=False)
+    spec = replace(
+        SMALL,
+        input=Resize(64, 64, 1),
+        backbone=SmallResNet((16, 32, 64)),
+        rpn_head=RPNHead(channels=64),
+        anchors=Anchors(((12, 20, 32),)),
+        pool=RoIAlign(5, ratio=2),
+        roi_head=RoIMLP(128),
+        roi=replace(SMALL.roi, sampler=Balanced(32, 0.25)),
+        train_proposals=Counts(200, 100),
+        test_proposals=Counts(100, 50),
+        fit=replace(
+            SMALL.fit, epochs=30, batch=8, lr=4e-3, solver=AdamW(), schedule=Cosine(), warmup_steps=10, ema=0.98,
+            clip=10.0, val_every=30,
+        ),
+    )  # fmt: skip
+    run(tmp_path / "set", tmp_path / "run", spec)
+    rows = lines(tmp_path / "run")
+    for step in range(4):
+        part = [row["loss"] for row in rows if row["split"] == "train" and (row["step"] - 1) // 300 == step]
+        assert part[-1] < (0.2 if step in (0, 2) else 0.65) * part[0]
+    assert [row["AP50"] for row in rows if row["split"] == "val"][-1] > 0.15
 
 
 # --------------------------------------------------------------------------------------------- killed, resumed
