@@ -33,7 +33,7 @@ def start(out: Path, options: argparse.Namespace) -> subprocess.Popen[bytes]:
         "data": options.data,
         "out": str(out),
         "limit": options.limit,
-        "epochs": options.epochs,
+        "epochs": options.epochs or None,
         "batch": options.batch,
         "workers": options.workers,
         "overrides": options.overrides,
@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument("--data", required=True)
     parser.add_argument("--chains", type=int, default=10)
     parser.add_argument("--limit", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=2, help="0: the recipe's, for one of several kinds of stages")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--save-every", type=float, default=1.0)

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -17,6 +17,7 @@ from .errors import UsageError
 
 Treatment = Literal["learn", "ignore", "drop"]
 Precision = Literal["32", "bf16", "16"]
+Inputs = Literal["images", "windows", "maps", "proposals", "features"]
 
 
 # ---------------------------------------------------------------------------------------------- solvers
@@ -178,20 +179,28 @@ class Stage:
     - "images": batches of whole images;
     - "windows": batches of crops, drawn over the whole set by ``draw``; ``fit.batch`` counts them;
     - "maps": the same windows, looked at on the maps of a backbone that keeps still, which are stored once;
+    - "proposals": batches of whole images with the proposals that the detector's own RPN makes of them as the stage
+      begins, which are stored; the RPN rests;
     - "features": what the head's last layers see of all windows, computed once and stored; ``solver`` is
       :class:`SVM` (the class layer) or :class:`Ridge` (the box layer), and takes neither a rate nor epochs.
     """
 
     trains: tuple[str, ...] = ("",)  # prefixes of parameter names; "" is every one
-    inputs: Literal["images", "windows", "maps", "features"] = "images"  # what it learns from
+    inputs: Inputs = "images"  # what it learns from
+    task: Literal["rpn", "roi"] | None = None  # of a detector with both, the one whose losses alone count; None: all
+    begin: tuple[str, ...] = ()  # prefixes of what goes back to where the training began, buffers included
     solver: Solver | SVM | Ridge | None = None
     lr: float | None = None
     epochs: int | None = None
     draw: Draw = Draw()  # of windows
 
     def __post_init__(self) -> None:
-        if self.inputs not in ("images", "windows", "maps", "features"):
-            raise UsageError(f"fit.stages: inputs is {self.inputs!r}, not one of images, windows, maps, features")
+        if self.inputs not in get_args(Inputs):
+            raise UsageError(f"fit.stages: inputs is {self.inputs!r}, not one of {', '.join(get_args(Inputs))}")
+        if self.task not in (None, "rpn", "roi"):
+            raise UsageError(f"fit.stages: task is {self.task!r}, not one of rpn, roi, None")
+        if self.task is not None and self.inputs != "images":
+            raise UsageError('fit.stages: task is for inputs="images"', fix="From proposals, roi learns by itself")
         if (self.inputs == "features") != isinstance(self.solver, SVM | Ridge):
             raise UsageError("fit.stages: SVM and Ridge learn from features, and nothing else does", fix=str(self))
         if self.inputs == "features" and (self.lr is not None or self.epochs is not None):
@@ -204,6 +213,21 @@ class Stage:
             raise UsageError(f"fit.stages: epochs is {self.epochs}; it must be at least 1, or None")
         if self.lr is not None and not 0 <= self.lr < math.inf:
             raise UsageError(f"fit.stages: lr is {self.lr}; it must be 0 or more and finite, or None")
+
+    @property
+    def learning(self) -> Literal["rpn", "roi"] | None:
+        """The task whose losses alone count; None: all."""
+        return "roi" if self.inputs == "proposals" else self.task
+
+    @property
+    def alone(self) -> bool:
+        """Whether it begins with work of its own, so that no loop runs it together with the stage before it."""
+        return self.inputs in ("proposals", "features") or bool(self.begin)
+
+    @property
+    def kind(self) -> tuple[str, Draw, str | None]:
+        """What stages that one loop runs have in common."""
+        return self.inputs, self.draw, self.task
 
 
 @dataclass(frozen=True)
@@ -248,14 +272,15 @@ class Fit:
             raise UsageError(f"fit.clip is {self.clip}; it must be positive, or None")
         if not self.stages:
             raise UsageError("fit.stages is empty; a recipe has at least one stage")
+        if self.early_stop is not None and any(stage.task == "rpn" for stage in self.stages):
+            raise UsageError("fit.early_stop goes by AP, which says little while the RPN learns alone", fix="Use None")
 
     @property
     def segments(self) -> list[tuple[Stage, ...]]:
-        """The stages in groups of neighbours that one loop runs: those of the same inputs; a solved one is alone."""
+        """The stages in groups of neighbours that one loop runs: those of the same inputs and losses."""
         groups: list[list[Stage]] = []
         for stage in self.stages:
-            before = groups[-1][-1] if groups else None
-            if before and stage.inputs != "features" and (before.inputs, before.draw) == (stage.inputs, stage.draw):
+            if groups and not stage.alone and stage.kind == groups[-1][-1].kind:
                 groups[-1].append(stage)
             else:
                 groups.append([stage])

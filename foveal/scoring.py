@@ -83,8 +83,8 @@ def with_proposals(
     return dataset
 
 
-def proposal_maker(detector: Detector) -> Maker:
-    """A detector's own proposals, for :func:`foveal.data.proposals.kept`."""
+def proposal_maker(detector: Detector, *, training: bool = False) -> Maker:
+    """A detector's own proposals, for :func:`foveal.data.proposals.kept`; ``training``: as many as training takes."""
 
     def make(records: Sequence[Record]) -> Generator[Made, None, None]:
         for index, record in enumerate(records):
@@ -93,7 +93,7 @@ def proposal_maker(detector: Detector) -> Maker:
             except ImageError as error:
                 yield index, error
                 continue
-            found = detector.propose(detector.prepare([array]))[0].cpu()
+            found = detector.propose(detector.prepare([array]), training=training)[0].cpu()
             boxes = found.boxes.float()
             found = found[(boxes[:, 2:] > boxes[:, :2]).all(1)]  # clipping may leave a line
             yield index, Proposed(found.boxes.float().numpy(), found.scores.float().numpy())
@@ -101,12 +101,12 @@ def proposal_maker(detector: Detector) -> Maker:
     return make
 
 
-def proposal_setting(detector: Detector) -> str:
-    """What decides a detector's own proposals: its spec and its weights, bit for bit."""
+def proposal_setting(detector: Detector, *, training: bool = False) -> str:
+    """What decides a detector's own proposals: its spec and its weights, bit for bit, and how many there shall be."""
     digest = hashlib.blake2b(repr(detector.spec).encode(), digest_size=16)
     for name, value in sorted(detector.state_dict().items()):
         digest.update(name.encode() + value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return f"{type(detector.spec).__name__} {digest.hexdigest()}"
+    return f"{type(detector.spec).__name__} {digest.hexdigest()}" + (" for training" if training else "")
 
 
 def known_classes(detector: Detector, dataset: Dataset, asked: Sequence[str] | None) -> tuple[str, ...]:

@@ -32,9 +32,9 @@ def parameters(module: torch.nn.Module) -> int:
 
 
 def test_the_presets_are_counted() -> None:
-    assert len(NAMES) == 63
+    assert len(NAMES) == 65
     two_stage = ["faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini", "fast_rcnn_mini", "mask_rcnn_mini"]
-    two_stage += ["rcnn_mini", "spp_net_mini"]
+    two_stage += ["rcnn_mini", "spp_net_mini", "faster_rcnn_mini_alternating"]
     yolo = ["yolo_v1_mini", "yolo_v2_mini", "yolo_v3_mini"]
     assert sorted(MINI) == sorted(["retinanet_mini", "fcos_mini", *two_stage, *yolo, "ssd_mini", "dssd_mini"])
 
@@ -76,6 +76,7 @@ def test_every_preset_builds(name: str) -> None:
         ("fast_rcnn_vgg16", 20, 134_690_729, 4 * 4097),
         ("fast_rcnn_vgg16_multi_scale", 20, 134_690_729, 4 * 4097),
         ("faster_rcnn_vgg16", 20, 137_078_239, 4 * 4097 + 9 * 513),
+        ("faster_rcnn_vgg16_alternating", 20, 137_078_239, 4 * 4097 + 9 * 513),
         ("faster_rcnn_vgg16", 80, 138_307_339, 4 * 4097 + 9 * 513),
         ("faster_rcnn_vgg16_focal_rpn", 20, 137_057_234, 0),
         ("faster_rcnn_r50_c4", 80, 33_799_840, 4 * 2049),

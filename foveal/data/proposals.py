@@ -134,11 +134,11 @@ class Kept:
     made: int  # images that were not in the cache
 
 
-def cache_folder(setting: str) -> Path:
+def cache_folder(setting: str, root: Path | None = None) -> Path:
     """Where the proposals of a setting are kept."""
     from foveal.weights.published import cache_folder
 
-    return cache_folder() / "proposals" / hashlib.blake2b(setting.encode(), digest_size=8).hexdigest()
+    return (root or cache_folder() / "proposals") / hashlib.blake2b(setting.encode(), digest_size=8).hexdigest()
 
 
 def kept(
@@ -146,15 +146,17 @@ def kept(
     setting: str,
     make: Maker,
     *,
+    root: Path | None = None,
     progress: Progress | None = None,
 ) -> Kept:
     """The proposals of these images, made where the cache has none. Stopped anywhere, the next call goes on from there.
 
-    Several processes may do this at a time: each writes files of its own, and a file is whole or not there.
+    ``root`` is where the folders of the settings are; None: in the user's cache. Several processes may do this at a
+    time: each writes files of its own, and a file is whole or not there.
     """
     keys = content_keys(records)
     wanted = {key: record for record, key in zip(records, keys, strict=True) if key is not None}
-    folder, skipped, made = cache_folder(setting), dict[str, FovealError](), 0
+    folder, skipped, made = cache_folder(setting, root), dict[str, FovealError](), 0
     while True:
         known = _known(folder, setting)
         for table in known:

@@ -74,6 +74,7 @@ class Detector(nn.Module, ABC):
     source: ProposalSource | None = None  # of the proposals that come from outside, where the detector needs such
     mask_threshold = 0.5  # a pixel whose probability is above this belongs to a mask
     merges_classes = False  # one class for all objects: a proposal network used as a detector
+    learning: str | None = None  # the task whose losses alone count: so says the stage of the fitting
     resting: tuple[nn.Module, ...] = ()  # norms that keep their statistics: the stage of the fitting trains other parts
 
     def __init__(self, spec: Spec, classes: Sequence[str]) -> None:
@@ -108,8 +109,8 @@ class Detector(nn.Module, ABC):
     def detections(self, outputs: Outputs, images: Images) -> Boxes:
         """Detections in network pixels."""
 
-    def proposals(self, outputs: Outputs, images: Images) -> Boxes:
-        """Proposals in network pixels, where :attr:`has_proposals`."""
+    def proposals(self, outputs: Outputs, images: Images, *, training: bool = False) -> Boxes:
+        """Proposals in network pixels, where :attr:`has_proposals`; ``training``: as many as a training step takes."""
         raise TypeError(f"{type(self.spec).__name__} has no proposals")
 
     # ------------------------------------------------------------------------------------ the one call
@@ -157,12 +158,12 @@ class Detector(nn.Module, ABC):
         return found if targets is None else (losses, found)
 
     @torch.no_grad()
-    def propose(self, images: Images) -> list[Detections]:
-        """The proposals of each image in original pixels, labelled ``object``, by falling score."""
+    def propose(self, images: Images, *, training: bool = False) -> list[Detections]:
+        """The :meth:`proposals` of each image in original pixels, labelled ``object``, by falling score."""
         batch = self.normalize(images)
         outputs = self.outputs(batch)
         with torch.autocast(batch.pixels.device.type, enabled=False):
-            return self._answer(self.proposals(outputs, batch), batch, ("object",))
+            return self._answer(self.proposals(outputs, batch, training=training), batch, ("object",))
 
     # --------------------------------------------------------------------------------- people's border
     @property

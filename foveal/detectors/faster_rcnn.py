@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import UsageError
-from ..fit import Fit
+from ..fit import Fit, Stage
 from ..parts.backbone_base import BackboneSpec
 from ..parts.backbones import Torchvision
 from ..parts.box_losses import SmoothL1
@@ -87,6 +87,21 @@ class FasterRCNN(Spec):
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one."""
         load_parts(detector, self.backbone, self.roi_head)
+
+
+def alternating(*shared: str) -> tuple[Stage, ...]:
+    """The first paper's four steps (section 3.2): an RPN; a Fast R-CNN on its proposals, as a net of its own; the RPN
+    again, on the features of that; the head again, on the proposals of this. ``shared``: what both stand on in the end.
+
+    As in the released code, what is new in step 3 is the RPN, in step 4 the last layers: the head's others go on.
+    """
+    rpn, head = ("rpn_head",), ("roi_head",)
+    return (
+        Stage(trains=(*shared, *rpn), task="rpn"),
+        Stage(trains=(*shared, *head), inputs="proposals", begin=shared),
+        Stage(trains=rpn, task="rpn", begin=rpn),
+        Stage(trains=head, inputs="proposals", begin=("roi_head.predictor",)),
+    )
 
 
 def over(pool: Pool, strides: Sequence[int]) -> Pool:

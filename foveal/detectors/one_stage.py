@@ -53,7 +53,8 @@ class OneStage(Detector):
     def detections(self, outputs: Outputs, images: Images) -> Boxes:
         return self.task.detect(outputs.layers[-1], everywhere(outputs.priors), images)
 
-    def proposals(self, outputs: Outputs, images: Images) -> Boxes:
+    def proposals(self, outputs: Outputs, images: Images, *, training: bool = False) -> Boxes:
+        """Those of an RPN; it has one number of them for training and test."""
         return self.detections(outputs, images) if self.has_proposals else super().proposals(outputs, images)
 
 

@@ -89,7 +89,7 @@ class FromRPN(Proposer):
 class FromOutside(Proposer):
     """The boxes that came with the images (Fast R-CNN)."""
 
-    source: ProposalSource
+    source: ProposalSource | None = None
 
     def outputs(
         self, head: nn.Module | None, features: list[Tensor], images: Images, strides: Sequence[int]
@@ -112,9 +112,12 @@ class FromOutside(Proposer):
         return Boxes(boxes, valid.to(boxes.dtype), torch.zeros_like(valid, dtype=torch.int64), valid)
 
 
+GIVEN = FromOutside()
+
+
 # ---------------------------------------------------------------------------------------------- the assembly
 class Region(Detector):
-    """Fast R-CNN, Faster R-CNN and their relatives."""
+    """Fast R-CNN, Faster R-CNN and their relatives. Where a batch brings proposals, an RPN is not asked for any."""
 
     def __init__(
         self,
@@ -149,14 +152,20 @@ class Region(Detector):
         return found
 
     def outputs(self, images: Images) -> Outputs:
-        return self.proposer.outputs(self.rpn_head, self.features(images), images, self.strides)
+        return self._proposes(images).outputs(self.rpn_head, self.features(images), images, self.strides)
+
+    def _proposes(self, images: Images) -> Proposer:
+        return self.proposer if images.proposals is None else GIVEN
 
     # ------------------------------------------------------------------------------------------- training
     def losses(
         self, outputs: Outputs, images: Images, targets: Targets, rng: torch.Generator | None
     ) -> dict[str, Tensor]:
-        first = self.proposer.losses(outputs, targets, rng)
-        proposed = self.proposer(outputs, images, training=True)
+        proposer = self._proposes(images)
+        first = {} if self.learning == "roi" else proposer.losses(outputs, targets, rng)
+        if self.learning == "rpn":
+            return first
+        proposed = proposer(outputs, images, training=True)
         boxes, valid = proposed.boxes, proposed.valid
         if self.joined:  # early in training nothing else overlaps the objects
             boxes, valid = torch.cat([boxes, targets.boxes], 1), torch.cat([valid, targets.valid], 1)
@@ -197,8 +206,8 @@ class Region(Detector):
         return {"mask": self.mask_head.loss(features, boxes, match, targets, images, self.strides, rng)}
 
     # ------------------------------------------------------------------------------------------ inference
-    def proposals(self, outputs: Outputs, images: Images) -> Boxes:
-        return self.proposer(outputs, images, training=False)
+    def proposals(self, outputs: Outputs, images: Images, *, training: bool = False) -> Boxes:
+        return self._proposes(images)(outputs, images, training=training)
 
     def detections(self, outputs: Outputs, images: Images) -> Boxes:
         proposed = self.proposals(outputs, images)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from foveal.data.transforms import MultiScale
 from foveal.detectors.fast_rcnn import FastRCNN
-from foveal.detectors.faster_rcnn import ROI_TASK, RPN_TASK, FasterRCNN
+from foveal.detectors.faster_rcnn import ROI_TASK, RPN_TASK, FasterRCNN, alternating
 from foveal.detectors.mask_rcnn import MaskRCNN
 from foveal.detectors.region import Counts
 from foveal.detectors.rpn import RPN
@@ -39,6 +39,7 @@ __all__ = [
     "faster_rcnn_r101_c4",
     "faster_rcnn_r101_fpn",
     "faster_rcnn_vgg16",
+    "faster_rcnn_vgg16_alternating",
     "faster_rcnn_vgg16_focal_rpn",
     "faster_rcnn_x101_fpn",
     "mask_rcnn_r50_fpn",
@@ -140,6 +141,21 @@ faster_rcnn_vgg16 = FasterRCNN(
         warmup_steps=0,
         bias_lr=2.0,
         bias_decay=False,
+    ),
+)
+
+_RPN_1, _HEAD_1, _RPN_2, _HEAD_2 = alternating("backbone")
+
+# The same trained the paper's way, in four steps that share their convolutions in the end: 69.9 mAP on VOC 2007 test
+# after 07 trainval, 73.2 after 07+12; time and memory not measured. The RPN takes 80,000 updates of one image, the head
+# 40,000 of two: 16 epochs of VOC 2007 trainval each, the head's here by one image at half the rate.
+#   foveal train faster_rcnn_vgg16_alternating --data VOC2007 --split train=trainval,val=test 'backbone.weights="vgg16"'
+faster_rcnn_vgg16_alternating = replace(
+    faster_rcnn_vgg16,
+    fit=replace(
+        faster_rcnn_vgg16.fit,
+        val_every=16,
+        stages=(_RPN_1, replace(_HEAD_1, lr=0.0005), _RPN_2, replace(_HEAD_2, lr=0.0005)),
     ),
 )
 

@@ -261,14 +261,14 @@ def overfit(
     weights: str | Path | None = None,
     proposals: Sequence[str | Path] | None = None,
 ) -> Overfit:
-    """Trains on ``count`` images without augmentation and scores the same images.
+    """Trains on ``count`` images without augmentation and scores the same images. An alternation learns all at once.
 
     ``weights``: a run or checkpoint to start from, as a training of it would; ``proposals``: files of them.
     Raises :class:`~foveal.errors.FovealError` where no image has an object.
     """
     from ..data.subsets import take
     from ..data.writing import convert
-    from ..fit import Constant
+    from ..fit import Constant, Fit
     from ..train.run import train
     from .record import read_record
 
@@ -278,6 +278,7 @@ def overfit(
         spec.fit, augment=(), ema=None, schedule=Constant(), warmup_steps=min(20, spec.fit.warmup_steps),
         batch=min(count, spec.fit.batch), lr=spec.fit.scaled_lr(min(count, spec.fit.batch)), val_every=40,
         early_stop=None, difficult="learn",
+        stages=Fit().stages if any(s.inputs == "proposals" for s in spec.fit.stages) else spec.fit.stages,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="foveal-check-") as folder:
         data, out = Path(folder) / "data", Path(folder) / "run"

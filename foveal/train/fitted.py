@@ -90,7 +90,7 @@ def run_fitted(
         raise FovealError(f"{name}: no class has anything to learn from", path=dataset.path)
 
 
-def remove_stored(out: Path) -> None:
+def remove_fitted(out: Path) -> None:
     """The stored maps and features of a run that has ended."""
     for folder in (FOLDER, MAPS):
         shutil.rmtree(out / folder, ignore_errors=True)

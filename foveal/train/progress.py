@@ -39,6 +39,11 @@ class Progress:
         where = ", ".join(f"{name} {seconds / spent:.0%}" for name, seconds in shares.items())
         self._values = f"{parts}  {images_per_second:.1f} images/s  ({where})"
 
+    def begin(self, text: str) -> None:
+        """A line for what begins now; values of what came before are not shown any more."""
+        self._values = ""
+        self.say(text)
+
     def update(self, step: int, epoch: int, left: float, total: int) -> None:
         """``step`` of ``total`` updates (0: not known yet) are done, ``left`` seconds remain."""
         if not self.shown:

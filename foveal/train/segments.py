@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_fabric import Fabric
@@ -12,10 +13,11 @@ from ..data.loader import Loader
 from ..data.maps import MapLoader
 from ..data.windows import WindowLoader
 from ..errors import UsageError
-from ..fit import SVM, Fit, Ridge
+from ..fit import SVM, Fit, Ridge, Stage
 from . import checkpoint
 from .features import Extraction
-from .fitted import near, remove_stored, run_fitted
+from .fitted import near, remove_fitted, run_fitted
+from .handover import OwnProposals, go_back, remove_handover
 from .interrupt import Interrupt
 from .log import Log
 from .loop import Job, Loop, judge, keep, now
@@ -46,7 +48,7 @@ class Loaders:
         fit, spec, stage = self.spec.fit, self.spec, job.fit.stages[0]
         shared: dict[str, Any] = {"workers": self.workers, "rank": self.rank, "world": self.world}
         shared |= {"difficult": fit.difficult, "crowd": fit.crowd}
-        if stage.inputs == "images":
+        if stage.inputs in ("images", "proposals"):
             return replace(
                 job,
                 loader=Loader(self.dataset, spec.input, fit.augment, self.batch, self.seed, masks=self.masks, **shared),
@@ -107,9 +109,9 @@ def run_segments(job: Job, resumed: checkpoint.Content | None, log: Log, screen:
         stages = segments[index]
         for name, parameter in detector.named_parameters():
             parameter.requires_grad_(learnable[name])
-        detector.resting = ()
+        detector.resting, detector.learning = (), stages[0].learning
         if len(segments) > 1:
-            screen.say(f"stage {index + 1} of {len(segments)}: {stages[0].inputs}")
+            screen.begin(f"stage {index + 1} of {len(segments)}: {_described(stages[0])}")
         part = replace(job, fit=replace(job.fit, stages=stages), before=before)
         solver = stages[0].solver
         if isinstance(solver, SVM | Ridge):
@@ -124,7 +126,25 @@ def run_segments(job: Job, resumed: checkpoint.Content | None, log: Log, screen:
         job = replace(job, began=now())
 
 
+def remove_stored(out: Path) -> None:
+    """What the stages of a run that has ended kept for each other."""
+    remove_fitted(out)
+    remove_handover(out)
+
+
+def _described(stage: Stage) -> str:
+    return stage.inputs + (f", {stage.task} alone" if stage.task else "")
+
+
 def _descend(job: Job, resumed: checkpoint.Content | None, log: Log, screen: Progress) -> State:
+    stage = job.fit.stages[0]
+    if stage.inputs == "proposals":
+        own = OwnProposals.of(job.detector, job.out, job.fabric, resumed)
+        with Interrupt() as interrupt:
+            train = own.fill(job.train, screen.making("proposals"), interrupt.check)
+        job = replace(job, train=train, fixed=job.fixed | own.fixed, loader=replace(job.loader, dataset=train))
+    if resumed is None:
+        go_back(job.detector, job.out, stage)
     job = job.loader.of(job, screen)
     try:
         loop = Loop(job, resumed, log, screen)

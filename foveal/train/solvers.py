@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,11 +21,16 @@ NORMS = (
 )
 
 
-def freeze(module: nn.Module, stage: Stage, trainable: frozenset[str]) -> None:
-    """Lets the parameters learn that the stage names and the detector did not freeze itself (``trainable``)."""
+def check_trains(stage: Stage, trainable: Collection[str]) -> None:
+    """Raises :class:`UsageError` where a stage names nothing that could learn."""
     for prefix in stage.trains:
         if not any(name.startswith(prefix) for name in trainable):
             raise UsageError(f"fit.stages: no trainable parameter's name starts with {prefix!r}")
+
+
+def freeze(module: nn.Module, stage: Stage, trainable: frozenset[str]) -> None:
+    """Lets the parameters learn that the stage names and the detector did not freeze itself (``trainable``)."""
+    check_trains(stage, trainable)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name in trainable and name.startswith(stage.trains))
 

@@ -106,13 +106,15 @@ def other_pixels(spec: Spec) -> str | None:
 
 def resting_at_random(spec: Spec, detector: Detector) -> list[str]:
     """The parts that start from random weights and keep still in the first stage: it is made for a trained detector."""
-    trains, backbone = spec.fit.stages[0].trains, getattr(spec, "backbone", None)
+    first, backbone = spec.fit.stages[0], getattr(spec, "backbone", None)
     read = ("backbone.",) if getattr(backbone, "weights", None) is not None else ()
-    solved = tuple(path for stage in spec.fit.stages if stage.inputs == "features" for path in stage.trains)
+    # solved by a later stage, or of the task that has no loss in this one
+    later = (stage for stage in spec.fit.stages if stage.inputs == "features" or first.learning)
+    awaited = tuple(path for stage in later for path in stage.trains)
     still = (
         name
         for name, parameter in detector.named_parameters()
-        if parameter.requires_grad and not name.startswith((*trains, *read, *solved))
+        if parameter.requires_grad and not name.startswith((*first.trains, *read, *awaited))
     )
     return sorted({".".join(name.split(".")[: 1 + name.startswith("neck.")]) for name in still})
 
