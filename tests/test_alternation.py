@@ -216,7 +216,7 @@ def test_proposals_that_come_along_take_the_rpns_place() -> None:
 
 @pytest.mark.slow
 def test_it_learns(tmp_path: Path) -> None:
-    """80 drawn pictures, four steps of 300 updates: a minute on one core. Measured: AP50 .107, .214 and .237 after steps
+    """80 drawn pictures, four steps of 300 updates: a minute on one core. Measured: AP50 .107, .214, .237 after steps
     2 to 4; losses from first to last .60 to .04, 2.16 to .93, .60 to .04, 1.39 to .72."""
     make_shapes(tmp_path / "set", splits={"train": 80, "val": 16}, size=(64, 64), seed=1, masks=False)
     spec = replace(
