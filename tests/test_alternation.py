@@ -364,12 +364,12 @@ def test_a_recipe_of_four_segments_that_is_a_literal() -> None:
 
 @pytest.mark.parametrize("name", ["faster_rcnn_vgg16_alternating", "faster_rcnn_mini_alternating"])
 def test_the_presets_have_the_papers_steps(name: str) -> None:
-    from foveal.train.handover import check_stages
+    from foveal.train.handover import check_alternation
 
     spec = presets.get(name)
     with torch.device("meta"):
         detector = spec.build("ab")
-    check_stages(detector, spec.fit)
+    check_alternation(detector, spec.fit)
     assert resting_at_random(spec, detector) == []  # the head waits for its own step
     if name == "faster_rcnn_vgg16_alternating":  # 5,011 images of VOC 2007 trainval; systems of one image, of two
         assert spec.fit.batch == 1 and spec.fit.epochs * 5011 == pytest.approx(80_000, rel=0.01)
