@@ -159,7 +159,6 @@ def trained(rung: Rung, args: argparse.Namespace) -> Path:
         seed=args.seed,
         workers=0,
         resume=out.exists(),
-        tensorboard=False,
     )
     return out
 

@@ -33,7 +33,7 @@ RESTS = {"rpn": ("roi_head.", "mask_head."), "roi": ("rpn_head.",)}  # what has 
 
 
 # ------------------------------------------------------------------------------------------------ the recipe
-def check_handover(detector: Detector, fit: Fit) -> None:
+def check_alternation(detector: Detector, fit: Fit) -> None:
     """Raises :class:`UsageError` where a stage names what this detector has not, or what would not learn in it."""
     trainable = [name for name, parameter in detector.named_parameters() if parameter.requires_grad]
     state = detector.state_dict()

@@ -22,13 +22,13 @@ from ..errors import FovealError, UsageError
 from ..fit import Fit
 from . import checkpoint, environment, loop
 from .fitted import check_stages
-from .handover import check_handover, keep_start
+from .handover import check_alternation, keep_start
 from .log import Log, write_json
 from .precision import layout
 from .progress import Progress
 from .resume import check_best, check_same, open_folder, set_aside
 from .seeds import Run, train_seeds
-from .segments import Loaders, check_recipe, is_complete, remove_stored, run_segments
+from .segments import Loaders, check_recipe, clear, is_complete, run_segments
 from .start import diluted, find_spec, load_weights, other_pixels, resting_at_random, stuck
 from .state import State
 from .step import START, noise
@@ -204,8 +204,8 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     if detector.has_masks:
         for gap in filter(None, map(check_masks, (training, validation))):
             screen.say(gap)
-    check_handover(detector, fit)
     check_stages(detector, fit)
+    check_alternation(detector, fit)
     if resumed is None and arguments.weights is not None:
         screen.say(load_weights(detector, arguments.weights))
     elif resumed is None:
@@ -282,7 +282,7 @@ def _complete(arguments: Arguments, state: State) -> Run:
         line += f" after {state.plan.epochs} epochs; for more, begin a new run with --weights {out}"
     Progress(shown=arguments.progress and writes).say(line)
     if writes:
-        remove_stored(out)
+        clear(out)
     if writes and not (out / "results.json").exists():
         write_json(out / "results.json", _results(state))
     return Run(out)

@@ -121,12 +121,12 @@ def run_segments(job: Job, resumed: checkpoint.Content | None, log: Log, screen:
         index, before, resumed = index + 1, state, None
         if index == len(segments):
             if job.fabric.is_global_zero:
-                remove_stored(job.out)
+                clear(job.out)
             return state
         job = replace(job, began=now())
 
 
-def remove_stored(out: Path) -> None:
+def clear(out: Path) -> None:
     """What the stages of a run that has ended kept for each other."""
     remove_fitted(out)
     remove_handover(out)
