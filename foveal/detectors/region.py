@@ -27,6 +27,7 @@ from .base import Detector, Outputs, Spec, merge_classes
 from .one_stage import everywhere
 
 T = TypeVar("T")
+LOOKED_AT = 256  # rows of each image that are looked at together before some are chosen: what bounds that look's memory
 
 
 # --------------------------------------------------------------------------------- where proposals come from
@@ -190,7 +191,7 @@ class Region(Detector):
         sampler, task = self.roi.sampler, self.roi
         if sampler.needs_losses:
             with in_evaluation(self.roi_head):
-                looked = self._second(features, priors.boxes, sizes)
+                looked = self._second(features, priors.boxes, sizes, LOOKED_AT)
             match = task.match(looked, priors, targets)
             return match, *sampler.rows(match, priors, task.row_losses(looked, priors, targets, match), rng)
         if not isinstance(sampler, Balanced) or task.matcher.needs_outputs:
@@ -228,20 +229,27 @@ class Region(Detector):
         head = cast(TwoTapHead, self.roi_head)
         return self._looked_at(head.taps, features, boxes, sizes)
 
-    def _second(self, features: list[Tensor], boxes: Tensor, sizes: Tensor) -> Predictions:
+    def _second(
+        self, features: list[Tensor], boxes: Tensor, sizes: Tensor, at_a_time: int | None = None
+    ) -> Predictions:
         """Boxes (B, P, 4) -> predictions (B, P, ...) of the second stage."""
         batch = len(boxes)
-        parts = list(self._looked_at(lambda rows: self.roi_head(rows, batch), features, boxes, sizes))
+        parts = list(self._looked_at(lambda rows: self.roi_head(rows, batch), features, boxes, sizes, at_a_time))
         if len(parts) == 1:
             return cast(Predictions, parts[0])
         return Predictions(torch.cat([p.logits for p in parts], 1), torch.cat([p.deltas for p in parts], 1))
 
     def _looked_at(
-        self, look: Callable[[Tensor], T], features: list[Tensor], boxes: Tensor, sizes: Tensor
+        self,
+        look: Callable[[Tensor], T],
+        features: list[Tensor],
+        boxes: Tensor,
+        sizes: Tensor,
+        at_a_time: int | None = None,
     ) -> Iterator[T]:
         """``look`` at the pooled boxes: at all of them, or a few at a time where the pool asks for it in inference."""
         count = boxes.shape[1]
-        step = count if self.pool.rows is None or torch.is_grad_enabled() else self.pool.rows
+        step = count if torch.is_grad_enabled() else self.pool.rows or at_a_time or count
         for start in range(0, count, step):
             yield look_at(look, self.pool, features, boxes[:, start : start + step], self.strides, sizes)
 

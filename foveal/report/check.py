@@ -8,6 +8,7 @@ that cannot survive and are listed with the reason. ``overfit``: some images are
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from ..types import Images, Predictions, Priors, Targets
 
 if TYPE_CHECKING:
     from ..detectors.base import Spec
+    from ..fit import Fit
 
 SURE = 12.0  # a logit that is certain: its sigmoid is 0.999994
 SAME = 0.9  # IoU from which a decoded box is the object it came from; COCO's strictest threshold is .95
@@ -263,9 +265,11 @@ def overfit(
 ) -> Overfit:
     """Trains on ``count`` images without augmentation and scores the same images.
 
-    ``weights``: a run or checkpoint to start from, as a training of it would; ``proposals``: files of them.
+    A recipe of several stages takes no time limit. It is trained anew, twice as long each time, until the images are
+    learned or another training would not end within ``max_time`` or ``epochs``. ``weights``: a run or checkpoint to start from, as a training of it would; ``proposals``: files of them.
     Raises :class:`~foveal.errors.FovealError` where no image has an object.
     """
+    from ..data.proposals import fill
     from ..data.subsets import take
     from ..data.writing import convert
     from ..fit import Constant
@@ -274,23 +278,48 @@ def overfit(
 
     usable = [take(r, ~(r.crowd | r.ignore)) for r in dataset.records]
     few = replace(dataset, records=[r for r in usable if len(r)][:count], split=None)
+    several = len(spec.fit.stages) > 1
+    windows = any(stage.inputs == "windows" for stage in spec.fit.stages)  # the batch counts these, not images
+    batch = spec.fit.batch if windows else min(count, spec.fit.batch)
     fit = replace(
         spec.fit, augment=(), ema=None, schedule=Constant(), warmup_steps=min(20, spec.fit.warmup_steps),
-        batch=min(count, spec.fit.batch), lr=spec.fit.scaled_lr(min(count, spec.fit.batch)), val_every=40,
-        early_stop=None, difficult="learn",
+        batch=batch, lr=spec.fit.scaled_lr(batch), val_every=epochs if several else 40, early_stop=None,
+        difficult="learn",
     )  # fmt: skip
+    if proposals is not None and spec.source is not None:
+        fill(few, spec.source, proposals)  # what does not fit is refused here, where images have their own names
     with tempfile.TemporaryDirectory(prefix="foveal-check-") as folder:
-        data, out = Path(folder) / "data", Path(folder) / "run"
+        data = Path(folder) / "data"
         convert(few, data, "coco", link=True)
-        changed: Any = replace(spec, fit=fit)  # type: ignore[call-arg]  # every spec has it as a field
-        train(
-            changed, data=data, val=data, out=out, epochs=epochs, max_time=max_time, device=device, weights=weights,
-            proposals=proposals, tensorboard=False,
-        )  # fmt: skip
-        record = read_record(out)
-        losses = record.series("train", "loss")[1]
-        last = record.results.get("last") or {}
-        return Overfit(len(few), last.get("AP50"), losses[0] if losses else None, losses[-1] if losses else None)
+
+        def learned(fit: Fit, out: str, **limits: Any) -> Overfit:
+            changed: Any = replace(spec, fit=fit)  # type: ignore[call-arg]  # every spec has it as a field
+            train(
+                changed, data=data, val=data, out=Path(folder) / out, device=device, weights=weights,
+                proposals=proposals, tensorboard=False, **limits,
+            )  # fmt: skip
+            record = read_record(Path(folder) / out)
+            losses = record.series("train", "loss")[1]
+            last = record.results.get("last") or {}
+            return Overfit(len(few), last.get("AP50"), losses[0] if losses else None, losses[-1] if losses else None)
+
+        if not several:
+            return learned(fit, "run", epochs=epochs, max_time=max_time)
+        own = [stage if stage.inputs == "features" else replace(stage, epochs=None) for stage in fit.stages]
+        fit = replace(fit, stages=tuple(own))
+        return _ever_longer(lambda n: learned(replace(fit, epochs=n), f"run-{n}"), epochs, max_time)
+
+
+def _ever_longer(learned: Callable[[int], Overfit], epochs: int, max_time: float) -> Overfit:
+    """The answer of the last training of 5, 10, 20, ... epochs, as :func:`overfit` says."""
+    length, end = min(5, epochs), time.monotonic() + max_time
+    while True:
+        began = time.monotonic()
+        found = learned(length)
+        now = time.monotonic()
+        if found.passed or length == epochs or now + 2 * (now - began) > end:
+            return found
+        length = min(2 * length, epochs)
 
 
 __all__ = ["ImageError", "Overfit", "Stage", "encode", "overfit", "perfect"]
