@@ -95,7 +95,7 @@ class BoxTask:
     @torch.no_grad()
     def row_losses(self, predictions: Predictions, priors: Priors, targets: Targets, match: Match) -> Tensor:
         """What each row would be penalised by, before any normaliser (B, A): its class loss, and a positive one's box
-        loss beside it. OHEM chooses proposals by it (Shrivastava et al. 2016, section 4)."""
+        loss beside it. OHEM chooses proposals by it (Shrivastava et al. 2016)."""
         where, truth, deltas = self._regression(predictions, priors, targets, match)
         box_rows = self.box_loss(deltas, where, truth, self.coder) * self.box_loss.weight
         by_size = self.box_loss.row_weight(where, truth)

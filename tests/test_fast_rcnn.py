@@ -162,7 +162,7 @@ def test_connected_layers_come_from_caffes_file(tmp_path: Path) -> None:
     for name, value in trunk.items():
         assert torch.equal(detector.state_dict()[f"roi_head.trunk.{name}"], value)
     assert torch.equal(detector.backbone.conv5.weight, source.backbone.conv5.weight)  # type: ignore[union-attr]
-    with pytest.raises(FovealError, match="of another shape fc6.weight"):
+    with pytest.raises(FovealError, match=r"of another shape fc6\.weight"):
         other = replace(spec, pool=RoIPool(3))
         other.load_pretrained(other.build("ab"))
 

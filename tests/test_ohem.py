@@ -1,4 +1,4 @@
-"""Online hard example mining in the RoI head (Shrivastava et al. 2016): who is chosen, and that nothing else changes."""
+"""Online hard example mining in the RoI head (Shrivastava et al. 2016): who is chosen; nothing else changes."""
 
 from __future__ import annotations
 
@@ -163,9 +163,7 @@ def gradients(detector: Region, losses: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in detector.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize(
-    "sampler", [OHEM(16, 0.7), OHEM(12, 0.5, ratio=3.0), OHEM(1000), HardNegatives(2.0)], ids=repr
-)
+@pytest.mark.parametrize("sampler", [OHEM(16, 0.7), OHEM(12, 0.5, ratio=3.0), OHEM(1000), HardNegatives(2.0)], ids=repr)
 def test_losses_and_gradients_are_those_of_every_row(sampler: Sampler) -> None:
     detector = built(sampler=sampler)
     images, targets = batch()

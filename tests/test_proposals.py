@@ -209,7 +209,7 @@ def test_of_several_files_the_one_of_another_version_is_blamed(dataset: Dataset,
 
 def test_check_names_the_image_that_changed(tmp_path: Path) -> None:
     """It numbers the images anew for its own training; what it says is about the user's."""
-    from foveal.report.check import overfit
+    from foveal.report.overfit import overfit
 
     from .test_fast_rcnn import TINY
 

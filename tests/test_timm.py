@@ -119,7 +119,7 @@ def test_a_tail_is_the_networks_last_stage(name: str, tmp_path: Path) -> None:
         vectors = head.eval().trunk(body.eval()(pixels)[0])
         torch.testing.assert_close(vectors, whole.forward_features(pixels).mean((2, 3)), atol=1e-4, rtol=1e-4)
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
-    with pytest.raises(FovealError, match="does not fit .*last stage"):
+    with pytest.raises(FovealError, match=r"does not fit .*last stage"):
         tail.load_pretrained(head, tmp_path / "w.safetensors")
 
 

@@ -163,7 +163,9 @@ def read_table(path: str | Path) -> Table:
         raise DamagedProposals(f"does not hold together ({what})", path=path, fix=_MAKE_ONE)
     data = start + 8 * len(starts)
     if size != data + 20 * count:
-        raise DamagedProposals(f"has {size} bytes, expected {data + 20 * count}: it is cut off", path=path, fix=_MAKE_ONE)
+        raise DamagedProposals(
+            f"has {size} bytes, expected {data + 20 * count}: it is cut off", path=path, fix=_MAKE_ONE
+        )
     return Table(path, setting, images, starts, data)
 
 

@@ -132,7 +132,8 @@ class RoIPool(Pool):
         return channels_last(out)
 
     def _pool(self, feature: Tensor, boxes: Tensor, stride: float) -> Tensor:
-        return roi_pool(feature.float(), with_image(boxes), self.size, 1.0 / stride).to(feature.dtype)
+        rows: Tensor = roi_pool(feature.float(), with_image(boxes), self.size, 1.0 / stride)
+        return rows.to(feature.dtype)
 
 
 @dataclass(frozen=True)

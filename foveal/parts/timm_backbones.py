@@ -145,7 +145,7 @@ class TimmTail(RoIHeadSpec):
             raise UsageError(f"{self.name} has no last stage to cut off", fix="Use RoIMLP(), or a neck=FPN()")
         names = list(layers)
         kept = names[names.index(before[-1]) + 1 : names.index(last) + 1]
-        tail = Last(OrderedDict((name, layers[name]) for name in kept))
+        tail: nn.Module = Last(OrderedDict((name, layers[name]) for name in kept))
         if self.norm == "frozen":
             tail = frozen(tail)
         fuse_frozen(tail)
@@ -160,7 +160,9 @@ class Last(nn.Sequential):
     """Rows (R, c, h, w) -> the means (R, width) of the last map."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, super().forward(x)).mean((2, 3))
+        for layer in self:
+            x = layer(x)
+        return x.mean((2, 3))
 
 
 def frozen(network: nn.Module) -> nn.Module:

@@ -21,7 +21,7 @@ from foveal.parts.inputs import Resize
 from foveal.parts.losses import Focal
 from foveal.parts.mask_head import MaskHead
 from foveal.parts.necks import FPN, Identity, SingleLevel
-from foveal.parts.normalizers import Positives
+from foveal.parts.normalizers import KeptRows, Positives
 from foveal.parts.pooling import CropResize, RoIAlign, RoIPool
 from foveal.parts.priors import Anchors
 from foveal.parts.samplers import All, Balanced
@@ -170,22 +170,22 @@ fast_rcnn_caffenet = replace(
 )
 
 
-def at_five_scales(spec: FastRCNN) -> FastRCNN:
+def at_five_scales(spec: FastRCNN, bins: int) -> FastRCNN:
     """One of the paper's scales is drawn for each batch; tested at all, each box where it is nearest 224 x 224."""
     scales = (1200, 864, 688, 576, 480)
     return replace(
         spec,
-        input=replace(spec.input, short=scales[0], long=2000),
+        input=Resize(scales[0], 2000, 1, spec.input.mean, spec.input.std),
         backbone=ImagePyramid(spec.backbone, scales, in_training=False),
         neck=Identity(),
-        pool=replace(spec.pool, area=224),
+        pool=RoIPool(bins, area=224),
         fit=replace(spec.fit, augment=(*FLIP, MultiScale(scales[::-1]))),
     )
 
 
 # Both at five scales. Weights: 'backbone.backbone.weights="vgg16"'. Not measured.
-fast_rcnn_vgg16_multi_scale = at_five_scales(fast_rcnn_vgg16)
-fast_rcnn_caffenet_multi_scale = at_five_scales(fast_rcnn_caffenet)
+fast_rcnn_vgg16_multi_scale = at_five_scales(fast_rcnn_vgg16, 7)
+fast_rcnn_caffenet_multi_scale = at_five_scales(fast_rcnn_caffenet, 6)
 
 
 def with_focal(rpn: BoxTask) -> BoxTask:
@@ -249,11 +249,11 @@ faster_rcnn_inception_resnet_v2 = FasterRCNN(
     anchors=faster_rcnn_luminoth.anchors,
     pool=CropResize(17, pool=1),
     roi_head=TimmTail("inception_resnet_v2"),
-    rpn=replace(RPN_TASK, box_loss=replace(RPN_TASK.box_loss, weight=2.0)),
+    rpn=replace(RPN_TASK, box_loss=SmoothL1(beta=1 / 9, normalizer=KeptRows(), weight=2.0)),
     roi=replace(
         ROI_TASK,
         sampler=Balanced(64, 0.25),
-        box_loss=replace(_DETECTRON_ROI.box_loss, weight=2.0),
+        box_loss=SmoothL1(beta=1.0, normalizer=KeptRows(), weight=2.0),
         select=replace(ROI_TASK.select, score=0.0),
         suppress=NMS(0.6, per="class", top=100),
     ),
