@@ -177,26 +177,27 @@ class Stage:
 
     - "images": batches of whole images;
     - "windows": batches of crops, drawn over the whole set by ``draw``; ``fit.batch`` counts them;
+    - "maps": the same windows, looked at on the maps of a backbone that keeps still, which are stored once;
     - "features": what the head's last layers see of all windows, computed once and stored; ``solver`` is
       :class:`SVM` (the class layer) or :class:`Ridge` (the box layer), and takes neither a rate nor epochs.
     """
 
     trains: tuple[str, ...] = ("",)  # prefixes of parameter names; "" is every one
-    inputs: Literal["images", "windows", "features"] = "images"  # what it learns from
+    inputs: Literal["images", "windows", "maps", "features"] = "images"  # what it learns from
     solver: Solver | SVM | Ridge | None = None
     lr: float | None = None
     epochs: int | None = None
     draw: Draw = Draw()  # of windows
 
     def __post_init__(self) -> None:
-        if self.inputs not in ("images", "windows", "features"):
-            raise UsageError(f"fit.stages: inputs is {self.inputs!r}, not one of images, windows, features")
+        if self.inputs not in ("images", "windows", "maps", "features"):
+            raise UsageError(f"fit.stages: inputs is {self.inputs!r}, not one of images, windows, maps, features")
         if (self.inputs == "features") != isinstance(self.solver, SVM | Ridge):
             raise UsageError("fit.stages: SVM and Ridge learn from features, and nothing else does", fix=str(self))
         if self.inputs == "features" and (self.lr is not None or self.epochs is not None):
             raise UsageError("fit.stages: SVM and Ridge are solved, and have neither lr nor epochs")
-        if self.inputs != "windows" and self.draw != Draw():
-            raise UsageError('fit.stages: draw is for inputs="windows"')
+        if self.inputs not in ("windows", "maps") and self.draw != Draw():
+            raise UsageError('fit.stages: draw is for inputs="windows" and "maps"')
         if not self.trains:
             raise UsageError('fit.stages: trains is empty, so nothing would learn; ("",) is everything')
         if self.epochs is not None and self.epochs < 1:

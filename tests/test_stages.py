@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,49 +15,24 @@ from foveal import load
 from foveal.config import override, parse_spec, show
 from foveal.data.reading import open_dataset
 from foveal.data.shapes import make_shapes
-from foveal.data.transforms import Expand, HorizontalFlip
+from foveal.data.transforms import Expand
 from foveal.detectors.base import Spec
-from foveal.detectors.rcnn import BOX_RIDGE, CLASS_SVMS, CLASSES, FINE_TUNE, RCNN
+from foveal.detectors.rcnn import CLASSES
 from foveal.detectors.region import Region
-from foveal.detectors.spp_net import SPPNet
+from foveal.detectors.spp_net import FINE_TUNE_TOP
 from foveal.errors import FovealError, UsageError
-from foveal.fit import SVM, Draw, Fit, Ridge, Stage
-from foveal.parts.inputs import Resize
+from foveal.fit import SVM, Draw, Ridge, Stage
 from foveal.parts.losses import CrossEntropy
-from foveal.parts.proposal_sources import SlidingWindows
-from foveal.parts.small import SmallResNet
-from foveal.parts.spp import SPP
-from foveal.parts.two_tap import TwoTaps
 from foveal.parts.warp import Warp
 from foveal.report.overfit import Overfit, _ever_longer, overfit
-from foveal.train.features import Store
+from foveal.train.features import FeatureStore
 from foveal.train.fitted import write_svms
 from foveal.train.rows import Layer
-from foveal.train.run import train
 from foveal.train.svm import NOTHING
 
-pytest.importorskip("sklearn")
+from .stages_tiny import RCNN_SMALL, SPP_SMALL, Stop, outcome, run, stopped
 
-SOURCE = SlidingWindows(top=40, sizes=(0.7, 0.4), stride=0.5)
-SMALL_FIT = Fit(epochs=2, batch=16, lr=0.02, warmup_steps=0, val_every=2, augment=(HorizontalFlip(),), precision="32")
-RIDGE = replace(BOX_RIDGE, solver=Ridge(alpha=10.0, iou=0.3))
-RCNN_SMALL = RCNN(
-    proposals=SOURCE,
-    backbone=SmallResNet((8, 8, 8, 8)),
-    pool=Warp(32, 2, rows=16),
-    cells=1,
-    head=TwoTaps(16, depth=1, dropout=0.1),
-    fit=replace(SMALL_FIT, stages=(replace(FINE_TUNE, draw=Draw(per_image=8)), CLASS_SVMS, RIDGE)),
-)
-SPP_SMALL = SPPNet(
-    input=Resize(72, 96, 1),
-    proposals=SOURCE,
-    backbone=SmallResNet((8, 8)),
-    levels=(3,),
-    pool=SPP((2, 1)),
-    head=TwoTaps(16, depth=1, dropout=0.1),
-    fit=replace(SMALL_FIT, batch=2, stages=(Stage(trains=("backbone", "roi_head.trunk", CLASSES)), CLASS_SVMS, RIDGE)),
-)
+pytest.importorskip("sklearn")
 
 
 @pytest.fixture(scope="module")
@@ -71,21 +45,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOVEAL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
-def run(spec: Spec, data: Path, out: Path, **options: Any) -> Any:
-    quiet = {"progress": False, "tensorboard": False, "device": "cpu", "workers": 0}
-    return train(spec, data=data, out=out, **{**quiet, **options})  # type: ignore[arg-type]
-
-
-def outcome(out: Path) -> dict[str, Any]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return {
-        "model": (out / "checkpoints" / "last" / "model.safetensors").read_bytes(),
-        "best": (out / "checkpoints" / "best" / "model.safetensors").read_bytes(),
-        "lines": [{k: v for k, v in row.items() if "second" not in k} for row in lines],
-        "results": (out / "results.json").read_text(),
-    }
 
 
 @pytest.fixture(scope="module", params=["rcnn", "spp"])
@@ -108,28 +67,11 @@ def test_three_stages_leave_ordinary_layers(whole: tuple[Spec, dict[str, Any], P
     assert not state[f"{CLASSES}.weight"][-1].any() and not state[f"{CLASSES}.bias"][-1].any()  # background
     assert state[f"{CLASSES}.weight"][:-1].abs().sum() > 0
     assert state["roi_head.predictor.bbox_pred.weight"].abs().sum() > 0
-    assert not (out / "features").exists()
+    assert not (out / "features").exists() and not (out / "maps").exists()
     assert json.loads((out / "results.json").read_text())["steps"] == validated[2]["step"]
     picture = np.full((72, 96, 3), 90, np.uint8)
     assert len(detector.predict_arrays([picture])) == 1
     assert parse_spec(show(spec)) == spec
-
-
-class Stop(Exception):
-    pass
-
-
-def stopped(patch: pytest.MonkeyPatch, target: Any, name: str, at: int) -> Iterator[int]:
-    """Raises :class:`Stop` in the call number ``at`` of a method."""
-    original, calls = getattr(target, name), iter(range(10_000))
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if next(calls) == at:
-            raise Stop
-        return original(*args, **kwargs)
-
-    patch.setattr(target, name, call)
-    return calls
 
 
 @pytest.mark.parametrize(
@@ -146,7 +88,7 @@ def test_stopped_in_any_stage_and_resumed_is_bit_equal(
     spec, expected, _ = whole
     places = {
         "update": (loop.Loop, "_update"),
-        "write": (Store, "write"),
+        "write": (FeatureStore, "write"),
         "svm": (fitted, "fit_svms"),
         "ridge": (fitted, "fit_ridge"),
         "keep": (segments, "keep"),  # solved and validated, but not saved
@@ -166,7 +108,7 @@ def test_stopped_in_any_stage_and_resumed_is_bit_equal(
 
 
 def test_stored_features_of_other_weights_are_not_used(tmp_path: Path) -> None:
-    store = Store(tmp_path / "features", 3, 2)
+    store = FeatureStore(tmp_path / "features", 3, 2)
     assert store.begin("one") == [0, 1, 2]
     store.write(1, {"windows": torch.zeros(0, 4)})
     assert store.begin("one") == [0, 2]
@@ -215,6 +157,7 @@ def test_recipes_without_sense_are_refused(data: Path, tmp_path: Path) -> None:
     for options, changes, message in (
         ({"epochs": 3}, {}, "--epochs"),
         ({}, {"augment": (Expand(),)}, "mirrored"),
+        ({}, {"stages": (FINE_TUNE_TOP,)}, "whole images"),
     ):
         spec = replace(RCNN_SMALL, fit=replace(RCNN_SMALL.fit, **changes))
         with pytest.raises(UsageError, match=message):

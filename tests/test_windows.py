@@ -82,8 +82,8 @@ def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def test_a_crop_is_what_prediction_crops(shapes: Dataset) -> None:
     """Within a level, up to the mirror image; its object lies in it as in the picture."""
     made, batch = loader(shapes, flip=0.0), next(loader(shapes, flip=0.0).epoch())
-    chosen, mirrored = made.maker._drawn(0, 0)  # type: ignore[attr-defined]
-    table = made.maker.table  # type: ignore[attr-defined]
+    chosen, mirrored = made.maker.drawing(0, 0)  # type: ignore[attr-defined]
+    table = made.maker.drawing.table  # type: ignore[attr-defined]
     assert not mirrored.any() and batch.images.pixels.dtype == torch.uint8
     rule = Original()
     for row, window in enumerate(chosen.tolist()):

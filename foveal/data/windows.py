@@ -1,7 +1,7 @@
 """R-CNN's training batches: windows drawn over the whole set, each warped to the CNN's input.
 
 A window is a proposal or an object. A batch of them is an ordinary one: N crops, each with one proposal (the box
-within its context) and with one object where the window is positive.
+within its context) and with one object where the window is positive. SPP-Net's (``maps.py``) are drawn alike.
 """
 
 from __future__ import annotations
@@ -87,14 +87,12 @@ def _windows(
 
 
 @dataclass(frozen=True, eq=False)
-class WindowMaker:
-    """Draws by (seed, epoch, batch) alone; decodes each image of a batch once."""
+class Drawing:
+    """Which windows are in a batch, by (seed, epoch, batch) alone."""
 
-    packed: Packed
     table: WindowTable
     draw: Draw
-    pool: Warp
-    fill: tuple[int, int, int]  # what lies outside a picture
+    images: int
     batch: int  # windows over all ranks
     seed: int
     flip: float  # probability of the mirror image
@@ -102,15 +100,45 @@ class WindowMaker:
     world: int
 
     def __len__(self) -> int:
-        return max(1, self.draw.per_image * len(self.packed) // self.batch)
+        return max(1, self.draw.per_image * self.images // self.batch)
+
+    def __call__(self, epoch: int, batch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The windows of this rank and which of them are mirrored: positives first, then spread over the ranks."""
+        rng = generator("window", self.seed, epoch, batch)
+        positives = round(self.batch * self.draw.positive)
+        chosen = np.concatenate(
+            [rng.choice(self.table.positive, positives), rng.choice(self.table.negative, self.batch - positives)]
+        )
+        mirrored = rng.random(self.batch) < self.flip
+        return chosen[self.rank :: self.world], mirrored[self.rank :: self.world]
+
+    def objects(self, chosen: NDArray[np.int64], boxes: NDArray[np.float64]) -> list[NDArray[Any]]:
+        """The objects of windows, ``boxes`` (N, 4): (N, 1, 4), their labels (N, 1) and whether there is one (N, 1)."""
+        valid = np.isin(chosen, self.table.positive)[:, None]
+        label = np.where(valid, self.table.label[chosen][:, None], 0).astype(np.int64)
+        return [np.where(valid, boxes, 0.0).astype(np.float32)[:, None], label, valid]
+
+
+@dataclass(frozen=True, eq=False)
+class WindowMaker:
+    """Decodes each image of a batch once."""
+
+    packed: Packed
+    drawing: Drawing
+    pool: Warp
+    fill: tuple[int, int, int]  # what lies outside a picture
+
+    def __len__(self) -> int:
+        return len(self.drawing)
 
     def __call__(self, epoch: int, batch: int, shared: bool) -> Packet:
-        chosen, mirrored = self._drawn(epoch, batch)
+        chosen, mirrored = self.drawing(epoch, batch)
+        table = self.drawing.table
         packet, crops, kept = Packet(), [], []
-        for index in np.unique(self.table.image[chosen]).tolist():
-            rows = np.flatnonzero(self.table.image[chosen] == index)
+        for index in np.unique(table.image[chosen]).tolist():
+            rows = np.flatnonzero(table.image[chosen] == index)
             try:
-                crops.append(self._crops(self.packed.image(index), self.table.boxes[chosen[rows]]))
+                crops.append(self._crops(self.packed.image(index), table.boxes[chosen[rows]]))
                 kept.append(rows)
             except FovealError as error:
                 packet.skipped[index] = str(error)
@@ -123,20 +151,10 @@ class WindowMaker:
         chosen, mirrored = chosen[order], mirrored[order]
         turned = torch.from_numpy(mirrored)[:, None, None, None]
         pixels = torch.where(turned, pixels.flip(2), pixels)  # (N, S, S, 3)
-        packet.pixels = [_empty(tuple(pixels.shape), shared).copy_(pixels)]
-        packet.indices = self.table.image[chosen].tolist()
+        packet.pixels = [_empty(tuple(pixels.shape), shared).copy_(pixels).permute(0, 3, 1, 2)]
+        packet.indices = table.image[chosen].tolist()
         packet.arrays = self._arrays(chosen, mirrored)
         return packet
-
-    def _drawn(self, epoch: int, batch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The windows of this rank and which of them are mirrored: positives first, then spread over the ranks."""
-        rng = generator("window", self.seed, epoch, batch)
-        positives = round(self.batch * self.draw.positive)
-        chosen = np.concatenate(
-            [rng.choice(self.table.positive, positives), rng.choice(self.table.negative, self.batch - positives)]
-        )
-        mirrored = rng.random(self.batch) < self.flip
-        return chosen[self.rank :: self.world], mirrored[self.rank :: self.world]
 
     def _crops(self, image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> Tensor:
         """(K, S, S, 3) uint8: what prediction crops in float, rounded."""
@@ -146,22 +164,42 @@ class WindowMaker:
         return (crops.permute(0, 2, 3, 1) + fill).round_().clamp_(0, 255).to(torch.uint8)
 
     def _arrays(self, chosen: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> list[NDArray[Any]]:
-        """Proposals (N, 1, 4), objects (N, 1, 4), their labels (N, 1) and whether there is one (N, 1)."""
-        boxes, truth = self.table.boxes[chosen].astype(np.float64), self.table.truth[chosen].astype(np.float64)
+        """Proposals (N, 1, 4), and what :meth:`Drawing.objects` says."""
+        table = self.drawing.table
+        boxes, truth = table.boxes[chosen].astype(np.float64), table.truth[chosen].astype(np.float64)
         inner = np.asarray(self.pool.inner(torch.from_numpy(boxes)).numpy())
         low, side = np.tile(boxes[:, :2], 2), np.tile(np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-6), 2)
         scale = np.tile(inner[:, 2:] - inner[:, :2], 2) / side
         moved = np.tile(inner[:, :2], 2) + (truth - low) * scale
-        turned = moved[mirrored][:, [2, 1, 0, 3]]
-        turned[:, ::2] = self.pool.size - turned[:, ::2]
-        moved[mirrored] = turned
-        valid = np.isin(chosen, self.table.positive)[:, None]
-        label = np.where(valid, self.table.label[chosen][:, None], 0).astype(np.int64)
-        moved = np.where(valid, moved, 0.0)
-        return [inner.astype(np.float32)[:, None], moved.astype(np.float32)[:, None], label, valid]
+        moved = mirror(moved, mirrored, self.pool.size)
+        return [inner.astype(np.float32)[:, None], *self.drawing.objects(chosen, moved)]
 
 
-class WindowLoader(_Loader[Batch]):
+def mirror(boxes: NDArray[np.float64], mirrored: NDArray[np.bool_], width: Any) -> NDArray[np.float64]:
+    """Boxes (N, 4), those that are ``mirrored`` (N,) in a picture of ``width`` pixels: a number, or one for each."""
+    turned = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
+    return np.where(mirrored[:, None], turned, boxes)
+
+
+class _DrawnLoader(_Loader[Batch]):
+    """Batches of windows, whatever they are looked at on."""
+
+    def _finish(self, packet: Packet, seconds: float) -> Batch:
+        proposals, boxes, labels, valid = (torch.from_numpy(a) for a in packet.arrays)
+        (pixels,) = packet.pixels
+        size = torch.tensor(pixels.shape[-2:]).expand(len(pixels), -1)
+        frame = torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(len(pixels), -1)
+        here = torch.ones(len(pixels), 1, dtype=torch.bool)
+        return Batch(
+            Images(pixels, size, frame, size, proposals=proposals, proposals_valid=here),
+            Targets(boxes, labels, valid, torch.zeros_like(valid)),
+            packet.indices,
+            [self.dataset.records[i].id for i in packet.indices],
+            seconds,
+        )
+
+
+class WindowLoader(_DrawnLoader):
     """Training batches of crops; ``batch`` counts them over all processes.
 
     Windows of an image that cannot be read are missing from their batch. Order and noise follow from (seed, epoch,
@@ -184,23 +222,13 @@ class WindowLoader(_Loader[Batch]):
         difficult: Treatment = "learn",
         crowd: Treatment = "ignore",
     ) -> None:
-        if batch < 2 or batch % world:
-            raise UsageError(f"a batch of {batch} windows cannot be shared equally by {world} processes")
         packed = Packed(dataset.records, difficult, crowd)
-        table = WindowTable.build(packed, draw)
-        maker = WindowMaker(packed, table, draw, pool, fill, batch, seed, flip, rank, world)
-        super().__init__(dataset, maker, workers)
+        drawing = drawing_of(packed, draw, batch, seed, flip, rank, world)
+        super().__init__(dataset, WindowMaker(packed, drawing, pool, fill), workers)
 
-    def _finish(self, packet: Packet, seconds: float) -> Batch:
-        proposals, boxes, labels, valid = (torch.from_numpy(a) for a in packet.arrays)
-        pixels = packet.pixels[0].permute(0, 3, 1, 2)
-        size = torch.tensor(pixels.shape[-2:]).expand(len(pixels), -1)
-        frame = torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(len(pixels), -1)
-        here = torch.ones(len(pixels), 1, dtype=torch.bool)
-        return Batch(
-            Images(pixels, size, frame, size, proposals=proposals, proposals_valid=here),
-            Targets(boxes, labels, valid, torch.zeros_like(valid)),
-            packet.indices,
-            [self.dataset.records[i].id for i in packet.indices],
-            seconds,
-        )
+
+def drawing_of(packed: Packed, draw: Draw, batch: int, seed: int, flip: float, rank: int, world: int) -> Drawing:
+    """Raises :class:`UsageError` for a batch that cannot be shared."""
+    if batch < 2 or batch % world:
+        raise UsageError(f"a batch of {batch} windows cannot be shared equally by {world} processes")
+    return Drawing(WindowTable.build(packed, draw), draw, len(packed), batch, seed, flip, rank, world)

@@ -145,9 +145,13 @@ class Region(Detector):
     def has_masks(self) -> bool:
         return self.mask_head is not None
 
+    def features(self, images: Images) -> list[Tensor]:
+        """The maps that proposals are pooled from, (B, c, h, w) each."""
+        found: list[Tensor] = self.neck(self.backbone(self._pixels(images)))
+        return found
+
     def outputs(self, images: Images) -> Outputs:
-        features = self.neck(self.backbone(self._pixels(images)))
-        return self.proposer.outputs(self.rpn_head, features, images, self.strides)
+        return self.proposer.outputs(self.rpn_head, self.features(images), images, self.strides)
 
     # ------------------------------------------------------------------------------------------- training
     def losses(

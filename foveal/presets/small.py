@@ -159,19 +159,14 @@ yolo_v2_mini = YOLO(
     fit=SMALL_FIT,
 )
 
-# Three levels, nine shapes.
+# Two levels as in YOLOv3-tiny, six shapes.
 yolo_v3_mini = YOLO(
     input=_GREY,
     backbone=_SMALL_BODY,
-    neck=Upsampling((32, 64, 128), (1, 1, 1)),
+    levels=(3, 4),
+    neck=Upsampling((64, 128), (1, 1)),
     head=CellHead(prior=0.01),
-    cells=Cells(
-        (
-            ((12.0, 12.0), (18.0, 26.0), (28.0, 18.0)),
-            ((32.0, 32.0), (36.0, 56.0), (60.0, 40.0)),
-            ((72.0, 72.0), (100.0, 140.0), (160.0, 110.0)),
-        )
-    ),
+    cells=Cells((((14.0, 14.0), (24.0, 32.0), (36.0, 24.0)), ((48.0, 48.0), (72.0, 96.0), (128.0, 112.0)))),
     task=replace(V3_TASK, select=Select(score=0.01, per_level=1000)),
     fit=SMALL_FIT,
 )

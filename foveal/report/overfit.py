@@ -78,7 +78,9 @@ def overfit(
     usable = [take(r, ~(r.crowd | r.ignore)) for r in dataset.records]
     few = replace(dataset, records=[r for r in usable if len(r)][:count], split=None)
     several = len(spec.fit.stages) > 1
-    windows = any(stage.inputs == "windows" for stage in spec.fit.stages)  # the batch counts these, not images
+    windows = any(
+        stage.inputs in ("windows", "maps") for stage in spec.fit.stages
+    )  # the batch counts these, not images
     batch = spec.fit.batch if windows else min(count, spec.fit.batch)
     fit = replace(
         spec.fit, augment=(), ema=None, schedule=Constant(), warmup_steps=min(20, spec.fit.warmup_steps),

@@ -1,31 +1,22 @@
-"""Stored features: what the last two layers of R-CNN's head see of every window of the training set.
-
-One file an image, written under another name and renamed, so that a run that is killed goes on with the next image.
-The folder is keyed by everything the numbers follow from; under another key it is begun anew.
-"""
+"""Stored features: what the last two layers of R-CNN's head see of every window of the training set."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from ..boxes import pairwise_iou
 from ..data.dataset import Dataset
-from ..data.images import MOST_SKIPPED, load_image
+from ..data.stored import Store, halves, key_of
 from ..detectors.region import Region
-from ..errors import FovealError
 from ..fit import Fit
 from .environment import fingerprint, proposal_fingerprint
 from .rows import Rows, overlaps_of
@@ -37,35 +28,10 @@ IGNORED = 0.5  # a proposal that overlaps an ignored region by this much teaches
 
 
 @dataclass(frozen=True)
-class Store:
-    """The files of ``images`` images in ``folder``, for detectors of ``classes`` classes."""
+class FeatureStore(Store):
+    """With the objects of each image, for detectors of ``classes`` classes."""
 
-    folder: Path
-    images: int
     classes: int
-
-    def path(self, index: int) -> Path:
-        return self.folder / f"{index}.safetensors"
-
-    def begin(self, key: str) -> list[int]:
-        """The images still to be done. A folder of another key is emptied."""
-        stamp = self.folder / "key"
-        if not stamp.exists() or stamp.read_text() != key:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            stamp.write_text(key)
-        return [index for index in range(self.images) if not self.path(index).exists()]
-
-    def write(self, index: int, tensors: dict[str, Tensor]) -> None:
-        """Whole or not at all. Raises :class:`FovealError` where the disk is full."""
-        temporary = self.folder / f".{index}"
-        try:
-            temporary.write_bytes(save(tensors))
-            os.replace(temporary, self.path(index))
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            fix = "Free some space, then go on with --resume; what is stored stays"
-            raise FovealError(f"cannot store features: {error.strerror}", path=self.folder, fix=fix) from error
 
     def read(self, index: int, tap: Tap) -> Rows:
         """The windows of one image: all for the classes, those near an object for the boxes."""
@@ -86,7 +52,7 @@ class Store:
 class Stored:
     """Can be gone through again and again, in the order of the records, one image in memory at a time."""
 
-    store: Store
+    store: FeatureStore
     tap: Tap
 
     def __iter__(self) -> Iterator[Rows]:
@@ -107,41 +73,21 @@ class Extraction:
     @property
     def key(self) -> str:
         """Of the weights below the last layers, the windows and the objects."""
-        digest = hashlib.sha256(
-            repr((self.near, self.fit.difficult, self.fit.crowd, self.detector.spec.input)).encode()
-        )
-        for name, tensor in self.detector.state_dict().items():
-            if ".predictor." not in name:
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        digest.update(fingerprint(self.dataset).encode())
-        digest.update((proposal_fingerprint(self.dataset) or "").encode())
-        return digest.hexdigest()
+        weights = {k: v for k, v in self.detector.state_dict().items() if ".predictor." not in k}
+        recipe = (self.near, self.fit.difficult, self.fit.crowd, self.detector.spec.input)
+        return key_of(weights, *recipe, fingerprint(self.dataset), proposal_fingerprint(self.dataset))
 
-    def __call__(self, store: Store, step: Callable[[int, int], None]) -> dict[int, str]:
-        """Fills the store; ``step(done, all)`` after every image may raise. Images that cannot be read have no window.
+    def __call__(self, store: FeatureStore, step: Callable[[int, int], None]) -> dict[int, str]:
+        """See :meth:`Store.fill`. Raises :class:`FovealError` for features that are not finite in half precision, too.
 
-        Returns those, with the reason. Raises :class:`FovealError` where there are more than 5 %, for features that
-        are not finite in half precision, and for a full disk.
+        Images that cannot be read have no window.
         """
-        skipped: dict[int, str] = {}
-        todo = store.begin(self.key)
         was_training = self.detector.training
         self.detector.eval()
         try:
-            for done, index in enumerate(todo, store.images - len(todo)):
-                try:
-                    image = load_image(self.dataset.records[index].path)
-                except FovealError as error:
-                    skipped[index] = str(error)
-                    image = None
-                store.write(index, self._of(index, image))
-                step(done + 1, store.images)
-                if len(skipped) > MOST_SKIPPED * store.images:
-                    raise FovealError(f"{len(skipped)} images cannot be read: {next(iter(skipped.values()))}")
+            return store.fill(self.key, self.dataset.records, self._of, step)
         finally:
             self.detector.train(was_training)
-        return skipped
 
     @torch.no_grad()
     def _of(self, index: int, image: NDArray[np.uint8] | None) -> dict[str, Tensor]:
@@ -171,12 +117,9 @@ class Extraction:
                 rows = rows.float().cpu()
                 norms[tap].append(rows.norm(dim=1))
                 mine = near[(near >= start) & (near < start + len(rows))] - start
-                found[tap].append((rows if tap == "classes" else rows[mine]).half())
+                found[tap].append(rows if tap == "classes" else rows[mine])
             start += len(pair[0])
-        stored = {tap: torch.cat(parts) if parts else torch.zeros(0, 4) for tap, parts in found.items()}
-        if not all(bool(rows.isfinite().all()) for rows in stored.values()):
-            what = "features are not finite in half precision; did the stage before diverge?"
-            raise FovealError(what, path=record.path)
+        stored = halves({tap: torch.cat(parts) if parts else torch.zeros(0, 4) for tap, parts in found.items()}, record)
         lengths = {tap: torch.cat(parts) if parts else torch.zeros(0) for tap, parts in norms.items()}
         return {
             "windows": windows.cpu(),

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
+from ..data.transforms import HorizontalFlip
 from ..errors import FovealError, UsageError
 from ..fit import SVM, Fit, Ridge
 from ..parts.margin import Margin
 from ..parts.two_tap import TwoTapHead
-from .features import Extraction, Store
+from .features import Extraction, FeatureStore
+from .maps import FOLDER as MAPS
+from .maps import check_maps
 from .progress import Progress
 from .ridge import fit_ridge
 from .rows import Layer
@@ -26,8 +29,16 @@ if TYPE_CHECKING:
 FOLDER = "features"
 
 
-def check_fitted(detector: Detector, fit: Fit) -> None:
-    """Raises :class:`UsageError` where a recipe solves layers that this detector does not have."""
+def check_stages(detector: Detector, fit: Fit) -> None:
+    """Raises :class:`UsageError` where stages look at, or solve, something that this detector does not have."""
+    drawn = any(stage.inputs in ("windows", "maps") for stage in fit.stages)
+    if drawn and (len(fit.augment) > 1 or not all(isinstance(t, HorizontalFlip) for t in fit.augment)):
+        raise UsageError("fit.augment: windows are mirrored, and nothing else", fix="Use HorizontalFlip() alone")
+    for stage in fit.stages:
+        if stage.inputs == "maps":
+            check_maps(detector, stage)
+        elif stage.inputs == "windows" and not hasattr(getattr(detector.spec, "pool", None), "inner"):
+            raise UsageError('fit.stages: inputs="windows" needs a detector that looks at crops', fix="Use RCNN")
     solvers = [stage.solver for stage in fit.stages if isinstance(stage.solver, SVM | Ridge)]
     head = getattr(detector, "roi_head", None)
     if solvers and not isinstance(head, TwoTapHead):
@@ -50,7 +61,7 @@ def run_fitted(
     """
     detector, dataset = extraction.detector, extraction.dataset
     classes = detector.classes
-    store = Store(out / FOLDER, len(dataset), len(classes))
+    store = FeatureStore(out / FOLDER, len(dataset), len(classes))
     name = type(solver).__name__
     screen.say(f"{name}: from the features of {len(dataset)} images, stored in {store.folder}")
 
@@ -85,9 +96,10 @@ def run_fitted(
         _write(head.predictor.bbox_pred, layer)
 
 
-def remove_features(out: Path) -> None:
-    """The stored features of a run that has ended."""
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
+def remove_stored(out: Path) -> None:
+    """The stored maps and features of a run that has ended."""
+    for folder in (FOLDER, MAPS):
+        shutil.rmtree(out / folder, ignore_errors=True)
 
 
 @torch.no_grad()

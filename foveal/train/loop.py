@@ -56,6 +56,7 @@ class Job:
     save_every: float  # seconds
     began: float  # when the run was called, by ``now``
     before: State | None = None  # the end of the segment before this one
+    learner: Any = None  # what looks at the batches, where that is a part of the detector
 
 
 class Loop:
@@ -222,7 +223,7 @@ class Loop:
             restore_solver(self.solver, detector, resumed.optimizer)
             set_lr(self.solver, self._rate(max(0, self.state.step - 1))[1])  # a line may be written before an update
         detector.train()
-        model = self.fabric.setup_module(detector, move_to_device=False)
+        model = self.fabric.setup_module(self.job.learner or detector, move_to_device=False)
         self.updater = Updater(
             self.fabric, model, self.solver, seed=self.job.seed, clip=self.fit.clip, clock=self.clock
         )

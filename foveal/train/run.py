@@ -21,7 +21,7 @@ from ..data.subsets import Others
 from ..errors import FovealError, UsageError
 from ..fit import Fit
 from . import checkpoint, environment, loop
-from .fitted import check_fitted
+from .fitted import check_stages
 from .log import Log, write_json
 from .precision import layout
 from .progress import Progress
@@ -203,7 +203,7 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     if detector.has_masks:
         for gap in filter(None, map(check_masks, (training, validation))):
             screen.say(gap)
-    check_fitted(detector, fit)
+    check_stages(detector, fit)
     if resumed is None and arguments.weights is not None:
         screen.say(load_weights(detector, arguments.weights))
     elif resumed is None:

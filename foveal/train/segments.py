@@ -9,16 +9,17 @@ from lightning_fabric import Fabric
 
 from ..data.dataset import Dataset
 from ..data.loader import Loader
-from ..data.transforms import HorizontalFlip
+from ..data.maps import MapLoader
 from ..data.windows import WindowLoader
 from ..errors import UsageError
-from ..fit import SVM, Fit, Ridge, Stage
+from ..fit import SVM, Fit, Ridge
 from . import checkpoint
 from .features import Extraction
-from .fitted import near, remove_features, run_fitted
+from .fitted import near, remove_stored, run_fitted
 from .interrupt import Interrupt
 from .log import Log
 from .loop import Job, Loop, judge, keep, now
+from .maps import OnMaps, store_maps
 from .plan import Plan
 from .progress import Progress
 from .state import FINISHED, State
@@ -40,21 +41,41 @@ class Loaders:
     world: int
     masks: bool  # of the objects, for a detector that learns them
 
-    def of(self, stage: Stage) -> Loader | WindowLoader:
-        """Raises :class:`UsageError` where windows were to be augmented by more than mirroring."""
-        fit, spec = self.spec.fit, self.spec
+    def of(self, job: Job, screen: Progress) -> Job:
+        """The job of a segment with its loader and, where that is a part of the detector, what looks at the batches."""
+        fit, spec, stage = self.spec.fit, self.spec, job.fit.stages[0]
         shared: dict[str, Any] = {"workers": self.workers, "rank": self.rank, "world": self.world}
         shared |= {"difficult": fit.difficult, "crowd": fit.crowd}
         if stage.inputs == "images":
-            return Loader(self.dataset, spec.input, fit.augment, self.batch, self.seed, masks=self.masks, **shared)
-        flips = [t for t in fit.augment if isinstance(t, HorizontalFlip)]
-        if len(flips) != len(fit.augment) or len(flips) > 1:
-            raise UsageError("fit.augment: windows are mirrored, and nothing else", fix="Use HorizontalFlip() alone")
+            return replace(
+                job,
+                loader=Loader(self.dataset, spec.input, fit.augment, self.batch, self.seed, masks=self.masks, **shared),
+            )
+        shared["flip"] = sum(t.p for t in fit.augment)  # one HorizontalFlip at most
         pool: Any = getattr(spec, "pool", None)
-        if not hasattr(pool, "inner"):
-            raise UsageError('fit.stages: inputs="windows" needs a detector that looks at crops', fix="Use RCNN")
-        flip = flips[0].p if flips else 0.0
-        return WindowLoader(self.dataset, pool, spec.input.fill, stage.draw, self.batch, self.seed, flip=flip, **shared)
+        if stage.inputs == "maps":
+            return self._on_maps(job, screen, pool, shared)
+        loader = WindowLoader(self.dataset, pool, spec.input.fill, stage.draw, self.batch, self.seed, **shared)
+        return replace(job, loader=loader)
+
+    def _on_maps(self, job: Job, screen: Progress, pool: Any, shared: dict[str, Any]) -> Job:
+        detector = job.detector
+        with Interrupt() as interrupt:
+            tell = screen.making("maps")
+
+            def step(done: int, total: int) -> None:
+                interrupt.check()
+                tell(done, total)
+
+            mirrored, autocast = shared["flip"] > 0, job.fabric.autocast
+            store, skipped = store_maps(
+                detector, self.dataset, job.out, mirrored=mirrored, autocast=autocast, step=step
+            )
+        for message in skipped.values():
+            screen.say(f"warning: left out: {message}")
+        draw = job.fit.stages[0].draw
+        loader = MapLoader(self.dataset, store, pool, detector.strides, draw, self.batch, self.seed, **shared)
+        return replace(job, loader=loader, learner=OnMaps(detector))
 
 
 def check_recipe(fit: Fit, epochs: int | None, max_time: float | None, processes: int) -> None:
@@ -64,8 +85,8 @@ def check_recipe(fit: Fit, epochs: int | None, max_time: float | None, processes
             "--epochs and --max-time mean one kind of stage, and this recipe has several",
             fix="Set fit.epochs, or the epochs of each stage: fit.stages.0.epochs=3",
         )
-    if processes > 1 and any(stage.inputs == "features" for stage in fit.stages):
-        raise UsageError("stages that learn from features run in one process")
+    if processes > 1 and any(stage.inputs in ("maps", "features") for stage in fit.stages):
+        raise UsageError("stages that learn from stored maps or features run in one process")
 
 
 def is_complete(state: State, fit: Fit) -> bool:
@@ -98,18 +119,18 @@ def run_segments(job: Job, resumed: checkpoint.Content | None, log: Log, screen:
         index, before, resumed = index + 1, state, None
         if index == len(segments):
             if job.fabric.is_global_zero:
-                remove_features(job.out)
+                remove_stored(job.out)
             return state
         job = replace(job, began=now())
 
 
 def _descend(job: Job, resumed: checkpoint.Content | None, log: Log, screen: Progress) -> State:
-    loader = job.loader.of(job.fit.stages[0])
+    job = job.loader.of(job, screen)
     try:
-        loop = Loop(replace(job, loader=loader), resumed, log, screen)
+        loop = Loop(job, resumed, log, screen)
         state = loop.run()
     finally:
-        loader.close()
+        job.loader.close()
     if loop.average is not None:  # what follows goes on from the weights to use
         job.detector.load_state_dict(loop.weights.state_dict())
     return state

@@ -1,0 +1,237 @@
+"""The region line on one data set, rung by rung: R-CNN, SPP-Net, Fast R-CNN, Faster R-CNN in two ways, FPN.
+
+python benchmarks/ladder.py --data DATA/voc2012-catdogcar --classes cat,dog,car --out ladder \
+    --weights DATA/weights/torch/squeezenet1_0-deepcompression.pth
+
+All on the same ImageNet SqueezeNet, pictures of 320 px and, where proposals come from outside, the same 500 of
+selective search (made once, in the cache). Called again, it goes on where it was stopped: rungs that are complete stay.
+The table goes to ladder.md; `--rungs` trains some of them, `--passes` scales how long each learns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import foveal
+from foveal.data.images import load_image
+from foveal.data.proposals import fill
+from foveal.data.reading import open_dataset
+from foveal.detectors.base import Detector, Spec
+from foveal.detectors.fast_rcnn import FAST_TASK, FastRCNN
+from foveal.detectors.faster_rcnn import ROI_TASK, RPN_TASK, FasterRCNN, alternating
+from foveal.detectors.rcnn import BOX_RIDGE, CLASS_SVMS, FINE_TUNE, RCNN
+from foveal.detectors.region import Counts
+from foveal.detectors.spp_net import FINE_TUNE_TOP, SPPNet
+from foveal.fit import AdamW, Cosine, Draw, Fit, Ridge
+from foveal.parts.backbones import Torchvision
+from foveal.parts.heads import RPNHead
+from foveal.parts.inputs import Resize
+from foveal.parts.necks import FPN, SingleLevel
+from foveal.parts.pooling import RoIAlign, RoIPool
+from foveal.parts.priors import Anchors, PyramidAnchors
+from foveal.parts.proposal_sources import SelectiveSearch
+from foveal.parts.roi_heads import RoIMLP
+from foveal.parts.samplers import Balanced
+from foveal.parts.spp import SPP
+from foveal.parts.suppress import Select
+from foveal.parts.two_tap import TwoTaps
+from foveal.parts.warp import Warp
+from foveal.presets.recipes import FLIP, SMALL_FIT
+from foveal.train.checkpoint import load_checkpoint
+
+SOURCE = SelectiveSearch(top=500)
+PICTURE = Resize(320, 533)
+FOLDER = Path(foveal.__file__).parent
+
+
+@dataclass(frozen=True)
+class Rung:
+    name: str
+    spec: Spec
+    files: tuple[str, ...]  # of the package: what this detector does not share with the next one
+
+
+def rungs(weights: str, passes: float) -> dict[str, Rung]:
+    """By name, in the order of history."""
+
+    def epochs(count: int) -> int:
+        return max(1, round(count * passes))
+
+    body = Torchvision("squeezenet1_0", weights=weights)
+    windows = Fit(
+        epochs=epochs(4),
+        batch=64,
+        lr=3e-4,
+        solver=AdamW(1e-4),
+        schedule=Cosine(),
+        clip=10.0,
+        val_every=1000,
+        augment=FLIP,
+    )
+    images = replace(SMALL_FIT, batch=2, lr=2.5e-4, epochs=epochs(10), val_every=1000)
+    svms, boxes = CLASS_SVMS, replace(BOX_RIDGE, solver=Ridge(alpha=1000.0, iou=0.5))
+    rcnn = RCNN(
+        proposals=SOURCE,
+        backbone=body,
+        pool=Warp(96, 7),
+        cells=3,
+        head=TwoTaps(256, depth=1, dropout=0.0),
+        fit=replace(windows, stages=(replace(FINE_TUNE, draw=Draw(per_image=48)), svms, boxes)),
+    )
+    spp = SPPNet(
+        input=PICTURE,
+        proposals=SOURCE,
+        backbone=body,
+        levels=(4,),
+        pool=SPP((3, 2, 1)),
+        head=TwoTaps(256, depth=1, dropout=0.0),
+        fit=replace(windows, epochs=epochs(20), stages=(FINE_TUNE_TOP, svms, boxes)),
+    )
+    few = Select(score=0.01, per_level=None)
+    fast = FastRCNN(
+        input=PICTURE,
+        proposals=SOURCE,
+        backbone=body,
+        levels=(4,),
+        neck=SingleLevel(),
+        pool=RoIPool(7),
+        roi_head=RoIMLP(256),
+        roi=replace(FAST_TASK, select=few, suppress=ROI_TASK.suppress),
+        fit=images,
+    )
+    faster = FasterRCNN(
+        input=PICTURE,
+        backbone=body,
+        levels=(4,),
+        neck=SingleLevel(),
+        anchors=Anchors(((32, 64, 128, 256),)),
+        rpn_head=RPNHead(256),
+        rpn=RPN_TASK,
+        pool=RoIAlign(7),
+        roi_head=RoIMLP(256),
+        roi=replace(ROI_TASK, sampler=Balanced(128, 0.25), select=replace(ROI_TASK.select, score=0.01)),
+        train_proposals=Counts(1000, 500),
+        test_proposals=Counts(1000, 300),
+        fit=images,
+    )
+    four = tuple(
+        replace(stage, epochs=epochs(n)) for stage, n in zip(alternating("backbone"), (5, 8, 3, 4), strict=True)
+    )
+    fpn = replace(
+        faster,
+        levels=(3, 4, 5),
+        neck=FPN(96, extra="pool", norm="group"),
+        anchors=PyramidAnchors(scale=4.0, octaves=2),
+        rpn_head=RPNHead(),
+        train_proposals=Counts(500, 500),
+        test_proposals=Counts(300, 300),
+    )
+    found = (
+        Rung("rcnn", rcnn, ("detectors/rcnn.py", "parts/warp.py", "data/windows.py")),
+        Rung("spp_net", spp, ("detectors/spp_net.py", "parts/spp.py", "data/maps.py", "train/maps.py")),
+        Rung("fast_rcnn", fast, ("detectors/fast_rcnn.py",)),
+        Rung(
+            "faster_rcnn_four_steps", replace(faster, fit=replace(images, stages=four)), ("detectors/faster_rcnn.py",)
+        ),
+        Rung("faster_rcnn", faster, ("detectors/faster_rcnn.py",)),
+        Rung("fpn", fpn, ("detectors/faster_rcnn.py", "parts/necks.py")),
+    )
+    return {rung.name: rung for rung in found}
+
+
+def trained(rung: Rung, args: argparse.Namespace) -> Path:
+    """The run of a rung, which is gone on with where there is one."""
+    out = args.out / rung.name
+    foveal.train(
+        rung.spec,
+        data=args.data,
+        split={"train": "train", "val": "val"},
+        classes=args.classes.split(","),
+        out=out,
+        seed=args.seed,
+        workers=0,
+        resume=out.exists(),
+        tensorboard=False,
+    )
+    return out
+
+
+def lines(files: tuple[str, ...]) -> int:
+    """Lines of code: neither empty nor a comment."""
+    text = [line.strip() for file in files for line in (FOLDER / file).read_text().splitlines()]
+    return sum(bool(line) and not line.startswith("#") for line in text)
+
+
+def milliseconds(detectors: dict[str, Detector], specs: dict[str, Rung], args: argparse.Namespace) -> dict[str, float]:
+    """Of a picture from pixels to boxes, proposals from outside not counted: medians over pictures, in turn."""
+    dataset = open_dataset(args.data, split="val", classes=args.classes.split(","))
+    dataset = replace(dataset, records=dataset.records[:: max(1, len(dataset) // args.timed)][: args.timed])
+    records = fill(dataset, SOURCE).records
+    spent: dict[str, list[float]] = {name: [] for name in detectors}
+    for record in records:
+        image = load_image(record.path)
+        for name, detector in detectors.items():
+            given = [np.asarray(record.proposals)[:500]] if specs[name].spec.source else None
+            start = time.perf_counter()
+            detector.predict_arrays([image], proposals=given)
+            spent[name].append(1000 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in spent.items()}
+
+
+def scores(out: Path) -> list[float]:
+    """AP50 after each kind of stage."""
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row["AP50"] for row in rows if row["split"] == "val"]
+
+
+def fall(out: Path) -> tuple[float, float]:
+    """The loss in the first and in the last lines of the first stage."""
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    first = next(k for k, row in enumerate(rows) if row["split"] == "val")
+    losses = [row["loss"] for row in rows[:first]]
+    return losses[0], losses[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", required=True, help="SqueezeNet 1.0's ImageNet weights")
+    parser.add_argument("--classes", default="cat,dog,car")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rungs", help="some of them, by name")
+    parser.add_argument("--passes", type=float, default=1.0, help="times the epochs of every rung")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--timed", type=int, default=12, help="pictures that the milliseconds are taken from")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    every = rungs(args.weights, args.passes)
+    chosen = {name: every[name] for name in (args.rungs.split(",") if args.rungs else every)}
+    runs = {name: trained(rung, args) for name, rung in chosen.items()}
+    detectors = {name: foveal.load(run) for name, run in runs.items()}
+    spent = milliseconds(detectors, chosen, args)
+    table = [
+        "| rung | AP50 | AP50 after each stage | loss of the first stage | minutes | ms an image | lines of code |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, run in runs.items():
+        found, (first, last) = scores(run), fall(run)
+        minutes = load_checkpoint(run / "checkpoints" / "last").meta["state"]["elapsed"] / 60
+        table.append(
+            f"| {name} | {found[-1]:.3f} | {', '.join(f'{s:.3f}' for s in found)} | {first:.2f} to {last:.2f} | "
+            f"{minutes:.1f} | {spent[name]:.0f} | {lines(chosen[name].files)} |"
+        )
+    (args.out / "ladder.md").write_text("\n".join(table) + "\n")
+    print("\n".join(table))
+
+
+if __name__ == "__main__":
+    main()
