@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from foveal import presets
+from foveal.cli import main as cli
 from foveal.config import override, parse_spec
 from foveal.errors import FovealError, UsageError
 from foveal.parts.timm_backbones import Timm, TimmTail
@@ -128,12 +129,18 @@ def test_no_tail_without_a_last_stage() -> None:
         TimmTail("mobilenetv3_small_050").trunk(48, (7, 7))
 
 
-def test_without_timm_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_timm_it_is_said_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     for build in (presets.faster_rcnn_inception_resnet_v2.build, lambda _: TimmTail("resnet18").trunk(256, (7, 7))):
         with pytest.raises(UsageError, match="timm is not installed") as caught:
             build("ab")
         assert "foveal[timm]" in str(caught.value)
+    name = "faster_rcnn_inception_resnet_v2"
+    monkeypatch.setattr(presets, "names", lambda: [name, "retinanet_mini"])
+    assert cli.main(["models"]) == 0  # the list does not end there
+    assert f"{name}  timm is not installed" in " ".join(capsys.readouterr().out.split("\n"))
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
