@@ -69,21 +69,14 @@ class BoxTask:
         """
         if match is None:
             match = self.match(predictions, priors, targets)
-        labels = targets.labels.gather(1, match.gt)  # (B, A)
-        rows = self.cls_loss(predictions.logits, labels, match.positive)  # (B, A)
-        if (more := self.cls_loss.further(predictions.logits, targets.labels, match)) is not None:
-            rows = rows + more
+        rows = self._class_rows(predictions, targets, match)
         if kept is None:
             found = rows.detach() if self.sampler.needs_losses else None
             kept = self.sampler.keep(match, priors, found, rng)
         keep = kept.to(rows.dtype)
         losses = {"cls": _total(rows, keep, self.cls_loss.normalizer(keep, match.positive), self.cls_loss.weight)}
 
-        where = priors.places(len(labels))  # (B, A, 4 or 9)
-        truth = targets.boxes.gather(1, match.gt[..., None].expand(-1, -1, 4))
-        # a row without an object regresses to its own prior, so no log or division meets a bad box
-        truth = torch.where(match.positive[..., None], truth, where[..., :4])
-        deltas = _of_class(predictions.deltas.float(), labels)
+        where, truth, deltas = self._regression(predictions, priors, targets, match)
         box_rows = self.box_loss(deltas, where, truth, self.coder)  # (B, A)
         counted = keep
         if self.quality is not None and predictions.quality is not None:
@@ -98,6 +91,36 @@ class BoxTask:
         share = share if rest == 0 else share + rest * ~match.positive
         losses["box"] = _total(box_rows, counted * share, factor, self.box_loss.weight)
         return losses
+
+    @torch.no_grad()
+    def row_losses(self, predictions: Predictions, priors: Priors, targets: Targets, match: Match) -> Tensor:
+        """What each row would be penalised by, before any normaliser (B, A): its class loss, and a positive one's box
+        loss beside it. OHEM chooses proposals by it (Shrivastava et al. 2016)."""
+        where, truth, deltas = self._regression(predictions, priors, targets, match)
+        box_rows = self.box_loss(deltas, where, truth, self.coder) * self.box_loss.weight
+        by_size = self.box_loss.row_weight(where, truth)
+        box_rows = box_rows if by_size is None else box_rows * by_size
+        rows = self._class_rows(predictions, targets, match) * self.cls_loss.weight
+        return rows + torch.where(match.positive, box_rows, 0.0)
+
+    def _class_rows(self, predictions: Predictions, targets: Targets, match: Match) -> Tensor:
+        """The class loss of every row (B, A)."""
+        labels = targets.labels.gather(1, match.gt)
+        rows = self.cls_loss(predictions.logits, labels, match.positive)
+        more = self.cls_loss.further(predictions.logits, targets.labels, match)
+        return rows if more is None else rows + more
+
+    @staticmethod
+    def _regression(
+        predictions: Predictions, priors: Priors, targets: Targets, match: Match
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Where each row stands (B, A, 4 or 9), the box it should answer and its deltas (B, A, 4)."""
+        labels = targets.labels.gather(1, match.gt)
+        where = priors.places(len(labels))
+        truth = targets.boxes.gather(1, match.gt[..., None].expand(-1, -1, 4))
+        # a row without an object regresses to its own prior, so no log or division meets a bad box
+        truth = torch.where(match.positive[..., None], truth, where[..., :4])
+        return where, truth, _of_class(predictions.deltas.float(), labels)
 
     # ------------------------------------------------------------------------------------------ inference
     @torch.no_grad()

@@ -41,6 +41,28 @@ def test_caffenet() -> None:
     assert body.strides == (32,) and body.channels == (256,)
 
 
+def test_caffenet_padded_for_whole_pictures() -> None:
+    """Fast R-CNN's (models/CaffeNet/train.prototxt): conv1 padded by 5, pools by 1. Cell i of conv5 then sees round
+    pixel 16 i: conv1 starts at 0, every padded layer keeps that. Unpadded it is 5 + 4 + 8 = 17 pixels later."""
+    for padded, centre in ((True, 160), (False, 177)):
+        body = CaffeNet(returns=("conv5",), padded=padded).build().double()
+        with torch.no_grad():
+            for layer in body.modules():
+                if isinstance(layer, nn.Conv2d):
+                    layer.weight.fill_(1.0 / layer.weight[0].numel())
+        pixels = torch.rand(1, 3, 331, 331, dtype=torch.float64, requires_grad=True)
+        (found,) = body(pixels)
+        found[0, 0, 10, 10].backward()
+        assert pixels.grad is not None
+        seen = pixels.grad.abs().sum((0, 1, 2)).nonzero()
+        assert abs((int(seen.min()) + int(seen.max())) / 2 - centre) <= 8  # which maxima are largest is chance
+    assert shapes(CaffeNet(returns=("conv5",), padded=True), 224, (4,)) == [(256, 15, 15)]  # 56, 29, 15
+    assert shapes(CaffeNet(returns=("conv5",)), 227, (4,)) == [(256, 13, 13)]
+    with torch.device("meta"):
+        still = CaffeNet(returns=("conv5",), frozen_stages=1).build()
+    assert {n for n, p in still.named_parameters() if not p.requires_grad} == {"conv1.weight", "conv1.bias"}
+
+
 def test_zf5() -> None:
     """3.73 M in the convolutions, 69.3 M connected to 12,800 numbers; 13 cells of 224, 10 of 180 pixels."""
     with torch.device("meta"):
@@ -138,6 +160,11 @@ def test_image_pyramid() -> None:
     assert torch.equal(maps[1], body.body(small)[-1])
     with pytest.raises(UsageError, match="largest first"):
         ImagePyramid(SmallResNet(), (480, 600))
+    as_given = ImagePyramid(SmallResNet((8, 8, 16)), (120, 60, 48), in_training=False).build((4,))
+    as_given.load_state_dict(body.state_dict())
+    assert len(as_given.eval()(pixels)) == 3
+    (alone,) = as_given.train()(pixels)
+    assert torch.equal(alone, body.train()(pixels)[0])
 
 
 # ------------------------------------------------------------------------------------------------------ the margin

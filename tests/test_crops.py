@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveal.errors import UsageError
-from foveal.parts.pooling import CropResize, RoIAlign, RoIPool
+from foveal.parts.pooling import CropResize, RoIAlign, RoIPool, nearest_scale
 from foveal.parts.spp import SPP
 from foveal.parts.warp import Warp
 from tests.test_pooling import random_boxes
@@ -128,11 +128,26 @@ def test_spp_takes_each_box_from_the_scale_nearest_224() -> None:
     boxes = torch.stack([side * 0, side * 0, side, side], -1)[None]
     nearest = [min(range(5), key=lambda i: abs((s * scales[i] / 1200) ** 2 - 224**2)) for s in side.tolist()]
     assert nearest == [0, 0, 1, 2, 3, 4, 4]
-    assert SPP().scale(boxes, strides).tolist() == [nearest]
+    assert nearest_scale(boxes, strides, 224).tolist() == [nearest]
     maps = [torch.rand(1, 2, round(60 * s / 1200), round(80 * s / 1200)) for s in scales]
     out = SPP()(maps, boxes / 2, strides)
-    for row, box, at in zip(out, boxes[0] / 2, SPP().scale(boxes / 2, strides)[0].tolist(), strict=True):
+    for row, box, at in zip(out, boxes[0] / 2, nearest_scale(boxes / 2, strides, 224)[0].tolist(), strict=True):
         assert torch.equal(row, SPP()([maps[at]], box.view(1, 1, 4), [strides[at]])[0])
+
+
+def test_roi_pool_takes_each_box_from_its_scale_where_told() -> None:
+    strides, boxes = [16.0, 20.0, 40.0], random_boxes(2, 40)
+    maps = [torch.rand(2, 3, round(640 / s), round(800 / s)).requires_grad_() for s in strides]
+    at = nearest_scale(boxes, strides, 64)
+    assert at.unique().tolist() == [0, 1, 2]
+    out = RoIPool(3, area=64)(maps, boxes, strides)
+    images = [0] * 40 + [1] * 40
+    for row, box, image, scale in zip(out, boxes.flatten(0, 1), images, at.flatten().tolist(), strict=True):
+        own = maps[scale][image : image + 1]
+        assert torch.equal(row, RoIPool(3)([own], box.view(1, 1, 4), strides[scale : scale + 1])[0])
+    out.sum().backward()
+    assert all(m.grad is not None and m.grad.any() for m in maps)
+    assert torch.equal(RoIPool(3)(maps, boxes, strides), RoIPool(3, area=64)(maps[:1], boxes, strides))
 
 
 def test_spp_gradients_go_to_the_maxima() -> None:

@@ -25,7 +25,7 @@ from foveal.parts.box_losses import GIoU
 from foveal.parts.cells import Cell
 from foveal.parts.inputs import Letterbox, Stretch
 from foveal.parts.losses import BinaryCrossEntropy, CrossEntropy
-from foveal.report.check import Overfit
+from foveal.report.overfit import Overfit
 from foveal.train.start import load_weights, other_pixels
 from foveal.types import Images, Priors
 from foveal.weights.darknet import read_darknet
@@ -371,7 +371,7 @@ def test_check_begins_where_a_training_would(data: Path, tmp_path: Path, monkeyp
         begun.append(weights)
         return Overfit(8, 1.0, 1.0, 0.1)
 
-    monkeypatch.setattr("foveal.report.check.overfit", learned)
+    monkeypatch.setattr("foveal.report.overfit.overfit", learned)
     words = ["--data", str(data / "bccd"), "--split", "val", "--limit", "2"]
     assert main(["check", str(checkpoint), *words]) == 0
     assert main(["check", "yolo_v3_mini", *words]) == 0

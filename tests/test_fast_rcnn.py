@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from foveal import boxes as box_ops
@@ -21,8 +22,10 @@ from foveal.errors import FovealError, UsageError
 from foveal.fit import Fit
 from foveal.loading import load
 from foveal.parts.box_losses import SmoothL1
+from foveal.parts.caffe_nets import CaffeNet
+from foveal.parts.image_pyramid import ImagePyramid
 from foveal.parts.inputs import Resize
-from foveal.parts.necks import SingleLevel
+from foveal.parts.necks import Identity, SingleLevel
 from foveal.parts.normalizers import KeptRows
 from foveal.parts.pooling import RoIPool
 from foveal.parts.proposal_sources import SlidingWindows
@@ -143,6 +146,48 @@ def test_detections_of_a_class_are_limited_before_suppression() -> None:
         detector.get_submodule("roi_head").predictor.bbox_pred.weight.zero_()  # type: ignore[union-attr, operator]
     found = detector.predict_arrays([PICTURE], proposals=[grid])[0]
     assert len(found) == 200 and found.labels.bincount().tolist() == [100, 100]
+
+
+# -------------------------------------------------------------------------------------------- the small network
+def test_connected_layers_come_from_caffes_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    file = tmp_path / "caffenet.safetensors"
+    backbone = CaffeNet(weights=str(file), returns=("conv5",), padded=True)
+    spec = replace(TINY, backbone=backbone, pool=RoIPool(2), roi_head=VGGTail(16))
+    source, detector = spec.build("ab"), spec.build("ab")
+    trunk = {k: torch.randn_like(v) for k, v in source.roi_head.trunk.state_dict().items()}  # type: ignore[union-attr]
+    fc8 = {"fc8.weight": torch.randn(10, 16), "fc8.bias": torch.randn(10)}
+    save_file({**source.backbone.state_dict(), **trunk, **fc8}, file)
+    spec.load_pretrained(detector)
+    for name, value in trunk.items():
+        assert torch.equal(detector.state_dict()[f"roi_head.trunk.{name}"], value)
+    assert torch.equal(detector.backbone.conv5.weight, source.backbone.conv5.weight)  # type: ignore[union-attr]
+    with pytest.raises(FovealError, match=r"of another shape fc6\.weight"):
+        other = replace(spec, pool=RoIPool(3))
+        other.load_pretrained(other.build("ab"))
+
+
+def test_five_scales_are_seen_in_test_and_one_in_training() -> None:
+    """With one scale's weights: a box is looked at where the single-scale detector of that size would look."""
+    torch.manual_seed(0)
+    pyramid = ImagePyramid(TINY.backbone, (96, 48), in_training=False)
+    spec = replace(TINY, backbone=pyramid, neck=Identity(), pool=RoIPool(3, area=40), input=Resize(96, 128, 1))
+    several = spec.build(["a", "b"]).eval()
+    small = replace(TINY, input=Resize(48, 64, 1)).build(["a", "b"]).eval()
+    small.load_state_dict({k.replace("backbone.body.", "backbone."): v for k, v in several.state_dict().items()})
+    picture = np.full((96, 128, 3), 120, np.uint8)  # one colour: both ways to halve it agree
+    large = np.array([[0, 0, 90, 90]], np.float32)
+    with torch.no_grad():
+        rows = []
+        for detector in (several, small):
+            images = detector.prepare([picture], [large])
+            outputs = detector.outputs(images)
+            rows.append(detector._second(outputs.features, outputs.priors.boxes, images.sizes).logits)
+        torch.testing.assert_close(rows[0], rows[1], rtol=0, atol=1e-5)
+        assert len(several.outputs(images).features) == 2 and len(several.train().outputs(images).features) == 1
+    targets = Targets.pad([Target(torch.tensor([[20.0, 20, 80, 80]]), torch.tensor([1]))])
+    losses = several(several.prepare([PICTURE]), targets)
+    assert torch.stack(list(losses.values())).sum().isfinite()
 
 
 # ----------------------------------------------------------------------------------------------- truncated SVD

@@ -90,6 +90,19 @@ def test_a_box_that_is_none_is_named(tmp_path: Path, box: list[float]) -> None:
         read_table(path).of(0, 64, 48)
 
 
+@pytest.mark.parametrize("scores", [[0.5, 0.9], [0.5, np.nan], [np.nan, 0.5]])
+def test_scores_that_do_not_fall_are_named(tmp_path: Path, scores: list[float]) -> None:
+    """Of many proposals the first are used, as the best."""
+    path = tmp_path / "p.safetensors"
+    boxes = np.array([[0, 0, 9, 9]] * 2, np.float32)
+    write_table(path, "here", [Named("k", "a")], [Proposed(boxes, np.array(scores, np.float32))])
+    with pytest.raises(FovealError, match=r"rows 0 to 1: the scores of image a do not fall"):
+        read_table(path).of(0, 64, 48)
+    boxes = np.array([[0, 0, 9, 9]], np.float32)
+    write_table(path, "here", [Named("k", "a"), Named("l", "b")], [Proposed(boxes, boxes[:, 2] * 0), found(0)])
+    assert [len(read_table(path).of(i, 64, 48).boxes) for i in range(2)] == [1, 0]
+
+
 # ------------------------------------------------------------------------------------------------- the cache
 @dataclass
 class Counted:
@@ -183,6 +196,28 @@ def test_several_files_are_one_if_they_were_made_alike(dataset: Dataset, tmp_pat
     write_table(tmp_path / "0" / "proposals.safetensors", "otherwise", [], [])
     with pytest.raises(UsageError, match=r"was made by mine, and .* by otherwise"):
         fill(dataset, SOURCE, files)
+
+
+def test_of_several_files_the_one_of_another_version_is_blamed(dataset: Dataset, tmp_path: Path) -> None:
+    half = [replace(dataset, records=part) for part in (dataset.records[:2], dataset.records[2:])]
+    files = [stored(d, tmp_path / str(i) / "proposals.safetensors", (3, 4)) for i, d in enumerate(half)]
+    image(Path(dataset.records[3].path), seed=77)
+    with pytest.raises(FovealError, match=r"another version of 1 of the 4 images \(d\)") as caught:
+        fill(dataset, SOURCE, files)
+    assert caught.value.path == str(files[1])
+
+
+def test_check_names_the_image_that_changed(tmp_path: Path) -> None:
+    """It numbers the images anew for its own training; what it says is about the user's."""
+    from foveal.report.overfit import overfit
+
+    from .test_fast_rcnn import TINY
+
+    data = open_dataset(voc(tmp_path / "data"), split="train")
+    path = stored(data, tmp_path / "p.safetensors", (3, 3))
+    image(Path(data.records[0].path), seed=77)
+    with pytest.raises(FovealError, match=r"another version of 1 of the 2 images \(a\)"):
+        overfit(TINY, data, proposals=[path])
 
 
 def test_an_image_without_any_proposal_is_a_finding(dataset: Dataset, tmp_path: Path) -> None:

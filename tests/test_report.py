@@ -17,8 +17,9 @@ from foveal.errors import FovealError
 from foveal.evaluate.curves import Curve
 from foveal.parts.coders import Delta
 from foveal.parts.priors import PyramidAnchors
-from foveal.report.check import Overfit, encode
+from foveal.report.check import encode
 from foveal.report.compare import comparison, curves
+from foveal.report.overfit import Overfit
 from foveal.report.page import Example, render
 from foveal.report.plots import lines, precision_recall
 from foveal.report.record import read_record

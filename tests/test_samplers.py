@@ -99,7 +99,7 @@ def test_balanced_counts_are_torchvision_s(count: int, share: float, positives: 
 def test_balanced_rows_are_the_kept_ones(count: int, share: float) -> None:
     match, priors, _ = case(seed=2)
     sampler = Balanced(count, share)
-    index, kept = sampler.rows(match, priors.valid, seeded(3))
+    index, kept = sampler.rows(match, priors, rng=seeded(3))
     assert index.shape == kept.shape == (4, min(count, 400))
     assert index.dtype == torch.int64 and kept.dtype == torch.bool
     assert int(index.min()) >= 0 and int(index.max()) < 400
@@ -195,7 +195,7 @@ def test_nothing_waits_for_the_device(sampler: Sampler) -> None:
     with Syncs() as syncs:
         sampler.keep(match, priors, losses, seeded(0))
         if isinstance(sampler, Balanced):
-            sampler.rows(match, priors.valid, seeded(0))
+            sampler.rows(match, priors, rng=seeded(0))
     assert not syncs.found
 
 

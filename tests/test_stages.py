@@ -20,10 +20,11 @@ from foveal.detectors.base import Spec
 from foveal.detectors.rcnn import CLASSES
 from foveal.detectors.region import Region
 from foveal.detectors.spp_net import FINE_TUNE_TOP
-from foveal.errors import UsageError
+from foveal.errors import FovealError, UsageError
 from foveal.fit import SVM, Draw, Ridge, Stage
 from foveal.parts.losses import CrossEntropy
 from foveal.parts.warp import Warp
+from foveal.report.overfit import Overfit, _ever_longer, overfit
 from foveal.train.features import FeatureStore
 from foveal.train.fitted import write_svms
 from foveal.train.rows import Layer
@@ -164,6 +165,38 @@ def test_recipes_without_sense_are_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Margin"):
         run(override(RCNN_SMALL, ["roi.cls_loss=CrossEntropy()"]), data, tmp_path / "b")
     assert isinstance(override(RCNN_SMALL, ["roi.cls_loss=CrossEntropy()"]).roi.cls_loss, CrossEntropy)
+
+
+def test_proposals_that_find_no_object_are_refused_by_the_box_layer(data: Path, tmp_path: Path) -> None:
+    """None overlaps any object enough, so there is no vector to learn from, not even one to know the length of."""
+    stages = RCNN_SMALL.fit.stages
+    solved = replace(stages[2], solver=replace(stages[2].solver, iou=0.9999))
+    spec = replace(RCNN_SMALL, fit=replace(RCNN_SMALL.fit, epochs=1, stages=(stages[0], solved)))
+    with pytest.raises(FovealError, match=r"Ridge: no class has anything to learn from.*0\.9999.*foveal proposals"):
+        run(spec, data, tmp_path / "a", limit=2)
+
+
+@pytest.mark.parametrize("spec", [RCNN_SMALL, SPP_SMALL], ids=["rcnn", "spp"])
+def test_check_learns_by_heart_through_all_stages(spec: Spec, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """No time limit holds for a recipe of several stages, so `foveal check` trains it anew, ever longer."""
+    found = overfit(spec, open_dataset(data, split="train"), count=2, max_time=0.1)
+    assert found.images == 2 and found.ap50 is not None
+    assert found.first_loss is not None and found.last_loss is not None and found.last_loss < found.first_loss
+    assert "epoch 5: validation" in capfd.readouterr().err
+
+
+def test_check_goes_on_until_it_is_learned_or_late() -> None:
+    asked: list[int] = []
+
+    def learned(epochs: int) -> Overfit:
+        asked.append(epochs)
+        return Overfit(8, 1.0 if epochs >= 40 else 0.2, 1.0, 0.1)
+
+    assert _ever_longer(learned, 400, 60.0).passed and asked == [5, 10, 20, 40]
+    asked.clear()
+    assert not _ever_longer(learned, 30, 60.0).passed and asked == [5, 10, 20, 30]
+    asked.clear()
+    assert not _ever_longer(learned, 400, 0.0).passed and asked == [5]
 
 
 def test_a_class_without_an_object_is_named(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

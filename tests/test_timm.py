@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from foveal import presets
+from foveal.cli import main as cli
 from foveal.config import override, parse_spec
 from foveal.errors import FovealError, UsageError
-from foveal.parts.timm_backbones import Timm
+from foveal.parts.timm_backbones import Timm, TimmTail
+from foveal.types import Target, Targets
 
 timm = pytest.importorskip("timm", reason="timm is not installed")
 
@@ -65,6 +68,79 @@ def test_frozen_stages_keep_still() -> None:
     still = {n.split(".")[1] for n, p in body.named_parameters() if not p.requires_grad}
     assert still == {"conv1", "layer1"}  # norms are constants
     assert any(p.requires_grad for n, p in body.named_parameters() if "layer2" in n)
+
+
+# ---------------------------------------------------------------------------------------- the last stage as a head
+def numbers(*modules: torch.nn.Module) -> int:
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def test_inception_resnet_v2() -> None:
+    """The network's own 55,843,464 without its classifier and norms (constants here), an RPN of 512 channels and 12
+    anchors (3 x 3, then 1 and 4 numbers an anchor), and the two last layers on 1,536 numbers: 80 + 1 and 4 x 80."""
+    with torch.device("meta"):
+        whole = timm.create_model("inception_resnet_v2")
+        detector = presets.faster_rcnn_inception_resnet_v2.build([f"c{i}" for i in range(80)])
+    assert numbers(whole) == 55_843_464
+    norms = [m for m in whole.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    rpn = (9 * 1088 + 1) * 512 + 12 * 5 * 513
+    assert numbers(detector) == 55_843_464 - 1000 * 1537 - numbers(*norms) + rpn + 1537 * (81 + 320)
+    assert detector.strides == (16,) and detector.rpn_head.conv[0][0].in_channels == 1088
+    with torch.device("meta"):
+        for side in (256, 192, 33):
+            (found,) = detector.backbone(torch.empty(1, 3, side, side))
+            assert found.shape == (1, 1088, -(-side // 16), -(-side // 16))
+
+
+def test_a_step_and_a_detection_of_inception_resnet_v2() -> None:
+    changes = ["train_proposals=Counts(100, 8)", "test_proposals=Counts(100, 4)", "roi.sampler=Balanced(4, 0.25)"]
+    detector = override(presets.faster_rcnn_inception_resnet_v2, [*changes, "pool.size=5"]).build(["a", "b"])
+    picture, box = torch.rand(3, 96, 128), torch.tensor([[20.0, 20, 90, 80]])
+    images = detector.prepare([(picture.permute(1, 2, 0) * 255).byte().numpy()])
+    images = replace(images, pixels=images.pixels[..., :128, :160], sizes=torch.tensor([[128, 160]]))
+    targets = Targets.pad([Target(box, torch.tensor([1]))])
+    losses = detector(images, targets)
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters() if p.requires_grad)
+    assert len(detector.eval()(images)) == 1
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet26"])
+def test_a_tail_is_the_networks_last_stage(name: str, tmp_path: Path) -> None:
+    """Backbone and tail from one file give what timm's network pools for its classifier."""
+    torch.manual_seed(0)
+    whole = timm.create_model(name).eval()
+    save_file({k: v.contiguous() for k, v in whole.state_dict().items()}, tmp_path / "w.safetensors")
+    spec, tail = Timm(name, weights=str(tmp_path / "w.safetensors")), TimmTail(name)
+    body, head = spec.build((4,)), tail.build(256, (6, 4), 3, 2, None)
+    spec.load_pretrained(body)
+    tail.load_pretrained(head, tmp_path / "w.safetensors")
+    pixels = torch.randn(2, 3, 96, 64)
+    with torch.no_grad():
+        vectors = head.eval().trunk(body.eval()(pixels)[0])
+        torch.testing.assert_close(vectors, whole.forward_features(pixels).mean((2, 3)), atol=1e-4, rtol=1e-4)
+    save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(FovealError, match=r"does not fit .*last stage"):
+        tail.load_pretrained(head, tmp_path / "w.safetensors")
+
+
+def test_no_tail_without_a_last_stage() -> None:
+    with pytest.raises(UsageError, match="no last stage to cut off"):
+        TimmTail("mobilenetv3_small_050").trunk(48, (7, 7))
+
+
+def test_without_timm_it_is_said_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    for build in (presets.faster_rcnn_inception_resnet_v2.build, lambda _: TimmTail("resnet18").trunk(256, (7, 7))):
+        with pytest.raises(UsageError, match="timm is not installed") as caught:
+            build("ab")
+        assert "foveal[timm]" in str(caught.value)
+    name = "faster_rcnn_inception_resnet_v2"
+    monkeypatch.setattr(presets, "names", lambda: [name, "retinanet_mini"])
+    assert cli.main(["models"]) == 0  # the list does not end there
+    assert f"{name}  timm is not installed" in " ".join(capsys.readouterr().out.split("\n"))
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

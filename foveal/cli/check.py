@@ -56,7 +56,8 @@ def check(
 
     from ..config import override
     from ..data.reading import check_trainable, open_dataset
-    from ..report.check import encode, overfit
+    from ..report.check import encode
+    from ..report.overfit import overfit
     from ..train.start import find_spec
 
     found, weights = find_spec(preset)

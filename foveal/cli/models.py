@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import UsageError
 from .common import progress, say, single
 
 
@@ -32,7 +33,10 @@ def models(
             every = presets.names()
             for i, n in enumerate(every):
                 update(i, len(every))
-                count = f"{parameters(presets.get(n), classes):,}"
+                try:
+                    count = f"{parameters(presets.get(n), classes):,}"
+                except UsageError as error:  # its networks come with a package that is not there
+                    count = error.message
                 rows.append((n, count, _score(said.get(n, "")), _weights(n) or "-"))
         say(table(rows))
         say(f"Parameters with {classes} classes. Published: COCO AP, or VOC mAP where it says so.")

@@ -79,7 +79,8 @@ class Table:
     def of(self, row: int, width: float, height: float) -> Proposed:
         """The proposals of an image of this size: views of the file, nothing is copied.
 
-        Raises :class:`FovealError` where a box is no box, or not within the image.
+        Raises :class:`FovealError` where a box is no box, or not within the image, and where scores do not fall: the
+        first rows are taken for the best.
         """
         part = slice(int(self.starts[row]), int(self.starts[row + 1]))
         boxes, scores = self.boxes[part], self.scores[part]
@@ -90,6 +91,13 @@ class Table:
                 f"a proposal of image {self.images[row].id} is {boxes[bad].tolist()}, no box in {width:g} x {height:g}",
                 path=self.path,
                 where=f"row {part.start + bad}",
+                fix="Make the proposals again",
+            )
+        if not (np.diff(scores) <= 0).all() or np.isnan(scores[:1]).any():
+            raise FovealError(
+                f"the scores of image {self.images[row].id} do not fall from row to row",
+                path=self.path,
+                where=f"rows {part.start} to {part.stop - 1}",
                 fix="Make the proposals again",
             )
         return Proposed(boxes, scores)
@@ -155,7 +163,9 @@ def read_table(path: str | Path) -> Table:
         raise DamagedProposals(f"does not hold together ({what})", path=path, fix=_MAKE_ONE)
     data = start + 8 * len(starts)
     if size != data + 20 * count:
-        raise DamagedProposals(f"has {size} bytes, expected {data + 20 * count}: it is cut off", path=path)
+        raise DamagedProposals(
+            f"has {size} bytes, expected {data + 20 * count}: it is cut off", path=path, fix=_MAKE_ONE
+        )
     return Table(path, setting, images, starts, data)
 
 

@@ -98,7 +98,9 @@ def _refuse(tables: Sequence[Table], missing: Sequence[Record], count: int) -> N
         what = f"was made for another version of {len(changed)} of the {count} images ({shown}): their files differ"
     else:
         what = f"has no proposals for {len(missing)} of the {count} images ({shown})"
-    path = ", ".join(str(table.path) for table in tables)
+    ids = {str(r.id) for r in changed}
+    blamed = [t for t in tables if not changed or any(image.id in ids for image in t.images)]
+    path = ", ".join(str(table.path) for table in blamed)
     raise FovealError(what, path=path, fix="Make them for this data: foveal proposals --data DATA --out DIR")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
@@ -26,6 +27,7 @@ from .base import Detector, Outputs, Spec, merge_classes
 from .one_stage import everywhere
 
 T = TypeVar("T")
+LOOKED_AT = 256  # rows of each image that are looked at together before some are chosen: what bounds that look's memory
 
 
 # --------------------------------------------------------------------------------- where proposals come from
@@ -175,22 +177,40 @@ class Region(Detector):
     def _roi_losses(
         self, features: list[Tensor], priors: Priors, targets: Targets, images: Images, rng: torch.Generator | None
     ) -> dict[str, Tensor]:
-        sampler = self.roi.sampler
-        if not isinstance(sampler, Balanced) or self.roi.matcher.needs_outputs:  # it wants to see every row
+        chosen = self._chosen(features, priors, targets, images.sizes, rng)
+        if chosen is None:
             predictions = self._second(features, priors.boxes, images.sizes)
             match = self.roi.match(predictions, priors, targets)
             losses = self.roi.losses(predictions, priors, targets, rng, match=match)
             return losses | self._mask_loss(features, priors.boxes, match, targets, images, rng)
-        with torch.no_grad():
-            match = self.roi.matcher(priors, targets)
-            index, kept = sampler.rows(match, priors.valid, rng)  # (B, R)
-            match = sampled(match, index)
-            boxes = priors.boxes.gather(1, index[..., None].expand(-1, -1, 4))
+        match, index, kept = chosen
+        match = sampled(match, index)
+        boxes = priors.boxes.gather(1, index[..., None].expand(-1, -1, 4))
         rows = Priors(boxes, (boxes.shape[1],), kept)
         found = self._second(features, boxes, images.sizes)
         losses = self.roi.losses(found, rows, targets, rng, match=match, kept=kept.float())
         match = replace(match, positive=match.positive & kept)
         return losses | self._mask_loss(features, boxes, match, targets, images, rng)
+
+    @torch.no_grad()
+    def _chosen(
+        self, features: list[Tensor], priors: Priors, targets: Targets, sizes: Tensor, rng: torch.Generator | None
+    ) -> tuple[Match, Tensor, Tensor] | None:
+        """The match of all rows, and the few that are learned from: index (B, R), kept (B, R). None: all of them.
+
+        A sampler that wants to know the losses has the head look at all rows as it would in inference: nothing is kept
+        for a backward, no dropout is drawn, and norms neither see the batch nor remember it.
+        """
+        sampler, task = self.roi.sampler, self.roi
+        if sampler.needs_losses:
+            with in_evaluation(self.roi_head):
+                looked = self._second(features, priors.boxes, sizes, LOOKED_AT)
+            match = task.match(looked, priors, targets)
+            return match, *sampler.rows(match, priors, task.row_losses(looked, priors, targets, match), rng)
+        if not isinstance(sampler, Balanced) or task.matcher.needs_outputs:
+            return None
+        match = task.matcher(priors, targets)
+        return match, *sampler.rows(match, priors, rng=rng)
 
     def _mask_loss(
         self,
@@ -222,22 +242,41 @@ class Region(Detector):
         head = cast(TwoTapHead, self.roi_head)
         return self._looked_at(head.taps, features, boxes, sizes)
 
-    def _second(self, features: list[Tensor], boxes: Tensor, sizes: Tensor) -> Predictions:
+    def _second(
+        self, features: list[Tensor], boxes: Tensor, sizes: Tensor, at_a_time: int | None = None
+    ) -> Predictions:
         """Boxes (B, P, 4) -> predictions (B, P, ...) of the second stage."""
         batch = len(boxes)
-        parts = list(self._looked_at(lambda rows: self.roi_head(rows, batch), features, boxes, sizes))
+        parts = list(self._looked_at(lambda rows: self.roi_head(rows, batch), features, boxes, sizes, at_a_time))
         if len(parts) == 1:
             return cast(Predictions, parts[0])
         return Predictions(torch.cat([p.logits for p in parts], 1), torch.cat([p.deltas for p in parts], 1))
 
     def _looked_at(
-        self, look: Callable[[Tensor], T], features: list[Tensor], boxes: Tensor, sizes: Tensor
+        self,
+        look: Callable[[Tensor], T],
+        features: list[Tensor],
+        boxes: Tensor,
+        sizes: Tensor,
+        at_a_time: int | None = None,
     ) -> Iterator[T]:
         """``look`` at the pooled boxes: at all of them, or a few at a time where the pool asks for it in inference."""
         count = boxes.shape[1]
-        step = count if self.pool.rows is None or torch.is_grad_enabled() else self.pool.rows
+        step = count if torch.is_grad_enabled() else self.pool.rows or at_a_time or count
         for start in range(0, count, step):
             yield look_at(look, self.pool, features, boxes[:, start : start + step], self.strides, sizes)
+
+
+@contextmanager
+def in_evaluation(module: nn.Module) -> Iterator[None]:
+    """``module`` in evaluation mode inside, and each of its parts as before afterwards."""
+    learning = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in learning:
+            part.training = True
 
 
 def second_head(spec: RoIHeadSpec, task: BoxTask, channels: int, pool: Pool, classes: int) -> RoIHead:

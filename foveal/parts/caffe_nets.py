@@ -65,14 +65,16 @@ class CaffeNet(CaffeSpec):
     weights: str | None = None  # a file with Caffe's layer names, read when training starts
     returns: tuple[str | int, ...] | None = None  # layers as "conv5", "pool5", or l for the last of stride 2^l
     frozen_stages: int = 0  # stages of equal stride that do not learn
+    padded: bool = False  # borders are filled, so that cell i lies on pixel 16 i: Fast R-CNN's form, crops need none
 
     def layers(self) -> list[tuple[str, nn.Module]]:
+        border = int(self.padded)
         return [
-            ("conv1", Conv(3, 96, 11, 4)),
-            ("pool1", _pool()),
+            ("conv1", Conv(3, 96, 11, 4, padding=5 * border)),
+            ("pool1", _pool(border)),
             ("norm1", _norm()),
             ("conv2", Conv(96, 256, 5, padding=2, groups=2)),
-            ("pool2", _pool()),
+            ("pool2", _pool(border)),
             ("norm2", _norm()),
             ("conv3", Conv(256, 384, 3, padding=1)),
             ("conv4", Conv(384, 384, 3, padding=1, groups=2)),
@@ -158,8 +160,8 @@ def _strides(layers: Sequence[tuple[str, nn.Module]]) -> dict[str, int]:
     return found
 
 
-def _pool() -> nn.MaxPool2d:
-    return nn.MaxPool2d(3, 2, ceil_mode=True)
+def _pool(padding: int = 0) -> nn.MaxPool2d:
+    return nn.MaxPool2d(3, 2, padding, ceil_mode=True)
 
 
 def _norm() -> nn.LocalResponseNorm:

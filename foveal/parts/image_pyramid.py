@@ -1,4 +1,4 @@
-"""SPP-Net's five scales: one backbone, run on the picture in several sizes."""
+"""The five scales of SPP-Net and Fast R-CNN: one backbone, run on the picture in several sizes."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class ImagePyramid(BackboneSpec):
 
     backbone: BackboneSpec
     scales: tuple[int, ...] = (1200, 864, 688, 576, 480)  # short sides, pixels
+    in_training: bool = True  # False: training sees the picture as it comes, in a size that is drawn (Fast R-CNN)
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) < 1 or list(self.scales) != sorted(set(self.scales), reverse=True):
@@ -39,23 +40,24 @@ class ImagePyramid(BackboneSpec):
         return self.backbone.weights_file
 
     def build(self, levels: Sequence[int] = (4,)) -> Scales:
-        return Scales(self.backbone.build(levels), [s / self.scales[0] for s in self.scales])
+        return Scales(self.backbone.build(levels), [s / self.scales[0] for s in self.scales], self.in_training)
 
     def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
         self.backbone.load_pretrained(backbone.get_submodule("body"), path)
 
 
 class Scales(nn.Module):
-    """Pixels (B, 3, H, W) -> a map (B, c, h, w) for each size."""
+    """Pixels (B, 3, H, W) -> a map (B, c, h, w) for each size; in training the first alone, unless asked for all."""
 
-    def __init__(self, body: Any, ratios: Sequence[float]) -> None:
+    def __init__(self, body: Any, ratios: Sequence[float], in_training: bool = True) -> None:
         super().__init__()
-        self.body, self.ratios = body, tuple(ratios)
+        self.body, self.ratios, self.in_training = body, tuple(ratios), in_training
         self.channels: tuple[int, ...] = (body.channels[-1],) * len(self.ratios)
         self.strides: tuple[float, ...] = tuple(body.strides[-1] / ratio for ratio in self.ratios)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        return [self.body(self._resized(pixels, ratio))[-1] for ratio in self.ratios]
+        ratios = self.ratios if self.in_training or not self.training else self.ratios[:1]
+        return [self.body(self._resized(pixels, ratio))[-1] for ratio in ratios]
 
     @staticmethod
     def _resized(pixels: Tensor, ratio: float) -> Tensor:

@@ -43,7 +43,7 @@ class SingleLevel:
 
 
 class Levels(Neck):
-    """Some of the given maps, untouched."""
+    """Some of the given maps, untouched; those that are there, since an :class:`ImagePyramid` may give fewer."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], chosen: Sequence[int]) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Levels(Neck):
         self.strides = tuple(strides[i] for i in self.chosen)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        return [features[i] for i in self.chosen]
+        return [features[i] for i in self.chosen if i < len(features)]
 
 
 @dataclass(frozen=True)

@@ -109,17 +109,31 @@ class RoIAlign(Pool):
 class RoIPool(Pool):
     """Maximum over each of ``size`` x ``size`` bins of the box rounded to cells (Fast R-CNN, section 2.1).
 
-    Source: torchvision's ``roi_pool``, which equals the original. From the first feature map only.
+    Source: torchvision's ``roi_pool``, which equals the original. From the first feature map only, unless ``area`` says
+    how to choose among the scales of an :class:`ImagePyramid` (section 2.4).
     """
 
     size: int = 7
+    area: int | None = None  # side of a square, pixels: of several scales the one where a box comes nearest to its area
 
     def __call__(
         self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[float], sizes: Tensor | None = None
     ) -> Tensor:
-        feature = features[0]
-        rows = roi_pool(feature.float(), with_image(boxes.detach().float()), self.size, 1.0 / strides[0])
-        return channels_last(rows.to(feature.dtype))
+        boxes = boxes.detach().float()
+        if self.area is None or len(features) == 1:
+            return channels_last(self._pool(features[0], boxes, strides[0]))
+        scale = nearest_scale(boxes, strides, self.area)  # (B, P)
+        out: Tensor | None = None
+        for index, (feature, stride) in enumerate(zip(features, strides, strict=True)):
+            mine = scale == index
+            part = self._pool(feature, boxes * mine[..., None], stride)  # of boxes of another scale one cell is seen
+            out = part if out is None else torch.where(mine.flatten()[:, None, None, None], part, out)
+        assert out is not None
+        return channels_last(out)
+
+    def _pool(self, feature: Tensor, boxes: Tensor, stride: float) -> Tensor:
+        rows: Tensor = roi_pool(feature.float(), with_image(boxes), self.size, 1.0 / stride)
+        return rows.to(feature.dtype)
 
 
 @dataclass(frozen=True)
@@ -161,6 +175,18 @@ def with_image(boxes: Tensor) -> Tensor:
     b, p = boxes.shape[:2]
     image = torch.arange(b, device=boxes.device, dtype=boxes.dtype).view(b, 1, 1).expand(-1, p, -1)
     return torch.cat([image, boxes], -1).flatten(0, 1)
+
+
+def nearest_scale(boxes: Tensor, strides: Sequence[float], side: int) -> Tensor:
+    """(B, P, 4) -> (B, P) int64: the map on which each box' area is nearest ``side`` x ``side`` pixels (SPP-Net).
+
+    The map of the smallest stride is of the picture as given; of equally near ones that of the larger picture.
+    """
+    shrunk = torch.cat([boxes.new_full((1,), min(strides) / s) for s in strides])
+    area = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).clamp(min=0)
+    distance = (area[..., None] * shrunk.square() - side**2).abs()
+    order = shrunk.argsort(descending=True)  # the largest picture first, so that it wins a tie
+    return order[distance[..., order].argmin(-1)]
 
 
 def look_at(

@@ -7,6 +7,7 @@ torchvision's names.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -231,7 +232,10 @@ class Tail(nn.Module):
 
 @dataclass(frozen=True)
 class VGGTail(RoIHeadSpec):
-    """VGG's two fully connected layers with dropout (Fast R-CNN). Pool 7 x 7 to use its ImageNet weights."""
+    """VGG's or CaffeNet's two fully connected layers with dropout (Fast R-CNN).
+
+    Pool 7 x 7 to use VGG's ImageNet weights, 6 x 6 for CaffeNet's.
+    """
 
     width: int = 4096
     dropout: float = 0.5
@@ -249,11 +253,18 @@ class VGGTail(RoIHeadSpec):
                 f"ranks={self.ranks} is for a trained detector, the weights of {path} are whole",
                 fix="Train without ranks, then foveal weights export RUN --svd RANK,RANK",
             )
-        names = {"classifier.0.": "fc6.", "classifier.3.": "fc7."}
-        state = {
-            new + key[len(old) :]: value
-            for key, value in read_state(path).items()
-            for old, new in names.items()
-            if key.startswith(old)
-        }
-        load_into(head.trunk, state, path=path, what="VGG's fully connected layers")
+        state = connected_layers(read_state(path))
+        load_into(head.trunk, state, path=path, what="the two fully connected layers")
+
+
+_CONNECTED = (("fc6.", "fc7."), ("classifier.0.", "classifier.3."), ("classifier.1.", "classifier.4."))
+
+
+def connected_layers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The two connected layers of a network's file as ``fc6.weight``, ...: by Caffe's names, VGG's or AlexNet's."""
+    for names in _CONNECTED:
+        pairs = list(zip(names, _CONNECTED[0], strict=True))
+        found = {new + k[len(old) :]: v for old, new in pairs for k, v in state.items() if k.startswith(old)}
+        if found:
+            return found
+    return {}

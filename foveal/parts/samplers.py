@@ -1,7 +1,7 @@
 """Samplers: which rows of a match count in the loss.
 
 The answer is a weight (B, A) of 0 or 1, so nothing changes its shape and nothing waits for the device (but the NMS of
-:class:`OHEM`). Ignored rows and rows whose prior is not valid are never kept.
+:class:`OHEM`), or the indices of a few rows. Ignored rows and rows whose prior is not valid are never kept.
 """
 
 from __future__ import annotations
@@ -25,6 +25,19 @@ class Sampler(ABC):
         self, match: Match, priors: Priors, row_losses: Tensor | None = None, rng: torch.Generator | None = None
     ) -> Tensor:
         """match of (B, A) rows, row_losses (B, A) or None, rng on the tensors' device -> (B, A) float32, 0 or 1."""
+
+    def rows(
+        self, match: Match, priors: Priors, row_losses: Tensor | None = None, rng: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The same choice as indices, to gather as many rows of each image: index (B, R) int64, kept (B, R) bool. Kept
+        rows come first; the index of a slot that is not kept is some row of the image."""
+        keep = self.keep(match, priors, row_losses, rng) > 0
+        order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, : self.most(keep)]
+        return order, keep.gather(1, order)
+
+    def most(self, keep: Tensor) -> int:
+        """R of :meth:`rows` for what was kept (B, A): the largest count of the batch, which the device is asked for."""
+        return max(1, int(keep.sum(1).max()))
 
 
 @dataclass(frozen=True)
@@ -59,12 +72,10 @@ class Balanced(Sampler):
         return torch.zeros_like(match.gt, dtype=torch.float32).scatter_add_(1, index, kept.float())
 
     def rows(
-        self, match: Match, valid: Tensor | None = None, rng: torch.Generator | None = None
+        self, match: Match, priors: Priors, row_losses: Tensor | None = None, rng: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The same choice as indices, to gather a fixed number of rows: match of (B, A) rows, valid (B, A) or None
-        -> index (B, R) int64, kept (B, R) bool, R = min(count, A). Kept rows come first, positives before negatives;
-        the index of a slot that is not kept is some row of the image."""
-        index, kept = self._draw(match, valid, rng)
+        """R = min(count, A), whatever is found, so nothing waits for the device; positives come before negatives."""
+        index, kept = self._draw(match, priors.valid, rng)
         rows = min(self.count, match.gt.shape[1])
         order = (~kept).to(torch.uint8).argsort(dim=1, stable=True)[:, :rows]
         return index.gather(1, order), kept.gather(1, order)
@@ -114,6 +125,9 @@ class OHEM(Sampler):
     """The ``count`` rows of each image with the largest loss, after NMS by that loss (Shrivastava et al. 2016, as
     RetinaNet's paper compares it: count 128, 256 or 512, ``iou`` .5 or .7).
 
+    In the slot ``roi`` all proposals are looked at without gradient, by class and box loss together, and only the
+    chosen ones are learned from, as there. Over anchors, where one pass is all there is, the class loss decides.
+
     NMS keeps one row from every crowd of overlapping priors, so that one hard place is not counted many times.
     ``ratio`` 3 is that paper's "OHEM 1:3": of the survivors at most ``count / (1 + ratio)`` positives, and negatives
     at most ``ratio`` times the positives kept (times one where there are none), so that no batch is all negatives.
@@ -144,6 +158,9 @@ class OHEM(Sampler):
             chosen = self._choose(image[0][:total], image[1][:total], image[2][:total])
             keep[i].index_fill_(0, order[i][chosen], 1.0)
         return keep
+
+    def most(self, keep: Tensor) -> int:
+        return self.count
 
     def _choose(self, boxes: Tensor, losses: Tensor, positive: Tensor) -> Tensor:
         """Rows of one image by falling loss -> the places kept (at most ``count``)."""

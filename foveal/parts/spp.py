@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import roi_pool
 
 from foveal.errors import UsageError
-from foveal.parts.pooling import Pool, with_image
+from foveal.parts.pooling import Pool, nearest_scale, with_image
 
 Corners = Literal["paper", "code"]
 
@@ -62,7 +62,7 @@ class SPP(Pool):
         self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[float], sizes: Tensor | None = None
     ) -> Tensor:
         boxes = boxes.detach().float()
-        scale = None if len(features) == 1 else self.scale(boxes, strides)
+        scale = None if len(features) == 1 else nearest_scale(boxes, strides, self.area)
         out: Tensor | None = None
         for index, (feature, stride) in enumerate(zip(features, strides, strict=True)):
             mine = None if scale is None else scale == index  # (B, P)
@@ -86,14 +86,6 @@ class SPP(Pool):
             own = (sizes.to(low.device).flip(-1)[:, None] / stride).ceil() - 1
             last = last.minimum(own.clamp(min=0))
         return torch.cat([low.clamp(min=0).minimum(last), high.clamp(min=0).minimum(last)], -1)
-
-    def scale(self, boxes: Tensor, strides: Sequence[float]) -> Tensor:
-        """(B, P, 4) -> (B, P) int64: the map of each box. The one of the smallest stride is of the picture as given."""
-        shrunk = torch.cat([boxes.new_full((1,), min(strides) / s) for s in strides])
-        area = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).clamp(min=0)
-        distance = (area[..., None] * shrunk.square() - self.area**2).abs()
-        order = shrunk.argsort(descending=True)  # the largest picture first, so that it wins a tie
-        return order[distance[..., order].argmin(-1)]
 
     def _pool(self, feature: Tensor, cells: Tensor, mine: Tensor | None) -> Tensor:
         """(B * P, c * bins). Of boxes that belong to another map one cell is looked at."""

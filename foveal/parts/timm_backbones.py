@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from ..weights.loading import load_into
 from ..weights.reading import read_state
 from .backbone_base import BackboneSpec
 from .norms import fuse_frozen, replace_norms
+from .roi_heads import Predictor, RoIHead, RoIHeadSpec
 
 _LEVELS = (2, 3, 4, 5)
 _PROBE = (192, 256)  # pixels; on the meta device, where nothing is computed
@@ -33,6 +35,7 @@ class Timm(BackboneSpec):
     weights: str | None = None  # a file of timm's weights for it (.safetensors, .pth), read when training starts
     norm: Literal["frozen", "batch"] = "frozen"  # what its batch norms become
     frozen_stages: int = 0  # maps, finest first, whose layers do not learn
+    padded: bool = False  # layers that cut the border off fill it, so that maps lie on their strides (Inception)
 
     def __post_init__(self) -> None:
         if self.norm not in ("frozen", "batch"):
@@ -49,10 +52,10 @@ class Timm(BackboneSpec):
                 fix="Choose a network whose maps grow coarser step by step",
             )
         network = _create(self.name, wanted)
+        if self.padded:
+            _pad(network)
         if self.norm == "frozen":
-            replace_norms(network, "frozen")
-            layers: Any = importlib.import_module("timm.layers")
-            network = layers.freeze_batch_norm_2d(network)  # timm's own, which end with an activation
+            network = frozen(network)
         body = TimmBackbone(network, [int(info.channels()[i]) for i in wanted], [strides[i] for i in wanted])
         for parameter in body.below(self.frozen_stages):
             parameter.requires_grad_(False)
@@ -122,7 +125,63 @@ class TimmBackbone(nn.Module):
             raise UsageError(f"{name} gives maps of {found}, not {wanted}", fix="Choose another network")
 
 
-def _create(name: str, levels: Sequence[int] | None) -> Any:
+@dataclass(frozen=True)
+class TimmTail(RoIHeadSpec):
+    """What a network of timm does after its map of stride 16, on every pooled map, then the average: its last stage as
+    :class:`ResNetTail` has ResNet's. For networks that are a sequence of layers there (Inception-ResNet, ResNet)."""
+
+    name: str  # the backbone's
+    norm: Literal["frozen", "batch"] = "frozen"
+    predictor: Predictor = field(default_factory=Predictor)
+
+    def trunk(self, channels: int, size: tuple[int, int]) -> tuple[nn.Module, int]:
+        """Raises ``UsageError`` where the network cannot be cut."""
+        network = _network(self.name)
+        infos = list(network.feature_info)
+        layers = dict(network.named_children())
+        before = [str(i["module"]) for i in infos if i["reduction"] == 16]
+        last = str(infos[-1]["module"])
+        if infos[-1]["reduction"] != 32 or not before or before[-1] not in layers or last not in layers:
+            raise UsageError(f"{self.name} has no last stage to cut off", fix="Use RoIMLP(), or a neck=FPN()")
+        names = list(layers)
+        kept = names[names.index(before[-1]) + 1 : names.index(last) + 1]
+        tail: nn.Module = Last(OrderedDict((name, layers[name]) for name in kept))
+        if self.norm == "frozen":
+            tail = frozen(tail)
+        fuse_frozen(tail)
+        return tail, int(infos[-1]["num_chs"])
+
+    def load_pretrained(self, head: RoIHead, path: str | Path) -> None:
+        state = read_state(path)
+        load_into(head.trunk, state, path=path, known=state.keys(), what=f"{self.name} (last stage)")
+
+
+class Last(nn.Sequential):
+    """Rows (R, c, h, w) -> the means (R, width) of the last map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x)
+        return x.mean((2, 3))
+
+
+def frozen(network: nn.Module) -> nn.Module:
+    """Batch norms as constants, timm's own too, which end with an activation."""
+    replace_norms(network, "frozen")
+    layers: Any = importlib.import_module("timm.layers")
+    return cast(nn.Module, layers.freeze_batch_norm_2d(network))
+
+
+def _pad(network: nn.Module) -> None:
+    """Fills the border of every layer that looks at more than one cell and has no padding."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d) and layer.padding in (0, (0, 0)):
+            sides = layer.kernel_size if isinstance(layer.kernel_size, tuple) else (layer.kernel_size,) * 2
+            layer.padding = (sides[0] // 2, sides[1] // 2)
+
+
+def _timm(name: str) -> Any:
+    """The package. Raises ``UsageError`` where it is missing or does not know the network."""
     try:
         import timm
     except ImportError:
@@ -131,6 +190,17 @@ def _create(name: str, levels: Sequence[int] | None) -> Any:
         near = difflib.get_close_matches(name, timm.list_models(), 1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
         raise UsageError(f"backbone {name!r} is not one of timm's", fix=f"{hint}timm.list_models() lists them")
+    return timm
+
+
+def _network(name: str) -> Any:
+    """The whole network, classifier and all."""
+    return _timm(name).create_model(name)
+
+
+def _create(name: str, levels: Sequence[int] | None) -> Any:
+    """Maps alone, of these places among timm's own; all of them, and no numbers, for None."""
+    timm = _timm(name)
     try:
         if levels is None:
             with torch.device("meta"):  # only to ask what it has

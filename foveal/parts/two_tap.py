@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.errors import UsageError
-from foveal.parts.roi_heads import FullyConnected, Predictor, PredictorLayers
+from foveal.parts.roi_heads import FullyConnected, Predictor, PredictorLayers, connected_layers
 from foveal.types import Predictions
 from foveal.weights.loading import load_into
 from foveal.weights.reading import read_state
-
-_SOURCES = ("fc", "classifier.0.|classifier.3.", "classifier.1.|classifier.4.")  # Caffe's names, VGG's, AlexNet's
 
 
 @dataclass(frozen=True)
@@ -56,12 +53,9 @@ class TwoTaps:
 
         CaffeNet, VGG and torchvision's AlexNet have two; other networks have none, and the layers keep their start.
         """
-        own, whole = head.trunk.state_dict(), read_state(path)
-        for source in _SOURCES:
-            state = _connected(whole, source)
-            if own and all(key in state and state[key].shape == value.shape for key, value in own.items()):
-                load_into(head.trunk, state, path=path, what="the fully connected layers")
-                return
+        own, found = head.trunk.state_dict(), connected_layers(read_state(path))
+        if own and all(key in found and found[key].shape == value.shape for key, value in own.items()):
+            load_into(head.trunk, {key: found[key] for key in own}, path=path, what="the fully connected layers")
 
 
 class TwoTapHead(nn.Module):
@@ -86,11 +80,3 @@ class TwoTapHead(nn.Module):
     def forward(self, rows: Tensor, batch: int) -> Predictions:
         logits, deltas = self.predictor(*self.taps(rows))
         return Predictions(logits.unflatten(0, (batch, -1)), deltas.unflatten(0, (batch, -1)))
-
-
-def _connected(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Entries of a file as ``fc6.weight``, ...; ``source``: the prefix they have there."""
-    if source == "fc":
-        return {key: value for key, value in state.items() if key.startswith(("fc6.", "fc7."))}
-    names = zip(source.split("|"), ("fc6.", "fc7."), strict=True)
-    return {new + key[len(old) :]: v for old, new in names for key, v in state.items() if key.startswith(old)}

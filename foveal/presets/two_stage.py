@@ -10,25 +10,32 @@ from foveal.detectors.faster_rcnn import ROI_TASK, RPN_TASK, FasterRCNN, alterna
 from foveal.detectors.mask_rcnn import MaskRCNN
 from foveal.detectors.region import Counts
 from foveal.detectors.rpn import RPN
+from foveal.detectors.ssd import CAFFE_MEAN, LEVELS
 from foveal.fit import SGD, Constant, Fit, Steps
 from foveal.parts.backbones import Torchvision
 from foveal.parts.box_losses import SmoothL1
+from foveal.parts.caffe_nets import CaffeNet
 from foveal.parts.heads import Predictor, ResNetTail, RoIConv, RoIMLP, RPNHead, VGGTail
+from foveal.parts.image_pyramid import ImagePyramid
 from foveal.parts.inputs import Resize
 from foveal.parts.losses import Focal
 from foveal.parts.mask_head import MaskHead
-from foveal.parts.necks import FPN, SingleLevel
-from foveal.parts.normalizers import Positives
+from foveal.parts.necks import FPN, Identity, SingleLevel
+from foveal.parts.normalizers import KeptRows, Positives
 from foveal.parts.pooling import CropResize, RoIAlign, RoIPool
 from foveal.parts.priors import Anchors
 from foveal.parts.samplers import All, Balanced
 from foveal.parts.suppress import NMS
+from foveal.parts.timm_backbones import Timm, TimmTail
 from foveal.presets.recipes import FLIP, ONE, ONE_REGION, TV_REGION
 from foveal.task import BoxTask
 
 __all__ = [
+    "fast_rcnn_caffenet",
+    "fast_rcnn_caffenet_multi_scale",
     "fast_rcnn_vgg16",
     "fast_rcnn_vgg16_multi_scale",
+    "faster_rcnn_inception_resnet_v2",
     "faster_rcnn_luminoth",
     "faster_rcnn_mobilenet_v3_large_320_fpn",
     "faster_rcnn_mobilenet_v3_large_fpn",
@@ -46,6 +53,8 @@ __all__ = [
     "mask_rcnn_r50_fpn_v2",
     "rpn_r50_fpn",
 ]
+
+HALF = (0.5, 0.5, 0.5)  # mean and deviation of networks that want pixels from -1 to 1
 
 # ------------------------------------------------------------------------------------ Faster R-CNN with FPN
 _TV_HEAD = RoIMLP(1024, predictor=Predictor(cls_std=None, box_std=None))
@@ -167,12 +176,32 @@ fast_rcnn_vgg16 = FastRCNN(
     fit=replace(faster_rcnn_vgg16.fit, batch=2, difficult="learn"),
 )
 
-# The paper's five scales in training, one drawn for each batch; tested at the middle one. Not measured.
-fast_rcnn_vgg16_multi_scale = replace(
+# The paper's small network, S: pool 6 x 6 for CaffeNet's connected layers, conv1 still. Not measured.
+#   foveal train fast_rcnn_caffenet --data VOC2007 'backbone.weights="FILE"'
+fast_rcnn_caffenet = replace(
     fast_rcnn_vgg16,
-    input=Resize(688, 2000, multiple=1),
-    fit=replace(fast_rcnn_vgg16.fit, augment=(*FLIP, MultiScale((480, 576, 688, 864, 1200)))),
+    input=Resize(600, 1000, 1, CAFFE_MEAN, LEVELS),
+    backbone=CaffeNet(returns=("conv5",), frozen_stages=1, padded=True),
+    pool=RoIPool(6),
 )
+
+
+def at_five_scales(spec: FastRCNN, bins: int) -> FastRCNN:
+    """One of the paper's scales is drawn for each batch; tested at all, each box where it is nearest 224 x 224."""
+    scales = (1200, 864, 688, 576, 480)
+    return replace(
+        spec,
+        input=Resize(scales[0], 2000, 1, spec.input.mean, spec.input.std),
+        backbone=ImagePyramid(spec.backbone, scales, in_training=False),
+        neck=Identity(),
+        pool=RoIPool(bins, area=224),
+        fit=replace(spec.fit, augment=(*FLIP, MultiScale(scales[::-1]))),
+    )
+
+
+# Both at five scales. Weights: 'backbone.backbone.weights="vgg16"'. Not measured.
+fast_rcnn_vgg16_multi_scale = at_five_scales(fast_rcnn_vgg16, 7)
+fast_rcnn_caffenet_multi_scale = at_five_scales(fast_rcnn_caffenet, 6)
 
 
 def with_focal(rpn: BoxTask) -> BoxTask:
@@ -222,6 +251,32 @@ faster_rcnn_luminoth = FasterRCNN(
     train_proposals=Counts(12000, 2000),
     test_proposals=Counts(12000, 2000),
     fit=Fit(epochs=12, batch=1, lr=3e-4, solver=SGD(0.9, 5e-4), schedule=Constant(), augment=FLIP, warmup_steps=0),
+)
+
+# G-RMI's (Huang et al. 2017) as its authors' configuration has it at stride 16: Inception-ResNet-v2 (timm) to its last
+# stage, crops of 17 x 17 into that stage, 12 anchors, box losses counted twice. 34.7 AP published; not measured here.
+#   foveal train faster_rcnn_inception_resnet_v2 --data COCO 'backbone.weights="FILE"'   # timm's weights
+faster_rcnn_inception_resnet_v2 = FasterRCNN(
+    input=Resize(600, 1024, 1, HALF, HALF),
+    backbone=Timm("inception_resnet_v2", padded=True),
+    levels=(4,),
+    neck=SingleLevel(),
+    rpn_head=RPNHead(channels=512),
+    anchors=faster_rcnn_luminoth.anchors,
+    pool=CropResize(17, pool=1),
+    roi_head=TimmTail("inception_resnet_v2"),
+    rpn=replace(RPN_TASK, box_loss=SmoothL1(beta=1 / 9, normalizer=KeptRows(), weight=2.0)),
+    roi=replace(
+        ROI_TASK,
+        sampler=Balanced(64, 0.25),
+        box_loss=SmoothL1(beta=1.0, normalizer=KeptRows(), weight=2.0),
+        select=replace(ROI_TASK.select, score=0.0),
+        suppress=NMS(0.6, per="class", top=100),
+    ),
+    train_proposals=Counts(12000, 300),
+    test_proposals=Counts(12000, 300),
+    # steps at 900,000 and 1,200,000 updates of one image: 12 epochs of COCO are 1,420,000
+    fit=replace(faster_rcnn_luminoth.fit, solver=SGD(0.9, 0.0), schedule=Steps((0.64, 0.85)), clip=10.0),
 )
 
 # ------------------------------------------------------------------------------------------- the RPN alone

@@ -1,17 +1,15 @@
-"""Is a detector wired up right for this data? Encode the objects, decode them again, and overfit a few images.
+"""Is a detector wired up right for this data? Encode the objects and decode them again.
 
-``encode``: perfect predictions are written for the annotated objects, with the detector's own matcher, coder and
-classes, and decoded with its own score, select and suppress. What comes back must evaluate to AP 1.0, but for objects
-that cannot survive and are listed with the reason. ``overfit``: some images are learned by heart.
+Perfect predictions are written for the annotated objects, with the detector's own matcher, coder and classes, and
+decoded with its own score, select and suppress. What comes back must evaluate to AP 1.0, but for objects that cannot
+survive and are listed with the reason. :mod:`foveal.report.overfit` is the other half: images learned by heart.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 
 SURE = 12.0  # a logit that is certain: its sigmoid is 0.999994
 SAME = 0.9  # IoU from which a decoded box is the object it came from; COCO's strictest threshold is .95
-LEARNED = 0.9  # AP50 on images that are known by heart
 
 
 @dataclass
@@ -218,80 +215,4 @@ def _ap(rows: _Gathered, names: Sequence[str], images: int) -> float | None:
     return evaluate(truth, found, "coco", max_dets=(1, 10, 10_000)).headline
 
 
-# ---------------------------------------------------------------------------------------------- overfit
-@dataclass(frozen=True)
-class Overfit:
-    """How well a few images were learned by heart."""
-
-    images: int
-    ap50: float | None
-    first_loss: float | None
-    last_loss: float | None
-
-    @property
-    def passed(self) -> bool:
-        return self.ap50 is not None and self.ap50 >= LEARNED
-
-    @property
-    def verdict(self) -> str:
-        """Where the chain breaks, in words."""
-        if self.passed:
-            return "learned"
-        if self.first_loss is None or self.last_loss is None:
-            return "no update was made: give it more time"
-        if self.last_loss > 0.5 * self.first_loss:
-            return (
-                f"the loss hardly falls ({self.first_loss:.3f} to {self.last_loss:.3f}): learning rate, loss or "
-                "matching; or too little time"
-            )
-        return (
-            f"the loss falls ({self.first_loss:.3f} to {self.last_loss:.3f}) and the score does not follow: decoding, "
-            "suppression; or too little time"
-        )
-
-
-def overfit(
-    spec: Spec,
-    dataset: Dataset,
-    *,
-    count: int = 8,
-    max_time: float = 300.0,
-    device: str = "auto",
-    epochs: int = 400,
-    weights: str | Path | None = None,
-    proposals: Sequence[str | Path] | None = None,
-) -> Overfit:
-    """Trains on ``count`` images without augmentation and scores the same images. An alternation learns all at once.
-
-    ``weights``: a run or checkpoint to start from, as a training of it would; ``proposals``: files of them.
-    Raises :class:`~foveal.errors.FovealError` where no image has an object.
-    """
-    from ..data.subsets import take
-    from ..data.writing import convert
-    from ..fit import Constant, Fit
-    from ..train.run import train
-    from .record import read_record
-
-    usable = [take(r, ~(r.crowd | r.ignore)) for r in dataset.records]
-    few = replace(dataset, records=[r for r in usable if len(r)][:count], split=None)
-    fit = replace(
-        spec.fit, augment=(), ema=None, schedule=Constant(), warmup_steps=min(20, spec.fit.warmup_steps),
-        batch=min(count, spec.fit.batch), lr=spec.fit.scaled_lr(min(count, spec.fit.batch)), val_every=40,
-        early_stop=None, difficult="learn",
-        stages=Fit().stages if any(s.inputs == "proposals" for s in spec.fit.stages) else spec.fit.stages,
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="foveal-check-") as folder:
-        data, out = Path(folder) / "data", Path(folder) / "run"
-        convert(few, data, "coco", link=True)
-        changed: Any = replace(spec, fit=fit)  # type: ignore[call-arg]  # every spec has it as a field
-        train(
-            changed, data=data, val=data, out=out, epochs=epochs, max_time=max_time, device=device, weights=weights,
-            proposals=proposals, tensorboard=False,
-        )  # fmt: skip
-        record = read_record(out)
-        losses = record.series("train", "loss")[1]
-        last = record.results.get("last") or {}
-        return Overfit(len(few), last.get("AP50"), losses[0] if losses else None, losses[-1] if losses else None)
-
-
-__all__ = ["ImageError", "Overfit", "Stage", "encode", "overfit", "perfect"]
+__all__ = ["ImageError", "Stage", "encode", "perfect"]

@@ -77,17 +77,23 @@ def run_fitted(
     if isinstance(solver, SVM):
         screen.say(f"SVM: {len(classes)} classes, one pass of hard negatives")
         layer = fit_svms(solver, store.rows("classes"), len(classes))
-        write_svms(head.predictor.cls_score, layer)
         lack, effect = "an object, or any window without one", "it will never be found"
     else:
         screen.say(f"Ridge: the boxes of {len(classes)} classes")
         layer = fit_ridge(solver, store.rows("boxes"), len(classes), detector.roi.coder)
-        _write(head.predictor.bbox_pred, layer)
         lack, effect = f"a proposal that overlaps an object by more than {solver.iou}", "its boxes stay as proposed"
+    if len(layer.without) == len(classes):
+        raise FovealError(
+            f"{name}: no class has anything to learn from: the training set has not {lack}",
+            path=dataset.path,
+            fix="`foveal proposals` says how many objects the proposals find; or leave this stage out of fit.stages",
+        )
     for label in layer.without:
         screen.say(f"warning: {name}: the training set has not {lack} for class {classes[label]!r}; {effect}")
-    if len(layer.without) == len(classes):
-        raise FovealError(f"{name}: no class has anything to learn from", path=dataset.path)
+    if isinstance(solver, SVM):
+        write_svms(head.predictor.cls_score, layer)
+    else:
+        _write(head.predictor.bbox_pred, layer)
 
 
 def remove_fitted(out: Path) -> None:
