@@ -76,7 +76,7 @@ def rungs(weights: str, passes: float) -> dict[str, Rung]:
         val_every=1000,
         augment=FLIP,
     )
-    images = replace(SMALL_FIT, batch=2, lr=2.5e-4, epochs=epochs(10), val_every=1000)
+    images = replace(SMALL_FIT, batch=2, lr=2.5e-4, epochs=epochs(8), val_every=1000)
     svms, boxes = CLASS_SVMS, replace(BOX_RIDGE, solver=Ridge(alpha=1000.0, iou=0.5))
     rcnn = RCNN(
         proposals=SOURCE,
@@ -93,7 +93,7 @@ def rungs(weights: str, passes: float) -> dict[str, Rung]:
         levels=(4,),
         pool=SPP((3, 2, 1)),
         head=TwoTaps(256, depth=1, dropout=0.0),
-        fit=replace(windows, epochs=epochs(20), stages=(FINE_TUNE_TOP, svms, boxes)),
+        fit=replace(windows, epochs=epochs(8), stages=(FINE_TUNE_TOP, svms, boxes)),
     )
     few = Select(score=0.01, per_level=None)
     fast = FastRCNN(
@@ -123,7 +123,7 @@ def rungs(weights: str, passes: float) -> dict[str, Rung]:
         fit=images,
     )
     four = tuple(
-        replace(stage, epochs=epochs(n)) for stage, n in zip(alternating("backbone"), (5, 8, 3, 4), strict=True)
+        replace(stage, epochs=epochs(n)) for stage, n in zip(alternating("backbone"), (4, 6, 2, 3), strict=True)
     )
     fpn = replace(
         faster,
