@@ -180,3 +180,14 @@ def test_margin_is_a_softmax_in_training_and_a_margin_afterwards() -> None:
     )
     assert torch.allclose(Margin()(logits, labels, positive).flatten(), expected)
     assert Margin().channels(3) == 4
+
+
+def test_any_cnn_looks_at_the_crops() -> None:
+    """R-CNN on a network that ends at stride 16 and on one that ends at 32."""
+    from foveal.detectors.rcnn import RCNN
+    from foveal.parts.backbones import Torchvision
+
+    for name, channels in (("squeezenet1_0", 512), ("resnet18", 512), ("mobilenet_v2", 1280)):
+        with torch.device("meta"):
+            detector = RCNN(backbone=Torchvision(name), cells=3, head=TwoTaps(16, depth=1)).build("ab")
+            assert detector.get_submodule("roi_head.trunk.fc6").in_features == channels * 9

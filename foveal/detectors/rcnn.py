@@ -90,7 +90,7 @@ class RCNN(Spec):
 
     def build(self, classes: Sequence[str]) -> Region:
         """The detector with random weights."""
-        cnn: Any = self.backbone.build((5,))
+        cnn: Any = self.backbone.build()  # its last map, whatever the stride
         pixels, loss, count = Pixels(), self.roi.cls_loss, len(classes)
         neck = Identity().build(pixels.channels, pixels.strides)
         head = self.head.build(cnn.channels[-1], self.cells, loss.channels(count), count, loss.bias(count), cnn)
