@@ -151,7 +151,7 @@ class Loop:
         if due:
             self.progress.say(f"epoch {self._epoch_name()}: validating on {len(self.job.validator.dataset)} images")
             with self._saved_by(interrupt):  # not closed: resuming begins with this validation
-                found = self.job.validator(self.weights, interrupt.check)
+                found = self.job.validator(self.weights, interrupt.check, self.progress.making("validated"))
             state.validation = found.seconds
             # this epoch is the one that just ended, not the one that begins at this step
             judge(state, found, f"epoch {self._epoch_name()}", self._epoch_name(), self.log, self.progress)

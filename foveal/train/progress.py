@@ -58,10 +58,12 @@ class Progress:
             self.say(f"epoch {epoch + 1}  step {steps}  {self._values}  {clock_text(left)} left")
 
     def making(self, what: str) -> Callable[[int, int], None]:
-        """A callback ``(done, of how many)`` for work before the training: a plain line now and then."""
+        """A callback ``(done, of how many)`` for other work: the live line, or a plain one now and then."""
 
         def tell(done: int, total: int) -> None:
-            if time.monotonic() - self._last >= EVERY:
+            if self._live is not None:
+                self._live.update(self._task, completed=done, total=total, description=what)
+            elif time.monotonic() - self._last >= EVERY:
                 self._last = time.monotonic()
                 self.say(f"{what}: {done}/{total}")
 

@@ -164,7 +164,7 @@ def _solve(job: Job, solver: SVM | Ridge, recipe: Fit, log: Log, screen: Progres
     extraction = Extraction(job.detector, job.train, recipe, near(recipe), fabric.autocast)
     with Interrupt() as interrupt:
         run_fitted(solver, extraction, job.out, screen, interrupt.check)
-        found = job.validator(job.detector, interrupt.check)
+        found = job.validator(job.detector, interrupt.check, screen.making("validated"))
     state.step = state.closed = 1
     state.ended, state.validation = FINISHED, found.seconds
     judge(state, found, type(solver).__name__, state.epochs + 1, log, screen)

@@ -45,7 +45,7 @@ class Validator:
         self, fabric: Fabric, dataset: Dataset, fit: Fit, seed: int, batch: int, workers: int, split: str
     ) -> None:
         self.fabric, self.dataset, self.fit = fabric, dataset, fit
-        self.seed, self.split = seed, split
+        self.seed, self.split, self.batch = seed, split, batch
         self.loader = EvalLoader(dataset, batch, workers=workers, rank=fabric.global_rank, world=fabric.world_size)
 
     def pace(self, detector: Any) -> float:
@@ -55,10 +55,19 @@ class Validator:
         spent = (time.perf_counter() - start) * len(self.dataset) / self.fabric.world_size / max(1, seen)
         return float(max(self._gathered(spent)))
 
-    def __call__(self, detector: Any, check: Callable[[], None] = lambda: None) -> Validation:
-        """One pass with the detector in evaluation mode; ``check`` runs before every batch and may raise."""
-        start = time.perf_counter()
-        sums, found, seen = self._pass(detector, check)
+    def __call__(
+        self, detector: Any, check: Callable[[], None] = lambda: None, tell: Callable[[int, int], None] | None = None
+    ) -> Validation:
+        """One pass in evaluation mode. ``check`` runs before every batch and may raise; ``tell`` hears
+        how many of how many images are done."""
+        start, done = time.perf_counter(), itertools.count(0, self.batch * self.fabric.world_size)
+
+        def before() -> None:
+            check()
+            if tell is not None:
+                tell(min(next(done), len(self.dataset)), len(self.dataset))
+
+        sums, found, seen = self._pass(detector, before)
         joined: dict[int, Detections] = {}
         losses: dict[str, float] = {}
         everybody = self._gathered((sums, found, seen))
