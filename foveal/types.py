@@ -220,8 +220,8 @@ class Targets:
 
     def repeated(self, times: int) -> Targets:
         """The batch several times in a row, without masks: for matching the layers of a decoder at once."""
-        fields = (self.boxes, self.labels, self.valid, self.ignore)
-        return Targets(*(torch.cat([t] * times) for t in fields), any_ignore=self.any_ignore)
+        fields = {k: torch.cat([getattr(self, k)] * times) for k in ("boxes", "labels", "valid", "ignore")}
+        return Targets(**fields, any_ignore=self.any_ignore)
 
 
 def _padded_runs(masks: Sequence[Masks | None], objects: int) -> Tensor | None:
@@ -283,9 +283,9 @@ class Match:
 
     def chunk(self, parts: int) -> list[Match]:
         """The inverse of ``repeated``: a match for each of so many equal parts of the batch."""
-        rows = zip(*(t.chunk(parts) for t in (self.gt, self.positive, self.ignored)), strict=True)
+        gt, positive, ignored = (t.chunk(parts) for t in (self.gt, self.positive, self.ignored))
         further = [None] * parts if self.further is None else zip(*(t.chunk(parts) for t in self.further), strict=True)
-        return [Match(*row, further=more) for row, more in zip(rows, further, strict=True)]
+        return [Match(*row) for row in zip(gt, positive, ignored, further, strict=True)]
 
 
 @dataclass(frozen=True)

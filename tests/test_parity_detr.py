@@ -228,7 +228,8 @@ def test_original_keys() -> None:
         state = presets.detr_r50.build([f"c{i}" for i in range(91)]).state_dict()
     names = set(to_theirs(state, "original"))
     assert {
-        "transformer.encoder.layers.5.self_attn.in_proj_weight", "transformer.decoder.layers.5.multihead_attn.out_proj.bias",
+        "transformer.encoder.layers.5.self_attn.in_proj_weight", "class_embed.bias",
+        "transformer.decoder.layers.5.multihead_attn.out_proj.bias",
         "transformer.decoder.norm.weight", "transformer.decoder.layers.0.norm3.bias", "class_embed.weight",
         "bbox_embed.layers.2.bias", "query_embed.weight", "input_proj.weight", "backbone.0.body.layer4.2.conv3.weight",
         "backbone.0.body.bn1.running_mean", "transformer.encoder.layers.0.linear2.weight",

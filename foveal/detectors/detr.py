@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
 from ..fit import Fit
 from ..parts.backbone_base import BackboneSpec
 from ..parts.backbones import Torchvision
@@ -21,9 +26,10 @@ from ..parts.necks import SingleLevel
 from ..parts.normalizers import Positives
 from ..parts.priors import WholeImage
 from ..parts.suppress import NoNMS, Select
-from ..parts.transformer import Transformer
+from ..parts.transformer import DecoderLayer, Transformer, TransformerHead
 from ..task import BoxTask
-from .base import Detector, Spec
+from ..types import Images
+from .base import Detector, Outputs, Spec
 from .one_stage import OneStage
 
 
@@ -56,3 +62,28 @@ class DETR(Spec):
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one."""
         self.backbone.load_pretrained(detector.get_submodule("backbone"))
+
+
+@torch.no_grad()
+def attention_maps(detector: Detector, images: Images, layer: int = -1) -> tuple[Tensor, Outputs]:
+    """Where the queries of a DETR look: (B, Q, h, w) float32 over the cells of its map, and the outputs they belong to.
+
+    These are the weights of the cross-attention of one decoder layer, averaged over its heads: not negative, 0 outside
+    the picture, 1 in all. Query q is row q of ``outputs.layers[layer]``; cell (y, x) stands for the pixels around
+    ``((x + 1/2) W / w, (y + 1/2) H / h)`` of the canvas. Raises ``UsageError`` for a detector without queries.
+    """
+    head = detector.get_submodule("head") if isinstance(detector.spec, DETR) else None
+    if not isinstance(head, TransformerHead):
+        raise UsageError(f"{type(detector.spec).__name__} has no queries: attention pictures are DETR's")
+    attention = cast(DecoderLayer, head.decoder.layers[layer]).multihead_attn
+    seen: list[Tensor] = []
+
+    def look(_: nn.Module, given: tuple[Tensor, Tensor, Tensor, Tensor | None]) -> None:
+        seen.append(attention.weights(given[0], given[1], given[3]).mean(1))
+
+    handle = attention.register_forward_pre_hook(look)
+    try:
+        outputs = detector.outputs(detector.normalize(images))
+    finally:
+        handle.remove()
+    return seen[0].view(*seen[0].shape[:2], *outputs.features[-1].shape[-2:]), outputs

@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 
-
 class LayeredHead(nn.Module, ABC):
     """A head that looks at the whole picture and answers once a decoder layer (DETR)."""
 

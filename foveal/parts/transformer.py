@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -19,8 +20,8 @@ from ..errors import UsageError
 from ..types import Images, Predictions
 from .heads import LayeredHead
 
-_TEMPERATURE = 10_000.0  # ratio of the longest wave of the sine positions to the shortest, over 2 pi
 _EPS = 1e-6
+_SIDE = -math.log(4)  # sides of the boxes that anchored queries begin with: a fifth of the picture's
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,17 @@ class Transformer:
     decoder: int = 6  # layers; each is followed by the losses
     hidden: int = 2048  # width inside the feed-forward blocks
     dropout: float = 0.1
+    turns: float = 1.0  # how often the shortest wave of the sine positions goes up and down over the picture
+    temperature: float = 10_000.0  # how much longer than it the longest wave is
+    anchored: bool = False  # queries stand at places, which they learn, and begin by looking there (Anchor DETR, 2022)
 
     def __post_init__(self) -> None:
         if min(self.queries, self.heads, self.decoder, self.hidden) < 1 or self.encoder < 0:
             raise UsageError(f"{self}: counts are from 1 on (encoder: from 0)")
         if self.width % (4 * self.heads) and (self.width % self.heads or self.width % 4):
             raise UsageError(f"{self}: width is a multiple of heads, and of 4 (a sine and a cosine for each axis)")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"{self}: dropout lies in [0, 1)")
+        if not 0 <= self.dropout < 1 or self.turns <= 0 or self.temperature < 1:
+            raise UsageError(f"{self}: dropout lies in [0, 1), turns above 0, temperature is 1 or more")
 
     def build(self, channels: Sequence[int], logits: int, bias: float | None) -> TransformerHead:
         """For maps of these channels, of which the last is looked at, and ``logits`` numbers a query."""
@@ -54,17 +58,26 @@ class TransformerHead(LayeredHead):
 
     def __init__(self, spec: Transformer, inputs: int, logits: int, bias: float | None) -> None:
         super().__init__()
+        self.turns, self.temperature = spec.turns, spec.temperature
         self.input_proj = nn.Conv2d(inputs, spec.width, 1)
         self.encoder, self.decoder = Encoder(spec), Decoder(spec)
         self.query_embed = nn.Embedding(spec.queries, spec.width)
         self.class_embed = nn.Linear(spec.width, logits)
         self.bbox_embed = MLP(spec.width, 4, depth=3)
+        self.anchors = nn.Parameter(spread_out(spec.queries).logit()) if spec.anchored else None  # (Q, 2) y, x
         if bias is not None:
             nn.init.constant_(self.class_embed.bias, bias)
+        if spec.anchored:
+            self.bbox_embed.start_with((0.0, 0.0, _SIDE, _SIDE))
+            for layer in self.decoder.layers:
+                cast(DecoderLayer, layer).multihead_attn.look_alike()
 
     def forward(self, features: list[Tensor], images: Images) -> list[Predictions]:
         states = self.states(features, images)
-        boxes = self.bbox_embed(states).float().sigmoid()  # in fp32: half a picture in bf16 is right to 1/512 alone
+        boxes = self.bbox_embed(states).float()
+        if self.anchors is not None:
+            boxes = boxes + F.pad(self.anchors.flip(1), (0, 2))  # the centre is said from where the query stands
+        boxes = boxes.sigmoid()  # in fp32: half a picture in bf16 is right to 1/512 alone
         return [Predictions(*layer) for layer in zip(self.class_embed(states), boxes, strict=True)]
 
     def states(self, features: list[Tensor], images: Images) -> Tensor:
@@ -72,11 +85,16 @@ class TransformerHead(LayeredHead):
         x = self.input_proj(features[-1])
         h, w = x.shape[-2:]
         rows, columns = picture_part(images, h, w)
-        position = sine_positions(rows, columns, x.shape[1]).to(x.dtype)
+        position = sine_positions(rows, columns, x.shape[1], self.turns, self.temperature).to(x.dtype)
         places = x.flatten(2).transpose(1, 2)  # (B, S, d): no copy where pixels lie channels-last
         mask = None if _whole(images) else (rows[:, :, None] & columns[:, None]).flatten(1)[:, None, None]
         memory = self.encoder(places, position, mask)
-        return cast(Tensor, self.decoder(self.query_embed.weight, memory, position, mask))
+        query, start = self.query_embed.weight, torch.zeros_like(self.query_embed.weight)
+        if self.anchors is not None:  # the embedding says what is looked for, the place where
+            y, x = (2 * math.pi * self.anchors.float().sigmoid()).unbind(1)
+            half = query.shape[1] // 2
+            query, start = torch.cat([sines(v, half, self.turns, self.temperature) for v in (y, x)], -1), query
+        return cast(Tensor, self.decoder(start, query, memory, position, mask))
 
 
 # ---------------------------------------------------------------------------------------------- positions
@@ -91,24 +109,36 @@ def picture_part(images: Images, h: int, w: int) -> tuple[Tensor, Tensor]:
     return found[0], found[1]
 
 
-def sine_positions(rows: Tensor, columns: Tensor, width: int) -> Tensor:
+def sine_positions(
+    rows: Tensor, columns: Tensor, width: int, turns: float = 1.0, temperature: float = 10_000.0
+) -> Tensor:
     """Rows (B, h) and columns (B, w) that are picture -> (B, h w, width) float32: y first, then x.
 
-    Each axis is counted from 1, brought to 0..2 pi over the picture, and given to sines (even numbers) and cosines
-    (odd ones) of ``width / 4`` wave lengths.
+    Each axis is counted from 1 and brought to 0..2 pi over the picture; see :func:`sines`.
     """
-    half = width // 2
-    step = torch.arange(0, half, 2, dtype=torch.float32, device=rows.device)
-    waves = _TEMPERATURE ** (step / half)
 
-    def axis(part: Tensor) -> Tensor:  # (B, n) -> (B, n, half)
+    def axis(part: Tensor) -> Tensor:  # (B, n) -> (B, n, width / 2)
         count = part.cumsum(1, dtype=torch.float32)
-        angle = (count / (count[:, -1:] + _EPS) * (2 * math.pi))[..., None] / waves
-        return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)
+        return sines(count / (count[:, -1:] + _EPS) * (2 * math.pi), width // 2, turns, temperature)
 
     y, x = axis(rows)[:, :, None], axis(columns)[:, None]
     h, w = rows.shape[1], columns.shape[1]
     return torch.cat([y.expand(-1, -1, w, -1), x.expand(-1, h, -1, -1)], -1).flatten(1, 2)
+
+
+def sines(angle: Tensor, numbers: int, turns: float, temperature: float) -> Tensor:
+    """Angles (...) -> (..., numbers): sines (even places) and cosines (odd ones) of waves from short to long."""
+    step = torch.arange(0, numbers, 2, dtype=torch.float32, device=angle.device)
+    phase = angle[..., None] / (temperature ** (step / numbers) / turns)
+    return torch.stack([phase.sin(), phase.cos()], -1).flatten(-2)
+
+
+def spread_out(points: int) -> Tensor:
+    """Points (n, 2) in 0..1, evenly spread for any number of them (the R2 sequence: multiples of the powers of the
+    plastic number, without their whole parts)."""
+    plastic = 1.32471795724474602596
+    steps = torch.arange(1, points + 1, dtype=torch.float64)[:, None] * torch.tensor([1 / plastic, 1 / plastic**2])
+    return ((0.5 + steps) % 1).float()
 
 
 def _whole(images: Images) -> bool:
@@ -151,6 +181,11 @@ class Attention(nn.Module):
         logits = (q @ k.transpose(2, 3)).float() / math.sqrt(self.width // self.heads)
         return (logits if mask is None else logits.masked_fill(~mask, -torch.inf)).softmax(-1)
 
+    def look_alike(self) -> None:
+        """Starts with one projection for queries and keys: what is alike is looked at, also the same place."""
+        with torch.no_grad():
+            self.in_proj_weight[self.width : 2 * self.width] = self.in_proj_weight[: self.width]
+
     def _queries_and_keys(self, queries: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         d, weight, bias = self.width, self.in_proj_weight, self.in_proj_bias
         if queries is places:  # self-attention: one product for both
@@ -160,7 +195,8 @@ class Attention(nn.Module):
         return self._split(q), self._split(k)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        b, n, d = x.shape
+        return x.view(b, n, self.heads, d // self.heads).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -221,16 +257,16 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Queries (Q, d), which begin as nothing but their embedding -> what each layer made of them, (L, B, Q, d)."""
+    """Queries (Q, d) and what they begin as (Q, d) -> what each layer made of them, (L, B, Q, d)."""
 
     def __init__(self, spec: Transformer) -> None:
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(spec) for _ in range(spec.decoder))
         self.norm = nn.LayerNorm(spec.width)  # behind every layer that is looked at
 
-    def forward(self, embedding: Tensor, memory: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
-        query = embedding.expand(len(memory), -1, -1).to(memory.dtype)
-        x, places, states = torch.zeros_like(query), memory + position, []
+    def forward(self, start: Tensor, query: Tensor, memory: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
+        x, query = (t.to(memory.dtype).expand(len(memory), -1, -1) for t in (start, query))
+        places, states = memory + position, []
         for layer in self.layers:
             x = layer(x, query, memory, places, mask)
             states.append(x)
@@ -243,7 +279,14 @@ class MLP(nn.Module):
     def __init__(self, width: int, outputs: int, depth: int) -> None:
         super().__init__()
         sizes = [width] * depth + [outputs]
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
+
+    def start_with(self, answer: Sequence[float]) -> None:
+        """The same answer to everything, at first."""
+        last = cast(nn.Linear, self.layers[-1])
+        nn.init.zeros_(last.weight)
+        with torch.no_grad():
+            last.bias.copy_(torch.tensor(answer))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:

@@ -141,7 +141,9 @@ def _torchvision_name(key: str) -> str:
         kind = "conv" if block[4] == "convolution" else "bn"
         return f"layer{int(block[1]) + 1}.{block[2]}.{kind}{int(block[3]) + 1}.{block[5]}"
     if shortcut:
-        return f"layer{int(shortcut[1]) + 1}.{shortcut[2]}.downsample.{int(shortcut[3] == 'normalization')}.{shortcut[4]}"
+        return (
+            f"layer{int(shortcut[1]) + 1}.{shortcut[2]}.downsample.{int(shortcut[3] == 'normalization')}.{shortcut[4]}"
+        )
     return _key(key, _STEM, back=True)
 
 
