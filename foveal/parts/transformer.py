@@ -21,6 +21,7 @@ from ..types import Images, Predictions
 from .heads import LayeredHead
 
 _EPS = 1e-6
+_GAIN = 2.0  # of their projections: at 1 a query hardly prefers its own place
 _SIDE = -math.log(4)  # sides of the boxes that anchored queries begin with: a fifth of the picture's
 
 
@@ -69,6 +70,7 @@ class TransformerHead(LayeredHead):
             nn.init.constant_(self.class_embed.bias, bias)
         if spec.anchored:
             self.bbox_embed.start_with((0.0, 0.0, _SIDE, _SIDE))
+            nn.init.zeros_(self.query_embed.weight)  # they differ by their places
             for layer in self.decoder.layers:
                 cast(DecoderLayer, layer).multihead_attn.look_alike()
 
@@ -182,8 +184,10 @@ class Attention(nn.Module):
         return (logits if mask is None else logits.masked_fill(~mask, -torch.inf)).softmax(-1)
 
     def look_alike(self) -> None:
-        """Starts with one projection for queries and keys: what is alike is looked at, also the same place."""
+        """Starts with one projection for queries and keys, a large one: what is alike is looked at, also the same
+        place."""
         with torch.no_grad():
+            self.in_proj_weight[: self.width] *= _GAIN
             self.in_proj_weight[self.width : 2 * self.width] = self.in_proj_weight[: self.width]
 
     def _queries_and_keys(self, queries: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
