@@ -42,6 +42,9 @@ def pair(short: int, long: int, auxiliary: bool) -> tuple[nn.Module, Detector]:
             m.weight.fill_(0.4)  # keeps a random network from exploding
     theirs = DetrForObjectDetection(DetrConfig(num_labels=91, use_timm_backbone=True, auxiliary_loss=auxiliary))
     theirs.load_state_dict(to_theirs(ours.state_dict(), "transformers"))
+    for name, parameter in theirs.named_parameters():  # with timm's ResNet they let everything learn
+        if "backbone" in name and not any(f"layer{k}." in name for k in (2, 3, 4)):
+            parameter.requires_grad_(False)
     counts = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (theirs, ours)]
     assert counts[0] == counts[1], f"they train {counts[0]} numbers, we {counts[1]}"
     return theirs, ours.to(memory_format=torch.channels_last)
