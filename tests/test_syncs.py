@@ -14,7 +14,7 @@ import torch
 
 from foveal import presets
 from foveal.detectors.base import Detector
-from foveal.parts import bipartite, matchers, objectness, points, suppress
+from foveal.parts import bipartite, matchers, objectness, points, suppress, transformer
 from foveal.parts.inputs import Stretch
 from foveal.rle import Masks
 from foveal.types import Images, Target, Targets
@@ -29,6 +29,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bipartite, "_on_host", lambda tensor: False)
     monkeypatch.setattr(points, "grids_of", lambda *_: None)
     monkeypatch.setattr(suppress, "suppress_on_host", suppress.suppress_on_device)
+    monkeypatch.setattr(transformer, "_whole", lambda images: False)
 
 
 def built(name: str) -> tuple[Detector, Images]:
@@ -70,6 +71,7 @@ def test_host_syncs_of_detecting_a_batch(name: str, monkeypatch: pytest.MonkeyPa
         ("yolo_v1_mini", set()),
         ("yolo_v2_mini", set()),
         ("yolo_v3_mini", set()),
+        ("detr_mini", set()),  # its one transfer is a copy, which is not counted here: see test_detr
     ],
 )
 def test_host_syncs_of_a_training_step(name: str, allowed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
