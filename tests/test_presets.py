@@ -34,7 +34,7 @@ def parameters(module: torch.nn.Module) -> int:
 
 
 def test_the_presets_are_counted() -> None:
-    assert len(NAMES) == 68
+    assert len(NAMES) == 73
     two_stage = ["faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini", "fast_rcnn_mini", "mask_rcnn_mini"]
     two_stage += ["rcnn_mini", "spp_net_mini", "faster_rcnn_mini_alternating"]
     yolo = ["yolo_v1_mini", "yolo_v2_mini", "yolo_v3_mini"]
