@@ -215,14 +215,14 @@ def test_a_dead_worker_is_reported(shapes: Dataset) -> None:
     assert loader._pool is not None
     worker = loader._pool._iterator._workers[0]  # type: ignore[union-attr]
     # torch raises from its signal handler, wherever the main thread happens to be, also between two lines of this test;
-    # with the signal held back the loader finds out by itself
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    # without the handler the loader finds out by itself
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         os.kill(worker.pid, signal.SIGKILL)
         with pytest.raises(FovealError, match="process that loads images died"):
             list(batches)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        signal.signal(signal.SIGCHLD, handler)
     assert len(list(loader.epoch(0))) == 12  # and the next epoch starts a new one
 
 

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -138,6 +138,8 @@ class _Loader(ABC, Generic[_B]):
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
+            # else torch raises again at the end of any other process, until somebody collects this iterator
+            cast(Any, self._pool._iterator)._shutdown_workers()
             self._pool = None
             raise FovealError(
                 "a process that loads images died; perhaps memory or shared memory (/dev/shm) ran out",
