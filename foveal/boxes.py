@@ -35,6 +35,16 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     return iou(a[..., :, None, :], b[..., None, :, :])
 
 
+def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
+    """(..., N, 4) x (..., M, 4) -> (..., N, M) in -1..1: IoU - (|C| - |U|) / |C|, C the smallest box around both."""
+    a, b = a[..., :, None, :], b[..., None, :, :]
+    shared = intersection(a, b)
+    union = area(a) + area(b) - shared
+    side = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    hull, tiny = side[..., 0] * side[..., 1], torch.finfo(union.dtype).tiny
+    return shared / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
+
+
 def array_iou(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     """:func:`pairwise_iou` of arrays (N, 4), (M, 4), in float64."""
     first, second = (torch.as_tensor(boxes, dtype=torch.float64) for boxes in (a, b))

@@ -5,6 +5,7 @@ A task owns no weights. It is the field ``task`` of a one-stage spec, ``rpn`` an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -44,12 +45,21 @@ class BoxTask:
     # ------------------------------------------------------------------------------------------- training
     def match(self, predictions: Predictions, priors: Priors, targets: Targets) -> Match:
         """Assigns an object (or none) to every prior; nothing here carries a gradient."""
-        with torch.no_grad():
-            if not self.matcher.needs_outputs:
-                return self.matcher(priors, targets)
-            deltas = predictions.deltas.detach().float()
-            boxes = self.coder.decode(deltas, priors.places(len(deltas)))
-            return self.matcher(priors, targets, (boxes, self.cls_loss.scores(predictions.logits.detach().float())))
+        return self.matches([predictions], priors, targets)[0]
+
+    @torch.no_grad()
+    def matches(self, layers: Sequence[Predictions], priors: Priors, targets: Targets) -> list[Match]:
+        """The match of each decoder layer. A matcher that looks at outputs is asked once, about all of them."""
+        if not self.matcher.needs_outputs:
+            return [self.matcher(priors, targets)] * len(layers)
+        times = len(layers)
+        if times > 1:
+            priors, targets = priors.repeated(times), targets.repeated(times)
+        deltas = torch.cat([layer.deltas.detach().float() for layer in layers])
+        scores = self.cls_loss.scores(torch.cat([layer.logits.detach().float() for layer in layers]))
+        boxes = self.coder.decode(deltas, priors.places(len(deltas)))
+        found = self.matcher(priors, targets, (boxes, scores))
+        return found.chunk(times) if times > 1 else [found]
 
     def losses(
         self,
@@ -74,7 +84,10 @@ class BoxTask:
             found = rows.detach() if self.sampler.needs_losses else None
             kept = self.sampler.keep(match, priors, found, rng)
         keep = kept.to(rows.dtype)
-        losses = {"cls": _total(rows, keep, self.cls_loss.normalizer(keep, match.positive), self.cls_loss.weight)}
+        by_class = self.cls_loss.row_weight(match.positive)
+        weighted = keep if by_class is None else keep * by_class
+        factor = self.cls_loss.normalizer(weighted, match.positive)
+        losses = {"cls": _total(rows, weighted, factor, self.cls_loss.weight)}
 
         where, truth, deltas = self._regression(predictions, priors, targets, match)
         box_rows = self.box_loss(deltas, where, truth, self.coder)  # (B, A)

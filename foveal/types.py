@@ -218,6 +218,11 @@ class Targets:
         masks = None if self.masks is None else self.masks.to(device, non_blocking=True)
         return Targets(**fields, any_ignore=self.any_ignore, masks=masks)
 
+    def repeated(self, times: int) -> Targets:
+        """The batch several times in a row, without masks: for matching the layers of a decoder at once."""
+        fields = {k: torch.cat([getattr(self, k)] * times) for k in ("boxes", "labels", "valid", "ignore")}
+        return Targets(**fields, any_ignore=self.any_ignore)
+
 
 def _padded_runs(masks: Sequence[Masks | None], objects: int) -> Tensor | None:
     """The runs of all masks, padded to the mask that has most of them: (B, G, M, 3); None where there are no masks."""
@@ -251,6 +256,12 @@ class Priors:
             return self.batched(batch)
         return torch.cat([self.boxes, self.grid], -1).expand(batch, -1, -1)
 
+    def repeated(self, times: int) -> Priors:
+        """As :meth:`Targets.repeated`."""
+        boxes = self.boxes if self.boxes.dim() == 2 else torch.cat([self.boxes] * times)
+        valid = None if self.valid is None else torch.cat([self.valid] * times)
+        return replace(self, boxes=boxes, valid=valid)
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -269,6 +280,12 @@ class Match:
     positive: Tensor  # (B, A) bool
     ignored: Tensor  # (B, A) bool: neither positive nor negative
     further: tuple[Tensor, Tensor] | None = None  # (B, G) prior of each object; (B, G) bool: another took it
+
+    def chunk(self, parts: int) -> list[Match]:
+        """The inverse of ``repeated``: a match for each of so many equal parts of the batch."""
+        gt, positive, ignored = (t.chunk(parts) for t in (self.gt, self.positive, self.ignored))
+        further = [None] * parts if self.further is None else zip(*(t.chunk(parts) for t in self.further), strict=True)
+        return [Match(*row) for row in zip(gt, positive, ignored, further, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder, BoxLinearCoder
 
 from foveal.errors import UsageError
-from foveal.parts.coders import LTRB, Coder, Delta
+from foveal.parts.coders import LTRB, Coder, Delta, ImageRelative
 
 
 def boxes(*shape: int, seed: int = 0) -> Tensor:
@@ -53,7 +53,17 @@ def test_ltrb_in_pixels_by_hand() -> None:
     assert LTRB(normalize=True).encode(box, point).tolist() == [6 / 16, 1, 24 / 16, 4 / 16]
 
 
-@pytest.mark.parametrize("coder", [Delta(), Delta((10.0, 10.0, 5.0, 5.0)), LTRB(), LTRB(normalize=False)])
+def test_image_relative_by_hand() -> None:
+    # Picture 200 x 100; box 40 x 50 with centre (50, 25): a quarter across and down, a fifth and a half of the sides.
+    picture, box = torch.tensor([0.0, 0.0, 200.0, 100.0]), torch.tensor([30.0, 0.0, 70.0, 50.0])
+    torch.testing.assert_close(ImageRelative().encode(box, picture), torch.tensor([0.25, 0.25, 0.2, 0.5]))
+    wild = ImageRelative().decode(torch.randn(100, 4, generator=torch.Generator().manual_seed(0)), picture)
+    assert (wild[:, 2:] >= wild[:, :2]).all()
+
+
+@pytest.mark.parametrize(
+    "coder", [Delta(), Delta((10.0, 10.0, 5.0, 5.0)), LTRB(), LTRB(normalize=False), ImageRelative()]
+)
 @pytest.mark.parametrize("shape", [(50,), (2, 50), (2, 3, 50)])
 def test_inverses_with_any_leading_dimensions(coder: Coder, shape: tuple[int, ...]) -> None:
     box, prior = boxes(*shape, seed=4), boxes(*shape, seed=5)  # mostly far apart, centres outside the boxes

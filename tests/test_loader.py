@@ -17,7 +17,7 @@ from foveal.data.loader import Batch, EvalLoader, Loader, targets_of
 from foveal.data.order import Order
 from foveal.data.reading import open_dataset
 from foveal.data.shapes import make_shapes
-from foveal.data.transforms import Expand, HorizontalFlip, IoUCrop, MultiScale, PhotometricDistortion
+from foveal.data.transforms import Expand, HorizontalFlip, IoUCrop, MultiScale, PhotometricDistortion, ShortSide
 from foveal.errors import FovealError, UsageError
 from foveal.parts.inputs import Letterbox, Resize, Stretch
 
@@ -126,6 +126,8 @@ def test_multi_scale_changes_by_batch(shapes: Dataset) -> None:
     assert canvases == {(32, 64), (64, 128)}
     with pytest.raises(UsageError, match="twice"):
         Loader(shapes, Resize(), (MultiScale(),), 2, 0, multi_scale=(5,))
+    with pytest.raises(UsageError, match="ShortSide is for"):
+        Loader(shapes, Stretch(64, 32), (ShortSide(),), 2, 0)
 
 
 def test_ranks_share_every_batch(shapes: Dataset) -> None:

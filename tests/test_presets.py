@@ -38,7 +38,9 @@ def test_the_presets_are_counted() -> None:
     two_stage = ["faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini", "fast_rcnn_mini", "mask_rcnn_mini"]
     two_stage += ["rcnn_mini", "spp_net_mini", "faster_rcnn_mini_alternating"]
     yolo = ["yolo_v1_mini", "yolo_v2_mini", "yolo_v3_mini"]
-    assert sorted(MINI) == sorted(["retinanet_mini", "fcos_mini", *two_stage, *yolo, "ssd_mini", "dssd_mini"])
+    assert sorted(MINI) == sorted(
+        ["retinanet_mini", "fcos_mini", *two_stage, *yolo, "ssd_mini", "dssd_mini", "detr_mini"]
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -102,6 +104,10 @@ def test_every_preset_builds(name: str) -> None:
         ("ssd512_vgg16_paper", 20, 27_188_676, 0),
         ("ssd512_vgg16_coco_paper", 80, 36_038_196, 0),
         ("ssdlite320_mobilenet_v3_large", 90, 3_440_060, 0),  # torchvision's own figure
+        ("detr_r50", 91, 41_524_768, 0),
+        ("detr_r50_dc5", 91, 41_524_768, 0),
+        ("detr_r101", 91, 60_464_672, 0),
+        ("detr_r101_dc5", 91, 60_464_672, 0),
     ],
 )
 def test_parameter_counts(name: str, classes: int, reference: int, surplus: int) -> None:

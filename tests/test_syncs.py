@@ -70,6 +70,7 @@ def test_host_syncs_of_detecting_a_batch(name: str, monkeypatch: pytest.MonkeyPa
         ("yolo_v1_mini", set()),
         ("yolo_v2_mini", set()),
         ("yolo_v3_mini", set()),
+        ("detr_mini", set()),  # its one transfer is a copy, which is not counted here: see test_detr
     ],
 )
 def test_host_syncs_of_a_training_step(name: str, allowed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from foveal.data.transforms import (
     Jitter,
     MultiScale,
     PhotometricDistortion,
+    ResizedCrop,
     Sample,
     ScaleJitter,
     Transform,
@@ -43,6 +44,7 @@ GEOMETRY: list[Transform] = [
     FixedCrop(60, 50),
     Jitter(0.3),
     FixedCrop(200, 90),
+    ResizedCrop((80, 100), 60, 90, p=1.0),
 ]
 
 

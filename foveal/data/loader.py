@@ -30,7 +30,7 @@ from .makers import EvalMaker, Maker, Packet, TrainMaker
 from .order import Order
 from .sample import Pixels
 from .samples import Packed, Treatment, targets_of
-from .transforms import MultiScale, Transform
+from .transforms import MultiScale, ShortSide, Transform
 
 if TYPE_CHECKING:
     from foveal.parts.inputs import Input
@@ -189,8 +189,11 @@ class Loader(_Loader[Batch]):
         scales = [t for t in augment if isinstance(t, MultiScale)]
         if multi_scale:
             scales.append(MultiScale(tuple(multi_scale)))
-        if len(scales) > 1:
+        own = [t for t in augment if isinstance(t, ShortSide)]
+        if len(scales) + len(own) > 1:
             raise UsageError("multi-scale is set twice")
+        if own and not hasattr(input, "short"):
+            raise UsageError("ShortSide is for the resize rule Resize", fix="Use MultiScale, or input=Resize(...)")
         packed = Packed(dataset.records, difficult, crowd, masks=masks)
         tall = packed.sizes[:, 0] > packed.sizes[:, 1] if group_by_aspect else None
         super().__init__(

@@ -39,6 +39,7 @@ class Sample:
     offset: tuple[int, int] = (0, 0)  # y, x of the picture on the canvas
     fill: tuple[int, int, int] = MEAN  # the canvas's colour
     proposals: Floats | None = None  # (P, 4) canvas pixels
+    short: int | None = None  # the short side that ``Resize`` gives it; None: the rule's own
 
     def __post_init__(self) -> None:
         if self.canvas == (0, 0):

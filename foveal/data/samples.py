@@ -162,7 +162,7 @@ def prepare(sample: Sample, augment: Sequence[Transform], rng: np.random.Generat
 def collate(prepared: Sequence[Prepared], rule: Input, *, shared: bool = False) -> tuple[Images, Targets]:
     """Resizes, paints, pads: (B, 3, H, W) uint8 channels-last. ``shared`` puts the pixels into shared memory."""
     canvases = [p.sample.canvas for p in prepared]
-    places = [rule.placement(*c) for c in canvases]
+    places = [resized_rule(rule, p.sample.short).placement(*p.sample.canvas) for p in prepared]
     canvas = rule.canvas([(p.height, p.width) for p in places])
     pixels = _empty((len(prepared), *canvas, 3), shared)
     targets, proposals = [], []

@@ -24,8 +24,10 @@ __all__ = [
     "Jitter",
     "MultiScale",
     "PhotometricDistortion",
+    "ResizedCrop",
     "Sample",
     "ScaleJitter",
+    "ShortSide",
     "Transform",
 ]
 
@@ -198,6 +200,45 @@ class MultiScale(Transform):
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return sample  # the size belongs to the batch
+
+
+@dataclass(frozen=True)
+class ShortSide(Transform):
+    """Another short side for every picture, in place of that of ``Resize`` (DETR). The long side's limit stays."""
+
+    sides: tuple[int, ...] = tuple(range(480, 801, 32))
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return replace(sample, short=self.sides[int(rng.integers(len(self.sides)))])
+
+
+@dataclass(frozen=True)
+class ResizedCrop(Transform):
+    """DETR's crop: a random window of the picture as it would be with one of ``shorts`` as its short side.
+
+    Each side of the window is uniform in ``low``..``high`` pixels of that size, and no longer than the picture. All
+    objects that reach into it are kept, clipped to it.
+    """
+
+    shorts: tuple[int, ...] = (400, 500, 600)
+    low: int = 384
+    high: int = 600
+    p: float = 0.5  # how often
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if rng.random() >= self.p:
+            return sample
+        height, width = sample.canvas
+        scale = self.shorts[int(rng.integers(len(self.shorts)))] / min(height, width)
+
+        def side(whole: int) -> int:
+            most = min(round(whole * scale), self.high)
+            pixels = int(rng.integers(min(self.low, most), most + 1))
+            return max(1, min(whole, round(pixels / scale)))
+
+        h, w = side(height), side(width)
+        top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+        return crop_to_visible(sample, top, left, h, w, 0.0)
 
 
 # --------------------------------------------------------------------------------------------------- colour

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..parts.heads import LayeredHead
 from ..parts.necks import Neck
 from ..parts.priors import PriorSet
 from ..task import BoxTask
-from ..types import Boxes, Images, Predictions, Priors, Targets
+from ..types import Boxes, Images, Priors, Targets
 from .base import Detector, Outputs, Spec
 
 
 class OneStage(Detector):
-    """RetinaNet, SSD, YOLO, FCOS; with one class and a plain head, the RPN alone."""
+    """RetinaNet, SSD, YOLO, FCOS, DETR; with one class and a plain head, the RPN alone."""
 
     def __init__(
         self,
@@ -37,17 +38,22 @@ class OneStage(Detector):
 
     def outputs(self, images: Images) -> Outputs:
         features = self.neck(self.backbone(self._pixels(images)))
-        return Outputs(features, [self.head(features)], self.priors(images, features, self.strides))
+        head = self.head
+        layers = head(features, images) if isinstance(head, LayeredHead) else [head(features)]
+        return Outputs(features, layers, self.priors(images, features, self.strides))
 
     def losses(
         self, outputs: Outputs, images: Images, targets: Targets, rng: torch.Generator | None
     ) -> dict[str, Tensor]:
-        def of(layer: Predictions) -> dict[str, Tensor]:
-            return self.task.losses(layer, outputs.priors, targets, rng, seen=images.seen)
+        matches = self.task.matches(outputs.layers, outputs.priors, targets)
 
-        losses = of(outputs.layers[-1])
-        for i, layer in enumerate(outputs.layers[:-1]):
-            losses |= {f"{k}.{i}": v for k, v in of(layer).items()}
+        def of(i: int) -> dict[str, Tensor]:
+            layer = outputs.layers[i]
+            return self.task.losses(layer, outputs.priors, targets, rng, match=matches[i], seen=images.seen)
+
+        losses = of(-1)
+        for i in range(len(outputs.layers) - 1):
+            losses |= {f"{k}.{i}": v for k, v in of(i).items()}
         return losses
 
     def detections(self, outputs: Outputs, images: Images) -> Boxes:

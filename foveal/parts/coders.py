@@ -98,6 +98,27 @@ class LTRB(Coder):
         return torch.stack([x1, y1, torch.maximum(x2, x1), torch.maximum(y2, y1)], -1)
 
 
+@dataclass(frozen=True)
+class ImageRelative(Coder):
+    """Centre and sides as parts of the prior's sides, which is the whole picture (DETR, section 3.1).
+
+    ``dx = (cx - x1_a) / w_a``, ``dy = (cy - y1_a) / h_a``, ``dw = w / w_a``, ``dh = h / h_a``: 0 to 1 within the
+    picture, which is what the head gives.
+    """
+
+    def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
+        boxes, priors = at_least_fp32(boxes), at_least_fp32(priors)
+        origin, side = priors[..., :2], (priors[..., 2:4] - priors[..., :2]).clamp(min=_EPS)
+        centre = (boxes[..., :2] + boxes[..., 2:]) / 2 - origin
+        return torch.cat([centre / side, (boxes[..., 2:] - boxes[..., :2]) / side], -1)
+
+    def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
+        deltas, priors = at_least_fp32(deltas), at_least_fp32(priors)
+        origin, side = priors[..., :2], (priors[..., 2:4] - priors[..., :2]).clamp(min=_EPS)
+        centre, half = deltas[..., :2] * side + origin, deltas[..., 2:].clamp(min=0) * side / 2
+        return torch.cat([centre - half, centre + half], -1)
+
+
 def at_least_fp32(t: Tensor) -> Tensor:
     """float32, unless it is float64 already."""
     return t if t.dtype in (torch.float32, torch.float64) else t.float()

@@ -7,6 +7,7 @@ of a place last.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..types import Predictions
+from ..types import Images, Predictions
 from .norms import NormKind, conv_block
 from .roi_heads import Predictor, ResNetTail, RoIConv, RoIHead, RoIHeadSpec, RoIMLP, VGGTail
 
 __all__ = [
+    "LayeredHead",
     "PointTower",
     "Predictor",
     "RPNHead",
@@ -31,6 +33,15 @@ __all__ = [
     "Tower",
     "VGGTail",
 ]
+
+
+class LayeredHead(nn.Module, ABC):
+    """A head that looks at the whole picture and answers once a decoder layer (DETR)."""
+
+    @abstractmethod
+    def forward(self, features: list[Tensor], images: Images) -> list[Predictions]:
+        """``images.sizes`` say what of the maps is picture. The last of the predictions is the answer."""
+
 
 _STD = 0.01  # of every new layer (RetinaNet, section 4.1; Faster R-CNN, section 3.1.3)
 

@@ -44,6 +44,10 @@ class ClassLoss(ABC):
         Rows that are not positive are background, whatever their label. Neither normalised nor weighted.
         """
 
+    def row_weight(self, positive: Tensor) -> Tensor | None:
+        """How often each row counts, (B, A), in the sum and in what it is divided by; None: once."""
+        return None
+
     def further(self, logits: Tensor, labels: Tensor, match: Match) -> Tensor | None:
         """What ``match.further``'s objects, of these labels (B, G), add to their priors' rows: (B, A).
 
@@ -71,10 +75,18 @@ class CrossEntropy(ClassLoss):
     background: bool = True
     normalizer: Normalizer = KeptRows()
     weight: float = 1.0
+    background_weight: float = 1.0  # how often a row of background counts (DETR: 0.1); :class:`KeptRows` counts it so
+
+    def __post_init__(self) -> None:
+        if not self.background_weight > 0:
+            raise UsageError(f"CrossEntropy(background_weight={self.background_weight}): expected more than zero")
 
     @property
     def monotone(self) -> bool:
         return False
+
+    def row_weight(self, positive: Tensor) -> Tensor | None:
+        return None if self.background_weight == 1 else torch.where(positive, 1.0, self.background_weight)
 
     def channels(self, classes: int) -> int:
         return classes + self.background

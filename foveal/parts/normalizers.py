@@ -24,10 +24,12 @@ class Normalizer(ABC):
 
 @dataclass(frozen=True)
 class KeptRows(Normalizer):
-    """One over the rows kept in the batch: a mean (Fast R-CNN; torchvision's RPN and RoI heads)."""
+    """One over the rows kept in the batch, or over the sum of their weights: a mean (Fast R-CNN; torchvision's RPN and
+    RoI heads; DETR)."""
 
     def __call__(self, keep: Tensor, positive: Tensor) -> Tensor:
-        return _per_row(1 / keep.detach().float().sum().clamp(min=1), keep)
+        count = keep.detach().float().sum()
+        return _per_row(1 / torch.where(count > 0, count, 1.0), keep)
 
 
 @dataclass(frozen=True)

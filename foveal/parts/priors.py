@@ -123,6 +123,23 @@ class PyramidAnchors:
         return Anchors(sizes, self.ratios, order=self.order, centre=self.centre)
 
 
+@dataclass(frozen=True)
+class WholeImage(PriorSet):
+    """The whole picture, once for each query: set prediction has no places of its own (DETR)."""
+
+    queries: int = 100
+
+    @property
+    def per_location(self) -> tuple[int, ...]:
+        return (self.queries,)
+
+    def __call__(self, images: Images, features: Sequence[Tensor], strides: Sequence[int]) -> Priors:
+        """Boxes (B, queries, 4) around the part of the canvas that is picture."""
+        far = images.sizes.flip(1).float()
+        boxes = torch.cat([torch.zeros_like(far), far], 1)  # (B, 4)
+        return Priors(boxes[:, None].expand(-1, self.queries, -1), (self.queries,))
+
+
 def at_strides(anchors: Anchors | PyramidAnchors, strides: Sequence[int]) -> Anchors:
     """Anchors as they are, or sized for these strides. ``UsageError`` if they are for another number of levels."""
     if isinstance(anchors, PyramidAnchors):

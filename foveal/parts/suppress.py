@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -39,8 +39,11 @@ class Select:
     per_level: int | None = 1000  # candidates of each level; None: all above the score (inference only: one host sync)
     min_size: float = 0.0  # smallest side of a box, network pixels
     per_class: int | None = None  # candidates of each class over all levels, in place of ``per_level`` (SSD)
+    best_class: bool = False  # of each prior its best class alone (DETR)
 
     def __post_init__(self) -> None:
+        if self.best_class and self.per_class is not None:
+            raise UsageError("Select: best_class and per_class exclude each other")
         if self.per_class is not None and self.per_level is not None:
             raise UsageError("Select: per_level and per_class are two ways to choose", fix="Set per_level=None as well")
         if any(n is not None and n < 1 for n in (self.per_level, self.per_class)):
@@ -57,6 +60,10 @@ class Select:
         """
         if self.per_class is not None:
             return self._best_of_classes(scores, self.per_class, to_scores)
+        if self.best_class:
+            best, label = scores.max(-1, keepdim=True)
+            found = replace(self, best_class=False).candidates(best, counts, to_scores)
+            return found._replace(labels=label.squeeze(-1).gather(1, found.rows))
         if self.per_level is None:
             return self._all(scores if to_scores is None else to_scores(scores), counts)
         classes = scores.shape[2]

@@ -10,7 +10,8 @@ import difflib
 
 from foveal.detectors.base import Spec
 from foveal.errors import UsageError
-from foveal.presets import one_stage, rcnn, small, ssd, two_stage, yolo
+from foveal.presets import detr, one_stage, rcnn, small, ssd, two_stage, yolo
+from foveal.presets.detr import *
 from foveal.presets.one_stage import *
 from foveal.presets.rcnn import *
 from foveal.presets.small import *
@@ -18,7 +19,7 @@ from foveal.presets.ssd import *
 from foveal.presets.two_stage import *
 from foveal.presets.yolo import *
 
-PAGES = (one_stage, ssd, yolo, rcnn, two_stage, small)  # where the presets are, in the order they are listed
+PAGES = (one_stage, ssd, yolo, detr, rcnn, two_stage, small)  # where the presets are, in the order they are listed
 
 
 def names() -> list[str]:
