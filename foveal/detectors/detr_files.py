@@ -42,6 +42,9 @@ def import_detr(
     for key, only in _ONLY.items():
         if told.get(key, only) != only:
             raise FovealError(f"{key} is {told[key]!r}, only {only!r} is known here", path=path)
+    for key in ("encoder_attention_heads", "decoder_attention_heads", "encoder_ffn_dim", "dropout"):
+        if not isinstance(told.get(key, 0), int | float):
+            raise FovealError(f"{key} is {told[key]!r}, expected a number", path=path)
     try:
         ours = to_ours(state)
         base = _base(ours, Path(path), preset, told)
@@ -96,7 +99,7 @@ def transformers_config(spec: DETR, state: State, classes: Sequence[str], inner:
 
 
 def processor_config(spec: DETR) -> dict[str, Any]:
-    """``preprocessor_config.json`` of transformers' ``DetrImageProcessor``. Raises ``UsageError`` as it has one rule."""
+    """``preprocessor_config.json`` of transformers' ``DetrImageProcessor``. Raises ``UsageError`` for other rules."""
     rule = spec.input
     if not isinstance(rule, Resize):
         raise UsageError(f"{type(rule).__name__} is no rule of transformers' DetrImageProcessor", where="input")
@@ -169,13 +172,12 @@ def _input(processor: Mapping[str, Any], base: DETR) -> Any:
         rule = replace(rule, short=size, long=int(processor.get("max_size", rule.long)))
     elif size is not None:
         raise FovealError(f"size {size} in preprocessor_config.json is no rule known here")
-    mean, std = processor.get("image_mean", rule.mean), processor.get("image_std", rule.std)
-    return replace(rule, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+    mean = cast(tuple[float, float, float], tuple(map(float, processor.get("image_mean", rule.mean))))
+    std = cast(tuple[float, float, float], tuple(map(float, processor.get("image_std", rule.std))))
+    return replace(rule, mean=mean, std=std)
 
 
-def _names(
-    columns: int, names: Sequence[str] | None, config: Mapping[str, Any], path: str | Path
-) -> tuple[str, ...]:
+def _names(columns: int, names: Sequence[str] | None, config: Mapping[str, Any], path: str | Path) -> tuple[str, ...]:
     """One name for each column but the last, which is no object's."""
     stored = config.get("id2label")
     if names is not None:

@@ -33,7 +33,9 @@ class Timm(BackboneSpec):
     """
 
     name: str  # timm's name, such as resnet18 or convnext_atto
-    weights: str | None = None  # a file of timm's weights for it (.safetensors, .pth) or timm/NAME, read when training starts
+    weights: str | None = (
+        None  # a file of timm's weights for it (.safetensors, .pth) or timm/NAME, read when training starts
+    )
     norm: Literal["frozen", "batch"] = "frozen"  # what its batch norms become
     frozen_stages: int = 0  # maps, finest first, whose layers do not learn
     padded: bool = False  # layers that cut the border off fill it, so that maps lie on their strides (Inception)
@@ -78,7 +80,6 @@ class Timm(BackboneSpec):
             flat = key.replace(".", "_", 1)  # timm's maps-only form of a network joins the first two parts of a name
             state["network." + (flat if flat in own and key not in own else key)] = value
         load_into(backbone, state, path=file, known=state.keys(), what=self.name)
-
 
     @property
     def weights_file(self) -> str | None:

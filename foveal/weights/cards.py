@@ -100,12 +100,19 @@ def _entry(
 ) -> Published:
     """One file of torchvision's model zoo: its documentation is the source of the figures."""
     url = f"https://download.pytorch.org/models/{file}.pth"
-    about = {
-        "data": "ImageNet" if preset is None else "COCO train2017",
-        "licence": _TORCHVISION,
-        "source": "https://docs.pytorch.org/vision/stable/models.html",
-    }
-    return Published(name, url, megabytes, preset, score, parameters, zero_eps, caffe_pixels, **about)
+    return Published(
+        name,
+        url,
+        megabytes,
+        preset,
+        score,
+        parameters,
+        zero_eps,
+        caffe_pixels,
+        data="ImageNet" if preset is None else "COCO train2017",
+        licence=_TORCHVISION,
+        source="https://docs.pytorch.org/vision/stable/models.html",
+    )
 
 
 def _detr(name: str, file: str, megabytes: float, score: float, parameters: int) -> Published:
