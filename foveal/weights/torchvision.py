@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import FovealError, UsageError
 from .coco import COCO_NAMES
 from .published import PUBLISHED, digest
-from .reading import State, read_state
+from .reading import State, is_classifier, read_state
 from .torchvision_ssd import check_ssd, is_ssd, recognise_ssd, ssd_columns, ssd_to_ours, ssd_to_torchvision
 
 # Renamed in torchvision 0.13. The left sides cannot occur in a new file: there every block has one more index.
@@ -233,7 +233,7 @@ def _bottlenecks(state: Mapping[str, Tensor]) -> tuple[int, ...]:
 
 
 def _guess(state: Mapping[str, Tensor]) -> str:
-    if {"fc.weight", "classifier.0.weight", "classifier.1.weight", "classifier.weight"} & set(state):
+    if is_classifier(dict(state)):
         return "a classification network (give it as the backbone's weights)"
     first = ", ".join(list(state)[:3])
     return f"a state of {len(state)} tensors ({first}, ...)"
