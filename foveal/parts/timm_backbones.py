@@ -74,12 +74,12 @@ class Timm(BackboneSpec):
         file = path or self.weights_file
         if not file:
             return
-        own = {key.removeprefix("network.") for key in backbone.state_dict()}
-        state = {}
+        network = backbone.get_submodule("network")
+        own, state = network.state_dict().keys(), {}
         for key, value in read_state(file).items():
             flat = key.replace(".", "_", 1)  # timm's maps-only form of a network joins the first two parts of a name
-            state["network." + (flat if flat in own and key not in own else key)] = value
-        load_into(backbone, state, path=file, known=state.keys(), what=self.name)
+            state[flat if flat in own and key not in own else key] = value
+        load_into(network, state, path=file, known=state.keys(), what=self.name)
 
     @property
     def weights_file(self) -> str | None:
