@@ -37,6 +37,17 @@ def test_names_are_grouped_by_the_shortest_path_that_is_of_one_kind() -> None:
     assert grouped({}) == {}
 
 
+def test_numbered_layers_are_folded_to_ranges() -> None:
+    """Layers without weights (2, 3) do not interrupt; one of another kind (5) does."""
+    kept = (*(f"b.layers.{i}.w" for i in (0, 1, 4, 6, 7)), "c.0.w", "d.w")
+    taken = Transfer("f", kept, {"x": ("b.layers.5.w",)}, ("b.layers.9.w",), (1, 2))
+    assert taken.lines()[1:] == [
+        "  kept: b.layers.0-4, b.layers.6-7, c, d",
+        "  made new (x): b.layers.5",
+        "  not used: b.layers.9",
+    ]
+
+
 def test_a_torchvision_state_dict_on_other_classes(tmp_path: Path) -> None:
     file = tmp_path / "own_320.pth"
     theirs = tv.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=5)

@@ -38,7 +38,8 @@ class Transfer:
         total = len(self.kept) + sum(map(len, self.new.values()))
         share = " of ".join(f"{n / 1e6:.2f}" for n in self.numbers)
         found = [f"{self.source}: {len(self.kept)} of {total} tensors kept ({share} million numbers)"]
-        found += [f"  {what}: {_short(names)}" for what, names in self._groups() if names]
+        numbered = _numbered([*self.kept, *(name for names in self.new.values() for name in names), *self.unused])
+        found += [f"  {what}: {_short(_folded(names, numbered))}" for what, names in self._groups() if names]
         return found + [f"  {note}" for note in self.notes]
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,6 +154,34 @@ def _paths(name: str) -> Iterable[str]:
     """``a.b.c`` -> ``a``, ``a.b``, ``a.b.c``."""
     parts = name.split(".")
     return (".".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def _numbered(names: Iterable[str]) -> dict[str, list[int]]:
+    """The numbers there are below each path: ``["a.0.w", "a.2.w"]`` -> ``{"a": [0, 2]}``."""
+    found: dict[str, set[int]] = {}
+    for name in names:
+        for path in _paths(name):
+            parent, _, leaf = path.rpartition(".")
+            if leaf.isdecimal():
+                found.setdefault(parent, set()).add(int(leaf))
+    return {parent: sorted(numbers) for parent, numbers in found.items()}
+
+
+def _folded(paths: Sequence[str], numbered: Mapping[str, Sequence[int]]) -> list[str]:
+    """``a.0, a.1, a.2, b`` -> ``a.0-2, b``; numbers that are not there do not interrupt."""
+    found: list[str] = []
+    first = place = -1  # places among its parent's numbers: of the run's beginning, and of its end
+    run = ""  # its parent
+    for path in paths:
+        parent, _, leaf = path.rpartition(".")
+        at = numbered[parent].index(int(leaf)) if leaf.isdecimal() else -1
+        if at >= 0 and parent == run and at == place + 1:
+            found[-1] = f"{parent}.{numbered[parent][first]}-{leaf}"
+        else:
+            found.append(path)
+            run, first = (parent, at) if at >= 0 else ("", -1)
+        place = at
+    return found
 
 
 def _short(names: Sequence[str]) -> str:
