@@ -143,6 +143,8 @@ def test_torchvision_there_and_back(name: str, tmp_path: Path) -> None:
     theirs.load_state_dict(back)  # theirs reads it
     boxes = "roi_heads.box_predictor.bbox_pred"
     for key, value in torch.load(file, weights_only=True).items():
+        if key.endswith("num_batches_tracked"):
+            continue  # constant norms count nothing
         assert torch.equal(back[key][4:], value[4:]) if key.startswith(boxes) else torch.equal(back[key], value), key
 
 
