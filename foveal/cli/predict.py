@@ -105,7 +105,7 @@ def _is_model(word: str) -> bool:
 
     path = Path(word)
     if path.is_dir():
-        inside = ("run.json", "checkpoints", "model.safetensors", "pytorch_model.bin", "SHA256SUMS")
+        inside = ("run.json", "checkpoints", "model.safetensors", "pytorch_model.bin", "config.json", "SHA256SUMS")
         return any((path / name).exists() for name in inside)
     if path.exists():
         return path.suffix.lower() in WEIGHTS
