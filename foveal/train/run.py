@@ -212,8 +212,8 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
         taken = load_weights(detector, arguments.weights)
     elif resumed is None:
         taken = load_backbone(spec, detector)
-    for line in taken.lines() if taken is not None else ():
-        screen.say(line)
+    if taken is not None:
+        screen.say("\n".join(taken.lines()))
     if resumed is None and arguments.weights is None and (line := other_pixels(spec)):
         screen.say(line)
     if resumed is None and arguments.weights is None and stuck(spec, detector):

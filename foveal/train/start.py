@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -13,6 +12,7 @@ from ..detectors.darknet import DarknetDetector
 from ..detectors.ssd import CAFFE_MEAN, LEVELS
 from ..detectors.yolo import BLACK, WHITE
 from ..errors import FovealError
+from ..fields import settings
 from ..loading import find
 from ..parts.backbone_base import BackboneSpec
 from ..parts.caffe_nets import CaffeSpec
@@ -78,7 +78,7 @@ def _is_backbone(source: str | Path) -> bool:
 def _into_backbone(detector: Detector, source: str | Path) -> Transfer:
     spec = detector.spec
     backbone = getattr(spec, "backbone", None)
-    if not isinstance(backbone, BackboneSpec) or "weights" not in {f.name for f in dataclasses.fields(backbone)}:
+    if not isinstance(backbone, BackboneSpec) or "weights" not in settings(type(backbone)):
         raise FovealError(
             f"is a classification network's, and {type(spec).__name__} has no backbone that reads one", path=source
         )
