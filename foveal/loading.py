@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,19 +37,27 @@ def find(
     cfg: str | Path | None = None,
     names: str | Path | Sequence[str] | None = None,
 ) -> Found:
-    """The model of a run folder (its best checkpoint), a checkpoint folder, an alias or a weights file.
+    """The model of a run folder (its best checkpoint), a checkpoint folder, a Hugging Face folder, an alias or a file.
 
     A published alias is read from the cache and never fetched here: ``foveal weights fetch`` does that. ``preset``
-    says what a foreign file holds where it cannot be seen; a Darknet file needs its ``cfg`` (path or text), and its
-    class ``names`` (the .names file, or the names themselves). Raises :class:`FovealError` for what is no model.
+    says what a foreign file holds where it cannot be seen; a Darknet file needs its ``cfg`` (path or text). ``names``
+    are the classes of a foreign file (a .names file, or the names themselves). Raises :class:`FovealError` for what is
+    no model.
     """
+    from .hub_folder import is_hub_folder, read_hub_folder
     from .train.checkpoint import load_checkpoint
-    from .weights import is_alias, published_file
+    from .weights import is_alias
+    from .weights.darknet import is_darknet
 
     path = Path(source)
-    if (cfg is not None or names is not None) and not path.is_file():
-        raise UsageError(f"a cfg or names belong to a Darknet weights file, {source} is none")
+    if cfg is not None and not path.is_file():
+        raise UsageError(f"a cfg belongs to a Darknet weights file, {source} is none")
     if path.is_dir():
+        if names is not None:
+            raise UsageError(f"{source} has its class names in it", fix="Leave the names out")
+        if is_hub_folder(path):
+            spec, classes, state = read_hub_folder(path, preset)
+            return Found(path, lambda: spec, classes, state)
         found = load_checkpoint(path)
         story = found.meta["state"]
         seen = int(story.get("step", 0)) * int(story.get("batch_size", 0))
@@ -56,16 +65,28 @@ def find(
     if path.is_file():
         if cfg is not None:
             return _read_darknet(path, preset, cfg, names)
-        if names is not None:
+        if names is not None and is_darknet(path):
             raise UsageError("names without a cfg", fix="Give the cfg of the Darknet weights too")
-        return _read_file(path, preset)
+        return _read_file(path, preset, names)
     if is_alias(str(source)):
-        return _read_file(Path(published_file(str(source))), preset)
+        return _read_published(str(source), preset, names)
     raise FovealError(
         "no such run, checkpoint, weights file or alias",
         path=source,
-        fix="`foveal weights list` shows the aliases; a run is the folder that `foveal train --out` made.",
+        fix=_nearest(path)
+        + "`foveal weights list` shows the aliases; a run is the folder that `foveal train --out` made.",
     )
+
+
+def _nearest(path: Path) -> str:
+    """The names that were perhaps meant: of published detectors, and of what lies beside."""
+    from .weights import PUBLISHED, is_alias
+    from .weights.published import ALIASES
+
+    beside = {str(p): p for p in path.parent.iterdir()} if path.parent.is_dir() else {}
+    known = [*filter(is_alias, PUBLISHED), *ALIASES, *beside]
+    near = difflib.get_close_matches(str(path), known, 3)
+    return f"Did you mean {' or '.join(near)}? " if near else ""
 
 
 def load(
@@ -92,15 +113,37 @@ def load(
     return ready(detector, device, precision)
 
 
-def _read_file(path: Path, preset: str | None) -> Found:
+def _read_published(name: str, preset: str | None, names: str | Path | Sequence[str] | None) -> Found:
+    """A fetched checkpoint, as what it is published."""
+    from .weights.published import find as entry_of
+    from .weights.published import published_files
+
+    weights, *others = published_files(name)
+    if others:
+        cfg, own = others
+        return _read_darknet(weights, preset, cfg, own if names is None else names)
+    return _read_file(weights, preset or entry_of(name).preset, names)
+
+
+def _read_file(path: Path, preset: str | None, names: str | Path | Sequence[str] | None = None) -> Found:
     """A file that ``foveal weights export`` wrote, or somebody else's."""
+    from .detectors.detr_files import import_detr
     from .weights import import_weights, read_state
+    from .weights.darknet_cfg import read_names
+    from .weights.detr import is_detr
     from .weights.reading import header
 
     own = header(path).get("foveal")
     if own is None or preset is not None:
-        spec, classes, state = import_weights(path, preset)
-        return Found(path, lambda: spec, classes, state)
+        words = read_names(names) if isinstance(names, str | Path) else names
+        state = read_state(path)
+        if is_detr(state):
+            spec, classes, ours = import_detr(state, path, preset, names=words)
+        else:
+            spec, classes, ours = import_weights(path, preset, names=words, state=state)
+        return Found(path, lambda: spec, classes, ours)
+    if names is not None:
+        raise UsageError(f"{path} has its class names in it", fix="Leave the names out")
     story, classes = _story(own, path)
     return Found(path, lambda: from_json(story), classes, read_state(path))
 

@@ -7,7 +7,7 @@ background exists only inside a softmax loss.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import FovealError
 from .rle import Masks
 
 
@@ -150,6 +151,36 @@ class Detections:
             for b, s, k in rows
         ]
         return self._with_masks(found, "segmentation")
+
+    @classmethod
+    def from_hf(cls, result: Mapping[str, Tensor], names: Sequence[str] = ()) -> Detections:
+        """Back from :meth:`to_hf`, sorted by falling score. Names may be missing."""
+        order = result["scores"].float().argsort(descending=True, stable=True)
+        boxes = result["boxes"].reshape(-1, 4).float()
+        return cls(boxes[order], result["scores"].float()[order], result["labels"].long()[order], tuple(names))
+
+    @classmethod
+    def from_coco(
+        cls, results: Sequence[Mapping[str, Any]], names: Sequence[str] = (), category_ids: Sequence[int] | None = None
+    ) -> Detections:
+        """Back from :meth:`to_coco`: the results of one image, sorted by falling score, without masks.
+
+        ``category_ids[label]`` is the data set's own id; without it, label + 1. Raises :class:`FovealError` for results
+        of several images and for an unknown category.
+        """
+        if len({row["image_id"] for row in results}) > 1:
+            raise FovealError("these results are of several images", fix="Give those of one image_id")
+        most = max((int(row["category_id"]) for row in results), default=0)
+        label = {k: i for i, k in enumerate(category_ids or range(1, 1 + max(len(names), 0 if names else most)))}
+        unknown = [row["category_id"] for row in results if row["category_id"] not in label]
+        if unknown:
+            raise FovealError(f"category_id {unknown[0]} is not one of {len(label)} known ones")
+        rows = sorted(results, key=lambda row: -row["score"])
+        boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        scores = torch.tensor([float(row["score"]) for row in rows])
+        labels = torch.tensor([label[row["category_id"]] for row in rows], dtype=torch.int64)
+        return cls(boxes.float(), scores, labels, tuple(names))
 
     def to_supervision(self) -> Any:
         """``supervision.Detections`` (needs ``pip install foveal[supervision]``)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -263,11 +262,14 @@ def test_fine_tuning_on_other_classes(data: Path, tmp_path: Path) -> None:
     options = ["--cfg", str(cfg), "--names", str(names), "--out", str(checkpoint)]
     assert main(["weights", "import", str(weights), *options]) == 0
     fresh = find(checkpoint).spec().build(["cat", "dog", "bird"])
-    said = load_weights(fresh, checkpoint)
-    assert re.search(r"18 of 20 parameters taken over.*backbone\.layers\.11\.0\.bias", said), said
+    taken = load_weights(fresh, checkpoint)
+    assert taken.new == {"3 classes here, 20 there": ("backbone.layers.11.0.weight", "backbone.layers.11.0.bias")}
+    assert taken.lines()[2] == "  made new (3 classes here, 20 there): backbone.layers.11"
     assert fresh.state_dict()["backbone.layers.11.0.weight"].shape[0] == 5 * 8
     again = DarknetDetector.from_cfg(cfg).build(["cat"])
-    assert "18 of 20" in load_weights(again, weights)  # the file itself, by the spec's own cfg
+    assert list(load_weights(again, weights).new) == [
+        "1 classes here, 20 there"
+    ]  # the file itself, by the spec's own cfg
     spec = override(DarknetDetector.from_cfg(cfg), [f"weights={str(weights)!r}"])
     third = spec.build(["cat", "dog"])
     spec.load_pretrained(third)

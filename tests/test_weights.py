@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +308,8 @@ def test_a_preset_on_another_kind_of_network_is_refused(tmp_path: Path) -> None:
 
 def test_table_is_torchvisions() -> None:
     for entry in published.PUBLISHED.values():
+        if "pytorch.org" not in entry.url:
+            continue
         base = entry.name.removesuffix("_v2").removesuffix("_features") if entry.preset is None else entry.name
         found = [w for w in torchvision.models.get_model_weights(base) if w.url == entry.url]
         assert len(found) == 1, entry.name
@@ -356,19 +358,6 @@ class QuietHandler(SimpleHTTPRequestHandler):
         pass
 
 
-class BrokenHandler(BaseHTTPRequestHandler):
-    """Promises more than it sends."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "1000")
-        self.end_headers()
-        self.wfile.write(b"x" * 10)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 def test_fetch_and_use(small: tuple[published.Published, bytes]) -> None:
     entry, content = small
     with pytest.raises(FovealError, match=r"not here yet.*weights fetch accurate.*Without a network: get http"):
@@ -412,13 +401,6 @@ def test_without_a_network(small: tuple[published.Published, bytes], tmp_path: P
     assert re.search(rf"could not be fetched from {nowhere}.*put it at .*{entry.file}", str(caught.value))
     with pytest.raises(FovealError, match="404"):
         weights.fetch("accurate", url=entry.url + "x")
-    with ThreadingHTTPServer(("127.0.0.1", 0), BrokenHandler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        with pytest.raises(FovealError, match="broke after 10 of 1000"):
-            weights.fetch("accurate", url=f"http://127.0.0.1:{server.server_port}/")
-        server.shutdown()
-        thread.join()
     assert list(published.cache_folder().iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -104,9 +105,12 @@ def _is_model(word: str) -> bool:
 
     path = Path(word)
     if path.is_dir():
-        inside = ("run.json", "checkpoints", "model.safetensors", "SHA256SUMS")
+        inside = ("run.json", "checkpoints", "model.safetensors", "pytorch_model.bin", "config.json", "SHA256SUMS")
         return any((path / name).exists() for name in inside)
-    return path.suffix.lower() in WEIGHTS if path.exists() else is_alias(word) or path.suffix.lower() in WEIGHTS
+    if path.exists():
+        return path.suffix.lower() in WEIGHTS
+    bare = path.suffix == "" and not glob.has_magic(word)  # a name that is wrong is told with the nearest ones
+    return bare or is_alias(word) or path.suffix.lower() in WEIGHTS
 
 
 def _tell(json: Path | None) -> Callable[[Prediction], None] | None:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ..errors import FovealError, UsageError
-from .common import CfgFile, NamesFile, group, names, progress, say
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..detectors.base import Spec
+from .common import CfgFile, NamesFile, group, names, note, progress, say
 
 app = group()
 
@@ -32,50 +27,86 @@ def weights() -> None:
 
 
 @app.command("list")
-def list_() -> None:
-    """The published checkpoints: name, what it is with us, size, score, and whether it is here.
+def list_(
+    name: Annotated[str | None, typer.Argument(help="One of them: its card.", show_default=False)] = None,
+) -> None:
+    """The published checkpoints: name, what it is with us, size, score, and whether it is here; of one, its card.
 
     \b
     Example:
       foveal weights list
+      foveal weights list accurate
     """
-    from ..weights.published import ALIASES, PUBLISHED, cache_folder
+    from ..weights.published import ALIASES, PUBLISHED, cache_folder, find
 
+    if name is not None:
+        entry = find(name)
+        say(entry.name)
+        for what, text in entry.card():
+            say(f"  {what}: {text}")
+        return
     short = {name: alias for alias, name in ALIASES.items()}
     rows = [("name", "alias", "preset", "MB", "score", "here")]
     for entry in PUBLISHED.values():
-        here = "yes" if (cache_folder() / entry.file).is_file() else "no"
+        here = "yes" if all((cache_folder() / part.file).is_file() for part in entry.parts) else "no"
         score = "-" if entry.score is None else f"{entry.score:.1f} {entry.metric}"
-        rows.append(
-            (entry.name, short.get(entry.name, "-"), entry.preset or "-", f"{entry.megabytes:.0f}", score, here)
-        )
+        preset = entry.preset or ("its cfg" if entry.cfg else "-")
+        rows.append((entry.name, short.get(entry.name, "-"), preset, f"{entry.megabytes:.0f}", score, here))
     width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         say("  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip())
+    say("timm's: timm/NAME. `foveal weights list NAME` shows data, licence and source of one.")
     say(f"Fetched files lie in {cache_folder()}")
 
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="An alias, or a name of `weights list`.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(help="An alias, a name of `weights list`, timm/NAME, or an address.", show_default=False)
+    ],
     cache: Annotated[Path | None, typer.Option("--cache", help="Another folder to keep it in.")] = None,
+    sha256: Annotated[
+        str | None, typer.Option("--sha256", help="Of an address: the file's hash, or 8 digits of it or more.")
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Only what is here already (FOVEAL_OFFLINE=1: always).")
+    ] = False,
 ) -> None:
-    """Downloads a published checkpoint, once, and checks it by its hash.
+    """Downloads a published checkpoint, once, and checks it by its hash. A cut download goes on where it ended.
 
     \b
     Example:
       foveal weights fetch accurate
+      foveal weights fetch timm/resnet50.a1_in1k
+      foveal weights fetch https://example.org/mine-0123abcd.pth
     """
-    from ..weights import fetch as run
+    from ..weights.published import fetch as run
+    from ..weights.published import fetch_url, find
 
+    if "://" in name:
+        with progress(f"fetching {name}") as update:
+            say(str(fetch_url(name, sha256, cache, progress=update, offline=offline)))
+        return
+    if sha256 is not None:
+        raise UsageError(f"the hash of {name} is known", where="--sha256", fix="It is for an address")
+    for what, text in find(name).card():
+        if what in ("data", "licence", "source"):
+            note(f"{what}: {text}")
     with progress(f"fetching {name}") as update:
-        path = run(name, cache, progress=update)
+        path = run(name, cache, progress=update, offline=offline)
     say(str(path))
 
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A .pth, .safetensors or .weights file.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="A .pth, .safetensors or .weights file, a Hugging Face folder, or an alias.",
+            show_default=False,
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="A new folder.", show_default=False)],
     preset: Annotated[str | None, typer.Option("--preset", help="What it is, where that is not clear.")] = None,
     classes: Annotated[
@@ -89,72 +120,69 @@ def import_(
     \b
     Example:
       foveal weights import fasterrcnn_resnet50_fpn_coco-258fb6c6.pth --out models/r50
+      foveal weights import detr-r50-e632da11.pth --out models/detr
       foveal weights import yolov3-tiny.weights --cfg yolov3-tiny.cfg --names coco.names --out models/tiny
       foveal predict models/r50 photo.jpg
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FovealError("is there already", path=out, fix="Name a new or empty folder")
+    if cfg is not None and preset is not None:
+        raise UsageError("--cfg says what the file holds: no --preset")
+    if classes is not None and names_file is not None:
+        raise UsageError("--names or --classes, not both")
     from ..config import show
+    from ..loading import find
     from ..train.checkpoint import Content, save
     from ..train.environment import versions
     from ..weights.loading import load_into
 
-    spec, found, state = _foreign(file, preset, names(classes), cfg, names_file)
-    detector = spec.build(found)
-    load_into(detector, state, path=file, what=type(spec).__name__)
-    described = {"spec": show(spec), "classes": list(found), "versions": versions()}
-    origin = {"step": 0, "imported": file.name}
+    found = find(model, preset, cfg=cfg, names=names_file or names(classes))
+    spec = found.spec()
+    detector = spec.build(found.classes)
+    load_into(detector, found.state, path=found.path, what=f"{type(spec).__name__} with {len(found.classes)} classes")
+    described = {"spec": show(spec), "classes": list(found.classes), "versions": versions()}
+    origin = {"step": 0, "imported": found.path.name}
     save(out / "checkpoints", 0, Content(detector.state_dict(), {}, {}, origin, described))
-    say(f"{out}: {type(spec).__name__}, {len(found)} classes")
-
-
-def _foreign(
-    file: Path, preset: str | None, classes: list[str] | None, cfg: Path | None, names_file: Path | None
-) -> tuple[Spec, tuple[str, ...], dict[str, Tensor]]:
-    """Spec, class names and state of somebody else's file."""
-    if cfg is None:
-        if names_file is not None:
-            raise UsageError("--names belongs to a Darknet file, which needs --cfg too")
-        from ..weights import import_weights
-
-        return import_weights(file, preset, names=classes)
-    if preset is not None or (classes is not None and names_file is not None):
-        raise UsageError("--cfg says what the file holds: no --preset; and --names or --classes, not both")
-    from ..detectors.darknet_files import import_darknet
-
-    return import_darknet(file, cfg, names_file or classes)
+    say(f"{out}: {type(spec).__name__}, {len(found.classes)} classes")
 
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Argument(help="A run, checkpoint or alias.", show_default=False)],
-    out: Annotated[
-        Path, typer.Option("--out", help="A .safetensors file; of a Darknet network also .weights.", show_default=False)
-    ],
+    model: Annotated[str, typer.Argument(help="A run, checkpoint, alias or weights file.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="A file or folder that is not there yet.", show_default=False)],
+    to: Annotated[
+        Literal["foveal", "hf", "hf4", "torchvision", "detr", "darknet", "backbone"] | None,
+        typer.Option("--to", help="The form. Default: .safetensors foveal, .weights darknet, a folder hf."),
+    ] = None,
+    resnet: Annotated[
+        Literal["timm", "transformers"],
+        typer.Option("--resnet", help="Whose names the ResNet inside a transformers' DETR has."),
+    ] = "timm",
     svd: Annotated[
         str | None,
         typer.Option("--svd", help="Ranks of a region head's fully connected layers: each becomes two smaller ones."),
     ] = None,
 ) -> None:
-    """Writes the weights of a run as one safetensors file, with spec and class names in its header.
+    """Writes the weights of a run in the form that a program reads, whole or not at all.
 
-    A Darknet network is also written as Darknet has it: .weights, and beside it .cfg and .names. With --svd the fully
-    connected layers of a region head are compressed by truncated SVD (Fast R-CNN: 1024,256).
+    foveal: one safetensors file with spec and class names in its header. hf: a folder with config.json (id2label) and
+    model.safetensors; a DETR as transformers' own (hf4: with the keys of its version 4). torchvision, detr: state dicts
+    of torchvision's detectors and of the original DETR. darknet: .weights, and beside it .cfg and .names. backbone: the
+    backbone alone, for backbone.weights=FILE. With --svd the fully connected layers of a region head are compressed by
+    truncated SVD (Fast R-CNN: 1024,256).
 
     \b
     Example:
       foveal weights export runs/first --out first.safetensors
+      foveal weights export runs/detr --out my-detr --to hf
+      foveal weights export runs/r50 --out r50.pth --to torchvision
       foveal weights export runs/fast --out small.safetensors --svd 1024,256
       foveal weights export runs/mine --out mine.weights
     """
-    import json
+    from ..exporting import export as write
+    from ..exporting import target_of
 
-    if out.exists():
-        raise FovealError("is there already", path=out, fix="Name a new file")
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    from ..config import to_json
+    form = to or target_of(out)
     from ..loading import find
 
     found = find(model)
@@ -163,19 +191,8 @@ def export(
         from ..weights.compress import compress
 
         spec, state = compress(spec, state, _ranks(svd))
-    if out.suffix == ".weights":
-        from ..detectors.darknet_files import export_darknet
-
-        for path in export_darknet(spec, found.classes, state, out, seen=found.seen):
-            say(str(path))
-        return
-    header = {**to_json(spec), "classes": list(found.classes)}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        save_file({k: v.contiguous() for k, v in state.items()}, out, {"foveal": json.dumps(header)})
-    except SafetensorError as error:  # it wraps what the disk refused
-        raise FovealError(f"cannot be written ({error})", path=out) from None
-    say(str(out))
+    for path in write(out, form, spec, found.classes, state, inner=resnet, seen=found.seen):
+        say(str(path))
 
 
 def _ranks(text: str) -> tuple[int, ...]:

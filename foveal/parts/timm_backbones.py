@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..weights.loading import load_into
+from ..weights.published import TIMM, published_file
 from ..weights.reading import read_state
 from .backbone_base import BackboneSpec
 from .norms import fuse_frozen, replace_norms
@@ -32,7 +33,9 @@ class Timm(BackboneSpec):
     """
 
     name: str  # timm's name, such as resnet18 or convnext_atto
-    weights: str | None = None  # a file of timm's weights for it (.safetensors, .pth), read when training starts
+    weights: str | None = (
+        None  # a file of timm's weights for it (.safetensors, .pth) or timm/NAME, read when training starts
+    )
     norm: Literal["frozen", "batch"] = "frozen"  # what its batch norms become
     frozen_stages: int = 0  # maps, finest first, whose layers do not learn
     padded: bool = False  # layers that cut the border off fill it, so that maps lie on their strides (Inception)
@@ -68,15 +71,22 @@ class Timm(BackboneSpec):
 
         The classifier and layers that were cut off are ignored; everything else must fit. Raises ``FovealError``.
         """
-        file = path or self.weights
+        file = path or self.weights_file
         if not file:
             return
-        own = {key.removeprefix("network.") for key in backbone.state_dict()}
-        state = {}
+        network = backbone.get_submodule("network")
+        own, state = network.state_dict().keys(), {}
         for key, value in read_state(file).items():
             flat = key.replace(".", "_", 1)  # timm's maps-only form of a network joins the first two parts of a name
-            state["network." + (flat if flat in own and key not in own else key)] = value
-        load_into(backbone, state, path=file, known=state.keys(), what=self.name)
+            state[flat if flat in own and key not in own else key] = value
+        load_into(network, state, path=file, known=state.keys(), what=self.name)
+
+    @property
+    def weights_file(self) -> str | None:
+        """The file that ``weights`` means: a path, or a name (``timm/NAME``) that was fetched."""
+        if self.weights and self.weights.startswith(TIMM) and not Path(self.weights).exists():
+            return str(published_file(self.weights))
+        return self.weights
 
 
 class TimmBackbone(nn.Module):

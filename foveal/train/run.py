@@ -29,9 +29,10 @@ from .progress import Progress
 from .resume import check_best, check_same, open_folder, set_aside
 from .seeds import Run, train_seeds
 from .segments import Loaders, check_recipe, clear, is_complete, run_segments
-from .start import diluted, find_spec, load_weights, other_pixels, resting_at_random, stuck
+from .start import diluted, find_spec, load_backbone, load_weights, other_pixels, resting_at_random, stuck
 from .state import State
 from .step import START, noise
+from .transfer import Transfer
 from .validate import Validator
 
 if TYPE_CHECKING:
@@ -206,10 +207,13 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
             screen.say(gap)
     check_stages(detector, fit)
     check_alternation(detector, fit)
+    taken: Transfer | None = None
     if resumed is None and arguments.weights is not None:
-        screen.say(load_weights(detector, arguments.weights))
+        taken = load_weights(detector, arguments.weights)
     elif resumed is None:
-        spec.load_pretrained(detector)
+        taken = load_backbone(spec, detector)
+    if taken is not None:
+        screen.say("\n".join(taken.lines()))
     if resumed is None and arguments.weights is None and (line := other_pixels(spec)):
         screen.say(line)
     if resumed is None and arguments.weights is None and stuck(spec, detector):
@@ -241,6 +245,7 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     if resumed is not None:
         screen.say(check_same(resumed, spec, described, fixed))
     story = _story(arguments, described, fixed, fabric, training, validation, note)
+    story["start"] = None if taken is None else taken.to_dict()
     buffers = 3 + (fit.ema is not None)  # weights, two of a solver at most, the average
 
     def prepare() -> list[str]:

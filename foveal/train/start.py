@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
+from ..config import override
 from ..detectors.darknet import DarknetDetector
 from ..detectors.ssd import CAFFE_MEAN, LEVELS
 from ..detectors.yolo import BLACK, WHITE
 from ..errors import FovealError
+from ..fields import settings
 from ..loading import find
 from ..parts.backbone_base import BackboneSpec
 from ..parts.caffe_nets import CaffeSpec
@@ -23,31 +24,35 @@ from ..parts.norms import FrozenBatchNorm
 from ..parts.samplers import All
 from ..task import BoxTask
 from ..weights.darknet import is_darknet
-from ..weights.published import PUBLISHED
-from .checkpoint import load_checkpoint
+from ..weights.published import PUBLISHED, is_alias, is_published
+from ..weights.reading import is_classifier, read_state
+from .transfer import Transfer, pretrained, transfer
 
 if TYPE_CHECKING:
     from ..detectors.base import Detector, Spec
 
 
-def find_spec(source: Spec | str | Path) -> tuple[Spec, Path | None]:
-    """A spec as it is; a preset by name; the spec of a run or checkpoint folder, with that folder; of a Darknet cfg."""
+def find_spec(source: Spec | str | Path) -> tuple[Spec, str | Path | None]:
+    """A spec as it is; a preset by name; the spec of a Darknet cfg; of anything else that is a model (a run, a
+    checkpoint, a Hugging Face folder, a weights file, an alias) its spec, and the source again: its weights."""
     if not isinstance(source, str | Path):
         return source, None
-    if Path(source).is_dir():
-        spec: Spec = load_checkpoint(source).spec
-        return spec, Path(source)
-    if Path(source).suffix == ".cfg" and Path(source).is_file():
+    path = Path(source)
+    if path.suffix == ".cfg" and path.is_file():
         return DarknetDetector.from_cfg(source), None
     from .. import presets
 
-    return presets.get(str(source)), None
+    name = str(source)
+    if path.exists() or (name not in presets.names() and is_alias(name)):
+        return find(source).spec(), source
+    return presets.get(name), None
 
 
-def load_weights(detector: Detector, source: str | Path) -> str:
-    """Puts a detector's weights in as far as names and shapes agree, and says how far that is.
+def load_weights(detector: Detector, source: str | Path) -> Transfer:
+    """Puts a detector's weights in as far as names, shapes and classes agree, and says how far that is.
 
-    A head for other classes keeps its random start. Raises :class:`FovealError` where nothing fits.
+    A file of a classification network goes into the backbone. A head for other classes keeps its random start. Raises
+    :class:`FovealError` where nothing fits.
     """
     cfg = detector.spec.cfg if isinstance(detector.spec, DarknetDetector) and is_darknet(source) else None
     if cfg is None and is_darknet(source):
@@ -56,20 +61,39 @@ def load_weights(detector: Detector, source: str | Path) -> str:
             path=source,
             fix=f"Train their cfg: foveal train FILE.cfg --weights {source}",
         )
-    state = find(source, cfg=cfg).state
-    own: dict[str, Tensor] = detector.state_dict()
-    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    bad = [name for name, value in fitting.items() if not value.isfinite().all()]
-    if bad:
-        raise FovealError(f"holds values that are not finite: {', '.join(bad[:3])}", path=source)
-    learned = {name for name, _ in detector.named_parameters()}
-    if not learned & fitting.keys():
-        raise FovealError("no weight fits this detector", path=source, fix="Start from the same kind of detector")
-    detector.load_state_dict(fitting, strict=False)
-    left = sorted(learned - fitting.keys())
-    shown = ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
-    note = f"; left at their random start: {shown}" if left else ""
-    return f"{source}: {len(learned) - len(left)} of {len(learned)} parameters taken over{note}"
+    if _is_backbone(source):
+        return _into_backbone(detector, source)
+    found = find(source, cfg=cfg)
+    return transfer(detector, found.state, source, found.classes)
+
+
+def _is_backbone(source: str | Path) -> bool:
+    """Whether it is a classification network's: a file's, or a published one by name."""
+    name, path = str(source), Path(source)
+    if not path.exists():
+        return is_published(name) and not is_alias(name)
+    return path.is_file() and not is_darknet(path) and is_classifier(read_state(path))
+
+
+def _into_backbone(detector: Detector, source: str | Path) -> Transfer:
+    spec = detector.spec
+    backbone = getattr(spec, "backbone", None)
+    if not isinstance(backbone, BackboneSpec) or "weights" not in settings(type(backbone)):
+        raise FovealError(
+            f"is a classification network's, and {type(spec).__name__} has no backbone that reads one", path=source
+        )
+    named: Spec = override(spec, [f"backbone.weights={json.dumps(str(source))}"])
+    return pretrained(detector, lambda: named.load_pretrained(detector), source)
+
+
+def load_backbone(spec: Spec, detector: Detector) -> Transfer | None:
+    """Reads the weights that a spec itself names, if any, and says what they were for."""
+    backbone = getattr(spec, "backbone", None)
+    named = getattr(spec, "weights", None) or getattr(backbone, "weights_file", None)
+    if named is None:
+        spec.load_pretrained(detector)
+        return None
+    return pretrained(detector, lambda: spec.load_pretrained(detector), named)
 
 
 def stuck(spec: Spec, detector: Detector) -> bool:

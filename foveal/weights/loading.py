@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -12,6 +14,18 @@ from ..errors import FovealError
 from .reading import read_state
 
 _COUNTER = "num_batches_tracked"  # absent from old files and from frozen norms; no output depends on it
+_readings: ContextVar[list[list[str]] | None] = ContextVar("readings", default=None)
+
+
+@contextmanager
+def watched() -> Iterator[list[list[str]]]:
+    """Inside, every reading adds the names of its file that it had no place for."""
+    found: list[list[str]] = []
+    token = _readings.set(found)
+    try:
+        yield found
+    finally:
+        _readings.reset(token)
 
 
 def load_known(module: nn.Module, path: str | Path, *, known: Collection[str], what: str) -> None:
@@ -48,7 +62,10 @@ def load_into(
             path=path,
             fix="Give the file of this network, or choose the network of this file.",
         )
-    module.load_state_dict({key: state.get(key, own[key]) for key in own})
+    given = {k: state[k] for k in own if k in state and state[k].data_ptr() != own[k].data_ptr()}  # not its own again
+    module.load_state_dict(given, strict=False)
+    if (readings := _readings.get()) is not None:
+        readings.append([key for key in state if key not in own and not key.endswith(_COUNTER)])
 
 
 def _listed(label: str, items: list[str], shown: int = 3) -> str:

@@ -65,6 +65,12 @@ def sniff(path: str | Path) -> str:
     return _name_of_other(head)
 
 
+def is_classifier(state: State) -> bool:
+    """Whether a state is that of a classification network, by the name of its last layer."""
+    heads = ("fc", "classifier", "head", "head.fc", "head.head", "classifier.0", "classifier.1", "classifier.2")
+    return any(f"{name}.weight" in state for name in heads) and not any(key.startswith("backbone.") for key in state)
+
+
 def header(path: str | Path) -> dict[str, str]:
     """The words in a safetensors file's header; empty for any other file."""
     if sniff(path) != "safetensors":

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import FovealError, UsageError
 from .coco import COCO_NAMES
 from .published import PUBLISHED, digest
-from .reading import State, read_state
+from .reading import State, is_classifier, read_state
 from .torchvision_ssd import check_ssd, is_ssd, recognise_ssd, ssd_columns, ssd_to_ours, ssd_to_torchvision
 
 # Renamed in torchvision 0.13. The left sides cannot occur in a new file: there every block has one more index.
@@ -58,13 +58,14 @@ class Imported:
     eps: float | None  # of the frozen norms, where the file needs another than the preset's
 
 
-def read_torchvision(path: str | Path, *, names: Sequence[str] | None = None) -> Imported:
+def read_torchvision(path: str | Path, *, names: Sequence[str] | None = None, state: State | None = None) -> Imported:
     """Reads a torchvision detector's file.
 
     ``names``: of the classes, without background. Without it: COCO's for 91 columns, else ``class 1``, ``class 2``, ...
+    ``state``: what is in the file, where that was read already.
     Raises ``FovealError`` where the file is no weights file, or not of a detector known here.
     """
-    state = upgrade(read_state(path))
+    state = upgrade(read_state(path) if state is None else state)
     preset = recognise(state, path)
     ours = to_ours(state)
     classes = _class_names(ours, names, path)
@@ -72,7 +73,11 @@ def read_torchvision(path: str | Path, *, names: Sequence[str] | None = None) ->
 
 
 def import_weights(
-    path: str | Path, preset: str | None = None, *, names: Sequence[str] | None = None
+    path: str | Path,
+    preset: str | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    state: State | None = None,
 ) -> tuple[Any, tuple[str, ...], State]:
     """Spec, class names and state of a torchvision detector's file.
 
@@ -82,7 +87,7 @@ def import_weights(
     from .. import presets  # late: presets are far above this module
     from ..parts.backbones import Torchvision
 
-    found = read_torchvision(path, names=names)
+    found = read_torchvision(path, names=names, state=state)
     spec: Any = presets.get(preset or found.preset)
     backbone = spec.backbone
     if not isinstance(backbone, Torchvision):
@@ -133,7 +138,7 @@ def recognise(state: Mapping[str, Tensor], path: str | Path) -> str:
         f"is {_guess(state)}, not a torchvision detector known here",
         path=path,
         fix="Known: Faster R-CNN (ResNet-50-FPN v1, v2; MobileNetV3 FPN), Mask R-CNN and RetinaNet (ResNet-50-FPN v1, "
-        "v2), FCOS, SSD300, SSDLite.",
+        "v2), FCOS, SSD300, SSDLite; DETR (ResNet-50, 101).",
     )
 
 
@@ -228,7 +233,7 @@ def _bottlenecks(state: Mapping[str, Tensor]) -> tuple[int, ...]:
 
 
 def _guess(state: Mapping[str, Tensor]) -> str:
-    if {"fc.weight", "classifier.0.weight", "classifier.1.weight", "classifier.weight"} & set(state):
+    if is_classifier(dict(state)):
         return "a classification network (give it as the backbone's weights)"
     first = ", ".join(list(state)[:3])
     return f"a state of {len(state)} tensors ({first}, ...)"
