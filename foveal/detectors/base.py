@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast, overload
@@ -203,16 +204,12 @@ class Detector(nn.Module, ABC):
         ``proposals``: see :meth:`prepare`.
         """
         size = batch or (1 if self.device.type == "cpu" else 8)
-        was_training = self.training
-        self.eval()
-        try:
-            found: list[Detections] = []
+        found: list[Detections] = []
+        with in_evaluation(self):
             for start in range(0, len(arrays), size):
                 given = None if proposals is None else proposals[start : start + size]
                 found += [d.cpu() for d in self(self.prepare(arrays[start : start + size], given))]
-            return found
-        finally:
-            self.train(was_training)
+        return found
 
     def predict(self, source: Any) -> Any:
         """Detections of one picture (path, array, PIL image, tensor), or a list of them for a list or a folder."""
@@ -321,3 +318,15 @@ def merge_classes(targets: Targets) -> Targets:
         targets.any_ignore,
         targets.masks,
     )
+
+
+@contextmanager
+def in_evaluation(module: nn.Module) -> Iterator[None]:
+    """``module`` in evaluation mode inside, and each of its parts as before afterwards."""
+    learning = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in learning:
+            part.training = True

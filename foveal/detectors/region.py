@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
@@ -23,7 +22,7 @@ from ..parts.samplers import Balanced
 from ..parts.two_tap import TwoTapHead
 from ..task import BoxTask, sampled
 from ..types import Boxes, Images, Match, Predictions, Priors, Targets
-from .base import Detector, Outputs, Spec, merge_classes
+from .base import Detector, Outputs, Spec, in_evaluation, merge_classes
 from .one_stage import everywhere
 
 T = TypeVar("T")
@@ -265,18 +264,6 @@ class Region(Detector):
         step = count if torch.is_grad_enabled() else self.pool.rows or at_a_time or count
         for start in range(0, count, step):
             yield look_at(look, self.pool, features, boxes[:, start : start + step], self.strides, sizes)
-
-
-@contextmanager
-def in_evaluation(module: nn.Module) -> Iterator[None]:
-    """``module`` in evaluation mode inside, and each of its parts as before afterwards."""
-    learning = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in learning:
-            part.training = True
 
 
 def second_head(spec: RoIHeadSpec, task: BoxTask, channels: int, pool: Pool, classes: int) -> RoIHead:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..boxes import pairwise_iou
 from ..data.dataset import Dataset
 from ..data.stored import Store, halves, key_of
+from ..detectors.base import in_evaluation
 from ..detectors.region import Region
 from ..fit import Fit
 from .environment import fingerprint, proposal_fingerprint
@@ -82,12 +83,8 @@ class Extraction:
 
         Images that cannot be read have no window.
         """
-        was_training = self.detector.training
-        self.detector.eval()
-        try:
+        with in_evaluation(self.detector):
             return store.fill(self.key, self.dataset.records, self._of, step)
-        finally:
-            self.detector.train(was_training)
 
     @torch.no_grad()
     def _of(self, index: int, image: NDArray[np.uint8] | None) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..data.dataset import Dataset
 from ..data.maps import MapStore
 from ..data.stored import halves, key_of
-from ..detectors.base import Detector
+from ..detectors.base import Detector, in_evaluation
 from ..detectors.region import FromOutside, Region
 from ..errors import UsageError
 from ..fit import Stage
@@ -91,9 +91,5 @@ def store_maps(
         numbers = {"size": images.sizes.cpu(), "frame": images.frame[0].double().cpu()}
         return {**halves(found, dataset.records[index]), **numbers, "width": torch.tensor(float(image.shape[1]))}
 
-    was_training = detector.training
-    detector.eval()
-    try:
+    with in_evaluation(detector):
         return store, store.fill(key, dataset.records, of, step)
-    finally:
-        detector.train(was_training)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..data.dataset import Dataset, Record
 from ..data.loader import EvalLoader
 from ..data.samples import targets_of
+from ..detectors.base import in_evaluation
 from ..evaluate import Found, Results, Truth, evaluate
 from ..fit import Fit
 from ..types import Detections, Images, Targets
@@ -94,12 +95,10 @@ class Validator:
         self, detector: Any, check: Callable[[], None], batches: int | None = None
     ) -> tuple[dict[str, float], dict[int, Detections], int]:
         """Sums of losses over images, detections by image index, and the number of images."""
-        was_training = detector.training
-        detector.eval()
         sums: dict[str, Tensor] = {}
         found: dict[int, Detections] = {}
         rng = torch.Generator(self.fabric.device)
-        try:
+        with in_evaluation(detector):
             for batch in itertools.islice(self.loader.epoch(), batches):
                 check()
                 part = batch.indices
@@ -116,8 +115,6 @@ class Validator:
                     weighted = value.float() * len(part)
                     sums[name] = sums[name] + weighted if name in sums else weighted
                 found |= {i: d.cpu() for i, d in zip(part, detections, strict=True)}
-        finally:
-            detector.train(was_training)
         return {name: float(value) for name, value in sums.items()}, found, len(found)
 
     def _gathered(self, value: Any) -> list[Any]:
