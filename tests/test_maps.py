@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from foveal.data.images import load_image
-from foveal.data.maps import MapLoader, MapStore
+from foveal.data.maps import MapStore, Pooled
 from foveal.data.reading import open_dataset
 from foveal.data.shapes import make_shapes
+from foveal.data.windows import WindowLoader
 from foveal.detectors.region import Region
 from foveal.detectors.spp_net import FINE_TUNE_TOP
 from foveal.errors import UsageError
@@ -54,7 +55,8 @@ def test_rows_are_those_the_detector_pools(spec: object, flip: float, data: Path
     store, skipped = store_maps(detector, dataset, tmp_path, **options)  # type: ignore[arg-type]
     assert not skipped and len(list(store.folder.glob("*.safetensors"))) == len(records)
     pool, strides = detector.pool, detector.strides
-    loader = MapLoader(dataset, store, pool, strides, Draw(low=0.1), 32, 5, flip=flip)
+    view = Pooled(store, pool, strides)
+    loader = WindowLoader(dataset, view, Draw(low=0.1), 32, 5, flip=flip)
     batch = next(loader.epoch())
     assert batch.images.proposals is not None and batch.targets.valid.sum() == 8 and len(set(batch.indices)) > 4
     for row, index in enumerate(batch.indices):
@@ -74,7 +76,7 @@ def test_rows_are_those_the_detector_pools(spec: object, flip: float, data: Path
             )
             near = (boxes * scale - inside).abs().amax(1)
             assert near.min() < 0.5 and records[index].labels[int(near.argmin())] == batch.targets.labels[row, 0]
-    again = next(MapLoader(dataset, store, pool, strides, Draw(low=0.1), 32, 5, flip=flip, workers=2).epoch())
+    again = next(WindowLoader(dataset, view, Draw(low=0.1), 32, 5, flip=flip, workers=2).epoch())
     assert torch.equal(again.images.pixels, batch.images.pixels)
     losses = OnMaps(detector)(batch.images, batch.targets)
     assert set(losses) == {"cls", "box"} and float(losses["cls"].detach()) == pytest.approx(1.95, abs=0.3)  # ln 7

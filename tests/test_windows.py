@@ -15,7 +15,7 @@ from foveal.data.loader import Batch
 from foveal.data.reading import open_dataset
 from foveal.data.samples import Packed
 from foveal.data.shapes import make_shapes
-from foveal.data.windows import WindowLoader, WindowTable
+from foveal.data.windows import Crops, WindowLoader, WindowTable
 from foveal.errors import FovealError, UsageError
 from foveal.fit import Draw
 from foveal.parts.inputs import Original
@@ -35,7 +35,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def loader(dataset: Dataset, draw: Draw | None = None, **options: object) -> WindowLoader:
-    return WindowLoader(dataset, POOL, FILL, draw or Draw(per_image=16), 16, 5, **options)  # type: ignore[arg-type]
+    return WindowLoader(dataset, Crops(POOL, FILL), draw or Draw(per_image=16), 16, 5, **options)  # type: ignore[arg-type]
 
 
 def same(a: Batch, b: Batch) -> bool:

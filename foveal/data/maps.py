@@ -1,8 +1,4 @@
-"""SPP-Net's training batches: windows drawn over the whole set, pooled from stored maps of the backbone.
-
-A batch is an ordinary one: what the pool made of N windows stands where pixels do, and each has one proposal and, where
-it is positive, one object, both in network pixels.
-"""
+"""Windows on stored maps of the backbone: what SPP-Net's head learns from."""
 
 from __future__ import annotations
 
@@ -16,13 +12,11 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from foveal.fit import Draw
+from foveal.errors import FovealError
 
-from .dataset import Dataset
-from .makers import Packet
-from .samples import Packed, Treatment
+from .samples import Packed
 from .stored import Store
-from .windows import Drawing, _DrawnLoader, drawing_of, mirror
+from .windows import Windows, mirror
 
 if TYPE_CHECKING:
     from foveal.parts.pooling import Pool
@@ -53,73 +47,35 @@ class MapStore(Store):
 
 
 @dataclass(frozen=True, eq=False)
-class MapMaker:
-    """Reads the maps of each image of a batch once."""
+class Pooled:
+    """Windows as ``pool`` makes them of stored maps; boxes in network pixels. A :class:`~.windows.View`."""
 
-    drawing: Drawing
     store: MapStore
     pool: Pool
     strides: Sequence[float]
 
-    def __len__(self) -> int:
-        return len(self.drawing)
-
-    @torch.no_grad()
-    def __call__(self, epoch: int, batch: int, shared: bool) -> Packet:
-        chosen, mirrored = self.drawing(epoch, batch)
-        table = self.drawing.table
-        packet, pooled, kept, boxes, truth = Packet(), [], [], [], []
-        images = table.image[chosen]
-        for index, turned in np.unique(np.stack([images, mirrored], 1), axis=0).tolist():
-            rows = np.flatnonzero((images == index) & (mirrored == bool(turned)))
-            maps = self.store.read(index, bool(turned))
-            if maps is None:
-                packet.skipped[index] = f"image {index} of the set could not be read when the maps were stored"
+    def __call__(
+        self, packed: Packed, index: int, boxes: Windows, truth: Windows, mirrored: NDArray[np.bool_]
+    ) -> tuple[Tensor, Windows, Windows]:
+        """See :class:`View`."""
+        rows: list[Tensor] = []
+        boxes, truth = boxes.copy(), truth.copy()
+        for turned in (False, True):
+            here = mirrored == turned
+            if not here.any():
                 continue
-            boxes.append(_placed(table.boxes[chosen[rows]], mirrored[rows], maps))
-            truth.append(_placed(table.truth[chosen[rows]], mirrored[rows], maps))
-            where = torch.from_numpy(boxes[-1].astype(np.float32))[None]
-            pooled.append(self.pool([level.float() for level in maps.levels], where, self.strides, maps.size))
-            kept.append(rows)
-        if not kept:
-            packet.error = True
-            return packet
-        order = np.concatenate(kept)
-        place = order.argsort(kind="stable")
-        packet.pixels = [torch.cat(pooled)[torch.from_numpy(place)]]
-        chosen = chosen[order[place]]
-        packet.indices = table.image[chosen].tolist()
-        proposals = np.concatenate(boxes)[place].astype(np.float32)[:, None]
-        packet.arrays = [proposals, *self.drawing.objects(chosen, np.concatenate(truth)[place])]
-        return packet
+            maps = self.store.read(index, turned)
+            if maps is None:
+                raise FovealError("the image could not be read when its maps were stored", path=packed.path(index))
+            for each in (boxes, truth):
+                each[here] = _placed(each[here], mirrored[here], maps)
+            where = torch.from_numpy(boxes[here].astype(np.float32))[None]
+            rows.append(self.pool([level.float() for level in maps.levels], where, self.strides, maps.size))
+        place = np.argsort(mirrored, kind="stable").argsort()
+        return torch.cat(rows)[torch.from_numpy(place)], boxes, truth
 
 
-def _placed(boxes: NDArray[np.float32], mirrored: NDArray[np.bool_], maps: Maps) -> NDArray[np.float64]:
+def _placed(boxes: Windows, mirrored: NDArray[np.bool_], maps: Maps) -> Windows:
     """Boxes (N, 4) of the original picture in network pixels."""
-    turned = mirror(boxes.astype(np.float64), mirrored, maps.width)
+    turned = mirror(boxes, mirrored, maps.width)
     return np.asarray(turned * np.tile(maps.frame[:2], 2) + np.tile(maps.frame[2:], 2))
-
-
-class MapLoader(_DrawnLoader):
-    """Training batches of pooled windows; ``batch`` counts them. See :class:`WindowLoader`."""
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        store: MapStore,
-        pool: Pool,
-        strides: Sequence[float],
-        draw: Draw,
-        batch: int,
-        seed: int = 0,
-        *,
-        flip: float = 0.5,
-        workers: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        difficult: Treatment = "learn",
-        crowd: Treatment = "ignore",
-    ) -> None:
-        packed = Packed(dataset.records, difficult, crowd)
-        drawing = drawing_of(packed, draw, batch, seed, flip, rank, world)
-        super().__init__(dataset, MapMaker(drawing, store, pool, strides), workers)

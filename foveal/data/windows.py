@@ -1,13 +1,14 @@
-"""R-CNN's training batches: windows drawn over the whole set, each warped to the CNN's input.
+"""R-CNN's and SPP-Net's training batches: windows drawn over the whole set, each looked at alone.
 
-A window is a proposal or an object. A batch of them is an ordinary one: N crops, each with one proposal (the box
-within its context) and with one object where the window is positive. SPP-Net's (``maps.py``) are drawn alike.
+A window is a proposal or an object. A batch of them is an ordinary one: N times what a ``View`` shows of a window
+(R-CNN: crops of the picture; SPP-Net: what its pool makes of stored maps, ``maps.py``), each with one proposal and,
+where the window is positive, with one object.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -23,12 +24,12 @@ from .dataset import Dataset
 from .loader import Batch, _Loader
 from .makers import Packet
 from .order import generator
-from .samples import Packed, Treatment, _empty
+from .samples import Packed, Treatment
 
 if TYPE_CHECKING:
     from foveal.parts.warp import Warp
 
-Boxes = NDArray[np.floating[Any]]  # (N, 4) xyxy pixels of the original picture
+Windows = NDArray[np.float64]  # (K, 4) xyxy
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,26 +120,64 @@ class Drawing:
         return [np.where(valid, boxes, 0.0).astype(np.float32)[:, None], label, valid]
 
 
+class View(Protocol):
+    """What the windows of one image are looked at on.
+
+    Gets the index of the image, boxes and objects of K windows, float64 (K, 4) pixels of the original picture, and
+    which of them are mirrored (K,). Returns what is seen of each, (K, ...), and boxes and objects in the pixels of
+    that. Raises :class:`FovealError` for an image that cannot be read.
+    """
+
+    def __call__(
+        self, packed: Packed, index: int, boxes: Windows, truth: Windows, mirrored: NDArray[np.bool_]
+    ) -> tuple[Tensor, Windows, Windows]: ...
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Each window warped to (3, S, S) uint8: what prediction crops in float, rounded."""
+
+    pool: Warp
+    fill: tuple[int, int, int]  # what lies outside a picture
+
+    def __call__(
+        self, packed: Packed, index: int, boxes: Windows, truth: Windows, mirrored: NDArray[np.bool_]
+    ) -> tuple[Tensor, Windows, Windows]:
+        """See :class:`View`; a box lies within its context, at the same place of every crop."""
+        fill = torch.tensor(self.fill, dtype=torch.float32)[:, None, None]
+        picture = torch.from_numpy(packed.image(index).astype(np.float32)).permute(2, 0, 1)
+        crops = self.pool([(picture - fill)[None]], torch.from_numpy(boxes.astype(np.float32))[None], (1,))
+        pixels = (crops + fill).round_().clamp_(0, 255).to(torch.uint8)
+        turned = torch.from_numpy(mirrored)[:, None, None, None]
+        inner = np.asarray(self.pool.inner(torch.from_numpy(boxes)).numpy())
+        low, side = np.tile(boxes[:, :2], 2), np.tile(np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-6), 2)
+        scale = np.tile(inner[:, 2:] - inner[:, :2], 2) / side
+        moved = np.tile(inner[:, :2], 2) + (truth - low) * scale
+        return torch.where(turned, pixels.flip(3), pixels), inner, mirror(moved, mirrored, self.pool.size)
+
+
 @dataclass(frozen=True, eq=False)
 class WindowMaker:
-    """Decodes each image of a batch once."""
+    """Reads each image of a batch once."""
 
     packed: Packed
     drawing: Drawing
-    pool: Warp
-    fill: tuple[int, int, int]  # what lies outside a picture
+    view: View
 
     def __len__(self) -> int:
         return len(self.drawing)
 
+    @torch.no_grad()
     def __call__(self, epoch: int, batch: int, shared: bool) -> Packet:
         chosen, mirrored = self.drawing(epoch, batch)
         table = self.drawing.table
-        packet, crops, kept = Packet(), [], []
-        for index in np.unique(table.image[chosen]).tolist():
-            rows = np.flatnonzero(table.image[chosen] == index)
+        boxes, truth = table.boxes[chosen].astype(np.float64), table.truth[chosen].astype(np.float64)
+        images = table.image[chosen]
+        packet, seen, kept = Packet(), [], []
+        for index in np.unique(images).tolist():
+            rows = np.flatnonzero(images == index)
             try:
-                crops.append(self._crops(self.packed.image(index), table.boxes[chosen[rows]]))
+                seen.append(self.view(self.packed, index, boxes[rows], truth[rows], mirrored[rows]))
                 kept.append(rows)
             except FovealError as error:
                 packet.skipped[index] = str(error)
@@ -146,33 +185,14 @@ class WindowMaker:
             packet.error = True
             return packet
         order = np.concatenate(kept)
-        pixels = torch.cat(crops)[torch.from_numpy(order.argsort(kind="stable"))]
-        order.sort()
-        chosen, mirrored = chosen[order], mirrored[order]
-        turned = torch.from_numpy(mirrored)[:, None, None, None]
-        pixels = torch.where(turned, pixels.flip(2), pixels)  # (N, S, S, 3)
-        packet.pixels = [_empty(tuple(pixels.shape), shared).copy_(pixels).permute(0, 3, 1, 2)]
-        packet.indices = table.image[chosen].tolist()
-        packet.arrays = self._arrays(chosen, mirrored)
+        place = order.argsort()  # from image by image back to the order of drawing
+        rows = order[place]
+        pixels, inner, moved = zip(*seen, strict=True)
+        packet.pixels = [torch.cat(pixels)[torch.from_numpy(place)]]
+        packet.indices = images[rows].tolist()
+        proposals = np.concatenate(inner)[place].astype(np.float32)[:, None]
+        packet.arrays = [proposals, *self.drawing.objects(chosen[rows], np.concatenate(moved)[place])]
         return packet
-
-    def _crops(self, image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> Tensor:
-        """(K, S, S, 3) uint8: what prediction crops in float, rounded."""
-        fill = torch.tensor(self.fill, dtype=torch.float32)
-        pixels = (torch.from_numpy(image.astype(np.float32)) - fill).permute(2, 0, 1)[None]
-        crops = self.pool([pixels], torch.from_numpy(boxes)[None], (1,))
-        return (crops.permute(0, 2, 3, 1) + fill).round_().clamp_(0, 255).to(torch.uint8)
-
-    def _arrays(self, chosen: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> list[NDArray[Any]]:
-        """Proposals (N, 1, 4), and what :meth:`Drawing.objects` says."""
-        table = self.drawing.table
-        boxes, truth = table.boxes[chosen].astype(np.float64), table.truth[chosen].astype(np.float64)
-        inner = np.asarray(self.pool.inner(torch.from_numpy(boxes)).numpy())
-        low, side = np.tile(boxes[:, :2], 2), np.tile(np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-6), 2)
-        scale = np.tile(inner[:, 2:] - inner[:, :2], 2) / side
-        moved = np.tile(inner[:, :2], 2) + (truth - low) * scale
-        moved = mirror(moved, mirrored, self.pool.size)
-        return [inner.astype(np.float32)[:, None], *self.drawing.objects(chosen, moved)]
 
 
 def mirror(boxes: NDArray[np.float64], mirrored: NDArray[np.bool_], width: Any) -> NDArray[np.float64]:
@@ -181,8 +201,34 @@ def mirror(boxes: NDArray[np.float64], mirrored: NDArray[np.bool_], width: Any) 
     return np.where(mirrored[:, None], turned, boxes)
 
 
-class _DrawnLoader(_Loader[Batch]):
-    """Batches of windows, whatever they are looked at on."""
+class WindowLoader(_Loader[Batch]):
+    """Training batches of windows as ``view`` shows them; ``batch`` counts them over all processes.
+
+    Windows of an image that cannot be read are missing from their batch. Order and noise follow from (seed, epoch,
+    batch) as in :class:`Loader`. Raises :class:`FovealError` for records without proposals and :class:`UsageError` for
+    a batch that cannot be shared.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        view: View,
+        draw: Draw,
+        batch: int,
+        seed: int = 0,
+        *,
+        flip: float = 0.5,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        difficult: Treatment = "learn",
+        crowd: Treatment = "ignore",
+    ) -> None:
+        if batch < 2 or batch % world:
+            raise UsageError(f"a batch of {batch} windows cannot be shared equally by {world} processes")
+        packed = Packed(dataset.records, difficult, crowd)
+        drawing = Drawing(WindowTable.build(packed, draw), draw, len(packed), batch, seed, flip, rank, world)
+        super().__init__(dataset, WindowMaker(packed, drawing, view), workers)
 
     def _finish(self, packet: Packet, seconds: float) -> Batch:
         proposals, boxes, labels, valid = (torch.from_numpy(a) for a in packet.arrays)
@@ -197,38 +243,3 @@ class _DrawnLoader(_Loader[Batch]):
             [self.dataset.records[i].id for i in packet.indices],
             seconds,
         )
-
-
-class WindowLoader(_DrawnLoader):
-    """Training batches of crops; ``batch`` counts them over all processes.
-
-    Windows of an image that cannot be read are missing from their batch. Order and noise follow from (seed, epoch,
-    batch) as in :class:`Loader`. Raises :class:`FovealError` for records without proposals.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        pool: Warp,
-        fill: tuple[int, int, int],
-        draw: Draw,
-        batch: int,
-        seed: int = 0,
-        *,
-        flip: float = 0.5,
-        workers: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        difficult: Treatment = "learn",
-        crowd: Treatment = "ignore",
-    ) -> None:
-        packed = Packed(dataset.records, difficult, crowd)
-        drawing = drawing_of(packed, draw, batch, seed, flip, rank, world)
-        super().__init__(dataset, WindowMaker(packed, drawing, pool, fill), workers)
-
-
-def drawing_of(packed: Packed, draw: Draw, batch: int, seed: int, flip: float, rank: int, world: int) -> Drawing:
-    """Raises :class:`UsageError` for a batch that cannot be shared."""
-    if batch < 2 or batch % world:
-        raise UsageError(f"a batch of {batch} windows cannot be shared equally by {world} processes")
-    return Drawing(WindowTable.build(packed, draw), draw, len(packed), batch, seed, flip, rank, world)

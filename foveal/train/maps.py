@@ -32,7 +32,7 @@ class OnMaps(nn.Module):
         self.roi_head, self.roi = detector.roi_head, detector.roi
 
     def forward(self, images: Images, targets: Targets, *, rng: torch.Generator | None = None) -> dict[str, Tensor]:
-        """``images`` of :class:`~foveal.data.maps.MapLoader`: one window each."""
+        """``images`` of :class:`~foveal.data.maps.Pooled`: one window each."""
         boxes, valid = images.proposals, images.proposals_valid
         assert boxes is not None and valid is not None
         predictions = self.roi_head(images.pixels, len(boxes))

@@ -10,8 +10,8 @@ from lightning_fabric import Fabric
 
 from ..data.dataset import Dataset
 from ..data.loader import Loader
-from ..data.maps import MapLoader
-from ..data.windows import WindowLoader
+from ..data.maps import Pooled
+from ..data.windows import Crops, WindowLoader
 from ..errors import UsageError
 from ..fit import SVM, Fit, Ridge, Stage
 from . import checkpoint
@@ -57,7 +57,7 @@ class Loaders:
         pool: Any = getattr(spec, "pool", None)
         if stage.inputs == "maps":
             return self._on_maps(job, screen, pool, shared)
-        loader = WindowLoader(self.dataset, pool, spec.input.fill, stage.draw, self.batch, self.seed, **shared)
+        loader = WindowLoader(self.dataset, Crops(pool, spec.input.fill), stage.draw, self.batch, self.seed, **shared)
         return replace(job, loader=loader)
 
     def _on_maps(self, job: Job, screen: Progress, pool: Any, shared: dict[str, Any]) -> Job:
@@ -76,7 +76,9 @@ class Loaders:
         for message in skipped.values():
             screen.say(f"warning: left out: {message}")
         draw = job.fit.stages[0].draw
-        loader = MapLoader(self.dataset, store, pool, detector.strides, draw, self.batch, self.seed, **shared)
+        loader = WindowLoader(
+            self.dataset, Pooled(store, pool, detector.strides), draw, self.batch, self.seed, **shared
+        )
         return replace(job, loader=loader, learner=OnMaps(detector))
 
 
