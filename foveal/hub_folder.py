@@ -20,6 +20,7 @@ from .detectors.base import Spec
 from .detectors.detr import DETR
 from .detectors.detr_files import export_detr, import_detr, label_names, processor_config, transformers_config
 from .errors import FovealError
+from .json_files import read_object
 from .weights.detr import Form, Inner
 from .weights.reading import State, read_state
 
@@ -35,7 +36,7 @@ def is_hub_folder(path: Path) -> bool:
 
 def read_hub_folder(path: Path, preset: str | None = None) -> tuple[Spec, tuple[str, ...], State]:
     """Spec, class names and state. Raises ``FovealError`` that names the file where one is missing or wrong."""
-    config = _json(path / CONFIG)
+    config = read_object(path / CONFIG)
     file = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if file is None:
         raise FovealError(f"has no {' or '.join(WEIGHTS)}", path=path, fix="Weights in several files are not read")
@@ -49,7 +50,7 @@ def read_hub_folder(path: Path, preset: str | None = None) -> tuple[Spec, tuple[
     if kind != "detr":
         known = f"Known: 'detr', and {OURS!r} as `foveal weights export --to hf` writes it"
         raise FovealError(f"model_type is {kind!r}, which is not known here", path=path / CONFIG, fix=known)
-    processor = _json(path / PROCESSOR) if (path / PROCESSOR).is_file() else {}
+    processor = read_object(path / PROCESSOR) if (path / PROCESSOR).is_file() else {}
     return import_detr(read_state(file), file, preset, config=config, processor=processor)
 
 
@@ -103,13 +104,3 @@ def _written(out: Path, state: Mapping[str, Tensor], files: Mapping[str, Mapping
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return [out / name for name in (*files, WEIGHTS[0])]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FovealError(f"cannot be read as JSON ({error})", path=path) from None
-    if not isinstance(value, dict):
-        raise FovealError(f"holds a {type(value).__name__}, expected settings by name", path=path)
-    return value

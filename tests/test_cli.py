@@ -15,7 +15,7 @@ from foveal.api import default_out
 from foveal.cli import main as cli
 from foveal.cli.common import names, seconds, with_stdout, write_json
 from foveal.errors import UsageError
-from foveal.train.log import write_json as write_other
+from foveal.json_files import write_json as write_other
 from tests.test_predict import picture
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import jinja2
 from PIL import Image
 
 from ..evaluate.curves import Curves
+from ..json_files import write_text
 from .plots import inline, jpeg, lines, precision_recall
 from .record import Record
 
@@ -37,9 +37,7 @@ def write_report(
 ) -> Path:
     """Writes ``report.html`` into the run folder and returns its path. ``notes`` are sentences for the reader."""
     path = record.path / "report.html"
-    temporary = path.with_name(".report.html.writing")
-    temporary.write_text(render(record, examples, curves, notes), encoding="utf-8", errors="backslashreplace")
-    os.replace(temporary, path)
+    write_text(path, render(record, examples, curves, notes))
     return path
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FovealError
+from ..json_files import read_object
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ def read_record(path: str | Path) -> Record:
     path = Path(path)
     if not (path / "run.json").is_file():
         raise FovealError("no run here (run.json is missing)", path=path, fix="Give the folder that --out named")
-    story = _json(path / "run.json")
-    results = _json(path / "results.json") if (path / "results.json").exists() else {}
+    story = read_object(path / "run.json")
+    results = read_object(path / "results.json") if (path / "results.json").exists() else {}
     metrics = []
     if (path / "metrics.jsonl").exists():
         for number, line in enumerate((path / "metrics.jsonl").read_bytes().splitlines(), 1):
@@ -63,13 +64,3 @@ def read_record(path: str | Path) -> Record:
                 raise FovealError(f"expected an object, found {found}", path=path / "metrics.jsonl", where=where)
             metrics.append(row)
     return Record(path, story, metrics, results)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise FovealError(f"cannot be read as JSON ({error})", path=path) from None
-    if not isinstance(value, dict):
-        raise FovealError(f"expected an object, found {type(value).__name__}", path=path)
-    return value

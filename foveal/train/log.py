@@ -91,15 +91,6 @@ def cut_back(path: Path, offset: int) -> None:
         file.truncate(len(kept))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.writing")
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    # a file name that is not UTF-8 holds lone surrogates; replaced this way they are the escapes that JSON knows
-    temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-    os.replace(temporary, path)
-
-
 def _summary_writer(out: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter

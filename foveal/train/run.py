@@ -20,10 +20,11 @@ from ..data.segmentation import check_masks
 from ..data.subsets import Others
 from ..errors import FovealError, UsageError
 from ..fit import Fit
+from ..json_files import write_json
 from . import checkpoint, environment, loop
 from .fitted import check_stages
 from .handover import check_alternation, keep_start
-from .log import Log, write_json
+from .log import Log
 from .precision import layout
 from .progress import Progress
 from .resume import check_best, check_same, open_folder, set_aside

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .log import write_json
+from ..json_files import read_object, write_json
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,7 @@ class Run:
     def results(self) -> dict[str, Any]:
         """``results.json``: the validation of the best weights, and under ``last`` that of the last ones; with several
         seeds the mean of the last weights, ``spread`` and ``runs``."""
-        value: dict[str, Any] = json.loads((self.path / "results.json").read_text(encoding="utf-8"))
-        return value
+        return read_object(self.path / "results.json")
 
     @property
     def best(self) -> Path:
