@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..boxes import pairwise_iou
 from ..data.dataset import Dataset
+from ..data.proposals import content_keys
 from ..data.stored import Store, halves, key_of
 from ..detectors.base import in_evaluation
 from ..detectors.region import Region
@@ -73,10 +74,11 @@ class Extraction:
 
     @property
     def key(self) -> str:
-        """Of the weights below the last layers, the windows and the objects."""
+        """Of the weights below the last layers, the images, the windows and the objects."""
         weights = {k: v for k, v in self.detector.state_dict().items() if ".predictor." not in k}
         recipe = (self.near, self.fit.difficult, self.fit.crowd, self.detector.spec.input)
-        return key_of(weights, *recipe, fingerprint(self.dataset), proposal_fingerprint(self.dataset))
+        given = fingerprint(self.dataset), proposal_fingerprint(self.dataset), content_keys(self.dataset.records)
+        return key_of(weights, *recipe, *given)
 
     def __call__(self, store: FeatureStore, step: Callable[[int, int], None]) -> dict[int, str]:
         """See :meth:`Store.fill`. Raises :class:`FovealError` for features that are not finite in half precision, too.
