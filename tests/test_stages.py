@@ -129,6 +129,20 @@ def test_crops_in_pieces_are_crops_at_once() -> None:
     assert a.valid.sum() > 0
 
 
+def test_crops_in_memory_are_counted_over_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 at a time: 5 of each of three pictures, 16 of a single one."""
+    detector = RCNN_SMALL.build("ab").eval()
+    rows: list[int] = []
+    taps = detector.roi_head.taps  # type: ignore[union-attr, attr-defined]
+    monkeypatch.setattr(detector.roi_head, "taps", lambda x: rows.append(len(x)) or taps(x))
+    picture = np.zeros((60, 80, 3), np.uint8)
+    detector.predict_arrays([picture] * 3, 3)
+    assert rows == [15] * 8  # 40 windows
+    rows.clear()
+    detector.predict_arrays([picture])
+    assert rows == [16, 16, 8]
+
+
 def test_an_image_without_proposals_is_found_empty() -> None:
     detector = RCNN_SMALL.build("ab").eval()
     picture, nothing = np.zeros((60, 80, 3), np.uint8), np.zeros((0, 4), np.float32)
