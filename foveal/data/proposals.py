@@ -66,9 +66,9 @@ def fill(
 def carried(dataset: Dataset, tables: Sequence[Table], keys: Sequence[str | None], top: int) -> Dataset:
     """The data set with the best ``top`` proposals of tables in its records; :func:`fill` says what is refused."""
     triples = list(zip(dataset.records, keys, proposed(tables, dataset.records, keys), strict=True))
-    # an image that cannot be decoded is skipped, and named, by whoever loads it
-    missing = [record for record, key, found in triples if key is not None and found is None and _decodes(record)]
-    if missing:
+    missing = [record for record, key, found in triples if key is not None and found is None]
+    # an image that cannot be decoded is skipped, and named, by whoever loads it; a single other one is enough
+    if any(map(_decodes, missing)):
         _refuse(tables, missing, len(dataset))
     nothing = np.zeros((0, 4), np.float32)
     records = [replace(r, proposals=nothing if found is None else found.boxes[:top]) for r, _, found in triples]
