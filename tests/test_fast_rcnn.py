@@ -288,6 +288,29 @@ def test_train_evaluate_and_predict_fill_the_proposals(tmp_path: Path, monkeypat
         train(presets.retinanet_mini, data=data, out=tmp_path / "other", epochs=1, progress=False, proposals=given)
 
 
+def test_a_run_does_not_go_on_with_other_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from foveal.train import loop
+
+    from .data_sets import voc
+    from .stages_tiny import Stop, run, stopped
+
+    monkeypatch.setenv("FOVEAL_CACHE", str(tmp_path / "cache"))
+    data = voc(tmp_path / "voc")
+    spec: Any = replace(TINY, input=Resize(48, 64))
+    with pytest.MonkeyPatch.context() as patch:
+        stopped(patch, loop.Loop, "_update", 1)
+        with pytest.raises(Stop):
+            run(spec, data, tmp_path / "run", epochs=2, batch=2, save_every=0.0)
+    files = []
+    for name in ("train", "val"):
+        words = ["proposals", "--data", str(data), "--split", name, "--method", "SlidingWindows(stride=.5)"]
+        assert cli.main([*words, "--out", str(tmp_path / name)]) == 0
+        files.append(tmp_path / name)
+    with pytest.raises(UsageError, match="proposals of the training data changed since the run began"):
+        run(spec, data, tmp_path / "run", epochs=2, batch=2, resume=True, proposals=files)
+    run(spec, data, tmp_path / "run", epochs=2, batch=2, resume=True)
+
+
 def test_images_move_and_pad_their_proposals() -> None:
     sizes = torch.tensor([[50, 100], [50, 100]])
     frame = torch.tensor([[2.0, 1.0, 3.0, 0.0], [1.0, 1.0, 0.0, 0.0]])

@@ -115,6 +115,26 @@ def test_stored_features_of_other_weights_are_not_used(tmp_path: Path) -> None:
     assert store.begin("two") == [0, 1, 2] and not store.path(1).exists()
 
 
+def test_what_is_stored_of_an_image(tmp_path: Path) -> None:
+    """Three proposals and the object; the second proposal overlaps it: a quarter of both, 25 / 175."""
+    store, windows = FeatureStore(tmp_path / "features", 1, 2), torch.zeros(4, 4)
+    windows[:, 2:] = 10
+    windows[0] += 40
+    windows[1] += 5
+    windows[2] += 80
+    store.begin("key")
+    numbers = {"labels": torch.tensor([1]), "near": torch.tensor([1])}
+    lengths = {"classes.norms": torch.arange(4.0), "boxes.norms": torch.arange(4.0) + 4}
+    taps = {"classes": torch.ones(4, 3).half(), "boxes": torch.full((1, 5), 2.0).half()}
+    store.write(0, {"windows": windows, "objects": windows[3:].clone(), **numbers, **lengths, **taps})
+    (rows,) = store.rows("classes")
+    assert rows.labels.tolist() == [-1, -1, -1, 1] and rows.features.shape == (4, 3)
+    assert rows.overlaps == pytest.approx(np.array([[0, 0], [0, 1 / 7], [0, 0], [0, 1]]))
+    (near,) = store.rows("boxes")
+    assert near.features.tolist() == [[2.0] * 5] and near.boxes.tolist() == [[5, 5, 15, 15]]
+    assert near.truth.tolist() == [[0, 0, 10, 10]] and near.norms.tolist() == [4, 5, 6, 7]
+
+
 def test_crops_in_pieces_are_crops_at_once() -> None:
     torch.manual_seed(0)
     detector = RCNN_SMALL.build("ab").eval()
