@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,8 +132,14 @@ def _source(method: str) -> ProposalSource | None:
     from ..config import parse_value, vocabulary
     from ..parts.proposal_sources import ProposalSource
 
-    if "(" not in method or Path(method).exists():
-        return _sources().get(method)
+    known = _sources()
+    if method in known or Path(method).exists():
+        return known.get(method)
+    if "(" not in method:
+        near = difflib.get_close_matches(method, known, 1)
+        if near:
+            raise UsageError(f"there is no method {method!r}", where="--method", fix=f"Did you mean {near[0]}?")
+        return None
     source = parse_value(method, vocabulary(), where="--method")
     if not isinstance(source, ProposalSource):
         fix = "Give SelectiveSearch(...) or SlidingWindows(...)"
