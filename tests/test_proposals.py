@@ -310,7 +310,11 @@ def test_the_verb_takes_a_source_as_a_spec_has_it(tmp_path: Path, capsys: pytest
     told = json.loads((tmp_path / "r.json").read_text())
     assert told["setting"] == SlidingWindows(sizes=(1.0,), ratios=(1.0,)).setting  # of top nothing is kept
     capsys.readouterr()
-    for wrong, said in (("Focal()", "no source of proposals"), ("SlidingWindow()", "SlidingWindows"), ("sliding", "sliding_windows?")):
+    for wrong, said in (
+        ("Focal()", "no source of proposals"),
+        ("SlidingWindow()", "SlidingWindows"),
+        ("sliding", "sliding_windows?"),
+    ):
         assert cli.main([*words, "--method", wrong]) == 2 and said in capsys.readouterr().err
 
 

@@ -28,11 +28,13 @@ from foveal.report.overfit import Overfit, _ever_longer, overfit
 from foveal.train.features import FeatureStore
 from foveal.train.fitted import write_svms
 from foveal.train.rows import Layer
+from foveal.train.start import resting_at_random
 from foveal.train.svm import NOTHING
 
 from .stages_tiny import RCNN_SMALL, SPP_SMALL, Stop, outcome, run, stopped
 
 pytest.importorskip("sklearn")
+PARTS = slice(0, 1), slice(1, 3)  # of the stages: the softmax, what is fitted in its place
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +107,13 @@ def test_stopped_in_any_stage_and_resumed_is_bit_equal(
     assert [key for key in expected if expected[key] != found[key]] == []
     run(spec, data, out, resume=True)  # complete: says so, and does nothing
     assert outcome(out) == found
+
+
+def test_the_softmax_alone_is_a_whole_recipe() -> None:
+    """Nothing is at random in it: boxes stay as proposed. Without the first stage the CNN is."""
+    detector = RCNN_SMALL.build("ab")
+    alone, fitted = (replace(RCNN_SMALL, fit=replace(RCNN_SMALL.fit, stages=RCNN_SMALL.fit.stages[s])) for s in PARTS)
+    assert resting_at_random(alone, detector) == [] and resting_at_random(fitted, detector) == ["roi_head"]
 
 
 def test_stored_features_of_other_weights_are_not_used(tmp_path: Path) -> None:
