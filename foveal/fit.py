@@ -255,13 +255,14 @@ class Fit:
     bias_decay: bool = True  # and on other biases
     bias_lr: float = 1.0  # times the learning rate, for biases (Caffe's detectors use 2)
     backbone_lr: float = 1.0  # times the learning rate, for parameters under ``backbone`` (DETR uses 0.1)
+    predictor_lr: float = 1.0  # times the learning rate, for a head's last layers, under ``predictor`` (R-CNN uses 10)
     stages: tuple[Stage, ...] = (Stage(),)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate", "val_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"fit.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("lr", "warmup_steps", "warmup_factor", "warmup_power", "bias_lr", "backbone_lr"):
+        for name in ("lr", "warmup_steps", "warmup_factor", "warmup_power", "bias_lr", "backbone_lr", "predictor_lr"):
             if not 0 <= getattr(self, name) < math.inf:  # so written, it refuses nan too
                 raise UsageError(f"fit.{name} is {getattr(self, name)}; it must be 0 or more and finite")
         if self.early_stop is not None and self.early_stop < 1:

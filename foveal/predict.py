@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .data.proposal_files import Table
     from .detectors.base import Detector
     from .types import Detections
 
@@ -62,18 +64,18 @@ def predict(
     classes: Sequence[str] | None = None,
     json: PathLike | None = None,
     batch: int | None = None,
-    proposals: PathLike | Sequence[PathLike] | None = None,
+    proposals: PathLike | Sequence[PathLike] | Outside | None = None,
     progress: Callable[[int, int], None] | None = None,
     each: Callable[[Prediction], None] | None = None,
 ) -> Predictions:
     """Detects objects in images, folders and globs, in their order.
 
     ``detector`` may be anything that :func:`foveal.load` takes. Detections below ``score`` and of other ``classes`` are
-    left out. ``proposals`` is a file of ``foveal proposals``, for a detector that takes them from outside; without it
-    they are computed. Drawings go to ``out`` (JPEG, named after the picture), all detections to the file ``json``.
-    ``each`` is called with every result. Pictures that cannot be read are skipped and named in the answer; where none
-    can be read :class:`FovealError` is raised. Raises :class:`UsageError` for an unknown class or a source that holds
-    no image.
+    left out. ``proposals`` is a file of ``foveal proposals``, for a detector that takes them from outside, or what
+    :meth:`Outside.of` found; without it they come from the cache, where new ones are put. Drawings go to ``out`` (JPEG,
+    named after the picture), all detections to the file ``json``. ``each`` is called with every result. Pictures that
+    cannot be read are skipped and named in the answer; where none can be read :class:`FovealError` is raised. Raises
+    :class:`UsageError` for an unknown class or a source that holds no image.
     """
     if isinstance(detector, (str, Path)):
         from .loading import load
@@ -88,11 +90,11 @@ def predict(
     namer = None if out is None else _Namer(Path(out), files)
     done = Predictions()
     size = batch or (1 if detector.device.type == "cpu" else 8)
-    kept = None if proposals is None else _Kept(detector, proposals)
+    outside = proposals if isinstance(proposals, Outside) else Outside.of(detector, files, proposals)
     waiting: list[tuple[str, RGB]] = []
 
     def flush() -> None:
-        boxes = None if kept is None else [kept.of(name, pixels) for name, pixels in waiting]
+        boxes = None if outside is None else [outside.boxes(name, pixels) for name, pixels in waiting]
         answers = detector.predict_arrays([p for _, p in waiting], size, boxes)
         for (name, pixels), found in zip(waiting, answers, strict=True):
             found = found.above(score)
@@ -179,29 +181,61 @@ def _loaded(files: Sequence[str]) -> Iterator[tuple[str, RGB | ImageError]]:
                 future.cancel()
 
 
-class _Kept:
-    """Proposals of files, found by the content of each picture."""
+@dataclass
+class Outside:
+    """The proposals of pictures for a detector that makes none itself, found by the content of each."""
 
-    def __init__(self, detector: Detector, files: PathLike | Sequence[PathLike]) -> None:
-        from .data.proposal_files import places, read_tables
+    tables: Sequence[Table]
+    top: int  # of a picture that are used
+    without: list[str] = field(default_factory=list)  # pictures that turned out to have none
 
-        if detector.source is None:
-            raise UsageError(f"{type(detector.spec).__name__} takes no proposals from outside", where="--proposals")
-        tables = read_tables(files)
-        self.path = ", ".join(str(table.path) for table in tables)
-        self.places, self.top = places(tables), detector.source.top
+    @classmethod
+    def of(
+        cls,
+        detector: Detector,
+        names: Sequence[str],
+        files: PathLike | Sequence[PathLike] | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Outside | None:
+        """Those of ``files``; without them of the cache, where the detector's source puts what is new. None for a
+        detector that makes its own. Raises :class:`UsageError` for files that it has no use for."""
+        from .data.dataset import Record
+        from .data.proposal_files import read_tables
+        from .data.proposals import from_source, kept
 
-    def of(self, name: str, pixels: RGB) -> NDArray[np.float32]:
-        """(P, 4). Raises :class:`FovealError` for a picture that the files do not know."""
+        source = detector.source
+        if source is None:
+            if files is not None:
+                raise UsageError(f"{type(detector.spec).__name__} takes no proposals from outside", where="--proposals")
+            return None
+        if files is not None:
+            return cls(read_tables(files), source.top)
+        records = [Record.bare(name) for name in names]
+        return cls([kept(records, source.setting, from_source(source), progress=progress).table], source.top)
+
+    @cached_property
+    def places(self) -> dict[str, tuple[Table, int]]:
+        """Table and row of every picture, by its content."""
+        from .data.proposal_files import places
+
+        return places(self.tables)
+
+    def boxes(self, name: str, pixels: RGB) -> NDArray[np.float32]:
+        """(P, 4). Raises :class:`FovealError` for a picture that the tables do not know."""
         from .data.proposal_files import content_key
 
         place = self.places.get(content_key(name))
         if place is None:
+            path = ", ".join(str(table.path) for table in self.tables)
             fix = "Without --proposals they are computed for each picture"
-            raise FovealError(f"has no proposals for {name} as it is now", path=self.path, fix=fix)
+            raise FovealError(f"has no proposals for {name} as it is now", path=path, fix=fix)
         table, row = place
         height, width = pixels.shape[:2]
-        return table.of(row, width, height).boxes[: self.top]
+        found = table.of(row, width, height).boxes[: self.top]
+        if not len(found):
+            self.without.append(name)
+        return found
 
 
 def _refuse(skipped: Sequence[ImageError]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,10 @@ def test_weights_come_from_a_file_with_caffes_names(tmp_path: Path) -> None:
     spec.load_pretrained(body, file)
     TwoTaps().load_pretrained(head, file)
     assert all(torch.equal(a, b) for a, b in zip(body.parameters(), other.parameters(), strict=True))
+    assert torch.equal(head.trunk.fc7.weight, connected.trunk.fc7.weight)
+    darknet = tmp_path / "tiny.weights"  # of a network without such layers: header, then floats
+    darknet.write_bytes(struct.pack("<iiiq", 0, 2, 0, 0) + bytes(400))
+    TwoTaps().load_pretrained(head, darknet)
     assert torch.equal(head.trunk.fc7.weight, connected.trunk.fc7.weight)
     wide = TwoTaps(width=32).build(256, 6, 4, 3, None)
     before = wide.trunk.fc6.weight.clone()

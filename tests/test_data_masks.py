@@ -82,6 +82,28 @@ def test_the_reader_names_them(tmp_path: Path) -> None:
     assert "warning: 4 of 5 objects of the data set have no mask" in check_masks(dataset)
 
 
+@pytest.mark.parametrize(
+    ("value", "pixels"),
+    [
+        ([[10, 10, 10, 10, 10, 10]], 0),  # a point
+        ([[10, 10, 30, 10, 20, 10]], 0),  # a line
+        ({"size": [48, 64], "counts": [3072]}, 0),
+        ({"size": [48, 64], "counts": [3071, 1]}, 1),
+        ([[10, 10, 10, 10, 10, 10], [20, 20, 22, 20, 22, 21, 20, 21]], 2),
+        ([[60, 10, 80, 10, 80, 30, 60, 30]], 80),  # over the edge
+        ([[10, 10, 40, 10, 40, 10.2, 10, 10.2]], 0),  # an area of 6, and between two rows
+    ],
+)
+def test_a_mask_without_a_pixel_is_named(value: Any, pixels: int, tmp_path: Path) -> None:
+    assert masks_of([value], WIDTH, HEIGHT).area().tolist() == [pixels]
+    doc = coco_doc()
+    doc["annotations"][0]["segmentation"] = value
+    dataset = open_dataset(coco(tmp_path, doc))
+    named = [f for f in dataset.findings if f.code == "mask-empty"]
+    assert [(f.severity, f.where.split(" (")[0]) for f in named] == [("warning", "annotation id 1")] * (not pixels)
+    assert dataset.records[0].masks is not None and dataset.records[0].masks[0] == value  # it is scored as it is
+
+
 def test_voc_keeps_masks_in_pictures(tmp_path: Path) -> None:
     sizes: dict[str, Any] = {"splits": {"train": 5}, "size": (96, 80), "seed": 2}
     voc = make_shapes(tmp_path / "voc", **sizes).path

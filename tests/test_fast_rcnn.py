@@ -256,7 +256,7 @@ def test_train_evaluate_and_predict_fill_the_proposals(tmp_path: Path, monkeypat
     from foveal.predict import predict
     from foveal.train.checkpoint import load_checkpoint
 
-    from .data_sets import voc
+    from .data_sets import image, voc
 
     monkeypatch.setenv("FOVEAL_CACHE", str(tmp_path / "cache"))
     data = voc(tmp_path / "voc")
@@ -265,12 +265,20 @@ def test_train_evaluate_and_predict_fill_the_proposals(tmp_path: Path, monkeypat
         assert cli.main([*words, "--out", str(tmp_path / name)]) == 0
     spec: Any = replace(TINY, input=Resize(48, 64))
     runs = [train(spec, data=data, out=tmp_path / "run", epochs=1, progress=False)]
-    first = load_checkpoint(tmp_path / "run").state_dict
-    assert len(first) > 0 and len(evaluate(runs[0], data=data).to_dict()) > 0
+    assert len(load_checkpoint(tmp_path / "run").state_dict) > 0 and len(evaluate(runs[0], data=data).to_dict()) > 0
     found = predict(runs[0].path, [str(data / "JPEGImages" / "c.jpg")], json=tmp_path / "f.json", score=0.0)
     assert len(found.images) == 1
     given = tmp_path / "val" / "proposals.safetensors"
     predict(runs[0].path, [str(data / "JPEGImages" / "c.jpg")], proposals=given)
+    asked: list[Any] = []
+    source = SlidingWindows.__call__
+    monkeypatch.setattr(SlidingWindows, "__call__", lambda self, image: asked.append(image) or source(self, image))
+    new = image(tmp_path / "new.jpg", seed=9)
+    files = [str(data / "JPEGImages" / "c.jpg"), str(new)]
+    first = predict(runs[0].path, files, score=0.0)
+    again = predict(runs[0].path, files[::-1], score=0.0)
+    assert len(asked) == 1  # the picture that the cache did not know, and that once
+    assert [p.to_dict() for p in first.images] == [p.to_dict() for p in again.images[::-1]]
     with pytest.raises(FovealError, match="has no proposals for"):
         predict(runs[0].path, [str(data / "JPEGImages" / "a.jpg")], proposals=given)
     assert len(evaluate(runs[0], data=data, split="val", proposals=given).to_dict()) > 0
@@ -278,6 +286,29 @@ def test_train_evaluate_and_predict_fill_the_proposals(tmp_path: Path, monkeypat
         train(spec, data=data, out=tmp_path / "other", epochs=1, progress=False, proposals=given)
     with pytest.raises(UsageError, match="makes its own proposals"):
         train(presets.retinanet_mini, data=data, out=tmp_path / "other", epochs=1, progress=False, proposals=given)
+
+
+def test_a_run_does_not_go_on_with_other_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from foveal.train import loop
+
+    from .data_sets import voc
+    from .stages_tiny import Stop, run, stopped
+
+    monkeypatch.setenv("FOVEAL_CACHE", str(tmp_path / "cache"))
+    data = voc(tmp_path / "voc")
+    spec: Any = replace(TINY, input=Resize(48, 64))
+    with pytest.MonkeyPatch.context() as patch:
+        stopped(patch, loop.Loop, "_update", 1)
+        with pytest.raises(Stop):
+            run(spec, data, tmp_path / "run", epochs=2, batch=2, save_every=0.0)
+    files = []
+    for name in ("train", "val"):
+        words = ["proposals", "--data", str(data), "--split", name, "--method", "SlidingWindows(stride=.5)"]
+        assert cli.main([*words, "--out", str(tmp_path / name)]) == 0
+        files.append(tmp_path / name)
+    with pytest.raises(UsageError, match="proposals of the training data changed since the run began"):
+        run(spec, data, tmp_path / "run", epochs=2, batch=2, resume=True, proposals=files)
+    run(spec, data, tmp_path / "run", epochs=2, batch=2, resume=True)
 
 
 def test_images_move_and_pad_their_proposals() -> None:

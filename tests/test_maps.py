@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from foveal.data.images import load_image
 from foveal.data.maps import MapStore, Pooled
@@ -92,6 +93,23 @@ def test_stopped_while_maps_are_stored(data: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "run" / "maps").glob("*.safetensors"))) == 5
     run(spec, data, tmp_path / "run", resume=True, save_every=0.0)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_maps_of_an_image_that_changed_are_made_again(data: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(data, split="train")
+    record = replace(dataset.records[0], path=tmp_path / "own.png")
+    dataset = replace(dataset, records=[record, dataset.records[1]])
+    detector = SPP_SMALL.build(dataset.classes)
+    assert isinstance(detector, Region)
+    made: list[int] = []
+    for colour in (10, 10, 200):
+        Image.new("RGB", (90, 66), (colour, 0, 0)).save(record.path)
+        steps: list[int] = []
+        store_maps(
+            detector, dataset, tmp_path, mirrored=False, autocast=nullcontext, step=lambda n, _, s=steps: s.append(n)
+        )  # type: ignore[misc]
+        made.append(len(steps))
+    assert made == [2, 0, 2]
 
 
 def test_the_backbone_keeps_still() -> None:

@@ -23,6 +23,7 @@ class Known:
 
     classes = ("cat", "dog")
     device = torch.device("cpu")
+    source = None  # it makes no use of proposals
 
     def __init__(self) -> None:
         self.calls: list[int] = []

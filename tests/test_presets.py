@@ -114,6 +114,26 @@ def test_parameter_counts(name: str, classes: int, reference: int, surplus: int)
     assert parameters(on_meta(name, classes)) == reference - surplus
 
 
+@pytest.mark.parametrize(("name", "batch"), [("rcnn_alexnet", 128), ("rcnn_vgg16", 24)])
+def test_rcnn_is_fine_tuned_as_released(name: str, batch: int) -> None:
+    """systems.md, section 3.1: 70,000 updates of VOC 2007 trainval's windows, the class layer at ten times the rate."""
+    spec = presets.get(name)
+    first = spec.fit.stages[0]
+    updates = first.draw.per_image * 5011 // spec.fit.batch
+    assert (spec.fit.batch, updates, updates * spec.fit.epochs) == (batch, 2505, 70_140)
+    assert (spec.fit.lr, spec.fit.predictor_lr) == (0.001, 10.0)
+    marks = [20_040, 40_080, 60_120]  # a tenth after every 20,000
+    assert [spec.fit.scale(step, 70_140, updates) for step in marks] == pytest.approx([0.1, 0.01, 0.001])
+    assert spec.fit.scale(20_039, 70_140, updates) == 1.0
+
+
+@pytest.mark.parametrize("name", ["rcnn_alexnet", "spp_net_zf5", "fast_rcnn_vgg16"])
+def test_a_hundred_boxes_of_every_class_are_kept(name: str) -> None:
+    """Sections 3.1 to 3.3: no limit over all classes, but as many as a class each can have with VOC's 20."""
+    roi = presets.get(name).roi  # type: ignore[attr-defined]
+    assert (roi.select.per_class, roi.suppress.top, roi.suppress.iou) == (100, 2000, 0.3)
+
+
 def test_the_focal_rpn_differs_in_the_rpn_alone() -> None:
     paths = {d[0] for d in difference(presets.faster_rcnn_mini, presets.faster_rcnn_mini_focal_rpn)}
     assert paths and all(p.startswith(("rpn.cls_loss", "rpn.sampler", "rpn.box_loss")) for p in paths)

@@ -153,6 +153,24 @@ def test_killed_and_called_again_it_goes_on(tmp_path: Path, cache: Path, monkeyp
     assert set(second.table.rows) == set(content_keys(records))
 
 
+def test_another_process_joins_the_pieces_first(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It removes them then, also those that this one is about to read."""
+    monkeypatch.setattr(proposals, "PIECE", 2)
+    records, write = many(tmp_path, 6), proposals.write_table
+
+    def late(path: Path, *rest: Any) -> None:
+        if not path.name.startswith("piece-"):
+            monkeypatch.setattr(proposals, "write_table", write)
+            assert kept(records, "s", Counted(stop=0)).made == 0 and not list(cache.rglob("piece-*"))
+        write(path, *rest)
+
+    monkeypatch.setattr(proposals, "write_table", late)
+    done = kept(records, "s", Counted())
+    assert done.made == 6 and set(done.table.rows) == set(content_keys(records))
+    done.table.path.unlink()  # what was found stays, whatever becomes of the file
+    assert len(done.table.boxes) == 18
+
+
 def test_images_that_cannot_be_read_are_named(dataset: Dataset) -> None:
     Path(dataset.records[1].path).write_bytes(b"no image")
     Path(dataset.records[2].path).unlink()
@@ -284,6 +302,29 @@ def test_the_verb_makes_reports_and_writes(tmp_path: Path, capsys: pytest.Captur
     assert fill(train, SOURCE, out).records[0].proposals.shape == (5, 4)  # type: ignore[union-attr]
     with pytest.raises(FovealError, match="no proposals for 2 of the 2 images"):
         fill(open_dataset(source, split="val"), SOURCE, out / "proposals.safetensors")
+
+
+def test_the_verb_takes_a_source_as_a_spec_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["proposals", "--data", str(voc(tmp_path / "voc")), "--split", "train", "--json", str(tmp_path / "r.json")]
+    assert cli.main([*words, "--method", "SlidingWindows(sizes=(1.0,), ratios=(1.0,), top=7)"]) == 0
+    told = json.loads((tmp_path / "r.json").read_text())
+    assert told["setting"] == SlidingWindows(sizes=(1.0,), ratios=(1.0,)).setting  # of top nothing is kept
+    capsys.readouterr()
+    for wrong, said in (
+        ("Focal()", "no source of proposals"),
+        ("SlidingWindow()", "SlidingWindows"),
+        ("sliding", "sliding_windows?"),
+    ):
+        assert cli.main([*words, "--method", wrong]) == 2 and said in capsys.readouterr().err
+
+
+def test_the_verb_names_images_without_any(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["proposals", "--data", str(voc(tmp_path / "voc")), "--split", "train", "--method", "sliding_windows"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SlidingWindows, "__call__", lambda self, picture: found(0))
+        assert cli.main(words) == 0
+    said = capsys.readouterr()
+    assert "no proposal at all" in said.err and "2 warnings" in said.err and "0 boxes an image" in said.out
 
 
 def test_proposals_for_a_detector_that_makes_its_own(tmp_path: Path) -> None:

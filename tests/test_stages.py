@@ -28,11 +28,13 @@ from foveal.report.overfit import Overfit, _ever_longer, overfit
 from foveal.train.features import FeatureStore
 from foveal.train.fitted import write_svms
 from foveal.train.rows import Layer
+from foveal.train.start import resting_at_random
 from foveal.train.svm import NOTHING
 
 from .stages_tiny import RCNN_SMALL, SPP_SMALL, Stop, outcome, run, stopped
 
 pytest.importorskip("sklearn")
+PARTS = slice(0, 1), slice(1, 3)  # of the stages: the softmax, what is fitted in its place
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +109,39 @@ def test_stopped_in_any_stage_and_resumed_is_bit_equal(
     assert outcome(out) == found
 
 
+def test_the_softmax_alone_is_a_whole_recipe() -> None:
+    """Nothing is at random in it: boxes stay as proposed. Without the first stage the CNN is."""
+    detector = RCNN_SMALL.build("ab")
+    alone, fitted = (replace(RCNN_SMALL, fit=replace(RCNN_SMALL.fit, stages=RCNN_SMALL.fit.stages[s])) for s in PARTS)
+    assert resting_at_random(alone, detector) == [] and resting_at_random(fitted, detector) == ["roi_head"]
+
+
 def test_stored_features_of_other_weights_are_not_used(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path / "features", 3, 2)
     assert store.begin("one") == [0, 1, 2]
     store.write(1, {"windows": torch.zeros(0, 4)})
     assert store.begin("one") == [0, 2]
     assert store.begin("two") == [0, 1, 2] and not store.path(1).exists()
+
+
+def test_what_is_stored_of_an_image(tmp_path: Path) -> None:
+    """Three proposals and the object; the second proposal overlaps it: a quarter of both, 25 / 175."""
+    store, windows = FeatureStore(tmp_path / "features", 1, 2), torch.zeros(4, 4)
+    windows[:, 2:] = 10
+    windows[0] += 40
+    windows[1] += 5
+    windows[2] += 80
+    store.begin("key")
+    numbers = {"labels": torch.tensor([1]), "near": torch.tensor([1])}
+    lengths = {"classes.norms": torch.arange(4.0), "boxes.norms": torch.arange(4.0) + 4}
+    taps = {"classes": torch.ones(4, 3).half(), "boxes": torch.full((1, 5), 2.0).half()}
+    store.write(0, {"windows": windows, "objects": windows[3:].clone(), **numbers, **lengths, **taps})
+    (rows,) = store.rows("classes")
+    assert rows.labels.tolist() == [-1, -1, -1, 1] and rows.features.shape == (4, 3)
+    assert rows.overlaps == pytest.approx(np.array([[0, 0], [0, 1 / 7], [0, 0], [0, 1]]))
+    (near,) = store.rows("boxes")
+    assert near.features.tolist() == [[2.0] * 5] and near.boxes.tolist() == [[5, 5, 15, 15]]
+    assert near.truth.tolist() == [[0, 0, 10, 10]] and near.norms.tolist() == [4, 5, 6, 7]
 
 
 def test_crops_in_pieces_are_crops_at_once() -> None:
@@ -127,6 +156,20 @@ def test_crops_in_pieces_are_crops_at_once() -> None:
         a, b = (d.detections(d.outputs(images), images) for d in (detector, other))
     assert torch.allclose(a.boxes, b.boxes, atol=1e-4) and torch.allclose(a.scores, b.scores, atol=1e-5)
     assert a.valid.sum() > 0
+
+
+def test_crops_in_memory_are_counted_over_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 at a time: 5 of each of three pictures, 16 of a single one."""
+    detector = RCNN_SMALL.build("ab").eval()
+    rows: list[int] = []
+    taps = detector.roi_head.taps  # type: ignore[union-attr, attr-defined]
+    monkeypatch.setattr(detector.roi_head, "taps", lambda x: rows.append(len(x)) or taps(x))
+    picture = np.zeros((60, 80, 3), np.uint8)
+    detector.predict_arrays([picture] * 3, 3)
+    assert rows == [15] * 8  # 40 windows
+    rows.clear()
+    detector.predict_arrays([picture])
+    assert rows == [16, 16, 8]
 
 
 def test_an_image_without_proposals_is_found_empty() -> None:

@@ -73,6 +73,7 @@ def test_learning_rate_is_linear_in_the_batch() -> None:
         {"warmup_factor": -0.1},
         {"bias_lr": -1.0},
         {"backbone_lr": -1.0},
+        {"predictor_lr": -1.0},
         {"early_stop": 0},
     ],
 )

@@ -30,6 +30,7 @@ class Net(nn.Module):
         super().__init__()
         self.backbone = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
         self.head = nn.Linear(2, 1)
+        self.predictor = nn.Sequential(nn.Linear(1, 1))
 
 
 def groups_by_name(net: nn.Module, fit: Fit) -> dict[str, tuple[float, float]]:
@@ -39,7 +40,8 @@ def groups_by_name(net: nn.Module, fit: Fit) -> dict[str, tuple[float, float]]:
 
 
 def test_every_parameter_has_one_group_and_its_rules() -> None:
-    fit = Fit(solver=SGD(weight_decay=0.5), norm_decay=False, bias_decay=False, bias_lr=2.0, backbone_lr=0.1)
+    rates: dict[str, float] = {"bias_lr": 2.0, "backbone_lr": 0.1, "predictor_lr": 10.0}
+    fit = Fit(solver=SGD(weight_decay=0.5), norm_decay=False, bias_decay=False, **rates)  # type: ignore[arg-type]
     assert groups_by_name(Net(), fit) == {
         "backbone.0.weight": (0.1, 0.5),
         "backbone.0.bias": (pytest.approx(0.2), 0.0),
@@ -47,6 +49,8 @@ def test_every_parameter_has_one_group_and_its_rules() -> None:
         "backbone.1.bias": (0.1, 0.0),  # a norm's shift is no bias of a layer
         "head.weight": (1.0, 0.5),
         "head.bias": (2.0, 0.0),
+        "predictor.0.weight": (10.0, 0.5),
+        "predictor.0.bias": (20.0, 0.0),
     }
     assert set(groups_by_name(Net(), Fit(solver=SGD(weight_decay=0.5))).values()) == {(1.0, 0.5)}
 

@@ -77,7 +77,7 @@ def predict(
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError("is a file, not a folder", path=out, fix="Name a folder for the drawings")
 
-    from ..predict import find_sources
+    from ..predict import Outside, find_sources
     from ..predict import predict as run
 
     files = find_sources(words)
@@ -86,14 +86,17 @@ def predict(
     detector = load(
         model, preset=preset, cfg=cfg, names=names_file, device=device, precision=precision, overrides=overrides
     )
+    with progress("proposing") as update:
+        outside = Outside.of(detector, files, proposals, progress=update)
     with progress("predicting") as update:
         done = run(
-            detector, files, out=out, score=score, classes=wanted, proposals=proposals, progress=update,
-            each=_tell(json),
-        )  # fmt: skip
+            detector, files, out=out, score=score, classes=wanted, proposals=outside, progress=update, each=_tell(json)
+        )
     write_json([entry.to_dict() for entry in done.images], json)
     for error in done.skipped:
         note(f"skipped: {error}")
+    for name in outside.without if outside is not None else ():
+        note(f"{name}: no proposal at all, so nothing can be found here")
     where = f", drawings in {out}" if out is not None else ""
     skipped = f", {len(done.skipped)} skipped" if done.skipped else ""
     note(f"{len(done.images)} images{skipped}{where}")

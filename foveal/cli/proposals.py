@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,8 +39,8 @@ def proposals(
         str,
         typer.Option(
             "--method",
-            help="selective_search, selective_search_quality, sliding_windows; or a run, checkpoint or alias with "
-            "proposals of its own.",
+            help="selective_search, selective_search_quality, sliding_windows; a source as a spec has it, such as "
+            "'SelectiveSearch(width=320, min_side=10)'; or a run, checkpoint or alias with proposals of its own.",
         ),
     ] = "selective_search",
     split: Split = None,
@@ -66,7 +67,7 @@ def proposals(
     from dataclasses import replace
 
     from ..data.proposal_files import FILE, Named, write_table
-    from ..data.proposals import from_source, kept, proposed
+    from ..data.proposals import empty, from_source, kept, proposed
     from ..data.subsets import select_classes
     from ..evaluate import Truth, recall
     from ..scoring import divided_ids, evaluation_set
@@ -74,7 +75,7 @@ def proposals(
     if out is not None and out.exists() and not out.is_dir():
         raise FovealError("is a file, not a folder", path=out)
     where = paths(data)
-    source = _sources().get(method)
+    source = _source(method)
     setting, maker = (source.setting, from_source(source)) if source else _own(method, device, precision)
     divided = None if source else divided_ids(method, where)
     dataset = evaluation_set(where, split=split, images=images, divided=divided)
@@ -90,6 +91,7 @@ def proposals(
     for error in done.skipped:
         note(f"skipped: {error}")
     found = proposed([done.table], dataset.records, done.keys)
+    tell_findings(replace(dataset, findings=empty(dataset.records, found)))
     truth, flat = Truth.of(dataset), _flat(found)
     result = recall(truth, flat)
     each = len(flat) / max(1, len(dataset))
@@ -123,6 +125,26 @@ def _sources() -> dict[str, ProposalSource]:
         "selective_search_quality": SelectiveSearch("quality"),
         "sliding_windows": SlidingWindows(),
     }
+
+
+def _source(method: str) -> ProposalSource | None:
+    """A source by its name, or as a spec has it; None: something that has proposals of its own."""
+    from ..config import parse_value, vocabulary
+    from ..parts.proposal_sources import ProposalSource
+
+    known = _sources()
+    if method in known or Path(method).exists():
+        return known.get(method)
+    if "(" not in method:
+        near = difflib.get_close_matches(method, known, 1)
+        if near:
+            raise UsageError(f"there is no method {method!r}", where="--method", fix=f"Did you mean {near[0]}?")
+        return None
+    source = parse_value(method, vocabulary(), where="--method")
+    if not isinstance(source, ProposalSource):
+        fix = "Give SelectiveSearch(...) or SlidingWindows(...)"
+        raise UsageError(f"{type(source).__name__} is no source of proposals", where="--method", fix=fix)
+    return source
 
 
 def _own(method: str, device: str, precision: str | None) -> tuple[str, Maker]:

@@ -13,7 +13,7 @@ import numpy as np
 from .dataset import Record
 from .findings import Finding, Severity
 from .images import ImageError, probe
-from .segmentation import settle_mask
+from .segmentation import covers, settle_mask
 
 Box = tuple[float, float, float, float]  # xyxy, half-open pixels
 EDGE = 1.0 + 1e-6  # a box this far over the edge is rounding, and is clipped without a word
@@ -159,6 +159,9 @@ def make_record(
         o.mask, problems = settle_mask(o.mask, width, height)
         for code, problem, fix in problems:
             findings.add("warning", code, blame, o.where, problem, fix)
+        if o.mask is not None and not covers(o.mask, width, height):
+            message = "its mask has not one pixel; it teaches its box and class alone"
+            findings.add("warning", "mask-empty", blame, o.where, message, "Draw it again")
         kept.append(o)
         boxes.append(box)
     array = np.array(boxes, np.float64).reshape(-1, 4)

@@ -47,6 +47,13 @@ class Record:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    @classmethod
+    def bare(cls, path: str | Path) -> Record:
+        """A picture of which nothing is known, its size neither; its path is its id."""
+        flags = np.zeros(0, np.bool_)
+        none, labels = np.zeros(0), np.zeros(0, np.int64)
+        return cls(str(path), Path(path), 0, 0, np.zeros((0, 4)), labels, flags, flags, flags, none)
+
 
 @dataclass
 class Dataset:

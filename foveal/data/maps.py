@@ -38,11 +38,12 @@ class MapStore(Store):
     def read(self, index: int, mirrored: bool) -> Maps | None:
         """None for an image that could not be read. Only what is asked for is read from the disk."""
         with safe_open(self.path(index), "pt") as file:
-            names = sorted(n for n in file.keys() if n.startswith("mirrored." if mirrored else "plain."))  # noqa: SIM118
-            if not names:
+            kind = "mirrored" if mirrored else "plain"
+            count = sum(name.startswith(f"{kind}.") for name in file.keys())  # noqa: SIM118
+            if not count:
                 return None
             size, frame, width = (file.get_tensor(name) for name in ("size", "frame", "width"))
-            levels = [file.get_tensor(name) for name in names]
+            levels = [file.get_tensor(f"{kind}.{level}") for level in range(count)]
         return Maps(levels, size, frame.numpy(), float(width))
 
 

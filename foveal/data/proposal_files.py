@@ -71,6 +71,10 @@ class Table:
         """(N,), mapped."""
         return self._mapped((len(self),), self.data + 16 * len(self))
 
+    def map(self) -> None:
+        """Maps boxes and scores now: then they stay, whatever becomes of the file. Raises ``FileNotFoundError``."""
+        _ = self.boxes, self.scores
+
     def _mapped(self, shape: tuple[int, ...], offset: int) -> NDArray[np.float32]:
         if not len(self):
             return np.zeros(shape, np.float32)  # nothing to map
@@ -103,10 +107,16 @@ class Table:
         return Proposed(boxes, scores)
 
     def read(self, row: int) -> Proposed:
-        """The proposals of an image, read and not mapped: a mapped file stays open, and there may be many files."""
+        """The proposals of an image, read and not mapped: a mapped file stays open, and there may be many files.
+
+        Raises :class:`DamagedProposals` where the file is gone.
+        """
         start, count = int(self.starts[row]), int(self.starts[row + 1] - self.starts[row])
-        boxes = np.fromfile(self.path, "<f4", 4 * count, offset=self.data + 16 * start)
-        scores = np.fromfile(self.path, "<f4", count, offset=self.data + 16 * len(self) + 4 * start)
+        try:
+            boxes = np.fromfile(self.path, "<f4", 4 * count, offset=self.data + 16 * start)
+            scores = np.fromfile(self.path, "<f4", count, offset=self.data + 16 * len(self) + 4 * start)
+        except FileNotFoundError:
+            raise DamagedProposals("is gone", path=self.path, fix=_MAKE_ONE) from None
         return Proposed(boxes.reshape(-1, 4), scores)
 
 

@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,18 +66,24 @@ def fill(
 def carried(dataset: Dataset, tables: Sequence[Table], keys: Sequence[str | None], top: int) -> Dataset:
     """The data set with the best ``top`` proposals of tables in its records; :func:`fill` says what is refused."""
     triples = list(zip(dataset.records, keys, proposed(tables, dataset.records, keys), strict=True))
-    # an image that cannot be decoded is skipped, and named, by whoever loads it
-    missing = [record for record, key, found in triples if key is not None and found is None and _decodes(record)]
-    if missing:
+    missing = [record for record, key, found in triples if key is not None and found is None]
+    # an image that cannot be decoded is skipped, and named, by whoever loads it; a single other one is enough
+    if any(map(_decodes, missing)):
         _refuse(tables, missing, len(dataset))
     nothing = np.zeros((0, 4), np.float32)
     records = [replace(r, proposals=nothing if found is None else found.boxes[:top]) for r, _, found in triples]
-    findings = list(dataset.findings)
-    for record, _, found in triples:
-        if found is not None and not len(found.boxes):
-            message = "no proposal at all: nothing can be found here, and training sees its objects alone"
-            findings.append(Finding("image-without-proposals", "warning", str(record.path), "", message))
-    return replace(dataset, records=records, findings=findings)
+    findings = empty(dataset.records, [found for _, _, found in triples])
+    return replace(dataset, records=records, findings=[*dataset.findings, *findings])
+
+
+def empty(records: Sequence[Record], found: Sequence[Proposed | None]) -> list[Finding]:
+    """A finding for each image for which there is no proposal at all."""
+    message = "no proposal at all: nothing can be found here, and training sees its objects alone"
+    return [
+        Finding("image-without-proposals", "warning", str(record.path), "", message)
+        for record, boxes in zip(records, found, strict=True)
+        if boxes is not None and not len(boxes.boxes)
+    ]
 
 
 def proposed(tables: Sequence[Table], records: Sequence[Record], keys: Sequence[str | None]) -> list[Proposed | None]:
@@ -163,7 +169,9 @@ def kept(
         known = _known(folder, setting)
         for table in known:
             if wanted.keys() - skipped.keys() <= table.rows.keys():
-                return Kept(table, keys, list(skipped.values()), made)
+                with suppress(FileNotFoundError):  # another process may be joining pieces, and removes them then
+                    table.map()
+                    return Kept(table, keys, list(skipped.values()), made)
         have = places(known)
         missing = [key for key in wanted if key not in have and key not in skipped]
         if missing:
@@ -171,7 +179,11 @@ def kept(
             continue  # look again: another process may have been at work, too
         whole = [key for key in wanted if key not in skipped]
         path = folder / f"{table_digest(whole)}.safetensors"
-        write_table(path, setting, [Named(k, str(wanted[k].id)) for k in whole], Joined([have[k] for k in whole]))
+        names = [Named(key, str(wanted[key].id)) for key in whole]
+        try:
+            write_table(path, setting, names, Joined([have[key] for key in whole]))
+        except DamagedProposals:  # another process was first, and removed the pieces
+            continue
         for table in known:  # pieces that are in the new file now
             if table.path.name.startswith("piece-") and table.rows.keys() <= set(whole):
                 table.path.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from itertools import chain
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from .dataset import Dataset, Drawn, Record, Segmentation
 
 FAR = 2.0  # times the picture's side: nobody draws so far outside, and walking such an outline takes memory
 SLACK = 1.0 + 1e-6  # pixels over the edge that are rounding, and are cut without a word
+PLAIN = 4.0  # pixels: a polygon of this width, height and area is not counted pixel by pixel
 Problem = tuple[str, str, str]  # code of the finding, what is wrong and what became of it, what to do
 
 
@@ -51,6 +53,22 @@ def settle_mask(value: Any, width: int, height: int) -> tuple[Segmentation | Non
     if not good:
         problems.append(("mask-missing", "no polygon of its mask can be used; it has no mask", "Draw it again"))
     return good or None, problems
+
+
+def covers(segmentation: Segmentation, width: int, height: int) -> bool:
+    """Whether what :func:`settle_mask` let pass has a pixel. A picture of masks is not opened for that: it counts."""
+    if isinstance(segmentation, Drawn):
+        return True
+    if isinstance(segmentation, dict):
+        return bool(read_lengths(segmentation["counts"])[1::2].any())
+    for polygon in segmentation:
+        x, y = polygon[::2], polygon[1::2]  # Python's own numbers: there may be a million polygons, of a few each
+        left, top, right, bottom = min(x), min(y), max(x), max(y)
+        inside = left >= 0 and top >= 0 and right <= width and bottom <= height
+        twice = sum(map(mul, x, y[1:] + y[:1])) - sum(map(mul, y, x[1:] + x[:1]))
+        if inside and min(right - left, bottom - top, abs(twice) / 2) >= PLAIN:
+            return True
+    return bool(masks_of([segmentation], width, height).area()[0])
 
 
 def _polygon(polygon: Any, width: int, height: int) -> tuple[list[float] | None, str, str]:

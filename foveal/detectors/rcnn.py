@@ -19,7 +19,6 @@ from ..parts.backbone_base import BackboneSpec
 from ..parts.box_losses import SmoothL1
 from ..parts.caffe_nets import CaffeNet
 from ..parts.coders import Delta
-from ..parts.darknet import Darknet
 from ..parts.inputs import Input, Original
 from ..parts.margin import Margin
 from ..parts.matchers import IoUMatcher
@@ -45,19 +44,20 @@ WINDOW_TASK = BoxTask(
     sampler=Balanced(128, 0.25),
     coder=Delta(),
     select=Select(score=0.01, per_level=None, per_class=100, min_size=1e-2),
-    suppress=NMS(iou=0.3, per="class", top=300),
+    suppress=NMS(iou=0.3, per="class", top=2000),
 )
 
 FINE_TUNE = Stage(trains=("roi_head.backbone", "roi_head.trunk", CLASSES), inputs="windows", draw=Draw())
 CLASS_SVMS = Stage(trains=(CLASSES,), inputs="features", solver=SVM())
 BOX_RIDGE = Stage(trains=(BOXES,), inputs="features", solver=Ridge())
 
-# SGD .001 on 128 windows, a tenth of it after 20,000 updates. An epoch is 64 windows an image: 2,505 updates on VOC
-# 2007 trainval, 28 epochs are the 70,000 that were used.
+# SGD .001 on 128 windows, ten times that for the new class layer; a tenth after 20,000 updates. An epoch is 64 windows
+# an image: 2,505 updates on VOC 2007 trainval, 28 epochs are the 70,000 that were used.
 RCNN_FIT = Fit(
     epochs=28,
     batch=128,
     lr=0.001,
+    predictor_lr=10.0,
     solver=SGD(0.9, 5e-4),
     schedule=Steps((8.0, 16.0, 24.0)),
     warmup_steps=0,
@@ -101,5 +101,5 @@ class RCNN(Spec):
         """Reads the CNN's weights file, where it names one, its connected layers included."""
         head, file = cast(TwoTapHead, detector.get_submodule("roi_head")), self.backbone.weights_file
         self.backbone.load_pretrained(head.backbone, file)
-        if file and not isinstance(self.backbone, Darknet):
+        if file:
             self.head.load_pretrained(head, file)

@@ -261,7 +261,8 @@ class Region(Detector):
     ) -> Iterator[T]:
         """``look`` at the pooled boxes: at all of them, or a few at a time where the pool asks for it in inference."""
         count = boxes.shape[1]
-        step = count if torch.is_grad_enabled() else self.pool.rows or at_a_time or count
+        rows = at_a_time if self.pool.rows is None else max(1, self.pool.rows // len(boxes))
+        step = count if torch.is_grad_enabled() or rows is None else rows
         for start in range(0, count, step):
             yield look_at(look, self.pool, features, boxes[:, start : start + step], self.strides, sizes)
 

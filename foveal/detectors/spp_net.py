@@ -16,7 +16,6 @@ from typing import Any, cast
 from ..fit import SGD, SVM, Draw, Fit, Ridge, Stage, Steps
 from ..parts.backbone_base import BackboneSpec
 from ..parts.caffe_nets import ZF5
-from ..parts.darknet import Darknet
 from ..parts.inputs import Input, Resize
 from ..parts.matchers import IoUMatcher
 from ..parts.necks import Identity
@@ -84,5 +83,5 @@ class SPPNet(Spec):
         """Reads the backbone's weights file, where it names one, and connected layers that fit the pyramid."""
         file = self.backbone.weights_file
         self.backbone.load_pretrained(detector.get_submodule("backbone"), file)
-        if file and not isinstance(self.backbone, Darknet):
+        if file:
             self.head.load_pretrained(cast(TwoTapHead, detector.get_submodule("roi_head")), file)

@@ -33,7 +33,7 @@ class Pool(ABC):
 
     @property
     def rows(self) -> int | None:
-        """Boxes of an image that are pooled and looked at together in inference; None: all."""
+        """Boxes of a whole batch that are pooled and looked at together in inference; None: all."""
         return None
 
     def channels(self, channels: int) -> int:

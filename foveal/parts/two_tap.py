@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from foveal.errors import UsageError
 from foveal.parts.roi_heads import FullyConnected, Predictor, PredictorLayers, connected_layers
 from foveal.types import Predictions
+from foveal.weights.darknet import is_darknet
 from foveal.weights.loading import load_into
 from foveal.weights.reading import read_state
 
@@ -53,6 +54,8 @@ class TwoTaps:
 
         CaffeNet, VGG and torchvision's AlexNet have two; other networks have none, and the layers keep their start.
         """
+        if is_darknet(path):
+            return
         own, found = head.trunk.state_dict(), connected_layers(read_state(path))
         if own and all(key in found and found[key].shape == value.shape for key, value in own.items()):
             load_into(head.trunk, {key: found[key] for key in own}, path=path, what="the fully connected layers")

@@ -35,6 +35,8 @@ class Warp(Pool):
     def __post_init__(self) -> None:
         if not 0 <= 2 * self.context < self.size:
             raise UsageError(f"{self}: expected a context of 0 to less than half of the size")
+        if self.rows is not None and self.rows < 1:
+            raise UsageError(f"{self}: rows is a count from 1 on, or None")
         if self.mode not in ("warp", "square"):
             raise UsageError(f"Warp: mode is {self.mode!r}, not one of warp, square")
 

@@ -10,11 +10,12 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load
+from safetensors import safe_open
 from torch import Tensor
 
 from ..boxes import pairwise_iou
 from ..data.dataset import Dataset
+from ..data.proposals import content_keys
 from ..data.stored import Store, halves, key_of
 from ..detectors.base import in_evaluation
 from ..detectors.region import Region
@@ -35,15 +36,19 @@ class FeatureStore(Store):
     classes: int
 
     def read(self, index: int, tap: Tap) -> Rows:
-        """The windows of one image: all for the classes, those near an object for the boxes."""
-        found = load(self.path(index).read_bytes())
-        windows, objects, labels = (found[name].numpy() for name in ("windows", "objects", "labels"))
+        """The windows of one image: all for the classes, those near an object for the boxes.
+
+        Of the file only that is read: the boxes take a pass for every few classes, and what they see is the small part.
+        """
+        names = ("windows", "objects", "labels", "near", tap, f"{tap}.norms")
+        with safe_open(self.path(index), "np") as file:
+            windows, objects, labels, near, features, norms = (file.get_tensor(name) for name in names)
         own = np.full(len(windows), -1, np.int64)
         if len(labels):
             own[len(windows) - len(labels) :] = labels  # the objects come last
         overlaps, truth = overlaps_of(windows, objects, labels, self.classes)
-        rows = Rows(found[tap].numpy(), windows, own, overlaps, truth, found[f"{tap}.norms"].numpy())
-        return _some(rows, found["near"].numpy()) if tap == "boxes" else rows
+        rows = Rows(features, windows, own, overlaps, truth, norms)
+        return _some(rows, near) if tap == "boxes" else rows
 
     def rows(self, tap: Tap) -> Stored:
         return Stored(self, tap)
@@ -73,10 +78,11 @@ class Extraction:
 
     @property
     def key(self) -> str:
-        """Of the weights below the last layers, the windows and the objects."""
+        """Of the weights below the last layers, the images, the windows and the objects."""
         weights = {k: v for k, v in self.detector.state_dict().items() if ".predictor." not in k}
         recipe = (self.near, self.fit.difficult, self.fit.crowd, self.detector.spec.input)
-        return key_of(weights, *recipe, fingerprint(self.dataset), proposal_fingerprint(self.dataset))
+        given = fingerprint(self.dataset), proposal_fingerprint(self.dataset), content_keys(self.dataset.records)
+        return key_of(weights, *recipe, *given)
 
     def __call__(self, store: FeatureStore, step: Callable[[int, int], None]) -> dict[int, str]:
         """See :meth:`Store.fill`. Raises :class:`FovealError` for features that are not finite in half precision, too.

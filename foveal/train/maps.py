@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..data.dataset import Dataset
 from ..data.maps import MapStore
+from ..data.proposals import content_keys
 from ..data.stored import halves, key_of
 from ..detectors.base import Detector, in_evaluation
 from ..detectors.region import FromOutside, Region
@@ -73,7 +74,7 @@ def store_maps(
     """
     store = MapStore(out / FOLDER, len(dataset))
     parts = {k: v for k, v in detector.state_dict().items() if k.startswith(("backbone.", "neck."))}
-    key = key_of(parts, detector.spec.input, mirrored, fingerprint(dataset))
+    key = key_of(parts, detector.spec.input, mirrored, fingerprint(dataset), content_keys(dataset.records))
 
     @torch.no_grad()
     def maps(image: NDArray[np.uint8], name: str) -> tuple[dict[str, Tensor], Images]:

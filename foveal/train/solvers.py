@@ -54,9 +54,10 @@ def parameter_groups(module: nn.Module, fit: Fit, stage: Stage) -> list[dict[str
             continue
         bias = name.rpartition(".")[2] == "bias"
         keeps = (norm and not fit.norm_decay) or (bias and not norm and not fit.bias_decay)
-        scale = (fit.bias_lr if bias and not norm else 1.0) * (
-            fit.backbone_lr if "backbone" in name.split(".") else 1.0
-        )
+        parts = name.split(".")
+        scale = fit.bias_lr if bias and not norm else 1.0
+        scale *= fit.backbone_lr if "backbone" in parts else 1.0
+        scale *= fit.predictor_lr if "predictor" in parts else 1.0
         groups.setdefault((scale, 0.0 if keeps else decay), []).append(parameter)
     return [{"params": p, "scale": scale, "weight_decay": d, "lr": 0.0} for (scale, d), p in groups.items()]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..config import override
 from ..detectors.darknet import DarknetDetector
+from ..detectors.rcnn import BOXES
 from ..detectors.ssd import CAFFE_MEAN, LEVELS
 from ..detectors.yolo import BLACK, WHITE
 from ..errors import FovealError
@@ -22,6 +23,7 @@ from ..parts.inputs import IMAGENET_MEAN, IMAGENET_STD
 from ..parts.normalizers import KeptRows
 from ..parts.norms import FrozenBatchNorm
 from ..parts.samplers import All
+from ..parts.two_tap import TwoTapHead
 from ..task import BoxTask
 from ..weights.darknet import is_darknet
 from ..weights.published import PUBLISHED, is_alias, is_published
@@ -153,12 +155,17 @@ def other_pixels(spec: Spec) -> str | None:
 
 
 def resting_at_random(spec: Spec, detector: Detector) -> list[str]:
-    """The parts that start from random weights and keep still in the first stage: it is made for a trained detector."""
+    """The parts that start from random weights and keep still in the first stage: it is made for a trained detector.
+
+    R-CNN's box layer is none of them: it starts with zeros, and leaves boxes as proposed unless a stage fits it.
+    """
     first, backbone = spec.fit.stages[0], getattr(spec, "backbone", None)
     read = ("backbone.",) if getattr(backbone, "weights", None) is not None else ()
     # solved by a later stage, or of the task that has no loss in this one
     later = (stage for stage in spec.fit.stages if stage.inputs == "features" or first.learning)
     awaited = tuple(path for stage in later for path in stage.trains)
+    if isinstance(getattr(detector, "roi_head", None), TwoTapHead):
+        awaited += (BOXES,)
     still = (
         name
         for name, parameter in detector.named_parameters()
