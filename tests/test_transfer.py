@@ -14,6 +14,7 @@ from torchvision.models import detection as tv
 
 from foveal import presets
 from foveal.cli.main import main
+from foveal.config import override
 from foveal.detectors.detr import DETR
 from foveal.errors import FovealError
 from foveal.parts.backbones import Torchvision
@@ -92,6 +93,31 @@ def test_same_number_of_other_classes() -> None:
     assert "--classes cat,dog keeps their columns" in told(taken("dog", "cat"))
     unnamed = taken("car", "bus", there=("class 1", "class 2"))
     assert unnamed.new == {} and "do not name their 2 classes: taken to be car, bus" in told(unnamed)
+
+
+def test_names_that_nobody_gave() -> None:
+    """transformers' own are LABEL_0, LABEL_1. Gaps between real names (COCO's "unused 12") are no such thing."""
+    state = presets.retinanet_mini.build(["cat", "dog"]).state_dict()
+
+    def taken(*there: str) -> Transfer:
+        return transfer(presets.retinanet_mini.build(["car", "bus"]), state, "w", there)
+
+    assert taken("LABEL_0", "LABEL_1").new == {}
+    assert taken("unused 0", "class 1").new == {}
+    assert list(taken("unused 0", "person").new) == ["other classes"]
+
+
+def test_other_classes_and_other_shapes_are_told_apart() -> None:
+    """More queries have nothing to do with classes; and as many columns with a background are not the same classes."""
+    trained = SMALL_DETR.build(["a", "b", "c"]).state_dict()
+    more = replace(SMALL_DETR, head=replace(HEAD, queries=7)).build(["x"])
+    taken = transfer(more, trained, "w", ["a", "b", "c"])
+    columns = ("head.class_embed.weight", "head.class_embed.bias")
+    assert taken.new == {"another shape": ("head.query_embed.weight",), "1 classes here, 3 there": columns}
+    sigmoid = presets.retinanet_mini.build(["a", "b", "c"])
+    softmax = override(presets.retinanet_mini, ["task.cls_loss=CrossEntropy()"]).build(["x", "y"])  # and background
+    taken = transfer(softmax, sigmoid.state_dict(), "w", ["a", "b", "c"])
+    assert list(taken.new) == ["2 classes here, 3 there"]
 
 
 def test_another_architecture() -> None:
