@@ -70,6 +70,13 @@ def export(
     return [out]
 
 
+def remark(to: Target, spec: Spec) -> str | None:
+    """What the reader of the file has to know, and the file does not say."""
+    if to == "torchvision" and getattr(getattr(spec, "backbone", None), "eps", None) == 0:
+        return "its norms have an epsilon of 0: call torchvision.models.detection._utils.overwrite_eps(model, 0.0)"
+    return None
+
+
 def _torchvision(spec: Spec, state: State) -> State:
     """Raises ``UsageError`` for a detector that torchvision has not."""
     theirs = to_torchvision(state, features=any(key.startswith("backbone.features.") for key in state))

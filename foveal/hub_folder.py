@@ -62,9 +62,9 @@ def write_hub_folder(
     Raises ``FovealError`` where the folder holds something.
     """
     files: dict[str, Mapping[str, Any]] = {}
-    if isinstance(spec, DETR) and _is_theirs(spec, state):
+    if isinstance(spec, DETR) and _is_theirs(spec):
         theirs = export_detr(spec, state, form, inner)
-        files[CONFIG] = transformers_config(spec, state, classes, inner)
+        files[CONFIG] = transformers_config(spec, classes, inner)
         files[PROCESSOR] = processor_config(spec)
         return _written(out, theirs, files)
     labels = {"id2label": {str(i): n for i, n in enumerate(classes)}, "label2id": {n: i for i, n in enumerate(classes)}}
@@ -72,10 +72,10 @@ def write_hub_folder(
     return _written(out, state, files)
 
 
-def _is_theirs(spec: DETR, state: State) -> bool:
+def _is_theirs(spec: DETR) -> bool:
     """Whether transformers can compute it."""
     try:
-        export_detr(spec, {key: value for key, value in state.items() if key.startswith("backbone.")}, "original")
+        export_detr(spec, {}, "original")
         processor_config(spec)
     except FovealError:
         return False

@@ -19,12 +19,12 @@ from torchvision.models import detection as tv
 
 from foveal import presets
 from foveal.cli.main import main
-from foveal.config import show
+from foveal.config import override, show
 from foveal.detectors.base import Spec
 from foveal.detectors.detr import DETR
-from foveal.detectors.detr_files import label_names
+from foveal.detectors.detr_files import import_detr, label_names
 from foveal.errors import FovealError, UsageError
-from foveal.exporting import export
+from foveal.exporting import export, remark
 from foveal.loading import find, load
 from foveal.parts.backbones import Torchvision
 from foveal.parts.inputs import Resize
@@ -227,6 +227,42 @@ def test_names_of_a_config() -> None:
             label_names(bad, "c")
 
 
+def test_settings_of_a_config_that_are_not_ours(detr: dict[str, Tensor]) -> None:
+    """What we would compute otherwise is refused in one line, numbers that are none too."""
+    theirs = to_theirs(detr, "transformers")
+    file = "m/model.safetensors"
+    for config, words in (
+        ({"activation_function": "gelu"}, "activation_function is 'gelu'"),
+        ({"position_embedding_type": "learned"}, "'learned', only 'sine'"),
+        ({"decoder_attention_heads": 2.5}, "decoder_attention_heads is 2.5, expected a number"),
+        ({"dropout": "no"}, "dropout is 'no', expected a number"),
+        ({"decoder_attention_heads": 3}, "width is a multiple of heads"),
+        ({"encoder_ffn_dim": 7}, "encoder_ffn_dim is 7, the decoder's is 48"),
+    ):
+        with pytest.raises(FovealError, match=rf"^{file}: .*{words}"):
+            import_detr(theirs, file, config=config)
+    for processor, words in (
+        ({"do_normalize": False}, "do_normalize is False, only True"),
+        ({"resample": 3}, "resample is 3, only 2"),
+        ({"rescale_factor": 1 / 128}, "rescale_factor"),
+        ({"size": {"height": 800, "width": 800}}, "height"),
+        ({"size": {"shortest_edge": None, "longest_edge": 9}}, "shortest_edge"),
+        ({"image_mean": [0.5]}, "image_mean"),
+        ({"image_std": [1, 1, 0]}, "image_std"),
+        ({"image_std": "x"}, "image_std"),
+    ):
+        with pytest.raises(FovealError, match=rf"^{file}: .*{words}"):
+            import_detr(theirs, file, processor=processor)
+
+
+def test_what_a_config_does_not_say_is_transformers_default(detr: dict[str, Tensor]) -> None:
+    theirs = to_theirs(detr, "transformers")
+    assert import_detr(theirs, "m")[0].head.heads == 2  # of width 64, by the published forms' 32 a head
+    assert import_detr(theirs, "m", config={"model_type": "detr"})[0].head.heads == 8
+    old = import_detr(theirs, "m", processor={"size": 480, "max_size": 640})[0].input
+    assert isinstance(old, Resize) and (old.short, old.long) == (480, 640)
+
+
 def test_coco_names_of_a_bare_state(tmp_path: Path) -> None:
     state = SMALL.build(COCO_NAMES).state_dict()
     save_file(to_theirs(state, "original"), tmp_path / "detr.safetensors")
@@ -345,6 +381,43 @@ def test_a_name_that_is_none_shows_the_nearest(
         assert f"{name}: no such run" in said and near in said.partition("Did you mean")[2], said
     assert main(["train", "retinanet_min", "--data", "x"]) == 2
     assert "retinanet_mini" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["task.cls_loss=Focal()", "neck.index=-2", "backbone.eps=1e-3", "input.multiple=32"])
+def test_a_detr_that_nobody_else_computes_is_not_written_as_theirs(change: str, tmp_path: Path) -> None:
+    """Without a column for "no object", on another map, with other norms: files that would be read as something else."""
+    spec = override(SMALL, [change])
+    state = spec.build(CLASSES).state_dict()
+    if not change.startswith("input"):  # a state dict says nothing of sizes
+        with pytest.raises(UsageError, match=rf"{change.partition('=')[0]}=.*ours alone"):
+            export(tmp_path / "m.pth", "detr", spec, CLASSES, state)
+    export(tmp_path / "m", "hf", spec, CLASSES, state)
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["model_type"] == "foveal"
+    found = find(tmp_path / "m")
+    assert found.spec() == spec and same(found.state, state)
+
+
+def test_half_a_detector_is_not_exported(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _spoil(folder, "headless")
+    assert main(["weights", "export", str(folder), "--out", str(tmp_path / "x.safetensors")]) == 1
+    assert "does not fit RetinaNet with 3 classes: missing head" in capsys.readouterr().err
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_export_reads_what_import_reads(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, name = data / "weights/yolo-fastest", "yolo-fastest-1.1"
+    options = ["--cfg", str(folder / f"{name}.cfg"), "--names", str(folder / "coco.names")]
+    weights, out = str(folder / f"{name}.weights"), str(tmp_path / "m.safetensors")
+    assert main(["weights", "export", weights, "--out", out]) == 1
+    assert "Darknet weights need their cfg: --cfg" in capsys.readouterr().err
+    assert main(["weights", "export", weights, *options, "--out", out]) == 0
+    assert len(find(out).classes) == 80
+
+
+def test_an_epsilon_that_a_state_dict_cannot_say() -> None:
+    zero = override(presets.retinanet_r50_fpn, ["backbone.eps=0.0"])
+    assert "epsilon of 0" in str(remark("torchvision", zero))
+    assert remark("foveal", zero) is None and remark("torchvision", presets.retinanet_r50_fpn) is None
 
 
 def test_what_has_no_such_form_is_refused(detr: dict[str, Tensor], tmp_path: Path) -> None:

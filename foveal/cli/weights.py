@@ -134,12 +134,10 @@ def import_(
     from ..loading import find
     from ..train.checkpoint import Content, save
     from ..train.environment import versions
-    from ..weights.loading import load_into
 
     found = find(model, preset, cfg=cfg, names=names_file or names(classes))
     spec = found.spec()
-    detector = spec.build(found.classes)
-    load_into(detector, found.state, path=found.path, what=f"{type(spec).__name__} with {len(found.classes)} classes")
+    detector = found.build(spec)
     described = {"spec": show(spec), "classes": list(found.classes), "versions": versions()}
     origin = {"step": 0, "imported": found.path.name}
     save(out / "checkpoints", 0, Content(detector.state_dict(), {}, {}, origin, described))
@@ -162,6 +160,9 @@ def export(
         str | None,
         typer.Option("--svd", help="Ranks of a region head's fully connected layers: each becomes two smaller ones."),
     ] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="Of a weights file, where it is not clear.")] = None,
+    cfg: CfgFile = None,
+    names_file: NamesFile = None,
 ) -> None:
     """Writes the weights of a run in the form that a program reads, whole or not at all.
 
@@ -180,19 +181,22 @@ def export(
       foveal weights export runs/mine --out mine.weights
     """
     from ..exporting import export as write
-    from ..exporting import target_of
+    from ..exporting import remark, target_of
 
     form = to or target_of(out)
     from ..loading import find
 
-    found = find(model)
+    found = find(model, preset, cfg=cfg, names=names_file)
     spec, state = found.spec(), found.state
+    found.build(spec)  # half a detector is refused, not written
     if svd is not None:
         from ..weights.compress import compress
 
         spec, state = compress(spec, state, _ranks(svd))
     for path in write(out, form, spec, found.classes, state, inner=resnet, seen=found.seen):
         say(str(path))
+    if line := remark(form, spec):
+        note(line)
 
 
 def _ranks(text: str) -> tuple[int, ...]:

@@ -97,7 +97,7 @@ def transfer(detector: Detector, state: Mapping[str, Tensor], source: str | Path
     new: dict[str, list[str]] = {}
     for name in own:
         if name not in fitting and not name.endswith(_COUNTER):
-            reason = because if name in other else "another shape" if name in state else "not in the weights"
+            reason = "not in the weights" if name not in state else because if name in other else "another shape"
             new.setdefault(reason, []).append(name)
     unused = [name for name in state if name not in own and not name.endswith(_COUNTER)]
     return _made(source, own, fitting, new, unused, notes)

@@ -117,7 +117,7 @@ def _fix(kind: str) -> str:
     if "git-lfs" in kind:
         return "Run `git lfs pull` where it came from."
     if "Darknet" in kind:
-        return "Darknet weights need their cfg: give it with --cfg."
+        return "Darknet weights need their cfg: --cfg FILE.cfg; to train, FILE.cfg is the model and this its --weights."
     return _FIX
 
 
