@@ -17,6 +17,7 @@ from .detectors.darknet_files import export_darknet
 from .detectors.detr_files import export_detr
 from .errors import FovealError, UsageError
 from .hub_folder import write_hub_folder
+from .parts.timm_backbones import Timm, whole_names
 from .weights.detr import Inner
 from .weights.reading import State
 from .weights.torchvision import recognise, to_ours, to_torchvision, upgrade
@@ -96,7 +97,9 @@ def _backbone(spec: Spec, state: State) -> State:
     prefix = next((p for p in _BACKBONES if any(key.startswith(p) for key in state)), None)
     if prefix is None:
         raise UsageError(f"{type(spec).__name__} has no backbone of its own", where="--to backbone")
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    backbone = getattr(spec, "backbone", None)
+    return whole_names(backbone.name, own) if isinstance(backbone, Timm) else own
 
 
 # ------------------------------------------------------------------------------------------------ files

@@ -67,7 +67,8 @@ def sniff(path: str | Path) -> str:
 
 def is_classifier(state: State) -> bool:
     """Whether a state is that of a classification network, by the name of its last layer."""
-    heads = ("fc", "classifier", "head", "head.fc", "head.head", "classifier.0", "classifier.1", "classifier.2")
+    heads = ("fc", "classifier", "head", "head.fc", "head.head", "classifier.0", "classifier.1", "classifier.2",
+             "classif", "last_linear")  # fmt: skip
     return any(f"{name}.weight" in state for name in heads) and not any(key.startswith("backbone.") for key in state)
 
 
