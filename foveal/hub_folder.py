@@ -19,7 +19,7 @@ from .config import from_json, to_json
 from .detectors.base import Spec
 from .detectors.detr import DETR
 from .detectors.detr_files import export_detr, import_detr, label_names, processor_config, transformers_config
-from .errors import FovealError
+from .errors import FovealError, UsageError
 from .json_files import read_object
 from .weights.detr import Form, Inner
 from .weights.reading import State, read_state
@@ -42,6 +42,8 @@ def read_hub_folder(path: Path, preset: str | None = None) -> tuple[Spec, tuple[
         raise FovealError(f"has no {' or '.join(WEIGHTS)}", path=path, fix="Weights in several files are not read")
     kind = config.get("model_type")
     if kind == OURS:
+        if preset is not None:
+            raise UsageError(f"{path} says itself what it is", fix="Leave the preset out")
         try:
             spec = from_json(config)
         except FovealError as error:

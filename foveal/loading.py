@@ -65,6 +65,8 @@ def find(
         if is_hub_folder(path):
             spec, classes, state = read_hub_folder(path, preset)
             return Found(path, lambda: spec, classes, state)
+        if preset is not None:
+            raise UsageError(f"{source} says itself what it is", fix="Leave the preset out")
         found = load_checkpoint(path)
         story = found.meta["state"]
         seen = int(story.get("step", 0)) * int(story.get("batch_size", 0))

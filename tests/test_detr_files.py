@@ -102,7 +102,7 @@ def test_coco_names_of_a_bare_state(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["task.cls_loss=Focal()", "neck.index=-2", "backbone.eps=1e-3", "input.multiple=32"])
 def test_a_detr_that_nobody_else_computes_is_not_written_as_theirs(change: str, tmp_path: Path) -> None:
-    """Without a column for "no object", on another map, with other norms: files that would be read as something else."""
+    """No column for "no object", another map, other norms: files that would be read as something else."""
     spec = override(SMALL, [change])
     state = spec.build(CLASSES).state_dict()
     if not change.startswith("input"):  # a state dict says nothing of sizes

@@ -58,7 +58,10 @@ def _places(name: str) -> tuple[int, ...]:
 def test_there_and_back(name: str, tmp_path: Path) -> None:
     """Exported under the keys of timm's whole network, which reads it; every bit of the maps' layers is the same."""
     torch.manual_seed(0)
-    state = {key: torch.rand_like(value.float()).to(value.dtype) for key, value in timm.create_model(name).state_dict().items()}
+    state = {
+        key: torch.rand_like(value.float()).to(value.dtype)
+        for key, value in timm.create_model(name).state_dict().items()
+    }
     save_file(state, tmp_path / "w.safetensors")
     spec = replace(presets.retinanet_mini, backbone=Timm(name, weights=str(tmp_path / "w.safetensors")))
     detector = spec.build(["a"])

@@ -126,8 +126,6 @@ def import_(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FovealError("is there already", path=out, fix="Name a new or empty folder")
-    if cfg is not None and preset is not None:
-        raise UsageError("--cfg says what the file holds: no --preset")
     if classes is not None and names_file is not None:
         raise UsageError("--names or --classes, not both")
     from ..config import show
