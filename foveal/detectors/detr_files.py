@@ -28,7 +28,7 @@ _FACTOR = "rescale_factor"
 _ONLY_PIXELS = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 2}  # 2: bilinear
 # what no file of theirs can say
 _OURS = (
-    "neck", "head.anchored", "head.turns", "head.temperature", "task.coder",
+    "neck.index", "head.anchored", "head.turns", "head.temperature", "task.coder",
     "backbone.eps", "backbone.ceil", "backbone.reduced",
 )  # fmt: skip
 
