@@ -23,7 +23,7 @@ from foveal.config import override, show
 from foveal.detectors.base import Spec
 from foveal.detectors.detr import DETR
 from foveal.errors import FovealError, UsageError
-from foveal.exporting import export, remark
+from foveal.exporting import export, remarks
 from foveal.loading import find, load
 from foveal.parts.backbones import Torchvision
 from foveal.parts.inputs import Resize
@@ -326,10 +326,16 @@ def test_export_reads_what_import_reads(data: Path, tmp_path: Path, capsys: pyte
     assert len(find(out).classes) == 80
 
 
-def test_an_epsilon_that_a_state_dict_cannot_say() -> None:
-    zero = override(presets.retinanet_r50_fpn, ["backbone.eps=0.0"])
-    assert "epsilon of 0" in str(remark("torchvision", zero))
-    assert remark("foveal", zero) is None and remark("torchvision", presets.retinanet_r50_fpn) is None
+def test_what_a_state_dict_does_not_say() -> None:
+    """An epsilon, and where boxes stand: torchvision's model has to be told."""
+    plain = presets.retinanet_r50_fpn
+    with torch.device("meta"):
+        state = plain.build(CLASSES).state_dict()
+    assert remarks("torchvision", plain, state) == []
+    changed = override(plain, ["backbone.eps=0.0", "task.coder=Delta((10,10,5,5))", "fit.lr=1", "task.cls_loss.gamma=1"])
+    first, second = remarks("torchvision", changed, state)
+    assert "epsilon of 0" in first and second.startswith("task.coder: not torchvision's own")
+    assert remarks("foveal", changed, state) == []
 
 
 def test_what_has_no_such_form_is_refused(detr: dict[str, Tensor], tmp_path: Path) -> None:

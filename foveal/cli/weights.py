@@ -179,7 +179,7 @@ def export(
       foveal weights export runs/mine --out mine.weights
     """
     from ..exporting import export as write
-    from ..exporting import remark, target_of
+    from ..exporting import remarks, target_of
 
     form = to or target_of(out)
     from ..loading import find
@@ -193,7 +193,7 @@ def export(
         spec, state = compress(spec, state, _ranks(svd))
     for path in write(out, form, spec, found.classes, state, inner=resnet, seen=found.seen):
         say(str(path))
-    if line := remark(form, spec):
+    for line in remarks(form, spec, state):
         note(line)
 
 
