@@ -25,7 +25,8 @@ from .weights.torchvision import recognise, to_ours, to_torchvision, upgrade
 
 Target = Literal["foveal", "hf", "hf4", "torchvision", "detr", "darknet", "backbone"]
 _BACKBONES = ("backbone.network.", "backbone.body.", "backbone.")  # timm's network, a pyramid's, any other
-_BOXES = re.compile(r"(.*\.)?(anchors|priors|coder|pool|mean|std)\b")  # with others the same weights find other boxes
+# settings with others of which the same weights find other boxes
+_BOXES = re.compile(r"(anchors|priors|pool|input\.(mean|std)|(\w+\.)*coder)\b")
 _SUFFIX: dict[str, Target] = {".safetensors": "foveal", ".weights": "darknet", "": "hf"}
 
 
