@@ -158,6 +158,20 @@ def test_a_network_of_timms_as_weights(tmp_path: Path) -> None:
     assert lines[1] == "  kept: backbone" and lines[3] == "  not used: fc"
 
 
+def test_a_torchvision_state_dict_on_real_pictures(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The documented command: the file alone says what it is, and its 4 classes become those of the blood cells."""
+    file, run = tmp_path / "own_320.pth", tmp_path / "run"
+    torch.save(
+        tv.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=5).state_dict(), file
+    )
+    words = ["--data", str(data / "bccd"), "--limit", "2", "--epochs", "1", "--batch", "2", "--workers", "0", "--no-report"]
+    assert main(["train", str(file), *words, "--out", str(run), "--device", "cpu", "input.short=96", "input.long=128"]) == 0
+    assert "made new (3 classes here, 4 there): roi_head.predictor" in capsys.readouterr().err
+    assert json.loads((run / "run.json").read_text())["classes"] == ["Platelets", "RBC", "WBC"]
+
+
 def test_the_command_prints_it_and_the_run_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, first = str(tmp_path / "data"), tmp_path / "first"
     assert main(["data", "make", "shapes", data, "--images", "12"]) == 0
