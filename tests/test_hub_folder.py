@@ -332,7 +332,9 @@ def test_what_a_state_dict_does_not_say() -> None:
     with torch.device("meta"):
         state = plain.build(CLASSES).state_dict()
     assert remarks("torchvision", plain, state) == []
-    changed = override(plain, ["backbone.eps=0.0", "task.coder=Delta((10,10,5,5))", "fit.lr=1", "task.cls_loss.gamma=1"])
+    changed = override(
+        plain, ["backbone.eps=0.0", "task.coder=Delta((10,10,5,5))", "fit.lr=1", "task.cls_loss.gamma=1"]
+    )
     first, second = remarks("torchvision", changed, state)
     assert "epsilon of 0" in first and second.startswith("task.coder: not torchvision's own")
     assert remarks("foveal", changed, state) == []

@@ -166,8 +166,23 @@ def test_a_torchvision_state_dict_on_real_pictures(
     torch.save(
         tv.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=5).state_dict(), file
     )
-    words = ["--data", str(data / "bccd"), "--limit", "2", "--epochs", "1", "--batch", "2", "--workers", "0", "--no-report"]
-    assert main(["train", str(file), *words, "--out", str(run), "--device", "cpu", "input.short=96", "input.long=128"]) == 0
+    words = [
+        "--data",
+        str(data / "bccd"),
+        "--limit",
+        "2",
+        "--epochs",
+        "1",
+        "--batch",
+        "2",
+        "--workers",
+        "0",
+        "--no-report",
+    ]
+    assert (
+        main(["train", str(file), *words, "--out", str(run), "--device", "cpu", "input.short=96", "input.long=128"])
+        == 0
+    )
     assert "made new (3 classes here, 4 there): roi_head.predictor" in capsys.readouterr().err
     assert json.loads((run / "run.json").read_text())["classes"] == ["Platelets", "RBC", "WBC"]
 
