@@ -181,7 +181,8 @@ def _input(processor: Mapping[str, Any], base: DETR) -> Any:
         size = {"shortest_edge": size, "longest_edge": processor.get("max_size", rule.long)}
     try:
         short, long = int(size["shortest_edge"]), int(size["longest_edge"])
-        mean, std = (tuple(map(float, processor.get(f"image_{k}", getattr(rule, k)))) for k in ("mean", "std"))
+        colours: list[Any] = [tuple(map(float, processor.get(f"image_{k}", getattr(rule, k)))) for k in ("mean", "std")]
+        mean, std = colours
         if (len(mean), len(std), min(std) > 0) != (3, 3, True) or abs(processor.get(_FACTOR, 1 / 255) - 1 / 255) > 1e-6:
             raise ValueError
     except (KeyError, TypeError, ValueError):
