@@ -258,6 +258,8 @@ def test_an_address_with_its_hash(server: Server, capsys: pytest.CaptureFixture[
     assert main(["weights", "fetch", "accurate", "--sha256", SHA]) == 2
     with pytest.raises(UsageError, match="name of a file"):
         published.fetch_url("http://127.0.0.1/", SHA)
+    with pytest.raises(UsageError, match="is no address"):
+        published.fetch_url("http://[x/model.pth", SHA)
     with pytest.raises(UsageError, match="no SHA-256"):
         published.fetch_url(plain, "xyz")
 

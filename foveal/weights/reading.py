@@ -172,8 +172,9 @@ def _checked(loaded: Mapping[Any, Any], path: Path) -> State:
         raise FovealError("holds no weights", path=path, fix=_FIX)
     for key, value in loaded.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
+            what = f"is a {type(value).__name__}, not a tensor" if isinstance(key, str) else "has no name"
             raise FovealError(
-                f"entry {key!r} is a {type(value).__name__}, not a tensor",
+                f"entry {key!r} {what}",
                 path=path,
                 fix=_FIX + " (Is it a training state?)",
             )
