@@ -16,7 +16,7 @@ from foveal import presets
 from foveal.cli.main import main
 from foveal.config import override
 from foveal.detectors.detr import DETR
-from foveal.errors import FovealError
+from foveal.errors import FovealError, UsageError
 from foveal.parts.backbones import Torchvision
 from foveal.parts.inputs import Resize
 from foveal.parts.transformer import Transformer
@@ -146,6 +146,8 @@ def test_a_classification_network_as_weights(tmp_path: Path) -> None:
     assert load_backbone(spec, spec.build(["a"])) is None
     with pytest.raises(FovealError, match=r"r18\.pth: does not fit resnet50"):
         load_weights(replace(spec, backbone=Torchvision("resnet50")).build(["a"]), tmp_path / "r18.pth")
+    with pytest.raises(UsageError, match=r"r18\.pth: .*SmallResNet has no pretrained weights"):
+        load_weights(presets.retinanet_mini.build(["a"]), tmp_path / "r18.pth")
 
 
 def test_a_network_of_timms_as_weights(tmp_path: Path) -> None:
