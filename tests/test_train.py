@@ -535,7 +535,7 @@ def test_a_set_without_a_box_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [UsageError("full", path="x"), OSError(28, "No space left on device", "x")])
 def test_what_the_first_process_cannot_do_ends_all_of_them(error: Exception) -> None:
     """It would leave the others in their first exchange, which never comes."""
-    from foveal.train.run import _first_alone
+    from foveal.train.environment import first_alone
 
     wire: list[bytes] = []
 
@@ -555,9 +555,9 @@ def test_what_the_first_process_cannot_do_ends_all_of_them(error: Exception) -> 
 
     for number in (0, 1):
         with pytest.raises(type(error)) as raised:
-            _first_alone(Rank(number), fail)  # type: ignore[arg-type]
+            first_alone(Rank(number), fail)  # type: ignore[arg-type]
         assert str(raised.value) == str(error)
-    assert [_first_alone(Rank(n), lambda: ["a line"]) for n in (0, 1)] == [["a line"]] * 2  # type: ignore[arg-type]
+    assert [first_alone(Rank(n), lambda: ["a line"]) for n in (0, 1)] == [["a line"]] * 2  # type: ignore[arg-type]
 
 
 def test_overrides_reach_the_recipe(data: Path, tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ detr_r101_dc5 = replace(detr_r50, backbone=Torchvision("resnet101", dilated=True
 # Small enough to learn from nothing. What it needs beside its size, against the paper: queries that stand at places of
 # the picture and begin by looking there (the paper's free questions had learned nothing after 2,000 pictures), more of
 # them than objects, shorter waves for a map of 10 x 10, one encoder layer, ten times the rate with a warm-up, a cosine,
-# averaged weights, no dropout, norms that learn. Half an hour on two cores: not measured yet.
-#   python benchmarks/minis.py --presets detr_mini --minutes 30 --devices 2 --out minis
+# averaged weights, no dropout, norms that learn. AP50 .788 on generated shapes of 160 px after 28 minutes on two cores:
+#   python benchmarks/minis.py --presets detr_mini --images 17820 --minutes 29 --devices 2 --out minis-detr
 detr_mini = DETR(
     input=Resize(160, 267, multiple=1),
     backbone=SmallResNet((32, 64, 128)),
@@ -64,8 +64,8 @@ detr_mini = DETR(
     ),
     fit=Fit(
         epochs=40,
-        batch=8,
-        lr=1e-3,
+        batch=12,
+        lr=1.2e-3,
         solver=AdamW(weight_decay=1e-4),
         schedule=Cosine(),
         warmup_steps=200,

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from lightning_fabric import Fabric
 
 from ..data.dataset import Dataset
 from ..data.proposals import cores
-from ..errors import UsageError
+from ..errors import FovealError, UsageError
 from ..fit import Precision
 from .precision import choose, plugin
 
@@ -69,6 +70,22 @@ def launch(device: torch.device, devices: int | None, precision: Precision) -> F
 def first_process() -> bool:
     """Whether this is the process that writes, where several train together; known before there is a fabric."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def first_alone(fabric: Fabric, work: Callable[[], list[str]]) -> list[str]:
+    """What the first process does while the others wait. Where it fails all raise: they would wait for ever."""
+    outcome: list[str] | Exception = []
+    if fabric.is_global_zero:
+        try:
+            outcome = work()
+        except (FovealError, OSError) as error:
+            if fabric.world_size == 1:
+                raise
+            outcome = error
+    outcome = fabric.broadcast(outcome)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def workers(asked: int | None, device: torch.device) -> int:

@@ -48,6 +48,30 @@ def find_spec(source: Spec | str | Path) -> tuple[Spec, str | Path | None]:
     return presets.get(name), None
 
 
+def begin(spec: Spec, detector: Detector, weights: str | Path | None) -> tuple[Transfer | None, list[str]]:
+    """Puts in the weights that a new run begins with: ``weights``, else those that the spec names, if any.
+
+    Returns what became of them, and what a person should know of it.
+    """
+    taken = load_backbone(spec, detector) if weights is None else load_weights(detector, weights)
+    said = [] if taken is None else taken.lines()
+    if weights is not None:
+        return taken, said
+    if line := other_pixels(spec):
+        said.append(line)
+    if stuck(spec, detector):
+        said.append(
+            "warning: the backbone starts from random weights, and a part of it is frozen and will never learn; "
+            "name a file in backbone.weights, or set backbone.frozen_stages=0 and backbone.norm=batch"
+        )
+    if parts := resting_at_random(spec, detector):
+        said.append(
+            f"warning: the first stage keeps {', '.join(parts)} still, at random weights; "
+            "begin from a trained detector: --weights RUN"
+        )
+    return taken, said
+
+
 def load_weights(detector: Detector, source: str | Path) -> Transfer:
     """Puts a detector's weights in as far as names, shapes and classes agree, and says how far that is.
 
