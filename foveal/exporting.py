@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,18 +12,21 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from .config import to_json
+from .config import difference, to_json
 from .detectors.base import Spec
 from .detectors.darknet_files import export_darknet
 from .detectors.detr_files import export_detr
 from .errors import FovealError, UsageError
 from .hub_folder import write_hub_folder
+from .parts.timm_backbones import Timm, whole_names
 from .weights.detr import Inner
 from .weights.reading import State
 from .weights.torchvision import recognise, to_ours, to_torchvision, upgrade
 
 Target = Literal["foveal", "hf", "hf4", "torchvision", "detr", "darknet", "backbone"]
 _BACKBONES = ("backbone.network.", "backbone.body.", "backbone.")  # timm's network, a pyramid's, any other
+# settings with others of which the same weights find other boxes
+_BOXES = re.compile(r"(anchors|priors|pool|input\.(mean|std)|(\w+\.)*coder)\b")
 _SUFFIX: dict[str, Target] = {".safetensors": "foveal", ".weights": "darknet", "": "hf"}
 
 
@@ -70,9 +74,25 @@ def export(
     return [out]
 
 
+def remarks(to: Target, spec: Spec, state: State) -> list[str]:
+    """What the reader of the file has to know, and the file does not say."""
+    if to != "torchvision":
+        return []
+    from . import presets
+
+    said = []
+    if getattr(getattr(spec, "backbone", None), "eps", None) == 0:
+        said = ["its norms have an epsilon of 0: torchvision.models.detection._utils.overwrite_eps(model, 0.0)"]
+    plain = presets.get(recognise(_theirs(state), ""))
+    other = dict.fromkeys(found[0] for path, *_ in difference(spec, plain) if (found := _BOXES.match(path)))
+    if other:
+        said.append(f"{', '.join(other)}: not torchvision's own. Its model needs the same, else it finds other boxes")
+    return said
+
+
 def _torchvision(spec: Spec, state: State) -> State:
     """Raises ``UsageError`` for a detector that torchvision has not."""
-    theirs = to_torchvision(state, features=any(key.startswith("backbone.features.") for key in state))
+    theirs = _theirs(state)
     try:
         recognise(theirs, "")
         same = to_ours(upgrade(theirs)).keys() == state.keys()
@@ -85,11 +105,17 @@ def _torchvision(spec: Spec, state: State) -> State:
     return theirs
 
 
+def _theirs(state: State) -> State:
+    return to_torchvision(state, features=any(key.startswith("backbone.features.") for key in state))
+
+
 def _backbone(spec: Spec, state: State) -> State:
     prefix = next((p for p in _BACKBONES if any(key.startswith(p) for key in state)), None)
     if prefix is None:
         raise UsageError(f"{type(spec).__name__} has no backbone of its own", where="--to backbone")
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    backbone = getattr(spec, "backbone", None)
+    return whole_names(backbone.name, own) if isinstance(backbone, Timm) else own
 
 
 # ------------------------------------------------------------------------------------------------ files

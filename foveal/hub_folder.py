@@ -19,7 +19,7 @@ from .config import from_json, to_json
 from .detectors.base import Spec
 from .detectors.detr import DETR
 from .detectors.detr_files import export_detr, import_detr, label_names, processor_config, transformers_config
-from .errors import FovealError
+from .errors import FovealError, UsageError
 from .json_files import read_object
 from .weights.detr import Form, Inner
 from .weights.reading import State, read_state
@@ -42,6 +42,8 @@ def read_hub_folder(path: Path, preset: str | None = None) -> tuple[Spec, tuple[
         raise FovealError(f"has no {' or '.join(WEIGHTS)}", path=path, fix="Weights in several files are not read")
     kind = config.get("model_type")
     if kind == OURS:
+        if preset is not None:
+            raise UsageError(f"{path} says itself what it is", fix="Leave the preset out")
         try:
             spec = from_json(config)
         except FovealError as error:
@@ -62,9 +64,9 @@ def write_hub_folder(
     Raises ``FovealError`` where the folder holds something.
     """
     files: dict[str, Mapping[str, Any]] = {}
-    if isinstance(spec, DETR) and _is_theirs(spec, state):
+    if isinstance(spec, DETR) and _is_theirs(spec):
         theirs = export_detr(spec, state, form, inner)
-        files[CONFIG] = transformers_config(spec, state, classes, inner)
+        files[CONFIG] = transformers_config(spec, classes, inner)
         files[PROCESSOR] = processor_config(spec)
         return _written(out, theirs, files)
     labels = {"id2label": {str(i): n for i, n in enumerate(classes)}, "label2id": {n: i for i, n in enumerate(classes)}}
@@ -72,10 +74,10 @@ def write_hub_folder(
     return _written(out, state, files)
 
 
-def _is_theirs(spec: DETR, state: State) -> bool:
+def _is_theirs(spec: DETR) -> bool:
     """Whether transformers can compute it."""
     try:
-        export_detr(spec, {key: value for key, value in state.items() if key.startswith("backbone.")}, "original")
+        export_detr(spec, {}, "original")
         processor_config(spec)
     except FovealError:
         return False

@@ -29,6 +29,13 @@ class Found:
     state: dict[str, Tensor]
     seen: int = 0  # images that a run trained it on
 
+    def build(self, spec: Spec) -> Detector:
+        """The detector of ``spec`` with these weights. Raises :class:`FovealError` where they do not fit it."""
+        detector = spec.build(self.classes)
+        what = f"{type(spec).__name__} with {len(self.classes)} classes"
+        load_into(detector, self.state, path=self.path, what=what)
+        return detector
+
 
 def find(
     source: str | Path,
@@ -58,6 +65,8 @@ def find(
         if is_hub_folder(path):
             spec, classes, state = read_hub_folder(path, preset)
             return Found(path, lambda: spec, classes, state)
+        if preset is not None:
+            raise UsageError(f"{source} says itself what it is", fix="Leave the preset out")
         found = load_checkpoint(path)
         story = found.meta["state"]
         seen = int(story.get("step", 0)) * int(story.get("batch_size", 0))
@@ -106,11 +115,7 @@ def load(
     it is built (``["roi.select.score=0.3"]``).
     """
     found = find(source, preset, cfg=cfg, names=names)
-    spec = override(found.spec(), list(overrides))
-    detector = spec.build(found.classes)
-    what = f"{type(spec).__name__} with {len(found.classes)} classes"
-    load_into(detector, found.state, path=found.path, what=what)
-    return ready(detector, device, precision)
+    return ready(found.build(override(found.spec(), list(overrides))), device, precision)
 
 
 def _read_published(name: str, preset: str | None, names: str | Path | Sequence[str] | None) -> Found:

@@ -192,18 +192,18 @@ class Detections:
             confidence=self.scores.float().cpu().numpy(),
             class_id=labels,
             mask=None if self.masks is None else self.masks.dense(),
-            data={"class_name": np.array([self.names[k] for k in labels])} if self.names else {},
+            data={"class_name": np.array([self.names[k] for k in labels], dtype=str)} if self.names else {},
         )
 
     @classmethod
     def from_supervision(cls, other: Any, names: Sequence[str]) -> Detections:
-        """Back from ``supervision.Detections``; scores that are missing become 1."""
+        """Back from ``supervision.Detections``, sorted by falling score; scores that are missing become 1."""
         n = len(other.xyxy)
-        scores = torch.ones(n) if other.confidence is None else torch.as_tensor(other.confidence)
+        scores = torch.ones(n) if other.confidence is None else torch.as_tensor(other.confidence).float()
         labels = torch.zeros(n) if other.class_id is None else torch.as_tensor(other.class_id)
-        boxes = torch.as_tensor(other.xyxy).reshape(-1, 4)
+        boxes = torch.as_tensor(other.xyxy).reshape(-1, 4).float()
         masks = None if other.mask is None else Masks.of_dense(other.mask)
-        return cls(boxes.float(), scores.float(), labels.long(), tuple(names), masks)
+        return cls(boxes, scores, labels.long(), tuple(names), masks)[scores.argsort(descending=True, stable=True)]
 
 
 # -------------------------------------------------------------------------------------------------- inner

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -167,16 +170,63 @@ def test_a_damaged_file_in_the_cache_is_never_used(server: Server) -> None:
     assert published.fetch("accurate").read_bytes() == CONTENT
 
 
-def test_two_at_once_do_not_mix(server: Server) -> None:
+def locked(part: Path) -> IO[bytes]:
+    """As another process that has just begun: its file is open, locked and empty."""
     fcntl = pytest.importorskip("fcntl", reason="no locks of this kind here")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    file = part.open("ab")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def test_two_at_once_do_not_mix(server: Server) -> None:
+    """The second is refused and leaves the first one's file alone, also while there is nothing in it yet."""
     part = published.cache_folder() / (NAME + ".part")
-    part.parent.mkdir(parents=True)
-    with part.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(b"x")
-        file.flush()
+    with locked(part) as file:
         with pytest.raises(FovealError, match="is being fetched by another process"):
             published.fetch("accurate")
+        assert os.path.samestat(os.fstat(file.fileno()), part.stat())
+    assert published.fetch("accurate").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("how", ["done", "failed", "elsewhere"])
+def test_another_process_ends_while_this_one_opens_the_file(
+    how: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock that is got then is on the finished file, or on one that was removed: neither is written to. (The server
+    knows no ranges: going on with a file would begin with emptying it.)"""
+    server.ranges = False
+    place = published.cache_folder() / NAME
+    part = place.with_name(NAME + ".part")
+    take, calls = download._lock, []
+
+    def late(file: IO[bytes], path: Path) -> None:
+        if not calls:
+            calls.append(path)
+            if how == "done":
+                part.write_bytes(CONTENT)
+                os.replace(part, place)
+            else:
+                part.unlink()
+            if how == "elsewhere":
+                part.write_bytes(CONTENT[:1000])  # a third one has begun again, and was cut
+        take(file, path)
+
+    monkeypatch.setattr(download, "_lock", late)
+    assert published.fetch("accurate").read_bytes() == CONTENT
+    assert cached() == [NAME]
+    assert len(server.asked) == (0 if how == "done" else 1)
+
+
+def test_a_disk_without_locks(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="no locks of this kind here")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert published.fetch("accurate").read_bytes() == CONTENT
+    assert cached() == [NAME]
 
 
 def test_offline(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,6 +258,8 @@ def test_an_address_with_its_hash(server: Server, capsys: pytest.CaptureFixture[
     assert main(["weights", "fetch", "accurate", "--sha256", SHA]) == 2
     with pytest.raises(UsageError, match="name of a file"):
         published.fetch_url("http://127.0.0.1/", SHA)
+    with pytest.raises(UsageError, match="is no address"):
+        published.fetch_url("http://[x/model.pth", SHA)
     with pytest.raises(UsageError, match="no SHA-256"):
         published.fetch_url(plain, "xyz")
 

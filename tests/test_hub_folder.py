@@ -19,17 +19,15 @@ from torchvision.models import detection as tv
 
 from foveal import presets
 from foveal.cli.main import main
-from foveal.config import show
+from foveal.config import override, show
 from foveal.detectors.base import Spec
 from foveal.detectors.detr import DETR
-from foveal.detectors.detr_files import label_names
 from foveal.errors import FovealError, UsageError
-from foveal.exporting import export
+from foveal.exporting import export, remarks
 from foveal.loading import find, load
 from foveal.parts.backbones import Torchvision
 from foveal.parts.inputs import Resize
 from foveal.parts.transformer import Transformer
-from foveal.weights.coco import COCO_NAMES
 from foveal.weights.detr import to_theirs
 from foveal.weights.reading import read_state
 
@@ -198,42 +196,6 @@ def test_a_folder_is_a_model_for_every_verb(
     assert main(["check", str(tmp_path / "mine"), *data, "--encode-only"]) == 0
 
 
-def test_transformers_reads_a_detr(detr: dict[str, Tensor], tmp_path: Path) -> None:
-    """The folder alone, both namings of the ResNet inside: equal logits and boxes. Peer: transformers 5.23.0."""
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    ours = SMALL.build(CLASSES).eval()
-    ours.load_state_dict(detr)
-    pixels = torch.randn(1, 3, 64, 96)
-    for inner in ("timm", "transformers"):
-        export(tmp_path / inner, "hf", SMALL, CLASSES, detr, inner=inner)  # type: ignore[arg-type]
-        theirs = transformers.DetrForObjectDetection.from_pretrained(tmp_path / inner).eval()
-        assert theirs.config.id2label == dict(enumerate(CLASSES))
-        with torch.inference_mode():
-            expected = theirs(pixels)
-            from foveal.types import Images
-
-            size = torch.tensor([[64, 96]])
-            found = ours.outputs(Images(pixels, size, torch.tensor([[1.0, 1, 0, 0]]), size)).layers[-1]
-        assert (found.logits - expected.logits).abs().max() <= 1e-5 * expected.logits.abs().max()
-        assert (found.deltas - expected.pred_boxes).abs().max() <= 1e-5
-
-
-def test_names_of_a_config() -> None:
-    assert label_names({"0": "N/A", "1": "person", "2": "N/A", "3": "person"}, "c") == (
-        "unused 0", "person", "unused 2", "person (3)",
-    )  # fmt: skip
-    for bad in ({"0": "a", "2": "b"}, ["a"], {"x": "a"}, None):
-        with pytest.raises(FovealError, match="id2label"):
-            label_names(bad, "c")
-
-
-def test_coco_names_of_a_bare_state(tmp_path: Path) -> None:
-    state = SMALL.build(COCO_NAMES).state_dict()
-    save_file(to_theirs(state, "original"), tmp_path / "detr.safetensors")
-    found = find(tmp_path / "detr.safetensors")
-    assert found.classes == COCO_NAMES and found.spec().backbone == Torchvision("resnet50")
-
-
 # ---------------------------------------------------------------------------------------------- bad input
 class Evil:
     def __reduce__(self) -> Any:
@@ -345,6 +307,37 @@ def test_a_name_that_is_none_shows_the_nearest(
         assert f"{name}: no such run" in said and near in said.partition("Did you mean")[2], said
     assert main(["train", "retinanet_min", "--data", "x"]) == 2
     assert "retinanet_mini" in capsys.readouterr().err
+
+
+def test_half_a_detector_is_not_exported(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _spoil(folder, "headless")
+    assert main(["weights", "export", str(folder), "--out", str(tmp_path / "x.safetensors")]) == 1
+    assert "does not fit RetinaNet with 3 classes: missing head" in capsys.readouterr().err
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_export_reads_what_import_reads(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, name = data / "weights/yolo-fastest", "yolo-fastest-1.1"
+    options = ["--cfg", str(folder / f"{name}.cfg"), "--names", str(folder / "coco.names")]
+    weights, out = str(folder / f"{name}.weights"), str(tmp_path / "m.safetensors")
+    assert main(["weights", "export", weights, "--out", out]) == 1
+    assert "Darknet weights need their cfg: --cfg" in capsys.readouterr().err
+    assert main(["weights", "export", weights, *options, "--out", out]) == 0
+    assert len(find(out).classes) == 80
+
+
+def test_what_a_state_dict_does_not_say() -> None:
+    """An epsilon, and where boxes stand: torchvision's model has to be told."""
+    plain = presets.retinanet_r50_fpn
+    with torch.device("meta"):
+        state = plain.build(CLASSES).state_dict()
+    assert remarks("torchvision", plain, state) == []
+    changed = override(
+        plain, ["backbone.eps=0.0", "task.coder=Delta((10,10,5,5))", "fit.lr=1", "task.cls_loss.gamma=1"]
+    )
+    first, second = remarks("torchvision", changed, state)
+    assert "epsilon of 0" in first and second.startswith("task.coder: not torchvision's own")
+    assert remarks("foveal", changed, state) == []
 
 
 def test_what_has_no_such_form_is_refused(detr: dict[str, Tensor], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,6 +60,7 @@ def test_supervision_and_back(found: Detections) -> None:
     assert isinstance(theirs, sv.Detections) and len(theirs) == len(found)
     assert list(theirs.data["class_name"]) == [NAMES[k] for k in found.labels.tolist()]
     assert same(Detections.from_supervision(theirs, NAMES), found)
+    assert same(Detections.from_supervision(theirs[np.arange(len(found))[::-1]], NAMES), found)  # sorted by score
 
 
 OUTSIDE = ("rcnn", "spp", "fast")  # theirs come from outside

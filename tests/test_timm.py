@@ -14,8 +14,10 @@ from foveal import presets
 from foveal.cli import main as cli
 from foveal.config import override, parse_spec
 from foveal.errors import FovealError, UsageError
+from foveal.exporting import export
 from foveal.parts.timm_backbones import Timm, TimmTail
 from foveal.types import Target, Targets
+from foveal.weights.reading import read_state
 
 timm = pytest.importorskip("timm", reason="timm is not installed")
 
@@ -50,6 +52,27 @@ def test_maps_are_timms_own(name: str, tmp_path: Path) -> None:
 def _places(name: str) -> tuple[int, ...]:
     reductions = timm.create_model(name, features_only=True).feature_info.reduction()
     return tuple(i for i, r in enumerate(reductions) if r in (8, 16, 32))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "convnext_atto"])
+def test_there_and_back(name: str, tmp_path: Path) -> None:
+    """Exported under the keys of timm's whole network, which reads it; every bit of the maps' layers is the same."""
+    torch.manual_seed(0)
+    state = {
+        key: torch.rand_like(value.float()).to(value.dtype)
+        for key, value in timm.create_model(name).state_dict().items()
+    }
+    save_file(state, tmp_path / "w.safetensors")
+    spec = replace(presets.retinanet_mini, backbone=Timm(name, weights=str(tmp_path / "w.safetensors")))
+    detector = spec.build(["a"])
+    spec.load_pretrained(detector)
+    for out in ("b.pth", "c.safetensors"):
+        export(tmp_path / out, "backbone", spec, ["a"], detector.state_dict())
+        found = read_state(tmp_path / out)
+        assert len(found) > 20 and all(torch.equal(value, state[key]) for key, value in found.items())
+        again = replace(spec, backbone=Timm(name, weights=str(tmp_path / out)))
+        detector = again.build(["a"])
+        again.load_pretrained(detector)
 
 
 @pytest.mark.parametrize("preset", ["retinanet_mini", "faster_rcnn_mini", "fcos_mini", "yolo_v2_mini", "yolo_v3_mini"])

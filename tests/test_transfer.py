@@ -14,8 +14,9 @@ from torchvision.models import detection as tv
 
 from foveal import presets
 from foveal.cli.main import main
+from foveal.config import override
 from foveal.detectors.detr import DETR
-from foveal.errors import FovealError
+from foveal.errors import FovealError, UsageError
 from foveal.parts.backbones import Torchvision
 from foveal.parts.inputs import Resize
 from foveal.parts.transformer import Transformer
@@ -94,6 +95,31 @@ def test_same_number_of_other_classes() -> None:
     assert unnamed.new == {} and "do not name their 2 classes: taken to be car, bus" in told(unnamed)
 
 
+def test_names_that_nobody_gave() -> None:
+    """transformers' own are LABEL_0, LABEL_1. Gaps between real names (COCO's "unused 12") are no such thing."""
+    state = presets.retinanet_mini.build(["cat", "dog"]).state_dict()
+
+    def taken(*there: str) -> Transfer:
+        return transfer(presets.retinanet_mini.build(["car", "bus"]), state, "w", there)
+
+    assert taken("LABEL_0", "LABEL_1").new == {}
+    assert taken("unused 0", "class 1").new == {}
+    assert list(taken("unused 0", "person").new) == ["other classes"]
+
+
+def test_other_classes_and_other_shapes_are_told_apart() -> None:
+    """More queries have nothing to do with classes; and as many columns with a background are not the same classes."""
+    trained = SMALL_DETR.build(["a", "b", "c"]).state_dict()
+    more = replace(SMALL_DETR, head=replace(HEAD, queries=7)).build(["x"])
+    taken = transfer(more, trained, "w", ["a", "b", "c"])
+    columns = ("head.class_embed.weight", "head.class_embed.bias")
+    assert taken.new == {"another shape": ("head.query_embed.weight",), "1 classes here, 3 there": columns}
+    sigmoid = presets.retinanet_mini.build(["a", "b", "c"])
+    softmax = override(presets.retinanet_mini, ["task.cls_loss=CrossEntropy()"]).build(["x", "y"])  # and background
+    taken = transfer(softmax, sigmoid.state_dict(), "w", ["a", "b", "c"])
+    assert list(taken.new) == ["2 classes here, 3 there"]
+
+
 def test_another_architecture() -> None:
     """What has the same names is kept, the rest is named; where nothing has, it is refused."""
     here, there = presets.retinanet_mini.build(["a"]), presets.fcos_mini.build(["a"])
@@ -120,6 +146,8 @@ def test_a_classification_network_as_weights(tmp_path: Path) -> None:
     assert load_backbone(spec, spec.build(["a"])) is None
     with pytest.raises(FovealError, match=r"r18\.pth: does not fit resnet50"):
         load_weights(replace(spec, backbone=Torchvision("resnet50")).build(["a"]), tmp_path / "r18.pth")
+    with pytest.raises(UsageError, match=r"r18\.pth: .*SmallResNet has no pretrained weights"):
+        load_weights(presets.retinanet_mini.build(["a"]), tmp_path / "r18.pth")
 
 
 def test_a_network_of_timms_as_weights(tmp_path: Path) -> None:
@@ -130,6 +158,35 @@ def test_a_network_of_timms_as_weights(tmp_path: Path) -> None:
     fresh = replace(presets.retinanet_mini, backbone=Timm("resnet10t")).build(["a"])
     lines = told(load_weights(fresh, tmp_path / "r.pth")).splitlines()
     assert lines[1] == "  kept: backbone" and lines[3] == "  not used: fc"
+
+
+def test_a_torchvision_state_dict_on_real_pictures(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The documented command: the file alone says what it is, and its 4 classes become those of the blood cells."""
+    file, run = tmp_path / "own_320.pth", tmp_path / "run"
+    torch.save(
+        tv.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=5).state_dict(), file
+    )
+    words = [
+        "--data",
+        str(data / "bccd"),
+        "--limit",
+        "2",
+        "--epochs",
+        "1",
+        "--batch",
+        "2",
+        "--workers",
+        "0",
+        "--no-report",
+    ]
+    assert (
+        main(["train", str(file), *words, "--out", str(run), "--device", "cpu", "input.short=96", "input.long=128"])
+        == 0
+    )
+    assert "made new (3 classes here, 4 there): roi_head.predictor" in capsys.readouterr().err
+    assert json.loads((run / "run.json").read_text())["classes"] == ["Platelets", "RBC", "WBC"]
 
 
 def test_the_command_prints_it_and_the_run_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,6 +82,7 @@ def _files(folder: Path) -> dict[str, tuple[bytes, str]]:
     torch.save([1, 2], folder / "list")
     torch.save({}, folder / "empty")
     torch.save({"a": 1.0}, folder / "number")
+    torch.save({1: torch.ones(1)}, folder / "unnamed")
     good, old, st = ((folder / n).read_bytes() for n in ("good", "old", "good.st"))
     return {
         "text": (b"these are no weights\n", "is a text file"),
@@ -101,6 +102,7 @@ def _files(folder: Path) -> dict[str, tuple[bytes, str]]:
         "list": ((folder / "list").read_bytes(), "holds a list, not weights"),
         "empty": ((folder / "empty").read_bytes(), "holds no weights"),
         "number": ((folder / "number").read_bytes(), "entry 'a' is a float, not a tensor"),
+        "unnamed": ((folder / "unnamed").read_bytes(), "entry 1 has no name"),
     }
 
 

@@ -126,20 +126,16 @@ def import_(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FovealError("is there already", path=out, fix="Name a new or empty folder")
-    if cfg is not None and preset is not None:
-        raise UsageError("--cfg says what the file holds: no --preset")
     if classes is not None and names_file is not None:
         raise UsageError("--names or --classes, not both")
     from ..config import show
     from ..loading import find
     from ..train.checkpoint import Content, save
     from ..train.environment import versions
-    from ..weights.loading import load_into
 
     found = find(model, preset, cfg=cfg, names=names_file or names(classes))
     spec = found.spec()
-    detector = spec.build(found.classes)
-    load_into(detector, found.state, path=found.path, what=f"{type(spec).__name__} with {len(found.classes)} classes")
+    detector = found.build(spec)
     described = {"spec": show(spec), "classes": list(found.classes), "versions": versions()}
     origin = {"step": 0, "imported": found.path.name}
     save(out / "checkpoints", 0, Content(detector.state_dict(), {}, {}, origin, described))
@@ -162,6 +158,9 @@ def export(
         str | None,
         typer.Option("--svd", help="Ranks of a region head's fully connected layers: each becomes two smaller ones."),
     ] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="Of a weights file, where it is not clear.")] = None,
+    cfg: CfgFile = None,
+    names_file: NamesFile = None,
 ) -> None:
     """Writes the weights of a run in the form that a program reads, whole or not at all.
 
@@ -180,19 +179,22 @@ def export(
       foveal weights export runs/mine --out mine.weights
     """
     from ..exporting import export as write
-    from ..exporting import target_of
+    from ..exporting import remarks, target_of
 
     form = to or target_of(out)
     from ..loading import find
 
-    found = find(model)
+    found = find(model, preset, cfg=cfg, names=names_file)
     spec, state = found.spec(), found.state
+    found.build(spec)  # half a detector is refused, not written
     if svd is not None:
         from ..weights.compress import compress
 
         spec, state = compress(spec, state, _ranks(svd))
     for path in write(out, form, spec, found.classes, state, inner=resnet, seen=found.seen):
         say(str(path))
+    for line in remarks(form, spec, state):
+        note(line)
 
 
 def _ranks(text: str) -> tuple[int, ...]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
 from ..errors import FovealError, UsageError
 from ..parts.backbones import Torchvision
 from ..parts.inputs import Resize
+from ..parts.losses import CrossEntropy
 from ..parts.transformer import Transformer
 from ..weights.coco import COCO_NAMES
 from ..weights.detr import Form, Inner, to_ours, to_theirs
@@ -18,9 +20,17 @@ from ..weights.reading import State
 from .base import Spec
 from .detr import DETR
 
-_BLOCKS = {6: 50, 23: 101}  # blocks of a ResNet's third stage -> its depth
+_NETWORKS = {"resnet50": 6, "resnet101": 23}  # blocks of its third stage
 _HEAD_WIDTH = 32  # of each attention head in every published form: the weights do not tell
 _ONLY = {"activation_function": "relu", "position_embedding_type": "sine", "num_channels": 3}  # what we can compute
+_COUNTS = ("encoder_attention_heads", "decoder_attention_heads", "encoder_ffn_dim")
+_FACTOR = "rescale_factor"
+_ONLY_PIXELS = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 2}  # 2: bilinear
+# what no file of theirs can say
+_OURS = (
+    "neck.index", "head.anchored", "head.turns", "head.temperature", "task.coder",
+    "backbone.eps", "backbone.ceil", "backbone.reduced",
+)  # fmt: skip
 
 
 def import_detr(
@@ -39,11 +49,12 @@ def import_detr(
     its name: the weights do not. Raises ``FovealError`` for another network, ``UsageError`` for a preset of another.
     """
     told = config or {}
-    for key, only in _ONLY.items():
-        if told.get(key, only) != only:
-            raise FovealError(f"{key} is {told[key]!r}, only {only!r} is known here", path=path)
-    for key in ("encoder_attention_heads", "decoder_attention_heads", "encoder_ffn_dim", "dropout"):
-        if not isinstance(told.get(key, 0), int | float):
+    for wanted, given in ((_ONLY, told), (_ONLY_PIXELS, processor or {})):
+        for key, only in wanted.items():
+            if given.get(key, only) != only:
+                raise FovealError(f"{key} is {given[key]!r}, only {only!r} is known here", path=path)
+    for key in (*_COUNTS, "dropout"):
+        if not isinstance(told.get(key, 0), int if key in _COUNTS else int | float):
             raise FovealError(f"{key} is {told[key]!r}, expected a number", path=path)
     try:
         ours = to_ours(state)
@@ -59,23 +70,25 @@ def import_detr(
 
 def export_detr(spec: Spec, state: State, form: Form, inner: Inner = "timm") -> State:
     """The state under the keys of the original code or of transformers. Raises ``UsageError`` for another network."""
-    plain = Transformer()
-    if not isinstance(spec, DETR) or not isinstance(spec.backbone, Torchvision) or _depth(state) is None:
+    if not isinstance(spec, DETR) or not isinstance(spec.backbone, Torchvision) or spec.backbone.name not in _NETWORKS:
         raise UsageError(f"{type(spec).__name__} on this backbone is no DETR that others know", fix="Use --to foveal")
-    if spec.head.anchored or (spec.head.turns, spec.head.temperature) != (plain.turns, plain.temperature):
-        raise UsageError("head.anchored, head.turns and head.temperature are ours alone", fix="Use --to foveal")
+    plain, loss = DETR(), spec.task.cls_loss
+    own = [f"{path}={mine}" for path in _OURS if (mine := attrgetter(path)(spec)) != attrgetter(path)(plain)]
+    if not isinstance(loss, CrossEntropy) or not loss.background:  # without a column for "no object"
+        own.append(f"task.cls_loss={loss}")
+    if own:
+        raise UsageError(f"{', '.join(own)}: that is ours alone", fix="Use --to foveal")
     return to_theirs(state, form, inner)
 
 
-def transformers_config(spec: DETR, state: State, classes: Sequence[str], inner: Inner) -> dict[str, Any]:
+def transformers_config(spec: DETR, classes: Sequence[str], inner: Inner) -> dict[str, Any]:
     """``config.json`` of transformers' ``DetrForObjectDetection``. Raises ``UsageError`` for what it has not."""
     head, backbone = spec.head, cast(Torchvision, spec.backbone)
-    depth = _depth(state)
     if inner == "transformers" and backbone.dilated:
         raise UsageError("transformers' own ResNet has no dilated form", where="--resnet", fix="Use timm")
-    body: dict[str, Any] = {"backbone": f"resnet{depth}", "use_timm_backbone": True, "use_pretrained_backbone": False}
+    body: dict[str, Any] = {"backbone": backbone.name, "use_timm_backbone": True, "use_pretrained_backbone": False}
     if inner == "transformers":
-        depths = [3, 4, {50: 6, 101: 23}[cast(int, depth)], 3]
+        depths = [3, 4, _NETWORKS[backbone.name], 3]
         ours = {"model_type": "resnet", "depths": depths, "layer_type": "bottleneck", "out_features": ["stage4"]}
         body = {"backbone": None, "use_timm_backbone": False, "backbone_config": ours}
     return {
@@ -101,8 +114,8 @@ def transformers_config(spec: DETR, state: State, classes: Sequence[str], inner:
 def processor_config(spec: DETR) -> dict[str, Any]:
     """``preprocessor_config.json`` of transformers' ``DetrImageProcessor``. Raises ``UsageError`` for other rules."""
     rule = spec.input
-    if not isinstance(rule, Resize):
-        raise UsageError(f"{type(rule).__name__} is no rule of transformers' DetrImageProcessor", where="input")
+    if not isinstance(rule, Resize) or rule.multiple != 1:
+        raise UsageError(f"{rule} is no rule of transformers' DetrImageProcessor", where="input")
     return {
         "image_processor_type": "DetrImageProcessor",
         "format": "coco_detection",
@@ -122,20 +135,17 @@ def _base(state: State, path: Path, preset: str | None, config: Mapping[str, Any
     """The preset it is a form of."""
     from .. import presets  # late: presets are above this module
 
-    depth = _depth(state)
-    if depth is None:
+    blocks = {int(m[1]) for key in state if (m := re.match(r"backbone\.layer3\.(\d+)\.conv3\.weight$", key))}
+    network = next((name for name, number in _NETWORKS.items() if number == len(blocks)), None)
+    if network is None:
         raise FovealError("is a DETR on no ResNet-50 or 101: its backbone is not known here")
     dilated = bool(config["dilation"]) if "dilation" in config else "dc5" in path.name.lower()
-    name = preset or f"detr_r{depth}" + "_dc5" * dilated
+    plain = network.replace("resnet", "detr_r")
+    name = preset or plain + "_dc5" * dilated
     spec = presets.get(name)
     if not isinstance(spec, DETR):
-        raise UsageError(f"{name} is no DETR, the file is one", where="--preset", fix=f"It is detr_r{depth}")
+        raise UsageError(f"{name} is no DETR, the file is one", where="--preset", fix=f"It is {plain}")
     return spec
-
-
-def _depth(state: Mapping[str, Any]) -> int | None:
-    found = {int(m[1]) for key in state if (m := re.match(r"backbone\.layer3\.(\d+)\.conv3\.weight$", key))}
-    return _BLOCKS.get(len(found))
 
 
 def _head(state: State, config: Mapping[str, Any], base: Transformer) -> Transformer:
@@ -143,7 +153,8 @@ def _head(state: State, config: Mapping[str, Any], base: Transformer) -> Transfo
         return len({key.split(".")[3] for key in state if key.startswith(f"head.{part}.layers.")})
 
     width, queries = state["head.input_proj.weight"].shape[0], state["head.query_embed.weight"].shape[0]
-    heads = config.get("decoder_attention_heads", max(1, width // _HEAD_WIDTH))
+    plain = base.heads if config else max(1, width // _HEAD_WIDTH)  # transformers' own default, where it says nothing
+    heads = config.get("decoder_attention_heads", plain)
     hidden = state["head.decoder.layers.0.linear1.weight"].shape[0]
     for key, value in {"encoder_attention_heads": heads, "encoder_ffn_dim": hidden}.items():
         if config.get(key, value) != value:
@@ -165,16 +176,19 @@ def _input(processor: Mapping[str, Any], base: DETR) -> Any:
     rule = base.input
     if not isinstance(rule, Resize) or not processor:
         return rule
-    size = processor.get("size")
-    if isinstance(size, Mapping) and {"shortest_edge", "longest_edge"} <= size.keys():
-        rule = replace(rule, short=int(size["shortest_edge"]), long=int(size["longest_edge"]))
-    elif isinstance(size, int):  # of transformers' first versions
-        rule = replace(rule, short=size, long=int(processor.get("max_size", rule.long)))
-    elif size is not None:
-        raise FovealError(f"size {size} in preprocessor_config.json is no rule known here")
-    mean = cast(tuple[float, float, float], tuple(map(float, processor.get("image_mean", rule.mean))))
-    std = cast(tuple[float, float, float], tuple(map(float, processor.get("image_std", rule.std))))
-    return replace(rule, mean=mean, std=std)
+    size = processor.get("size", {"shortest_edge": rule.short, "longest_edge": rule.long})
+    if isinstance(size, int):  # of transformers' first versions
+        size = {"shortest_edge": size, "longest_edge": processor.get("max_size", rule.long)}
+    try:
+        short, long = int(size["shortest_edge"]), int(size["longest_edge"])
+        colours: list[Any] = [tuple(map(float, processor.get(f"image_{k}", getattr(rule, k)))) for k in ("mean", "std")]
+        mean, std = colours
+        if (len(mean), len(std), min(std) > 0) != (3, 3, True) or abs(processor.get(_FACTOR, 1 / 255) - 1 / 255) > 1e-6:
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        told = {key: processor[key] for key in ("size", "image_mean", "image_std", _FACTOR) if key in processor}
+        raise FovealError(f"{told} in preprocessor_config.json is no rule known here") from None
+    return replace(rule, short=short, long=long, mean=mean, std=std)
 
 
 def _names(columns: int, names: Sequence[str] | None, config: Mapping[str, Any], path: str | Path) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -77,7 +77,7 @@ class Timm(BackboneSpec):
         network = backbone.get_submodule("network")
         own, state = network.state_dict().keys(), {}
         for key, value in read_state(file).items():
-            flat = key.replace(".", "_", 1)  # timm's maps-only form of a network joins the first two parts of a name
+            flat = _flat(key)
             state[flat if flat in own and key not in own else key] = value
         load_into(network, state, path=file, known=state.keys(), what=self.name)
 
@@ -201,6 +201,19 @@ def _timm(name: str) -> Any:
         hint = f"Did you mean {near[0]!r}? " if near else ""
         raise UsageError(f"backbone {name!r} is not one of timm's", fix=f"{hint}timm.list_models() lists them")
     return timm
+
+
+def whole_names(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state of the maps-only form of timm's network ``name`` under the keys of the whole network."""
+    with torch.device("meta"):
+        known = _network(name).state_dict().keys()
+    whole = {_flat(key): key for key in known}
+    return {key if key in known else whole.get(key, key): value for key, value in state.items()}
+
+
+def _flat(key: str) -> str:
+    """timm's maps-only form of a network joins the first two parts of a name."""
+    return key.replace(".", "_", 1)
 
 
 def _network(name: str) -> Any:

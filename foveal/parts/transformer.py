@@ -43,7 +43,7 @@ class Transformer:
     def __post_init__(self) -> None:
         if min(self.queries, self.heads, self.decoder, self.hidden) < 1 or self.encoder < 0:
             raise UsageError(f"{self}: counts are from 1 on (encoder: from 0)")
-        if self.width % (4 * self.heads) and (self.width % self.heads or self.width % 4):
+        if self.width % self.heads or self.width % 4:
             raise UsageError(f"{self}: width is a multiple of heads, and of 4 (a sine and a cosine for each axis)")
         if not 0 <= self.dropout < 1 or self.turns <= 0 or self.temperature < 1:
             raise UsageError(f"{self}: dropout lies in [0, 1), turns above 0, temperature is 1 or more")

@@ -12,7 +12,7 @@ from ..detectors.darknet import DarknetDetector
 from ..detectors.rcnn import BOXES
 from ..detectors.ssd import CAFFE_MEAN, LEVELS
 from ..detectors.yolo import BLACK, WHITE
-from ..errors import FovealError
+from ..errors import FovealError, UsageError
 from ..fields import settings
 from ..loading import find
 from ..parts.backbone_base import BackboneSpec
@@ -108,7 +108,10 @@ def _into_backbone(detector: Detector, source: str | Path) -> Transfer:
         raise FovealError(
             f"is a classification network's, and {type(spec).__name__} has no backbone that reads one", path=source
         )
-    named: Spec = override(spec, [f"backbone.weights={json.dumps(str(source))}"])
+    try:
+        named: Spec = override(spec, [f"backbone.weights={json.dumps(str(source))}"])
+    except UsageError as error:  # a backbone that takes none
+        raise UsageError(error.message, path=source, where=error.where, fix=error.fix) from None
     return pretrained(detector, lambda: named.load_pretrained(detector), source)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..detectors.base import Detector
 
 _COUNTER = "num_batches_tracked"  # no output depends on it
-_INVENTED = re.compile(r"(class|unused) \d+")  # what a class is called whose name the file does not tell
+_INVENTED = re.compile(r"(class|unused) \d+|label_\d+")  # names, in small letters, where a file does not tell them
 _SHOWN = 8  # names a line
 
 
@@ -78,7 +78,6 @@ def transfer(detector: Detector, state: Mapping[str, Tensor], source: str | Path
     Raises :class:`FovealError` where nothing fits, or something is not finite.
     """
     own: dict[str, Tensor] = detector.state_dict()
-    here, there = len(detector.classes), len(classes)
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     bad = [name for name, value in fitting.items() if not value.isfinite().all()]
     if bad:
@@ -93,11 +92,12 @@ def transfer(detector: Detector, state: Mapping[str, Tensor], source: str | Path
             fix="Start from the same kind of detector, or one with the same backbone",
         )
     detector.load_state_dict(fitting, strict=False)
-    shape = f"{here} classes here, {there} there" if here != there else "another shape"
+    here, there = len(detector.classes), len(classes)
+    because = f"{here} classes here, {there} there" if here != there else "other classes"
     new: dict[str, list[str]] = {}
     for name in own:
         if name not in fitting and not name.endswith(_COUNTER):
-            reason = "other classes" if name in other else shape if name in state else "not in the weights"
+            reason = "not in the weights" if name not in state else because if name in other else "another shape"
             new.setdefault(reason, []).append(name)
     unused = [name for name in state if name not in own and not name.endswith(_COUNTER)]
     return _made(source, own, fitting, new, unused, notes)
@@ -131,11 +131,11 @@ def _made(
 
 
 def _names(detector: Detector, classes: Sequence[str]) -> tuple[list[str], set[str]]:
-    """What to say of the class names, and the tensors that stand for other classes of the same number."""
+    """What to say of the class names, and the tensors that stand for other classes than the detector's."""
     here, there = ([name.strip().casefold() for name in names] for names in (detector.classes, classes))
-    if len(here) != len(there) or here == there:
+    if here == there:
         return [], set()
-    if any(map(_INVENTED.fullmatch, there)):
+    if len(here) == len(there) and all(map(_INVENTED.fullmatch, there)):
         return [f"the weights do not name their {len(there)} classes: taken to be {', '.join(detector.classes)}"], set()
     notes = []
     if sorted(here) == sorted(there):
@@ -145,7 +145,7 @@ def _names(detector: Detector, classes: Sequence[str]) -> tuple[list[str], set[s
 
 def _of_classes(detector: Detector) -> set[str]:
     """The tensors that another number of classes would change."""
-    with torch.random.fork_rng():
+    with torch.device("meta"):
         other = detector.spec.build([*detector.classes, "one more"]).state_dict()
     return {name for name, value in detector.state_dict().items() if other[name].shape != value.shape}
 

@@ -50,7 +50,9 @@ def download(url: str, place: Path, sha256: str, *, progress: Progress | None = 
     part = place.with_name(place.name + ".part")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("ab") as file, _alone(file, part):
+        with _opened(part) as file:
+            if place.is_file() and digest(place).startswith(sha256):
+                return  # another process has brought it in the meantime
             resumed = _whole(url, file, progress)
             if not (found := digest(part)).startswith(sha256) and resumed:  # the file was exchanged in between
                 file.truncate(0)
@@ -68,10 +70,6 @@ def download(url: str, place: Path, sha256: str, *, progress: Progress | None = 
             os.replace(part, place)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _refused(error, url, place, part, by_hand) from error
-    finally:
-        with contextlib.suppress(OSError):
-            if part.stat().st_size == 0:
-                part.unlink()
 
 
 def _whole(url: str, file: IO[bytes], progress: Progress | None) -> bool:
@@ -138,18 +136,44 @@ def _length(headers: Any) -> int | None:
 
 
 @contextlib.contextmanager
-def _alone(file: IO[bytes], part: Path) -> Iterator[None]:
-    """Two downloads into one file would mix. The lock ends with the process, however that ends."""
+def _opened(part: Path) -> Iterator[IO[bytes]]:
+    """The file to append to, for this process alone: two downloads into one would mix. An empty one is not left.
+
+    Raises ``FovealError`` where another process has it.
+    """
+    while True:
+        with part.open("ab") as file:
+            _lock(file, part)
+            if not _lies_at(file, part):  # another process was done in between, and this is its finished file
+                continue
+            try:
+                yield file
+            finally:
+                if _lies_at(file, part) and part.stat().st_size == 0:
+                    part.unlink()
+            return
+
+
+def _lock(file: IO[bytes], part: Path) -> None:
+    """It ends with the process, however that ends."""
     try:
         import fcntl
     except ImportError:  # not on Windows, where a file that is open cannot be renamed either
-        yield
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise FovealError("is being fetched by another process", path=part, fix="Wait until that is done.") from None
-    yield
+    except OSError:  # some network disks have no locks; what two downloads mixed does not have the right hash
+        return
+
+
+def _lies_at(file: IO[bytes], path: Path) -> bool:
+    """Whether an open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _refused(error: Exception, url: str, place: Path, part: Path, by_hand: str) -> FovealError:

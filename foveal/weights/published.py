@@ -130,7 +130,10 @@ def fetch_url(
     Without it the file's name must end with them, as torchvision's do (``NAME-0123abcd.pth``). Raises ``UsageError``
     where nothing says what the file should be, else as :func:`fetch`.
     """
-    file = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
+    try:
+        file = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
+    except ValueError as error:
+        raise UsageError(f"{url} is no address ({error})") from None
     if not re.fullmatch(r"[\w.+-]+", file) or file.startswith("."):
         raise UsageError(f"{url} does not end with the name of a file")
     if sha256 is None:

@@ -67,7 +67,8 @@ def sniff(path: str | Path) -> str:
 
 def is_classifier(state: State) -> bool:
     """Whether a state is that of a classification network, by the name of its last layer."""
-    heads = ("fc", "classifier", "head", "head.fc", "head.head", "classifier.0", "classifier.1", "classifier.2")
+    heads = ("fc", "classifier", "head", "head.fc", "head.head", "classifier.0", "classifier.1", "classifier.2",
+             "classif", "last_linear")  # fmt: skip
     return any(f"{name}.weight" in state for name in heads) and not any(key.startswith("backbone.") for key in state)
 
 
@@ -117,7 +118,7 @@ def _fix(kind: str) -> str:
     if "git-lfs" in kind:
         return "Run `git lfs pull` where it came from."
     if "Darknet" in kind:
-        return "Darknet weights need their cfg: give it with --cfg."
+        return "Darknet weights need their cfg: --cfg FILE.cfg; to train, FILE.cfg is the model and this its --weights."
     return _FIX
 
 
@@ -171,8 +172,9 @@ def _checked(loaded: Mapping[Any, Any], path: Path) -> State:
         raise FovealError("holds no weights", path=path, fix=_FIX)
     for key, value in loaded.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
+            what = f"is a {type(value).__name__}, not a tensor" if isinstance(key, str) else "has no name"
             raise FovealError(
-                f"entry {key!r} is a {type(value).__name__}, not a tensor",
+                f"entry {key!r} {what}",
                 path=path,
                 fix=_FIX + " (Is it a training state?)",
             )
