@@ -150,7 +150,7 @@ def score_detector(
         dataset = select_classes(dataset, wanted, "background", "accept") if wanted else dataset
     detections, skipped = detect(detector, dataset, progress=progress)
     truth = Truth.of(dataset, masks=detector.has_masks)
-    found = Found.of([relabelled(d, detector.classes, wanted) for d in detections])
+    found = Found.of([relabelled(d, detector.classes, wanted) for d in detections], cut=detector.threshold)
     results = score(truth, found, protocol, split=dataset.split)
     return Scored(results, truth, found, skipped, left_out)
 

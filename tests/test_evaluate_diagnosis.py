@@ -196,6 +196,14 @@ def test_cut_at_a_threshold() -> None:
     assert "cut at a threshold" in evaluate(truth, cut).notes[0]  # said also when AP is good
 
 
+def test_a_cut_that_is_known() -> None:
+    """Scores of SVMs or queries begin where they like: what the detector leaves out decides."""
+    truth, found = make()
+    high = found[found.score >= 0.3]
+    assert not evaluate(truth, replace(high, cut=0.01)).notes
+    assert "keeps nothing below a score of 0.2" in evaluate(truth, replace(high, cut=0.2)).notes[0]
+
+
 def test_an_untrained_detector() -> None:
     truth, found = make()
     told(truth, replace(found, score=found.score / 30), "The highest score is 0.033")

@@ -96,6 +96,11 @@ class Detector(nn.Module, ABC):
         return False
 
     # --------------------------------------------------------------------- what an assembly has to say
+    @property
+    @abstractmethod
+    def threshold(self) -> float:
+        """The score below which it keeps no detection."""
+
     @abstractmethod
     def outputs(self, images: Images) -> Outputs:
         """Features, predictions and priors of a batch of normalised images."""

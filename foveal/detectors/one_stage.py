@@ -36,6 +36,10 @@ class OneStage(Detector):
         self.priors, self.task = priors, task
         self.merges_classes = self.has_proposals = merges_classes
 
+    @property
+    def threshold(self) -> float:
+        return self.task.select.score
+
     def outputs(self, images: Images) -> Outputs:
         features = self.neck(self.backbone(self._pixels(images)))
         head = self.head

@@ -144,6 +144,10 @@ class Region(Detector):
         self.mask_head: MaskBranch | None = None  # Mask R-CNN's third branch
 
     @property
+    def threshold(self) -> float:
+        return self.roi.select.score
+
+    @property
     def has_masks(self) -> bool:
         return self.mask_head is not None
 

@@ -190,6 +190,7 @@ class Found:
     score: Floats  # (N,)
     box_area: Floats | None = None  # (N,) width x height as the file has them
     masks: MaskRuns | None = None  # (N,)
+    cut: float | None = None  # what scores less was left out, where that is known
 
     @classmethod
     def build(
@@ -223,9 +224,12 @@ class Found:
         return found
 
     @classmethod
-    def of(cls, detections: Sequence[Any]) -> Found:
+    def of(cls, detections: Sequence[Any], *, cut: float | None = None) -> Found:
         """One object an image, in the order of ``Truth.images``, with ``boxes`` (n, 4), ``scores`` and ``labels`` (n,)
-        that NumPy can read (arrays, tensors in main memory), and perhaps ``masks`` (:class:`~foveal.rle.Masks`)."""
+        that NumPy can read (arrays, tensors in main memory), and perhaps ``masks`` (:class:`~foveal.rle.Masks`).
+
+        ``cut``: the score below which a detector hands in nothing; None: unknown, and guessed from the lowest one.
+        """
         own = [getattr(d, "masks", None) for d in detections]
         masks = None
         if any(m is not None for m in own):
@@ -233,13 +237,14 @@ class Found:
                 [Masks.empty((1, 1), len(d.boxes)) if m is None else m for d, m in zip(detections, own, strict=True)]
             )
         boxes = [np.asarray(d.boxes, np.float64).reshape(-1, 4) for d in detections]
-        return cls.build(
+        found = cls.build(
             np.repeat(np.arange(len(boxes)), [len(b) for b in boxes]),
             np.concatenate([np.zeros(0, np.int64), *(np.asarray(d.labels, np.int64) for d in detections)]),
             np.concatenate([np.zeros((0, 4)), *boxes]),
             np.concatenate([np.zeros(0), *(np.asarray(d.scores, np.float64) for d in detections)]),
             masks=masks,
         )
+        return replace(found, cut=cut)
 
     def __len__(self) -> int:
         return len(self.box)
@@ -247,7 +252,7 @@ class Found:
     def __getitem__(self, rows: Any) -> Found:
         area = None if self.box_area is None else self.box_area[rows]
         masks = None if self.masks is None else self.masks[rows]
-        return Found(self.image[rows], self.label[rows], self.box[rows], self.score[rows], area, masks)
+        return Found(self.image[rows], self.label[rows], self.box[rows], self.score[rows], area, masks, self.cut)
 
     def pixels(self) -> Floats:
         """(N,) width x height of the boxes."""

@@ -33,10 +33,15 @@ def diagnose(truth: Truth, found: Found) -> list[str]:
 
 def thresholded(found: Found) -> Iterator[str]:
     """AP needs the detections of low score too."""
-    if len(found) and (low := float(found.score.min())) > 1.2 * LOWEST_SCORE:
+    if found.cut is None and len(found) and (low := float(found.score.min())) > 1.2 * LOWEST_SCORE:
         yield (
             f"The lowest score is {low:.3g}: the detections were cut at a threshold, which lowers recall and AP; "
             f"hand in everything from a score of {LOWEST_SCORE:g} or less."
+        )
+    elif found.cut is not None and found.cut > LOWEST_SCORE:
+        yield (
+            f"The detector keeps nothing below a score of {found.cut:g}, which lowers recall and AP; "
+            f"set its select.score to {LOWEST_SCORE:g} or less."
         )
 
 
