@@ -28,6 +28,7 @@ from foveal.parts.losses import CrossEntropy
 from foveal.parts.priors import WholeImage
 from foveal.parts.suppress import Select
 from foveal.parts.transformer import Attention, Transformer, picture_part, sine_positions, spread_out
+from foveal.report.attention import attention_pictures
 from foveal.types import Images, Match, Predictions, Priors, Target, Targets
 
 SMALL = Transformer(queries=6, width=32, heads=4, encoder=1, decoder=3, hidden=32)
@@ -254,6 +255,24 @@ def test_where_queries_look(anchored: bool) -> None:
     assert not detector.head.decoder.layers[-1].multihead_attn._forward_pre_hooks
     with pytest.raises(UsageError, match="no queries"):
         attention_maps(presets.retinanet_mini.build("ab"), batch)
+
+
+def test_pictures_of_attention() -> None:
+    """One for each query that is sure; where it looks is as bright as the image, the rest is darker."""
+    torch.manual_seed(0)
+    detector = replace(presets.detr_mini, head=SMALL, input=Resize(64, 96, multiple=1)).build(["a", "b"]).eval()
+    grey = np.full((40, 60, 3), 200, np.uint8)
+    pictures = attention_pictures(detector, grey, score=0.0)
+    assert len(pictures) == 6 and all(picture.size == (60, 40) for picture in pictures)
+    maps, outputs = attention_maps(detector, detector.prepare([grey]))
+    first = int(CrossEntropy(background=True).scores(outputs.layers[-1].logits)[0].amax(-1).argmax())
+    y, x = divmod(int(maps[0, first].argmax()), maps.shape[-1])
+    light = np.asarray(pictures[0]).max(2)
+    place = light[
+        y * 40 // maps.shape[2] : (y + 1) * 40 // maps.shape[2], x * 60 // maps.shape[3] : (x + 1) * 60 // maps.shape[3]
+    ]
+    assert place.max() >= 195 and np.median(light) < 200
+    assert attention_pictures(detector, grey, score=1.1) == []
 
 
 def test_anchored_queries_stand_apart_and_look_where_they_stand() -> None:

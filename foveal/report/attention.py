@@ -1,0 +1,53 @@
+"""Where the queries of a DETR look, as pictures."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..detectors.base import Detector
+from ..detectors.detr import DETR, attention_maps
+from ..draw import draw_boxes
+from ..parts.coders import ImageRelative
+
+_DARK = 0.3  # of the light that is left where a query does not look
+
+
+def attention_pictures(
+    detector: Detector, image: NDArray[np.uint8], *, layer: int = -1, score: float = 0.5
+) -> list[Image.Image]:
+    """A picture for each query that is sure of an object, the surest first: bright where it looks, and its box.
+
+    ``image`` (H, W, 3) RGB; ``layer`` of the decoder, whose own boxes and scores are shown. The place that is looked at
+    most is as bright as in the image. Raises ``UsageError`` for a detector without queries.
+    """
+    images = detector.prepare([image])
+    with torch.inference_mode():
+        maps, outputs = attention_maps(detector, images, layer)
+        found, canvas = outputs.layers[layer], images.pixels.shape[-2:]
+        scores, labels = (
+            part[0].cpu() for part in cast(DETR, detector.spec).task.cls_loss.scores(found.logits).max(-1)
+        )
+        height, width = images.sizes[0].tolist()
+        sure = scores.argsort(descending=True, stable=True)[: int((scores >= score).sum())]
+        if not len(sure):
+            return []
+        weights = F.interpolate(maps.float().cpu()[:1, sure], canvas, mode="bilinear")[..., :height, :width]
+        light = F.interpolate(weights, image.shape[:2], mode="bilinear")[0]
+    original = torch.tensor([[0.0, 0.0, image.shape[1], image.shape[0]]])
+    boxes = ImageRelative().decode(found.deltas[0].float().cpu()[sure], original.expand(len(sure), -1)).tolist()
+    return [
+        draw_boxes(_lit(image, one), [box], [int(labels[q])], detector.classes, scores=[float(scores[q])])
+        for q, one, box in zip(sure, light, boxes, strict=True)
+    ]
+
+
+def _lit(image: NDArray[np.uint8], light: Tensor) -> NDArray[np.uint8]:
+    share = _DARK + (1 - _DARK) * (light / light.max()).numpy()[..., None]
+    return np.asarray((image * share).astype(np.uint8))
