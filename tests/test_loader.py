@@ -6,6 +6,7 @@ import os
 import signal
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -224,6 +225,33 @@ def test_a_dead_worker_is_reported(shapes: Dataset) -> None:
     finally:
         signal.signal(signal.SIGCHLD, handler)
     assert len(list(loader.epoch(0))) == 12  # and the next epoch starts a new one
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError()])
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_batch_in_the_memory_of_a_worker(
+    shapes: Dataset, error: Exception, gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was announced, and cannot be had: the worker died, or it is something else and stays what it is."""
+    loader = Loader(shapes, Stretch(32, 32), (), 2, 0, workers=1)
+    batches = loader.epoch(0)
+    next(batches)
+    iterator: Any = loader._pool._iterator  # type: ignore[union-attr]
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(iterator, "_next_data", fail)
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        if gone:
+            os.kill(iterator._workers[0].pid, signal.SIGKILL)
+        with pytest.raises(FovealError if gone else type(error)):
+            next(batches)
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+    if gone:
+        assert len(list(loader.epoch(0))) == 12
 
 
 def test_difficult_and_crowd() -> None:

@@ -135,11 +135,14 @@ class _Loader(ABC, Generic[_B]):
         self._plan.specs = list(specs)
         try:
             yield from self._pool
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, OSError, EOFError) as error:
+            iterator = cast(Any, self._pool._iterator)
+            # a batch lies in the memory of the worker that made it, and cannot be had from one that is gone
+            unreachable = not isinstance(error, RuntimeError) and wait([w.sentinel for w in iterator._workers], 1.0)
+            if "DataLoader worker" not in str(error) and not unreachable:
                 raise
             # else torch raises again at the end of any other process, until somebody collects this iterator
-            cast(Any, self._pool._iterator)._shutdown_workers()
+            iterator._shutdown_workers()
             self._pool = None
             raise FovealError(
                 "a process that loads images died; perhaps memory or shared memory (/dev/shm) ran out",
