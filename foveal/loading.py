@@ -17,6 +17,7 @@ from .detectors.base import Detector, Spec
 from .errors import FovealError, UsageError
 from .parts.norms import fold
 from .weights.loading import load_into
+from .weights.reading import State
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,14 @@ def find(
     *,
     cfg: str | Path | None = None,
     names: str | Path | Sequence[str] | None = None,
+    state: State | None = None,
 ) -> Found:
     """The model of a run folder (its best checkpoint), a checkpoint folder, a Hugging Face folder, an alias or a file.
 
     A published alias is read from the cache and never fetched here: ``foveal weights fetch`` does that. ``preset``
     says what a foreign file holds where it cannot be seen; a Darknet file needs its ``cfg`` (path or text). ``names``
-    are the classes of a foreign file (a .names file, or the names themselves). Raises :class:`FovealError` for what is
-    no model.
+    are the classes of a foreign file (a .names file, or the names themselves). ``state``: what is in the file, where
+    that was read already. Raises :class:`FovealError` for what is no model.
     """
     from .hub_folder import is_hub_folder, read_hub_folder
     from .train.checkpoint import load_checkpoint
@@ -76,7 +78,7 @@ def find(
             return _read_darknet(path, preset, cfg, names)
         if names is not None and is_darknet(path):
             raise UsageError("names without a cfg", fix="Give the cfg of the Darknet weights too")
-        return _read_file(path, preset, names)
+        return _read_file(path, preset, names, state)
     if is_alias(str(source)):
         return _read_published(str(source), preset, names)
     raise FovealError(
@@ -130,7 +132,9 @@ def _read_published(name: str, preset: str | None, names: str | Path | Sequence[
     return _read_file(weights, preset or entry_of(name).preset, names)
 
 
-def _read_file(path: Path, preset: str | None, names: str | Path | Sequence[str] | None = None) -> Found:
+def _read_file(
+    path: Path, preset: str | None, names: str | Path | Sequence[str] | None = None, state: State | None = None
+) -> Found:
     """A file that ``foveal weights export`` wrote, or somebody else's."""
     from .detectors.detr_files import import_detr
     from .weights import import_weights, read_state
@@ -141,7 +145,7 @@ def _read_file(path: Path, preset: str | None, names: str | Path | Sequence[str]
     own = header(path).get("foveal")
     if own is None or preset is not None:
         words = read_names(names) if isinstance(names, str | Path) else names
-        state = read_state(path)
+        state = state or read_state(path)
         if is_detr(state):
             spec, classes, ours = import_detr(state, path, preset, names=words)
         else:
@@ -150,7 +154,7 @@ def _read_file(path: Path, preset: str | None, names: str | Path | Sequence[str]
     if names is not None:
         raise UsageError(f"{path} has its class names in it", fix="Leave the names out")
     story, classes = _story(own, path)
-    return Found(path, lambda: from_json(story), classes, read_state(path))
+    return Found(path, lambda: from_json(story), classes, state or read_state(path))
 
 
 def _read_darknet(path: Path, preset: str | None, cfg: str | Path, names: str | Path | Sequence[str] | None) -> Found:

@@ -31,9 +31,8 @@ def attention_pictures(
     with torch.inference_mode():
         maps, outputs = attention_maps(detector, images, layer)
         found, canvas = outputs.layers[layer], images.pixels.shape[-2:]
-        scores, labels = (
-            part[0].cpu() for part in cast(DETR, detector.spec).task.cls_loss.scores(found.logits).max(-1)
-        )
+        loss = cast(DETR, detector.spec).task.cls_loss
+        scores, labels = loss.scores(found.logits)[0].cpu().max(-1)
         height, width = images.sizes[0].tolist()
         sure = scores.argsort(descending=True, stable=True)[: int((scores >= score).sum())]
         if not len(sure):

@@ -27,7 +27,7 @@ from ..parts.two_tap import TwoTapHead
 from ..task import BoxTask
 from ..weights.darknet import is_darknet
 from ..weights.published import PUBLISHED, is_alias, is_published
-from ..weights.reading import is_classifier, read_state
+from ..weights.reading import State, is_classifier, read_state
 from .transfer import Transfer, pretrained, transfer
 
 if TYPE_CHECKING:
@@ -87,18 +87,18 @@ def load_weights(detector: Detector, source: str | Path) -> Transfer:
             path=source,
             fix=f"Train their cfg: foveal train FILE.cfg --weights {source}",
         )
-    if _is_backbone(source):
+    state = read_state(source) if cfg is None and Path(source).is_file() else None
+    if _is_backbone(source, state):
         return _into_backbone(detector, source)
-    found = find(source, cfg=cfg)
+    found = find(source, cfg=cfg, state=state)
     return transfer(detector, found.state, source, found.classes)
 
 
-def _is_backbone(source: str | Path) -> bool:
-    """Whether it is a classification network's: a file's, or a published one by name."""
-    name, path = str(source), Path(source)
-    if not path.exists():
-        return is_published(name) and not is_alias(name)
-    return path.is_file() and not is_darknet(path) and is_classifier(read_state(path))
+def _is_backbone(source: str | Path, state: State | None) -> bool:
+    """Whether it is a classification network's: a file's with this state, or a published one by name."""
+    if state is not None:
+        return is_classifier(state)
+    return not Path(source).exists() and is_published(str(source)) and not is_alias(str(source))
 
 
 def _into_backbone(detector: Detector, source: str | Path) -> Transfer:

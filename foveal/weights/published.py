@@ -85,12 +85,8 @@ def published_files(name: str, cache: str | Path | None = None) -> list[Path]:
     entry = find(name)
     found = []
     for part in entry.parts:
-        path = _place(part, cache)
-        if not path.is_file():
-            fix = f"Run `foveal weights fetch {name}` ({entry.megabytes:.0f} MB). {_by_hand(part, path)}"
-            raise FovealError(f"{name!r} ({part.file}) is not here yet", path=path, fix=fix)
-        _check(path, part)
-        found.append(path)
+        fix = f"Run `foveal weights fetch {name}` ({entry.megabytes:.0f} MB). {_by_hand(part, _place(part, cache))}"
+        found.append(_cached(part, cache, f"{name!r} ({part.file})", fix))
     return found
 
 
@@ -150,12 +146,17 @@ def fetch_url(
     name = file if sha256[:8] in file else f"{stem or suffix}-{sha256[:8]}{dot}{suffix if stem else ''}"
     part = Part(url, sha256, name)  # two files of one name must not take each other's place
     if offline or is_offline():
-        path = _place(part, cache)
-        if not path.is_file():
-            raise FovealError(f"{url} is not here yet", path=path, fix="Fetch it without --offline")
-        _check(path, part)
-        return path
+        return _cached(part, cache, url, "Fetch it without --offline")
     return _fetched(part, cache, progress)
+
+
+def _cached(part: Part, cache: str | Path | None, what: str, fix: str) -> Path:
+    """Where a part lies, checked. Raises ``FovealError`` where it does not."""
+    path = _place(part, cache)
+    if not path.is_file():
+        raise FovealError(f"{what} is not here yet", path=path, fix=fix)
+    _check(path, part)
+    return path
 
 
 def _fetched(part: Part, cache: str | Path | None, progress: Progress | None) -> Path:
