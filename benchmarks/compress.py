@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from common import parser, race, setup
 
-from foveal.parts.roi_heads import VGGTail
+from foveal.parts.heads.roi import VGGTail
 
 
 def main() -> None:

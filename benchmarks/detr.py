@@ -25,12 +25,12 @@ from training import step
 from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor
 
 from foveal import presets
-from foveal.data.images import load_image
-from foveal.detectors.base import Detector
-from foveal.loading import ready
-from foveal.parts.norms import FrozenBatchNorm
-from foveal.train.precision import fast_bf16, layout
-from foveal.weights.detr import to_theirs
+from foveal.assembly.detector import Detector
+from foveal.checkpoints.load import ready
+from foveal.data.images.load import load_image
+from foveal.parts.layers.norms import FrozenBatchNorm
+from foveal.runtime.precision import fast_bf16, layout
+from foveal.weights.keys_detr import to_theirs
 
 CPU = torch.device("cpu")
 

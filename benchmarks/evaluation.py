@@ -17,7 +17,7 @@ import numpy as np
 from common import parser, race, setup
 from numpy.typing import NDArray
 
-from foveal.evaluate import Found, Truth, evaluate
+from foveal.evaluation import Found, Truth, evaluate
 
 
 def make(images: int, objects: int, classes: int, per_image: int, seed: int) -> tuple[Truth, Found]:

@@ -20,8 +20,15 @@ from common import PeakMemory, parser, race, setup
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from foveal.parts.losses import BalancedCrossEntropy, BinaryCrossEntropy, ClassLoss, Focal, FocalStar, SigmoidLoss
-from foveal.parts.normalizers import Positives
+from foveal.parts.losses.classification import (
+    BalancedCrossEntropy,
+    BinaryCrossEntropy,
+    ClassLoss,
+    Focal,
+    FocalStar,
+    SigmoidLoss,
+)
+from foveal.parts.losses.normalizers import Positives
 
 BATCH, ANCHORS, CLASSES = 2, 76_725, 80
 Step = Callable[[], Tensor]

@@ -12,9 +12,9 @@ from common import parser, race, setup
 from peers import FIXED, PRESET, pair, pictures
 from PIL import Image
 
-from foveal.data.images import load_image
-from foveal.loading import ready
-from foveal.train.precision import fast_bf16
+from foveal.checkpoints.load import ready
+from foveal.data.images.load import load_image
+from foveal.runtime.precision import fast_bf16
 
 
 def main() -> None:

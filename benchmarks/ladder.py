@@ -21,31 +21,31 @@ import numpy as np
 import torch
 
 import foveal
-from foveal.data.images import load_image
-from foveal.data.proposals import fill
-from foveal.data.reading import open_dataset
-from foveal.detectors.base import Detector, Spec
+from foveal.assembly.detector import Detector, Spec
+from foveal.assembly.proposers import Counts
+from foveal.checkpoints.folder import load_checkpoint
+from foveal.data.images.load import load_image
+from foveal.data.open import open_dataset
 from foveal.detectors.fast_rcnn import FAST_TASK, FastRCNN
 from foveal.detectors.faster_rcnn import ROI_TASK, RPN_TASK, FasterRCNN, alternating
 from foveal.detectors.rcnn import BOX_RIDGE, CLASS_SVMS, FINE_TUNE, RCNN
-from foveal.detectors.region import Counts
 from foveal.detectors.spp_net import FINE_TUNE_TOP, SPPNet
-from foveal.fit import AdamW, Cosine, Draw, Fit, Ridge
-from foveal.parts.backbones import Torchvision
-from foveal.parts.heads import RPNHead
-from foveal.parts.inputs import Resize
-from foveal.parts.necks import FPN, SingleLevel
-from foveal.parts.pooling import RoIAlign, RoIPool
-from foveal.parts.priors import Anchors, PyramidAnchors
-from foveal.parts.proposal_sources import SelectiveSearch
-from foveal.parts.roi_heads import RoIMLP
+from foveal.external_proposals.cache import fill
+from foveal.parts.backbones.torchvision import Torchvision
+from foveal.parts.heads.dense import RPNHead
+from foveal.parts.heads.rcnn import TwoTaps
+from foveal.parts.heads.roi import RoIMLP
+from foveal.parts.necks.fpn import FPN, SingleLevel
+from foveal.parts.pooling.roi_align import RoIAlign, RoIPool
+from foveal.parts.pooling.spp import SPP
+from foveal.parts.pooling.warp import Warp
+from foveal.parts.postprocess.select import Select
+from foveal.parts.priors.anchors import Anchors, PyramidAnchors
+from foveal.parts.resizing import Resize
 from foveal.parts.samplers import Balanced
-from foveal.parts.spp import SPP
-from foveal.parts.suppress import Select
-from foveal.parts.two_tap import TwoTaps
-from foveal.parts.warp import Warp
+from foveal.parts.selective_search import SelectiveSearch
 from foveal.presets.recipes import FLIP, SMALL_FIT
-from foveal.train.checkpoint import load_checkpoint
+from foveal.recipe import AdamW, Cosine, Draw, Fit, Ridge
 
 SOURCE = SelectiveSearch(top=500)
 PICTURE = Resize(320, 533)

@@ -26,13 +26,13 @@ from torchvision import tv_tensors
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms import v2
 
-from foveal.data.dataset import Dataset, Record
-from foveal.data.images import image_size, load_image
-from foveal.data.loader import Loader
-from foveal.data.sample import Sample, resize
-from foveal.data.scenes import draw_scene
-from foveal.data.transforms import Expand, HorizontalFlip, IoUCrop, PhotometricDistortion
-from foveal.parts.inputs import Input, Resize, Stretch
+from foveal.data.augment.geometry import Sample, resize
+from foveal.data.augment.transforms import Expand, HorizontalFlip, IoUCrop, PhotometricDistortion
+from foveal.data.images.load import image_size, load_image
+from foveal.data.loader.loader import Loader
+from foveal.data.records.dataset import Dataset, Record
+from foveal.data.synthetic.scenes import draw_scene
+from foveal.parts.resizing import Input, Resize, Stretch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OBJECTS = 8

@@ -16,10 +16,10 @@ import torch
 from common import parser, race, setup
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
-from foveal.evaluate import Found, Truth, evaluate
-from foveal.evaluate.masks import MaskRuns
-from foveal.parts.mask_targets import mask_targets
-from foveal.rle import Masks
+from foveal.evaluation import Found, Truth, evaluate
+from foveal.evaluation.masks import MaskRuns
+from foveal.masks.rle import Masks
+from foveal.masks.targets import mask_targets
 from foveal.types import Target, Targets
 
 SIZE = (480, 640)

@@ -8,8 +8,9 @@ from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
-from foveal.parts.matchers import IoUMatcher, match_on_device
-from foveal.parts.priors import Anchors
+from foveal.parts.matching.iou import IoUMatcher
+from foveal.parts.matching.matcher import match_on_device
+from foveal.parts.priors.anchors import Anchors
 from foveal.types import Images, Priors, Target, Targets
 
 STRIDES = (4, 8, 16, 32, 64)

@@ -21,15 +21,15 @@ import numpy as np
 import torch
 
 from foveal import presets
-from foveal.data.anchors import cluster
-from foveal.data.reading import open_dataset
-from foveal.data.shapes import make_shapes
-from foveal.detectors.base import Spec
+from foveal.assembly.detector import Spec
+from foveal.data.anchor_clusters import cluster
+from foveal.data.open import open_dataset
+from foveal.data.synthetic.shapes import make_shapes
 from foveal.detectors.detr import DETR
 from foveal.detectors.mask_rcnn import MaskRCNN
 from foveal.detectors.yolo import YOLO
-from foveal.parts.cell_matchers import Responsible
-from foveal.parts.inputs import Resize
+from foveal.parts.matching.cells import Responsible
+from foveal.parts.resizing import Resize
 
 # The presets' own rate, 5e-4 at batches of 4, is made for a few hundred pictures and a backbone that knows something.
 SOLVER = ("fit.batch=8", "fit.lr=0.0025")

@@ -11,11 +11,11 @@ import torch
 from common import PeakMemory, parser, race, setup
 
 from foveal import presets
-from foveal.detectors.region import Region
-from foveal.parts.pooling import RoIAlign, RoIPool
-from foveal.parts.roi_heads import RoIMLP, VGGTail
+from foveal.assembly.two_stage import Region
+from foveal.parts.backbones.small import SmallResNet
+from foveal.parts.heads.roi import RoIMLP, VGGTail
+from foveal.parts.pooling.roi_align import RoIAlign, RoIPool
 from foveal.parts.samplers import OHEM
-from foveal.parts.small import SmallResNet
 from foveal.types import Images, Target, Targets
 
 ROWS, SIDE = 2000, 320

@@ -15,9 +15,9 @@ import torch
 from torch.nn import functional as F
 
 import foveal
-from foveal.data.images import load_image
-from foveal.data.reading import open_dataset
-from foveal.evaluate import Found, Truth, evaluate
+from foveal.data.images.load import load_image
+from foveal.data.open import open_dataset
+from foveal.evaluation import Found, Truth, evaluate
 from foveal.types import Images
 
 

@@ -28,9 +28,9 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from foveal.data.images import load_image
-from foveal.data.reading import split_pair
-from foveal.evaluate import Found, Truth, evaluate
+from foveal.data.images.load import load_image
+from foveal.data.open import split_pair
+from foveal.evaluation import Found, Truth, evaluate
 from foveal.types import Detections
 
 

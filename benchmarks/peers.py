@@ -10,9 +10,9 @@ from torchvision.models import detection
 from torchvision.ops import FrozenBatchNorm2d
 
 from foveal import presets
-from foveal.detectors.base import Detector
+from foveal.assembly.detector import Detector
 from foveal.types import Images, Target, Targets
-from foveal.weights.torchvision import to_ours
+from foveal.weights.keys_torchvision import to_ours
 
 PRESET = {
     "fasterrcnn_resnet50_fpn": "faster_rcnn_r50_fpn",

@@ -9,8 +9,8 @@ from common import PeakMemory, parser, race, setup
 from torch import Tensor
 from torchvision.models.detection.fcos import FCOS
 
-from foveal.parts.points import PointMatcher
-from foveal.parts.priors import Anchors
+from foveal.parts.matching.points import PointMatcher
+from foveal.parts.priors.anchors import Anchors
 from foveal.types import Images, Target, Targets
 
 STRIDES = (8, 16, 32, 64, 128)

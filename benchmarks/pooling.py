@@ -9,7 +9,7 @@ from common import parser, race, setup
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from foveal.parts.pooling import RoIAlign, with_image
+from foveal.parts.pooling.roi_align import RoIAlign, with_image
 
 STRIDES = (4, 8, 16, 32)
 

@@ -7,11 +7,12 @@ from common import OpCount, parser, race, setup
 from torch import Tensor
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, retinanet_resnet50_fpn
 
+from foveal.assembly.task import BoxTask
 from foveal.detectors.faster_rcnn import ROI_TASK
-from foveal.parts.losses import Focal
-from foveal.parts.matchers import IoUMatcher
-from foveal.parts.suppress import NMS, Select
-from foveal.task import BoxTask
+from foveal.parts.losses.classification import Focal
+from foveal.parts.matching.iou import IoUMatcher
+from foveal.parts.postprocess.nms import NMS
+from foveal.parts.postprocess.select import Select
 from foveal.types import Boxes, Images, Predictions, Priors
 
 CANVAS = (800, 1088)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from common import parser, setup
 
-from foveal.data.images import load_image
-from foveal.data.proposals import from_source, kept
-from foveal.data.reading import open_dataset
-from foveal.parts.proposal_sources import SelectiveSearch
+from foveal.data.images.load import load_image
+from foveal.data.open import open_dataset
+from foveal.external_proposals.cache import from_source, kept
+from foveal.parts.selective_search import SelectiveSearch
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import torch
 from common import OpCount, parser, race, setup
 from peers import FIXED, PRESET, batch, objects, pair, pictures
 
-from foveal.train.precision import fast_bf16, layout
+from foveal.runtime.precision import fast_bf16, layout
 
 
 def step(

@@ -36,12 +36,30 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import presets
-    from .api import evaluate, train
-    from .data.reading import open_dataset
-    from .loading import load
-    from .predict import predict
+    pass
+    from .checkpoints.load import load
+    from .data.open import open_dataset
+    from .evaluation.scoring import evaluate
+    from .inference.predict import predict
+    from .training.run import train
     from .types import Detections, Images, Target
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Detections",
+    "FovealError",
+    "Images",
+    "Target",
+    "UsageError",
+    "__version__",
+    "evaluate",
+    "load",
+    "open_dataset",
+    "predict",
+    "presets",
+    "train",
+]
 
 _WHERE = {
     "Detections": "types",

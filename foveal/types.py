@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import FovealError
-from .rle import Masks
+from .masks.rle import Masks
 
 
 # ------------------------------------------------------------------------------------------------- public

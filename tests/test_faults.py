@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from foveal.cli import main as cli
-from foveal.data.doctor import examine, fold
-from foveal.data.images import ImageError, find_images, load_image
-from foveal.data.reading import check_trainable, split_pair
+from foveal.data.doctor.examine import examine
+from foveal.data.images.load import ImageError, find_images, load_image
+from foveal.data.open import check_trainable, split_pair
+from foveal.data.records.findings import fold
 from foveal.errors import FovealError
-
-from .data_sets import state
+from tests.helpers.data_sets import state
 
 ERROR, WARN, ACCEPT = "clear error naming file", "warn and skip", "accept"
 IDS = (

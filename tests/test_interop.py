@@ -10,7 +10,7 @@ import torch
 
 from foveal import presets
 from foveal.errors import FovealError
-from foveal.parts.inputs import Resize
+from foveal.parts.resizing import Resize
 from foveal.types import Detections
 
 NAMES = ("cat", "dog", "bird")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from foveal.cli.main import main
-from foveal.data.shapes import make_shapes
+from foveal.data.synthetic.shapes import make_shapes
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 SHORTER = {"--max-time 30m": "--max-time 12s", "--max-time 20m": "--max-time 12s --limit 8", "epochs=20": "epochs=1"}

@@ -13,10 +13,14 @@ import pytest
 import torch
 
 from foveal import presets
-from foveal.detectors.base import Detector
-from foveal.parts import bipartite, matchers, objectness, points, suppress, transformer
-from foveal.parts.inputs import Stretch
-from foveal.rle import Masks
+from foveal.assembly.detector import Detector
+from foveal.masks.rle import Masks
+from foveal.parts.heads import transformer
+from foveal.parts.losses import objectness
+from foveal.parts.matching import bipartite, points
+from foveal.parts.matching import matcher as matchers
+from foveal.parts.postprocess import nms as suppress
+from foveal.parts.resizing import Stretch
 from foveal.types import Images, Target, Targets
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))

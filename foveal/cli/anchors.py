@@ -33,13 +33,14 @@ def anchors(
     import numpy as np
     import torch
 
-    from ..config import override
-    from ..data.anchors import cluster, mean_iou
-    from ..data.reading import check_trainable, open_dataset
+    from ..checkpoints.initial import find_spec
+    from ..config.overrides import override
+    from ..data.anchor_clusters import cluster, mean_iou
+    from ..data.open import check_trainable, open_dataset
     from ..errors import UsageError
-    from ..parts.cells import Cell, Cells
-    from ..parts.necks import Neck
-    from ..train.start import find_spec
+    from ..parts.coders import Cell
+    from ..parts.necks.fpn import Neck
+    from ..parts.priors.cells import Cells
 
     spec = override(find_spec(preset)[0], overrides or ())
     cells = getattr(spec, "cells", None)

@@ -54,16 +54,16 @@ def check(
     budget = seconds(max_time) or 300.0
     from dataclasses import replace
 
-    from ..config import override
-    from ..data.reading import check_trainable, open_dataset
-    from ..report.check import encode
-    from ..report.overfit import overfit
-    from ..train.start import find_spec
+    from ..checkpoints.initial import find_spec
+    from ..checks.assignment import encode
+    from ..checks.overfit import overfit
+    from ..config.overrides import override
+    from ..data.open import check_trainable, open_dataset
 
     found, weights = find_spec(preset)
     spec = override(found, overrides or ())
     if split is None:
-        from ..data.reading import open_sources
+        from ..data.open import open_sources
 
         split = "train" if any(source.splits for source in open_sources(paths(data), images)) else None
     dataset = open_dataset(paths(data), split=split, images=images, classes=names(classes))

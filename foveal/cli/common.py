@@ -16,7 +16,7 @@ import typer
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from ..data.dataset import Dataset
+    from ..data.records.dataset import Dataset
 
 INTERRUPTED = 130
 EVERY = 5.0  # seconds between progress lines where there is no terminal
@@ -139,8 +139,7 @@ def note(text: str) -> None:
 
 def tell_findings(dataset: Dataset) -> None:
     """What was dropped, repaired or ignored in a data set, repeats folded, on standard error."""
-    from ..data.doctor import fold
-    from ..data.findings import count
+    from ..data.records.findings import count, fold
 
     found = [finding for finding in dict.fromkeys(dataset.findings) if finding.severity != "note"]
     for line in fold(found):

@@ -22,7 +22,7 @@ def compare(
       foveal compare runs/bce runs/focal --out comparison
     """
     from ..report.compare import comparison, curves
-    from ..report.record import read_record
+    from ..report.read_run import read_record
 
     if len(runs) < 2:
         raise UsageError("one run has nothing to be compared with", fix="Name at least two run folders")

@@ -11,7 +11,7 @@ from ..errors import UsageError
 from .common import Classes, ImagesDir, group, names, note, paths, progress, say
 
 if TYPE_CHECKING:
-    from ..data.writing import Written
+    from ..data.convert import Written
 
 Out = Annotated[Path, typer.Option("--out", help="A new folder.", show_default=False)]
 Sources = Annotated[list[Path], typer.Argument(help="A data set; several are joined.", show_default=False)]
@@ -48,7 +48,7 @@ def make(
     Example:
       foveal data make shapes my-shapes --images 750 --format coco --size 320x256
     """
-    from ..data.shapes import make_shapes
+    from ..data.synthetic.shapes import make_shapes
 
     with progress("drawing") as update:
         made = make_shapes(
@@ -81,7 +81,7 @@ def convert(
     Example:
       foveal data convert VOC2012 --to yolo --out as-yolo --classes cat,dog
     """
-    from ..data.writing import convert as run
+    from ..data.convert import convert as run
 
     _told(run(paths(data), out, to, images=images, classes=names(classes), others=others, link=link))
 
@@ -105,13 +105,13 @@ def split(
     Example:
       foveal data split photos --val .2 --test .1 --seed 3 --out divided
     """
-    from ..data.writing import split as run
+    from ..data.convert import split as run
 
     _told(run(paths(data), out, val=val, test=test, seed=seed, format=format, images=images, link=link))
 
 
 def _told(written: Written) -> None:
-    from ..data.doctor import fold
+    from ..data.records.findings import fold
 
     for line in fold(written.findings):
         note(line)

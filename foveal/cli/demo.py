@@ -53,8 +53,8 @@ def demo(
     began = time.monotonic()
     _clear(out)
     _draw(out, images, seed)
-    from ..report.run import headline, report_run
-    from ..train.run import train
+    from ..report.run_report import headline, report_run
+    from ..training.run import train
 
     train(
         preset,
@@ -73,7 +73,7 @@ def demo(
 
 
 def _draw(out: Path, images: int, seed: int) -> None:
-    from ..data.shapes import make_shapes
+    from ..data.synthetic.shapes import make_shapes
 
     out.mkdir(parents=True, exist_ok=True)
     (out / MARK).write_text("made by foveal demo, which may replace this folder\n", encoding="utf-8")

@@ -31,7 +31,7 @@ def doctor(
       foveal doctor my-photos
       foveal doctor annotations.json --images pictures --json findings.json --html findings.html
     """
-    from ..data.doctor import examine
+    from ..data.doctor.examine import examine
 
     with progress("reading") as update:
         report = examine(paths(data), images, names(classes), decode, update)

@@ -30,9 +30,9 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..data.dataset import Dataset
-    from ..detectors.base import Detector
-    from ..evaluate import Found, Results, Truth
+    from ..assembly.detector import Detector
+    from ..data.records.dataset import Dataset
+    from ..evaluation import Found, Results, Truth
 
 
 def evaluate(
@@ -74,8 +74,8 @@ def evaluate(
       foveal eval yolov3.weights --cfg yolov3.cfg --names coco.names --data coco
       foveal eval --detections results.json --data instances_val.json --json scores.json
     """
-    from ..config import is_override
-    from ..data.reading import open_dataset
+    from ..config.overrides import is_override
+    from ..data.open import open_dataset
 
     words = list(arguments or [])
     model = None if not words or is_override(words[0]) else words.pop(0)
@@ -95,7 +95,7 @@ def evaluate(
         results, truth, found = _score_file(detections, dataset, limit, classes, protocol)
     else:
         assert model is not None
-        from ..loading import load
+        from ..checkpoints.load import load
 
         detector = load(
             model, preset=preset, cfg=cfg, names=names_file, device=device, precision=precision, overrides=words
@@ -105,7 +105,7 @@ def evaluate(
         say(results.text())
     write_json(results.to_dict(), json)
     if save_detections is not None:
-        from ..evaluate import save_detections as save
+        from ..evaluation import save_detections as save
 
         coco = save_detections.suffix.lower() == ".json"
         save(found, truth, save_detections, "coco" if coco else "voc", split=results.split or "val")
@@ -113,7 +113,7 @@ def evaluate(
 
 def _only_split(data: Path | list[Path], images: Path | None) -> str | None:
     """``val`` where there are split files, which then say what is in it; else the whole set."""
-    from ..data.reading import open_sources
+    from ..data.open import open_sources
 
     return "val" if any(source.splits for source in open_sources(data, images)) else None
 
@@ -128,8 +128,8 @@ def _score_file(
     file: Path, dataset: Dataset, limit: int | None, classes: str | None, protocol: str
 ) -> tuple[Results, Truth, Found]:
     """Detections of images beyond the limit are read, and checked, but not scored."""
-    from ..data.subsets import select_classes
-    from ..evaluate import Truth, evaluate, read_detections
+    from ..data.records.subsets import select_classes
+    from ..evaluation import Truth, evaluate, read_detections
 
     if classes is not None:
         dataset = select_classes(dataset, names(classes) or [])
@@ -150,7 +150,8 @@ def _score_model(
     limit: int | None,
     proposals: list[Path] | None,
 ) -> tuple[Results, Truth, Found]:
-    from ..scoring import divided_ids, evaluation_set, score_detector, with_proposals
+    from ..evaluation.scoring import divided_ids, evaluation_set, score_detector
+    from ..external_proposals.detector import with_proposals
 
     where = paths(data)
     dataset = evaluation_set(where, split=split, images=images, divided=divided_ids(model, where))

@@ -23,8 +23,8 @@ def models(
       foveal models faster_rcnn_mini
     """
     from .. import presets
-    from ..report.catalogue import comments, parameters, settings
-    from ..report.run import table
+    from ..presets.catalogue import comments, parameters, settings
+    from ..report.run_report import table
 
     said = comments()
     if name is None:
@@ -60,7 +60,7 @@ def _score(comment: str) -> str:
 
 
 def _weights(preset: str) -> str | None:
-    from ..weights.published import PUBLISHED
+    from ..weights.cache import PUBLISHED
 
     return next((name for name, entry in PUBLISHED.items() if entry.preset == preset), None)
 

@@ -26,7 +26,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..predict import Prediction
+    from ..inference.predict import Prediction
 
 DEFAULT_MODEL = "accurate"
 WEIGHTS = (".pth", ".pt", ".safetensors", ".th", ".weights", ".ckpt")
@@ -63,7 +63,7 @@ def predict(
       foveal predict runs/first photo.jpg --score .3 --classes cat,dog roi.suppress.iou=.4
       foveal predict yolov3.weights dog.jpg --cfg yolov3.cfg --names coco.names
     """
-    from ..config import is_override
+    from ..config.overrides import is_override
 
     overrides = [word for word in arguments if is_override(word) and not Path(word).exists()]
     words = [word for word in arguments if word not in overrides]
@@ -77,11 +77,11 @@ def predict(
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError("is a file, not a folder", path=out, fix="Name a folder for the drawings")
 
-    from ..predict import Outside, find_sources
-    from ..predict import predict as run
+    from ..inference.predict import Outside, find_sources
+    from ..inference.predict import predict as run
 
     files = find_sources(words)
-    from ..loading import load
+    from ..checkpoints.load import load
 
     detector = load(
         model, preset=preset, cfg=cfg, names=names_file, device=device, precision=precision, overrides=overrides
@@ -104,7 +104,7 @@ def predict(
 
 def _is_model(word: str) -> bool:
     """An alias, a run or checkpoint folder, or a weights file. A file or folder that exists is no alias."""
-    from ..weights import is_alias
+    from ..weights.cache import is_alias
 
     path = Path(word)
     if path.is_dir():

@@ -28,9 +28,9 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..data.proposals import Maker
-    from ..evaluate import Found, Truth
-    from ..parts.proposal_sources import ProposalSource, Proposed
+    from ..evaluation import Found, Truth
+    from ..external_proposals.cache import Maker
+    from ..parts.selective_search import ProposalSource, Proposed
 
 
 def proposals(
@@ -66,11 +66,11 @@ def proposals(
     """
     from dataclasses import replace
 
-    from ..data.proposal_files import FILE, Named, write_table
-    from ..data.proposals import empty, from_source, kept, proposed
-    from ..data.subsets import select_classes
-    from ..evaluate import Truth, recall
-    from ..scoring import divided_ids, evaluation_set
+    from ..data.records.subsets import select_classes
+    from ..evaluation import Truth, recall
+    from ..evaluation.scoring import divided_ids, evaluation_set
+    from ..external_proposals.cache import empty, from_source, kept, proposed
+    from ..external_proposals.file import FILE, Named, write_table
 
     if out is not None and out.exists() and not out.is_dir():
         raise FovealError("is a file, not a folder", path=out)
@@ -118,7 +118,7 @@ def proposals(
 
 
 def _sources() -> dict[str, ProposalSource]:
-    from ..parts.proposal_sources import SelectiveSearch, SlidingWindows
+    from ..parts.selective_search import SelectiveSearch, SlidingWindows
 
     return {
         "selective_search": SelectiveSearch(),
@@ -129,8 +129,8 @@ def _sources() -> dict[str, ProposalSource]:
 
 def _source(method: str) -> ProposalSource | None:
     """A source by its name, or as a spec has it; None: something that has proposals of its own."""
-    from ..config import parse_value, vocabulary
-    from ..parts.proposal_sources import ProposalSource
+    from ..config.parse import parse_value, vocabulary
+    from ..parts.selective_search import ProposalSource
 
     known = _sources()
     if method in known or Path(method).exists():
@@ -149,8 +149,8 @@ def _source(method: str) -> ProposalSource | None:
 
 def _own(method: str, device: str, precision: str | None) -> tuple[str, Maker]:
     """Setting and maker of a detector's own proposals."""
-    from ..loading import load
-    from ..scoring import proposal_maker, proposal_setting
+    from ..checkpoints.load import load
+    from ..external_proposals.detector import proposal_maker, proposal_setting
 
     detector = load(method, device=device, precision=precision)
     if not detector.has_proposals:
@@ -166,7 +166,7 @@ def _flat(found: Sequence[Proposed | None]) -> Found:
     """All proposals as the evaluation wants them; none where an image could not be read."""
     import numpy as np
 
-    from ..evaluate import Found
+    from ..evaluation import Found
 
     counts = [0 if f is None else len(f.boxes) for f in found]
     boxes = np.concatenate([np.zeros((0, 4)), *(f.boxes for f in found if f is not None)])

@@ -71,8 +71,8 @@ def train(
       foveal train faster_rcnn_mini --data VOC2012 --classes cat,dog 'rpn.cls_loss=Focal(gamma=1.5)' input.short=600
     """
     seconds_, chosen, pair = seconds(max_time), names(classes), _split(split)
-    from ..api import default_out
-    from ..train.run import train as run
+    from ..training.run import default_out
+    from ..training.run import train as run
 
     target = out or default_out(preset, resume=resume)
     done = run(
@@ -99,15 +99,15 @@ def train(
         limit=limit,
         overrides=overrides or (),
     )
-    from ..report.run import headline
-    from ..train.environment import first_process
+    from ..report.run_report import headline
+    from ..runtime.processes import first_process
 
     if not first_process():
         return
     for each in done.runs or (done,):
         say(headline(each.path))
         if report:
-            from ..report.run import report_run
+            from ..report.run_report import report_run
 
             note(f"report: {report_run(each.path, device=device)}")
 

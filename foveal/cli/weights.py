@@ -37,7 +37,7 @@ def list_(
       foveal weights list
       foveal weights list accurate
     """
-    from ..weights.published import ALIASES, PUBLISHED, cache_folder, find
+    from ..weights.cache import ALIASES, PUBLISHED, cache_folder, find
 
     if name is not None:
         entry = find(name)
@@ -80,8 +80,8 @@ def fetch(
       foveal weights fetch timm/resnet50.a1_in1k
       foveal weights fetch https://example.org/mine-0123abcd.pth
     """
-    from ..weights.published import fetch as run
-    from ..weights.published import fetch_url, find
+    from ..weights.cache import fetch as run
+    from ..weights.cache import fetch_url, find
 
     if "://" in name:
         with progress(f"fetching {name}") as update:
@@ -128,10 +128,10 @@ def import_(
         raise FovealError("is there already", path=out, fix="Name a new or empty folder")
     if classes is not None and names_file is not None:
         raise UsageError("--names or --classes, not both")
-    from ..config import show
-    from ..loading import find
-    from ..train.checkpoint import Content, save
-    from ..train.environment import versions
+    from ..checkpoints.folder import Content, save
+    from ..checkpoints.load import find
+    from ..config.show import show
+    from ..runtime.processes import versions
 
     found = find(model, preset, cfg=cfg, names=names_file or names(classes))
     spec = found.spec()
@@ -178,17 +178,17 @@ def export(
       foveal weights export runs/fast --out small.safetensors --svd 1024,256
       foveal weights export runs/mine --out mine.weights
     """
-    from ..exporting import export as write
-    from ..exporting import remarks, target_of
+    from ..checkpoints.export import export as write
+    from ..checkpoints.export import remarks, target_of
 
     form = to or target_of(out)
-    from ..loading import find
+    from ..checkpoints.load import find
 
     found = find(model, preset, cfg=cfg, names=names_file)
     spec, state = found.spec(), found.state
     found.build(spec)  # half a detector is refused, not written
     if svd is not None:
-        from ..weights.compress import compress
+        from ..checkpoints.compress import compress
 
         spec, state = compress(spec, state, _ranks(svd))
     for path in write(out, form, spec, found.classes, state, inner=resnet, seen=found.seen):

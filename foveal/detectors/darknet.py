@@ -13,26 +13,27 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from ..data.transforms import HorizontalFlip
+from ..assembly.detector import Detector, Spec
+from ..assembly.one_stage import OneStage
+from ..assembly.task import BoxTask
+from ..data.augment.transforms import HorizontalFlip
 from ..errors import FovealError, UsageError
-from ..fit import AdamW, Cosine, Fit
-from ..parts.cells import CellError, Cells
-from ..parts.darknet_modules import DarknetNetwork
-from ..parts.grid_head import split_grid
-from ..parts.inputs import Letterbox, Stretch
-from ..parts.losses import BinaryCrossEntropy, ClassLoss, CrossEntropy, SquaredError, prior_bias
-from ..parts.necks import Identity, Neck
-from ..parts.normalizers import PerImage
-from ..parts.objectness import Objectness
-from ..parts.yolo import split_cells, start_biases
-from ..task import BoxTask
+from ..parts.darknet.cfg_graph import Layer, Net, cfg_text, read_net, with_outputs
+from ..parts.darknet.heads import Detection, Head, Region, Yolo
+from ..parts.darknet.module import DarknetNetwork
+from ..parts.darknet.weights import read_darknet
+from ..parts.heads.yolo import split_cells, start_biases
+from ..parts.heads.yolo_v1 import split_grid
+from ..parts.losses.classification import BinaryCrossEntropy, ClassLoss, CrossEntropy, SquaredError, prior_bias
+from ..parts.losses.normalizers import PerImage
+from ..parts.losses.objectness import Objectness
+from ..parts.losses.yolo import CellError
+from ..parts.necks.fpn import Identity, Neck
+from ..parts.priors.cells import Cells
+from ..parts.resizing import Letterbox, Stretch
+from ..recipe import AdamW, Cosine, Fit
 from ..types import Predictions
-from ..weights.darknet import read_darknet
-from ..weights.darknet_heads import Detection, Head, Region, Yolo
-from ..weights.darknet_net import Layer, Net, cfg_text, read_net, with_outputs
-from ..weights.loading import load_into
-from .base import Detector, Spec
-from .one_stage import OneStage
+from ..weights.state import load_into
 from .yolo import BLACK, V1_TASK, V2_TASK, V3_TASK, WHITE
 
 _START = 0.01  # probability of an object that new last layers begin with; Darknet's one half needs more pictures

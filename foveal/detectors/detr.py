@@ -13,24 +13,25 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..assembly.detector import Detector, Outputs, Spec
+from ..assembly.one_stage import OneStage
+from ..assembly.task import BoxTask
 from ..errors import UsageError
-from ..fit import Fit
-from ..parts.backbone_base import BackboneSpec
-from ..parts.backbones import Torchvision
-from ..parts.box_losses import L1, GIoU, Sum
+from ..parts.backbones.base import BackboneSpec
+from ..parts.backbones.torchvision import Torchvision
 from ..parts.coders import ImageRelative
-from ..parts.hungarian import Hungarian
-from ..parts.inputs import Input, Resize
-from ..parts.losses import CrossEntropy
-from ..parts.necks import SingleLevel
-from ..parts.normalizers import Positives
-from ..parts.priors import WholeImage
-from ..parts.suppress import NoNMS, Select
-from ..parts.transformer import DecoderLayer, Transformer, TransformerHead
-from ..task import BoxTask
+from ..parts.heads.transformer import DecoderLayer, Transformer, TransformerHead
+from ..parts.losses.box import L1, GIoU, Sum
+from ..parts.losses.classification import CrossEntropy
+from ..parts.losses.normalizers import Positives
+from ..parts.matching.hungarian import Hungarian
+from ..parts.necks.fpn import SingleLevel
+from ..parts.postprocess.nms import NoNMS
+from ..parts.postprocess.select import Select
+from ..parts.priors.whole_image import WholeImage
+from ..parts.resizing import Input, Resize
+from ..recipe import Fit
 from ..types import Images
-from .base import Detector, Outputs, Spec
-from .one_stage import OneStage
 
 
 @dataclass(frozen=True)

@@ -8,25 +8,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..fit import Fit
-from ..parts.backbone_base import BackboneSpec
-from ..parts.backbones import Torchvision
-from ..parts.box_losses import SmoothL1
+from ..assembly.detector import Detector, Spec
+from ..assembly.proposers import FromOutside
+from ..assembly.task import BoxTask
+from ..assembly.two_stage import Region, load_parts, second_head
+from ..parts.backbones.base import BackboneSpec
+from ..parts.backbones.torchvision import Torchvision
 from ..parts.coders import Delta
-from ..parts.inputs import Input, Resize
-from ..parts.losses import CrossEntropy
-from ..parts.matchers import IoUMatcher
-from ..parts.necks import FPN, Identity, SingleLevel
-from ..parts.normalizers import KeptRows
-from ..parts.pooling import Pool, RoIPool
-from ..parts.proposal_sources import ProposalSource, SelectiveSearch
-from ..parts.roi_heads import RoIHeadSpec, VGGTail
+from ..parts.heads.roi import RoIHeadSpec, VGGTail
+from ..parts.losses.box import SmoothL1
+from ..parts.losses.classification import CrossEntropy
+from ..parts.losses.normalizers import KeptRows
+from ..parts.matching.iou import IoUMatcher
+from ..parts.necks.fpn import FPN, Identity, SingleLevel
+from ..parts.pooling.roi_align import Pool, RoIPool
+from ..parts.postprocess.nms import NMS
+from ..parts.postprocess.select import Select
+from ..parts.resizing import Input, Resize
 from ..parts.samplers import Balanced
-from ..parts.suppress import NMS, Select
-from ..task import BoxTask
-from .base import Detector, Spec
+from ..parts.selective_search import ProposalSource, SelectiveSearch
+from ..recipe import Fit
 from .faster_rcnn import over
-from .region import FromOutside, Region, load_parts, second_head
 
 # Sections 2.3 and 3, and the released code: 64 proposals of an image, 16 of them objects (IoU from .5 on), the others
 # background with an IoU from .1 on, which stands in for hard-example mining. Its target deviations are measured for

@@ -9,25 +9,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ..assembly.detector import Detector, Spec
+from ..assembly.proposers import Counts, FromRPN
+from ..assembly.task import BoxTask
+from ..assembly.two_stage import Region, load_parts, second_head
 from ..errors import UsageError
-from ..fit import Fit, Stage
-from ..parts.backbone_base import BackboneSpec
-from ..parts.backbones import Torchvision
-from ..parts.box_losses import SmoothL1
+from ..parts.backbones.base import BackboneSpec
+from ..parts.backbones.torchvision import Torchvision
 from ..parts.coders import Delta
-from ..parts.heads import RoIHeadSpec, RoIMLP, RPNHead
-from ..parts.inputs import Input, Resize
-from ..parts.losses import BinaryCrossEntropy, CrossEntropy
-from ..parts.matchers import IoUMatcher
-from ..parts.necks import FPN, Identity, SingleLevel
-from ..parts.normalizers import KeptRows
-from ..parts.pooling import Pool, RoIAlign
-from ..parts.priors import Anchors, PyramidAnchors, at_strides
+from ..parts.heads.dense import RoIHeadSpec, RoIMLP, RPNHead
+from ..parts.losses.box import SmoothL1
+from ..parts.losses.classification import BinaryCrossEntropy, CrossEntropy
+from ..parts.losses.normalizers import KeptRows
+from ..parts.matching.iou import IoUMatcher
+from ..parts.necks.fpn import FPN, Identity, SingleLevel
+from ..parts.pooling.roi_align import Pool, RoIAlign
+from ..parts.postprocess.nms import NMS
+from ..parts.postprocess.select import Select
+from ..parts.priors.anchors import Anchors, PyramidAnchors, at_strides
+from ..parts.resizing import Input, Resize
 from ..parts.samplers import Balanced
-from ..parts.suppress import NMS, Select
-from ..task import BoxTask
-from .base import Detector, Spec
-from .region import Counts, FromRPN, Region, load_parts, second_head
+from ..recipe import Fit, Stage
 
 RPN_TASK = BoxTask(
     matcher=IoUMatcher(0.7, 0.3, low_quality=True),

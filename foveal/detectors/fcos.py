@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..fit import Fit
-from ..parts.backbone_base import BackboneSpec
-from ..parts.backbones import Torchvision
-from ..parts.box_losses import GIoU
+from ..assembly.detector import Detector, Spec
+from ..assembly.one_stage import OneStage
+from ..assembly.task import BoxTask
+from ..parts.backbones.base import BackboneSpec
+from ..parts.backbones.torchvision import Torchvision
 from ..parts.coders import LTRB
-from ..parts.heads import PointTower
-from ..parts.inputs import Input, Resize
-from ..parts.losses import Focal
-from ..parts.necks import FPN
-from ..parts.points import Centreness, PointMatcher
-from ..parts.priors import Anchors, PyramidAnchors, at_strides
-from ..parts.suppress import NMS, Select
-from ..task import BoxTask
-from .base import Detector, Spec
-from .one_stage import OneStage
+from ..parts.heads.dense import PointTower
+from ..parts.losses.box import GIoU
+from ..parts.losses.centerness import Centreness
+from ..parts.losses.classification import Focal
+from ..parts.matching.points import PointMatcher
+from ..parts.necks.fpn import FPN
+from ..parts.postprocess.nms import NMS
+from ..parts.postprocess.select import Select
+from ..parts.priors.anchors import Anchors, PyramidAnchors, at_strides
+from ..parts.resizing import Input, Resize
+from ..recipe import Fit
 
 POINTS = PyramidAnchors(scale=1.0, octaves=1, ratios=(1.0,))  # one cell a place, a stride wide
 

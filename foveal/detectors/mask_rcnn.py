@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..parts.mask_head import MaskHead
-from ..parts.pooling import RoIAlign
+from ..assembly.two_stage import Region
+from ..parts.heads.mask import MaskHead
+from ..parts.pooling.roi_align import RoIAlign
 from .faster_rcnn import FasterRCNN
-from .region import Region
 
 
 @dataclass(frozen=True)

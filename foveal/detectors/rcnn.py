@@ -13,25 +13,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from ..assembly.detector import Detector, Spec
+from ..assembly.proposers import FromOutside
+from ..assembly.task import BoxTask
+from ..assembly.two_stage import Region
 from ..errors import UsageError
-from ..fit import SGD, SVM, Draw, Fit, Ridge, Stage, Steps
-from ..parts.backbone_base import BackboneSpec
-from ..parts.box_losses import SmoothL1
-from ..parts.caffe_nets import CaffeNet
+from ..parts.backbones.base import BackboneSpec
+from ..parts.backbones.caffe import CaffeNet
+from ..parts.backbones.pixels import Pixels
 from ..parts.coders import Delta
-from ..parts.inputs import Input, Original
-from ..parts.margin import Margin
-from ..parts.matchers import IoUMatcher
-from ..parts.necks import Identity
-from ..parts.pixels import Pixels
-from ..parts.proposal_sources import ProposalSource, SelectiveSearch
+from ..parts.heads.rcnn import TwoTapHead, TwoTaps
+from ..parts.losses.box import SmoothL1
+from ..parts.losses.svm import Margin
+from ..parts.matching.iou import IoUMatcher
+from ..parts.necks.fpn import Identity
+from ..parts.pooling.warp import Warp
+from ..parts.postprocess.nms import NMS
+from ..parts.postprocess.select import Select
+from ..parts.resizing import Input, Original
 from ..parts.samplers import Balanced
-from ..parts.suppress import NMS, Select
-from ..parts.two_tap import TwoTapHead, TwoTaps
-from ..parts.warp import Warp
-from ..task import BoxTask
-from .base import Detector, Spec
-from .region import FromOutside, Region
+from ..parts.selective_search import ProposalSource, SelectiveSearch
+from ..recipe import SGD, SVM, Draw, Fit, Ridge, Stage, Steps
 
 CLASSES, BOXES = "roi_head.predictor.cls_score", "roi_head.predictor.bbox_pred"
 

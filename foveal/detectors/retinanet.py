@@ -9,22 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..fit import Fit
-from ..parts.backbone_base import BackboneSpec
-from ..parts.backbones import Torchvision
-from ..parts.box_losses import SmoothL1
+from ..assembly.detector import Detector, Spec
+from ..assembly.one_stage import OneStage
+from ..assembly.task import BoxTask
+from ..parts.backbones.base import BackboneSpec
+from ..parts.backbones.torchvision import Torchvision
 from ..parts.coders import Delta
-from ..parts.heads import Tower
-from ..parts.inputs import Input, Resize
-from ..parts.losses import Focal
-from ..parts.matchers import IoUMatcher
-from ..parts.necks import FPN
-from ..parts.normalizers import Positives
-from ..parts.priors import Anchors, PyramidAnchors, at_strides
-from ..parts.suppress import NMS, Select
-from ..task import BoxTask
-from .base import Detector, Spec
-from .one_stage import OneStage
+from ..parts.heads.dense import Tower
+from ..parts.losses.box import SmoothL1
+from ..parts.losses.classification import Focal
+from ..parts.losses.normalizers import Positives
+from ..parts.matching.iou import IoUMatcher
+from ..parts.necks.fpn import FPN
+from ..parts.postprocess.nms import NMS
+from ..parts.postprocess.select import Select
+from ..parts.priors.anchors import Anchors, PyramidAnchors, at_strides
+from ..parts.resizing import Input, Resize
+from ..recipe import Fit
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..fit import Fit
-from ..parts.backbone_base import BackboneSpec
-from ..parts.backbones import Torchvision
-from ..parts.heads import RPNHead
-from ..parts.inputs import Input, Resize
-from ..parts.necks import FPN, Identity, SingleLevel
-from ..parts.priors import Anchors, PyramidAnchors, at_strides
-from ..parts.suppress import NMS
-from ..task import BoxTask
-from .base import Detector, Spec
+from ..assembly.detector import Detector, Spec
+from ..assembly.one_stage import OneStage
+from ..assembly.task import BoxTask
+from ..parts.backbones.base import BackboneSpec
+from ..parts.backbones.torchvision import Torchvision
+from ..parts.heads.dense import RPNHead
+from ..parts.necks.fpn import FPN, Identity, SingleLevel
+from ..parts.postprocess.nms import NMS
+from ..parts.priors.anchors import Anchors, PyramidAnchors, at_strides
+from ..parts.resizing import Input, Resize
+from ..recipe import Fit
 from .faster_rcnn import RPN_TASK
-from .one_stage import OneStage
 
 
 @dataclass(frozen=True)

@@ -13,20 +13,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from ..fit import SGD, SVM, Draw, Fit, Ridge, Stage, Steps
-from ..parts.backbone_base import BackboneSpec
-from ..parts.caffe_nets import ZF5
-from ..parts.inputs import Input, Resize
-from ..parts.matchers import IoUMatcher
-from ..parts.necks import Identity
-from ..parts.proposal_sources import ProposalSource, SelectiveSearch
+from ..assembly.detector import Detector, Spec
+from ..assembly.proposers import FromOutside
+from ..assembly.task import BoxTask
+from ..assembly.two_stage import Region
+from ..parts.backbones.base import BackboneSpec
+from ..parts.backbones.caffe import ZF5
+from ..parts.heads.rcnn import TwoTapHead, TwoTaps
+from ..parts.matching.iou import IoUMatcher
+from ..parts.necks.fpn import Identity
+from ..parts.pooling.spp import SPP
+from ..parts.resizing import Input, Resize
 from ..parts.samplers import Balanced
-from ..parts.spp import SPP
-from ..parts.two_tap import TwoTapHead, TwoTaps
-from ..task import BoxTask
-from .base import Detector, Spec
+from ..parts.selective_search import ProposalSource, SelectiveSearch
+from ..recipe import SGD, SVM, Draw, Fit, Ridge, Stage, Steps
 from .rcnn import BOXES, CLASSES, WINDOW_TASK
-from .region import FromOutside, Region
 
 SPP_TASK = replace(
     WINDOW_TASK,

@@ -13,23 +13,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from ..fit import Fit
-from ..parts.backbone_base import BackboneSpec
-from ..parts.backbones import Torchvision
-from ..parts.bipartite import BipartiteThenIoU
-from ..parts.box_losses import SmoothL1
+from ..assembly.detector import Detector, Spec
+from ..assembly.one_stage import OneStage
+from ..assembly.task import BoxTask
+from ..parts.backbones.base import BackboneSpec
+from ..parts.backbones.torchvision import Torchvision
 from ..parts.coders import Delta
-from ..parts.default_boxes import DefaultBoxes, PyramidBoxes, boxes_at
-from ..parts.inputs import Input, Resize, Stretch
-from ..parts.level_heads import PerLevel
-from ..parts.losses import CrossEntropy
-from ..parts.normalizers import Positives
+from ..parts.heads.ssd import PerLevel
+from ..parts.losses.box import SmoothL1
+from ..parts.losses.classification import CrossEntropy
+from ..parts.losses.normalizers import Positives
+from ..parts.matching.bipartite import BipartiteThenIoU
+from ..parts.necks.ssd import Extra, Extras, L2Norm, ReducedFC, map_sides
+from ..parts.postprocess.nms import NMS
+from ..parts.postprocess.select import Select
+from ..parts.priors.default_boxes import DefaultBoxes, PyramidBoxes, boxes_at
+from ..parts.resizing import Input, Resize, Stretch
 from ..parts.samplers import HardNegatives
-from ..parts.ssd import Extra, Extras, L2Norm, ReducedFC, map_sides
-from ..parts.suppress import NMS, Select
-from ..task import BoxTask
-from .base import Detector, Spec
-from .one_stage import OneStage
+from ..recipe import Fit
 
 CAFFE_MEAN = (123 / 255, 117 / 255, 104 / 255)  # of the released code, here in RGB on the scale 0..1
 LEVELS = (1 / 255,) * 3  # divided by this, pixels are levels from 0 to 255, as Caffe's networks want them

@@ -13,22 +13,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..fit import Fit
-from ..parts.backbone_base import BackboneSpec
-from ..parts.backbones import Torchvision
-from ..parts.cell_matchers import Responsible, ShapeMatcher
-from ..parts.cells import Cell, CellError, Cells
-from ..parts.grid_head import GridHead
-from ..parts.inputs import Input, Letterbox
-from ..parts.losses import BinaryCrossEntropy, CrossEntropy, SquaredError
-from ..parts.necks import Identity, SingleLevel
-from ..parts.normalizers import PerImage
-from ..parts.objectness import Objectness
-from ..parts.suppress import NMS, Select
-from ..parts.yolo import CellHead, Passthrough, Upsampling
-from ..task import BoxTask
-from .base import Detector, Spec
-from .one_stage import OneStage
+from ..assembly.detector import Detector, Spec
+from ..assembly.one_stage import OneStage
+from ..assembly.task import BoxTask
+from ..parts.backbones.base import BackboneSpec
+from ..parts.backbones.torchvision import Torchvision
+from ..parts.coders import Cell
+from ..parts.heads.yolo import CellHead
+from ..parts.heads.yolo_v1 import GridHead
+from ..parts.losses.classification import BinaryCrossEntropy, CrossEntropy, SquaredError
+from ..parts.losses.normalizers import PerImage
+from ..parts.losses.objectness import Objectness
+from ..parts.losses.yolo import CellError
+from ..parts.matching.cells import Responsible, ShapeMatcher
+from ..parts.necks.fpn import Identity, SingleLevel
+from ..parts.necks.yolo import Passthrough, Upsampling
+from ..parts.postprocess.nms import NMS
+from ..parts.postprocess.select import Select
+from ..parts.priors.cells import Cells
+from ..parts.resizing import Input, Letterbox
+from ..recipe import Fit
 
 BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # Darknet normalises to 0..1 and nothing more
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from foveal.errors import UsageError
+from ..errors import UsageError
 
 _EPS = 1e-6  # pixels: sides below this count as this, so that log and division stay finite
 
@@ -128,3 +129,49 @@ def _centre_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Centre x, centre y, width, height with sides of at least ``_EPS``."""
     w, h = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     return boxes[..., 0] + 0.5 * w, boxes[..., 1] + 0.5 * h, w.clamp(min=_EPS), h.clamp(min=_EPS)
+
+
+_EDGE = 1e-6  # of a cell: centres are kept so far from its border, where the logistic function would need infinity
+_CLAMP = 16.0  # largest exponent of a side, e^16 = 9 million anchors; Darknet has none and overflows
+
+
+@dataclass(frozen=True)
+class Cell(Coder):
+    """The centre as a place in its cell, the sides as multiples of the prior's or as parts of the picture.
+
+    ``x = (column + f(tx)) cell``, ``y`` alike; ``f`` is the logistic function (YOLOv2 on) or nothing (YOLOv1). Sides:
+    "exp", ``w = w_a exp(tw)`` (YOLOv2 on); or "square", ``w = tw^2 canvas`` (YOLOv1). Only with :class:`Cells`, whose
+    ``reach`` s stretches ``f`` around the middle of the cell: ``s (f - 1/2) + 1/2``.
+    """
+
+    logistic: bool = True
+    sides: Literal["exp", "square"] = "exp"
+
+    def __post_init__(self) -> None:
+        if self.sides not in ("exp", "square"):
+            raise UsageError(f"Cell(sides={self.sides!r}): expected 'exp' or 'square'")
+
+    def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
+        boxes, priors = at_least_fp32(boxes), at_least_fp32(priors)
+        middle, prior, cell, canvas = _grid(priors)
+        place = ((boxes[..., :2] + boxes[..., 2:]) / 2 - middle) / cell + 0.5
+        if self.logistic:
+            place = torch.logit(place.clamp(_EDGE, 1 - _EDGE))
+        side = (boxes[..., 2:] - boxes[..., :2]).clamp(min=_EDGE)
+        return torch.cat([place, (side / canvas).sqrt() if self.sides == "square" else (side / prior).log()], -1)
+
+    def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
+        deltas, priors = at_least_fp32(deltas), at_least_fp32(priors)
+        middle, prior, cell, canvas = _grid(priors)
+        place, side = deltas[..., :2], deltas[..., 2:]
+        centre = middle + ((place.sigmoid() if self.logistic else place) - 0.5) * cell
+        half = (side.square() * canvas if self.sides == "square" else side.clamp(max=_CLAMP).exp() * prior) / 2
+        return torch.cat([centre - half, centre + half], -1)
+
+
+def _grid(priors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Middle, sides, cell times reach and canvas of priors (..., 9), each (..., 2)."""
+    if priors.shape[-1] != 9:
+        raise UsageError("the coder Cell measures in cells, which only the priors Cells have")
+    middle = (priors[..., :2] + priors[..., 2:4]) / 2
+    return middle, priors[..., 2:4] - priors[..., :2], priors[..., 4:6] * priors[..., 8:], priors[..., 6:8]

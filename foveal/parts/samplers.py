@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from foveal.errors import UsageError
-from foveal.types import Match, Priors
+from ..errors import UsageError
+from ..types import Match, Priors
 
 
 class Sampler(ABC):

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import difflib
 
-from foveal.detectors.base import Spec
-from foveal.errors import UsageError
-from foveal.presets import detr, one_stage, rcnn, small, ssd, two_stage, yolo
-from foveal.presets.detr import *
-from foveal.presets.one_stage import *
-from foveal.presets.rcnn import *
-from foveal.presets.small import *
-from foveal.presets.ssd import *
-from foveal.presets.two_stage import *
-from foveal.presets.yolo import *
+from ..assembly.detector import Spec
+from ..errors import UsageError
+from .detr import *
+from .faster_rcnn import *
+from .mini import *
+from .rcnn import *
+from .retinanet import *
+from .ssd import *
+from .yolo import *
 
 PAGES = (one_stage, ssd, yolo, detr, rcnn, two_stage, small)  # where the presets are, in the order they are listed
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from foveal.data.transforms import ResizedCrop, ShortSide
-from foveal.detectors.detr import DETR
-from foveal.fit import AdamW, Cosine, Fit, Steps
-from foveal.parts.backbones import Torchvision
-from foveal.parts.inputs import Resize
-from foveal.parts.small import SmallResNet
-from foveal.parts.transformer import Transformer
-from foveal.presets.recipes import FLIP
+from ..data.augment.transforms import ResizedCrop, ShortSide
+from ..detectors.detr import DETR
+from ..parts.backbones.small import SmallResNet
+from ..parts.backbones.torchvision import Torchvision
+from ..parts.heads.transformer import Transformer
+from ..parts.resizing import Resize
+from ..recipe import AdamW, Cosine, Fit, Steps
+from .recipes import FLIP
 
 __all__ = ["detr_mini", "detr_r50", "detr_r50_dc5", "detr_r101", "detr_r101_dc5"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from foveal.data.transforms import HorizontalFlip
-from foveal.detectors.darknet import FINE_TUNE
-from foveal.fit import SGD, Fit, Steps
+from ..data.augment.transforms import HorizontalFlip
+from ..detectors.darknet import FINE_TUNE
+from ..recipe import SGD, Fit, Steps
 
 # ------------------------------------------------------------------------------------------------ recipes
 # Detectron's 1x: 90,000 updates of 16 images are 12 epochs of COCO; the steps are at 60,000 and 80,000.

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from foveal.data.transforms import Expand, HorizontalFlip, IoUCrop, PhotometricDistortion
-from foveal.detectors.ssd import CAFFE_MEAN, LEVELS, SSD, VGG_EXTRAS
-from foveal.fit import SGD, Cosine, Fit, Stage, Steps
-from foveal.parts.backbones import Torchvision
-from foveal.parts.bipartite import BipartiteThenIoU
-from foveal.parts.coders import Delta
-from foveal.parts.default_boxes import DefaultBoxes
-from foveal.parts.dssd import Deconvolution, Prediction
-from foveal.parts.inputs import Stretch
-from foveal.parts.level_heads import PerLevel
-from foveal.parts.ssd import Extra, Extras, L2Norm, ReducedFC
-from foveal.parts.suppress import NMS, Select
+from ..data.augment.transforms import Expand, HorizontalFlip, IoUCrop, PhotometricDistortion
+from ..detectors.ssd import CAFFE_MEAN, LEVELS, SSD, VGG_EXTRAS
+from ..parts.backbones.torchvision import Torchvision
+from ..parts.coders import Delta
+from ..parts.heads.ssd import PerLevel, Prediction
+from ..parts.matching.bipartite import BipartiteThenIoU
+from ..parts.necks.dssd import Deconvolution
+from ..parts.necks.ssd import Extra, Extras, L2Norm, ReducedFC
+from ..parts.postprocess.nms import NMS
+from ..parts.postprocess.select import Select
+from ..parts.priors.default_boxes import DefaultBoxes
+from ..parts.resizing import Stretch
+from ..recipe import SGD, Cosine, Fit, Stage, Steps
 
 __all__ = [
     "dssd321_r101",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from foveal.data.transforms import HorizontalFlip, Jitter, MultiScale, PhotometricDistortion
-from foveal.detectors.yolo import BLACK, V1_TASK, V2_OBJECTNESS, V2_TASK, WHITE, YOLO
-from foveal.fit import SGD, Fit, Steps
-from foveal.parts.cells import Cells
-from foveal.parts.darknet import Darknet
-from foveal.parts.grid_head import GridHead
-from foveal.parts.inputs import Letterbox, Stretch
-from foveal.parts.necks import SingleLevel
-from foveal.parts.yolo import CellHead, Passthrough, Upsampling
+from ..data.augment.transforms import HorizontalFlip, Jitter, MultiScale, PhotometricDistortion
+from ..detectors.yolo import BLACK, V1_TASK, V2_OBJECTNESS, V2_TASK, WHITE, YOLO
+from ..parts.backbones.darknet import Darknet
+from ..parts.heads.yolo import CellHead
+from ..parts.heads.yolo_v1 import GridHead
+from ..parts.necks.fpn import SingleLevel
+from ..parts.necks.yolo import Passthrough, Upsampling
+from ..parts.priors.cells import Cells
+from ..parts.resizing import Letterbox, Stretch
+from ..recipe import SGD, Fit, Steps
 
 __all__ = [
     "yolo_v1",

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..detectors.base import Detector
+from ..assembly.detector import Detector
 from ..detectors.detr import DETR, attention_maps
-from ..draw import draw_boxes
+from ..inference.draw import draw_boxes
 from ..parts.coders import ImageRelative
 
 _DARK = 0.3  # of the light that is left where a query does not look

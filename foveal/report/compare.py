@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import FovealError
 from .plots import lines
-from .record import Record
+from .read_run import Record
 
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "mAP")
 CALLED = ("data", "val", "split", "classes", "others", "limit", "weights", "max_time", "epochs")
@@ -17,7 +17,7 @@ CALLED = ("data", "val", "split", "classes", "others", "limit", "weights", "max_
 
 def comparison(records: Sequence[Record]) -> str:
     """Plain text: scores, then every setting that is not the same in all runs."""
-    from .run import table
+    from .run_report import table
 
     names = labels(records)
     rows = [["", *names]]

@@ -10,10 +10,10 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from ..evaluate.curves import Curves
-from ..json_files import write_text
+from ..evaluation.curves import Curves
+from ..files.atomic import write_text
 from .plots import inline, jpeg, lines, precision_recall
-from .record import Record
+from .read_run import Record
 
 PROTOCOLS = {
     "coco": "COCO: AP over IoU .50:.05:.95, 101 recall points, at most 100 detections an image",

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..draw import colour
-from ..evaluate.curves import Curve
+from ..evaluation.curves import Curve
+from ..inference.draw import colour
 
 INK, GRID = "#33404d", "#e3e8ee"
 

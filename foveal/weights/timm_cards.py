@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from ..errors import FovealError, UsageError
-from .cards import Published
+from .catalogue import Published
 
 
 def timm_card(name: str) -> Published:

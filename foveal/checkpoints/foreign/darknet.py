@@ -1,0 +1,96 @@
+"""Darknet's files as a detector, and a detector as Darknet's files: cfg, weights and names together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ...assembly.detector import Spec
+from ...assembly.task import BoxTask
+from ...detectors.darknet import DarknetDetector, detection_layers
+from ...detectors.yolo import BLACK, V2_TASK, WHITE
+from ...errors import FovealError
+from ...parts.darknet.cfg import read_names
+from ...parts.darknet.cfg_graph import cfg_text, read_net, with_geometry, with_outputs
+from ...parts.darknet.heads import Head
+from ...parts.darknet.weights import read_darknet, write_darknet
+from ...parts.losses.yolo import CellError
+from ...weights.open import State
+
+
+def import_darknet(
+    path: str | Path, cfg: str | Path, names: str | Path | Sequence[str] | None = None
+) -> tuple[DarknetDetector, tuple[str, ...], State]:
+    """Spec, class names and state of a Darknet detector's files.
+
+    ``names``: the .names file, or the names; None: ``class 0``, ``class 1``, ... Raises :class:`FovealError` for files
+    that do not fit each other, with both counts.
+    """
+    text = cfg_text(str(cfg))
+    net = read_net(text, cfg if text != str(cfg) else None)
+    header, state = read_darknet(path, net)
+    spec = DarknetDetector.from_cfg(cfg, seen=header.seen)
+    classes = cast(Head, detection_layers(net)[0].head).classes
+    if names is None:
+        found = tuple(f"class {k}" for k in range(classes))
+    else:
+        found = read_names(names) if isinstance(names, (str, Path)) else tuple(names)
+    if len(found) != classes:
+        where = names if isinstance(names, (str, Path)) else None
+        raise FovealError(
+            f"holds {len(found)} names, the cfg has classes={classes}", path=where, fix="Give the names of this cfg"
+        )
+    return spec, found, {f"backbone.{key}": value for key, value in state.items()}
+
+
+def export_darknet(spec: Spec, classes: Sequence[str], state: State, out: Path, *, seen: int = 0) -> list[Path]:
+    """Writes a detector as Darknet's files: ``out`` (.weights), and beside it its cfg and names. The paths written.
+
+    The cfg gets the classes, the size of the input and the shapes of the boxes. ``seen``: images trained on since the
+    spec was made. Raises :class:`FovealError` for another detector, for one that Darknet would decode otherwise than
+    it does here, and for files that are there already.
+    """
+    if not isinstance(spec, DarknetDetector) or spec.task.cls_loss.channels(len(classes)) != len(classes):
+        raise FovealError(f"{type(spec).__name__} is no network of Darknet", fix="Write a .safetensors file")
+    files = [out, out.with_suffix(".cfg"), out.with_suffix(".names")]
+    for file in files:
+        if file.exists():
+            raise FovealError("is there already", path=file, fix="Name a new file")
+    text = with_outputs(spec.cfg, len(classes))
+    shapes = {
+        layer.index: level for layer, level in zip(detection_layers(read_net(text)), spec.cells.shapes, strict=True)
+    }
+    text = with_geometry(text, spec.input.canvas(()), shapes)
+    if what := _other(spec, DarknetDetector.from_cfg(text)):
+        raise FovealError(f"{what} is not what Darknet does with this network", fix="Write a .safetensors file")
+    if isinstance(spec.task.box_loss, CellError):  # those of the weights it came from, as far as they matter
+        seen += cast(CellError, V2_TASK.box_loss).pull - spec.task.box_loss.pull
+    out.parent.mkdir(parents=True, exist_ok=True)
+    net = read_net(text)
+    write_darknet(out, net, {key.removeprefix("backbone."): value for key, value in state.items()}, seen=seen)
+    files[1].write_text(text, encoding="utf-8")
+    files[2].write_text("\n".join(classes) + "\n", encoding="utf-8")
+    return files
+
+
+def _other(spec: DarknetDetector, darknets: DarknetDetector) -> str:
+    """The first setting of ``spec`` by which it answers otherwise than Darknet would; empty where there is none."""
+    logits = torch.linspace(-3, 3, 12).view(1, 4, 3)
+
+    def scores(task: BoxTask) -> Tensor | None:
+        return None if task.quality is None else task.quality.scores(task.cls_loss.scores(logits), logits[..., 0])
+
+    mine, theirs = scores(spec.task), scores(darknets.task)
+    if spec.task.coder != darknets.task.coder:
+        return f"task.coder={spec.task.coder}"
+    if mine is None or theirs is None or not torch.equal(mine, theirs):
+        return f"task.cls_loss={spec.task.cls_loss} with task.quality={spec.task.quality}"
+    if spec.cells != darknets.cells:
+        return f"cells={spec.cells}"
+    if (spec.input.mean, spec.input.std) != (BLACK, WHITE):
+        return f"input.mean={spec.input.mean} with input.std={spec.input.std}"
+    return ""

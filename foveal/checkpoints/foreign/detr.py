@@ -1,0 +1,221 @@
+"""DETR's checkpoints as detectors, and a DETR as the files that the original code and transformers read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, cast
+
+from ...assembly.detector import Spec
+from ...detectors.detr import DETR
+from ...errors import FovealError, UsageError
+from ...parts.backbones.torchvision import Torchvision
+from ...parts.heads.transformer import Transformer
+from ...parts.losses.classification import CrossEntropy
+from ...parts.resizing import Resize
+from ...weights.coco_names import COCO_NAMES
+from ...weights.keys_detr import Form, Inner, to_ours, to_theirs
+from ...weights.open import State
+
+_NETWORKS = {"resnet50": 6, "resnet101": 23}  # blocks of its third stage
+_HEAD_WIDTH = 32  # of each attention head in every published form: the weights do not tell
+_ONLY = {"activation_function": "relu", "position_embedding_type": "sine", "num_channels": 3}  # what we can compute
+_COUNTS = ("encoder_attention_heads", "decoder_attention_heads", "encoder_ffn_dim")
+_FACTOR = "rescale_factor"
+_ONLY_PIXELS = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 2}  # 2: bilinear
+# what no file of theirs can say
+_OURS = (
+    "neck.index", "head.anchored", "head.turns", "head.temperature", "task.coder",
+    "backbone.eps", "backbone.ceil", "backbone.reduced",
+)  # fmt: skip
+
+
+def import_detr(
+    state: Mapping[str, Any],
+    path: str | Path,
+    preset: str | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    config: Mapping[str, Any] | None = None,
+    processor: Mapping[str, Any] | None = None,
+) -> tuple[DETR, tuple[str, ...], State]:
+    """Spec, class names and state of a DETR's state dict of any form.
+
+    ``config`` and ``processor`` are transformers' ``config.json`` and ``preprocessor_config.json``. Without them sizes
+    are read from the weights, names are COCO's for 91 columns, and a dilated (DC5) network is one whose file says so in
+    its name: the weights do not. Raises ``FovealError`` for another network, ``UsageError`` for a preset of another.
+    """
+    told = config or {}
+    for wanted, given in ((_ONLY, told), (_ONLY_PIXELS, processor or {})):
+        for key, only in wanted.items():
+            if given.get(key, only) != only:
+                raise FovealError(f"{key} is {given[key]!r}, only {only!r} is known here", path=path)
+    for key in (*_COUNTS, "dropout"):
+        if not isinstance(told.get(key, 0), int if key in _COUNTS else int | float):
+            raise FovealError(f"{key} is {told[key]!r}, expected a number", path=path)
+    try:
+        ours = to_ours(state)
+        base = _base(ours, Path(path), preset, told)
+        spec = replace(base, head=_head(ours, told, base.head), input=_input(processor or {}, base))
+        columns = len(ours["head.class_embed.bias"]) - 1
+    except (KeyError, IndexError) as error:
+        raise FovealError(f"is a DETR without {error.args[0]}", path=path, fix="Download or copy it again.") from error
+    except FovealError as error:
+        raise type(error)(error.message, path=path, where=error.where, fix=error.fix) from error
+    return spec, _names(columns, names, told, path), ours
+
+
+def export_detr(spec: Spec, state: State, form: Form, inner: Inner = "timm") -> State:
+    """The state under the keys of the original code or of transformers. Raises ``UsageError`` for another network."""
+    if not isinstance(spec, DETR) or not isinstance(spec.backbone, Torchvision) or spec.backbone.name not in _NETWORKS:
+        raise UsageError(f"{type(spec).__name__} on this backbone is no DETR that others know", fix="Use --to foveal")
+    plain, loss = DETR(), spec.task.cls_loss
+    own = [f"{path}={mine}" for path in _OURS if (mine := attrgetter(path)(spec)) != attrgetter(path)(plain)]
+    if not isinstance(loss, CrossEntropy) or not loss.background:  # without a column for "no object"
+        own.append(f"task.cls_loss={loss}")
+    if own:
+        raise UsageError(f"{', '.join(own)}: that is ours alone", fix="Use --to foveal")
+    return to_theirs(state, form, inner)
+
+
+def transformers_config(spec: DETR, classes: Sequence[str], inner: Inner) -> dict[str, Any]:
+    """``config.json`` of transformers' ``DetrForObjectDetection``. Raises ``UsageError`` for what it has not."""
+    head, backbone = spec.head, cast(Torchvision, spec.backbone)
+    if inner == "transformers" and backbone.dilated:
+        raise UsageError("transformers' own ResNet has no dilated form", where="--resnet", fix="Use timm")
+    body: dict[str, Any] = {"backbone": backbone.name, "use_timm_backbone": True, "use_pretrained_backbone": False}
+    if inner == "transformers":
+        depths = [3, 4, _NETWORKS[backbone.name], 3]
+        ours = {"model_type": "resnet", "depths": depths, "layer_type": "bottleneck", "out_features": ["stage4"]}
+        body = {"backbone": None, "use_timm_backbone": False, "backbone_config": ours}
+    return {
+        "model_type": "detr",
+        "architectures": ["DetrForObjectDetection"],
+        "id2label": {str(i): name for i, name in enumerate(classes)},
+        "label2id": {name: i for i, name in enumerate(classes)},
+        "d_model": head.width,
+        "num_queries": head.queries,
+        "encoder_layers": head.encoder,
+        "decoder_layers": head.decoder,
+        "encoder_attention_heads": head.heads,
+        "decoder_attention_heads": head.heads,
+        "encoder_ffn_dim": head.hidden,
+        "decoder_ffn_dim": head.hidden,
+        "dropout": head.dropout,
+        "dilation": backbone.dilated,
+        **_ONLY,
+        **body,
+    }
+
+
+def processor_config(spec: DETR) -> dict[str, Any]:
+    """``preprocessor_config.json`` of transformers' ``DetrImageProcessor``. Raises ``UsageError`` for other rules."""
+    rule = spec.input
+    if not isinstance(rule, Resize) or rule.multiple != 1:
+        raise UsageError(f"{rule} is no rule of transformers' DetrImageProcessor", where="input")
+    return {
+        "image_processor_type": "DetrImageProcessor",
+        "format": "coco_detection",
+        "do_resize": True,
+        "size": {"shortest_edge": rule.short, "longest_edge": rule.long},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(rule.mean),
+        "image_std": list(rule.std),
+        "do_pad": True,
+    }
+
+
+# ------------------------------------------------------------------------------------------------ inside
+def _base(state: State, path: Path, preset: str | None, config: Mapping[str, Any]) -> DETR:
+    """The preset it is a form of."""
+    from ... import presets  # late: presets are above this module
+
+    blocks = {int(m[1]) for key in state if (m := re.match(r"backbone\.layer3\.(\d+)\.conv3\.weight$", key))}
+    network = next((name for name, number in _NETWORKS.items() if number == len(blocks)), None)
+    if network is None:
+        raise FovealError("is a DETR on no ResNet-50 or 101: its backbone is not known here")
+    dilated = bool(config["dilation"]) if "dilation" in config else "dc5" in path.name.lower()
+    plain = network.replace("resnet", "detr_r")
+    name = preset or plain + "_dc5" * dilated
+    spec = presets.get(name)
+    if not isinstance(spec, DETR):
+        raise UsageError(f"{name} is no DETR, the file is one", where="--preset", fix=f"It is {plain}")
+    return spec
+
+
+def _head(state: State, config: Mapping[str, Any], base: Transformer) -> Transformer:
+    def layers(part: str) -> int:
+        return len({key.split(".")[3] for key in state if key.startswith(f"head.{part}.layers.")})
+
+    width, queries = state["head.input_proj.weight"].shape[0], state["head.query_embed.weight"].shape[0]
+    plain = base.heads if config else max(1, width // _HEAD_WIDTH)  # transformers' own default, where it says nothing
+    heads = config.get("decoder_attention_heads", plain)
+    hidden = state["head.decoder.layers.0.linear1.weight"].shape[0]
+    for key, value in {"encoder_attention_heads": heads, "encoder_ffn_dim": hidden}.items():
+        if config.get(key, value) != value:
+            raise FovealError(f"{key} is {config[key]}, the decoder's is {value}: they are one setting here")
+    return replace(
+        base,
+        width=width,
+        queries=queries,
+        heads=heads,
+        hidden=hidden,
+        encoder=layers("encoder"),
+        decoder=layers("decoder"),
+        dropout=config.get("dropout", base.dropout),
+    )
+
+
+def _input(processor: Mapping[str, Any], base: DETR) -> Any:
+    """The processor's resize rule and normalisation; what it does not say is the preset's."""
+    rule = base.input
+    if not isinstance(rule, Resize) or not processor:
+        return rule
+    size = processor.get("size", {"shortest_edge": rule.short, "longest_edge": rule.long})
+    if isinstance(size, int):  # of transformers' first versions
+        size = {"shortest_edge": size, "longest_edge": processor.get("max_size", rule.long)}
+    try:
+        short, long = int(size["shortest_edge"]), int(size["longest_edge"])
+        colours: list[Any] = [tuple(map(float, processor.get(f"image_{k}", getattr(rule, k)))) for k in ("mean", "std")]
+        mean, std = colours
+        if (len(mean), len(std), min(std) > 0) != (3, 3, True) or abs(processor.get(_FACTOR, 1 / 255) - 1 / 255) > 1e-6:
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        told = {key: processor[key] for key in ("size", "image_mean", "image_std", _FACTOR) if key in processor}
+        raise FovealError(f"{told} in preprocessor_config.json is no rule known here") from None
+    return replace(rule, short=short, long=long, mean=mean, std=std)
+
+
+def _names(columns: int, names: Sequence[str] | None, config: Mapping[str, Any], path: str | Path) -> tuple[str, ...]:
+    """One name for each column but the last, which is no object's."""
+    stored = config.get("id2label")
+    if names is not None:
+        found = tuple(names)
+    elif stored:
+        found = label_names(stored, path)
+    else:
+        found = COCO_NAMES if columns == len(COCO_NAMES) else tuple(f"class {i}" for i in range(columns))
+    if len(found) != columns:
+        raise FovealError(f"has {columns} classes, {len(found)} names were given", path=path)
+    return found
+
+
+def label_names(id2label: Any, path: str | Path) -> tuple[str, ...]:
+    """``{"0": "N/A", "1": "person"}`` -> ``("unused 0", "person")``. Raises ``FovealError`` where ids are missing."""
+    if not isinstance(id2label, Mapping) or not all(str(key).isdecimal() for key in id2label):
+        raise FovealError("id2label is not of the form {id: name}", path=path)
+    by_id = {int(key): str(name) for key, name in id2label.items()}
+    if sorted(by_id) != list(range(len(by_id))):
+        raise FovealError(f"id2label has {len(by_id)} names, which are not 0 to {len(by_id) - 1}", path=path)
+    names = [f"unused {i}" if by_id[i] == "N/A" else by_id[i] for i in range(len(by_id))]
+    seen: set[str] = set()
+    for i, name in enumerate(names):
+        if name in seen:
+            names[i] = f"{name} ({i})"
+        seen.add(names[i])
+    return tuple(names)

@@ -1,0 +1,40 @@
+"""torchvision's checkpoints: which of our detectors a file holds, with its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...errors import UsageError
+from ...weights.keys_torchvision import read_torchvision
+from ...weights.open import State
+
+
+def import_weights(
+    path: str | Path,
+    preset: str | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    state: State | None = None,
+) -> tuple[Any, tuple[str, ...], State]:
+    """Spec, class names and state of a torchvision detector's file.
+
+    ``preset``: name of the preset to use in place of the recognised one. Raises ``FovealError`` as
+    :func:`read_torchvision` does, and ``UsageError`` for an unknown preset.
+    """
+    from ... import presets  # late: presets are far above this module
+    from ...parts.backbones.torchvision import Torchvision
+
+    found = read_torchvision(path, names=names, state=state)
+    spec: Any = presets.get(preset or found.preset)
+    backbone = spec.backbone
+    if not isinstance(backbone, Torchvision):
+        raise UsageError(f"{preset} is not on one of torchvision's networks", fix=f"The file is of {found.preset}")
+    if found.eps is not None:
+        backbone = replace(backbone, eps=found.eps)
+    if not any(key.startswith("backbone.") and key.endswith("num_batches_tracked") for key in found.state):
+        backbone = replace(backbone, norm="frozen")  # trained norms count their batches, constants do not
+    spec = replace(spec, backbone=backbone)
+    return spec, found.classes, found.state

@@ -1,0 +1,109 @@
+"""A model as a folder in the Hugging Face way: ``config.json`` with ``id2label``, and ``model.safetensors``.
+
+A DETR is written as transformers' own, which its ``DetrForObjectDetection.from_pretrained`` reads; every other detector
+under our keys, with ``"model_type": "foveal"`` and the spec as text. Both are read back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..assembly.detector import Spec
+from ..config.parse import from_json
+from ..config.show import to_json
+from ..detectors.detr import DETR
+from ..errors import FovealError, UsageError
+from ..files.atomic import read_object
+from ..weights.keys_detr import Form, Inner
+from ..weights.open import State, read_state
+from .foreign.detr import export_detr, import_detr, label_names, processor_config, transformers_config
+
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+OURS = "foveal"
+
+
+def is_hub_folder(path: Path) -> bool:
+    """Whether it has a ``config.json`` and is none of our own checkpoints."""
+    return (path / CONFIG).is_file() and not (path / "SHA256SUMS").exists()
+
+
+def read_hub_folder(path: Path, preset: str | None = None) -> tuple[Spec, tuple[str, ...], State]:
+    """Spec, class names and state. Raises ``FovealError`` that names the file where one is missing or wrong."""
+    config = read_object(path / CONFIG)
+    file = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    if file is None:
+        raise FovealError(f"has no {' or '.join(WEIGHTS)}", path=path, fix="Weights in several files are not read")
+    kind = config.get("model_type")
+    if kind == OURS:
+        if preset is not None:
+            raise UsageError(f"{path} says itself what it is", fix="Leave the preset out")
+        try:
+            spec = from_json(config)
+        except FovealError as error:
+            raise type(error)(error.message, path=path / CONFIG, where=error.where, fix=error.fix) from error
+        return spec, label_names(config.get("id2label"), path / CONFIG), read_state(file)
+    if kind != "detr":
+        known = f"Known: 'detr', and {OURS!r} as `foveal weights export --to hf` writes it"
+        raise FovealError(f"model_type is {kind!r}, which is not known here", path=path / CONFIG, fix=known)
+    processor = read_object(path / PROCESSOR) if (path / PROCESSOR).is_file() else {}
+    return import_detr(read_state(file), file, preset, config=config, processor=processor)
+
+
+def write_hub_folder(
+    out: Path, spec: Spec, classes: Sequence[str], state: State, form: Form = "transformers", inner: Inner = "timm"
+) -> list[Path]:
+    """The folder, whole or not at all; the paths written. ``form`` and ``inner`` are for a DETR on a ResNet.
+
+    Raises ``FovealError`` where the folder holds something.
+    """
+    files: dict[str, Mapping[str, Any]] = {}
+    if isinstance(spec, DETR) and _is_theirs(spec):
+        theirs = export_detr(spec, state, form, inner)
+        files[CONFIG] = transformers_config(spec, classes, inner)
+        files[PROCESSOR] = processor_config(spec)
+        return _written(out, theirs, files)
+    labels = {"id2label": {str(i): n for i, n in enumerate(classes)}, "label2id": {n: i for i, n in enumerate(classes)}}
+    files[CONFIG] = {"model_type": OURS, "architectures": [type(spec).__name__], **labels, **to_json(spec)}
+    return _written(out, state, files)
+
+
+def _is_theirs(spec: DETR) -> bool:
+    """Whether transformers can compute it."""
+    try:
+        export_detr(spec, {}, "original")
+        processor_config(spec)
+    except FovealError:
+        return False
+    return True
+
+
+def _written(out: Path, state: Mapping[str, Tensor], files: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FovealError("is there already", path=out, fix="Name a new or empty folder")
+    temporary = out.with_name(f".{out.name}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        save_file({k: v.contiguous() for k, v in state.items()}, temporary / WEIGHTS[0], {"format": "pt"})
+        for name, content in files.items():
+            text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            (temporary / name).write_text(text, encoding="utf-8")
+        if out.exists():
+            out.rmdir()
+        os.replace(temporary, out)
+    except (SafetensorError, OSError) as error:
+        raise FovealError(f"cannot be written ({error})", path=out) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return [out / name for name in (*files, WEIGHTS[0])]

@@ -1,0 +1,189 @@
+"""What a training takes from somebody's weights: kept, made new, not used, all of it by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import FovealError
+from ..weights.state import watched
+
+if TYPE_CHECKING:
+    from ..assembly.detector import Detector
+
+_COUNTER = "num_batches_tracked"  # no output depends on it
+_INVENTED = re.compile(r"(class|unused) \d+|label_\d+")  # names, in small letters, where a file does not tell them
+_SHOWN = 8  # names a line
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Names of the detector's tensors, and of the file's that nobody wanted."""
+
+    source: str
+    kept: tuple[str, ...]
+    new: Mapping[str, tuple[str, ...]]  # by reason
+    unused: tuple[str, ...]
+    numbers: tuple[int, int]  # kept, of how many
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """For the screen: groups of names, the longest lists shortened."""
+        total = len(self.kept) + sum(map(len, self.new.values()))
+        share = " of ".join(f"{n / 1e6:.2f}" for n in self.numbers)
+        found = [f"{self.source}: {len(self.kept)} of {total} tensors kept ({share} million numbers)"]
+        numbered = _numbered([*self.kept, *(name for names in self.new.values() for name in names), *self.unused])
+        found += [f"  {what}: {_short(_folded(names, numbered))}" for what, names in self._groups() if names]
+        return found + [f"  {note}" for note in self.notes]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``run.json``: the same groups, whole."""
+        return {"from": self.source, **{what: list(names) for what, names in self._groups()}, "notes": self.notes}
+
+    def _groups(self) -> list[tuple[str, list[str]]]:
+        """(what, parts): a part stands for all the tensors in it."""
+        labels = {name: "kept" for name in self.kept}
+        for reason, names in self.new.items():
+            labels |= dict.fromkeys(names, f"made new ({reason})")
+        own = grouped(labels)
+        apart = grouped(labels | dict.fromkeys(self.unused, "not used"))
+        return [*own.items(), ("not used", apart.get("not used", []))]
+
+
+def grouped(labels: Mapping[str, str]) -> dict[str, list[str]]:
+    """Label -> the shortest paths that hold tensors of that label alone: ``{"backbone.conv1.weight": "kept", ...}`` ->
+    ``{"kept": ["backbone"]}``."""
+    kinds: dict[str, set[str]] = {}
+    for name, label in labels.items():
+        for path in _paths(name):
+            kinds.setdefault(path, set()).add(label)
+    found: dict[str, list[str]] = {}
+    for name, label in labels.items():
+        path = next((p for p in _paths(name) if kinds[p] == {label}), name)
+        if path not in found.setdefault(label, []):
+            found[label].append(path)
+    return found
+
+
+def transfer(detector: Detector, state: Mapping[str, Tensor], source: str | Path, classes: Sequence[str]) -> Transfer:
+    """Puts ``state`` into ``detector`` as far as names, shapes and classes agree.
+
+    A tensor that depends on the classes is kept only where their names are the same in the same order, or unknown.
+    Raises :class:`FovealError` where nothing fits, or something is not finite.
+    """
+    own: dict[str, Tensor] = detector.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    bad = [name for name, value in fitting.items() if not value.isfinite().all()]
+    if bad:
+        raise FovealError(f"holds values that are not finite: {', '.join(bad[:3])}", path=source)
+    notes, other = _names(detector, classes)
+    fitting = {name: value for name, value in fitting.items() if name not in other}
+    learned = {name for name, _ in detector.named_parameters()}
+    if not learned & fitting.keys():
+        raise FovealError(
+            f"no weight fits this detector ({type(detector.spec).__name__})",
+            path=source,
+            fix="Start from the same kind of detector, or one with the same backbone",
+        )
+    detector.load_state_dict(fitting, strict=False)
+    here, there = len(detector.classes), len(classes)
+    because = f"{here} classes here, {there} there" if here != there else "other classes"
+    new: dict[str, list[str]] = {}
+    for name in own:
+        if name not in fitting and not name.endswith(_COUNTER):
+            reason = "not in the weights" if name not in state else because if name in other else "another shape"
+            new.setdefault(reason, []).append(name)
+    unused = [name for name in state if name not in own and not name.endswith(_COUNTER)]
+    return _made(source, own, fitting, new, unused, notes)
+
+
+def pretrained(detector: Detector, read: Callable[[], None], source: str | Path) -> Transfer:
+    """What ``read`` (a spec's ``load_pretrained``) puts into the detector."""
+    own: dict[str, Tensor] = detector.state_dict()
+    before = {name: value._version for name, value in own.items()}  # rises with every change in place
+    with watched() as readings:
+        read()
+    kept = {name: value for name, value in own.items() if value._version > before[name]}
+    ignored = [set(names) for names in readings]  # a part may read the layers that another left
+    unused = [n for n in readings[0] if all(n in names for names in ignored)] if readings else []
+    new = [name for name in own if name not in kept and not name.endswith(_COUNTER)]
+    return _made(source, own, kept, {"not in the weights": new} if new else {}, unused, ())
+
+
+def _made(
+    source: str | Path,
+    own: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor],
+    new: Mapping[str, Sequence[str]],
+    unused: Sequence[str],
+    notes: Sequence[str],
+) -> Transfer:
+    names = [name for name in own if name in kept and not name.endswith(_COUNTER)]
+    sizes = (sum(own[n].numel() for n in names), sum(v.numel() for n, v in own.items() if not n.endswith(_COUNTER)))
+    reasons = {reason: tuple(each) for reason, each in new.items()}
+    return Transfer(str(source), tuple(names), reasons, tuple(unused), sizes, tuple(notes))
+
+
+def _names(detector: Detector, classes: Sequence[str]) -> tuple[list[str], set[str]]:
+    """What to say of the class names, and the tensors that stand for other classes than the detector's."""
+    here, there = ([name.strip().casefold() for name in names] for names in (detector.classes, classes))
+    if here == there:
+        return [], set()
+    if len(here) == len(there) and all(map(_INVENTED.fullmatch, there)):
+        return [f"the weights do not name their {len(there)} classes: taken to be {', '.join(detector.classes)}"], set()
+    notes = []
+    if sorted(here) == sorted(there):
+        notes = [f"the classes are the same in another order: --classes {','.join(classes)} keeps their columns"]
+    return notes, _of_classes(detector)
+
+
+def _of_classes(detector: Detector) -> set[str]:
+    """The tensors that another number of classes would change."""
+    with torch.device("meta"):
+        other = detector.spec.build([*detector.classes, "one more"]).state_dict()
+    return {name for name, value in detector.state_dict().items() if other[name].shape != value.shape}
+
+
+def _paths(name: str) -> Iterable[str]:
+    """``a.b.c`` -> ``a``, ``a.b``, ``a.b.c``."""
+    parts = name.split(".")
+    return (".".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def _numbered(names: Iterable[str]) -> dict[str, list[int]]:
+    """The numbers there are below each path: ``["a.0.w", "a.2.w"]`` -> ``{"a": [0, 2]}``."""
+    found: dict[str, set[int]] = {}
+    for name in names:
+        for path in _paths(name):
+            parent, _, leaf = path.rpartition(".")
+            if leaf.isdecimal():
+                found.setdefault(parent, set()).add(int(leaf))
+    return {parent: sorted(numbers) for parent, numbers in found.items()}
+
+
+def _folded(paths: Sequence[str], numbered: Mapping[str, Sequence[int]]) -> list[str]:
+    """``a.0, a.1, a.2, b`` -> ``a.0-2, b``; numbers that are not there do not interrupt."""
+    found: list[str] = []
+    first = place = -1  # places among its parent's numbers: of the run's beginning, and of its end
+    run = ""  # its parent
+    for path in paths:
+        parent, _, leaf = path.rpartition(".")
+        at = numbered[parent].index(int(leaf)) if leaf.isdecimal() else -1
+        if at >= 0 and parent == run and at == place + 1:
+            found[-1] = f"{parent}.{numbered[parent][first]}-{leaf}"
+        else:
+            found.append(path)
+            run, first = (parent, at) if at >= 0 else ("", -1)
+        place = at
+    return found
+
+
+def _short(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more (run.json names all)" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

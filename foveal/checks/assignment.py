@@ -1,0 +1,220 @@
+"""Is a detector wired up right for this data? Encode the objects and decode them again.
+
+Perfect predictions are written for the annotated objects, with the detector's own matcher, coder and classes, and
+decoded with its own score, select and suppress. What comes back must evaluate to AP 1.0, but for objects that cannot
+survive and are listed with the reason. :mod:`foveal.checks.overfit` is the other half: images learned by heart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..assembly.detector import Detector
+from ..assembly.one_stage import OneStage, everywhere
+from ..assembly.proposers import FromRPN
+from ..assembly.task import BoxTask
+from ..assembly.two_stage import Region
+from ..data.images.load import ImageError, load_image
+from ..data.loader.shared_records import network_targets
+from ..data.records.dataset import Dataset
+from ..data.records.subsets import merged
+from ..evaluation import Found, Truth, evaluate
+from ..parts.postprocess.nms import NMS
+from ..types import Images, Predictions, Priors, Targets
+
+if TYPE_CHECKING:
+    from ..assembly.detector import Spec
+
+SURE = 12.0  # a logit that is certain: its sigmoid is 0.999994
+SAME = 0.9  # IoU from which a decoded box is the object it came from; COCO's strictest threshold is .95
+
+
+@dataclass
+class Stage:
+    """What became of the objects in one task: ``rpn``, ``roi`` or ``task``."""
+
+    name: str
+    objects: int = 0
+    ap: float | None = None  # COCO AP of the objects that are not in ``lost``
+    lost: list[str] = field(default_factory=list)  # one sentence an object that cannot be found, and why
+    broken: list[str] = field(default_factory=list)  # objects that are gone for no good reason
+
+    @property
+    def passed(self) -> bool:
+        return not self.broken and (self.ap is None or self.ap > 0.999)
+
+
+@dataclass
+class _Gathered:
+    """Flat rows for the evaluation of a stage."""
+
+    truth: list[tuple[int, int, list[float]]] = field(default_factory=list)  # image, label, box
+    found: list[tuple[int, int, list[float], float]] = field(default_factory=list)  # image, label, box, score
+
+
+@torch.no_grad()
+def encode(spec: Spec, dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> list[Stage]:
+    """The encode check over every image, stage by stage. Difficult objects take part, crowds and ignored regions not.
+
+    Raises :class:`ImageError` for an image that cannot be read.
+    """
+    detector = spec.build(dataset.classes).eval()
+    dataset = merged(dataset) if detector.merges_classes else dataset
+    stages: dict[str, tuple[Stage, _Gathered]] = {}
+    fit = replace(spec.fit, difficult="learn", crowd="ignore")
+    for number, record in enumerate(dataset.records):
+        images = detector.prepare([load_image(record.path)], [record.boxes.astype(np.float32)])
+        targets = network_targets([record], images, fit)
+        for name, task, priors, goal in _tasks(detector, images, targets):
+            stage, rows = stages.setdefault(name, (Stage(name), _Gathered()))
+            names = ("object",) if name == "rpn" else dataset.classes
+            _one(stage, rows, number, str(record.id), task, priors, goal, images, names)
+        if progress is not None:
+            progress(number + 1, len(dataset))
+    for name, (stage, rows) in stages.items():
+        stage.ap = _ap(rows, ("object",) if name == "rpn" else dataset.classes, len(dataset))
+    return [stage for stage, _ in stages.values()]
+
+
+def _tasks(detector: Detector, images: Images, targets: Targets) -> list[tuple[str, BoxTask, Priors, Targets]]:
+    """Name, task, priors and objects of each stage. The second stage gets the objects as its proposals, moved a little,
+    because the first one's priors would only add what it lost."""
+    outputs = detector.outputs(images)
+    if isinstance(detector, OneStage):
+        return [("task", detector.task, outputs.priors, targets)]
+    if isinstance(detector, Region):
+        from ..assembly.detector import merge_classes
+
+        size = (targets.boxes[..., 2:] - targets.boxes[..., :2]).repeat(1, 1, 2)
+        shift = torch.tensor([0.06, -0.04, 0.03, 0.05])
+        proposals = Priors(targets.boxes + size * shift, (targets.boxes.shape[1],), targets.valid)
+        second = ("roi", detector.roi, proposals, targets)
+        if not isinstance(detector.proposer, FromRPN):
+            return [second]
+        return [("rpn", detector.proposer.counted(False), outputs.priors, merge_classes(targets)), second]
+    return []
+
+
+def perfect(task: BoxTask, priors: Priors, targets: Targets, classes: int) -> tuple[Predictions, Tensor, Tensor]:
+    """What a flawless head would say: predictions (1, A, ...), and the match: object (A,), positive (A,) bool."""
+    where = priors.places(1)
+    blind = (where[..., :4], where.new_zeros(1, where.shape[1], classes))  # a matcher by outputs sees the priors
+    match = task.matcher(priors, targets, blind if task.matcher.needs_outputs else None)
+    labels = targets.labels.gather(1, match.gt)  # (1, A)
+    truth = targets.boxes.gather(1, match.gt[..., None].expand(-1, -1, 4))
+    truth = torch.where(match.positive[..., None], truth, where[..., :4])
+    channels = task.cls_loss.channels(classes)
+    yes, no = _certain(task.cls_loss.scores)
+    logits = torch.full((1, where.shape[1], channels), no)
+    logits.scatter_(2, labels[..., None], torch.where(match.positive, yes, no)[..., None])
+    if channels > classes:  # background is the last column
+        logits[..., -1] = torch.where(match.positive, no, yes)
+    quality, rule = None, task.quality
+    if rule is not None:
+        quality = torch.where(match.positive, *_certain(lambda x: rule.scores(torch.ones(1, 1, 1), x[..., 0])))
+    return Predictions(logits, task.coder.encode(truth, where), quality), match.gt[0], match.positive[0]
+
+
+def _certain(scores: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+    """The outputs that say yes and no: a high and a low logit, or 1 and 0 where the outputs are the scores (YOLOv1)."""
+    return (SURE, -SURE) if scores(torch.tensor([[[SURE, -SURE]]])).max() <= 1 else (1.0, 0.0)
+
+
+def _one(
+    stage: Stage,
+    rows: _Gathered,
+    number: int,
+    image: str,
+    task: BoxTask,
+    priors: Priors,
+    targets: Targets,
+    images: Images,
+    names: Sequence[str],
+) -> None:
+    """Encodes and decodes the objects of one image."""
+    predictions, gt, positive = perfect(task, priors, targets, len(names))
+    found = task.detect(predictions, everywhere(priors) if priors.valid is None else priors, images)
+    taken = set(gt[positive].tolist())
+    boxes, labels = targets.boxes[0], targets.labels[0]
+    real = [int(g) for g in torch.nonzero(targets.valid[0]).flatten()]
+    stage.objects += len(real)
+    kept = found.valid[0]
+    overlap = _iou(boxes, found.boxes[0][kept]) * (labels[:, None] == found.labels[0][kept])
+    back = _paired(overlap)
+    for g in real:
+        who = f"image {image}, object {g + 1} ({names[int(labels[g])]}, {_size(boxes[g])} network px)"
+        if g not in taken:
+            stage.lost.append(f"{who}: no prior answers for it")
+        elif g in back:
+            rows.truth.append((number, int(labels[g]), boxes[g].tolist()))
+        elif reason := _collision(task, g, real, boxes, labels):
+            stage.lost.append(f"{who}: {reason}")
+        else:
+            best = float(overlap[g].max()) if overlap.shape[1] else 0.0
+            stage.broken.append(f"{who}: encoded, and comes back with IoU {best:.3f}")
+            rows.truth.append((number, int(labels[g]), boxes[g].tolist()))
+    for box, label, score in zip(found.boxes[0][kept], found.labels[0][kept], found.scores[0][kept], strict=True):
+        rows.found.append((number, int(label), box.tolist(), float(score)))
+
+
+def _paired(overlap: Tensor) -> set[int]:
+    """Objects that came back, each as a detection of its own; (G, N) overlaps of the same class, the highest first."""
+    objects: set[int] = set()
+    used: set[int] = set()
+    for place in overlap.flatten().argsort(descending=True, stable=True).tolist():
+        g, n = divmod(place, overlap.shape[1])
+        if float(overlap[g, n]) < SAME:
+            break
+        if g not in objects and n not in used:
+            objects.add(g)
+            used.add(n)
+    return objects
+
+
+def _collision(task: BoxTask, g: int, real: Sequence[int], boxes: Tensor, labels: Tensor) -> str:
+    """Why an object that was encoded may be gone: it overlaps another one too much, or there are too many."""
+    if len(real) > task.suppress.top:
+        return f"the image holds more objects than the {task.suppress.top} detections that are kept"
+    if task.select.min_size > 0 and float((boxes[g, 2:] - boxes[g, :2]).min()) < task.select.min_size:
+        return f"smaller than select.min_size={task.select.min_size:g}"
+    if isinstance(task.suppress, NMS):
+        for other in real:
+            same = task.suppress.per != "class" or int(labels[g]) == int(labels[other])
+            iou = float(_iou(boxes[g : g + 1], boxes[other : other + 1]))
+            if other != g and same and iou > 0.95 * task.suppress.iou:
+                return (
+                    f"overlaps object {other + 1} by IoU {iou:.2f}, and NMS at {task.suppress.iou:g} keeps one of them"
+                )
+    return ""
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    from .. import boxes as box_ops
+
+    return box_ops.pairwise_iou(a, b)
+
+
+def _size(box: Tensor) -> str:
+    return f"{float(box[2] - box[0]):.0f} x {float(box[3] - box[1]):.0f}"
+
+
+def _ap(rows: _Gathered, names: Sequence[str], images: int) -> float | None:
+    """COCO AP with as many detections an image as there are: the limit is another matter, and listed."""
+    truth = Truth.build(
+        range(images), names, [r[0] for r in rows.truth], [r[1] for r in rows.truth],
+        np.array([r[2] for r in rows.truth]).reshape(-1, 4),
+    )  # fmt: skip
+    found = Found.build(
+        [r[0] for r in rows.found], [r[1] for r in rows.found],
+        np.array([r[2] for r in rows.found]).reshape(-1, 4), [r[3] for r in rows.found],
+    )  # fmt: skip
+    return evaluate(truth, found, "coco", max_dets=(1, 10, 10_000)).headline
+
+
+__all__ = ["ImageError", "Stage", "encode", "perfect"]

@@ -1,0 +1,123 @@
+"""Can a detector learn a few images by heart? Training, data and decoding together, as ``foveal check`` asks."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data.records.dataset import Dataset
+
+if TYPE_CHECKING:
+    from ..assembly.detector import Spec
+    from ..recipe import Fit
+
+LEARNED = 0.9  # AP50 on images that are known by heart
+
+
+@dataclass(frozen=True)
+class Overfit:
+    """How well a few images were learned by heart."""
+
+    images: int
+    ap50: float | None
+    first_loss: float | None
+    last_loss: float | None
+
+    @property
+    def passed(self) -> bool:
+        return self.ap50 is not None and self.ap50 >= LEARNED
+
+    @property
+    def verdict(self) -> str:
+        """Where the chain breaks, in words."""
+        if self.passed:
+            return "learned"
+        if self.first_loss is None or self.last_loss is None:
+            return "no update was made: give it more time"
+        if self.last_loss > 0.5 * self.first_loss:
+            return (
+                f"the loss hardly falls ({self.first_loss:.3f} to {self.last_loss:.3f}): learning rate, loss or "
+                "matching; or too little time"
+            )
+        return (
+            f"the loss falls ({self.first_loss:.3f} to {self.last_loss:.3f}) and the score does not follow: decoding, "
+            "suppression; or too little time"
+        )
+
+
+def overfit(
+    spec: Spec,
+    dataset: Dataset,
+    *,
+    count: int = 8,
+    max_time: float = 300.0,
+    device: str = "auto",
+    epochs: int = 400,
+    weights: str | Path | None = None,
+    proposals: Sequence[str | Path] | None = None,
+) -> Overfit:
+    """Trains on ``count`` images without augmentation and scores the same images.
+
+    A recipe of several stages takes no time limit. It is trained anew, twice as long each time, until the images are
+    learned or another training would not end within ``max_time`` or ``epochs``.
+
+    ``weights``: a run or checkpoint to start from, as a training of it would; ``proposals``: files of them. Raises
+    :class:`~foveal.errors.FovealError` where no image has an object, and for proposals that do not fit.
+    """
+    from ..data.convert import convert
+    from ..data.records.subsets import take
+    from ..external_proposals.cache import fill
+    from ..recipe import Constant
+    from ..report.read_run import read_record
+    from ..training.run import train
+
+    usable = [take(r, ~(r.crowd | r.ignore)) for r in dataset.records]
+    few = replace(dataset, records=[r for r in usable if len(r)][:count], split=None)
+    several = len(spec.fit.stages) > 1
+    windows = any(
+        stage.inputs in ("windows", "maps") for stage in spec.fit.stages
+    )  # the batch counts these, not images
+    batch = spec.fit.batch if windows else min(count, spec.fit.batch)
+    fit = replace(
+        spec.fit, augment=(), ema=None, schedule=Constant(), warmup_steps=min(20, spec.fit.warmup_steps),
+        batch=batch, lr=spec.fit.scaled_lr(batch), val_every=epochs if several else 40, early_stop=None,
+        difficult="learn",
+    )  # fmt: skip
+    if proposals is not None and spec.source is not None:
+        fill(few, spec.source, proposals)  # what does not fit is refused here, where images have their own names
+    with tempfile.TemporaryDirectory(prefix="foveal-check-") as folder:
+        data = Path(folder) / "data"
+        convert(few, data, "coco", link=True)
+
+        def learned(fit: Fit, out: str, **limits: Any) -> Overfit:
+            changed: Any = replace(spec, fit=fit)  # type: ignore[call-arg]  # every spec has it as a field
+            train(
+                changed, data=data, val=data, out=Path(folder) / out, device=device, weights=weights,
+                proposals=proposals, tensorboard=False, **limits,
+            )  # fmt: skip
+            record = read_record(Path(folder) / out)
+            losses = record.series("train", "loss")[1]
+            last = record.results.get("last") or {}
+            return Overfit(len(few), last.get("AP50"), losses[0] if losses else None, losses[-1] if losses else None)
+
+        if not several:
+            return learned(fit, "run", epochs=epochs, max_time=max_time)
+        own = [stage if stage.inputs == "features" else replace(stage, epochs=None) for stage in fit.stages]
+        fit = replace(fit, stages=tuple(own))
+        return _ever_longer(lambda n: learned(replace(fit, epochs=n), f"run-{n}"), epochs, max_time)
+
+
+def _ever_longer(learned: Callable[[int], Overfit], epochs: int, max_time: float) -> Overfit:
+    """The answer of the last training of 5, 10, 20, ... epochs, as :func:`overfit` says."""
+    length, end = min(5, epochs), time.monotonic() + max_time
+    while True:
+        began = time.monotonic()
+        found = learned(length)
+        now = time.monotonic()
+        if found.passed or length == epochs or now + 2 * (now - began) > end:
+            return found
+        length = min(2 * length, epochs)

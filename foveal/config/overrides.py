@@ -1,0 +1,118 @@
+"""Overrides of a spec by path, and the difference of two specs."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, get_args, runtime_checkable
+
+from ..errors import UsageError
+from .fields import Mismatch, element, fitted, hints, name_of, settings
+from .literals import CONSTANTS, made, nearest, parse_value, short
+from .parse import T, vocabulary
+from .show import _flat
+
+__all__ = ["difference", "is_override", "override"]
+
+
+# -------------------------------------------------------------------------------------------- overrides
+OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*\s*=(?!=)")
+
+
+def is_override(text: str) -> bool:
+    """Whether a word of the command line has the form ``key=value``."""
+    return OVERRIDE.match(text) is not None
+
+
+def override(spec: T, items: Sequence[str], names: Mapping[str, type] | None = None) -> T:
+    """A spec with settings replaced by path: ``["rpn.cls_loss=Focal(gamma=1.5)", "fit.augment.0.p=.3"]``.
+
+    Later items see the effect of earlier ones. A word where a string is wanted needs no quotes. Raises
+    :class:`UsageError` for an unknown path, part or field and for a value of the wrong type.
+    """
+    if items and names is None:
+        names = vocabulary()
+    for item in items:
+        if not is_override(item):
+            raise UsageError(f"{short(item)} is not of the form key=value")
+        path, text = (part.strip() for part in item.split("=", 1))
+        spec = _replaced(spec, Any, path.split("."), 0, text, names or {})
+    return spec
+
+
+def _replaced(old: Any, hint: Any, path: Sequence[str], done: int, text: str, names: Mapping[str, type]) -> Any:
+    """``old`` with the value at ``path[done:]`` replaced; ``hint`` is what may stand in its place."""
+    where = ".".join(path[:done])
+    if done == len(path):
+        return _new_value(old, hint, text, where, names)
+    key = path[done]
+    if dataclasses.is_dataclass(old) and not isinstance(old, type):
+        fields = settings(type(old))
+        if key not in fields:
+            kind = f"{where}: {type(old).__name__}" if where else type(old).__name__
+            raise UsageError(f"unknown setting {key}", where=kind, fix=nearest(key, fields, "settings"))
+        new = _replaced(getattr(old, key), hints(type(old)).get(key, Any), path, done + 1, text, names)
+        return made(lambda: dataclasses.replace(old, **{key: new}), ".".join(path))
+    if isinstance(old, (tuple, list)):
+        if not key.isdecimal() or int(key) >= len(old):
+            valid = f"0 to {len(old) - 1}" if old else "none, it is empty"
+            raise UsageError(f"{key} is not a place in it", where=where, fix=f"Valid places: {valid}")
+        items = list(old)
+        items[int(key)] = _replaced(items[int(key)], element(hint, int(key)), path, done + 1, text, names)
+        return type(old)(items)
+    raise UsageError(
+        f"{key} does not exist, {where} is {short(repr(old))}",
+        where=".".join(path),
+        fix=f"Set {where} as a whole ({name_of(hint)})",
+    )
+
+
+@runtime_checkable
+class Completed(Protocol):
+    """A part that takes what it leaves open from the part it replaces, as ``Stretch()`` does with its size."""
+
+    def like(self, other: Any) -> Any: ...
+
+
+# a name or a relative path; an absolute path, or one from ./, ../ or ~/; a name that begins with a digit
+_WORD = re.compile(r"[A-Za-z_][\w./:-]*|(?:~?/|\.\.?/)[\w./:~+-]+|\d[\w-]*[A-Za-z_-][\w-]*")
+
+
+def _new_value(old: Any, hint: Any, text: str, where: str, names: Mapping[str, type]) -> Any:
+    plain = {*names, *CONSTANTS, "None", "True", "False"}
+    if _WORD.fullmatch(text) and text not in plain:
+        word = _as_word(text, hint, where)
+        if word is not None:
+            return word
+    new = parse_value(text, names, where=where, hint=hint)
+    if dataclasses.is_dataclass(old) and isinstance(new, Completed):
+        return made(lambda: new.like(old), where)
+    return new
+
+
+def _as_word(text: str, hint: Any, where: str) -> str | None:
+    """An unquoted word, where a string is wanted and the word is no number."""
+    try:
+        float(text)
+        return None
+    except ValueError:
+        pass
+    try:
+        return str(fitted(text, hint)) if hint is not Any else None
+    except Mismatch as mismatch:
+        if not any(isinstance(a, str) for option in (hint, *get_args(hint)) for a in get_args(option)):
+            return None
+        raise UsageError(f"{text!r} is not {mismatch}", where=where) from None
+
+
+def difference(a: Any, b: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two specs differ: ``[(path, value in a, value in b)]``, as deep as their classes agree."""
+    if type(a) is type(b) and dataclasses.is_dataclass(a):
+        pairs = [(n, getattr(a, n), getattr(b, n)) for n in settings(type(a))]
+    elif isinstance(a, (tuple, list)) and type(a) is type(b) and len(a) == len(b):
+        pairs = [(str(i), x, y) for i, (x, y) in enumerate(zip(a, b, strict=True))]
+    else:
+        # text, not ==: it tells 1 from True and finds nan equal to itself
+        return [] if _flat(a) == _flat(b) else [(path, a, b)]
+    return [row for name, x, y in pairs for row in difference(x, y, f"{path}.{name}" if path else name)]

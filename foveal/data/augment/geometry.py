@@ -1,0 +1,216 @@
+"""A picture with its objects on a canvas, and the one place where its pixels are resampled.
+
+Geometry is free: cropping slices the picture, expanding only moves the canvas's edges, and nothing is filled or copied
+before :func:`place` resamples what is left, once, into its slot of the batch. Pixels stay ``uint8`` throughout.
+
+Letters: G objects, H x W the picture. Boxes are ``xyxy`` float pixels of the canvas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...masks.rle import Masks
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+
+MEAN = (124, 116, 104)  # ImageNet's mean colour, in RGB: zero after normalisation
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture with its objects. The rows of ``boxes``, ``labels``, ``ignore`` and ``masks`` belong together."""
+
+    image: Pixels  # (H, W, 3) RGB, never written to
+    boxes: Floats  # (G, 4) canvas pixels
+    labels: NDArray[np.int64]  # (G,)
+    ignore: NDArray[np.bool_]  # (G,) a region to leave out of the loss
+    masks: Masks | None = None  # G of them, on the picture
+    canvas: tuple[int, int] = (0, 0)  # height, width; (0, 0): the picture's
+    offset: tuple[int, int] = (0, 0)  # y, x of the picture on the canvas
+    fill: tuple[int, int, int] = MEAN  # the canvas's colour
+    proposals: Floats | None = None  # (P, 4) canvas pixels
+    short: int | None = None  # the short side that ``Resize`` gives it; None: the rule's own
+
+    def __post_init__(self) -> None:
+        if self.canvas == (0, 0):
+            object.__setattr__(self, "canvas", self.image.shape[:2])
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def rows(self, index: NDArray[Any]) -> Sample:
+        """The chosen objects (a mask or indices); the picture stays."""
+        masks = None if self.masks is None else self.masks[index]
+        return replace(self, boxes=self.boxes[index], labels=self.labels[index], ignore=self.ignore[index], masks=masks)
+
+    def window(self, top: int, left: int, height: int, width: int) -> Sample:
+        """The part of the canvas inside a window, which may reach beyond it. Boxes move along and are not clipped."""
+        y, x = self.offset[0] - top, self.offset[1] - left
+        h, w = self.image.shape[:2]
+        y1, x1, y2, x2 = max(0, -y), max(0, -x), min(h, height - y), min(w, width - x)
+        y2, x2 = max(y1, y2), max(x1, x2)
+        shift = np.array([left, top, left, top], dtype=np.float64)
+        return replace(
+            self,
+            image=self.image[y1:y2, x1:x2],
+            masks=None if self.masks is None else self.masks.window(y1, x1, y2 - y1, x2 - x1),
+            boxes=self.boxes - shift,
+            proposals=None if self.proposals is None else self.proposals - shift,
+            canvas=(height, width),
+            offset=(max(0, y), max(0, x)),
+        )
+
+    def clipped(self) -> Sample:
+        """Boxes clipped to the canvas; objects and proposals with nothing left on it are gone."""
+        boxes, kept = _on_canvas(self.boxes, self.canvas)
+        proposals = self.proposals
+        if proposals is not None:
+            inside, some = _on_canvas(proposals, self.canvas)
+            proposals = inside[some]
+        return replace(self, boxes=boxes, proposals=proposals).rows(kept)
+
+    def picture(self) -> Pixels:
+        """The whole canvas as an array (H, W, 3)."""
+        out = torch.empty((*self.canvas, 3), dtype=torch.uint8)
+        place(self, out, (*self.canvas, 0, 0))
+        return np.asarray(out.numpy())
+
+
+def flip(sample: Sample) -> Sample:
+    """The mirror image."""
+    width = sample.canvas[1]
+    return replace(
+        sample,
+        image=np.asarray(_tensor(sample.image).flip(1).numpy()),  # 30 times faster than NumPy's copy of [:, ::-1]
+        masks=None if sample.masks is None else sample.masks.flipped(),
+        boxes=_mirrored(sample.boxes, width),
+        proposals=None if sample.proposals is None else _mirrored(sample.proposals, width),
+        offset=(sample.offset[0], width - sample.offset[1] - sample.image.shape[1]),
+    )
+
+
+def _mirrored(boxes: Floats, width: int) -> Floats:
+    out = boxes.copy()
+    out[:, [0, 2]] = width - boxes[:, [2, 0]]
+    return out
+
+
+def _on_canvas(boxes: Floats, canvas: tuple[int, int]) -> tuple[Floats, NDArray[np.bool_]]:
+    """Boxes (N, 4) clipped to height, width, and which of them (N,) have an area left."""
+    height, width = canvas
+    inside = boxes.clip(0, np.array([width, height, width, height], dtype=np.float64))
+    return inside, np.asarray((inside[:, 2:] > inside[:, :2]).all(1))
+
+
+def crop_to_centres(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
+    """The window with the objects whose centre it holds. Ignored regions stay as far as they reach into it."""
+    window = np.array([left, top, left + width, top + height], dtype=np.float64)
+    keep = centres_inside(sample.boxes, window) | sample.ignore
+    return sample.rows(keep).window(top, left, height, width).clipped()
+
+
+def crop_to_visible(sample: Sample, top: int, left: int, height: int, width: int, visible: float) -> Sample:
+    """The window with all objects that reach into it; those with less than ``visible`` of their area are ignored."""
+    before = sample.boxes
+    moved = sample.window(top, left, height, width)
+    limit = np.array([width, height, width, height], dtype=np.float64)
+    inside = moved.boxes.clip(0, limit)
+    area = (before[:, 2:] - before[:, :2]).prod(1)
+    left_over = (inside[:, 2:] - inside[:, :2]).prod(1)
+    return replace(moved, ignore=moved.ignore | (left_over < visible * area)).clipped()
+
+
+def centres_inside(boxes: Floats, windows: Floats) -> NDArray[np.bool_]:
+    """Boxes (G, 4) and windows that broadcast with them: is the centre strictly inside?"""
+    centres = (boxes[..., :2] + boxes[..., 2:]) / 2
+    inside: NDArray[np.bool_] = np.asarray(((centres > windows[..., :2]) & (centres < windows[..., 2:])).all(-1))
+    return inside
+
+
+# ------------------------------------------------------------------------------------------------- resizing
+def resize(image: Pixels, height: int, width: int) -> Tensor:
+    """(H, W, 3) uint8 -> (height, width, 3) uint8, bilinear without antialias, as prediction resizes in float.
+
+    Within one level of the rounded float result (torch's fixed-point kernel, 20 times faster than the float one).
+    """
+    pixels = _tensor(image)
+    if image.shape[:2] == (height, width):
+        return pixels
+    # A leading axis before the permutation makes it channels-last in torch's eyes, which the fast kernel asks for.
+    planes = pixels[None].permute(0, 3, 1, 2)
+    out = torch.nn.functional.interpolate(planes, size=(height, width), mode="bilinear", align_corners=False)
+    return out[0].permute(1, 2, 0)
+
+
+def place(
+    sample: Sample,
+    out: Tensor,
+    placement: tuple[int, int, int, int],
+    finish: Callable[[Pixels], Pixels] | None = None,
+) -> Sample:
+    """Resamples the canvas into ``out`` (H, W, 3) at ``placement`` = height, width, top, left; the rest is filled.
+
+    ``finish`` works on the resampled picture, not on the fill. Returns the sample with boxes (and masks) in the pixels
+    of ``out``, clipped to the placement. The picture's own edges are rounded to whole pixels and the boxes follow that
+    rounding, so they stay on their objects.
+    """
+    height, width, top, left = placement
+    h, w = sample.image.shape[:2]
+    (canvas_h, canvas_w), (y, x) = sample.canvas, sample.offset
+    y1, y2 = _edges(y, h, height / canvas_h, height)
+    x1, x2 = _edges(x, w, width / canvas_w, width)
+    if h and w:
+        pixels = resize(sample.image, y2 - y1, x2 - x1)
+        if finish is not None:
+            pixels = _tensor(finish(pixels.numpy()))
+        out[top + y1 : top + y2, left + x1 : left + x2] = pixels
+    else:
+        y2, x2 = y1, x1
+    _fill_around(out, (top + y1, left + x1, top + y2, left + x2), sample.fill)
+
+    scale = np.array([(x2 - x1) / w if w else 1.0, (y2 - y1) / h if h else 1.0] * 2)
+
+    def onto(boxes: Floats) -> Floats:
+        placed: Floats = (boxes - np.array([x, y, x, y])) * scale + np.array([x1, y1, x1, y1], dtype=np.float64)
+        return placed
+
+    proposals = None if sample.proposals is None else onto(sample.proposals)
+    masks = None
+    if sample.masks is not None:
+        masks = sample.masks.resized(y2 - y1, x2 - x1).window(-top - y1, -left - x1, *out.shape[:2])
+    moved = replace(
+        sample, boxes=onto(sample.boxes), proposals=proposals, masks=masks, canvas=(height, width), offset=(0, 0)
+    ).clipped()
+    shift = np.array([left, top, left, top], dtype=np.float64)
+    proposals = None if moved.proposals is None else moved.proposals + shift
+    return replace(moved, boxes=moved.boxes + shift, proposals=proposals)
+
+
+def _edges(start: int, length: int, scale: float, limit: int) -> tuple[int, int]:
+    """Where a stretch of the canvas begins and ends after resizing: whole pixels, at least one."""
+    first = min(math.floor(start * scale + 0.5), limit - 1)
+    return first, min(limit, max(first + 1, math.floor((start + length) * scale + 0.5)))
+
+
+def _fill_around(out: Tensor, inner: tuple[int, int, int, int], fill: tuple[int, int, int]) -> None:
+    """Paints everything of ``out`` outside the rectangle top, left, bottom, right."""
+    y1, x1, y2, x2 = inner
+    for part in (out[:y1], out[y2:], out[y1:y2, :x1], out[y1:y2, x2:]):
+        if part.numel():
+            for channel, value in enumerate(fill):
+                part[..., channel] = value
+
+
+def _tensor(image: Pixels) -> Tensor:
+    """The array as a tensor without a copy; read-only arrays are copied, because torch cannot hold them."""
+    return torch.from_numpy(image if image.flags.writeable else image.copy())

@@ -1,0 +1,154 @@
+"""Writers of VOC, COCO and YOLO, conversion between them, and seeded splits.
+
+Everything goes into a new folder, images included; the source is only read. Crowd and difficult survive every format:
+VOC gets a ``<crowd>`` tag, COCO a ``difficult`` key, YOLO a ``flags.json`` beside ``data.yaml``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from ..errors import FovealError, UsageError
+from ..files.atomic import filled_folder
+from ..files.paths import PathLike
+from ..files.reading import nearest
+from .formats.writers import WRITERS, Plan
+from .open import open_sources
+from .records.dataset import Dataset
+from .records.findings import Finding
+from .records.subsets import Others, join, seeded_split, select_classes
+
+Format = Literal["voc", "coco", "yolo"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written."""
+
+    path: Path
+    format: Format
+    images: int
+    objects: int
+    splits: tuple[str, ...]
+    findings: list[Finding] = field(default_factory=list)  # of reading, and what the new format cannot hold
+
+
+def read_splits(
+    path: PathLike | Sequence[PathLike],
+    *,
+    images: PathLike | None = None,
+    classes: str | Sequence[str] | None = None,
+    others: Others = "background",
+) -> dict[str, Dataset]:
+    """Every split of the data at a path, all with the same classes; ``{"": whole set}`` where there are none."""
+    sources = open_sources(path, images)
+    names = sources[0].splits if len(sources) == 1 else ()
+    parts = {name: sources[0].read(name) for name in names} or {"": join([s.read(None) for s in sources])}
+    # The union of the splits' classes and category ids: a COCO file of one split may lack some.
+    whole = join(list(parts.values()))
+    known = Dataset(whole.classes, [], path=whole.path, category_ids=whole.category_ids)
+    union = known if classes is None else select_classes(known, classes, others)
+    if not union.classes:
+        return parts
+    chosen = {name: select_classes(part, union.classes, others, "accept") for name, part in parts.items()}
+    return {name: replace(part, category_ids=union.category_ids) for name, part in chosen.items()}
+
+
+def convert(
+    data: PathLike | Sequence[PathLike] | Dataset | Mapping[str, Dataset],
+    out: PathLike,
+    format: Format,
+    *,
+    images: PathLike | None = None,
+    classes: str | Sequence[str] | None = None,
+    others: Others = "background",
+    link: bool = False,
+) -> Written:
+    """Writes data (a path, a data set, or one for every split) in another format into a new folder.
+
+    ``link`` makes symbolic links to the images instead of copies. Raises :class:`~foveal.errors.FovealError` where
+    ``out`` is not empty or lies within the source, or where there is no image to write.
+    """
+    if format not in WRITERS:
+        raise UsageError(f"the format {format!r} is unknown", fix=nearest(str(format), list(WRITERS)))
+    if others == "ignore":
+        raise UsageError("ignored regions cannot be written", fix="Use others=background or others=skip-image")
+    if isinstance(data, Dataset):
+        parts: dict[str, Dataset] = {data.split or "": data}
+    elif isinstance(data, Mapping):
+        parts = dict(data)
+    else:
+        parts = read_splits(data, images=images, classes=classes, others=others)
+    if classes is not None and isinstance(data, Dataset | Mapping):
+        parts = {name: select_classes(part, classes, others, "accept") for name, part in parts.items()}
+    if len({part.classes for part in parts.values()}) != 1:
+        raise UsageError("the splits have different classes", fix="Give classes=")
+    if not any(parts.values()):
+        raise FovealError("there is no image to write", path=next(iter(parts.values())).path)
+    if any(r.ignore.any() for part in parts.values() for r in part.records):
+        raise UsageError("ignored regions cannot be written", fix="Use others=background or others=skip-image")
+    final = _new_folder(Path(out), [part.path for part in parts.values()])
+    plan = Plan.of(parts, nested=format != "voc")
+    try:
+        with filled_folder(final) as partial:
+            WRITERS[format](plan, partial, link)
+    except OSError as error:
+        raise FovealError(f"cannot be written ({error.strerror or error})", path=error.filename or final) from None
+    findings = list(dict.fromkeys(f for part in parts.values() for f in part.findings))
+    lost = sum(r.masks is not None for r in plan.records)
+    if lost and format != "coco":
+        message = f"masks of {lost} images are not written: {format.upper()} has no place for them"
+        findings.append(Finding("masks-lost", "note", str(final), "", message))
+    return Written(
+        final, format, len(plan.records), sum(map(len, plan.records)), tuple(s for s in parts if s), findings
+    )
+
+
+def split(
+    data: PathLike | Sequence[PathLike] | Dataset,
+    out: PathLike,
+    *,
+    val: float = 0.2,
+    test: float = 0.0,
+    seed: int = 0,
+    format: Format | None = None,
+    images: PathLike | None = None,
+    link: bool = False,
+) -> Written:
+    """Divides the whole set by a seed into train, val and (if ``test`` > 0) test, and writes it into a new folder.
+
+    The same ids and seed give the same parts anywhere. ``format`` is that of the source unless given.
+    """
+    if not (0 < val < 1 and 0 <= test < 1 and val + test < 1):
+        raise UsageError(f"val={val:g} and test={test:g} leave nothing to train on", fix="Give fractions like 0.2")
+    whole = data if isinstance(data, Dataset) else join([s.read(None) for s in open_sources(data, images)])
+    if len(whole) < (3 if test else 2):
+        raise FovealError(f"{len(whole)} images are too few to split", path=whole.path)
+    rest, held = seeded_split(whole, val + test, seed)
+    parts = {"train": rest, "val": held}
+    if test:
+        parts["val"], parts["test"] = seeded_split(held, test / (val + test), seed + 1)
+        parts["test"].split = "test"
+    return convert(parts, out, format or _format(whole.format), link=link)
+
+
+# ------------------------------------------------------------------------------------------------- inner
+def _new_folder(out: Path, sources: list[Path]) -> Path:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FovealError("is there already", path=out, fix="Name a new or empty folder")
+    real = Path(os.path.realpath(out))
+    for source in sources:
+        root = Path(os.path.realpath(source if source.is_dir() else source.parent))
+        if root == real or (root in real.parents and source != Path()):
+            raise FovealError(
+                f"lies within the source {source}, which is never written to", path=out, fix="Choose another"
+            )
+    return out
+
+
+def _format(name: str) -> Format:
+    return name if name in ("voc", "coco", "yolo") else "coco"  # type: ignore[return-value]

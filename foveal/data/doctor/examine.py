@@ -1,0 +1,160 @@
+"""``foveal doctor``: everything that is worth knowing about a data set before it is trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import FovealError
+from ...files.paths import PathLike
+from ..convert import read_splits
+from ..images.load import MOST_SKIPPED, ImageError, load_image
+from ..open import check_trainable
+from ..records.dataset import Dataset, Record
+from ..records.findings import _ORDER, Findings, count
+from ..records.splits import meant_to_overlap
+from .report import ClassCount, Report, SplitCount
+
+Progress = Callable[[int, int], None]  # (done, of how many)
+
+
+def examine(
+    path: PathLike | Sequence[PathLike],
+    images: PathLike | None = None,
+    classes: str | Sequence[str] | None = None,
+    decode: bool = True,
+    progress: Progress | None = None,
+) -> Report:
+    """Reads every split with the readers that ``train`` uses, decodes every image (``decode``), compares splits.
+
+    Raises :class:`~foveal.errors.FovealError` only where the path holds no data set, or more than one.
+    """
+    parts = read_splits(path, images=images, classes=classes)
+    findings = Findings(dict.fromkeys(f for part in parts.values() for f in part.findings))
+    records = {str(r.path): r for part in parts.values() for r in part.records}
+    where: dict[str, list[str]] = {}
+    for name, part in parts.items():
+        for record in part.records:
+            where.setdefault(str(record.path), []).append(name)
+    _shared_images(parts, where, findings)
+    if decode:
+        damaged = _decode(records, where, findings, progress)
+        _too_many(parts, damaged, findings)
+    first = next(iter(parts.values()))
+    whole = Dataset(first.classes, list(records.values()), list(findings), _root(path))
+    if not any(f.severity == "error" for f in findings):
+        try:
+            check_trainable(whole)
+        except FovealError as error:
+            findings.add("error", "no-box" if records else "no-image", whole.path, "", error.message, "Annotate it")
+    findings.sort(key=lambda f: (_ORDER[f.severity], f.code))
+    boxes = [r.boxes for r in whole.records]
+    return Report(
+        path=whole.path,
+        format=first.format,
+        classes=first.classes,
+        splits=tuple(_count(name, part) for name, part in parts.items()),
+        findings=tuple(findings),
+        image_sizes=tuple((*size, n) for size, n in Counter((r.width, r.height) for r in whole.records).most_common()),
+        box_sides=_sides(np.concatenate(boxes) if boxes else np.zeros((0, 4))),
+        decoded=decode,
+        images=len(records),
+        objects=sum(map(len, boxes)),
+        counts={str(k): v for k, v in count(findings).items()},
+    )
+
+
+# ------------------------------------------------------------------------------------------------- inner
+def _root(path: PathLike | Sequence[PathLike]) -> Path:
+    return Path(path) if isinstance(path, str | os.PathLike) else Path(next(iter(path)))
+
+
+def _shared_images(parts: dict[str, Dataset], where: dict[str, list[str]], findings: Findings) -> None:
+    """The same file in two splits that are meant to be apart; for VOC and YOLO also the same id."""
+    for path, names in where.items():
+        apart = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :] if a != b and not meant_to_overlap(a, b)]
+        if apart:
+            message = f"in the splits {apart[0][0]!r} and {apart[0][1]!r}"
+            findings.add("warning", "image-in-two-splits", path, "", message, "Keep it in one of them")
+
+
+def _decode(
+    records: dict[str, Record], where: dict[str, list[str]], findings: Findings, progress: Progress | None
+) -> set[str]:
+    """Decodes every image and compares their pixels; the images that cannot be decoded."""
+
+    def digest(path: str) -> str | ImageError:
+        try:
+            pixels = load_image(path)
+        except ImageError as error:
+            return error
+        shape = f"{pixels.shape[0]}x{pixels.shape[1]}:".encode()
+        return hashlib.blake2b(shape + pixels.tobytes(), digest_size=16).hexdigest()
+
+    same: dict[str, list[str]] = {}
+    damaged: set[str] = set()
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for n, (path, result) in enumerate(zip(records, pool.map(digest, records), strict=True), 1):
+            if isinstance(result, ImageError):
+                damaged.add(path)
+                findings.add("warning", "image-unreadable", path, "", f"{result.message}; skipped", result.fix)
+            else:
+                same.setdefault(result, []).append(path)
+            if progress is not None:
+                progress(n, len(records))
+    for paths in same.values():
+        for other in paths[1:]:
+            a, b = where[paths[0]], where[other]
+            apart = [(x, y) for x in a for y in b if x != y and not meant_to_overlap(x, y)]
+            if apart:
+                message = f"the same pixels as {paths[0]}, in the splits {apart[0][1]!r} and {apart[0][0]!r}"
+                findings.add("warning", "duplicate-across-splits", other, "", message, "Keep one of them")
+            else:
+                findings.add("note", "duplicate-image", other, "", f"the same pixels as {paths[0]}")
+    return damaged
+
+
+def _too_many(parts: dict[str, Dataset], damaged: set[str], findings: Findings) -> None:
+    """Training skips damaged images, but not more than a share of them."""
+    for name, part in parts.items():
+        bad = [r.path for r in part.records if str(r.path) in damaged]
+        if len(bad) > MOST_SKIPPED * len(part):
+            what = f"the {len(part)} images of {name!r}" if name else f"the {len(part)} images"
+            message = f"{len(bad)} of {what} cannot be decoded, more than {MOST_SKIPPED:.0%}: {bad[0]}"
+            findings.add("error", "images-unreadable", part.path, "", message, "Replace them, or take them out")
+
+
+def _count(name: str, part: Dataset) -> SplitCount:
+    n = len(part.classes)
+    labels = [r.labels for r in part.records]
+    flat = np.concatenate(labels) if labels else np.zeros(0, np.int64)
+    difficult = np.concatenate([r.difficult for r in part.records]) if labels else np.zeros(0, np.bool_)
+    crowd = np.concatenate([r.crowd for r in part.records]) if labels else np.zeros(0, np.bool_)
+    area = np.concatenate([r.area for r in part.records]) if labels else np.zeros(0)
+    objects, hard, crowds = (np.bincount(flat[m], minlength=n) for m in (slice(None), difficult, crowd))
+    images = np.bincount(np.concatenate([np.unique(k) for k in labels]) if labels else flat, minlength=n)
+    rows = zip(part.classes, images.tolist(), objects.tolist(), hard.tolist(), crowds.tolist(), strict=True)
+    small, medium = int((area < 32**2).sum()), int(((area >= 32**2) & (area < 96**2)).sum())
+    return SplitCount(
+        name=name,
+        images=len(part),
+        empty=sum(len(r) == 0 for r in part.records),
+        objects=len(flat),
+        difficult=int(difficult.sum()),
+        crowd=int(crowd.sum()),
+        classes=tuple(ClassCount(*row) for row in rows),
+        sizes=(small, medium, len(flat) - small - medium),
+    )
+
+
+def _sides(boxes: np.ndarray[Any, Any]) -> tuple[int, ...]:
+    side = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    edges = [0.0, *(4.0 * 2**k for k in range(9)), np.inf]  # 0, 4, 8, ..., 1024, more
+    return tuple(np.histogram(side, edges)[0].tolist())

@@ -1,0 +1,276 @@
+"""What data a path holds: VOC, COCO or YOLO, by its contents (design section 8). Nothing is read in full here."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...errors import FovealError
+from ...files.reading import Unreadable, check_exists, read_json, read_yaml, walk
+from ..images.load import EXTENSIONS
+from ..records.splits import split_word
+from .coco import CocoSource
+from .validate import report_refused
+from .voc import VocSource
+from .yolo import YoloSource
+
+Source = VocSource | CocoSource | YoloSource
+_ANNOTATION_FOLDERS = {"annotations", "annotation", "labels", "label", "json", "coco"}
+_IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img")
+_WHOLE = 64 << 20  # JSON beyond this is judged by its end alone, where it is not the one to be read
+_PLAIN_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+
+
+@dataclass
+class _Found:
+    """What a walk through a folder saw."""
+
+    yamls: list[Path] = field(default_factory=list)
+    jsons: list[Path] = field(default_factory=list)
+    xml: dict[Path, list[str]] = field(default_factory=dict)  # folder -> names
+    images: dict[Path, int] = field(default_factory=dict)  # folder -> how many
+    roots: list[Path] = field(default_factory=list)  # VOC devkit roots
+    sets: list[Path] = field(default_factory=list)  # folders of VOC split files
+    refused: list[Path] = field(default_factory=list)  # folders that may not be listed
+
+
+def recognise(path: Path, images: Path | None = None) -> Source:
+    """The one data set at a path, or below it at any depth.
+
+    Raises :class:`~foveal.errors.FovealError` where there is none or more than one, saying what is there.
+    """
+    check_exists(path)
+    if images is not None:
+        check_exists(images)
+        if not images.is_dir():
+            raise FovealError("--images is not a folder", path=images)
+    if path.is_file():
+        return _file(path, images)
+    # Inside a devkit's Annotations folder the images lie next door.
+    if path.name.lower() == "annotations" and images is None and _child(path.parent, "JPEGImages"):
+        path = path.parent
+    found = _look(path)
+    sources = _yolo(found, path, images) + _coco(found, path, images) + _voc(found, path, images)
+    if len(sources) == 1:
+        report_refused(found.refused, sources[0].early)
+        return sources[0]
+    if not sources:
+        raise FovealError(_nothing(found), path=path, fix="foveal reads VOC XML, COCO JSON and YOLO data.yaml")
+    listed = "; ".join(f"{s.format.upper()} in {s.path}" for s in sources)
+    raise FovealError(f"holds {len(sources)} data sets: {listed}", path=path, fix="Name one of them, or give several")
+
+
+def _file(path: Path, images: Path | None) -> Source:
+    suffix = path.suffix.lower()
+    if suffix in (".yaml", ".yml"):
+        return YoloSource(path, images)
+    if suffix == ".json" or (suffix not in EXTENSIONS and _starts(path, b"{")):
+        return CocoSource(path, {"": path}, (images,) if images else _image_roots(path))
+    if suffix == ".xml":
+        return VocSource(path.parent, [path], (images or path.parent,))
+    raise FovealError(
+        "neither a COCO .json nor a YOLO data.yaml", path=path, fix="Give the data set's folder, .json or .yaml"
+    )
+
+
+def _look(root: Path) -> _Found:
+    found = _Found()
+    for base, names in walk(root, refused=found.refused):
+        folder = Path(base)
+        if _child(folder, "Annotations") and (_child(folder, "JPEGImages") or _child(folder, "ImageSets")):
+            found.roots.append(folder)
+        if folder.name == "Main" and folder.parent.name == "ImageSets":
+            found.sets.append(folder)
+        images = 0
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in EXTENSIONS:
+                images += 1
+            elif suffix == ".xml":
+                found.xml.setdefault(folder, []).append(name)
+            elif suffix == ".json":
+                found.jsons.append(folder / name)
+            elif suffix in (".yaml", ".yml"):
+                found.yamls.append(folder / name)
+        if images:
+            found.images[folder] = images
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------- YOLO
+def _yolo(found: _Found, root: Path, images: Path | None) -> list[Source]:
+    files = [file for file in found.yamls if _is_data_yaml(file)]
+    by_folder: dict[Path, list[Path]] = {}
+    for file in files:
+        by_folder.setdefault(file.parent, []).append(file)
+    sources: list[Source] = []
+    for same in by_folder.values():
+        plain = [file for file in same if file.name in _PLAIN_NAMES]
+        sources += [YoloSource(file, images) for file in (plain[:1] or same)]
+    return sources
+
+
+def _is_data_yaml(file: Path) -> bool:
+    if file.name in _PLAIN_NAMES:
+        return True
+    try:
+        if file.stat().st_size > 1 << 20:
+            return False
+        doc: Any = read_yaml(file)
+    except (OSError, Unreadable):
+        return False
+    return isinstance(doc, dict) and ("names" in doc or "nc" in doc) and bool({"train", "val", "test"} & doc.keys())
+
+
+# ----------------------------------------------------------------------------------------------------- COCO
+def _coco(found: _Found, root: Path, images: Path | None) -> list[Source]:
+    groups: dict[Path, list[Path]] = {}
+    good = [file for file in found.jsons if _is_coco(file)]
+    homes = {file.parent for file in good}
+    for file in good:
+        groups.setdefault(_coco_root(file, root), []).append(file)
+    for file in found.jsons:
+        named = file.name.endswith("_annotations.coco.json") or file.name.startswith("instances_")
+        base = _coco_root(file, root)
+        beside = file.parent in homes or (base in groups and base != file.parent)  # a folder of another split
+        # An empty or damaged one must be reported and not passed over; JSON of another kind may lie beside.
+        if file not in good and (named or (beside and _is_damaged(file))):
+            groups.setdefault(base, []).append(file)
+    sources: list[Source] = []
+    for base, files in groups.items():
+        instances = [f for f in files if f.name.startswith("instances_")]
+        chosen = sorted(instances or files)
+        sources.append(CocoSource(base, _split_names(chosen), (images,) if images else _image_roots(chosen[0], base)))
+    return sources
+
+
+def _is_coco(file: Path) -> bool:
+    """Whether a JSON file is an object with images and annotations; looked for without parsing gigabytes."""
+    try:
+        if file.stat().st_size == 0 or not _starts(file, b"{"):
+            return False
+        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            if text[:2] in (b"\xff\xfe", b"\xfe\xff") or text[1:2] == b"\0":
+                return text.find("images".encode("utf-16-le")) >= 0
+            keys = all(text.find(f'"{key}"'.encode()) >= 0 for key in ("images", "annotations"))
+            return keys and (text.find(b'"file_name"') >= 0 or text.find(b'"categories"') >= 0)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_damaged(file: Path) -> bool:
+    """Whether a .json file is none: empty, cut, something else under its name. One with a document a line is sound."""
+    try:
+        if file.stat().st_size > _WHOLE:
+            with file.open("rb") as stream:
+                stream.seek(-64, os.SEEK_END)
+                return not stream.read().rstrip().endswith((b"}", b"]"))
+        read_json(file)
+    except OSError:
+        return True
+    except Unreadable as error:
+        return "Extra data" not in error.message
+    return False
+
+
+def _starts(file: Path, with_: bytes) -> bool:
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(64)
+    except OSError:
+        return False
+    return head.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n").startswith(with_)
+
+
+def _coco_root(file: Path, limit: Path) -> Path:
+    """The folder that a JSON file speaks of: above ``annotations`` and above a split's own folder."""
+    folder = file.parent
+    for _ in range(2):
+        above = folder.name.lower() in _ANNOTATION_FOLDERS or split_word(folder.name)
+        if folder != limit and above:
+            folder = folder.parent
+    return folder
+
+
+def _split_names(files: list[Path]) -> dict[str, Path]:
+    """Split -> file. A single file has no splits unless its folder or name says which one it is."""
+    words = {}
+    for file in files:
+        word = split_word(file.stem.replace("_annotations.coco", "")) or split_word(file.parent.name)
+        words[file] = word
+    if len(files) == 1:
+        return {"": files[0]}
+    unique = len(set(words.values())) == len(files) and None not in words.values()
+    if unique:
+        return {str(words[file]): file for file in files}
+    return {file.stem.removeprefix("instances_"): file for file in files}
+
+
+def _image_roots(file: Path, base: Path | None = None) -> tuple[Path, ...]:
+    """Where the images of a JSON file may lie: below its data set's folder."""
+    if base is not None:
+        return (base,)
+    folder = file.parent
+    if folder.name.lower() in _ANNOTATION_FOLDERS and folder.parent != folder:
+        return (folder.parent,)
+    nearby = [folder] + [folder.parent / name for name in _IMAGE_FOLDERS if (folder.parent / name).is_dir()]
+    return tuple(nearby)
+
+
+# ------------------------------------------------------------------------------------------------------ VOC
+def _voc(found: _Found, root: Path, images: Path | None) -> list[Source]:
+    sources: list[Source] = []
+    for base in found.roots:
+        folder = base / "Annotations"
+        xml = sorted(d / n for d, names in found.xml.items() if folder in (d, *d.parents) for n in names)
+        sets = base / "ImageSets" / "Main"
+        plain = base / "ImageSets"
+        chosen = sets if sets.is_dir() else plain if plain.is_dir() and any(plain.glob("*.txt")) else None
+        pictures = images or (base / "JPEGImages" if (base / "JPEGImages").is_dir() else base)
+        sources.append(VocSource(base, xml, (pictures,), chosen, _class_file(base, folder)))
+    loose = {d: names for d, names in found.xml.items() if not any(base in (d, *d.parents) for base in found.roots)}
+    annotated = {d: names for d, names in loose.items() if any(_is_annotation(d / n) for n in names[:200])}
+    if annotated:
+        around = [*annotated, *(() if images else found.images)]
+        if sources:  # devkit folders lie elsewhere: only what is beside these files belongs to them
+            around = list(annotated)
+        base = Path(os.path.commonpath(around))
+        xml = sorted(d / n for d, names in annotated.items() for n in names)
+        sets_here = [s for s in found.sets if base in s.parents]
+        chosen = sets_here[0] if len(sets_here) == 1 else None
+        sources.append(VocSource(base, xml, (images or base,), chosen, _class_file(base, root, *annotated)))
+    return sources
+
+
+def _class_file(*folders: Path) -> Path | None:
+    return next((f / "classes.txt" for f in folders if (f / "classes.txt").is_file()), None)
+
+
+def _is_annotation(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            return b"<annotation" in stream.read(4096).replace(b"\0", b"")
+    except OSError:
+        return False
+
+
+def _child(folder: Path, name: str) -> bool:
+    return (folder / name).is_dir()
+
+
+def _nothing(found: _Found) -> str:
+    images = sum(found.images.values())
+    parts = [f"{images} images"] if images else []
+    for what, number in (
+        ("JSON", len(found.jsons)),
+        ("XML", sum(map(len, found.xml.values()))),
+        ("YAML", len(found.yamls)),
+    ):
+        if number:
+            parts.append(f"{number} {what} files that are no annotations")
+    if found.refused:
+        parts.append(f"{', '.join(map(str, found.refused[:5]))} may not be listed")
+    return f"holds no data set{' (' + ', '.join(parts) + ')' if parts else ': it has no annotations'}"

@@ -1,0 +1,260 @@
+"""The one image loader: doctor, train, eval, predict and the server see the same pixels.
+
+Every picture becomes uint8 RGB (H, W, 3), upright by its EXIF orientation, decided by content and never by the file's
+ending. Modes become RGB so:
+
+====================================  =============================================================================
+1 bit, 8-bit grey, palette            looked up or repeated into three channels
+16-bit grey (and 9 to 15 bits)        scaled by its depth: 0 stays 0, the largest value of that depth becomes 255
+32-bit integers                       as 16 bits where every value fits, else as 32 bits
+floating point                        0..1 becomes 0..255; else taken as 0..255 and clipped; not finite: refused
+16-bit colour                         the high byte (libpng's own rule)
+alpha, or a transparent colour        laid over white (``background``)
+CMYK, YCCK                            Pillow's plain formula (Adobe's inversion undone, no colour profile)
+several frames                        the first
+====================================  =============================================================================
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageOps
+
+from ...files.reading import walk
+from .header import Header, parse_header, read_header
+from .modes import RGB, ImageError, array_rgb, grey_bits, known_format, refusal, to_rgb
+
+MAX_PIXELS = 200_000_000  # design section 9; read from the header, before any pixel is decoded
+MOST_SKIPPED = 0.05  # of a set's images: training passes over that many that cannot be decoded, and stops at more
+MAX_BYTES = 2 << 30  # a "picture" beyond this is something else
+_ENDINGS = """jpg jpeg jpe jfif mpo png bmp dib gif tif tiff webp avif ppm pgm pbm pnm jp2 j2k qoi heic heif"""
+EXTENSIONS = frozenset("." + ending for ending in _ENDINGS.split())  # HEIC is not read, but named and not overlooked
+# Pillow's other plug-ins (EPS starts Ghostscript) have no business with files from strangers.
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "QOI")
+__all__ = [
+    "RGB",
+    "ImageError",
+    "as_rgb",
+    "decode",
+    "find_images",
+    "image_size",
+    "is_image",
+    "load_image",
+    "probe",
+    "upright",
+]
+_PILLOW = threading.Lock()  # guards Pillow's global pixel limit and Python's global warning filters
+
+
+def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> RGB:
+    """The picture in a file: uint8 (H, W, 3) RGB, upright, writable and contiguous.
+
+    Raises :class:`ImageError` where the file is missing, damaged, cut off, no image, or larger than ``max_pixels``.
+    """
+    with _open(path) as file:
+        data = file.read()
+    return decode(data, name=os.fspath(path), max_pixels=max_pixels)
+
+
+def image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Upright (width, height), from the header only. Raises :class:`ImageError`."""
+    return probe(path, max_pixels=max_pixels, complete=False)[0]
+
+
+def probe(
+    path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, complete: bool = True
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Upright and stored (width, height), from the header only; they differ where EXIF lays the picture on its side.
+
+    With ``complete`` a file whose end is missing is decoded to be sure, and refused if it is cut off.
+    """
+    name = os.fspath(path)
+    with _open(path) as file:
+        header = read_header(file)
+        if header is None:
+            file.seek(0)
+            size = _pillow_size(file, name)
+            _limit(size, name, max_pixels)
+            return size, size
+        _limit(header.upright, name, max_pixels)
+        if complete and not header.complete:
+            file.seek(0)
+            decode(file.read(), name=name, max_pixels=max_pixels)
+    return header.upright, (header.width, header.height)
+
+
+def decode(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS) -> RGB:
+    """:func:`load_image` of the bytes of a file; ``name`` is what an error calls it."""
+    header = parse_header(data)
+    if header is not None:
+        _limit(header.upright, name, max_pixels)
+        if header.plain:
+            try:
+                return upright(simplejpeg.decode_jpeg(data, "RGB", strict=True), header.orientation)
+            except ValueError:
+                pass  # harmless oddities and real damage look alike here: Pillow tells them apart
+    return _decode_pillow(data, name, header, max_pixels)
+
+
+def as_rgb(source: Any, *, max_pixels: int = MAX_PIXELS) -> RGB:
+    """Anything that is one picture -> uint8 (H, W, 3) RGB.
+
+    Paths, bytes, binary file objects, PIL images (turned upright), NumPy arrays (H, W), (H, W, 1), (H, W, 3) or
+    (H, W, 4), and torch tensors (C, H, W); integers of 8 or 16 bits, booleans, or floats in 0..1. Raises
+    :class:`ImageError` for anything else.
+    """
+    if isinstance(source, str | os.PathLike):
+        return load_image(source, max_pixels=max_pixels)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return decode(bytes(source), max_pixels=max_pixels)
+    if isinstance(source, Image.Image):
+        _limit(source.size, "PIL image", max_pixels)
+        return np.array(to_rgb(ImageOps.exif_transpose(source), "PIL image"))
+    if isinstance(source, np.ndarray):
+        return array_rgb(source)
+    if type(source).__module__.split(".")[0] == "torch":
+        array = source.detach().cpu()
+        array = np.asarray(array.float() if array.is_floating_point() else array)
+        return array_rgb(array.transpose(1, 2, 0) if array.ndim == 3 else array)
+    if hasattr(source, "read"):
+        data = source.read()
+        if isinstance(data, bytes):
+            return decode(data, name=str(getattr(source, "name", "image")), max_pixels=max_pixels)
+    raise ImageError(f"a {type(source).__name__} is not a picture", fix="Give a path, bytes, a PIL image or an array")
+
+
+def find_images(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
+    """The images in a folder, sorted: by ending, or by content where the ending says nothing. Hidden files stay out.
+
+    A damaged file with an image's ending is listed, so that loading names it instead of passing over it, and so is a
+    folder that may not be read.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ImageError("no such folder", path=root)
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise ImageError("the folder may not be read", path=root, fix="Change its permissions")
+    refused: list[Path] = []
+    found = [Path(base, name) for base, names in walk(root, recursive=recursive, refused=refused) for name in names]
+    return sorted([*refused, *(path for path in found if is_image(path))])
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is meant to be an image: by its ending, or by content where it has none that is known."""
+    suffix = path.suffix.lower()
+    if suffix in EXTENSIONS:
+        return True
+    if suffix in {".txt", ".xml", ".json", ".yaml", ".yml", ".csv", ".md", ".html", ".pt", ".pth", ".npz", ".npy"}:
+        return False
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError:
+        return False
+    return known_format(head) is not None
+
+
+def upright(pixels: RGB, orientation: int) -> RGB:
+    """Turns stored pixels (H, W, 3) as EXIF orientation 1..8 says."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+# ------------------------------------------------------------------------------------------------- inner
+@contextmanager
+def _open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Opens a regular file; pipes and devices would hang."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError("a folder, not an image", path=Path(path))
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("not an ordinary file", path=Path(path))
+        if status.st_size > MAX_BYTES:
+            raise ImageError(f"{status.st_size:,} bytes are too many for an image", path=Path(path))
+        file = open(path, "rb")  # noqa: SIM115 (closed below; only opening is guarded)
+    except FileNotFoundError:
+        raise ImageError("no such file", path=Path(path)) from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"cannot be read ({reason})", path=os.fspath(path)) from None
+    with file:
+        yield file
+
+
+def _limit(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        raise ImageError(
+            f"{size[0]} x {size[1]} pixels are more than the limit of {max_pixels:,}",
+            path=name,
+            fix="Make it smaller, or raise max_pixels if you trust it",
+        )
+
+
+@contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Pillow without its own pixel limit (ours was or will be checked) and without warnings on stderr."""
+    with _PILLOW, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _pillow_size(file: BinaryIO, name: str) -> tuple[int, int]:
+    data = file.read(64)
+    file.seek(0)
+    try:
+        with _quiet_pillow(), Image.open(file, formats=_FORMATS) as image:
+            width, height = image.size
+            turned = image.format != "PNG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            if image.format == "TIFF":  # whose size is the upright one in newer versions of Pillow only
+                tags = image.tag_v2  # type: ignore[attr-defined]
+                width, height = int(tags[256]), int(tags[257])
+    except Exception as error:  # a damaged file may raise anything from a decoder
+        file.seek(0)
+        raise refusal(name, file.read(4096) or data, error) from None
+    if 0 in (width, height):
+        raise ImageError("an image without pixels", path=name)
+    return (height, width) if turned else (width, height)
+
+
+def _decode_pillow(data: bytes, name: str, header: Header | None, max_pixels: int) -> RGB:
+    # A PNG of ordinary size raises no warning and needs no lock, so that several threads may decode at once.
+    free = header is not None and header.format == "PNG" and header.width * header.height < 64_000_000
+    try:
+        with nullcontext() if free else _quiet_pillow():
+            image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            if 0 in image.size:
+                raise ImageError("an image without pixels", path=name)
+            _limit(image.size, name, max_pixels)
+            bits = grey_bits(image)
+            image.load()
+            if header is None:
+                image = ImageOps.exif_transpose(image)
+            pixels = np.array(to_rgb(image, name, bits))
+    except ImageError:
+        raise
+    except Exception as error:  # a damaged file may raise anything from a decoder
+        raise refusal(name, data, error) from None
+    return pixels if header is None else upright(pixels, header.orientation)

@@ -1,0 +1,137 @@
+"""Records packed into a few arrays that worker processes share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...errors import FovealError
+from ...recipe import Fit
+from ...types import Images, Target, Targets
+from ..augment.geometry import Pixels, Sample
+from ..images.load import load_image
+from ..records.dataset import Record
+from ..records.segmentation import from_json, masks_of, to_json
+
+
+def network_targets(records: Sequence[Record], images: Images, fit: Fit, *, masks: bool = False) -> Targets:
+    """The objects of some records in network pixels, treated as in training, on the device of ``images``."""
+    frames = images.frame.cpu()
+    rows = zip(records, frames, strict=True)
+    treatment: dict[str, Any] = {"difficult": fit.difficult, "crowd": fit.crowd, "masks": masks}
+    padded = Targets.pad([targets_of(r, f, **treatment) for r, f in rows])
+    return padded.to(images.pixels.device)
+
+
+Treatment = Literal["learn", "ignore", "drop"]
+
+
+# -------------------------------------------------------------------------------------------------- records
+def treated(record: Record, difficult: Treatment, crowd: Treatment) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(G,) bool twice: the objects of a record that are kept, and those of them that are ignored regions."""
+    keep = np.ones(len(record), dtype=np.bool_)
+    ignore = record.ignore.copy()
+    for flag, treatment in ((record.difficult, difficult), (record.crowd, crowd)):
+        if treatment == "ignore":
+            ignore |= flag
+        elif treatment == "drop":
+            keep &= ~flag
+    return keep, ignore
+
+
+def targets_of(
+    record: Record,
+    frame: Sequence[float] | Tensor | None = None,
+    *,
+    difficult: Treatment = "learn",
+    crowd: Treatment = "ignore",
+    masks: bool = False,
+) -> Target:
+    """A record as a training target, in network pixels where ``frame`` = sx, sy, ox, oy is given."""
+    keep, ignore = treated(record, difficult, crowd)
+    boxes = torch.as_tensor(record.boxes[keep], dtype=torch.float64).reshape(-1, 4)
+    drawn = masks_of(record.masks or [None] * len(record), record.width, record.height)[keep] if masks else None
+    if frame is not None:
+        sx, sy, ox, oy = torch.as_tensor(frame, dtype=torch.float64).tolist()
+        drawn = None if drawn is None else drawn.in_frame(sx, sy, ox, oy)
+        boxes = boxes * torch.tensor([sx, sy, sx, sy]) + torch.tensor([ox, oy, ox, oy])
+    return Target(
+        boxes.float(),
+        torch.as_tensor(record.labels[keep], dtype=torch.int64),
+        crowd=torch.as_tensor(record.crowd[keep]),
+        difficult=torch.as_tensor(record.difficult[keep]),
+        ignore=torch.as_tensor(ignore[keep]),
+        masks=drawn,
+    )
+
+
+class Packed:
+    """All records in a few flat arrays: forked workers share these pages, where a hundred thousand objects would be
+    copied by their reference counts."""
+
+    def __init__(
+        self, records: Sequence[Record], difficult: Treatment, crowd: Treatment, *, masks: bool = False
+    ) -> None:
+        flags = [treated(r, difficult, crowd) for r in records]
+        keep = [k for k, _ in flags]
+        ends = np.cumsum([0, *(int(k.sum()) for k in keep)], dtype=np.int64)
+        rows = list(zip(records, flags, strict=True))
+        self.starts = ends
+        self.boxes = np.concatenate([np.zeros((0, 4)), *(r.boxes.reshape(-1, 4)[k] for r, (k, _) in rows)])
+        self.labels = np.concatenate([np.zeros(0, np.int64), *(r.labels[k] for r, (k, _) in rows)])
+        self.ignore = np.concatenate([np.zeros(0, np.bool_), *(i[k] for _, (k, i) in rows)])
+        self.sizes = np.array([(r.height, r.width) for r in records], dtype=np.int64).reshape(-1, 2)
+        self.proposals = [r.proposals for r in records]  # views: nothing is copied
+        self._names = _Texts([str(r.path).encode("utf-8", "surrogateescape") for r in records])
+        self._masks: _Texts | None = None
+        if masks:
+            segments = [r.masks or [None] * len(r) for r in records]
+            kept = [
+                [m for m, k in zip(s, flag.tolist(), strict=True) if k] for s, flag in zip(segments, keep, strict=True)
+            ]
+            self._masks = _Texts([json.dumps(list(map(to_json, k)), separators=(",", ":")).encode() for k in kept])
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def path(self, index: int) -> Path:
+        return Path(self._names[index].decode("utf-8", "surrogateescape"))
+
+    def image(self, index: int) -> Pixels:
+        """The pixels. Raises :class:`FovealError` where the file is no image or not of the size it was said to be."""
+        path = self.path(index)
+        image = load_image(path)
+        height, width = self.sizes[index].tolist()
+        if image.shape[:2] != (height, width):
+            found = f"{image.shape[1]} x {image.shape[0]}"
+            raise FovealError(f"the image is {found}, its annotations say {width} x {height}", path=path)
+        return image
+
+    def sample(self, index: int, fill: tuple[int, int, int]) -> Sample:
+        image = self.image(index)
+        rows = slice(self.starts[index], self.starts[index + 1])
+        found, masks = self.proposals[index], None
+        proposals = None if found is None else found.astype(np.float64)
+        if self._masks is not None:
+            masks = masks_of(list(map(from_json, json.loads(self._masks[index]))), image.shape[1], image.shape[0])
+        objects = self.boxes[rows], self.labels[rows], self.ignore[rows]
+        return Sample(image, *objects, masks=masks, proposals=proposals, fill=fill)
+
+
+class _Texts:
+    """Many byte strings in one array."""
+
+    def __init__(self, texts: Sequence[bytes]) -> None:
+        self._all = np.frombuffer(b"".join(texts), dtype=np.uint8)
+        self._starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+
+    def __getitem__(self, index: int) -> bytes:
+        start, end = self._starts[index : index + 2]
+        return self._all[start:end].tobytes()

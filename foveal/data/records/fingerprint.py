@@ -1,0 +1,32 @@
+"""Fingerprints of a data set and of its proposals: whether a run resumes on the same data."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from .dataset import Dataset
+
+
+def proposal_fingerprint(dataset: Dataset) -> str | None:
+    """A hash of the proposals that a data set's records carry; None where they carry none."""
+    boxes = [r.proposals for r in dataset.records if r.proposals is not None]
+    if not boxes:
+        return None
+    digest = hashlib.sha256()
+    for rows in boxes:
+        digest.update(len(rows).to_bytes(8, "little") + np.ascontiguousarray(rows).tobytes())
+    return digest.hexdigest()
+
+
+def fingerprint(dataset: Dataset, *, masks: bool = False) -> str:
+    """A hash of image ids, sizes and objects (and their ``masks``): whether two data sets train the same."""
+    digest = hashlib.sha256(repr(dataset.classes).encode())
+    for record in dataset.records:
+        digest.update(repr((record.id, record.width, record.height)).encode())
+        for values in (record.boxes, record.labels, record.crowd, record.difficult, record.ignore):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        if masks:
+            digest.update(repr(record.masks).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

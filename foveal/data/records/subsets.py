@@ -1,0 +1,174 @@
+"""Data sets made of data sets: classes chosen or reordered, several joined, one split in two."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import UsageError
+from ...files.reading import nearest
+from .dataset import Dataset, Record
+from .findings import Finding, Findings
+from .splits import meant_to_overlap
+
+Others = Literal["background", "ignore", "skip-image"]
+OTHERS: tuple[Others, ...] = ("background", "ignore", "skip-image")
+
+
+def class_list(classes: str | Sequence[str]) -> tuple[str, ...]:
+    """``"cat, dog"`` or a sequence -> names. Raises :class:`UsageError` for an empty list or a repeated name."""
+    names = [n.strip() for n in classes.split(",")] if isinstance(classes, str) else [str(n) for n in classes]
+    names = [n for n in names if n]
+    if not names:
+        raise UsageError("an empty list of classes", fix="Name at least one class")
+    if len(set(names)) < len(names):
+        twice = next(n for n, k in Counter(names).items() if k > 1)
+        raise UsageError(f"the class {twice!r} is named twice")
+    return tuple(names)
+
+
+def select_classes(
+    dataset: Dataset,
+    classes: str | Sequence[str],
+    others: Others = "background",
+    absent: Literal["refuse", "accept"] = "refuse",
+) -> Dataset:
+    """The same images with these classes in this order.
+
+    Objects of other classes are background (dropped), or regions to ignore (``ignore`` is set and the label is 0), or
+    their images are left out. How many is said in one finding. A class that the data set does not have raises
+    :class:`UsageError`, or is accepted without objects (a validation set may lack one).
+    """
+    names = class_list(classes)
+    if others not in OTHERS:
+        raise UsageError(f"others={others!r} is unknown", fix=nearest(str(others), list(OTHERS)))
+    missing = [n for n in names if n not in dataset.classes]
+    if absent == "refuse" and missing and dataset.classes:
+        raise UsageError(
+            f"there is no class {missing[0]!r}", path=dataset.path, fix=nearest(missing[0], list(dataset.classes))
+        )
+    if names == dataset.classes:
+        return dataset
+    new_label = np.array([names.index(n) if n in names else -1 for n in dataset.classes] or [-1], np.int64)
+    records, left_out = [], 0
+    dropped: Counter[str] = Counter()
+    for record in dataset.records:
+        labels = new_label[record.labels]
+        other = labels < 0
+        dropped.update(dataset.classes[k] for k in record.labels[other].tolist())
+        if others == "skip-image" and other.any():
+            left_out += 1
+        elif others == "ignore":
+            records.append(replace(record, labels=np.maximum(labels, 0), ignore=record.ignore | other))
+        else:
+            records.append(take(record, ~other, labels))
+    findings = list(dataset.findings)
+    if dropped:
+        listed = ", ".join(f"{name} {n}" for name, n in sorted(dropped.items(), key=lambda p: (-p[1], p[0])))
+        what = {
+            "background": "they are background",
+            "ignore": "their regions are ignored in training",
+            "skip-image": f"the {left_out} images with them are left out",
+        }[others]
+        message = f"{sum(dropped.values())} objects of other classes ({listed}): {what}"
+        findings.append(Finding("classes-other", "note", str(dataset.path), "", message))
+    ids = dataset.category_ids
+    if ids is not None:
+        spare = iter(k for k in range(1, len(names) + len(ids) + max(ids, default=0) + 2) if k not in ids)
+        ids = tuple(ids[dataset.classes.index(n)] if n in dataset.classes else next(spare) for n in names)
+    return replace(dataset, classes=names, records=records, findings=findings, category_ids=ids)
+
+
+def take(record: Record, keep: NDArray[np.bool_], labels: NDArray[np.int64] | None = None) -> Record:
+    """The record with some of its objects, under new labels if given."""
+    fields: dict[str, Any] = {
+        name: getattr(record, name)[keep] for name in ("boxes", "crowd", "difficult", "ignore", "area")
+    }
+    masks = None
+    if record.masks is not None:
+        masks = [mask for mask, kept in zip(record.masks, keep.tolist(), strict=True) if kept]
+    fields["stated"] = None if record.stated is None else record.stated[keep]
+    return replace(record, labels=(record.labels if labels is None else labels)[keep], masks=masks, **fields)
+
+
+def join(datasets: Sequence[Dataset]) -> Dataset:
+    """Several data sets as one (VOC 07+12). Classes are joined by name; ids that clash get their set's name in front.
+
+    The same file in two of them is used once, with a finding. Class order: the first set's, then what the others add;
+    sorted where every set's own list is (names found, not stated).
+    """
+    if len(datasets) == 1:
+        return datasets[0]
+    names = list(dict.fromkeys(name for d in datasets for name in d.classes))
+    if all(list(d.classes) == sorted(d.classes) and d.category_ids is None for d in datasets):
+        names.sort()
+    findings = Findings(dict.fromkeys(f for d in datasets for f in d.findings))
+    ids_taken: set[int | str] = set()
+    by_path: dict[str, str] = {}
+    records: list[Record] = []
+    for k, dataset in enumerate(datasets):
+        new_label = np.array([names.index(n) for n in dataset.classes] or [0], np.int64)
+        tag = dataset.split or (dataset.path.parent if dataset.path.suffix else dataset.path).name or str(k)
+        if k and any(d.split == dataset.split and d.path.name == dataset.path.name for d in datasets[:k]):
+            tag = f"{tag}{k + 1}"
+        for record in dataset.records:
+            key = str(record.path)
+            if key in by_path:
+                if not meant_to_overlap(by_path[key], tag):
+                    message = f"in {by_path[key]} and in {tag}; used once"
+                    findings.add("warning", "image-in-two-splits", record.path, "", message, "Keep it in one")
+                continue
+            by_path[key] = tag
+            id = record.id if record.id not in ids_taken else f"{tag}/{record.id}"
+            while id in ids_taken:
+                id = f"{id}+"
+            ids_taken.add(id)
+            records.append(replace(record, id=id, labels=new_label[record.labels]))
+    first = datasets[0]
+    formats = {d.format for d in datasets}
+    return Dataset(
+        tuple(names),
+        records,
+        list(findings),
+        first.path,
+        formats.pop() if len(formats) == 1 else "",
+        first.split,
+        _joined_ids(datasets, names),
+    )
+
+
+def _joined_ids(datasets: Sequence[Dataset], names: list[str]) -> tuple[int, ...] | None:
+    """COCO's category ids of the joined classes, where every set has them; a clash gets the next free number."""
+    ids: dict[str, int] = {}
+    for dataset in datasets:
+        if dataset.category_ids is None:
+            return None
+        for name, id in zip(dataset.classes, dataset.category_ids, strict=True):
+            if name not in ids:
+                ids[name] = id if id not in ids.values() else max(ids.values()) + 1
+    return tuple(ids[name] for name in names)
+
+
+def seeded_split(dataset: Dataset, fraction: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """(train, val): a random part of the images, the same for the same ids and seed wherever the files lie.
+
+    Each side has at least one image where there are two; a single image is on both sides.
+    """
+    order = sorted(range(len(dataset)), key=lambda i: str(dataset.records[i].id))
+    count = len(order)
+    wanted = min(max(round(count * fraction), 1), count - 1) if count > 1 else count
+    chosen = {order[i] for i in np.random.default_rng(seed).permutation(count)[:wanted].tolist()}
+    val = [r for i, r in enumerate(dataset.records) if i in chosen]
+    train = [r for i, r in enumerate(dataset.records) if i not in chosen or count == 1]
+    return replace(dataset, records=train, split="train"), replace(dataset, records=val, split="val")
+
+
+def merged(dataset: Dataset) -> Dataset:
+    """The same objects under the one class ``object``."""
+    records = [replace(r, labels=np.zeros_like(r.labels)) for r in dataset.records]
+    return replace(dataset, classes=("object",), records=records, category_ids=None)

@@ -1,0 +1,31 @@
+"""Evaluation: COCO and PASCAL VOC numbers, proposal recall, other tools' detections. NumPy only, no torch."""
+
+from .coco import Coco
+from .curves import Curve, Curves
+from .detections import read_detections, read_text_detections, save_detections
+from .diagnosis import diagnose
+from .matching import MatchTable, match_table
+from .protocols import PROTOCOLS, Results, evaluate
+from .recall import ProposalRecall, recall
+from .tables import Found, Truth
+from .voc import Voc
+
+__all__ = [
+    "PROTOCOLS",
+    "Coco",
+    "Curve",
+    "Curves",
+    "Found",
+    "MatchTable",
+    "ProposalRecall",
+    "Results",
+    "Truth",
+    "Voc",
+    "diagnose",
+    "evaluate",
+    "match_table",
+    "read_detections",
+    "read_text_detections",
+    "recall",
+    "save_detections",
+]

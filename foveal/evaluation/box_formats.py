@@ -1,0 +1,114 @@
+"""In which other frame or form would these boxes fit? Hypotheses for :mod:`.diagnosis`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ..masks.rle import ranges
+from .matching import match_table
+from .tables import Floats, Found, Ints, Truth, width_height
+
+UNIT = 2.0  # coordinates that stay below this are normalised ones, with room for boxes that stick out
+SQUARES = (300, 320, 416, 512, 608, 640, 800, 1024)  # usual letterbox sides
+
+
+def held(truth: Truth, found: Found, *, by_class: bool = False) -> float:
+    """The part of the objects that some detection overlaps by half."""
+    if not len(truth):
+        return 0.0
+    return len(np.unique(match_table(truth, found, by_class=by_class, crowd=False).object)) / len(truth)
+
+
+def with_boxes(found: Found, box: Floats) -> Found:
+    """The same detections elsewhere."""
+    return replace(found, box=box, box_area=None)
+
+
+def better_frame(truth: Truth, found: Found) -> str | None:
+    """The reading of the boxes that fits the objects best, in words, if it fits much better than they do as given."""
+    now = held(truth, found)
+    best, words = max(2 * now + 0.1, 0.3), None
+    for box, what in _hypotheses(truth, found):
+        fit = held(truth, with_boxes(found, box))
+        if fit > best:
+            best, words = fit, f"{what} (then {fit:.0%} of the objects are overlapped, {now:.0%} as they are)"
+    return words
+
+
+def _hypotheses(truth: Truth, found: Found) -> Iterator[tuple[Floats, str]]:
+    b = found.box
+    size = b[:, 2:] - b[:, :2]
+    yield _join(b[:, :2], b[:, :2] + b[:, 2:]), "The boxes look like x, y, width, height but are read as corners"
+    yield _join(b[:, :2], size), "The boxes look like corners x1, y1, x2, y2 but are read as x, y, width, height"
+    half = b[:, 2:] / 2
+    centre = "The boxes look like centre x, centre y, width, height but are read as"
+    yield _join(b[:, :2] - half, b[:, :2] + half), f"{centre} corners"
+    yield b - np.tile(size / 2, 2), f"{centre} x, y, width, height"
+    yield b[:, [1, 0, 3, 2]], "x and y of the boxes are swapped (y1, x1, y2, x2)"
+    if len(b) and np.abs(b).max() <= UNIT:
+        if truth.sizes is not None:
+            yield from _normalised(b, np.tile(truth.sizes[found.image][:, ::-1], 2).astype(np.float64))
+    else:
+        yield from _scaled(truth, found)
+
+
+def _normalised(b: Floats, sides: Floats) -> Iterator[tuple[Floats, str]]:
+    what = "The boxes are normalised to 0..1 and must be multiplied by the width and height of each image"
+    yield b * sides, what
+    yield _join(b[:, :2], b[:, :2] + b[:, 2:]) * sides, f"{what}; they are x, y, width, height read as corners"
+    centre = _join(b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2)
+    yield centre * sides, f"{what}; they are centre x, centre y, width, height read as corners"
+    yield (b - np.tile((b[:, 2:] - b[:, :2]) / 2, 2)) * sides, f"{what}; their x, y is the centre"
+
+
+def _scaled(truth: Truth, found: Found) -> Iterator[tuple[Floats, str]]:
+    """Boxes in the pixels of a resized picture: one factor, a fixed size, a fixed short or long side, a letterbox."""
+    d, rx, ry = _like_pairs(truth, found)
+    other = "The boxes are in the frame of a resized picture:"
+    if len(d):
+        sx, sy = _mode(rx), _mode(ry)
+        yield found.box / [sx, sy, sx, sy], f"{other} x times about {sx:.3g}, y times about {sy:.3g}"
+    if truth.sizes is None:
+        return
+    h, w = truth.sizes[found.image].astype(np.float64).T
+    short, long = np.minimum(h, w), np.maximum(h, w)
+    if len(d):
+        side_x, side_y = _mode(rx * w[d]), _mode(ry * h[d])
+        yield found.box / np.stack([side_x / w, side_y / h] * 2, 1), f"{other} about {side_x:.0f} x {side_y:.0f} pixels"
+        for side, name in ((short, "shorter"), (long, "longer")):
+            pixels = _mode(np.sqrt(rx * ry) * side[d])
+            yield found.box * (side / pixels)[:, None], f"{other} its {name} side has about {pixels:.0f} pixels"
+    for square in SQUARES:
+        scale = square / long
+        pad = np.stack([square - w * scale, square - h * scale] * 2, 1) / 2
+        yield (found.box - pad) / scale[:, None], f"{other} a letterbox of {square} x {square} with centred padding"
+
+
+def _like_pairs(truth: Truth, found: Found) -> tuple[Ints, Floats, Floats]:
+    """Pairs of one image where scaling the object gives about the detection: row of Found, factor in x and in y."""
+    order = np.argsort(truth.image, kind="stable")
+    images = truth.image[order]
+    low, high = np.searchsorted(images, found.image), np.searchsorted(images, found.image, side="right")
+    d = np.repeat(np.arange(len(found)), high - low)
+    a, b = found.box[d], truth.box[order][ranges(low, high - low)]
+    (aw, ah), (bw, bh) = width_height(a), width_height(b)
+    sound = (aw > 0) & (ah > 0) & (bw > 0) & (bh > 0)
+    d, a, b, aw, ah = d[sound], a[sound], b[sound], aw[sound], ah[sound]
+    rx, ry = aw / bw[sound], ah / bh[sound]
+    like = (np.abs(a[:, 0] - rx * b[:, 0]) <= 0.1 * aw) & (np.abs(a[:, 1] - ry * b[:, 1]) <= 0.1 * ah)
+    return d[like], rx[like], ry[like]
+
+
+def _mode(values: Floats) -> float:
+    """The middle of the densest tenth (in the logarithm) of positive values."""
+    logs = np.sort(np.log(values))
+    ends = np.searchsorted(logs, logs + 0.1, side="right")
+    at = int(np.argmax(ends - np.arange(len(logs))))
+    return float(np.exp(np.median(logs[at : ends[at]])))
+
+
+def _join(low: Floats, high: Floats) -> Floats:
+    return np.concatenate([low, high], 1)

@@ -1,0 +1,84 @@
+"""Verdicts on detections and the precision-recall curves they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .tables import Floats, Ints
+
+HIT, MISS, NEITHER = 1, 0, -1
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """One point for every detection that counts, by falling score."""
+
+    recall: Floats  # (n,) hits so far / objects
+    precision: Floats  # (n,) hits so far / detections so far
+    score: Floats  # (n,)
+    objects: int
+
+
+@dataclass(frozen=True, eq=False)
+class Verdicts:
+    """Hit, miss or neither, for every detection that the protocol looks at, at one IoU threshold."""
+
+    rows: Ints  # (n,) rows of Found by (class, falling score)
+    label: Ints  # (n,)
+    score: Floats  # (n,)
+    verdict: NDArray[np.int8]  # (n,) HIT, MISS, NEITHER
+    objects: Ints  # (C,) objects that count
+    iou: float
+
+    def of_class(self, label: int) -> slice:
+        """The rows of one class."""
+        low, high = np.searchsorted(self.label, [label, label + 1])
+        return slice(int(low), int(high))
+
+    def curve(self, label: int) -> Curve:
+        """Recall is NaN where the class has no object."""
+        part = self.of_class(label)
+        counts = self.verdict[part] != NEITHER
+        hits = np.cumsum(self.verdict[part][counts] == HIT)
+        objects = int(self.objects[label])
+        recall = hits / objects if objects else np.full(len(hits), np.nan)
+        return Curve(recall, hits / np.arange(1, len(hits) + 1), self.score[part][counts], objects)
+
+
+class Curves(Mapping[str, Curve]):
+    """The curve of each class by name, made when asked for."""
+
+    def __init__(self, classes: tuple[str, ...], verdicts: Verdicts) -> None:
+        self._label = {name: k for k, name in enumerate(classes)}
+        self._verdicts = verdicts
+
+    def __getitem__(self, name: str) -> Curve:
+        return self._verdicts.curve(self._label[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._label)
+
+    def __len__(self) -> int:
+        return len(self._label)
+
+    @property
+    def iou(self) -> float:
+        """The IoU at which a detection hits."""
+        return self._verdicts.iou
+
+
+def mean_defined(values: Any) -> float | None:
+    """The mean of the numbers that are not NaN; ``None`` if there is none."""
+    array = np.asarray(values, np.float64)
+    array = array[~np.isnan(array)]
+    return float(array.mean()) if array.size else None
+
+
+def number(value: float) -> float | None:
+    """NaN -> ``None``."""
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,304 @@
+"""Detections of any tool: COCO results JSON, folders of VOC ``comp{3,4}_det_*`` files, text files an image; read and
+written. Every error names the file and the record."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import FovealError, UsageError
+from .mask_files import read_masks, written_masks
+from .tables import Floats, Found, Ints, Truth
+
+Others = Literal["error", "drop"]
+NUMBER = {int, float}
+ONE_BASED = np.array([1.0, 1.0, 0.0, 0.0])  # half-open -> 1-based inclusive corners
+
+
+def read_detections(path: str | Path, truth: Truth, *, unknown_classes: Others = "error") -> Found:
+    """COCO results JSON, with masks where its records have a ``segmentation``, or a folder of VOC
+    ``comp{3,4}_det_*.txt`` files.
+
+    Image ids must be those of ``truth``; a number also finds the image whose name is that number ("000000000009").
+    ``unknown_classes="drop"`` leaves out detections of other classes (for a class subset).
+
+    Raises :class:`FovealError` with file and record for anything that cannot be scored. No detections at all is fine.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FovealError("no such file or folder", path=path, fix="give a COCO results JSON or a folder of VOC files")
+    return _read_voc(path, truth, unknown_classes) if path.is_dir() else _read_coco(path, truth, unknown_classes)
+
+
+def save_detections(
+    found: Found,
+    truth: Truth,
+    path: str | Path,
+    format: Literal["coco", "voc"] = "coco",
+    *,
+    split: str = "val",
+    competition: int = 4,
+) -> None:
+    """Writes one COCO results JSON, or one ``comp<competition>_det_<split>_<class>.txt`` a class into a folder (VOC,
+    1-based inclusive boxes). Without COCO category ids in ``truth``, label + 1."""
+    found.check_against(truth)
+    path = Path(path)
+    if format == "coco":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_coco_records(found, truth)), encoding="utf-8")
+    elif format == "voc":
+        _save_voc(found, truth, path, f"comp{competition}_det_{split}")
+    else:
+        raise UsageError(f"unknown format {format!r}", fix="choose coco or voc")
+
+
+# ---------------------------------------------------------------------------------------------------- COCO
+def _read_coco(path: Path, truth: Truth, others: Others) -> Found:
+    try:
+        data = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except json.JSONDecodeError as e:
+        raise FovealError(f"not JSON: {e.msg}", path=path, where=f"line {e.lineno}, column {e.colno}") from e
+    except (ValueError, RecursionError, OSError) as e:
+        raise FovealError(f"cannot be read as JSON ({e})", path=path) from e
+    records = data.get("annotations") if isinstance(data, dict) else data
+    if not isinstance(records, list):
+        raise FovealError(
+            f"expected a list of detections, found {type(data).__name__}",
+            path=path,
+            fix='COCO results are [{"image_id", "category_id", "bbox": [x, y, width, height], "score"}, ...]',
+        )
+    if not records:
+        return Found.build([], [], [], [])
+    try:
+        images, categories, boxes, scores = (
+            [r[key] for r in records] for key in ("image_id", "category_id", "bbox", "score")
+        )
+        sound = (
+            set(map(type, chain(chain.from_iterable(boxes), scores, categories))) <= NUMBER
+            and set(map(type, images)) <= {int, float, str}
+            and set(map(type, boxes)) == {list}
+            and set(map(len, boxes)) == {4}
+        )
+        box, score = np.array(boxes, np.float64), np.array(scores, np.float64)
+        sound = sound and bool(np.isfinite(box).all() and np.isfinite(score).all())
+    except (TypeError, KeyError, ValueError, OverflowError):
+        sound = False
+    if not sound:
+        raise _blame(path, records)
+    label = _labels(path, categories, truth, others)
+    image = _image_indices(path, images, truth)
+    keep = label >= 0
+    masks = read_masks(path, records, image, truth)
+    masks = None if masks is None else masks[keep]
+    box, image, score, label = box[keep], image[keep], score[keep], label[keep]
+    corners = np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1)
+    return Found.build(image, label, corners, score, box[:, 2] * box[:, 3], masks)
+
+
+def _blame(path: Path, records: list[Any]) -> FovealError:
+    """The error for the first record that cannot be used."""
+    for i, r in enumerate(records):
+        where = f"record {i}"
+        if not isinstance(r, dict):
+            return FovealError(f"expected an object, found {r!r:.80}", path=path, where=where)
+        for key in ("image_id", "category_id", "bbox", "score"):
+            if key not in r:
+                fix = "a file of ground truth has no scores" if key == "score" else ""
+                return FovealError(f"{key!r} is missing", path=path, where=where, fix=fix)
+        if type(r["image_id"]) not in {int, float, str}:
+            return FovealError(f"image_id is {r['image_id']!r:.80}", path=path, where=where, fix="write an id")
+        if type(r["category_id"]) is not int and not _is_number(r["category_id"]):
+            return FovealError(f"category_id is {r['category_id']!r:.80}, expected a number", path=path, where=where)
+        box = r["bbox"]
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+            message = f"bbox is {box!r:.80}, expected [x, y, width, height], four finite numbers"
+            return FovealError(message, path=path, where=where)
+        if not _is_number(r["score"]):
+            return FovealError(f"score is {r['score']!r:.80}, expected a finite number", path=path, where=where)
+    return FovealError("the records cannot be read", path=path)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return type(value) in NUMBER and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _labels(path: Path, categories: list[Any], truth: Truth, others: Others) -> Ints:
+    """Label of each record, -1 where its class is to be dropped."""
+    ids = truth.category_ids or tuple(range(1, 1 + len(truth.classes)))
+    label = {number: k for k, number in enumerate(ids)}
+    labels = np.array([label.get(c, -1) for c in categories], np.int64)
+    if others == "error" and (labels < 0).any():
+        row = int(np.flatnonzero(labels < 0)[0])
+        unknown = sorted({c for c in categories if c not in label}, key=repr)
+        names = _some(f"{number} ({name})" for number, name in zip(ids, truth.classes, strict=True))
+        why = "" if truth.category_ids else ", numbered from 1 because this data set has no category ids of its own"
+        raise FovealError(
+            f"unknown category id {categories[row]!r}; {len(unknown)} unknown in all: {_some(unknown)}",
+            path=path,
+            where=f"record {row}",
+            fix=f"the data set has {names}{why}",
+        )
+    return labels
+
+
+def _coco_records(found: Found, truth: Truth) -> list[dict[str, Any]]:
+    ids = truth.category_ids or tuple(range(1, 1 + len(truth.classes)))
+    box = np.concatenate([found.box[:, :2], found.box[:, 2:] - found.box[:, :2]], 1).tolist()
+    rows = zip(found.image.tolist(), found.label.tolist(), box, found.score.tolist(), strict=True)
+    records: list[dict[str, Any]] = [
+        {"image_id": truth.images[i], "category_id": ids[k], "bbox": b, "score": s} for i, k, b, s in rows
+    ]
+    if found.masks is None:
+        return records
+    return [record | mask for record, mask in zip(records, written_masks(found, truth), strict=True)]
+
+
+# ----------------------------------------------------------------------------------------------------- VOC
+def _read_voc(folder: Path, truth: Truth, others: Others) -> Found:
+    files = sorted(folder.glob("comp[34]_det_*.txt"))
+    if not files:
+        fix = "VOC results are files comp4_det_<split>_<class>.txt; COCO results are one JSON file"
+        raise FovealError("no comp3_det_* or comp4_det_* file in this folder", path=folder, fix=fix)
+    by_length = sorted(range(len(truth.classes)), key=lambda k: -len(truth.classes[k]))
+    seen: dict[int, Path] = {}
+    parts: list[tuple[Ints, Ints, Floats]] = []
+    for file in files:
+        label = next((k for k in by_length if file.stem.endswith(f"_{truth.classes[k]}")), None)
+        if label is None:
+            if others == "drop":
+                continue
+            fix = f"the data set has {_some(truth.classes)}"
+            raise FovealError("the file's name ends with no class of the data set", path=file, fix=fix)
+        if label in seen:
+            message = f"a second file for class {truth.classes[label]!r}, after {seen[label].name}"
+            raise FovealError(message, path=file, fix="keep the files of one competition and split in the folder")
+        seen[label] = file
+        names, numbers = _text_table(file, leading=1, fields="<image id> <score> <x1> <y1> <x2> <y2>")
+        image = _image_indices(file, [n[0] for n in names], truth)
+        parts.append((image, np.full(len(image), label), numbers))
+    image, labels, numbers = _joined(parts)
+    box = numbers[:, 1:] - ONE_BASED
+    return Found.build(image, labels, box, numbers[:, 0])
+
+
+def _save_voc(found: Found, truth: Truth, folder: Path, stem: str) -> None:
+    for image in truth.images:
+        if len(str(image).split()) != 1:
+            raise FovealError(f"image id {image!r} has a space, VOC files cannot hold it", fix="save as coco")
+        if any("\ud800" <= c <= "\udfff" for c in str(image)):
+            raise FovealError(f"image id {image!r} is no UTF-8, VOC files cannot hold it", fix="save as coco")
+    folder.mkdir(parents=True, exist_ok=True)
+    box = found.box + ONE_BASED
+    for k, name in enumerate(truth.classes):
+        rows = found.label == k
+        cells = zip(found.image[rows].tolist(), found.score[rows].tolist(), box[rows].tolist(), strict=True)
+        lines = [f"{truth.images[i]} {s!r} {b[0]!r} {b[1]!r} {b[2]!r} {b[3]!r}\n" for i, s, b in cells]
+        (folder / f"{stem}_{name}.txt").write_text("".join(lines), encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------ a file an image
+def read_text_detections(
+    folder: str | Path,
+    truth: Truth,
+    boxes: Literal["xywh", "xyxy", "relative"] = "xywh",
+    names: Sequence[str] | None = None,
+) -> Found:
+    """A folder of ``<image id>.txt`` with lines ``<class> <score> <4 numbers>``.
+
+    ``boxes``: absolute x, y, width, height; absolute corners; or centre x, y, width, height relative to the image
+    (needs ``truth.sizes``). The class is a name, or a number into ``names``.
+    """
+    folder = Path(folder)
+    files = sorted(folder.glob("*.txt"))
+    if not files:
+        raise FovealError("no .txt file in this folder", path=folder)
+    label = {name: k for k, name in enumerate(truth.classes)}
+    parts: list[tuple[Ints, Ints, Floats]] = []
+    for file in files:
+        words, numbers = _text_table(file, leading=1, fields="<class> <score> <4 numbers of the box>")
+        labels = np.zeros(len(words), np.int64)
+        for i, (word,) in enumerate(words):
+            name = names[int(word)] if names and word.isdecimal() and int(word) < len(names) else word
+            if name not in label:
+                where, fix = f"line {i + 1}", f"the data set has {_some(truth.classes)}"
+                raise FovealError(f"unknown class {word!r}", path=file, where=where, fix=fix)
+            labels[i] = label[name]
+        image = _image_indices(file, [file.stem], truth)
+        parts.append((np.repeat(image, len(words)), labels, numbers))
+    image, labels, numbers = _joined(parts)
+    score, box = numbers[:, 0], numbers[:, 1:]
+    if boxes == "relative":
+        if truth.sizes is None:
+            raise UsageError("relative boxes need the sizes of the images")
+        box = box * np.tile(truth.sizes[image][:, ::-1], 2)
+        box = np.concatenate([box[:, :2] - box[:, 2:] / 2, box[:, 2:]], 1)
+    if boxes != "xyxy":
+        box = np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1)
+    return Found.build(image, labels, box, score)
+
+
+# -------------------------------------------------------------------------------------------------- shared
+def _text_table(path: Path, *, leading: int, fields: str) -> tuple[list[list[str]], Floats]:
+    """Lines of ``leading`` words and five numbers: the words of each line, and the numbers (n, 5)."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (UnicodeDecodeError, OSError) as e:
+        raise FovealError(f"cannot be read as text ({e})", path=path) from e
+    words: list[list[str]] = []
+    rows: list[list[float]] = []
+    for i, line in enumerate(lines):
+        cells = line.split()
+        if not cells:
+            continue
+        try:
+            row = [float(c) for c in cells[leading:]]
+        except ValueError:
+            row = []
+        if len(row) != 5 or not all(map(math.isfinite, row)):
+            message = f"found {line.strip()!r:.80}, expected {fields}, finite numbers"
+            raise FovealError(message, path=path, where=f"line {i + 1}")
+        words.append(cells[:leading])
+        rows.append(row)
+    return words, np.array(rows, np.float64).reshape(-1, 5)
+
+
+def _image_indices(path: Path, ids: Sequence[Any], truth: Truth) -> Ints:
+    """Index of each id in ``truth.images``."""
+    index: dict[Any, int] = {}
+    for i, image in enumerate(truth.images):  # a name that is a number can be found by the number, and back
+        if isinstance(image, str) and image.isascii() and image.isdecimal():
+            other: int | str = int(image)
+        else:
+            other = str(image)
+        index[other] = -1 if other in index else i
+    index |= {image: i for i, image in enumerate(truth.images)}
+    found = np.array([index.get(i, -1) for i in ids], np.int64)
+    if (found < 0).any():
+        bad = list(dict.fromkeys(i for i, at in zip(ids, found, strict=True) if at < 0))
+        raise FovealError(
+            f"{len(bad)} of {len(set(ids))} image ids are not in the data set: {_some(bad)}",
+            path=path,
+            fix=f"the data set has {len(truth.images)} images: {_some(truth.images)}; is it the right split?",
+        )
+    return found
+
+
+def _joined(parts: list[tuple[Ints, Ints, Floats]]) -> tuple[Ints, Ints, Floats]:
+    none = np.zeros(0, np.int64)
+    image = np.concatenate([none, *(p[0] for p in parts)])
+    label = np.concatenate([none, *(p[1] for p in parts)])
+    return image, label, np.concatenate([np.zeros((0, 5)), *(p[2] for p in parts)])
+
+
+def _some(values: Iterable[Any], most: int = 5) -> str:
+    shown = [str(v) for v in values]
+    return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")

@@ -1,0 +1,55 @@
+"""Masks in COCO results: ``"segmentation": {"size": [height, width], "counts": ...}`` of each record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import FovealError, UsageError
+from ..masks.rle import Masks, squeeze
+from .masks import MaskRuns
+from .tables import Found, Ints, Truth
+
+
+def read_masks(path: Path, records: Sequence[dict[str, Any]], image: Ints, truth: Truth) -> MaskRuns | None:
+    """The masks of all records, of the images ``image`` (N,), or None where no record has any.
+
+    Raises :class:`FovealError` with file and record for one that is missing, cannot be read or is of another size.
+    """
+    from ..data.records.segmentation import masks_of, settle_mask
+
+    segments = [r.get("segmentation") for r in records]
+    if not any(segments):
+        return None
+    if truth.sizes is None:
+        raise UsageError("masks need the sizes of the images")
+    for i, (segment, at) in enumerate(zip(segments, image.tolist(), strict=True)):
+        height, width = truth.sizes[at].tolist()
+        used, problems = settle_mask(segment, width, height)
+        if used is None or any(code != "mask-over-edge" for code, _, _ in problems):
+            what = problems[0][1] if problems else "'segmentation' is missing; other records have one"
+            raise FovealError(what, path=path, where=f"record {i}", fix="Give every detection a mask, or none")
+    order = np.argsort(image, kind="stable")
+    cuts = np.flatnonzero(np.diff(image[order])) + 1
+    parts: list[Masks] = []
+    for rows in np.split(order, cuts):  # image by image: masks of one canvas are read together
+        height, width = truth.sizes[image[rows[0]]].tolist()
+        parts.append(masks_of([segments[k] for k in rows.tolist()], width, height))
+    back = np.empty(len(order), np.int64)
+    back[order] = np.arange(len(order))
+    return MaskRuns.of(parts)[back]
+
+
+def written_masks(found: Found, truth: Truth) -> list[dict[str, Any]]:
+    """``{"segmentation": {"size", "counts"}}`` of each detection."""
+    assert found.masks is not None
+    if truth.sizes is None:
+        raise UsageError("masks need the sizes of the images")
+    sizes = truth.sizes[found.image].tolist()
+    return [
+        {"segmentation": {"size": size, "counts": squeeze(found.masks.counts(k, size[0] * size[1]))}}
+        for k, size in enumerate(sizes)
+    ]

@@ -1,0 +1,262 @@
+"""The match table: which detection met which object at which IoU. Every protocol is read off it.
+
+Nothing here loops over images, objects or detections. Three facts make that possible: only pairs of the same image
+and class above an IoU floor can ever match, and there are few; greedy matching is independent between (image, class)
+groups, so the k-th detection of all groups is matched in one step, for all IoU thresholds and area ranges at once;
+stable sorts of small integers are cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..masks.rle import ranges
+from .masks import RUNS, Shared
+from .tables import Bools, Floats, Found, Ints, Truth
+
+CHUNK = 1 << 17  # pairs looked at together: their arrays stay in the cache, memory stays flat
+
+
+@dataclass(frozen=True, eq=False)
+class MatchTable:
+    """P pairs of the same image (and class) with IoU at or above ``floor``.
+
+    The pairs of a detection stand together; detections come in the order of ``Found``, the objects of one detection in
+    the order of (class, ``Truth``).
+    """
+
+    detection: Ints  # (P,) row of Found
+    object: Ints  # (P,) row of Truth
+    iou: Floats  # (P,) for a crowd: intersection over the detection's area, where asked for
+    floor: float
+
+    def __len__(self) -> int:
+        return len(self.iou)
+
+
+def match_table(
+    truth: Truth,
+    found: Found,
+    *,
+    floor: float = 0.5,
+    by_class: bool = True,
+    crowd: bool = True,
+    plus_one: bool = False,
+) -> MatchTable:
+    """All pairs worth knowing.
+
+    ``by_class=False`` lets any detection meet any object (proposals, error kinds). ``crowd``: what a detection shares
+    with a crowd is measured by its own area alone (COCO). ``plus_one``: a box that ends at x2 covers the pixel x2, so
+    width = x2 - x1 + 1 (the pixel convention of the VOC devkit on its own 1-based boxes).
+    """
+    order, rows, begin, count = _groups(truth, found, by_class)
+    pixel = 1.0 if plus_one else 0.0
+    area_d = _area(found.box, pixel) if plus_one else found.pixels()
+    area_g = _area(truth.box, pixel) if plus_one else truth.pixels()
+    box_g, area_g, crowd_g = truth.box[order], area_g[order], truth.crowd[order] & crowd
+    parts: list[tuple[Ints, Ints, Floats]] = []
+    for part in chunks(count, CHUNK):
+        n = count[part]
+        d = np.repeat(rows[part], n)
+        g = ranges(begin[part], n)
+        a, b = found.box[d], box_g[g]
+        w = np.minimum(a[:, 2], b[:, 2]) - np.maximum(a[:, 0], b[:, 0]) + pixel
+        h = np.minimum(a[:, 3], b[:, 3]) - np.maximum(a[:, 1], b[:, 1]) + pixel
+        near = np.flatnonzero((w > 0) & (h > 0))
+        d, g, shared = d[near], g[near], w[near] * h[near]
+        union = np.where(crowd_g[g], area_d[d], area_d[d] + area_g[g] - shared)
+        iou = shared / union
+        keep = iou >= floor
+        parts.append((d[keep], order[g[keep]], iou[keep]))
+    return _joined(parts, floor)
+
+
+def mask_table(truth: Truth, found: Found, *, floor: float = 0.5) -> MatchTable:
+    """The same of masks, within classes; crowds as COCO measures them. Both sides have masks."""
+    assert truth.masks is not None and found.masks is not None
+    order, rows, begin, count = _groups(truth, found, by_class=True)
+    shared, area_d, area_g = Shared(truth.masks), found.masks.area(), truth.masks.area()
+    around_d, around_g = found.masks.extent, truth.masks.extent
+    runs = np.diff(found.masks.starts)
+    parts: list[tuple[Ints, Ints, Floats]] = []
+    for part in chunks(count, CHUNK):
+        n = count[part]
+        d, g = np.repeat(rows[part], n), order[ranges(begin[part], n)]
+        a, b = around_d[d], around_g[g]
+        meet = (np.minimum(a[:, 2:], b[:, 2:]) > np.maximum(a[:, :2], b[:, :2])).all(1)
+        d, g = d[meet], g[meet]
+        for piece in chunks(runs[d], RUNS):
+            dp, gp = d[piece], g[piece]
+            both = shared(found.masks, dp, gp)
+            union = np.where(truth.crowd[gp], area_d[dp], area_d[dp] + area_g[gp] - both)
+            iou = both / union
+            keep = iou >= floor
+            parts.append((dp[keep], gp[keep], iou[keep]))
+    return _joined(parts, floor)
+
+
+def _groups(truth: Truth, found: Found, by_class: bool) -> tuple[Ints, Ints, Ints, Ints]:
+    """Whom a detection may meet: an order of the objects, and for ``rows`` of Found where in it theirs begin, and how
+    many there are."""
+    c = len(truth.classes)
+    order = np.lexsort((truth.label, truth.image))
+    key_g = truth.image[order] * c + truth.label[order] if by_class else truth.image[order]
+    key_d = found.image * c + found.label if by_class else found.image
+    first = starts(key_g)
+    if not len(first):
+        none = np.zeros(0, np.int64)
+        return order, none, none, none
+    groups, size = key_g[first], np.diff(np.append(first, len(key_g)))
+    slot = np.minimum(np.searchsorted(groups, key_d), len(groups) - 1)
+    rows = np.flatnonzero(groups[slot] == key_d)
+    return order, rows, first[slot[rows]], size[slot[rows]]
+
+
+def _joined(parts: list[tuple[Ints, Ints, Floats]], floor: float) -> MatchTable:
+    none = np.zeros(0, np.int64)
+    detection = np.concatenate([none, *(p[0] for p in parts)])
+    objects = np.concatenate([none, *(p[1] for p in parts)])
+    return MatchTable(detection, objects, np.concatenate([np.zeros(0), *(p[2] for p in parts)]), floor)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Detections by falling score."""
+
+    order: Ints  # (N,) rows of Found by (class, falling score, tie)
+    rank: Ints  # (N,) place of each row of Found among those of its image and class, 0 first
+    group: Ints  # (N,) number of the image and class of each row
+
+
+def rank_detections(found: Found, classes: int, image_rank: Ints | None = None) -> Ranking:
+    """Ties go by ``image_rank`` (as pycocotools), then by the order of ``Found``; without it by the latter alone."""
+    tie = np.zeros(0, np.int64) if image_rank is None else image_rank[found.image]
+    if (tie[1:] < tie[:-1]).any():
+        base = np.argsort(tie, kind="stable")
+        order = base[falling(found.score[base])]
+    else:
+        order = falling(found.score)
+    order = order[np.argsort(_small(found.label[order]), kind="stable")]
+    grouped = order[np.argsort(_small(found.image[order]), kind="stable")]  # by (image, class, falling score)
+    group = found.image * classes + found.label
+    rank = np.empty(len(found), np.int64)
+    rank[grouped] = place_in_group(group[grouped])
+    return Ranking(order, rank, group)
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """Who got which object, for U detections that meet one at all, T thresholds and A area ranges."""
+
+    rows: Ints  # (U,) rows of Found
+    matched: Bools  # (U, T, A)
+    ignored: Bools  # (U, T, A): matched, but to an object that does not count
+
+
+def assign(table: MatchTable, ranking: Ranking, thresholds: Floats, ignored: Bools, crowd: Bools) -> Assignment:
+    """COCO's greedy matching: by falling score each detection takes the free object it overlaps most, the last of
+    equals; objects that count (``ignored`` (G, A) False) go first; a crowd is never used up (``crowd`` (G,)).
+
+    Source: cocoapi, ``COCOeval.evaluateImg``.
+    """
+    first = starts(table.detection)
+    rows = table.detection[first]
+    count = np.diff(np.append(first, len(table)))
+    by_rank = np.lexsort((ranking.rank[rows], ranking.group[rows]))
+    step = np.empty(len(rows), np.int64)
+    step[by_rank] = place_in_group(ranking.group[rows][by_rank])
+
+    shape = len(thresholds), ignored.shape[1]
+    taken = np.zeros((len(ignored), *shape), bool)
+    matched, out = np.zeros((len(rows), *shape), bool), np.zeros((len(rows), *shape), bool)
+    by_step = np.argsort(step, kind="stable")
+    cuts = np.searchsorted(step[by_step], np.arange(step.max(initial=-1) + 2))
+    for k in range(len(cuts) - 1):  # the k-th detection of every group
+        u = by_step[cuts[k] : cuts[k + 1]]
+        single = count[u] == 1  # most detections meet one object: no choice to make
+        one, u = u[single], u[~single]
+        g = table.object[first[one]]
+        hit = _free(table.iou[first[one]], thresholds, taken[g], crowd[g])
+        taken[g] |= hit
+        matched[one] = hit
+        out[one] = hit & ignored[g, None, :]
+        if not len(u):
+            continue
+        n = count[u]
+        pairs, begin = ranges(first[u], n), np.cumsum(n) - n
+        g, iou = table.object[pairs], table.iou[pairs]
+        worth = (iou[:, None] + 2.0 * ~ignored[g])[:, None, :]
+        value = np.where(_free(iou, thresholds, taken[g], crowd[g]), worth, -1.0)  # (pairs, T, A)
+        best = np.maximum.reduceat(value, begin, axis=0)
+        place = np.where(value == np.repeat(best, n, axis=0), np.arange(len(pairs))[:, None, None], -1)
+        at = np.maximum.reduceat(place, begin, axis=0)
+        ui, ti, ai = np.nonzero(best > 0)
+        who = g[at[ui, ti, ai]]
+        taken[who, ti, ai] = True
+        matched[u[ui], ti, ai] = True
+        out[u[ui], ti, ai] = ignored[who, ai]
+    return Assignment(rows, matched, out)
+
+
+def _free(iou: Floats, least: Floats, taken: Bools, crowd: Bools) -> Bools:
+    """(n,) IoUs, (T,), (n, T, A), (n,) -> (n, T, A): overlaps enough and is to be had."""
+    return (iou[:, None] >= least)[:, :, None] & (~taken | crowd[:, None, None])
+
+
+# --------------------------------------------------------------------------------------------- array helpers
+def falling(values: Floats) -> Ints:
+    """The stable order of falling values; half the time of NumPy's stable sort of floats."""
+    order = np.argsort(-values)
+    run = np.cumsum(np.append(False, values[order[1:]] != values[order[:-1]])[: len(order)]) * len(order)
+    return np.asarray(np.sort(order + run) - run)  # equal values stay together and come in their own order
+
+
+def starts(sorted_keys: Ints) -> Ints:
+    """Where a new value begins: (n,) -> (groups,)."""
+    if not len(sorted_keys):
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(np.append(True, sorted_keys[1:] != sorted_keys[:-1]))
+
+
+def place_in_group(sorted_keys: Ints) -> Ints:
+    """0, 1, 2, ... within each run of equal values."""
+    first = starts(sorted_keys)
+    return np.arange(len(sorted_keys)) - np.repeat(first, np.diff(np.append(first, len(sorted_keys))))
+
+
+def chunks(count: Ints, limit: int) -> Iterator[slice]:
+    """Slices of ``count`` that sum to about ``limit`` each, at least one entry in each."""
+    total = np.cumsum(count)
+    at = 0
+    while at < len(count):
+        done = int(total[at - 1]) if at else 0
+        end = max(at + 1, int(np.searchsorted(total, done + limit, side="right")))
+        yield slice(at, end)
+        at = end
+
+
+def running_max_from_right(values: Floats, segment: Ints) -> Floats:
+    """The largest value from each place to the end of its segment: (n,), exact, in log2(longest segment) passes."""
+    out = values.copy()
+    longest = int(np.diff(np.append(starts(segment), len(segment))).max(initial=0))
+    shift = 1
+    while shift < longest:
+        same = segment[shift:] == segment[:-shift]
+        ahead = np.where(same, out[shift:], out[:-shift])
+        out[:-shift] = np.maximum(out[:-shift], ahead)
+        shift *= 2
+    return out
+
+
+def _small(values: Ints) -> NDArray[Any]:
+    """NumPy sorts 16-bit integers stably by radix, ten times faster than wide ones."""
+    return values.astype(np.uint16) if values.max(initial=0) < 1 << 16 else values
+
+
+def _area(box: Floats, pixel: float) -> Floats:
+    return np.asarray((box[:, 2] - box[:, 0] + pixel) * (box[:, 3] - box[:, 1] + pixel))

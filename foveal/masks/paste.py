@@ -1,0 +1,31 @@
+"""Small masks of boxes -> masks of the picture, on the host."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .rle import Masks
+
+
+def paste(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float) -> Masks:
+    """``probabilities`` (N, S, S) inside ``boxes`` (N, 4) of a picture of ``size`` = height, width -> N masks.
+
+    Each mask gets a border of one zero, its box grows by as much and is cut to whole pixels, and the mask is resized to
+    it, bilinearly (torchvision's ``paste_masks_in_image``). Only a box's own pixels are ever made.
+    """
+    side = probabilities.shape[-1]
+    padded = F.pad(probabilities.float(), (1, 1, 1, 1))
+    half = (boxes[:, 2:] - boxes[:, :2]) * (0.5 * (side + 2) / side)
+    centre = (boxes[:, 2:] + boxes[:, :2]) * 0.5
+    corners = torch.cat([centre - half, centre + half], 1).to(torch.int64).tolist()
+    height, width = size
+    found = []
+    for mask, (x1, y1, x2, y2) in zip(padded, corners, strict=True):
+        wanted = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
+        whole = F.interpolate(mask[None, None], size=wanted, mode="bilinear", align_corners=False)[0, 0]
+        left, top = max(x1, 0), max(y1, 0)
+        inside = whole[top - y1 : height - y1, left - x1 : width - x1] > threshold
+        found.append(Masks.of_dense(inside[None].numpy()).window(-top, -left, height, width))
+    return Masks.join(found, size)

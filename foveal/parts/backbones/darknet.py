@@ -1,0 +1,103 @@
+"""Darknet's ImageNet classifiers as backbones: Darknet-19, Darknet-53, Tiny Darknet, or any cfg of one's own.
+
+Darknet's networks want RGB in 0..1 as it is: a detector with this backbone sets ``input.mean=(0,0,0)`` and
+``input.std=(1,1,1)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from ...errors import UsageError
+from ...weights.state import load_into
+from ..darknet.cfg_graph import Layer, Net, cfg_text, read_net
+from ..darknet.layers import AvgPool, Connected, Convolutional, Cost, Local, Softmax
+from ..darknet.module import DarknetNetwork
+from ..darknet.networks import NETWORKS, network_cfg
+from ..darknet.weights import read_darknet
+from ..layers.norms import NormKind, fuse_frozen
+from .base import BackboneSpec, returned
+
+_LEVELS = (2, 3, 4, 5)
+_ENDS = (AvgPool, Connected, Local, Softmax, Cost)
+
+
+@dataclass(frozen=True)
+class Darknet(BackboneSpec):
+    """A network of Darknet without its classifier: one of Darknet's own by name, or that of a cfg.
+
+    ``cfg`` holds the text of a cfg; given a path, it is read at once.
+    """
+
+    cfg: str  # darknet19, darknet53, yolov1, yolov2-tiny, ...; or a cfg's text; or the path of the file
+    weights: str | None = None  # a .weights file of this cfg, read when training starts
+    returns: tuple[str | int, ...] | None = None  # layers as "layers.14", or l for the last of stride 2^l; None: 2 to 5
+    frozen_stages: int = 0  # stages of equal stride that do not learn
+    norm: NormKind = "batch"  # what its batch norms become
+    eps: float = 1e-5  # of the norms: Darknet's own on a GPU; 1e-6 on a processor and in OpenCV
+
+    def __post_init__(self) -> None:
+        if self.cfg not in NETWORKS:
+            object.__setattr__(self, "cfg", cfg_text(self.cfg))
+        if self.frozen_stages < 0:
+            raise UsageError(f"frozen_stages is {self.frozen_stages}", fix="It counts stages: use 0 or more.")
+        if self.norm not in ("frozen", "batch", "group"):
+            raise UsageError(f"norm {self.norm!r} is unknown", fix="Use 'frozen', 'batch' or 'group'.")
+        if self.norm == "group" and self.weights:
+            raise UsageError("weights were trained with batch norm", fix="Use norm='frozen' or 'batch' with them.")
+        self.net()
+
+    def net(self) -> Net:
+        """Its layers. Raises :class:`FovealError` for a cfg that makes no network."""
+        return read_net(network_cfg(self.cfg) if self.cfg in NETWORKS else self.cfg)
+
+    def build(self, levels: Sequence[int] = _LEVELS) -> DarknetNetwork:
+        """The module, with random weights (see :meth:`load_pretrained`).
+
+        ``levels``: what a detector wants where ``returns`` is None; those the network does not have are left out.
+        Raises ``UsageError`` for a layer or level that is not there.
+        """
+        net = self.net()
+        trunk = _trunk(net)
+        wanted = sorted(self._returned(net, trunk, levels))
+        body = DarknetNetwork(net, wanted, norm=self.norm, eps=self.eps)
+        stages = sorted({net.stride(layer.index) for layer in trunk})
+        if self.frozen_stages > len(stages):
+            raise UsageError(f"the cfg has {len(stages)} stages, frozen_stages is {self.frozen_stages}")
+        for index, module in enumerate(body.layers):
+            if net.stride(index) in stages[: self.frozen_stages]:
+                module.requires_grad_(False)
+        fuse_frozen(body)
+        return body
+
+    def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
+        """Reads ``weights`` (or ``path``) into ``backbone``; nothing happens where neither is given.
+
+        The file holds the floats of the whole cfg, or of its first layers as far as they are used here
+        (``darknet53.conv.74``). Raises ``FovealError`` for any other count.
+        """
+        file = path or self.weights
+        if file:
+            assert isinstance(backbone, DarknetNetwork)
+            _, state = read_darknet(file, self.net(), needed=max(backbone.returns))
+            load_into(backbone, state, path=file, known=state.keys(), what="the cfg's network")
+
+    def _returned(self, net: Net, trunk: Sequence[Layer], levels: Sequence[int]) -> list[int]:
+        by_level = {net.stride(layer.index).bit_length() - 1: layer.index for layer in trunk}  # the last one wins
+        by_name = {f"layers.{layer.index}": layer.index for layer in net.layers if layer.head is None}
+        return returned(self.returns, levels, by_level, by_name, "the cfg")
+
+
+def _trunk(net: Net) -> list[Layer]:
+    """The layers before the classifier: up to the pooling, without the plain convolution that scores the classes."""
+    end = next((k for k, layer in enumerate(net.layers) if layer.head or isinstance(layer.what, _ENDS)), None)
+    trunk = list(net.layers[:end])
+    while trunk and isinstance(last := trunk[-1].what, Convolutional) and not last.norm and last.activation == "linear":
+        trunk.pop()
+    if not trunk:
+        raise UsageError("the cfg has no layer before its classifier")
+    return trunk

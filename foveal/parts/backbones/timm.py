@@ -1,0 +1,200 @@
+"""Any convolutional network of timm as a backbone (needs ``pip install foveal[timm]``)."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import UsageError
+from ...weights.cache import TIMM, published_file
+from ...weights.open import read_state
+from ...weights.state import load_into
+from ..layers.norms import fuse_frozen, replace_norms
+from .base import BackboneSpec
+
+_LEVELS = (2, 3, 4, 5)
+_PROBE = (192, 256)  # pixels; on the meta device, where nothing is computed
+
+
+@dataclass(frozen=True)
+class Timm(BackboneSpec):
+    """A classification network of timm without its classifier, by timm's name for it.
+
+    Networks that give no maps at growing strides (plain vision transformers) or want one size of picture are refused.
+    """
+
+    name: str  # timm's name, such as resnet18 or convnext_atto
+    weights: str | None = (
+        None  # a file of timm's weights for it (.safetensors, .pth) or timm/NAME, read when training starts
+    )
+    norm: Literal["frozen", "batch"] = "frozen"  # what its batch norms become
+    frozen_stages: int = 0  # maps, finest first, whose layers do not learn
+    padded: bool = False  # layers that cut the border off fill it, so that maps lie on their strides (Inception)
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("frozen", "batch"):
+            raise UsageError(f"norm {self.norm!r} is unknown", fix="Use 'frozen' or 'batch'.")
+
+    def build(self, levels: Sequence[int] = _LEVELS) -> TimmBackbone:
+        """The module, with random weights; levels it does not have are left out. Raises ``UsageError``."""
+        info = _create(self.name, None).feature_info
+        strides = [int(s) for s in info.reduction()]
+        wanted = [i for i, stride in enumerate(strides) if stride in {2**level for level in levels}]
+        if not wanted or len(set(strides)) < len(strides):
+            raise UsageError(
+                f"{self.name} has maps at stride {', '.join(map(str, strides))}, not what a detector needs",
+                fix="Choose a network whose maps grow coarser step by step",
+            )
+        network = _create(self.name, wanted)
+        if self.padded:
+            _pad(network)
+        if self.norm == "frozen":
+            network = frozen(network)
+        body = TimmBackbone(network, [int(info.channels()[i]) for i in wanted], [strides[i] for i in wanted])
+        for parameter in body.below(self.frozen_stages):
+            parameter.requires_grad_(False)
+        fuse_frozen(body)
+        body.probe(self.name)
+        return body
+
+    def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
+        """Reads ``weights`` (or ``path``) into ``backbone``; nothing happens where neither is given.
+
+        The classifier and layers that were cut off are ignored; everything else must fit. Raises ``FovealError``.
+        """
+        file = path or self.weights_file
+        if not file:
+            return
+        network = backbone.get_submodule("network")
+        own, state = network.state_dict().keys(), {}
+        for key, value in read_state(file).items():
+            flat = _flat(key)
+            state[flat if flat in own and key not in own else key] = value
+        load_into(network, state, path=file, known=state.keys(), what=self.name)
+
+    @property
+    def weights_file(self) -> str | None:
+        """The file that ``weights`` means: a path, or a name (``timm/NAME``) that was fetched."""
+        if self.weights and self.weights.startswith(TIMM) and not Path(self.weights).exists():
+            return str(published_file(self.weights))
+        return self.weights
+
+
+class TimmBackbone(nn.Module):
+    """Pixels (B, 3, H, W) -> one map (B, c, H / stride, W / stride) a level."""
+
+    def __init__(self, network: Any, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        self.network, self.channels, self.strides = network, tuple(channels), tuple(strides)
+        self.is_nhwc = str(getattr(network, "output_fmt", "")).endswith("NHWC")
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.network(pixels)
+        return [m.permute(0, 3, 1, 2) for m in maps] if self.is_nhwc else list(maps)
+
+    def below(self, stages: int) -> list[nn.Parameter]:
+        """The parameters that the first so many maps depend on: what their gradients reach."""
+        if stages == 0:
+            return []
+        if stages > len(self.strides):
+            raise UsageError(f"the network gives {len(self.strides)} maps, frozen_stages is {stages}")
+        was = {p: p.requires_grad for p in self.parameters()}
+        maps = self.eval()(torch.zeros(1, 3, *_PROBE))
+        maps[stages - 1].sum().backward()
+        self.train()
+        reached = [p for p in was if p.grad is not None]
+        for p in was:
+            p.grad = None
+        return reached
+
+    @torch.no_grad()
+    def probe(self, name: str) -> None:
+        """Raises ``UsageError`` where the maps of an ordinary picture are not of the promised sizes."""
+        state = {k: v.to("meta") for k, v in (*self.named_parameters(), *self.named_buffers())}
+        try:
+            maps = torch.func.functional_call(self.eval(), state, (torch.empty(1, 3, *_PROBE, device="meta"),))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"{name} does not take a picture of {_PROBE[1]} x {_PROBE[0]} pixels: {error}",
+                fix="Choose a network that takes pictures of any size",
+            ) from None
+        finally:
+            self.train()
+        found = [tuple(m.shape[1:]) for m in maps]
+        wanted = [(c, _PROBE[0] // s, _PROBE[1] // s) for c, s in zip(self.channels, self.strides, strict=True)]
+        if found != wanted:
+            raise UsageError(f"{name} gives maps of {found}, not {wanted}", fix="Choose another network")
+
+
+class Last(nn.Sequential):
+    """Rows (R, c, h, w) -> the means (R, width) of the last map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x)
+        return x.mean((2, 3))
+
+
+def frozen(network: nn.Module) -> nn.Module:
+    """Batch norms as constants, timm's own too, which end with an activation."""
+    replace_norms(network, "frozen")
+    layers: Any = importlib.import_module("timm.layers")
+    return cast(nn.Module, layers.freeze_batch_norm_2d(network))
+
+
+def _pad(network: nn.Module) -> None:
+    """Fills the border of every layer that looks at more than one cell and has no padding."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d) and layer.padding in (0, (0, 0)):
+            sides = layer.kernel_size if isinstance(layer.kernel_size, tuple) else (layer.kernel_size,) * 2
+            layer.padding = (sides[0] // 2, sides[1] // 2)
+
+
+def _timm(name: str) -> Any:
+    """The package. Raises ``UsageError`` where it is missing or does not know the network."""
+    try:
+        import timm
+    except ImportError:
+        raise UsageError("timm is not installed", fix="pip install 'foveal[timm]'") from None
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), 1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise UsageError(f"backbone {name!r} is not one of timm's", fix=f"{hint}timm.list_models() lists them")
+    return timm
+
+
+def whole_names(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state of the maps-only form of timm's network ``name`` under the keys of the whole network."""
+    with torch.device("meta"):
+        known = _network(name).state_dict().keys()
+    whole = {_flat(key): key for key in known}
+    return {key if key in known else whole.get(key, key): value for key, value in state.items()}
+
+
+def _flat(key: str) -> str:
+    """timm's maps-only form of a network joins the first two parts of a name."""
+    return key.replace(".", "_", 1)
+
+
+def _network(name: str) -> Any:
+    """The whole network, classifier and all."""
+    return _timm(name).create_model(name)
+
+
+def _create(name: str, levels: Sequence[int] | None) -> Any:
+    """Maps alone, of these places among timm's own; all of them, and no numbers, for None."""
+    timm = _timm(name)
+    try:
+        if levels is None:
+            with torch.device("meta"):  # only to ask what it has
+                return timm.create_model(name, features_only=True)
+        return timm.create_model(name, features_only=True, out_indices=tuple(levels))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UsageError(f"{name} gives no feature maps: {error}", fix="Choose a convolutional network") from None

@@ -1,0 +1,240 @@
+"""Backbones: any torchvision classification network as a list of feature maps.
+
+The module tree keeps torchvision's names, so an ImageNet file loads without a table of keys. A network is run as the
+chain of its links (``conv1``, ``bn1``, ..., ``layer4``; ``features.0``, ``features.1``, ...); links of equal stride
+form a stage.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import UsageError
+from ...weights.cache import PUBLISHED, published_file
+from ...weights.state import load_known
+from ..layers.norms import FrozenBatchNorm, NormKind, fuse_frozen, replace_norms
+from .base import BackboneSpec, returned
+
+_CONTAINERS = ("features", "layers", "trunk_output")  # their children are the links
+_HEADS = ("avgpool", "fc", "classifier", "dropout", "head", "norm", "permute", "flatten")
+_LEVELS = (2, 3, 4, 5)
+_PROBE = 1024  # pixels; on the meta device, where nothing is computed
+
+
+@dataclass(frozen=True)
+class Torchvision(BackboneSpec):
+    """A classification network of torchvision without its classifier.
+
+    ResNet, ResNeXt, Wide ResNet, VGG, MobileNet, SqueezeNet, EfficientNet, RegNet, ConvNeXt, DenseNet, Swin and the
+    other convolutional ones. Vision transformers with a fixed input size are refused.
+    """
+
+    name: str = "resnet50"  # torchvision's name
+    weights: str | None = None  # an ImageNet file (.pth, .safetensors), read when training starts
+    returns: tuple[str | int, ...] | None = None  # layer names, or l for the last layer of stride 2^l; None: 2 to 5
+    frozen_stages: int = 2  # stages of equal stride that do not learn; 2: stem and layer1 / VGG's conv1 and conv2
+    norm: NormKind = "frozen"  # what its batch norms become
+    eps: float | None = None  # of the norms; None: the network's own (ResNet 1e-5, MobileNetV3 1e-3)
+    ceil: bool = False  # pooling rounds up and does not pad, as in Caffe's networks
+    dilated: bool = False  # the last stage has holes in place of its stride: ResNet's conv5, MobileNetV3's C5
+    reduced: bool = False  # MobileNetV3: the last stage has half its channels (table 6 of its paper)
+
+    def __post_init__(self) -> None:
+        if self.frozen_stages < 0:
+            raise UsageError(f"frozen_stages is {self.frozen_stages}", fix="It counts stages: use 0 or more.")
+        if self.norm not in ("frozen", "batch", "group"):
+            raise UsageError(f"norm {self.norm!r} is unknown", fix="Use 'frozen', 'batch' or 'group'.")
+        if self.norm == "group" and self.weights:
+            raise UsageError("weights were trained with batch norm", fix="Use norm='frozen' or 'batch' with them.")
+
+    def build(self, levels: Sequence[int] = _LEVELS) -> Backbone:
+        """The module, with random weights (see :meth:`load_pretrained`).
+
+        ``levels``: what a detector wants where ``returns`` is None; those the network does not have are left out.
+        Raises ``UsageError`` for an unknown name, layer or level.
+        """
+        network = torchvision_network(self.name, dilated=self.dilated, reduced=self.reduced)
+        known = frozenset(network.state_dict())
+        replace_norms(network, self.norm, self.eps)
+        for module in network.modules():
+            if self.ceil and isinstance(module, nn.MaxPool2d) and module.stride not in (1, (1, 1)):
+                module.ceil_mode, module.padding = True, 0
+        opened = self._opened(network)
+        links = list(_links(network, opened))
+        is_nhwc = self.name.startswith("swin")
+        shapes = _measure(links, is_nhwc)
+        taken = _takeable(links, shapes)
+        by_level = {round(math.log2(stride)): path for path, (_, stride) in taken.items()}  # the last one wins
+        wanted = returned(self.returns, levels, by_level, {path: path for path in taken}, self.name)
+        order = list(shapes)
+        wanted.sort(key=order.index)
+        kept = links[: order.index(wanted[-1]) + 1]
+        stages = sorted({stride for _, stride in shapes.values()})
+        if self.frozen_stages > len(stages):
+            raise UsageError(f"{self.name} has {len(stages)} stages, frozen_stages is {self.frozen_stages}")
+        for path, link in kept:
+            if stages.index(shapes[path][1]) < self.frozen_stages:
+                link.requires_grad_(False)
+        body = Backbone(kept, wanted, [shapes[p] for p in wanted], known, is_nhwc, opened)
+        fuse_frozen(body)
+        return body
+
+    def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
+        """Reads ``weights`` (or ``path``) into ``backbone``; nothing happens where neither is given.
+
+        A name of ``foveal weights list`` means its fetched file. The classifier and layers that were cut off are
+        ignored; everything else must fit. Raises ``FovealError``.
+        """
+        file = _file(path or self.weights)
+        if file:
+            load_known(backbone, file, known=cast(Backbone, backbone).known, what=self.name)
+
+    @property
+    def weights_file(self) -> str | None:
+        """The file that ``weights`` means: a path, or a name of ``foveal weights list`` that was fetched."""
+        return _file(self.weights)
+
+    def _opened(self, network: nn.Module) -> frozenset[str]:
+        """The inverted residual blocks of which an inner layer is returned (SSDLite: "features.13.block.0")."""
+        inner = {item.rpartition(".block.")[0] for item in self.returns or () if isinstance(item, str)}
+        modules = dict(network.named_modules())
+        return frozenset(path for path in inner if getattr(modules.get(path), "use_res_connect", True) is False)
+
+
+def _file(source: str | Path | None) -> str | None:
+    """A path as it is; of a published name the fetched file."""
+    if source and str(source) in PUBLISHED and not Path(source).exists():
+        return str(published_file(str(source)))
+    return None if source is None else str(source)
+
+
+class Backbone(nn.Module):
+    """Pixels (B, 3, H, W) -> one feature map (B, c, H / stride, W / stride) for each returned layer."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    names: tuple[str, ...]  # the returned layers, in order
+    known: frozenset[str]  # every key of the whole network's state, the classifier's included
+
+    def __init__(
+        self,
+        links: Sequence[tuple[str, nn.Module]],
+        names: Sequence[str],
+        shapes: Sequence[tuple[int, int]],
+        known: frozenset[str],
+        is_nhwc: bool = False,
+        opened: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__()
+        self.names, self.known, self.is_nhwc, self.opened = tuple(names), known, is_nhwc, opened
+        self.channels = tuple(c for c, _ in shapes)
+        self.strides = tuple(s for _, s in shapes)
+        for path, link in links:
+            parent: nn.Module = self
+            *folders, leaf = path.split(".")
+            for folder in folders:
+                if folder not in parent._modules:
+                    parent.add_module(folder, nn.Sequential())
+                parent = parent.get_submodule(folder)
+            parent.add_module(leaf, link)
+        for (path, _), (_, after) in pairwise(links):
+            if path in self.names and getattr(after, "inplace", False):
+                after.inplace = False  # type: ignore[assignment]  # it would overwrite a returned map
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        x, found = pixels, []
+        for path, link in _links(self, self.opened):
+            x = link(x)
+            if path in self.names:
+                found.append(x.permute(0, 3, 1, 2) if self.is_nhwc else x)
+        return found
+
+
+def torchvision_network(name: str, *, dilated: bool = False, reduced: bool = False) -> nn.Module:
+    from torchvision import models  # late: doubles the time `import torch` takes
+
+    names = [n for n in models.list_models(module=models) if not n.startswith(("vit_", "maxvit"))]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        fix = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."
+        raise UsageError(f"backbone {name!r} is not one of torchvision's convolutional networks", fix=fix)
+    extra: dict[str, Any] = {}
+    mobile = name.startswith("mobilenet_v3")
+    residual = name.startswith(("resne", "wide_resnet")) and name not in ("resnet18", "resnet34")
+    if (dilated and not (mobile or residual)) or (reduced and not mobile):
+        raise UsageError(f"{name} has no {'reduced' if reduced else 'dilated'} form")
+    if name.startswith("vgg"):
+        return _vgg(name)
+    if mobile:
+        extra = {"dilated": dilated, "reduced_tail": reduced}
+    elif dilated:
+        extra = {"replace_stride_with_dilation": (False, False, True)}
+    if name in ("googlenet", "inception_v3"):
+        extra = {"aux_logits": False, "init_weights": True}
+    network: nn.Module = models.get_model(name, weights=None, **extra)
+    return network
+
+
+def _vgg(name: str) -> nn.Module:
+    """As torchvision builds it, but for the classifier: half a gigabyte that would be made only to be dropped."""
+    from torchvision.models.vgg import VGG, cfgs, make_layers
+
+    depth, _, norm = name.removeprefix("vgg").partition("_")
+    features = make_layers(cfgs[{"11": "A", "13": "B", "16": "D", "19": "E"}[depth]], batch_norm=norm == "bn")
+    for layer in features:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(cast(Tensor, layer.bias))
+    with torch.device("meta"):
+        network: nn.Module = VGG(features, init_weights=False)
+    return network
+
+
+def _links(network: nn.Module, opened: frozenset[str] = frozenset()) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in network.named_children():
+        if name in _HEADS:
+            continue
+        if name in _CONTAINERS:
+            for leaf, link in child.named_children():
+                path = f"{name}.{leaf}"
+                if path in opened:
+                    block = link.get_submodule("block")
+                    yield from ((f"{path}.block.{inner}", layer) for inner, layer in block.named_children())
+                else:
+                    yield path, link
+        else:
+            yield name, child
+
+
+@torch.no_grad()
+def _measure(links: Sequence[tuple[str, nn.Module]], is_nhwc: bool) -> dict[str, tuple[int, int]]:
+    """Channels and stride after every link.
+
+    The shapes come from running the chain on the meta device: it allocates and computes nothing, and is exact for every
+    network of the library, so there is no table that could be wrong.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    x = torch.empty(1, 3, _PROBE, _PROBE, device="meta")
+    for path, link in links:
+        state = {k: v.to("meta") for k, v in (*link.named_parameters(), *link.named_buffers())}
+        x = torch.func.functional_call(link.eval(), state, (x,))
+        link.train()
+        channels, side = (x.shape[3], x.shape[1]) if is_nhwc else (x.shape[1], x.shape[2])
+        found[path] = (int(channels), 2 ** round(math.log2(_PROBE / side)))
+    return found
+
+
+def _takeable(links: Sequence[tuple[str, nn.Module]], shapes: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Without the convolutions whose norm comes next: theirs is no feature map of its own once the two are fused."""
+    norms = (nn.BatchNorm2d, nn.GroupNorm, FrozenBatchNorm)
+    before = {path for (path, _), (_, after) in pairwise(links) if isinstance(after, norms)}
+    return {path: shape for path, shape in shapes.items() if path not in before}

@@ -1,0 +1,183 @@
+"""A whole Darknet cfg: the input's size and the layers in order, with shapes and floats. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ...errors import FovealError
+from . import heads, layers
+from . import routes as joins
+from .cfg import Section, read_sections
+from .layers import Kind, Shape
+
+KINDS: dict[str, type[Kind]] = {
+    "convolutional": layers.Convolutional,
+    "connected": layers.Connected,
+    "local": layers.Local,
+    "maxpool": layers.MaxPool,
+    "avgpool": layers.AvgPool,
+    "route": joins.Route,
+    "shortcut": joins.Shortcut,
+    "upsample": layers.Upsample,
+    "reorg": layers.Reorg,
+    "dropout": layers.Dropout,
+    "softmax": layers.Softmax,
+    "cost": layers.Cost,
+    "crop": layers.Crop,
+    "region": heads.Region,
+    "yolo": heads.Yolo,
+    "detection": heads.Detection,
+}
+_SHORT = {"conv": "convolutional", "conn": "connected", "max": "maxpool", "avg": "avgpool", "soft": "softmax"}
+_HEADS = (heads.Region, heads.Yolo, heads.Detection)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer in its place."""
+
+    index: int  # from 0, [net] not counted: as routes count
+    kind: str
+    what: Kind
+    section: Section
+    sources: tuple[int, ...]  # the layers it reads; -1: the picture
+    shape: Shape  # of its output
+    floats: int  # its own numbers in a weights file
+
+    @property
+    def head(self) -> heads.Head | None:
+        return self.what if isinstance(self.what, _HEADS) else None
+
+
+@dataclass(frozen=True)
+class Net:
+    """A cfg that makes sense."""
+
+    height: int
+    width: int
+    layers: tuple[Layer, ...]
+    path: str | Path | None = None
+
+    @cached_property
+    def floats(self) -> int:
+        """How many float32 a weights file holds behind its header."""
+        return sum(layer.floats for layer in self.layers)
+
+    @cached_property
+    def heads(self) -> tuple[Layer, ...]:
+        """The layers that a detector ends with, in order."""
+        return tuple(layer for layer in self.layers if layer.head is not None)
+
+    def stride(self, index: int) -> int:
+        """Pixels of the picture from one cell of a layer's map to the next, as a power of 2."""
+        return 1 << max(0, round(math.log2(self.width / self.layers[index].shape[2])))
+
+    def shape(self, index: int) -> Shape:
+        return (3, self.height, self.width) if index < 0 else self.layers[index].shape
+
+
+def read_net(text: str, path: str | Path | None = None, *, size: tuple[int, int] | None = None) -> Net:
+    """The network that a cfg's text describes, for pictures of its own size or of ``size`` (height, width).
+
+    Raises :class:`FovealError` with line, value and what was expected.
+    """
+    net, sections = read_sections(text, path)
+    width, height = net.integer("width", least=1), net.integer("height", least=1)
+    height, width = size or (height, width)
+    channels = net.integer("channels", 3)
+    if channels != 3:
+        raise net.error(f"channels is {channels}; pictures are RGB here", key="channels", fix="channels=3")
+    found: list[Layer] = []
+    for section in sections:
+        found.append(_layer(section, found, (channels, height, width)))
+    return Net(height, width, tuple(found), path)
+
+
+def _layer(section: Section, before: list[Layer], picture: Shape) -> Layer:
+    index, kind = len(before), _SHORT.get(section.kind, section.kind)
+    if kind not in KINDS:
+        raise section.error(f"layer {kind!r} is not known", fix=f"Known: {', '.join(sorted(KINDS))}")
+    what = KINDS[kind].read(section, index)
+    sources = what.sources(index)
+    for k in sources:
+        if k >= 0 and before[k].head is not None:
+            end = before[k]
+            raise section.error(f"reads layer {k}, [{end.kind}] of line {end.section.line}, which ends a branch")
+    inputs = [picture if k < 0 else before[k].shape for k in sources]
+    shape = what.shape(inputs, section)
+    if min(shape) < 1:
+        c, h, w = inputs[0]
+        raise section.error(f"leaves nothing of a map of {c} x {h} x {w}", fix="Give [net] a larger width and height")
+    return Layer(index, kind, what, section, sources, shape, what.floats(inputs))
+
+
+def with_outputs(text: str, logits: int) -> str:
+    """The same cfg for detection layers of ``logits`` classes: their ``classes``, and the width of the layers before.
+
+    A layer before them that has no width of its own is refused with its line.
+    """
+    net, lines = read_net(text), text.splitlines()
+    for head in net.heads:
+        what, last = head.head, net.layers[head.sources[0]]
+        assert what is not None
+        if what.classes == logits:
+            continue
+        key = {"convolutional": "filters", "connected": "output"}.get(last.kind)
+        if key is None:
+            raise last.section.error(f"stands before [{head.kind}] and cannot be made for {logits} classes")
+        wanted = what.boxes * (5 + logits)
+        if isinstance(what, heads.Detection):
+            wanted = what.side**2 * (5 * what.boxes + logits)
+        for section, name, value in ((head.section, "classes", logits), (last.section, key, wanted)):
+            lines[section.values[name][1] - 1] = f"{name}={value}"
+    return "\n".join(lines) + "\n"
+
+
+def with_geometry(text: str, size: tuple[int, int], shapes: Mapping[int, heads.Pairs]) -> str:
+    """The same cfg for pictures of ``size`` (height, width), with other shapes of boxes.
+
+    ``shapes``: by the index of a ``[region]`` or ``[yolo]`` layer the (width, height) of its boxes, in the order of its
+    mask. Darknet's layers all know the anchors of all, so each gets those of the others too.
+    """
+    section, _ = read_sections(text)
+    net, lines = read_net(text), text.splitlines()
+    every: dict[int, tuple[float, float]] = {}
+    for layer in net.heads:
+        if isinstance(layer.head, heads.Yolo) and layer.index in shapes:
+            every |= zip(layer.head.mask, shapes[layer.index], strict=True)
+    for layer in net.heads:
+        what = layer.head
+        if isinstance(what, heads.Detection) or what is None or layer.index not in shapes:
+            continue
+        mask = what.mask if isinstance(what, heads.Yolo) else range(what.boxes)
+        known = {**every, **dict(zip(mask, shapes[layer.index], strict=True))}
+        anchors = tuple(known.get(k, old) for k, old in enumerate(what.anchors))
+        if anchors != what.anchors:
+            shown = ", ".join(f"{_number(w)},{_number(h)}" for w, h in anchors)
+            lines[layer.section.values["anchors"][1] - 1] = f"anchors={shown}"
+    for name, old, new in (("height", net.height, size[0]), ("width", net.width, size[1])):
+        if old != new:
+            lines[section.values[name][1] - 1] = f"{name}={new}"
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
+def cfg_text(cfg: str) -> str:
+    """A cfg's text as it is; of the path of a file (one line) the text in it.
+
+    So a spec may be written with a path and holds the text. Raises :class:`FovealError` for a file that is none.
+    """
+    if "\n" in cfg:
+        return cfg
+    from .cfg import read_cfg_text
+
+    if not cfg.strip():
+        raise FovealError("no cfg is given", fix="Give the path of a Darknet cfg, or its text")
+    return read_cfg_text(cfg)

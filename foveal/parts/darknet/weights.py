@@ -1,0 +1,149 @@
+"""Darknet's weight files: read into the state of :class:`~foveal.parts.darknet.module.DarknetNetwork`, and written.
+
+A file is a header (three int32: major, minor, revision; then how many images were seen, int64 from version 0.2 on and
+int32 before) and nothing but float32, layer by layer. Nothing in it says which network it is: the only check is the
+count, so that comes first. Source: ``load_weights_upto`` in Darknet's ``parser.c``.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import FovealError
+from ...weights.open import State, sniff
+from . import layers as kinds
+from .cfg_graph import Layer, Net
+
+_VERSION = (0, 2, 0)  # what we write
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first 16 or 20 bytes of a file."""
+
+    major: int
+    minor: int
+    revision: int
+    seen: int  # images trained on
+    bytes: int  # its own length
+
+    @property
+    def transposed(self) -> bool:
+        """Files of Darknet's first days hold connected layers as [in][out]."""
+        return self.major > 1000 or self.minor > 1000
+
+
+def read_header(path: str | Path) -> Header:
+    """Raises :class:`FovealError` for a file that is no Darknet weights file, saying what it is instead."""
+    path = Path(path)
+    kind = sniff(path)
+    with path.open("rb") as file:
+        head = file.read(20)
+    if len(head) >= 16:
+        major, minor, revision = struct.unpack("<3i", head[:12])
+        old = 1000 < max(major, minor) < 100_000 and min(major, minor, revision) >= 0 and kind == "of an unknown format"
+        if "Darknet" in kind or old:
+            # as Darknet: the old, transposed files have the short counter too
+            long = major * 10 + minor >= 2 and not old
+            if not long or len(head) == 20:
+                seen = struct.unpack("<q" if long else "<I", head[12 : 20 if long else 16])[0]
+                return Header(major, minor, revision, seen, 20 if long else 16)
+    what = "cut off in its header" if "Darknet" in kind else kind
+    raise FovealError(
+        f"is {what}, not Darknet weights", path=path, fix="Give the .weights file that belongs to the cfg"
+    )
+
+
+def is_darknet(path: str | Path) -> bool:
+    """Whether it is a file that begins like Darknet weights."""
+    try:
+        return Path(path).is_file() and read_header(path).bytes > 0
+    except FovealError:
+        return False
+
+
+def read_darknet(path: str | Path, net: Net, *, needed: int | None = None) -> tuple[Header, State]:
+    """The header, and the state of :class:`DarknetNetwork` under its keys.
+
+    The number of floats must be the cfg's. With ``needed`` the file may also end behind any layer from that one on
+    (``darknet53.conv.74`` and the like hold the first layers alone). Raises :class:`FovealError` with both counts.
+    """
+    header = read_header(path)
+    size = Path(path).stat().st_size - header.bytes
+    layers = _held(path, net, size, needed)
+    floats = np.fromfile(path, dtype="<f4", offset=header.bytes)
+    state: State = {}
+    start = 0
+    for layer in layers:
+        for key, shape in entries(layer, net):
+            stop = start + prod(shape)
+            flat = torch.from_numpy(floats[start:stop])
+            is_turned = header.transposed and key.endswith("linear.weight")
+            value = flat.view(shape[1], shape[0]).t().contiguous() if is_turned else flat.view(shape)
+            if key.endswith("running_var") and bool((value < 0).any()):
+                what = f"layer {layer.index} [{layer.kind}] would have a negative variance"
+                raise FovealError(what, path=path, fix="The count fits, the numbers do not: give this file's own cfg")
+            state[key] = value
+            start = stop
+    return header, state
+
+
+def write_darknet(path: str | Path, net: Net, state: Mapping[str, Tensor], *, seen: int = 0) -> None:
+    """The inverse: a file of version 0.2.0. Raises :class:`FovealError` where the disk refuses."""
+    try:
+        with Path(path).open("wb") as file:
+            file.write(struct.pack("<3iq", *_VERSION, seen))
+            for layer in net.layers:
+                for key, _ in entries(layer, net):
+                    file.write(state[key].detach().float().cpu().contiguous().numpy().astype("<f4").tobytes())
+    except OSError as error:
+        raise FovealError(f"cannot be written ({error.strerror})", path=path) from None
+
+
+def entries(layer: Layer, net: Net) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Key and shape of every tensor of a layer, in the order of the file."""
+    what, at, inputs = layer.what, f"layers.{layer.index}.", net.shape(layer.sources[0])
+    if isinstance(what, kinds.Convolutional):
+        n = (what.filters,)
+        if what.norm:
+            yield from ((at + key, n) for key in ("1.bias", "1.weight", "1.running_mean", "1.running_var"))
+        else:
+            yield at + "0.bias", n
+        yield at + "0.weight", (what.filters, inputs[0] // what.groups, what.size, what.size)
+    elif isinstance(what, kinds.Connected):
+        n = (what.outputs,)
+        yield at + ("norm.bias" if what.norm else "linear.bias"), n
+        yield at + "linear.weight", (what.outputs, prod(inputs))
+        if what.norm:
+            yield from ((at + key, n) for key in ("norm.weight", "norm.running_mean", "norm.running_var"))
+    elif isinstance(what, kinds.Local):
+        yield at + "bias", layer.shape
+        yield at + "weight", (prod(layer.shape[1:]), what.filters, inputs[0] * what.size**2)
+
+
+def _held(path: str | Path, net: Net, size: int, needed: int | None) -> tuple[Layer, ...]:
+    """The layers that a file of ``size`` bytes behind its header holds."""
+    if size == 4 * net.floats:
+        return net.layers
+    ends, total = {}, 0
+    for layer in net.layers:
+        total += layer.floats
+        ends[4 * total] = layer.index + 1
+    if needed is not None and ends.get(size, 0) > needed:
+        return net.layers[: ends[size]]
+    rest = f" and {size % 4} bytes" if size % 4 else ""
+    cfg = f" {net.path}" if net.path else ""
+    raise FovealError(
+        f"holds {size // 4:,} floats{rest} behind its header, the cfg{cfg} needs {net.floats:,}",
+        path=path,
+        fix="Give the cfg that belongs to these weights"
+        + (", or copy the file again if it was cut off" if size < 4 * net.floats else ""),
+    )

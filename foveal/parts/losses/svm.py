@@ -1,0 +1,40 @@
+"""The class loss of detectors whose class layer is fine-tuned as a softmax and then becomes a set of SVMs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .classification import ClassLoss, CrossEntropy
+from .normalizers import KeptRows, Normalizer
+
+
+@dataclass(frozen=True)
+class Margin(ClassLoss):
+    """Trained as softmax cross entropy over C + 1 columns, background last; class c scores sigmoid(z_c - z_background).
+
+    While the columns are a softmax's that is p_c / (p_c + p_background), the class against background alone. A stage
+    that fits SVMs writes their weights into the same columns and zero into the last: then it is the sigmoid of the
+    class' own margin. So one layer and one path of prediction serve both.
+    """
+
+    normalizer: Normalizer = KeptRows()
+    weight: float = 1.0
+
+    @property
+    def monotone(self) -> bool:
+        return False
+
+    def channels(self, classes: int) -> int:
+        return classes + 1
+
+    def __call__(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
+        return CrossEntropy()(logits, labels, positive)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        logits = logits.float()
+        return (logits[..., :-1] - logits[..., -1:]).sigmoid()
+
+    def bias(self, classes: int) -> float | None:
+        return None

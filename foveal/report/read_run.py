@@ -1,0 +1,66 @@
+"""What a run folder says about its run: settings, curves, scores. No torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import FovealError
+from ..files.atomic import read_object
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run folder, read."""
+
+    path: Path
+    story: dict[str, Any]  # run.json
+    metrics: list[dict[str, Any]]  # metrics.jsonl
+    results: dict[str, Any]  # results.json; empty while the run goes on
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.story.get("arguments", {}), dict):
+            raise FovealError("expected an object", path=self.path / "run.json", where="arguments")
+
+    def series(self, split: str, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of one number: ``series("val", "AP")``."""
+        numbers = (int, float)
+        rows = [
+            r
+            for r in self.metrics
+            if r.get("split") == split and isinstance(r.get(name), numbers) and isinstance(r.get("step"), numbers)
+        ]
+        return [int(r["step"]) for r in rows], [float(r[name]) for r in rows]
+
+    def losses(self, split: str) -> list[str]:
+        """The names of the loss and its parts in the log, ``loss`` first."""
+        known = ("epoch", "step", "split", "lr", "images_per_second")
+        names: dict[str, None] = {}
+        for row in self.metrics:
+            if row.get("split") == split:
+                names |= dict.fromkeys(n for n in row if n not in known and not n.startswith(("seconds_", "AP", "AR")))
+        return sorted(names, key=lambda n: n != "loss")
+
+
+def read_record(path: str | Path) -> Record:
+    """Raises :class:`FovealError` where the folder is no run or its files cannot be read."""
+    path = Path(path)
+    if not (path / "run.json").is_file():
+        raise FovealError("no run here (run.json is missing)", path=path, fix="Give the folder that --out named")
+    story = read_object(path / "run.json")
+    results = read_object(path / "results.json") if (path / "results.json").exists() else {}
+    metrics = []
+    if (path / "metrics.jsonl").exists():
+        for number, line in enumerate((path / "metrics.jsonl").read_bytes().splitlines(), 1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                raise FovealError("not JSON", path=path / "metrics.jsonl", where=f"line {number}") from None
+            if not isinstance(row, dict):
+                found = type(row).__name__
+                where = f"line {number}"
+                raise FovealError(f"expected an object, found {found}", path=path / "metrics.jsonl", where=where)
+            metrics.append(row)
+    return Record(path, story, metrics, results)

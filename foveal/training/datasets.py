@@ -1,0 +1,72 @@
+"""The pictures of a run: to learn from, and to validate on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lightning_fabric import Fabric
+
+from ..data.open import check_trainable
+from ..data.records.dataset import Dataset
+from ..errors import UsageError
+from ..external_proposals.cache import fill, from_source, kept
+from ..files.paths import PathLike
+from ..runtime.processes import first_alone
+from ..runtime.progress import Progress
+
+if TYPE_CHECKING:
+    from ..parts.selective_search import ProposalSource
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Both data sets, and how we divided them where they do not say it themselves."""
+
+    training: Dataset
+    validation: Dataset
+    note: str
+
+    @property
+    def same(self) -> bool:
+        """Whether somebody validates on the training images on purpose, as ``foveal check`` does."""
+        a, b = self.training, self.validation
+        return a.path == b.path and a.split == b.split
+
+    @property
+    def both(self) -> tuple[Dataset, Dataset]:
+        return self.training, self.validation
+
+    def limited(self, limit: int | None) -> Sets:
+        """The first so many images of each; raises :class:`FovealError` where nothing can be learned from them."""
+        training, validation = (replace(d, records=d.records[:limit]) for d in self.both)
+        if self.same:  # asked for, and the greeting says so once
+            validation.findings = [f for f in validation.findings if f.code != "image-in-two-splits"]
+        check_trainable(training)
+        check_trainable(validation)
+        return Sets(training, validation, self.note)
+
+    def with_proposals(
+        self,
+        source: ProposalSource | None,
+        files: PathLike | Sequence[PathLike] | None,
+        fabric: Fabric,
+        screen: Progress,
+    ) -> Sets:
+        """With proposals from outside, where the detector wants them. The first process makes what is missing."""
+        if source is None:
+            if files is not None:
+                raise UsageError("this detector makes its own proposals", where="--proposals", fix="Leave them out")
+            return self
+
+        def prepare() -> list[str]:
+            for dataset in self.both if files is None else ():
+                kept(dataset.records, source.setting, from_source(source), progress=screen.making("proposals"))
+            return []
+
+        making = screen.making("proposals")
+        if fabric.world_size > 1:
+            first_alone(fabric, prepare)
+        training, validation = (fill(d, source, files, progress=making) for d in self.both)
+        return Sets(training, validation, self.note)

@@ -1,0 +1,122 @@
+"""Parameter groups, the solver's state as named tensors, and the averaged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import UsageError
+from ...recipe import Fit, Solver, Stage
+
+# every norm layer of torch is one of these or a subclass
+NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
+
+
+def check_trains(stage: Stage, trainable: Collection[str]) -> None:
+    """Raises :class:`UsageError` where a stage names nothing that could learn."""
+    for prefix in stage.trains:
+        if not any(name.startswith(prefix) for name in trainable):
+            raise UsageError(f"fit.stages: no trainable parameter's name starts with {prefix!r}")
+
+
+def freeze(module: nn.Module, stage: Stage, trainable: frozenset[str]) -> None:
+    """Lets the parameters learn that the stage names and the detector did not freeze itself (``trainable``)."""
+    check_trains(stage, trainable)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in trainable and name.startswith(stage.trains))
+
+
+def resting_norms(module: nn.Module, trainable: frozenset[str]) -> tuple[nn.Module, ...]:
+    """Batch norms that this stage keeps still though the detector could train them: their statistics rest too."""
+    found = []
+    for path, child in module.named_modules():
+        own = [(f"{path}.{name}", p) for name, p in child.named_parameters(recurse=False)]
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and any(name in trainable for name, _ in own):
+            found += [child] * (not any(p.requires_grad for _, p in own))
+    return tuple(found)
+
+
+def parameter_groups(module: nn.Module, fit: Fit, stage: Stage) -> list[dict[str, Any]]:
+    """Groups of equal learning rate and weight decay; ``scale`` is the factor on the stage's learning rate."""
+    decay = _descent(fit, stage).decay
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter, norm in _owned_parameters(module):
+        if not parameter.requires_grad:
+            continue
+        bias = name.rpartition(".")[2] == "bias"
+        keeps = (norm and not fit.norm_decay) or (bias and not norm and not fit.bias_decay)
+        parts = name.split(".")
+        scale = fit.bias_lr if bias and not norm else 1.0
+        scale *= fit.backbone_lr if "backbone" in parts else 1.0
+        scale *= fit.predictor_lr if "predictor" in parts else 1.0
+        groups.setdefault((scale, 0.0 if keeps else decay), []).append(parameter)
+    return [{"params": p, "scale": scale, "weight_decay": d, "lr": 0.0} for (scale, d), p in groups.items()]
+
+
+def build_solver(module: nn.Module, fit: Fit, stage: Stage) -> torch.optim.Optimizer:
+    """The stage's optimiser over the parameters that learn now."""
+    solver = _descent(fit, stage).build(parameter_groups(module, fit, stage))
+    if isinstance(solver, torch.optim.SGD) and solver.defaults["momentum"]:
+        # torch leaves the buffers unset until the first update, and uninitialised where that one is skipped
+        for parameter in _solved(solver):
+            solver.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return solver
+
+
+def set_lr(solver: torch.optim.Optimizer, lr: float) -> None:
+    """The rate of this update, times each group's own factor."""
+    for group in solver.param_groups:
+        group["lr"] = lr * group["scale"]
+
+
+def solver_tensors(solver: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """Every buffer of the solver under ``parameter/buffer``."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    return {
+        f"{names[parameter]}/{key}": value
+        for parameter in _solved(solver)
+        for key, value in solver.state[parameter].items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_solver(solver: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of :func:`solver_tensors`, into a solver that has not stepped yet. Layout follows the parameter."""
+    parameters = dict(module.named_parameters())
+    for key, value in tensors.items():
+        name, _, buffer = key.rpartition("/")
+        parameter = parameters[name]
+        if value.shape == parameter.shape and buffer != "step":
+            solver.state[parameter][buffer] = torch.empty_like(parameter).copy_(value)
+        else:
+            solver.state[parameter][buffer] = value.to(parameter.device)
+
+
+# ----------------------------------------------------------------------------------------------- inside
+def _descent(fit: Fit, stage: Stage) -> Solver:
+    solver = stage.solver or fit.solver
+    assert isinstance(solver, Solver)  # SVM and Ridge are for features, which have no updates
+    return solver
+
+
+def _solved(solver: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
+    for group in solver.param_groups:
+        yield from group["params"]
+
+
+def _owned_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
+    """(name, parameter, whether a norm layer owns it), each parameter once."""
+    seen: set[nn.Parameter] = set()
+    for prefix, owner in module.named_modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if parameter not in seen:
+                seen.add(parameter)
+                yield (f"{prefix}.{name}" if prefix else name), parameter, isinstance(owner, NORMS)

@@ -1,0 +1,98 @@
+"""Going on with a run: what is there, and whether it is the same run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoints import folder as checkpoint
+from ..checkpoints.folder import Content, DamagedCheckpoint
+from ..config.overrides import difference
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..assembly.detector import Spec
+
+STRICT = {  # what decides the numbers; the number of processes does too, but a run may have to move
+    "seed": "--seed",
+    "batch_size": "--batch",
+    "data": "the training data",
+    "proposals": "the proposals of the training data",
+    "val_data": "the validation data",  # APs of two sets cannot be compared, and the best is by AP
+}
+
+
+def open_folder(out: Path, resume: bool) -> tuple[Content, list[DamagedCheckpoint]] | None:
+    """The newest whole checkpoint of a run, and the damaged ones after it; None: there is nothing to go on from.
+
+    Raises :class:`UsageError` where there is a run and nobody said ``resume``.
+    """
+    folder = out / "checkpoints"
+    if not resume:
+        if (out / "run.json").exists() or folder.exists():
+            raise UsageError(
+                "the folder holds a run", path=out, fix="Go on with it by --resume, or choose another --out"
+            )
+        return None
+    found = checkpoint.newest(folder)
+    if found is not None and "plan" not in found[1].state:
+        raise UsageError(
+            "the folder holds imported weights, and no run to go on with",
+            path=out,
+            fix=f"Begin a run with --weights {out} and another --out",
+        )
+    return None if found is None else (found[1], found[2])
+
+
+def check_same(resumed: Content, spec: Spec, described: dict[str, Any], fixed: dict[str, Any]) -> str:
+    """Raises :class:`UsageError` where the call is not the one that began the run. What may differ is said."""
+    if resumed.spec["spec"] != described["spec"]:
+        raise UsageError(f"the run has another spec: {_changes(resumed, spec)}", fix="Resume with the same settings")
+    if resumed.spec["classes"] != described["classes"]:
+        old, new = ", ".join(resumed.spec["classes"]), ", ".join(described["classes"])
+        raise UsageError(f"the run has the classes {old}; the data has {new}")
+    for name, option in STRICT.items():
+        old, new = resumed.state.get(name, fixed[name]), fixed[name]
+        if old != new:
+            values = (
+                "changed since the run began" if name.endswith(("data", "proposals")) else f"was {old} and is {new}"
+            )
+            raise UsageError(f"{option} {values}", fix="Resume with the same, or begin another run with --weights")
+    if resumed.state["processes"] != fixed["processes"]:
+        old, new = resumed.state["processes"], fixed["processes"]
+        return f"warning: {new} processes go on with a run of {old}; it will not be bit for bit the same run"
+    return ""
+
+
+def set_aside(out: Path, damaged: list[DamagedCheckpoint]) -> list[str]:
+    """Renames damaged checkpoints, so that nothing takes them for whole ones; says what was wrong with each."""
+    lines = []
+    for error in damaged:
+        path = Path(str(error.path))
+        target = path.with_name(f"damaged-{path.name}")
+        checkpoint.remove(target)
+        os.replace(path, target)
+        lines.append(f"warning: {error}. It was renamed to {target.name}; the checkpoint before it is used")
+    return lines
+
+
+def check_best(out: Path, state: dict[str, Any]) -> str:
+    """Forgets a best checkpoint that is gone or damaged, so that the next validation makes a new one."""
+    if state["best"] is None:
+        return ""
+    path = out / "checkpoints" / f"step-{state['best']}"
+    try:
+        checkpoint.verify(path)
+    except DamagedCheckpoint as error:
+        state["best"], state["best_results"], state["stale"] = None, None, 0
+        (out / "checkpoints" / "best").unlink(missing_ok=True)
+        return f"warning: the best checkpoint is lost ({error}); the next validation makes a new one"
+    return ""
+
+
+def _changes(resumed: Content, spec: Spec) -> str:
+    from ..config.parse import parse_spec
+
+    changes = difference(parse_spec(resumed.spec["spec"]), spec)
+    return "; ".join(f"{path} was {old} and is {new}" for path, old, new in changes[:5]) or "its text differs"

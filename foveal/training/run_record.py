@@ -1,0 +1,90 @@
+"""What a run says of itself: the call, the lines at its beginning, ``run.json`` and ``results.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_fabric import Fabric
+
+from ..checkpoints.initial import diluted
+from ..data.records.findings import count, fold
+from ..files.paths import PathLike
+from ..runtime import processes as environment
+from .arguments import Arguments
+from .datasets import Sets
+from .loop.state import State
+
+if TYPE_CHECKING:
+    from ..assembly.detector import Spec
+
+
+def greeting(arguments: Arguments, spec: Spec, batch: int, fabric: Fabric, precision: str, sets: Sets) -> Iterator[str]:
+    """What a person should know before it starts."""
+    training, validation, note = sets.training, sets.validation, sets.note
+    yield f"{arguments.out}: {type(spec).__name__}, {len(training.classes)} classes: {', '.join(training.classes)}"
+    yield f"{len(training)} images to train, {len(validation)} to validate" + (f" ({note})" if note else "")
+    if sets.same:
+        yield "validating on the training images themselves: the scores say what was learned by heart"
+    for dataset in (training, validation):
+        yield from fold(f for f in dataset.findings if f.severity != "note")
+        counts = count(dataset.findings)
+        if counts["warning"]:
+            yield f"{dataset.split or 'data'}: {counts['warning']} warnings; `foveal doctor` lists everything"
+    for name in diluted(spec):
+        yield (
+            f"warning: {name}.sampler=All() keeps every prior, and {name}.box_loss is divided by their number; "
+            f"set {name}.box_loss.normalizer=Positives()"
+        )
+    fit = spec.fit
+    lr = fit.scaled_lr(batch)
+    scaled = "" if batch == fit.batch else f" ({fit.lr:g} for a batch of {fit.batch}, scaled)"
+    where = f"{fabric.device.type} x {fabric.world_size}"
+    yield f"batch {batch}, learning rate {lr:g}{scaled}, precision {precision}, {where}"
+
+
+def story(
+    arguments: Arguments, described: dict[str, Any], fixed: dict[str, Any], fabric: Fabric, sets: Sets
+) -> dict[str, Any]:
+    """``run.json``."""
+    call = {
+        k: _plain(_absolute(v) if k in ("data", "val", "images", "proposals") else v)
+        for k, v in vars(arguments).items()
+    }
+    both = (("train", sets.training), ("val", sets.validation))
+    divided = {name: [r.id for r in d.records] for name, d in both} if sets.note else None
+    return {
+        "arguments": call,
+        "environment": environment.describe(fabric),
+        "spec": described["spec"],
+        "classes": described["classes"],
+        **{k: v for k, v in fixed.items() if k != "threads"},
+        "data_sets": {
+            name: {"split": d.split, "images": len(d), "objects": sum(map(len, d.records)), "format": d.format}
+            for name, d in both
+        },
+        "note": sets.note,
+        "divided": divided,  # the ids of a split that we made; None: the data has its own
+    }
+
+
+def _absolute(value: PathLike | Sequence[PathLike] | None) -> Any:
+    """Paths that mean the same from wherever the run is looked at."""
+    if value is None or isinstance(value, str | Path):
+        return None if value is None else Path(value).absolute()
+    return [Path(each).absolute() for each in value]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def results(state: State) -> dict[str, Any]:
+    """``results.json``: the best weights' numbers on the validation data, and those of the last ones."""
+    best, last = state.best_results or {}, state.last_results or {}
+    return {**best, "step": state.best, "steps": state.updates, "ended": state.ended, "last": last}

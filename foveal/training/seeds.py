@@ -1,0 +1,57 @@
+"""The finished run, and several runs that differ in their seed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.folder import Run
+from ..files.atomic import write_json
+
+
+def train_seeds(one: Callable[[int], Run], out: Path, count: int, first: int, *, write: bool) -> Run:
+    """Calls ``one(0)``, ``one(1)``, ... and writes mean and spread to ``out/results.json``."""
+    runs = tuple(one(k) for k in range(count))
+    if write:
+        write_json(out / "results.json", summary([run.results for run in runs], range(first, first + count)))
+    return Run(out, runs)
+
+
+def summary(results: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+    """Mean and sample standard deviation of every number, of the best weights and (under ``last``) of the last ones.
+
+    A number that is undefined in one run is undefined in the mean.
+    """
+    head = {name: results[0][name] for name in ("protocol", "split", "images")}
+    return {
+        **head,
+        **_means(results),
+        "seeds": list(seeds),
+        "spread": _spreads(results),
+        "last": {**_means([r["last"] for r in results]), "spread": _spreads([r["last"] for r in results])},
+        "runs": [
+            {"seed": seed, "AP": r["AP"], "last": {"AP": r["last"]["AP"]}}
+            for seed, r in zip(seeds, results, strict=True)
+        ],
+    }
+
+
+def _numbers(results: Sequence[dict[str, Any]]) -> dict[str, list[float | None]]:
+    names = [n for n in results[0] if n.startswith(("AP", "AR"))]
+    return {name: [r[name] for r in results] for name in names}
+
+
+def _means(results: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    return {
+        name: None if None in values else statistics.fmean(v for v in values if v is not None)
+        for name, values in _numbers(results).items()
+    }
+
+
+def _spreads(results: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    return {
+        name: None if None in values or len(values) < 2 else statistics.stdev(v for v in values if v is not None)
+        for name, values in _numbers(results).items()
+    }

@@ -1,0 +1,117 @@
+"""A stage that is solved, not descended: features are stored, then SVMs or ridge regressions become weights."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from ...data.augment.transforms import HorizontalFlip
+from ...errors import FovealError, UsageError
+from ...parts.heads.rcnn import TwoTapHead
+from ...parts.losses.svm import Margin
+from ...recipe import SVM, Fit, Ridge
+from ...runtime.progress import Progress
+from .cache_maps import FOLDER as MAPS
+from .cache_maps import check_maps
+from .feature_rows import Layer
+from .features import Extraction, FeatureStore
+from .ridge import fit_ridge
+from .svm import fit_svms
+
+if TYPE_CHECKING:
+    from ...assembly.detector import Detector
+
+FOLDER = "features"
+
+
+def check_stages(detector: Detector, fit: Fit) -> None:
+    """Raises :class:`UsageError` where stages look at, or solve, something that this detector does not have."""
+    drawn = any(stage.inputs in ("windows", "maps") for stage in fit.stages)
+    if drawn and (len(fit.augment) > 1 or not all(isinstance(t, HorizontalFlip) for t in fit.augment)):
+        raise UsageError("fit.augment: windows are mirrored, and nothing else", fix="Use HorizontalFlip() alone")
+    for stage in fit.stages:
+        if stage.inputs == "maps":
+            check_maps(detector, stage)
+        elif stage.inputs == "windows" and not hasattr(getattr(detector.spec, "pool", None), "inner"):
+            raise UsageError('fit.stages: inputs="windows" needs a detector that looks at crops', fix="Use RCNN")
+    solvers = [stage.solver for stage in fit.stages if isinstance(stage.solver, SVM | Ridge)]
+    head = getattr(detector, "roi_head", None)
+    if solvers and not isinstance(head, TwoTapHead):
+        raise UsageError("fit.stages: SVM and Ridge fit the head of R-CNN and SPP-Net", fix="Use head=TwoTaps()")
+    if any(isinstance(s, SVM) for s in solvers) and not isinstance(cast(Any, detector).roi.cls_loss, Margin):
+        raise UsageError("fit.stages: SVM writes margins", fix="Set roi.cls_loss=Margin()")
+
+
+def near(fit: Fit) -> float:
+    """The overlap from which any stage wants to see what the boxes see."""
+    return min((s.solver.iou for s in fit.stages if isinstance(s.solver, Ridge)), default=1.0)
+
+
+def run_fitted(
+    solver: SVM | Ridge, extraction: Extraction, out: Path, screen: Progress, check: Callable[[], None]
+) -> None:
+    """Stores what is missing of the features, solves, and writes the weights. ``check`` may raise after every image.
+
+    Interrupted anywhere, the next call goes on with the next image and ends with the same weights.
+    """
+    detector, dataset = extraction.detector, extraction.dataset
+    classes = detector.classes
+    store = FeatureStore(out / FOLDER, len(dataset), len(classes))
+    name = type(solver).__name__
+    screen.say(f"{name}: from the features of {len(dataset)} images, stored in {store.folder}")
+
+    tell = screen.making("features")
+
+    def step(done: int, total: int) -> None:
+        check()
+        tell(done, total)
+
+    for message in extraction(store, step).values():
+        screen.say(f"warning: left out: {message}")
+    head = cast(TwoTapHead, detector.roi_head)
+    if isinstance(solver, SVM):
+        screen.say(f"SVM: {len(classes)} classes, one pass of hard negatives")
+        layer = fit_svms(solver, store.rows("classes"), len(classes))
+        lack, effect = "an object, or any window without one", "it will never be found"
+    else:
+        screen.say(f"Ridge: the boxes of {len(classes)} classes")
+        layer = fit_ridge(solver, store.rows("boxes"), len(classes), detector.roi.coder)
+        lack, effect = f"a proposal that overlaps an object by more than {solver.iou}", "its boxes stay as proposed"
+    if len(layer.without) == len(classes):
+        raise FovealError(
+            f"{name}: no class has anything to learn from: the training set has not {lack}",
+            path=dataset.path,
+            fix="`foveal proposals` says how many objects the proposals find; or leave this stage out of fit.stages",
+        )
+    for label in layer.without:
+        screen.say(f"warning: {name}: the training set has not {lack} for class {classes[label]!r}; {effect}")
+    if isinstance(solver, SVM):
+        write_svms(head.predictor.cls_score, layer)
+    else:
+        _write(head.predictor.bbox_pred, layer)
+
+
+def remove_fitted(out: Path) -> None:
+    """The stored maps and features of a run that has ended."""
+    for folder in (FOLDER, MAPS):
+        shutil.rmtree(out / folder, ignore_errors=True)
+
+
+@torch.no_grad()
+def write_svms(linear: nn.Linear, layer: Layer) -> None:
+    """Margins into the columns of the classes, zero into the background's (:class:`Margin`)."""
+    linear.weight.zero_()
+    linear.bias.zero_()
+    linear.weight[:-1] = torch.from_numpy(layer.weight).to(linear.weight)
+    linear.bias[:-1] = torch.from_numpy(layer.bias).to(linear.bias)
+
+
+@torch.no_grad()
+def _write(linear: nn.Linear, layer: Layer) -> None:
+    linear.weight.copy_(torch.from_numpy(layer.weight))
+    linear.bias.copy_(torch.from_numpy(layer.bias))

@@ -1,0 +1,61 @@
+"""What the solvers of R-CNN and SPP-Net learn from: the feature vectors of the windows of an image, with their objects.
+
+Letters: R windows of an image, d numbers a vector, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...boxes import array_iou
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The windows of one image: its proposals and its objects. R may be 0."""
+
+    features: Floats  # (R, d), any float type
+    boxes: Floats  # (R, 4)
+    labels: NDArray[np.int64]  # (R,) the class of a window that is an object itself; -1: a proposal
+    overlaps: Floats  # (R, C) the greatest IoU with an object of each class; 0 where there is none
+    truth: Floats  # (R, 4) the object, of any class, that the window overlaps most; its own box where there is none
+    norms: Floats  # (N,) lengths of the vectors of all windows of the image, of which ``features`` may be a part
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A fitted linear layer, for the features as they are: scaling, whitening and bias features are folded in."""
+
+    weight: NDArray[np.float32]  # (outputs, d)
+    bias: NDArray[np.float32]  # (outputs,)
+    without: tuple[int, ...]  # classes that had nothing to learn from
+
+
+def mean_norm(images: Iterable[Rows]) -> float:
+    """The mean length of all vectors; 1 where there is none."""
+    total, count = 0.0, 0
+    for rows in images:
+        total += float(rows.norms.astype(np.float64).sum())
+        count += len(rows.norms)
+    return total / count if count and total else 1.0
+
+
+def overlaps_of(boxes: Floats, objects: Floats, labels: NDArray[np.int64], classes: int) -> tuple[Floats, Floats]:
+    """Windows (R, 4), objects (G, 4), labels (G,) -> ``overlaps`` (R, C) and ``truth`` (R, 4) of :class:`Rows`."""
+    found = np.zeros((len(boxes), classes))
+    if not len(objects):
+        return found, boxes
+    iou = array_iou(boxes, objects)  # (R, G)
+    for label in np.unique(labels).tolist():
+        found[:, label] = iou[:, labels == label].max(1, initial=0.0)
+    return found, objects[iou.argmax(1)]

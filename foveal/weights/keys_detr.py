@@ -1,0 +1,191 @@
+"""DETR's checkpoints: the original code's (facebookresearch/detr) and transformers', old and new, both ways.
+
+Ours are the original's names under ``backbone.`` and ``head.``. transformers keeps the rows of the queries, keys and
+values of an attention apart (``q_proj``, ``k_proj``, ``v_proj``), renamed its keys with version 5, and holds timm's
+ResNet (torchvision's names) or its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import FovealError
+from .open import State
+
+Form = Literal["original", "transformers", "transformers-4"]
+Inner = Literal["timm", "transformers"]  # whose names the ResNet inside has
+
+_Pairs = Sequence[tuple[str, str]]
+
+_ORIGINAL: _Pairs = (  # ours, theirs
+    ("backbone.", "backbone.0.body."),
+    ("head.encoder.", "transformer.encoder."),
+    ("head.decoder.", "transformer.decoder."),
+    ("head.", ""),
+)
+_TRANSFORMERS: _Pairs = (
+    ("backbone.", "model.backbone.model."),
+    ("head.encoder.", "model.encoder."),
+    ("head.decoder.norm.", "model.decoder.layernorm."),
+    ("head.decoder.", "model.decoder."),
+    ("head.input_proj.", "model.input_projection."),
+    ("head.query_embed.", "model.query_position_embeddings."),
+    ("head.class_embed.", "class_labels_classifier."),
+    ("head.bbox_embed.", "bbox_predictor."),
+)
+_ENCODER: _Pairs = (
+    (".norm1.", ".self_attn_layer_norm."),
+    (".norm2.", ".final_layer_norm."),
+    (".linear1.", ".mlp.fc1."),
+    (".linear2.", ".mlp.fc2."),
+    (".out_proj.", ".o_proj."),
+)
+_DECODER: _Pairs = (
+    (".norm1.", ".self_attn_layer_norm."),
+    (".norm2.", ".encoder_attn_layer_norm."),
+    (".norm3.", ".final_layer_norm."),
+    (".multihead_attn.", ".encoder_attn."),
+    *_ENCODER[2:],
+)
+_OLD: _Pairs = (  # version 5, version 4
+    ("model.backbone.model.", "model.backbone.conv_encoder.model."),
+    (".o_proj.", ".out_proj."),
+    (".mlp.fc", ".fc"),
+)
+_SPLIT = re.compile(r"(.*)\.([qkv])_proj\.(weight|bias)$")
+_JOINED = re.compile(r"(.*)\.in_proj_(weight|bias)$")
+_BLOCK = re.compile(r"layer(\d)\.(\d+)\.(conv|bn)(\d)\.(.*)")
+_SHORTCUT = re.compile(r"layer(\d)\.(\d+)\.downsample\.([01])\.(.*)")
+_THEIR_BLOCK = re.compile(r"encoder\.stages\.(\d)\.layers\.(\d+)\.layer\.(\d)\.(convolution|normalization)\.(.*)")
+_THEIR_SHORTCUT = re.compile(r"encoder\.stages\.(\d)\.layers\.(\d+)\.shortcut\.(convolution|normalization)\.(.*)")
+_STEM: _Pairs = (("conv1.", "embedder.embedder.convolution."), ("bn1.", "embedder.embedder.normalization."))
+
+
+def is_detr(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are the keys of one of the forms known here."""
+    return any(key in state for key in ("query_embed.weight", "model.query_position_embeddings.weight"))
+
+
+def to_ours(state: Mapping[str, Tensor]) -> State:
+    """A state of any form -> the same under our keys. Raises ``FovealError`` where it is of no form known here."""
+    if not is_detr(state):
+        first = ", ".join(list(state)[:3])
+        raise FovealError(f"is no DETR known here: a state of {len(state)} tensors ({first}, ...)")
+    if "query_embed.weight" in state:
+        return {_key(key, _ORIGINAL, back=True): value for key, value in state.items()}
+    newest = {_replaced(key, _OLD, back=True): value for key, value in state.items()}
+    joined = _joined(newest)
+    return {_from_transformers(key): value for key, value in joined.items()}
+
+
+def to_theirs(state: Mapping[str, Tensor], form: Form, inner: Inner = "timm") -> State:
+    """The inverse of :func:`to_ours`, in the form wanted. ``inner`` is for transformers' forms."""
+    if form == "original":
+        return {_key(key, _ORIGINAL): value for key, value in state.items()}
+    found = _split({_to_transformers(key, inner): value for key, value in state.items()})
+    return found if form == "transformers" else {_replaced(key, _OLD): value for key, value in found.items()}
+
+
+# ------------------------------------------------------------------------------------------------- keys
+def _key(key: str, pairs: _Pairs, back: bool = False) -> str:
+    """The first prefix that fits is exchanged, with ``back`` from the right side to the left."""
+    for ours, theirs in pairs:
+        old, new = (theirs, ours) if back else (ours, theirs)
+        if key.startswith(old):
+            return new + key[len(old) :]
+    return key
+
+
+def _replaced(key: str, pairs: _Pairs, back: bool = False) -> str:
+    """Every part that fits is exchanged. Version 5's names hold version 4's ``.fc``, so those of 5 stay as they are."""
+    for new, old in pairs:
+        if not back:
+            key = key.replace(new, old)
+        elif new not in key:
+            key = key.replace(old, new)
+    return key
+
+
+def _from_transformers(key: str) -> str:
+    if key.startswith("model.encoder.layers."):
+        key = _replaced(key, _flipped(_ENCODER))
+    elif key.startswith("model.decoder.layers."):
+        key = _replaced(key, _flipped(_DECODER))
+    key = _key(key, _TRANSFORMERS, back=True)
+    return "backbone." + _torchvision_name(key[len("backbone.") :]) if key.startswith("backbone.") else key
+
+
+def _to_transformers(key: str, inner: Inner) -> str:
+    if key.startswith("backbone.") and inner == "transformers":
+        key = "backbone." + _transformers_name(key[len("backbone.") :])
+    if key.startswith("head.encoder.layers."):
+        key = _replaced(key, _ENCODER)
+    elif key.startswith("head.decoder.layers."):
+        key = _replaced(key, _DECODER)
+    return _key(key, _TRANSFORMERS)
+
+
+def _flipped(pairs: _Pairs) -> _Pairs:
+    return [(theirs, ours) for ours, theirs in pairs]
+
+
+def _torchvision_name(key: str) -> str:
+    """Of a layer of transformers' ResNet; torchvision's own stay as they are."""
+    block, shortcut = _THEIR_BLOCK.match(key), _THEIR_SHORTCUT.match(key)
+    if block:
+        kind = "conv" if block[4] == "convolution" else "bn"
+        return f"layer{int(block[1]) + 1}.{block[2]}.{kind}{int(block[3]) + 1}.{block[5]}"
+    if shortcut:
+        return (
+            f"layer{int(shortcut[1]) + 1}.{shortcut[2]}.downsample.{int(shortcut[3] == 'normalization')}.{shortcut[4]}"
+        )
+    return _key(key, _STEM, back=True)
+
+
+def _transformers_name(key: str) -> str:
+    """The inverse of :func:`_torchvision_name`."""
+    block, shortcut = _BLOCK.match(key), _SHORTCUT.match(key)
+    if block:
+        kind = "convolution" if block[3] == "conv" else "normalization"
+        return f"encoder.stages.{int(block[1]) - 1}.layers.{block[2]}.layer.{int(block[4]) - 1}.{kind}.{block[5]}"
+    if shortcut:
+        kind = "normalization" if shortcut[3] == "1" else "convolution"
+        return f"encoder.stages.{int(shortcut[1]) - 1}.layers.{shortcut[2]}.shortcut.{kind}.{shortcut[4]}"
+    return _key(key, _STEM)
+
+
+# ------------------------------------------------------------------------------------------- projections
+def _joined(state: Mapping[str, Tensor]) -> State:
+    """``q_proj``, ``k_proj`` and ``v_proj`` of each attention as the rows of ``in_proj``, in that order."""
+    new: State = {}
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        found = _SPLIT.match(key)
+        if found is None:
+            new[key] = value
+            continue
+        name = f"{found[1]}.in_proj_{found[3]}"
+        own = parts.setdefault(name, {})
+        own[found[2]] = value
+        if len(own) == 3:
+            new[name] = torch.cat([own[letter] for letter in "qkv"])
+    lacking = [name for name, own in parts.items() if len(own) < 3]
+    if lacking:
+        raise FovealError(f"of {lacking[0].rpartition('.')[0]} not all of q_proj, k_proj and v_proj are there")
+    return new
+
+
+def _split(state: Mapping[str, Tensor]) -> State:
+    new: State = {}
+    for key, value in state.items():
+        found = _JOINED.match(key)
+        if found is None:
+            new[key] = value
+        else:
+            new |= {f"{found[1]}.{k}_proj.{found[2]}": v.clone() for k, v in zip("qkv", value.chunk(3), strict=True)}
+    return new

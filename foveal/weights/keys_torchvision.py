@@ -1,0 +1,210 @@
+"""torchvision's detection checkpoints in our words: keys, class columns, names, and the preset they belong to.
+
+The facts are those of torchvision 0.29's ``models/detection``. Our detectors have ``backbone``, ``neck`` and ``head``
+(one stage) or ``backbone``, ``neck``, ``rpn_head``, ``roi_head`` and perhaps ``mask_head`` (each a ``trunk`` and a
+``predictor``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import FovealError
+from .cache import PUBLISHED, digest
+from .coco_names import COCO_NAMES
+from .keys_torchvision_ssd import check_ssd, is_ssd, recognise_ssd, ssd_columns, ssd_to_ours, ssd_to_torchvision
+from .open import State, is_classifier, read_state
+
+# Renamed in torchvision 0.13. The left sides cannot occur in a new file: there every block has one more index.
+_OLD = (
+    (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+    (r"^backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(weight|bias)$", r"backbone.fpn.\1_blocks.\2.0.\3"),
+)
+_OLD_MASK = re.compile(r"^roi_heads\.mask_head\.mask_fcn([1-9])\.(weight|bias)$")  # counted from 1
+_FLAT_TOWER = re.compile(r"^(head\.(?:classification|regression)_head\.conv\.)(\d+)\.(weight|bias)$")
+# FCOS: convolution, norm and ReLU are one list, 0 to 11; with us as in RetinaNet v2, a block each
+_FCOS = "head.regression_head.bbox_ctrness.weight"
+_FCOS_BLOCK = re.compile(r"^(head\.(?:classification|regression)_head\.conv\.)(\d+)\.(\d+)\.(weight|bias)$")
+_PREFIXES = (
+    (r"^backbone\.body\.(\d)", r"backbone.features.\1"),  # MobileNet: the body is the list of features
+    (r"^backbone\.body\.", "backbone."),
+    (r"^backbone\.fpn\.", "neck."),
+    (r"^rpn\.head\.", "rpn_head."),
+    (r"^roi_heads\.box_head\.", "roi_head.trunk."),
+    (r"^roi_heads\.box_predictor\.", "roi_head.predictor."),
+    (r"^roi_heads\.mask_head\.", "mask_head.trunk."),
+    (r"^roi_heads\.mask_predictor\.", "mask_head.predictor."),
+)
+_CLASSES, _BOXES = "roi_head.predictor.cls_score.", "roi_head.predictor.bbox_pred."
+_MASKS = "mask_head.predictor.mask_fcn_logits."
+_RETINA_LOGITS = "head.classification_head.cls_logits.bias"
+_RETINA_BOXES = "head.regression_head.bbox_reg.bias"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A foreign checkpoint, ready for ``preset.build(classes).load_state_dict(state)``."""
+
+    preset: str  # name of the preset it fits
+    classes: tuple[str, ...]
+    state: State
+    eps: float | None  # of the frozen norms, where the file needs another than the preset's
+
+
+def read_torchvision(path: str | Path, *, names: Sequence[str] | None = None, state: State | None = None) -> Imported:
+    """Reads a torchvision detector's file.
+
+    ``names``: of the classes, without background. Without it: COCO's for 91 columns, else ``class 1``, ``class 2``, ...
+    ``state``: what is in the file, where that was read already.
+    Raises ``FovealError`` where the file is no weights file, or not of a detector known here.
+    """
+    state = upgrade(read_state(path) if state is None else state)
+    preset = recognise(state, path)
+    ours = to_ours(state)
+    classes = _class_names(ours, names, path)
+    return Imported(preset, classes, ours, 0.0 if _needs_zero_eps(Path(path)) else None)
+
+
+def upgrade(state: Mapping[str, Tensor]) -> State:
+    """The keys of torchvision 0.12 and before -> those of today. FCOS is younger than that."""
+    if _FCOS in state:
+        return dict(state)
+    new: State = {}
+    for key, value in state.items():
+        for old, now in _OLD:
+            key = re.sub(old, now, key)
+        mask = _OLD_MASK.match(key)
+        if mask:
+            key = f"roi_heads.mask_head.{int(mask[1]) - 1}.0.{mask[2]}"
+        tower = _FLAT_TOWER.match(key)  # convolutions and ReLUs were one list: 0, 2, 4, 6
+        new[f"{tower[1]}{int(tower[2]) // 2}.0.{tower[3]}" if tower else key] = value
+    return new
+
+
+def recognise(state: Mapping[str, Tensor], path: str | Path) -> str:
+    """The preset an upgraded state belongs to. Raises ``FovealError`` that says what the file seems to be instead."""
+    ssd = recognise_ssd(state)
+    if ssd is not None:
+        check_ssd(state, path)
+        return ssd
+    is_resnet = _bottlenecks(state) == (3, 4, 6, 3)
+    if "rpn.head.cls_logits.weight" in state and "roi_heads.box_predictor.cls_score.weight" in state:
+        if "backbone.body.16.0.weight" in state and "backbone.body.13.block.0.0.weight" in state:
+            small = "320" in Path(path).name  # the two differ in nothing but the size of the input
+            return "faster_rcnn_mobilenet_v3_large_320_fpn" if small else "faster_rcnn_mobilenet_v3_large_fpn"
+        if is_resnet and "backbone.fpn.inner_blocks.0.0.weight" in state:
+            name = "mask" if "roi_heads.mask_predictor.conv5_mask.weight" in state else "faster"
+            return f"{name}_rcnn_r50_fpn" + ("_v2" if "roi_heads.box_head.5.weight" in state else "")
+    if _FCOS in state and is_resnet:
+        return "fcos_r50_fpn"
+    if _RETINA_LOGITS in state and is_resnet:
+        return "retinanet_r50_fpn_v2" if "head.classification_head.conv.0.1.weight" in state else "retinanet_r50_fpn"
+    raise FovealError(
+        f"is {_guess(state)}, not a torchvision detector known here",
+        path=path,
+        fix="Known: Faster R-CNN (ResNet-50-FPN v1, v2; MobileNetV3 FPN), Mask R-CNN and RetinaNet (ResNet-50-FPN v1, "
+        "v2), FCOS, SSD300, SSDLite; DETR (ResNet-50, 101).",
+    )
+
+
+def to_ours(state: Mapping[str, Tensor]) -> State:
+    """An upgraded torchvision state under our keys, the background's column moved from the front to the back."""
+    if recognise_ssd(state):
+        return ssd_to_ours(state)
+    new: State = {}
+    for key, value in state.items():
+        for old, now in _PREFIXES:
+            key = re.sub(old, now, key, count=1)
+        if key.startswith(_CLASSES):
+            value = value.roll(-1, 0)
+        elif key.startswith(_BOXES):
+            value = value[4:].clone()  # the background has no box with us
+        elif key.startswith(_MASKS):
+            value = value[1:].clone()  # and no mask
+        tower = _FLAT_TOWER.match(key) if _FCOS in state else None
+        if tower:
+            key = f"{tower[1]}{int(tower[2]) // 3}.{int(tower[2]) % 3}.{tower[3]}"
+        new[key] = value
+    return new
+
+
+def to_torchvision(state: Mapping[str, Tensor], *, features: bool = False) -> State:
+    """The inverse of :func:`to_ours`; ``features``: the backbone is a MobileNet. The background's box and mask are
+    zero."""
+    if is_ssd(state):
+        return ssd_to_torchvision(state)
+    back = (
+        ("backbone.features." if features else "backbone.", "backbone.body."),
+        ("neck.", "backbone.fpn."),
+        ("rpn_head.", "rpn.head."),
+        ("roi_head.trunk.", "roi_heads.box_head."),
+        ("roi_head.predictor.", "roi_heads.box_predictor."),
+        ("mask_head.trunk.", "roi_heads.mask_head."),
+        ("mask_head.predictor.", "roi_heads.mask_predictor."),
+    )
+    new: State = {}
+    for key, value in state.items():
+        if key.startswith(_CLASSES):
+            value = value.roll(1, 0)
+        elif key.startswith(_BOXES):
+            value = torch.cat([value.new_zeros(4, *value.shape[1:]), value])
+        elif key.startswith(_MASKS):
+            value = torch.cat([value.new_zeros(1, *value.shape[1:]), value])
+        block = _FCOS_BLOCK.match(key) if _FCOS in state else None
+        if block:
+            key = f"{block[1]}{3 * int(block[2]) + int(block[3])}.{block[4]}"
+        name = next((now + key[len(old) :] for old, now in back if key.startswith(old)), key)
+        new[name] = value
+    return new
+
+
+def _class_names(state: Mapping[str, Tensor], names: Sequence[str] | None, path: str | Path) -> tuple[str, ...]:
+    """One name for every column. torchvision's index is COCO's id; RetinaNet has a column for id 0 too."""
+    if _CLASSES + "bias" in state:
+        first, count = 1, state[_CLASSES + "bias"].shape[0] - 1
+    elif is_ssd(state):
+        first, count = 1, ssd_columns(state) - 1
+    else:
+        priors = state[_RETINA_BOXES].shape[0] // 4
+        first, count = 0, state[_RETINA_LOGITS].shape[0] // priors
+    if names is not None:
+        found = tuple(names)
+        if first == 0 and len(found) == count - 1:
+            found = ("unused 0", *found)
+        if len(found) != count:
+            raise FovealError(f"has {count} classes, {len(found)} names were given", path=path)
+        return found
+    if first + count == len(COCO_NAMES):
+        return COCO_NAMES[first:]
+    return tuple(f"class {i}" if i else "unused 0" for i in range(first, first + count))
+
+
+def _needs_zero_eps(path: Path) -> bool:
+    """Whether the file is one of the published ones that were trained with an epsilon of 0 (torchvision #2933)."""
+    size = path.stat().st_size
+    for entry in PUBLISHED.values():
+        if entry.zero_eps and abs(size - entry.bytes) < 0.01 * entry.bytes:
+            return digest(path).startswith(entry.sha256)
+    return False
+
+
+def _bottlenecks(state: Mapping[str, Tensor]) -> tuple[int, ...]:
+    found = [0, 0, 0, 0]
+    for key in state:
+        block = re.match(r"^backbone\.body\.layer([1-4])\.(\d+)\.conv3\.weight$", key)
+        if block:
+            found[int(block[1]) - 1] = max(found[int(block[1]) - 1], int(block[2]) + 1)
+    return tuple(found)
+
+
+def _guess(state: Mapping[str, Tensor]) -> str:
+    if is_classifier(dict(state)):
+        return "a classification network (give it as the backbone's weights)"
+    first = ", ".join(list(state)[:3])
+    return f"a state of {len(state)} tensors ({first}, ...)"

@@ -1,0 +1,95 @@
+"""Darknet's files written by us: the cfg says what the spec says, or nothing is written."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from foveal.checkpoints.foreign.darknet import export_darknet, import_darknet
+from foveal.config.overrides import override
+from foveal.detectors.darknet import DarknetDetector
+from foveal.errors import FovealError, UsageError
+from foveal.parts.darknet.weights import read_header
+from foveal.parts.losses.yolo import CellError
+from foveal.parts.priors.cells import Cells
+from foveal.parts.resizing import Letterbox, Stretch
+from tests.detectors.test_darknet import V1, V2, V3
+
+NAMES = ["cat", "dog", "cow"]
+
+
+def there_and_back(spec: DarknetDetector, folder: Path, *, seen: int = 0) -> DarknetDetector:
+    state = spec.build(NAMES).state_dict()
+    files = export_darknet(spec, NAMES, state, folder / "x.weights", seen=seen)
+    again, names, read = import_darknet(*files)
+    assert names == tuple(NAMES) and all(torch.equal(state[key], value) for key, value in read.items())
+    return again
+
+
+@pytest.mark.parametrize("cfg", [V2, V3])
+def test_other_shapes_and_another_size_are_written(cfg: str, tmp_path: Path) -> None:
+    spec = DarknetDetector.from_cfg(cfg)
+    larger = tuple(tuple((1.5 * w, 2 * h + 1 / 3) for w, h in level) for level in spec.cells.shapes)
+    spec = replace(spec, cells=replace(spec.cells, shapes=larger), input=Letterbox(96, 128, (0.0,) * 3, (1.0,) * 3))
+    again = there_and_back(spec, tmp_path)
+    assert again.cells == spec.cells and again.input == spec.input
+
+
+def test_one_anchor_of_two_layers(tmp_path: Path) -> None:
+    """Each layer has a list of its own, and what it says of its own boxes comes first."""
+    spec = DarknetDetector.from_cfg(V3.replace("mask=0,1", "mask=0,2"))
+    assert len({shape for level in spec.cells.shapes for shape in level}) == 3  # anchor 2 stands in both masks
+    moved = tuple(tuple((w + 1 + i, h) for w, h in level) for i, level in enumerate(spec.cells.shapes))
+    spec = replace(spec, cells=replace(spec.cells, shapes=moved))
+    assert there_and_back(spec, tmp_path).cells == spec.cells
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("task.cls_loss=CrossEntropy(background=False)", "task.cls_loss=CrossEntropy"),
+        ("task.quality=None", "task.quality=None"),
+        ("task.coder=Delta()", "task.coder=Delta"),
+        ("cells.reach=(1.0, 1.1)", "cells=Cells"),
+        ("input.mean=(.5, .5, .5)", "input.mean"),
+    ],
+)
+def test_what_darknet_would_decode_otherwise_is_refused(setting: str, words: str, tmp_path: Path) -> None:
+    spec = override(DarknetDetector.from_cfg(V3), [setting])
+    with pytest.raises(FovealError, match=words):
+        export_darknet(spec, NAMES, spec.build(NAMES).state_dict(), tmp_path / "x.weights")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_seen_are_counted_on(tmp_path: Path) -> None:
+    """Weights that have the first 12,800 pictures behind them are not drawn to their shapes again."""
+    for begun, later, pull in ((5_000, 1_000, 6_800), (0, 0, 12_800), (90_000, 64, 0)):
+        spec = DarknetDetector.from_cfg(V2, seen=begun)
+        folder = tmp_path / str(begun)
+        again = there_and_back(spec, folder, seen=later)
+        assert isinstance(again.task.box_loss, CellError) and again.task.box_loss.pull == pull
+        assert read_header(folder / "x.weights").seen == min(begun, 12_800) + later
+        assert struct.unpack("<q", (folder / "x.weights").read_bytes()[12:20])[0] == min(begun, 12_800) + later
+
+
+def test_an_input_without_a_size_takes_darknets_pixels() -> None:
+    for cfg in (V1, V3):
+        spec = replace(DarknetDetector.from_cfg(cfg), input=Stretch())
+        assert spec.input == Stretch(spec.input.width, spec.input.height, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def test_connected_layers_say_which_canvas_they_want() -> None:
+    detector = DarknetDetector.from_cfg(V1).build(NAMES)
+    with pytest.raises(UsageError, match=r"a connected layer is for 128 numbers, here are 288\. .*no MultiScale"):
+        detector.get_submodule("backbone")(torch.zeros(1, 3, 48, 48))
+
+
+def test_shapes_have_to_be_as_many_as_the_boxes() -> None:
+    spec = DarknetDetector.from_cfg(V3)
+    for shapes in ((((1.0, 2.0),), ((3.0, 4.0),)), (((1.0, 2.0),) * 2,)):
+        with pytest.raises(UsageError, match="shapes a cell, the cfg has 2 and 2 boxes"):
+            replace(spec, cells=Cells(shapes)).build(NAMES)

@@ -1,0 +1,234 @@
+"""Checkpoints: whole or refused, whatever happens to their files."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from foveal.checkpoints import folder as checkpoint
+from foveal.checkpoints.folder import Content, DamagedCheckpoint
+from foveal.errors import FovealError, UsageError
+
+
+def content(value: float = 0.0, *, raw: bool = True) -> Content:
+    generator = torch.Generator().manual_seed(1)
+    weights = {
+        "conv.weight": torch.randn(4, 3, 3, 3, generator=generator).to(memory_format=torch.channels_last) + value,
+        "norm.num_batches_tracked": torch.tensor(7),
+        "half": torch.ones(5, dtype=torch.bfloat16),
+    }
+    return Content(
+        model=weights,
+        raw={k: v + 1 for k, v in weights.items()} if raw else {},
+        optimizer={"conv.weight/momentum_buffer": torch.zeros(4, 3, 3, 3)},
+        state={"step": 3, "best_results": None, "class": "Müller"},
+        spec={"spec": "Tiny(a=1)", "classes": ["cat", "dog"], "versions": {"torch": "2"}},
+    )
+
+
+def test_what_is_saved_is_what_is_read(tmp_path: Path) -> None:
+    written = content()
+    path = checkpoint.save(tmp_path, 3, written)
+    found = checkpoint.read(path)
+    for name in ("model", "raw", "optimizer"):
+        before, after = getattr(written, name), getattr(found, name)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[k], after[k]) and before[k].dtype == after[k].dtype for k in before)
+    assert found.state == written.state
+    assert found.spec == {"schema": checkpoint.SCHEMA, **written.spec}
+    assert (tmp_path / "last").resolve() == path
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "step-3"]
+
+
+def test_the_weights_file_holds_nothing_but_weights(tmp_path: Path) -> None:
+    """The same bytes whenever and wherever it is written."""
+    a = checkpoint.save(tmp_path / "a", 3, content())
+    b = checkpoint.save(tmp_path / "elsewhere" / "b", 900, content())
+    assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
+
+
+def test_the_list_is_what_sha256sum_reads(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 3, content())
+    done = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=path, capture_output=True, check=True)
+    assert done.stdout.count(b": OK") == 5
+
+
+def test_tied_weights_are_saved_under_both_names(tmp_path: Path) -> None:
+    shared = torch.randn(3)
+    path = checkpoint.save(tmp_path, 1, Content({"a": shared, "b": shared}, {}, {}, {}, {"spec": "", "classes": []}))
+    assert torch.equal(checkpoint.read(path).model["b"], shared)
+
+
+def _damage(path: Path, kind: str, rng: np.random.Generator) -> str:
+    """Cuts or flips one place of one file, each file as likely as another; returns the file's name."""
+    target = sorted(path.iterdir())[rng.integers(6)]
+    data = bytearray(target.read_bytes())
+    place = int(rng.integers(len(data)))
+    if kind == "cut":
+        data = data[:place]
+    else:
+        data[place] ^= 1 << int(rng.integers(8))
+    target.write_bytes(data)
+    return target.name
+
+
+@pytest.mark.parametrize("kind", ["cut", "flip"])
+def test_damage_is_named_and_the_checkpoint_before_is_used(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(5)
+    for trial in range(50):
+        folder = tmp_path / str(trial)
+        checkpoint.save(folder, 10, content(1.0))
+        path = checkpoint.save(folder, 20, content(2.0))
+        name = _damage(path, kind, rng)
+        with pytest.raises(DamagedCheckpoint) as refused:
+            checkpoint.load_checkpoint(path)
+        assert str(path) in str(refused.value)
+        assert name in str(refused.value), "the damaged file is the one named"
+        found = checkpoint.newest(folder)
+        assert found is not None
+        step, whole, damaged = found
+        assert step == 10
+        assert torch.equal(whole.model["conv.weight"], content(1.0).model["conv.weight"])
+        assert [str(e.path) for e in damaged] == [str(path)]
+
+
+def test_last_byte_of_the_list_counts(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, content())
+    sums = path / "SHA256SUMS"
+    sums.write_bytes(sums.read_bytes()[:-1])
+    with pytest.raises(DamagedCheckpoint, match="SHA256SUMS"):
+        checkpoint.verify(path)
+
+
+def test_missing_and_extra_files_are_named(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, content())
+    (path / "notes.txt").write_text("hello")
+    with pytest.raises(DamagedCheckpoint, match=r"notes\.txt"):
+        checkpoint.verify(path)
+    (path / "notes.txt").unlink()
+    (path / "raw.safetensors").unlink()
+    with pytest.raises(DamagedCheckpoint, match=r"raw\.safetensors: the file is missing"):
+        checkpoint.verify(path)
+
+
+def test_all_damaged_is_an_error_and_none_is_none(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path / "nothing") is None
+    for step in (1, 2):
+        path = checkpoint.save(tmp_path, step, content())
+        (path / "state.json").write_text("{}")
+    with pytest.raises(FovealError, match=r"every checkpoint is damaged.*step-2.*step-1"):
+        checkpoint.newest(tmp_path)
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, content())
+    spec = json.loads((path / "spec.json").read_text()) | {"schema": checkpoint.SCHEMA + 1}
+    (path / "spec.json").write_text(json.dumps(spec))
+    sums = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in path.iterdir() if p.name != "SHA256SUMS"}
+    (path / "SHA256SUMS").write_text("".join(f"{sums[n]}  {n}\n" for n in sorted(sums)))
+    with pytest.raises(FovealError, match="newer foveal"):
+        checkpoint.load_checkpoint(path)
+
+
+def test_what_a_path_may_be(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for step in (1, 2, 3):
+        checkpoint.save(run / "checkpoints", step, content(step))
+    expected = {"checkpoints/step-1": 1, "checkpoints/last": 3, ".": 3}
+    for name, step in expected.items():
+        assert checkpoint.load_checkpoint(run / name).path.name == f"step-{step}"
+    checkpoint.point(run / "checkpoints", "best", 2)
+    loaded = checkpoint.load_checkpoint(run)
+    assert loaded.path.name == "step-2"
+    assert loaded.text == "Tiny(a=1)"
+    assert loaded.classes == ("cat", "dog")
+    assert loaded.meta["state"]["step"] == 3
+    with pytest.raises(UsageError, match="no run and no checkpoint"):
+        checkpoint.load_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(UsageError):
+        checkpoint.load_checkpoint(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(FovealError, match="no checkpoint yet"):
+        checkpoint.load_checkpoint(tmp_path)
+
+
+def test_weights_are_never_taken_from_another_checkpoint(tmp_path: Path) -> None:
+    run = tmp_path
+    for step in (1, 2):
+        path = checkpoint.save(run / "checkpoints", step, content(step))
+    checkpoint.point(run / "checkpoints", "best", 2)
+    (path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(DamagedCheckpoint, match=r"step-2.*model\.safetensors"):
+        checkpoint.load_checkpoint(run)
+
+
+def test_prune_keeps_what_it_is_told(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 10):
+        checkpoint.save(tmp_path, step, content())
+    (tmp_path / ".writing-step-11").mkdir()
+    (tmp_path / "mine").mkdir()
+    checkpoint.prune(tmp_path, {1, 10})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "mine", "step-1", "step-10"]
+    assert checkpoint.steps(tmp_path) == [1, 10]
+
+
+def test_the_same_step_again_replaces_it(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 5, content(1.0))
+    path = checkpoint.save(tmp_path, 5, content(2.0))
+    assert torch.equal(checkpoint.read(path).model["conv.weight"], content(2.0).model["conv.weight"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "step-5"]
+
+
+def test_an_exchange_that_was_interrupted_is_repaired(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 5, content())
+    os.replace(path, tmp_path / ".old-step-5")
+    assert checkpoint.steps(tmp_path) == [5]
+    assert checkpoint.read(path).state["step"] == 3
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """The write of each of the six files fails in turn, after some of its bytes."""
+    checkpoint.save(tmp_path, 1, content())
+    original, written = checkpoint._write, 0
+
+    def failing(path: Path, data: bytes) -> None:
+        nonlocal written
+        if written == after:
+            path.write_bytes(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        written += 1
+        original(path, data)
+
+    monkeypatch.setattr(checkpoint, "_write", failing)
+    with pytest.raises(FovealError, match=r"no space left.*--resume"):
+        checkpoint.save(tmp_path, 2, content())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "step-1"]
+    assert (tmp_path / "last").resolve().name == "step-1"
+
+
+def test_space_is_checked_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 100_000_000
+
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: Usage)
+    weights = [torch.zeros(1_000_000)]  # 4 MB
+    checkpoint.check_space(tmp_path, weights, copies=3)  # 4 x 12 MB and the logs' 16.8 MB
+    with pytest.raises(FovealError, match=r"100 MB are free.*need 113 MB"):
+        checkpoint.check_space(tmp_path, weights, copies=6)
+
+
+def test_nothing_is_pickled(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, content())
+    kinds: dict[str, Any] = {p.name: p.read_bytes()[:2] for p in path.iterdir()}
+    assert not any(start in (b"\x80\x04", b"\x80\x02", b"PK") for start in kinds.values())
+    assert {p.suffix for p in path.iterdir()} == {".safetensors", ".json", ""}

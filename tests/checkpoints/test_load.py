@@ -1,0 +1,148 @@
+"""``foveal.load``: what can be a model, and that the inference form answers as the plain one does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from foveal import presets
+from foveal.assembly.detector import Detector
+from foveal.checkpoints.folder import Content, load_checkpoint, point, save
+from foveal.checkpoints.initial import load_weights
+from foveal.checkpoints.load import load, ready
+from foveal.cli.main import main
+from foveal.config.show import show
+from foveal.errors import FovealError
+from foveal.parts.resizing import Resize
+
+SPEC = replace(presets.retinanet_mini, input=Resize(96, 160))
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    torch.manual_seed(0)
+    built = SPEC.build(["a", "b"]).train()
+    built([torch.rand(3, 96, 128)] * 2)  # batch norms see something
+    g = torch.Generator().manual_seed(1)
+    for name, p in built.named_parameters():
+        if "cls_logits" in name:
+            p.data += torch.randn(p.shape, generator=g) * (0.5 if p.dim() > 1 else 2.0)
+    return built.eval()
+
+
+@pytest.fixture()
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+
+
+@pytest.fixture()
+def run(detector: Detector, tmp_path: Path) -> Path:
+    described = {"spec": show(SPEC), "classes": ["a", "b"], "versions": {}}
+    save(tmp_path / "run" / "checkpoints", 3, Content(detector.state_dict(), {}, {}, {"step": 3}, described))
+    point(tmp_path / "run" / "checkpoints", "best", 3)
+    return tmp_path / "run"
+
+
+def test_the_inference_form_answers_the_same(detector: Detector, picture: np.ndarray) -> None:
+    plain = detector.predict_arrays([picture])[0]
+    quick = ready(detector, "cpu", "32").predict_arrays([picture])[0]
+    assert len(plain) == len(quick) > 0
+    torch.testing.assert_close(quick.scores, plain.scores, rtol=0, atol=1e-5)
+    torch.testing.assert_close(quick.boxes, plain.boxes, rtol=0, atol=1e-2)
+
+
+def test_bf16_answers_nearly_the_same(detector: Detector, picture: np.ndarray) -> None:
+    half = ready(detector, "cpu", "bf16")
+    assert next(half.parameters()).dtype == torch.bfloat16
+    plain, found = detector.predict_arrays([picture])[0], half.predict_arrays([picture])[0]
+    assert found.boxes.dtype == found.scores.dtype == torch.float32
+    assert abs(float(plain.scores[0]) - float(found.scores[0])) < 0.05
+
+
+def test_run_checkpoint_and_exported_file_are_one_detector(run: Path, picture: np.ndarray, tmp_path: Path) -> None:
+    file = tmp_path / "one.safetensors"
+    assert main(["weights", "export", str(run), "--out", str(file)]) == 0
+    answers = [load(p).predict_arrays([picture])[0] for p in (run, run / "checkpoints" / "step-3", file)]
+    assert all(torch.equal(a.boxes, answers[0].boxes) and a.names == ("a", "b") for a in answers)
+
+
+def test_export_takes_what_load_takes_and_says_where_it_cannot_write(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    assert main(["weights", "export", str(run), "--out", str(one)]) == 0
+    assert main(["weights", "export", str(one), "--out", str(two)]) == 0
+    assert one.read_bytes() == two.read_bytes()
+    assert main(["weights", "export", "accurate", "--out", str(tmp_path / "three.safetensors")]) in (0, 1)
+    said = capsys.readouterr().err
+    assert not said or "weights fetch accurate" in said, "an alias is known"
+    assert main(["weights", "export", str(run), "--out", f"{tmp_path}/{'n' * 300}.safetensors"]) == 1
+
+
+def test_what_safetensors_cannot_write_is_no_bug_of_ours(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wraps the system's error in its own class."""
+
+    def refuse(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", refuse)
+    assert main(["weights", "export", str(run), "--out", str(tmp_path / "x.safetensors")]) == 1
+    said = capsys.readouterr().err
+    assert "x.safetensors: cannot be written" in said
+    assert "Traceback" not in said
+
+
+def test_training_starts_from_whatever_can_be_loaded(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "one.safetensors"
+    assert main(["weights", "export", str(run), "--out", str(file)]) == 0
+    fresh = [load_checkpoint(run).spec.build(("a", "b")) for _ in range(3)]
+    for detector, source in zip(fresh, (run, run / "checkpoints" / "step-3", file), strict=True):
+        assert load_weights(detector, source).new == {}
+        assert all(torch.equal(a, b) for a, b in zip(detector.parameters(), fresh[0].parameters(), strict=True))
+    with pytest.raises(FovealError, match="no such run, checkpoint, weights file or alias"):
+        load_weights(fresh[0], tmp_path / "none")
+
+
+def test_overrides_change_the_spec_before_it_is_built(run: Path, picture: np.ndarray) -> None:
+    few = load(run, overrides=["task.suppress.top=2"])
+    assert len(few.predict_arrays([picture])[0]) == 2
+
+
+def test_predict_takes_what_people_have(run: Path, picture: np.ndarray, tmp_path: Path) -> None:
+    from PIL import Image
+
+    loaded = load(run)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(picture).save(folder / "one.png")
+    want = loaded.predict(picture)
+    for source in (folder / "one.png", str(folder / "one.png"), Image.fromarray(picture)):
+        assert torch.equal(loaded.predict(source).boxes, want.boxes)
+    assert [len(d) for d in loaded.predict(folder)] == [len(want)] == [len(d) for d in loaded.predict([picture])]
+
+
+def test_what_is_no_model_is_refused_by_name(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(FovealError, match="no such run"):
+        load(tmp_path / "nothing")
+    text = tmp_path / "best.pt"
+    text.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(FovealError, match=r"best\.pt"):
+        load(text)
+    alien = tmp_path / "alien.safetensors"
+    save_file({"a": torch.zeros(1)}, alien)
+    with pytest.raises(FovealError, match="alien"):
+        load(alien)
+    for words in ("x", "[]", "{}", '{"classes": 3}', '{"classes": [3]}'):
+        save_file({"a": torch.zeros(1)}, alien, {"foveal": words})
+        with pytest.raises(FovealError, match=r"alien.*entry 'foveal'"):
+            load(alien)
+    with pytest.raises(FovealError, match="RetinaNet"):
+        load(run, overrides=["head.depth=3"])

@@ -1,0 +1,218 @@
+"""What a training takes from somebody's weights, said by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torchvision.models import detection as tv
+
+from foveal import presets
+from foveal.checkpoints.initial import find_spec, load_backbone, load_weights
+from foveal.checkpoints.transfer import Transfer, grouped, transfer
+from foveal.cli.main import main
+from foveal.config.overrides import override
+from foveal.detectors.detr import DETR
+from foveal.errors import FovealError, UsageError
+from foveal.parts.backbones.torchvision import Torchvision
+from foveal.parts.heads.transformer import Transformer
+from foveal.parts.resizing import Resize
+from foveal.weights.keys_detr import to_theirs
+
+HEAD = Transformer(queries=5, width=64, heads=2, encoder=1, decoder=1, hidden=32)
+SMALL_DETR = DETR(input=Resize(64, 96, multiple=1), head=HEAD)
+
+
+def told(taken: Transfer) -> str:
+    return "\n".join(taken.lines())
+
+
+def test_names_are_grouped_by_the_shortest_path_that_is_of_one_kind() -> None:
+    labels = {"a.x.w": "kept", "a.x.b": "kept", "a.y": "kept", "b.x.w": "kept", "b.x.b": "new", "b.z.w": "new"}
+    assert grouped(labels) == {"kept": ["a", "b.x.w"], "new": ["b.x.b", "b.z"]}
+    assert grouped({}) == {}
+
+
+def test_numbered_layers_are_folded_to_ranges() -> None:
+    """Layers without weights (2, 3) do not interrupt; one of another kind (5) does."""
+    kept = (*(f"b.layers.{i}.w" for i in (0, 1, 4, 6, 7)), "c.0.w", "d.w")
+    taken = Transfer("f", kept, {"x": ("b.layers.5.w",)}, ("b.layers.9.w",), (1, 2))
+    assert taken.lines()[1:] == [
+        "  kept: b.layers.0-4, b.layers.6-7, c, d",
+        "  made new (x): b.layers.5",
+        "  not used: b.layers.9",
+    ]
+
+
+def test_a_torchvision_state_dict_on_other_classes(tmp_path: Path) -> None:
+    file = tmp_path / "own_320.pth"
+    theirs = tv.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=5)
+    torch.save(theirs.state_dict(), file)
+    spec, source = find_spec(file)
+    assert source == file and spec.backbone.name == "mobilenet_v3_large"  # the file alone is enough to begin from
+    fresh = spec.build(["a", "b"])
+    taken = load_weights(fresh, file)
+    assert taken.unused == ()
+    assert told(taken).splitlines()[1:] == [
+        "  kept: backbone, neck, rpn_head, roi_head.trunk",
+        "  made new (2 classes here, 4 there): roi_head.predictor",
+    ]
+    body = theirs.state_dict()["backbone.body.4.block.0.0.weight"]
+    assert torch.equal(fresh.state_dict()["backbone.features.4.block.0.0.weight"], body)
+
+
+@pytest.mark.parametrize("form", ["original", "transformers", "transformers-4"])
+def test_every_form_of_detr_on_other_classes(form: str, tmp_path: Path) -> None:
+    trained = SMALL_DETR.build([f"c{i}" for i in range(7)])
+    file = tmp_path / "detr.safetensors"
+    save_file(to_theirs(trained.state_dict(), form), file)  # type: ignore[arg-type]
+    spec, _ = find_spec(file)
+    fresh = spec.build(["a", "b"])
+    taken = load_weights(fresh, file)
+    assert taken.new == {"2 classes here, 7 there": ("head.class_embed.weight", "head.class_embed.bias")}
+    kept = [name for name in taken.kept if not torch.equal(fresh.state_dict()[name], trained.state_dict()[name])]
+    assert kept == [] and taken.unused == ()
+
+
+def test_same_number_of_other_classes() -> None:
+    """Columns stand for classes: cat's row is no start for a car, and an order is not a name."""
+    spec = replace(presets.retinanet_mini, input=Resize(64, 96))
+    state = spec.build(["cat", "dog"]).state_dict()
+
+    def taken(*classes: str, there: tuple[str, ...] = ("cat", "dog")) -> Transfer:
+        return transfer(spec.build(classes), state, "w", there)
+
+    assert taken("Cat", "dog").new == {}
+    assert list(taken("car", "bus").new) == ["other classes"]
+    assert "made new (other classes): head.classification_head.cls_logits" in told(taken("car", "bus"))
+    assert "--classes cat,dog keeps their columns" in told(taken("dog", "cat"))
+    unnamed = taken("car", "bus", there=("class 1", "class 2"))
+    assert unnamed.new == {} and "do not name their 2 classes: taken to be car, bus" in told(unnamed)
+
+
+def test_names_that_nobody_gave() -> None:
+    """transformers' own are LABEL_0, LABEL_1. Gaps between real names (COCO's "unused 12") are no such thing."""
+    state = presets.retinanet_mini.build(["cat", "dog"]).state_dict()
+
+    def taken(*there: str) -> Transfer:
+        return transfer(presets.retinanet_mini.build(["car", "bus"]), state, "w", there)
+
+    assert taken("LABEL_0", "LABEL_1").new == {}
+    assert taken("unused 0", "class 1").new == {}
+    assert list(taken("unused 0", "person").new) == ["other classes"]
+
+
+def test_other_classes_and_other_shapes_are_told_apart() -> None:
+    """More queries have nothing to do with classes; and as many columns with a background are not the same classes."""
+    trained = SMALL_DETR.build(["a", "b", "c"]).state_dict()
+    more = replace(SMALL_DETR, head=replace(HEAD, queries=7)).build(["x"])
+    taken = transfer(more, trained, "w", ["a", "b", "c"])
+    columns = ("head.class_embed.weight", "head.class_embed.bias")
+    assert taken.new == {"another shape": ("head.query_embed.weight",), "1 classes here, 3 there": columns}
+    sigmoid = presets.retinanet_mini.build(["a", "b", "c"])
+    softmax = override(presets.retinanet_mini, ["task.cls_loss=CrossEntropy()"]).build(["x", "y"])  # and background
+    taken = transfer(softmax, sigmoid.state_dict(), "w", ["a", "b", "c"])
+    assert list(taken.new) == ["2 classes here, 3 there"]
+
+
+def test_another_architecture() -> None:
+    """What has the same names is kept, the rest is named; where nothing has, it is refused."""
+    here, there = presets.retinanet_mini.build(["a"]), presets.fcos_mini.build(["a"])
+    both = transfer(here, there.state_dict(), "fcos", ["a"])
+    assert "kept: backbone" in told(both) and "not used: head" in told(both)
+    with pytest.raises(FovealError, match=r"fcos: no weight fits this detector \(DETR\)"):
+        transfer(SMALL_DETR.build(["a"]), there.state_dict(), "fcos", ["a"])
+
+
+def test_a_classification_network_as_weights(tmp_path: Path) -> None:
+    spec = replace(presets.retinanet_mini, backbone=Torchvision("resnet18"))
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
+    fresh = spec.build(["a"])
+    taken = load_weights(fresh, tmp_path / "r18.pth")
+    assert taken.unused == ("fc.weight", "fc.bias")
+    assert told(taken).splitlines()[1:] == [
+        "  kept: backbone",
+        "  made new (not in the weights): neck, head",
+        "  not used: fc",
+    ]
+    named = replace(spec, backbone=replace(spec.backbone, weights=str(tmp_path / "r18.pth")))
+    again = load_backbone(named, named.build(["a"]))
+    assert again is not None and (again.kept, again.unused) == (taken.kept, taken.unused)
+    assert load_backbone(spec, spec.build(["a"])) is None
+    with pytest.raises(FovealError, match=r"r18\.pth: does not fit resnet50"):
+        load_weights(replace(spec, backbone=Torchvision("resnet50")).build(["a"]), tmp_path / "r18.pth")
+    with pytest.raises(UsageError, match=r"r18\.pth: .*SmallResNet has no pretrained weights"):
+        load_weights(presets.retinanet_mini.build(["a"]), tmp_path / "r18.pth")
+
+
+def test_a_network_of_timms_as_weights(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    from foveal.parts.backbones.timm import Timm
+
+    torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "r.pth")
+    fresh = replace(presets.retinanet_mini, backbone=Timm("resnet10t")).build(["a"])
+    lines = told(load_weights(fresh, tmp_path / "r.pth")).splitlines()
+    assert lines[1] == "  kept: backbone" and lines[3] == "  not used: fc"
+
+
+def test_a_torchvision_state_dict_on_real_pictures(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The documented command: the file alone says what it is, and its 4 classes become those of the blood cells."""
+    file, run = tmp_path / "own_320.pth", tmp_path / "run"
+    torch.save(
+        tv.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=5).state_dict(), file
+    )
+    words = [
+        "--data",
+        str(data / "bccd"),
+        "--limit",
+        "2",
+        "--epochs",
+        "1",
+        "--batch",
+        "2",
+        "--workers",
+        "0",
+        "--no-report",
+    ]
+    assert (
+        main(["train", str(file), *words, "--out", str(run), "--device", "cpu", "input.short=96", "input.long=128"])
+        == 0
+    )
+    assert "made new (3 classes here, 4 there): roi_head.predictor" in capsys.readouterr().err
+    assert json.loads((run / "run.json").read_text())["classes"] == ["Platelets", "RBC", "WBC"]
+
+
+def test_the_command_prints_it_and_the_run_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, first = str(tmp_path / "data"), tmp_path / "first"
+    assert main(["data", "make", "shapes", data, "--images", "12"]) == 0
+    options = [
+        "--data",
+        data,
+        "--epochs",
+        "1",
+        "--batch",
+        "2",
+        "--limit",
+        "2",
+        "--workers",
+        "0",
+        "--no-report",
+        "--device",
+        "cpu",
+    ]
+    assert main(["train", "retinanet_mini", *options, "--out", str(first), "input.short=64"]) == 0
+    capsys.readouterr()
+    classes = json.loads((first / "run.json").read_text())["classes"]
+    begun = [str(first), *options, "--classes", classes[0], "--out", str(tmp_path / "second"), "input.short=64"]
+    assert main(["train", *begun]) == 0
+    said = capsys.readouterr().err
+    assert f"made new (1 classes here, {len(classes)} there): head.classification_head.cls_logits" in said
+    start = json.loads((tmp_path / "second" / "run.json").read_text())["start"]
+    assert start["kept"][0] == "backbone" and start["not used"] == []

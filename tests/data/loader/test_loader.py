@@ -1,0 +1,300 @@
+"""The loader: equal bits whatever the number of workers, exact resume, fair shares, and honesty about broken files."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from foveal.data.augment.transforms import Expand, HorizontalFlip, IoUCrop, MultiScale, PhotometricDistortion, ShortSide
+from foveal.data.images.load import load_image
+from foveal.data.loader.batches import Order
+from foveal.data.loader.loader import Batch, EvalLoader, Loader, targets_of
+from foveal.data.open import open_dataset
+from foveal.data.records.dataset import Dataset, Record
+from foveal.data.synthetic.shapes import make_shapes
+from foveal.errors import FovealError, UsageError
+from foveal.parts.resizing import Letterbox, Resize, Stretch
+
+RECIPE = (PhotometricDistortion(), Expand(), IoUCrop(), HorizontalFlip(), MultiScale((64, 96)))
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    out = tmp_path_factory.mktemp("loader") / "set"
+    make_shapes(out, splits={"train": 24}, size=(96, 72), seed=1, masks=False)
+    return open_dataset(out, split="train")
+
+
+def same(a: Batch, b: Batch) -> bool:
+    pairs = [(getattr(a.images, k), getattr(b.images, k)) for k in ("pixels", "sizes", "frame", "original")]
+    pairs += [(getattr(a.targets, k), getattr(b.targets, k)) for k in ("boxes", "labels", "valid", "ignore")]
+    return a.indices == b.indices and a.ids == b.ids and all(torch.equal(x, y) for x, y in pairs)
+
+
+def broken(dataset: Dataset, tmp_path: Path, indices: list[int]) -> Dataset:
+    """The same set, of which some images cannot be decoded."""
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"\xff\xd8\xff\xe0 this is no JPEG")
+    records = list(dataset.records)
+    for i in indices:
+        records[i] = Record(**{**vars(records[i]), "path": bad})
+    return Dataset(dataset.classes, records, path=dataset.path)
+
+
+@pytest.mark.parametrize("rule", [Resize(80, 120), Letterbox(96, 64)], ids=repr)
+def test_any_number_of_workers_gives_the_same_bits(shapes: Dataset, rule: Resize | Letterbox) -> None:
+    loaders = [Loader(shapes, rule, RECIPE, 4, 7, workers=w) for w in (0, 1, 2)]
+    for epoch in (0, 3):
+        want, one, two = (list(loader.epoch(epoch)) for loader in loaders)
+        assert len(want) == len(one) == len(two) == 6
+        assert all(same(a, b) and same(a, c) for a, b, c in zip(want, one, two, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_in_the_middle_of_an_epoch(shapes: Dataset, workers: int) -> None:
+    loader = Loader(shapes, Resize(80, 120), RECIPE, 4, 7, workers=workers)
+    whole = list(loader.epoch(2))
+    for start in (0, 1, 5, 6):
+        abandoned = loader.epoch(2)
+        next(abandoned)  # left in the middle, as a stopped run leaves it
+        rest = list(loader.epoch(2, start))
+        assert len(rest) == 6 - start
+        assert all(same(a, b) for a, b in zip(whole[start:], rest, strict=True))
+
+
+def test_seeds_and_epochs_differ(shapes: Dataset) -> None:
+    def first(seed: int, epoch: int) -> list[Batch]:
+        return list(Loader(shapes, Resize(80, 120), RECIPE, 4, seed).epoch(epoch))
+
+    a, b, c = first(0, 0), first(1, 0), first(0, 1)
+    assert [x.indices for x in a] != [x.indices for x in b]
+    assert [x.indices for x in a] != [x.indices for x in c]
+    noise = [x.images.frame.tolist() for x in first(0, 0)]
+    assert noise == [x.images.frame.tolist() for x in a]
+
+
+def test_an_epoch_is_a_permutation(shapes: Dataset) -> None:
+    loader = Loader(shapes, Stretch(32, 32), (), 5, 0)
+    seen = [i for batch in loader.epoch(1) for i in batch.indices]
+    assert len(loader) == 4 and len(seen) == len(set(seen)) == 20  # four of 24 wait for another epoch
+    plain = Loader(shapes, Stretch(32, 32), (), 5, 0, shuffle=False)
+    assert [i for batch in plain.epoch(1) for i in batch.indices] == list(range(20))
+
+
+def test_noise_belongs_to_the_sample_not_to_the_batch(shapes: Dataset) -> None:
+    """The same image of the same epoch gets the same noise whatever the batch size."""
+    recipe = (HorizontalFlip(), Expand(p=1.0))
+    frames = []
+    for batch in (2, 3):
+        loader = Loader(shapes, Stretch(32, 32), recipe, batch, 0)
+        frames.append({i: f for b in loader.epoch(0) for i, f in zip(b.indices, b.images.frame.tolist(), strict=True)})
+    assert frames[0] == frames[1] and len(frames[0]) == 24
+
+
+def test_without_augmentation_training_sees_what_prediction_sees(shapes: Dataset) -> None:
+    rule = Resize(100, 150)
+    batch = next(Loader(shapes, rule, (), 4, 0).epoch(0))
+    want = rule.batch([load_image(shapes.records[i].path) for i in batch.indices])
+    assert batch.images.pixels.dtype == torch.uint8
+    assert batch.images.pixels.is_contiguous(memory_format=torch.channels_last)
+    for name in ("sizes", "frame", "original"):
+        assert torch.equal(getattr(batch.images, name), getattr(want, name))
+    got = rule.normalize(batch.images)
+    # Within 1.5 levels, in normalised units: half a level for the rounding, one for the fixed-point kernel.
+    assert (got.pixels - want.pixels).abs().max() <= 1.5 / 255 / min(rule.std) + 1e-5
+    for row, i in enumerate(batch.indices):
+        n = len(shapes.records[i])
+        boxes = batch.images.to_original(batch.targets.boxes)[row, :n]
+        np.testing.assert_allclose(boxes.numpy(), shapes.records[i].boxes, atol=1e-3)
+        assert batch.targets.valid[row].tolist() == [k < n for k in range(batch.targets.valid.shape[1])]
+
+
+def test_multi_scale_changes_by_batch(shapes: Dataset) -> None:
+    loader = Loader(shapes, Resize(800, 1333), (), 2, 0, multi_scale=(32, 64, 96))
+    sides = [int(batch.images.sizes.min()) for batch in loader.epoch(0)]
+    assert set(sides) == {32, 64, 96}
+    canvases = {
+        tuple(b.images.pixels.shape[2:])
+        for b in Loader(shapes, Stretch(64, 32), (MultiScale((32, 64)),), 2, 0).epoch(0)
+    }
+    assert canvases == {(32, 64), (64, 128)}
+    with pytest.raises(UsageError, match="twice"):
+        Loader(shapes, Resize(), (MultiScale(),), 2, 0, multi_scale=(5,))
+    with pytest.raises(UsageError, match="ShortSide is for"):
+        Loader(shapes, Stretch(64, 32), (ShortSide(),), 2, 0)
+
+
+def test_ranks_share_every_batch(shapes: Dataset) -> None:
+    whole = list(Loader(shapes, Stretch(32, 32), RECIPE[:4], 6, 0).epoch(0))
+    parts = [list(Loader(shapes, Stretch(32, 32), RECIPE[:4], 6, 0, rank=r, world=3).epoch(0)) for r in range(3)]
+    for k, batch in enumerate(whole):
+        assert [i for p in parts for i in p[k].indices] == batch.indices
+        assert torch.equal(torch.cat([p[k].images.pixels for p in parts]), batch.images.pixels)
+    with pytest.raises(UsageError, match="shared equally"):
+        Loader(shapes, Stretch(32, 32), (), 4, 0, world=3)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "world", "shape"), [(3, 8, 2, (1, 4)), (1, 4, 4, (1, 4)), (7, 2, 1, (3, 2))]
+)
+def test_small_sets_make_at_least_one_batch(count: int, batch: int, world: int, shape: tuple[int, int]) -> None:
+    order = Order(count, batch, 0, world=world)
+    table = order.batches(0)
+    assert table.shape == shape and len(order) == shape[0]
+    assert set(table.reshape(-1).tolist()) <= set(range(count))
+    if count < batch:
+        assert set(table.reshape(-1).tolist()) == set(range(count))
+    assert all(len(order.share(0, 0, r)[0]) == shape[1] // world for r in range(world))
+
+
+def test_grouping_by_aspect() -> None:
+    tall = np.arange(40) % 3 == 0  # 14 tall, 26 wide: batches of 4 leave 2 and 2 over, together one mixed batch
+    order = Order(40, 4, 0, tall=tall)
+    for epoch in (0, 1):
+        table = order.batches(epoch)
+        assert sorted(table.reshape(-1).tolist()) == list(range(40))
+        mixed = [len(set(tall[row].tolist())) > 1 for row in table]
+        assert sum(mixed) == 1
+    assert not np.array_equal(order.batches(0), order.batches(1))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_broken_images_are_replaced_and_named(shapes: Dataset, tmp_path: Path, workers: int) -> None:
+    loader = Loader(broken(shapes, tmp_path, [5]), Stretch(32, 32), RECIPE[:4], 4, 0, workers=workers)
+    batches = list(loader.epoch(0))
+    counts = Counter(i for b in batches for i in b.indices)
+    order = loader.maker.order.batches(0).reshape(-1).tolist()  # type: ignore[attr-defined]
+    stand_in = order[(order.index(5) + 1) % 24]
+    assert counts[5] == 0 and counts[stand_in] == 2 and sum(counts.values()) == 24
+    assert [s.index for s in loader.skipped] == [5]
+    assert "bad.jpg" in loader.skipped[0].message
+
+
+def test_too_many_broken_images_stop(shapes: Dataset, tmp_path: Path) -> None:
+    loader = Loader(broken(shapes, tmp_path, [3, 9]), Stretch(32, 32), (), 4, 0)  # 2 of 24 are 8 %
+    with pytest.raises(FovealError, match=r"2 of 24 images cannot be used, more than 5%.*bad\.jpg"):
+        list(loader.epoch(0))
+    with pytest.raises(FovealError, match="cannot be used"):
+        list(EvalLoader(broken(shapes, tmp_path, [3, 9])).epoch())
+    with pytest.raises(FovealError, match="cannot be used"):
+        list(Loader(broken(shapes, tmp_path, list(range(24))), Stretch(32, 32), (), 4, 0, workers=1).epoch(0))
+
+
+def test_an_image_of_another_size_than_annotated_is_not_used(shapes: Dataset) -> None:
+    records = list(shapes.records)
+    records[2] = Record(**{**vars(records[2]), "width": 95})
+    loader = EvalLoader(Dataset(shapes.classes, records))
+    assert sum(len(b.indices) for b in loader.epoch()) == 23
+    assert "96 x 72" in loader.skipped[0].message and "95 x 72" in loader.skipped[0].message
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_gives_every_image_once(shapes: Dataset, workers: int) -> None:
+    seen: list[int] = []
+    for rank in range(3):
+        loader = EvalLoader(shapes, 3, workers=workers, rank=rank, world=3)
+        batches = list(loader.epoch())
+        assert len(batches) == len(loader) == 3  # 8 images: 3, 3, 2
+        for batch in batches:
+            for array, index in zip(batch.arrays, batch.indices, strict=True):
+                np.testing.assert_array_equal(array, load_image(shapes.records[index].path))
+        seen += [i for b in batches for i in b.indices]
+    assert seen == list(range(24))
+
+
+def test_a_dead_worker_is_reported(shapes: Dataset) -> None:
+    loader = Loader(shapes, Stretch(32, 32), (), 2, 0, workers=1)
+    batches = loader.epoch(0)
+    next(batches)
+    assert loader._pool is not None
+    worker = loader._pool._iterator._workers[0]  # type: ignore[union-attr]
+    # torch raises from its signal handler, wherever the main thread happens to be, also between two lines of this test;
+    # without the handler the loader finds out by itself
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(FovealError, match="process that loads images died"):
+            list(batches)
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+    assert len(list(loader.epoch(0))) == 12  # and the next epoch starts a new one
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError()])
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_batch_in_the_memory_of_a_worker(
+    shapes: Dataset, error: Exception, gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was announced, and cannot be had: the worker died, or it is something else and stays what it is."""
+    loader = Loader(shapes, Stretch(32, 32), (), 2, 0, workers=1)
+    batches = loader.epoch(0)
+    next(batches)
+    iterator: Any = loader._pool._iterator  # type: ignore[union-attr]
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(iterator, "_next_data", fail)
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        if gone:
+            os.kill(iterator._workers[0].pid, signal.SIGKILL)
+        with pytest.raises(FovealError if gone else type(error)):
+            next(batches)
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+    if gone:
+        assert len(list(loader.epoch(0))) == 12
+
+
+def test_difficult_and_crowd() -> None:
+    flags = np.array([[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=bool)
+    boxes = np.array([[0, 0, 10, 10], [1, 1, 20, 20], [2, 2, 30, 30], [3, 3, 40, 40]], dtype=float)
+    difficult, crowd, ignore = flags
+    record = Record(1, Path("x"), 50, 50, boxes, np.arange(4), crowd, difficult, ignore, np.ones(4))
+    target = targets_of(record)
+    assert target.labels.tolist() == [0, 1, 2, 3]
+    assert target.ignore is not None and target.ignore.tolist() == [False, False, True, True]
+    target = targets_of(record, frame=(2, 3, 5, 7), difficult="ignore", crowd="drop")
+    assert target.labels.tolist() == [0, 1, 3]
+    assert target.ignore is not None and target.ignore.tolist() == [False, True, True]
+    assert target.boxes[1].tolist() == [1 * 2 + 5, 1 * 3 + 7, 20 * 2 + 5, 20 * 3 + 7]
+    assert targets_of(record, difficult="drop", crowd="learn").labels.tolist() == [0, 2, 3]
+
+
+def test_images_without_objects(shapes: Dataset) -> None:
+    records = [Record(**{**vars(r), **_nothing()}) for r in shapes.records[:4]]
+    batch = next(Loader(Dataset(shapes.classes, records), Resize(64, 96), RECIPE, 4, 0).epoch(0))
+    assert batch.targets.boxes.shape == (4, 1, 4) and not batch.targets.valid.any()
+
+
+def _nothing() -> dict[str, object]:
+    none = np.zeros(0, dtype=bool)
+    rows = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, np.int64), "area": np.zeros(0)}
+    return {**rows, "crowd": none, "difficult": none, "ignore": none}
+
+
+def test_refusals(shapes: Dataset) -> None:
+    with pytest.raises(FovealError, match="no images"):
+        Loader(Dataset(("a",), []), Resize())
+    for wrong in ({"batch": 0}, {"workers": -1}, {"rank": 2, "world": 2}):
+        with pytest.raises(UsageError):
+            Loader(shapes, Resize(), **wrong)  # type: ignore[arg-type]
+
+
+def test_ignored_regions_reach_the_matcher(shapes: Dataset) -> None:
+    """``any_ignore`` is what the matcher asks: without it a crowd region would be plain background."""
+    records = [Record(**vars(r)) for r in shapes.records]
+    crowded = next(i for i, r in enumerate(records) if len(r))
+    records[crowded].crowd = np.arange(len(records[crowded])) == 0
+    dataset = Dataset(shapes.classes, records, path=shapes.path)
+    found = [b.targets for b in Loader(dataset, Resize(80, 120), (), 1, 0, crowd="ignore").epoch(0)]
+    assert sum(t.any_ignore for t in found) == 1
+    assert [t.any_ignore for t in found] == [bool(t.ignore.any()) for t in found]

@@ -1,0 +1,120 @@
+"""Prediction on files: sources, names of drawings, JSON, bad images. The detector is a stand-in with known answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from foveal.assembly.detector import Detector
+from foveal.errors import FovealError, UsageError
+from foveal.inference.predict import Predictions, find_sources, predict
+from foveal.types import Detections
+
+
+class Known:
+    """Finds a cat as large as the picture with score .9, and a dog of one pixel with score .4."""
+
+    classes = ("cat", "dog")
+    device = torch.device("cpu")
+    source = None  # it makes no use of proposals
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def predict_arrays(
+        self, arrays: Sequence[np.ndarray[Any, Any]], batch: int | None = None, proposals: Any = None
+    ) -> list[Detections]:
+        self.calls.append(len(arrays))
+        return [
+            Detections(
+                torch.tensor([[0.0, 0.0, float(a.shape[1]), float(a.shape[0])], [1.0, 1.0, 2.0, 2.0]]),
+                torch.tensor([0.9, 0.4]),
+                torch.tensor([0, 1]),
+                self.classes,
+            )
+            for a in arrays
+        ]
+
+
+def run(sources: Any, **options: Any) -> Predictions:
+    return predict(cast(Detector, Known()), sources, **options)
+
+
+def picture(path: Path, width: int = 30, height: int = 20) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height), "teal").save(path)
+    return path
+
+
+def test_json_has_the_stable_form(tmp_path: Path) -> None:
+    photo = picture(tmp_path / "photo.png")
+    run(photo, json=tmp_path / "deep" / "found.json", score=0.4)
+    (entry,) = json.loads((tmp_path / "deep" / "found.json").read_text())
+    assert entry["image"] == str(photo)
+    assert (entry["width"], entry["height"]) == (30, 20)
+    assert entry["detections"][0] == {"label": "cat", "score": pytest.approx(0.9), "box": [0.0, 0.0, 30.0, 20.0]}
+    assert [d["label"] for d in entry["detections"]] == ["cat", "dog"]
+
+
+def test_score_and_classes_choose(tmp_path: Path) -> None:
+    photo = picture(tmp_path / "photo.png")
+    assert run(photo).images[0].detections.labels.tolist() == [0]
+    assert run(photo, score=0.1, classes=["dog"]).images[0].detections.labels.tolist() == [1]
+    with pytest.raises(UsageError, match=r"'cow'.*cat, dog"):
+        run(photo, classes=["cow"])
+    with pytest.raises(UsageError, match="score is 50"):
+        run(photo, score=50)
+
+
+def test_drawings_never_clash_and_never_lie_beside_the_data(tmp_path: Path) -> None:
+    files = [picture(tmp_path / n) for n in ("a/x.png", "b/x.png", "a/x.jpg", "a/x-2.png", "c/X.png", "c/b_x.bmp")]
+    done = run(files, out=tmp_path / "out")
+    names = [entry.drawing.name.lower() for entry in done.images if entry.drawing]
+    assert len(set(names)) == len(files) == len(list((tmp_path / "out").iterdir()))
+    assert names[0] == "x.jpg"
+    with pytest.raises(FovealError, match="the pictures themselves lie here"):
+        run(files, out=tmp_path / "a")
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["x-2.png", "x.jpg", "x.png"]
+
+
+def test_bad_pictures_are_named_and_skipped_and_alone_refused(tmp_path: Path) -> None:
+    good = picture(tmp_path / "good.png")
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    done = run([bad, good, tmp_path / "missing.png"])
+    assert [p.image for p in done.images] == [str(good)]
+    assert [Path(str(e.path)).name for e in done.skipped] == ["bad.jpg", "missing.png"]
+    with pytest.raises(FovealError, match=r"bad\.jpg"):
+        run(bad)
+    with pytest.raises(FovealError, match=r"none of the 2 images.*bad\.jpg.*missing\.png"):
+        run([bad, tmp_path / "missing.png"])
+
+
+def test_sources(tmp_path: Path) -> None:
+    one, two = picture(tmp_path / "d" / "1.png"), picture(tmp_path / "d" / "e" / "2.png")
+    (tmp_path / "d" / "notes.txt").write_text("no image")
+    assert find_sources([tmp_path / "d"]) == [str(one)]
+    assert find_sources([str(tmp_path / "d" / "**" / "*.png"), one]) == [str(one), str(two)]
+    odd = picture(tmp_path / "what[1].png")
+    assert find_sources([odd]) == [str(odd)]
+    for source in (tmp_path / "d" / "*.gif", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(FovealError, match="no image"):
+            find_sources([source])
+
+
+def test_pictures_are_decoded_ahead_and_handed_over_in_batches(tmp_path: Path) -> None:
+    files = [picture(tmp_path / f"{i}.png", 20 + i) for i in range(11)]
+    known = Known()
+    seen: list[tuple[int, int]] = []
+    done = predict(cast(Detector, known), files, batch=4, progress=lambda n, total: seen.append((n, total)))
+    assert known.calls == [4, 4, 3]
+    assert [entry.width for entry in done.images] == list(range(20, 31))
+    assert seen == [(i, 11) for i in range(1, 12)]

@@ -1,0 +1,196 @@
+"""Parameter groups, the averaged weights, and updates, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from foveal.errors import UsageError
+from foveal.recipe import SGD, AdamW, Fit, Stage
+from foveal.runtime import processes as environment
+from foveal.training.loop.ema import Average
+from foveal.training.loop.log import Clock
+from foveal.training.loop.optimizers import (
+    build_solver,
+    freeze,
+    parameter_groups,
+    restore_solver,
+    set_lr,
+    solver_tensors,
+)
+from foveal.training.loop.update import Updater, noise
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+        self.head = nn.Linear(2, 1)
+        self.predictor = nn.Sequential(nn.Linear(1, 1))
+
+
+def groups_by_name(net: nn.Module, fit: Fit) -> dict[str, tuple[float, float]]:
+    names = {p: n for n, p in net.named_parameters()}
+    groups = parameter_groups(net, fit, Stage())
+    return {names[p]: (g["scale"], g["weight_decay"]) for g in groups for p in g["params"]}
+
+
+def test_every_parameter_has_one_group_and_its_rules() -> None:
+    rates: dict[str, float] = {"bias_lr": 2.0, "backbone_lr": 0.1, "predictor_lr": 10.0}
+    fit = Fit(solver=SGD(weight_decay=0.5), norm_decay=False, bias_decay=False, **rates)  # type: ignore[arg-type]
+    assert groups_by_name(Net(), fit) == {
+        "backbone.0.weight": (0.1, 0.5),
+        "backbone.0.bias": (pytest.approx(0.2), 0.0),
+        "backbone.1.weight": (0.1, 0.0),
+        "backbone.1.bias": (0.1, 0.0),  # a norm's shift is no bias of a layer
+        "head.weight": (1.0, 0.5),
+        "head.bias": (2.0, 0.0),
+        "predictor.0.weight": (10.0, 0.5),
+        "predictor.0.bias": (20.0, 0.0),
+    }
+    assert set(groups_by_name(Net(), Fit(solver=SGD(weight_decay=0.5))).values()) == {(1.0, 0.5)}
+
+
+def test_a_stage_freezes_what_it_does_not_name_and_never_thaws() -> None:
+    net = Net()
+    net.backbone[0].weight.requires_grad_(False)
+    trainable = frozenset(n for n, p in net.named_parameters() if p.requires_grad)
+    freeze(net, Stage(trains=("backbone",)), trainable)
+    learning = {n for n, p in net.named_parameters() if p.requires_grad}
+    assert learning == {"backbone.0.bias", "backbone.1.weight", "backbone.1.bias"}
+    freeze(net, Stage(), trainable)
+    assert {n for n, p in net.named_parameters() if p.requires_grad} == trainable
+    with pytest.raises(UsageError, match="'neck'"):
+        freeze(net, Stage(trains=("neck",)), trainable)
+
+
+def test_average_by_hand() -> None:
+    net = nn.Linear(1, 1, bias=False)
+    net.register_buffer("seen", torch.tensor(0.0))
+    net.weight.data.fill_(0.0)
+    average = Average(net, decay=0.5)
+    net.weight.data.fill_(10.0)
+    net.seen.fill_(7.0)
+    average.update(net, 0)  # d = min(0.5, 1/10): 0.1 * 0 + 0.9 * 10
+    assert average.module.weight.item() == pytest.approx(9.0)
+    assert average.module.seen.item() == 7.0
+    net.weight.data.fill_(20.0)
+    average.update(net, 8)  # d = min(0.5, 9/18): 0.5 * 9 + 0.5 * 20
+    assert average.module.weight.item() == pytest.approx(14.5)
+    net.weight.data.fill_(0.0)
+    average.update(net, 1000)  # d = 0.5
+    assert average.module.weight.item() == pytest.approx(7.25)
+
+
+@pytest.mark.parametrize("solver", [SGD(), AdamW()])
+def test_solver_state_survives_a_round_trip(solver: Any) -> None:
+    """Two updates, state taken over, a third on both: the same bits. Channels-last weights keep their layout."""
+
+    def make() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        return net, build_solver(net, Fit(solver=solver), Stage())
+
+    def advance(net: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+        optimizer.zero_grad()
+        net(torch.full((1, 3, 4, 4), 1.0 + step)).square().sum().backward()
+        set_lr(optimizer, 0.01)
+        optimizer.step()
+
+    net, optimizer = make()
+    for step in range(2):
+        advance(net, optimizer, step)
+    saved = {k: v.clone() for k, v in solver_tensors(optimizer, net).items()}
+    assert {k.split("/")[0] for k in saved} == {"weight", "bias"}
+    other, fresh = make()
+    other.load_state_dict(net.state_dict())
+    restore_solver(fresh, other, saved)
+    advance(net, optimizer, 2)
+    advance(other, fresh, 2)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+
+
+class Scale(nn.Module):
+    """Loss = weight * pixel; the gradient is the pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0]))
+
+    def forward(self, images: Tensor, targets: Tensor, rng: Any) -> dict[str, Tensor]:
+        return {"a": (self.weight * images).sum(), "b": targets.sum()}
+
+
+def updater(clip: float | None = None, solver: Any = None) -> tuple[Updater, Scale]:
+    fabric = environment.launch(torch.device("cpu"), None, "32")
+    net = Scale()
+    optimizer = build_solver(net, Fit(solver=solver or SGD(momentum=0.9, weight_decay=0.0)), Stage())
+    set_lr(optimizer, 0.1)
+    model = fabric.setup_module(net)
+    return Updater(fabric, model, optimizer, seed=0, clip=clip, clock=Clock(torch.device("cpu"))), net
+
+
+def test_an_update_by_hand() -> None:
+    update, net = updater()
+    result = update([(torch.tensor([2.0]), torch.tensor([0.5]))], 0)  # type: ignore[list-item]
+    assert net.weight.item() == pytest.approx(1 - 0.1 * 2)
+    assert {k: v.item() for k, v in result.losses.items()} == {"a": 2.0, "b": 0.5}
+    assert result.bad.item() == 0
+    update([(torch.tensor([2.0]), torch.tensor([0.5]))], 1)  # type: ignore[list-item]
+    assert net.weight.item() == pytest.approx(0.8 - 0.1 * (0.9 * 2 + 2))
+
+
+def test_parts_are_averaged() -> None:
+    update, net = updater()
+    parts = [(torch.tensor([2.0]), torch.tensor([1.0])), (torch.tensor([4.0]), torch.tensor([3.0]))]
+    result = update(parts, 0)  # type: ignore[arg-type]
+    assert net.weight.item() == pytest.approx(1 - 0.1 * 3)
+    assert {k: v.item() for k, v in result.losses.items()} == {"a": 3.0, "b": 2.0}
+
+
+def test_clipping_by_hand() -> None:
+    update, net = updater(clip=0.5)
+    update([(torch.tensor([2.0]), torch.tensor([0.0]))], 0)  # type: ignore[list-item]
+    assert net.weight.item() == pytest.approx(1 - 0.1 * 0.5)
+    update, net = updater(clip=5.0)
+    update([(torch.tensor([2.0]), torch.tensor([0.0]))], 0)  # type: ignore[list-item]
+    assert net.weight.item() == pytest.approx(1 - 0.1 * 2)
+
+
+@pytest.mark.parametrize("solver", [SGD(weight_decay=0.1), AdamW(weight_decay=0.1)])
+@pytest.mark.parametrize(("pixel", "other"), [(torch.nan, 0.0), (torch.inf, 0.0), (1.0, torch.nan), (1.0, -torch.inf)])
+def test_a_bad_loss_changes_nothing(solver: Any, pixel: float, other: float) -> None:
+    """Neither weights (decay and momentum included) nor the solver's state."""
+    update, net = updater(solver=solver, clip=1.0)
+    update([(torch.tensor([2.0]), torch.tensor([0.5]))], 0)  # type: ignore[list-item]
+    weight = net.weight.detach().clone()
+    state = {k: v.clone() for k, v in solver_tensors(update.solver, net).items()}
+    result = update([(torch.tensor([pixel]), torch.tensor([other]))], 1)  # type: ignore[list-item]
+    assert result.bad.item() == 1
+    assert torch.equal(net.weight, weight)
+    after = solver_tensors(update.solver, net)
+    assert all(torch.equal(after[k], v) for k, v in state.items())
+
+
+def test_noise_differs_by_every_place_and_is_stable() -> None:
+    places = [noise(1, 0, 0, 0), noise(1, 0, 0, 1), noise(1, 0, 1, 0), noise(1, 1, 0, 0), noise(2, 0, 0, 0)]
+    assert len(set(places)) == 5
+    assert noise(1, 7, 3, 0) == noise(1, 7, 3, 0)
+
+
+def test_fp16_on_the_scaler_path_updates_and_skips() -> None:
+    fabric = environment.launch(torch.device("cpu"), None, "16")
+    net = Scale()
+    optimizer = build_solver(net, replace(Fit(), solver=SGD(weight_decay=0.0)), Stage())
+    set_lr(optimizer, 0.1)
+    update = Updater(fabric, fabric.setup_module(net), optimizer, seed=0, clip=1.0, clock=Clock(torch.device("cpu")))
+    update([(torch.tensor([2.0]), torch.tensor([0.5]))], 0)  # type: ignore[list-item]
+    assert net.weight.item() == pytest.approx(1 - 0.1 * 1.0, abs=1e-5)  # clipped from 2 to 1
+    before = net.weight.item()
+    result = update([(torch.tensor([torch.nan]), torch.tensor([0.5]))], 1)  # type: ignore[list-item]
+    assert result.bad.item() == 1
+    assert net.weight.item() == before

@@ -1,0 +1,114 @@
+"""Two processes (gloo) against one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from foveal.checkpoints import folder as checkpoint
+from tests.helpers.train_tiny import make_data
+
+ROOT = Path(__file__).parents[2]
+# statistics and noise belong to each process, so there are none
+PLAIN = {
+    "spec": {"dropout": 0.0, "norm": False, "noise": 0.0},
+    "fit": {"ema": None, "clip": None, "epochs": 2, "lr": 0.05},
+}
+
+
+def start(processes: int, arguments: dict[str, Any]) -> subprocess.Popen[str]:
+    """``main`` of the tiny training under torchrun's environment variables, on the loopback device."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-W", "error", "-m", "tests.helpers.train_tiny", json.dumps(arguments)]
+    if processes > 1:
+        launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}"]
+        command = [sys.executable, *launcher, "-m", "tests.helpers.train_tiny", json.dumps(arguments)]
+    return launch(command)
+
+
+def launch(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # so that torchrun's children can be ended with it
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    """Waits for a good end; leaves nothing running in any case."""
+    try:
+        said, _ = process.communicate(timeout=240)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    assert process.returncode == 0, said
+
+
+@pytest.mark.parametrize(
+    "empty_from",
+    [
+        pytest.param(None, marks=pytest.mark.slow),
+        2,  # two objects in all the data: in most batches one process has no box, in some both
+    ],
+)
+def test_two_processes_are_one(tmp_path: Path, empty_from: int | None) -> None:
+    """Gradients of the first update, weights and validation at the end."""
+    data = make_data(tmp_path / "data", val=5, empty_from=empty_from)
+    runs = {n: tmp_path / f"run-{n}" for n in (1, 2)}
+    for n, out in runs.items():
+        finish(start(n, {"data": str(data), "out": str(out), "gradients": str(tmp_path / f"grad-{n}"), **PLAIN}))
+    one = torch.load(tmp_path / "grad-1-0.pt", weights_only=True)
+    for rank in (0, 1):
+        two = torch.load(tmp_path / f"grad-2-{rank}.pt", weights_only=True)
+        assert one.keys() == two.keys()
+        for name, gradient in one.items():
+            assert torch.allclose(gradient, two[name], rtol=1e-4, atol=1e-7), name
+    a, b = (checkpoint.load_checkpoint(out / "checkpoints" / "last").state_dict for out in runs.values())
+    assert all(torch.allclose(a[k], b[k], atol=1e-6) for k in a)
+    for out in runs.values():
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        val = [row for row in rows if row["split"] == "val"]
+        assert [row["step"] for row in val] == [3, 6]
+    results = [json.loads((out / "results.json").read_text()) for out in runs.values()]
+    assert results[0]["images"] == results[1]["images"] == 5
+    assert len({p.name for p in (runs[2] / "checkpoints").iterdir()} - {"last", "best"}) <= 3
+
+
+ACROSS = """
+import torch
+from foveal.parts.normalizers import Positives
+torch.distributed.init_process_group("gloo")
+rank = torch.distributed.get_rank()
+keep, positive = torch.ones(2, 4), torch.zeros(2, 4, dtype=torch.bool)
+positive[0, : (2, 0)[rank]] = True
+mean = Positives(across_ranks=True)
+with torch.no_grad():  # validation: three batches here, one there, and nobody waits
+    for _ in range((3, 1)[rank]):
+        assert mean(keep, positive).tolist() == [[(0.5, 1.0)[rank]]] * 2
+assert mean(keep, positive).tolist() == [[1.0], [1.0]]  # 2 and 0 positives: each divides by their mean
+positive[1] = rank == 1
+assert torch.allclose(mean(keep, positive), torch.tensor(1 / 3))
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_positives_across_ranks(tmp_path: Path) -> None:
+    (tmp_path / "across.py").write_text(ACROSS)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "across.py")]
+    finish(launch([sys.executable, *command]))
