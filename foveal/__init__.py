@@ -12,8 +12,6 @@ Every name is imported when it is first used, so ``import foveal`` is instant an
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .errors import FovealError, UsageError
@@ -36,7 +34,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    pass
+    from . import presets
     from .checkpoints.load import load
     from .data.open import open_dataset
     from .evaluation.scoring import evaluate
@@ -65,10 +63,12 @@ _WHERE = {
     "Detections": "types",
     "Images": "types",
     "Target": "types",
-    "load": "loading",
-    "open_dataset": "data.reading",
+    "evaluate": "evaluation.scoring",
+    "load": "checkpoints.load",
+    "open_dataset": "data.open",
+    "predict": "inference.predict",
+    "train": "training.run",
 }
-_VERBS = {"evaluate": "api", "predict": "predict", "train": "api"}  # functions that share their name with a module
 
 
 def __getattr__(name: str) -> Any:
@@ -76,30 +76,10 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
         globals()[name] = value
         return value
-    if name in _VERBS or name == "presets":
+    if name == "presets":
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Verb(ModuleType):
-    """The modules ``foveal.train``, ``foveal.evaluate`` and ``foveal.predict`` are also the functions of that name."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        name = self.__name__.rpartition(".")[2]
-        return getattr(importlib.import_module(f".{_VERBS[name]}", __name__), name)(*args, **kwargs)
-
-
-class _Foveal(ModuleType):
-    """Python binds a module to its package as soon as anybody imports it; this is where those three become callable."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _VERBS and type(value) is ModuleType:
-            value.__class__ = _Verb
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Foveal

@@ -52,10 +52,10 @@ def export(
     """Writes a detector in the form ``to``, whole or not at all; the paths written.
 
     ``foveal``: one safetensors file with spec and class names in its header. ``hf``: a folder (see
-    :mod:`foveal.checkpoints.huggingface`), ``hf4`` with the keys of transformers 4. ``torchvision``: a state dict of its detector.
-    ``detr``: the original code's. ``darknet``: weights, cfg and names. ``backbone``: the backbone alone, under the keys
-    of the package it is of. ``inner``: whose names the ResNet inside a transformers' DETR has. Raises ``FovealError``
-    for a detector that has no such form, and for files that are there already.
+    :mod:`foveal.checkpoints.huggingface`), ``hf4`` with the keys of transformers 4. ``torchvision``: a state dict
+    of its detector. ``detr``: the original code's. ``darknet``: weights, cfg and names. ``backbone``: the backbone
+    alone, under the keys of the package it is of. ``inner``: whose names the ResNet inside a transformers' DETR
+    has. Raises ``FovealError`` for a detector that has no such form, and for files that are there already.
     """
     if to == "darknet":
         return export_darknet(spec, classes, state, out, seen=seen)

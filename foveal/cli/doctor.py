@@ -32,13 +32,14 @@ def doctor(
       foveal doctor annotations.json --images pictures --json findings.json --html findings.html
     """
     from ..data.doctor.examine import examine
+    from ..data.doctor.page import page
 
     with progress("reading") as update:
         report = examine(paths(data), images, names(classes), decode, update)
     (note if "-" in (str(json), str(html)) else say)(report.text(every=all_))
     write_json(None if json is None else report.to_list(), json)
     if html is not None:
-        write_text(report.html(), html)
+        write_text(page(report), html)
     return report.status(strict)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["FieldHelp", "describe", "from_json", "nearest", "parse_spec", "parse_value", "vocabulary"]
 
 PACKAGES = ("foveal.parts", "foveal.detectors")  # every module in these
-MODULES = ("foveal.assembly.task", "foveal.recipe", "foveal.data.augment.transforms")
+MODULES = ("foveal.assembly.proposers", "foveal.assembly.task", "foveal.recipe", "foveal.data.augment.transforms")
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ def vocabulary() -> Mapping[str, type]:
     """The public parts and specs by name: frozen dataclasses that are not abstract. Imports torch."""
     modules = list(MODULES)
     for package in PACKAGES:
-        modules += [m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__, package + ".")]
+        modules += [m.name for m in pkgutil.walk_packages(importlib.import_module(package).__path__, package + ".")]
     found: dict[str, type] = {}
     for module in modules:
         for name, cls in vars(importlib.import_module(module)).items():

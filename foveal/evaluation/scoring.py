@@ -175,10 +175,8 @@ def evaluate(
     ``foveal proposals``, for a detector that takes them from outside.
     """
     from ..assembly.detector import Detector
-    from ..checkpoints.load import load
-
-    pass
     from ..checkpoints.folder import Run
+    from ..checkpoints.load import load
     from ..external_proposals.detector import with_proposals
 
     place = model.path if isinstance(model, Run) else model

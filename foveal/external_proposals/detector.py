@@ -36,7 +36,7 @@ def with_proposals(
 
 
 def proposal_maker(detector: Detector, *, training: bool = False) -> Maker:
-    """A detector's own proposals, for :func:`foveal.external_proposals.cache.kept`; ``training``: as many as training takes."""
+    """A detector's own proposals, for :func:`.cache.kept`; ``training``: as many as training takes."""
 
     def make(records: Sequence[Record]) -> Generator[Made, None, None]:
         for index, record in enumerate(records):

@@ -10,15 +10,21 @@ import difflib
 
 from ..assembly.detector import Spec
 from ..errors import UsageError
+from . import detr, fast_rcnn, faster_rcnn, fcos, mask_rcnn, mini, rcnn, retinanet, spp_net, ssd, yolo
 from .detr import *
+from .fast_rcnn import *
 from .faster_rcnn import *
+from .fcos import *
+from .mask_rcnn import *
 from .mini import *
 from .rcnn import *
 from .retinanet import *
+from .spp_net import *
 from .ssd import *
 from .yolo import *
 
-PAGES = (one_stage, ssd, yolo, detr, rcnn, two_stage, small)  # where the presets are, in the order they are listed
+# where the presets are, in the order they are listed
+PAGES = (retinanet, fcos, ssd, yolo, detr, rcnn, spp_net, fast_rcnn, faster_rcnn, mask_rcnn, mini)
 
 
 def names() -> list[str]:

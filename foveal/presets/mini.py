@@ -52,8 +52,10 @@ __all__ = [
     "faster_rcnn_mini_focal_rpn",
     "fcos_mini",
     "mask_rcnn_mini",
+    "rcnn_mini",
     "retinanet_mini",
     "rpn_mini",
+    "spp_net_mini",
     "ssd_mini",
     "yolo_v1_mini",
     "yolo_v2_mini",
@@ -212,7 +214,6 @@ rpn_mini = RPN(
     fit=SMALL_FIT,
 )
 
-__all__ = ["rcnn_mini", "spp_net_mini"]
 
 _PROPOSALS = SelectiveSearch(top=300, width=320, min_side=10)
 _FIT = Fit(

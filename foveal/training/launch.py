@@ -13,6 +13,7 @@ from ..checkpoints.initial import begin
 from ..checkpoints.transfer import Transfer
 from ..config.show import show
 from ..data.open import split_pair
+from ..data.records.fingerprint import fingerprint, proposal_fingerprint
 from ..data.records.segmentation import check_masks
 from ..errors import UsageError
 from ..files.atomic import write_json
@@ -84,9 +85,9 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
         "precision": precision,
         "threads": torch.get_num_threads(),
         "processes": fabric.world_size,
-        "data": environment.fingerprint(training, masks=detector.has_masks),
-        "val_data": environment.fingerprint(validation, masks=detector.has_masks),
-        "proposals": environment.proposal_fingerprint(training),
+        "data": fingerprint(training, masks=detector.has_masks),
+        "val_data": fingerprint(validation, masks=detector.has_masks),
+        "proposals": proposal_fingerprint(training),
     }
     for line in greeting(arguments, spec, batch, fabric, precision, sets):
         screen.say(line)

@@ -28,7 +28,7 @@ def train(
     spec: Spec | PathLike,
     *,
     data: PathLike | Sequence[PathLike],
-    out: PathLike,
+    out: PathLike | None = None,
     val: PathLike | Sequence[PathLike] | None = None,
     split: Mapping[str, str] | None = None,
     classes: Sequence[str] | None = None,
@@ -59,7 +59,7 @@ def train(
     ``data``, ``val``, ``split`` (``{"train": ..., "val": ...}``), ``classes``, ``others``, ``images``
         see :func:`foveal.data.open.split_pair`
     ``out``
-        the run folder; one that holds a run is refused without ``resume``
+        the run folder; one that holds a run is refused without ``resume``. None: ``runs/NAME``, numbered
     ``epochs``
         in place of the recipe's
     ``batch``
@@ -100,7 +100,7 @@ def train(
         classes=classes,
         others=others,
         images=images,
-        out=Path(out),
+        out=default_out(spec, resume=resume) if out is None else Path(out),
         epochs=epochs,
         batch=batch,
         seed=seed,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment
 from markupsafe import Markup
 
+from ..records.findings import printable
+
 if TYPE_CHECKING:
     from .report import Report
 
@@ -64,18 +66,19 @@ svg rect { fill:var(--bar) }
 
 
 def page(report: Report) -> str:
-    """The whole page. Every text of the data set is escaped."""
+    """The whole page: no script, no link to anywhere. Every text of the data set is escaped."""
     kinds: dict[tuple[str, str], list[object]] = {}
     for finding in report.findings:
         kinds.setdefault((finding.severity, finding.code), []).append(finding)
     environment = Environment(autoescape=True)
-    return environment.from_string(_PAGE).render(
+    text = environment.from_string(_PAGE).render(
         r=report,
         heads=("images", "without objects", "objects", "difficult", "crowd", "small", "medium", "large"),
         kinds=[(severity, code, same) for (severity, code), same in kinds.items()],
         side_bars=bars(SIDE_NAMES, report.box_sides),
         class_bars=lambda s: bars([c.name for c in s.classes], [c.objects for c in s.classes]),
     )
+    return printable(text)
 
 
 def bars(names: Sequence[str], values: Sequence[int]) -> Markup:

@@ -80,9 +80,3 @@ class Report:
             + ("" if self.decoded else " (images were not decoded)")
         )
         return printable("\n".join(lines))
-
-    def html(self) -> str:
-        """A page of its own: no script, no link to anywhere."""
-        from .page import page
-
-        return printable(page(self))

@@ -59,8 +59,8 @@ class TrainMaker:
     def __call__(self, epoch: int, batch: int, shared: bool) -> Packet:
         indices, first = self.order.share(epoch, batch, self.rank)
         seed, packet, prepared = self.order.seed, Packet(), []
-        for place, wanted in enumerate(indices.tolist(), first):
-            found = self._load(epoch, place, wanted, packet.skipped)
+        for slot, wanted in enumerate(indices.tolist(), first):
+            found = self._load(epoch, slot, wanted, packet.skipped)
             if found is None:
                 packet.error = True
                 return packet

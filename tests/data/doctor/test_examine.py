@@ -12,6 +12,7 @@ import pytest
 
 from foveal.cli import main as cli
 from foveal.data.doctor.examine import examine
+from foveal.data.doctor.page import page as render_page
 from foveal.errors import FovealError
 from tests.helpers.data_sets import BOXES, coco, image, state, voc, xml, yolo
 
@@ -143,7 +144,7 @@ def test_page_is_whole_escaped_and_self_contained(tmp_path: Path) -> None:
     (source / "Annotations" / "a.xml").write_text(
         xml([("&lt;script&gt;alert(1)&lt;/script&gt;", 1, 1, 9, 9), ("dog", 9, 9, 3, 3)])
     )
-    page = examine(source).html()
+    page = render_page(examine(source))
     assert "<script" not in page and "&lt;script&gt;alert(1)" in page
     assert "http" not in page and "src=" not in page and "href" not in page
     assert "<svg" in page and "box-inverted" in page
