@@ -17,10 +17,10 @@ import numpy as np
 from common import parser, race, setup
 from numpy.typing import NDArray
 
-from foveal.evaluation import Found, Truth, evaluate
+from foveal.evaluation import DetectionTable, GroundTruth, evaluate
 
 
-def make(images: int, objects: int, classes: int, per_image: int, seed: int) -> tuple[Truth, Found]:
+def make(images: int, objects: int, classes: int, per_image: int, seed: int) -> tuple[GroundTruth, DetectionTable]:
     """A set like COCO's val2017: skewed classes, log-normal sizes, 1.2 % crowds; noisy hits among false alarms."""
     rng = np.random.default_rng(seed)
     frequency = 1 / np.arange(1, classes + 1) ** 0.9
@@ -35,7 +35,7 @@ def make(images: int, objects: int, classes: int, per_image: int, seed: int) -> 
     label = rng.choice(classes, objects, p=frequency)
     box = boxes(objects)
     area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) * rng.uniform(0.45, 0.9, objects)
-    truth = Truth.build(
+    truth = GroundTruth.build(
         range(1, images + 1),
         [f"class {k}" for k in range(classes)],
         image,
@@ -58,17 +58,17 @@ def make(images: int, objects: int, classes: int, per_image: int, seed: int) -> 
     found_label[near] = np.where(rng.random(len(near)) < 0.85, label[source], found_label[near])
     score[near] = rng.beta(3, 2, len(near))
     by_image = np.argsort(found_image, kind="stable")
-    found = Found.build(found_image, found_label, found_box, np.round(score, 5))
+    found = DetectionTable.build(found_image, found_label, found_box, np.round(score, 5))
     return truth, found[by_image]
 
 
 # ------------------------------------------------------------------------------------------------- COCO
-def pycocotools_numbers(truth: Truth, found: Found) -> tuple[list[float], float]:
+def pycocotools_numbers(truth: GroundTruth, found: DetectionTable) -> tuple[list[float], float]:
     """The twelve numbers, and the seconds of ``evaluate`` and ``accumulate``."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    def annotations(part: Truth | Found) -> list[dict[str, object]]:
+    def annotations(part: GroundTruth | DetectionTable) -> list[dict[str, object]]:
         xywh = np.concatenate([part.box[:, :2], part.box[:, 2:] - part.box[:, :2]], 1).tolist()
         ids = zip(part.image.tolist(), part.label.tolist(), xywh, part.pixels().tolist(), strict=True)
         rows = enumerate(ids, 1)
@@ -117,7 +117,7 @@ def coco(args: argparse.Namespace) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- VOC
-def classic_voc07(truth: Truth, found: Found) -> list[float]:
+def classic_voc07(truth: GroundTruth, found: DetectionTable) -> list[float]:
     """11-point AP of every class with a loop over its detections, as the evaluation scripts of the field have it."""
     average: list[float] = []
     for k in range(len(truth.classes)):

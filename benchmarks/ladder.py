@@ -33,7 +33,7 @@ from foveal.detectors.spp_net import FINE_TUNE_TOP, SPPNet
 from foveal.external_proposals.cache import fill
 from foveal.parts.backbones.torchvision import Torchvision
 from foveal.parts.heads.dense import RPNHead
-from foveal.parts.heads.rcnn import TwoTaps
+from foveal.parts.heads.rcnn import RCNNHead
 from foveal.parts.heads.roi import RoIMLP
 from foveal.parts.necks.fpn import FPN, SingleLevel
 from foveal.parts.pooling.roi_align import RoIAlign, RoIPool
@@ -45,7 +45,7 @@ from foveal.parts.resizing import Resize
 from foveal.parts.samplers import Balanced
 from foveal.parts.selective_search import SelectiveSearch
 from foveal.presets.recipes import FLIP, SMALL_FIT
-from foveal.recipe import AdamW, Cosine, Draw, Fit, Ridge
+from foveal.recipe import AdamW, Cosine, Recipe, Ridge, WindowSampling
 
 SOURCE = SelectiveSearch(top=500)
 PICTURE = Resize(320, 533)
@@ -66,7 +66,7 @@ def rungs(weights: str, passes: float) -> dict[str, Rung]:
         return max(1, round(count * passes))
 
     body = Torchvision("squeezenet1_0", weights=weights)
-    windows = Fit(
+    windows = Recipe(
         epochs=epochs(4),
         batch=64,
         lr=3e-4,
@@ -83,8 +83,8 @@ def rungs(weights: str, passes: float) -> dict[str, Rung]:
         backbone=body,
         pool=Warp(96, 7),
         cells=3,
-        head=TwoTaps(256, depth=1, dropout=0.0),
-        fit=replace(windows, stages=(replace(FINE_TUNE, draw=Draw(per_image=48)), svms, boxes)),
+        head=RCNNHead(256, depth=1, dropout=0.0),
+        fit=replace(windows, stages=(replace(FINE_TUNE, draw=WindowSampling(per_image=48)), svms, boxes)),
     )
     spp = SPPNet(
         input=PICTURE,
@@ -92,7 +92,7 @@ def rungs(weights: str, passes: float) -> dict[str, Rung]:
         backbone=body,
         levels=(4,),
         pool=SPP((3, 2, 1)),
-        head=TwoTaps(256, depth=1, dropout=0.0),
+        head=RCNNHead(256, depth=1, dropout=0.0),
         fit=replace(windows, epochs=epochs(8), stages=(FINE_TUNE_TOP, svms, boxes)),
     )
     few = Select(score=0.01, per_level=None)

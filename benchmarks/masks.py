@@ -16,7 +16,7 @@ import torch
 from common import parser, race, setup
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
-from foveal.evaluation import Found, Truth, evaluate
+from foveal.evaluation import DetectionTable, GroundTruth, evaluate
 from foveal.evaluation.masks import MaskRuns
 from foveal.masks.rle import Masks
 from foveal.masks.targets import mask_targets
@@ -35,7 +35,7 @@ def ellipses(box: np.ndarray, size: tuple[int, int]) -> Masks:
     return Masks.of_dense(u**2 + v**2 < 1)
 
 
-def make(images: int, objects: int, per_image: int) -> tuple[Truth, Found, list[Masks], list[Masks]]:
+def make(images: int, objects: int, per_image: int) -> tuple[GroundTruth, DetectionTable, list[Masks], list[Masks]]:
     rng = np.random.default_rng(0)
 
     def boxes(n: int) -> np.ndarray:
@@ -56,18 +56,18 @@ def make(images: int, objects: int, per_image: int) -> tuple[Truth, Found, list[
         own.append(ellipses(box, SIZE))
         seen.append(ellipses(found_boxes[-1], SIZE))
     masks = MaskRuns.of(own)
-    truth = Truth.build(
+    truth = GroundTruth.build(
         range(1, images + 1), [f"class {k}" for k in range(CLASSES)], np.repeat(np.arange(images), objects),
         np.concatenate(labels), masks.extent, area=masks.area(), sizes=[SIZE] * images, masks=masks,
     )  # fmt: skip
-    found = Found.build(
+    found = DetectionTable.build(
         np.repeat(np.arange(images), per_image), np.concatenate(found_labels), np.concatenate(found_boxes),
         rng.random(images * per_image), masks=MaskRuns.of(seen),
     )  # fmt: skip
     return truth, found, own, seen
 
 
-def pycocotools(truth: Truth, found: Found, own: list[Masks], seen: list[Masks]) -> tuple[float, float]:
+def pycocotools(truth: GroundTruth, found: DetectionTable, own: list[Masks], seen: list[Masks]) -> tuple[float, float]:
     """(AP, seconds of evaluation): what it gets is built outside the clock."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval

@@ -157,7 +157,7 @@ class Cosine(Schedule):
 
 # --------------------------------------------------------------------------------------------- the recipe
 @dataclass(frozen=True)
-class Draw:
+class WindowSampling:
     """How windows are drawn over the whole training set, one by one and with replacement (R-CNN, section 2.3)."""
 
     positive: float = 0.25  # share of the batch that overlaps an object by ``iou`` or more: 32 of 128
@@ -192,7 +192,7 @@ class Stage:
     solver: Solver | SVM | Ridge | None = None
     lr: float | None = None
     epochs: int | None = None
-    draw: Draw = Draw()  # of windows
+    draw: WindowSampling = WindowSampling()  # of windows
 
     def __post_init__(self) -> None:
         if self.inputs not in get_args(Inputs):
@@ -205,7 +205,7 @@ class Stage:
             raise UsageError("fit.stages: SVM and Ridge learn from features, and nothing else does", fix=str(self))
         if self.inputs == "features" and (self.lr is not None or self.epochs is not None):
             raise UsageError("fit.stages: SVM and Ridge are solved, and have neither lr nor epochs")
-        if self.inputs not in ("windows", "maps") and self.draw != Draw():
+        if self.inputs not in ("windows", "maps") and self.draw != WindowSampling():
             raise UsageError('fit.stages: draw is for inputs="windows" and "maps"')
         if not self.trains:
             raise UsageError('fit.stages: trains is empty, so nothing would learn; ("",) is everything')
@@ -225,13 +225,13 @@ class Stage:
         return self.inputs in ("proposals", "features") or bool(self.begin)
 
     @property
-    def kind(self) -> tuple[str, Draw, str | None]:
+    def kind(self) -> tuple[str, WindowSampling, str | None]:
         """What stages that one loop runs have in common."""
         return self.inputs, self.draw, self.task
 
 
 @dataclass(frozen=True)
-class Fit:
+class Recipe:
     """How a detector is trained."""
 
     epochs: int = 12

@@ -310,13 +310,17 @@ class Match:
     gt: Tensor  # (B, A) int64
     positive: Tensor  # (B, A) bool
     ignored: Tensor  # (B, A) bool: neither positive nor negative
-    further: tuple[Tensor, Tensor] | None = None  # (B, G) prior of each object; (B, G) bool: another took it
+    extra_objects: tuple[Tensor, Tensor] | None = None  # (B, G) prior of each object; (B, G) bool: another took it
 
     def chunk(self, parts: int) -> list[Match]:
         """The inverse of ``repeated``: a match for each of so many equal parts of the batch."""
         gt, positive, ignored = (t.chunk(parts) for t in (self.gt, self.positive, self.ignored))
-        further = [None] * parts if self.further is None else zip(*(t.chunk(parts) for t in self.further), strict=True)
-        return [Match(*row) for row in zip(gt, positive, ignored, further, strict=True)]
+        extra_objects = (
+            [None] * parts
+            if self.extra_objects is None
+            else zip(*(t.chunk(parts) for t in self.extra_objects), strict=True)
+        )
+        return [Match(*row) for row in zip(gt, positive, ignored, extra_objects, strict=True)]
 
 
 @dataclass(frozen=True)

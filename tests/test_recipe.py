@@ -9,7 +9,7 @@ import pytest
 
 from foveal.config.parse import parse_value, vocabulary
 from foveal.errors import UsageError
-from foveal.recipe import SGD, AdamW, Constant, Cosine, Fit, Stage, Steps
+from foveal.recipe import SGD, AdamW, Constant, Cosine, Recipe, Stage, Steps
 
 
 def test_steps_falls_at_fractions_and_at_epochs() -> None:
@@ -37,7 +37,7 @@ def test_constant() -> None:
 
 
 def test_warmup_is_linear_and_at_most_a_fifth() -> None:
-    fit = Fit(warmup_steps=4, warmup_factor=0.2, schedule=Constant())
+    fit = Recipe(warmup_steps=4, warmup_factor=0.2, schedule=Constant())
     assert [fit.scale(step, 100, 10) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     # 10 updates: two of warm-up
     assert [fit.scale(step, 10, 10) for step in range(3)] == pytest.approx([0.2, 0.6, 1.0])
@@ -45,12 +45,12 @@ def test_warmup_is_linear_and_at_most_a_fifth() -> None:
 
 
 def test_warmup_and_schedule_multiply() -> None:
-    fit = Fit(warmup_steps=2, warmup_factor=0.5, schedule=Steps(at=(0.05,), factor=0.1))
+    fit = Recipe(warmup_steps=2, warmup_factor=0.5, schedule=Steps(at=(0.05,), factor=0.1))
     assert fit.scale(1, 20, 20) == pytest.approx(0.75 * 0.1)
 
 
 def test_learning_rate_is_linear_in_the_batch() -> None:
-    fit = Fit(lr=0.02, batch=16)
+    fit = Recipe(lr=0.02, batch=16)
     assert fit.scaled_lr(16) == 0.02
     assert fit.scaled_lr(4) == pytest.approx(0.005)
     assert fit.scaled_lr(8, Stage(lr=0.1)) == pytest.approx(0.05)
@@ -79,7 +79,7 @@ def test_learning_rate_is_linear_in_the_batch() -> None:
 )
 def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=f"fit.{next(iter(settings))}"):
-        Fit(**settings)  # type: ignore[arg-type]
+        Recipe(**settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("settings", [{"epochs": 0}, {"lr": -0.1}, {"lr": math.nan}, {"trains": ()}])
@@ -89,7 +89,7 @@ def test_impossible_stages_are_refused(settings: dict[str, Any]) -> None:
 
 
 def test_the_recipe_is_a_literal() -> None:
-    fit = Fit(
+    fit = Recipe(
         epochs=3,
         solver=AdamW(weight_decay=0.05),
         schedule=Cosine(final=0.01),

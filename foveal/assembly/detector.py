@@ -19,7 +19,7 @@ from ..masks.paste import paste
 from ..masks.rle import Masks
 from ..parts.resizing import Input
 from ..parts.selective_search import ProposalSource
-from ..recipe import Fit
+from ..recipe import Recipe
 from ..types import Boxes, Detections, Images, Predictions, Priors, Target, Targets
 
 ImageArray = np.ndarray[Any, np.dtype[np.uint8]]
@@ -37,7 +37,7 @@ class Spec(ABC):
 
     @property
     @abstractmethod
-    def fit(self) -> Fit:
+    def fit(self) -> Recipe:
         """The recipe it is trained by."""
 
     @property
@@ -74,9 +74,9 @@ class Detector(nn.Module, ABC):
     has_proposals = False
     source: ProposalSource | None = None  # of the proposals that come from outside, where the detector needs such
     mask_threshold = 0.5  # a pixel whose probability is above this belongs to a mask
-    merges_classes = False  # one class for all objects: a proposal network used as a detector
+    class_agnostic = False  # one class for all objects: a proposal network used as a detector
     learning: str | None = None  # the task whose losses alone count: so says the stage of the fitting
-    resting: tuple[nn.Module, ...] = ()  # norms that keep their statistics: the stage of the fitting trains other parts
+    frozen_norms: tuple[nn.Module, ...] = ()  # norms whose statistics stay: this stage trains other parts
 
     def __init__(self, spec: Spec, classes: Sequence[str]) -> None:
         super().__init__()
@@ -84,9 +84,9 @@ class Detector(nn.Module, ABC):
         self.classes = tuple(classes)
 
     def train(self, mode: bool = True) -> Self:
-        """As ever, but :attr:`resting` norms stay in evaluation mode."""
+        """As ever, but :attr:`frozen_norms` norms stay in evaluation mode."""
         super().train(mode)
-        for module in self.resting:
+        for module in self.frozen_norms:
             module.eval()
         return self
 
@@ -248,7 +248,7 @@ class Detector(nn.Module, ABC):
         return images.pixels.to(dtype=weight.dtype, memory_format=layout)
 
     def _merged(self, targets: Targets) -> Targets:
-        if not self.merges_classes:
+        if not self.class_agnostic:
             return targets
         return merge_classes(targets)
 
@@ -270,7 +270,7 @@ class Detector(nn.Module, ABC):
                 shapes = f"boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)}"
                 raise FovealError(f"targets[{i}] has {shapes}, expected (G, 4) and (G,)")
             top = len(self.classes)
-            if not self.merges_classes and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < top:
+            if not self.class_agnostic and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < top:
                 raise FovealError(
                     f"targets[{i}] has labels from {int(labels.min())} to {int(labels.max())}, expected 0 to {top - 1}",
                     fix="Labels are 0-based and there is none for background",

@@ -28,13 +28,13 @@ class OneStage(Detector):
         priors: PriorSet,
         task: BoxTask,
         *,
-        merges_classes: bool = False,
+        class_agnostic: bool = False,
     ) -> None:
-        super().__init__(spec, ("object",) if merges_classes else classes)
+        super().__init__(spec, ("object",) if class_agnostic else classes)
         self.backbone, self.neck, self.head = backbone, neck, head
         self.strides = neck.strides
         self.priors, self.task = priors, task
-        self.merges_classes = self.has_proposals = merges_classes
+        self.class_agnostic = self.has_proposals = class_agnostic
 
     @property
     def threshold(self) -> float:
@@ -61,13 +61,13 @@ class OneStage(Detector):
         return losses
 
     def detections(self, outputs: Outputs, images: Images) -> Boxes:
-        return self.task.detect(outputs.layers[-1], everywhere(outputs.priors), images)
+        return self.task.detect(outputs.layers[-1], without_validity(outputs.priors), images)
 
     def proposals(self, outputs: Outputs, images: Images, *, training: bool = False) -> Boxes:
         """Those of an RPN; it has one number of them for training and test."""
         return self.detections(outputs, images) if self.has_proposals else super().proposals(outputs, images)
 
 
-def everywhere(priors: Priors) -> Priors:
+def without_validity(priors: Priors) -> Priors:
     """Priors without their training filter: crossing the border matters to learning, not to detection."""
     return Priors(priors.boxes, priors.counts, grid=priors.grid)

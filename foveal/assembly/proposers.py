@@ -14,7 +14,7 @@ from ..parts.priors.anchors import Anchors
 from ..parts.selective_search import ProposalSource
 from ..types import Boxes, Images, Predictions, Priors, Targets
 from .detector import Outputs, merge_classes
-from .one_stage import everywhere
+from .one_stage import without_validity
 from .task import BoxTask
 
 
@@ -67,7 +67,7 @@ class FromRPN(Proposer):
         return {f"rpn.{k}": v for k, v in losses.items()}
 
     def __call__(self, outputs: Outputs, images: Images, *, training: bool) -> Boxes:
-        return self.counted(training).detect(detached(outputs.layers[-1]), everywhere(outputs.priors), images)
+        return self.counted(training).detect(detached(outputs.layers[-1]), without_validity(outputs.priors), images)
 
     def counted(self, training: bool) -> BoxTask:
         """The task with the proposal counts of training or test."""
@@ -76,7 +76,7 @@ class FromRPN(Proposer):
 
 
 @dataclass(frozen=True)
-class FromOutside(Proposer):
+class ExternalProposals(Proposer):
     """The boxes that came with the images (Fast R-CNN)."""
 
     source: ProposalSource | None = None
@@ -102,7 +102,7 @@ class FromOutside(Proposer):
         return Boxes(boxes, valid.to(boxes.dtype), torch.zeros_like(valid, dtype=torch.int64), valid)
 
 
-GIVEN = FromOutside()
+EXTERNAL = ExternalProposals()
 
 
 def detached(predictions: Predictions) -> Predictions:

@@ -121,7 +121,7 @@ class BoxTask:
         """The class loss of every row (B, A)."""
         labels = targets.labels.gather(1, match.gt)
         rows = self.cls_loss(predictions.logits, labels, match.positive)
-        more = self.cls_loss.further(predictions.logits, targets.labels, match)
+        more = self.cls_loss.extra_class_loss(predictions.logits, targets.labels, match)
         return rows if more is None else rows + more
 
     @staticmethod

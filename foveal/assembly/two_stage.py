@@ -11,22 +11,22 @@ from torch import Tensor, nn
 
 from ..parts.backbones.base import BackboneSpec
 from ..parts.heads.mask import MaskBranch
-from ..parts.heads.rcnn import TwoTapHead
+from ..parts.heads.rcnn import RCNNHeadLayers
 from ..parts.heads.roi import RoIHead, RoIHeadSpec
 from ..parts.necks.fpn import Neck
 from ..parts.pooling.roi_align import Pool, look_at
 from ..parts.samplers import Balanced
 from ..types import Boxes, Images, Match, Predictions, Priors, Targets
 from .detector import Detector, Outputs, Spec, in_evaluation
-from .proposers import GIVEN, Proposer
+from .proposers import EXTERNAL, Proposer
 from .task import BoxTask, sampled
 
 T = TypeVar("T")
-LOOKED_AT = 256  # rows of each image that are looked at together before some are chosen: what bounds that look's memory
+HEAD_CHUNK = 256  # RoIs of each image that run through the head together before sampling; bounds the memory
 
 
 # ---------------------------------------------------------------------------------------------- the assembly
-class Region(Detector):
+class TwoStage(Detector):
     """Fast R-CNN, Faster R-CNN and their relatives. Where a batch brings proposals, an RPN is not asked for any."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Region(Detector):
         return self._proposes(images).outputs(self.rpn_head, self.features(images), images, self.strides)
 
     def _proposes(self, images: Images) -> Proposer:
-        return self.proposer if images.proposals is None else GIVEN
+        return self.proposer if images.proposals is None else EXTERNAL
 
     # ------------------------------------------------------------------------------------------- training
     def losses(
@@ -91,7 +91,7 @@ class Region(Detector):
     ) -> dict[str, Tensor]:
         chosen = self._chosen(features, priors, targets, images.sizes, rng)
         if chosen is None:
-            predictions = self._second(features, priors.boxes, images.sizes)
+            predictions = self._run_head(features, priors.boxes, images.sizes)
             match = self.roi.match(predictions, priors, targets)
             losses = self.roi.losses(predictions, priors, targets, rng, match=match)
             return losses | self._mask_loss(features, priors.boxes, match, targets, images, rng)
@@ -99,7 +99,7 @@ class Region(Detector):
         match = sampled(match, index)
         boxes = priors.boxes.gather(1, index[..., None].expand(-1, -1, 4))
         rows = Priors(boxes, (boxes.shape[1],), kept)
-        found = self._second(features, boxes, images.sizes)
+        found = self._run_head(features, boxes, images.sizes)
         losses = self.roi.losses(found, rows, targets, rng, match=match, kept=kept.float())
         match = replace(match, positive=match.positive & kept)
         return losses | self._mask_loss(features, boxes, match, targets, images, rng)
@@ -116,7 +116,7 @@ class Region(Detector):
         sampler, task = self.roi.sampler, self.roi
         if sampler.needs_losses:
             with in_evaluation(self.roi_head):
-                looked = self._second(features, priors.boxes, sizes, LOOKED_AT)
+                looked = self._run_head(features, priors.boxes, sizes, HEAD_CHUNK)
             match = task.match(looked, priors, targets)
             return match, *sampler.rows(match, priors, task.row_losses(looked, priors, targets, match), rng)
         if not isinstance(sampler, Balanced) or task.matcher.needs_outputs:
@@ -144,27 +144,27 @@ class Region(Detector):
     def detections(self, outputs: Outputs, images: Images) -> Boxes:
         proposed = self.proposals(outputs, images)
         priors = Priors(proposed.boxes, (proposed.boxes.shape[1],), proposed.valid)
-        found = self.roi.detect(self._second(outputs.features, proposed.boxes, images.sizes), priors, images)
+        found = self.roi.detect(self._run_head(outputs.features, proposed.boxes, images.sizes), priors, images)
         if self.mask_head is None:
             return found
         return replace(found, masks=self.mask_head.probabilities(outputs.features, found, self.strides))
 
-    def taps(self, features: list[Tensor], boxes: Tensor, sizes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """What a :class:`TwoTapHead` predicts classes (R, width) and boxes (R, length) from, some boxes at a time."""
-        head = cast(TwoTapHead, self.roi_head)
-        return self._looked_at(head.taps, features, boxes, sizes)
+    def split_features(self, features: list[Tensor], boxes: Tensor, sizes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What an R-CNN head predicts classes (R, width) and boxes (R, length) from, in chunks."""
+        head = cast(RCNNHeadLayers, self.roi_head)
+        return self._in_chunks(head.split_features, features, boxes, sizes)
 
-    def _second(
+    def _run_head(
         self, features: list[Tensor], boxes: Tensor, sizes: Tensor, at_a_time: int | None = None
     ) -> Predictions:
         """Boxes (B, P, 4) -> predictions (B, P, ...) of the second stage."""
         batch = len(boxes)
-        parts = list(self._looked_at(lambda rows: self.roi_head(rows, batch), features, boxes, sizes, at_a_time))
+        parts = list(self._in_chunks(lambda rows: self.roi_head(rows, batch), features, boxes, sizes, at_a_time))
         if len(parts) == 1:
             return cast(Predictions, parts[0])
         return Predictions(torch.cat([p.logits for p in parts], 1), torch.cat([p.deltas for p in parts], 1))
 
-    def _looked_at(
+    def _in_chunks(
         self,
         look: Callable[[Tensor], T],
         features: list[Tensor],
@@ -180,7 +180,7 @@ class Region(Detector):
             yield look_at(look, self.pool, features, boxes[:, start : start + step], self.strides, sizes)
 
 
-def second_head(spec: RoIHeadSpec, task: BoxTask, channels: int, pool: Pool, classes: int) -> RoIHead:
+def build_roi_head(spec: RoIHeadSpec, task: BoxTask, channels: int, pool: Pool, classes: int) -> RoIHead:
     """The head that looks at each pooled proposal, with the logits and the starting bias that its task wants."""
     loss, size = task.cls_loss, (pool.size, pool.size)
     return spec.build(channels, size, loss.channels(classes), classes, loss.bias(classes))

@@ -20,15 +20,15 @@ from ..parts.backbones.caffe import CaffeSpec
 from ..parts.backbones.darknet import Darknet
 from ..parts.backbones.image_pyramid import ImagePyramid
 from ..parts.darknet.weights import is_darknet
-from ..parts.heads.rcnn import TwoTapHead
+from ..parts.heads.rcnn import RCNNHeadLayers
 from ..parts.layers.norms import FrozenBatchNorm
-from ..parts.losses.normalizers import KeptRows
+from ..parts.losses.normalizers import Sampled
 from ..parts.resizing import IMAGENET_MEAN, IMAGENET_STD
 from ..parts.samplers import All
 from ..weights.cache import PUBLISHED, is_alias, is_published
 from ..weights.open import State, is_classifier, read_state
 from .load import find
-from .transfer import Transfer, pretrained, transfer
+from .transfer import LoadReport, pretrained, transfer
 
 if TYPE_CHECKING:
     from ..assembly.detector import Detector, Spec
@@ -50,7 +50,7 @@ def find_spec(source: Spec | str | Path) -> tuple[Spec, str | Path | None]:
     return presets.get(name), None
 
 
-def begin(spec: Spec, detector: Detector, weights: str | Path | None) -> tuple[Transfer | None, list[str]]:
+def begin(spec: Spec, detector: Detector, weights: str | Path | None) -> tuple[LoadReport | None, list[str]]:
     """Puts in the weights that a new run begins with: ``weights``, else those that the spec names, if any.
 
     Returns what became of them, and what a person should know of it.
@@ -59,14 +59,14 @@ def begin(spec: Spec, detector: Detector, weights: str | Path | None) -> tuple[T
     said = [] if taken is None else taken.lines()
     if weights is not None:
         return taken, said
-    if line := other_pixels(spec):
+    if line := normalization_mismatch(spec):
         said.append(line)
-    if stuck(spec, detector):
+    if frozen_random_backbone(spec, detector):
         said.append(
             "warning: the backbone starts from random weights, and a part of it is frozen and will never learn; "
             "name a file in backbone.weights, or set backbone.frozen_stages=0 and backbone.norm=batch"
         )
-    if parts := resting_at_random(spec, detector):
+    if parts := frozen_random_parts(spec, detector):
         said.append(
             f"warning: the first stage keeps {', '.join(parts)} still, at random weights; "
             "begin from a trained detector: --weights RUN"
@@ -74,7 +74,7 @@ def begin(spec: Spec, detector: Detector, weights: str | Path | None) -> tuple[T
     return taken, said
 
 
-def load_weights(detector: Detector, source: str | Path) -> Transfer:
+def load_weights(detector: Detector, source: str | Path) -> LoadReport:
     """Puts a detector's weights in as far as names, shapes and classes agree, and says how far that is.
 
     A file of a classification network goes into the backbone. A head for other classes keeps its random start. Raises
@@ -101,7 +101,7 @@ def _is_backbone(source: str | Path, state: State | None) -> bool:
     return not Path(source).exists() and is_published(str(source)) and not is_alias(str(source))
 
 
-def _into_backbone(detector: Detector, source: str | Path) -> Transfer:
+def _into_backbone(detector: Detector, source: str | Path) -> LoadReport:
     spec = detector.spec
     backbone = getattr(spec, "backbone", None)
     if not isinstance(backbone, BackboneSpec) or "weights" not in settings(type(backbone)):
@@ -115,7 +115,7 @@ def _into_backbone(detector: Detector, source: str | Path) -> Transfer:
     return pretrained(detector, lambda: named.load_pretrained(detector), source)
 
 
-def load_backbone(spec: Spec, detector: Detector) -> Transfer | None:
+def load_backbone(spec: Spec, detector: Detector) -> LoadReport | None:
     """Reads the weights that a spec itself names, if any, and says what they were for."""
     backbone = getattr(spec, "backbone", None)
     named = getattr(spec, "weights", None) or getattr(backbone, "weights_file", None)
@@ -125,7 +125,7 @@ def load_backbone(spec: Spec, detector: Detector) -> Transfer | None:
     return pretrained(detector, lambda: spec.load_pretrained(detector), named)
 
 
-def stuck(spec: Spec, detector: Detector) -> bool:
+def frozen_random_backbone(spec: Spec, detector: Detector) -> bool:
     """Whether the backbone has no weights to start from, and frozen layers that would keep their random ones."""
     backbone = getattr(spec, "backbone", None)
     if getattr(backbone, "weights", None) is not None:
@@ -134,7 +134,7 @@ def stuck(spec: Spec, detector: Detector) -> bool:
     return any(frozen) or any(isinstance(m, FrozenBatchNorm) for m in detector.modules())
 
 
-def other_pixels(spec: Spec) -> str | None:
+def normalization_mismatch(spec: Spec) -> str | None:
     """What to say where the backbone's weights were trained on pixels normalised otherwise; None: they were not."""
     backbone = getattr(spec, "backbone", None)
     if isinstance(backbone, ImagePyramid):
@@ -157,7 +157,7 @@ def other_pixels(spec: Spec) -> str | None:
     return f"warning: {type(backbone).__name__}'s weights were trained on other pixels; set {wanted}"
 
 
-def resting_at_random(spec: Spec, detector: Detector) -> list[str]:
+def frozen_random_parts(spec: Spec, detector: Detector) -> list[str]:
     """The parts that start from random weights and keep still in the first stage: it is made for a trained detector.
 
     R-CNN's box layer is none of them: it starts with zeros, and leaves boxes as proposed unless a stage fits it.
@@ -167,7 +167,7 @@ def resting_at_random(spec: Spec, detector: Detector) -> list[str]:
     # solved by a later stage, or of the task that has no loss in this one
     later = (stage for stage in spec.fit.stages if stage.inputs == "features" or first.learning)
     awaited = tuple(path for stage in later for path in stage.trains)
-    if isinstance(getattr(detector, "roi_head", None), TwoTapHead):
+    if isinstance(getattr(detector, "roi_head", None), RCNNHeadLayers):
         awaited += (BOXES,)
     still = (
         name
@@ -177,7 +177,7 @@ def resting_at_random(spec: Spec, detector: Detector) -> list[str]:
     return sorted({".".join(name.split(".")[: 1 + name.startswith("neck.")]) for name in still})
 
 
-def diluted(spec: Spec) -> list[str]:
+def diluted_box_loss(spec: Spec) -> list[str]:
     """The tasks (``rpn``, ``task``) whose box loss is divided by all priors, because nothing is sampled away."""
     tasks = {name: getattr(spec, name, None) for name in ("rpn", "task")}
     return [
@@ -185,5 +185,5 @@ def diluted(spec: Spec) -> list[str]:
         for name, task in tasks.items()
         if isinstance(task, BoxTask)
         and isinstance(task.sampler, All)
-        and isinstance(getattr(task.box_loss, "normalizer", None), KeptRows)
+        and isinstance(getattr(task.box_loss, "normalizer", None), Sampled)
     ]

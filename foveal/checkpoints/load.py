@@ -18,11 +18,11 @@ from ..config.parse import from_json
 from ..errors import FovealError, UsageError
 from ..parts.layers.norms import fold
 from ..weights.open import State
-from ..weights.state import load_into
+from ..weights.state import load_state
 
 
 @dataclass(frozen=True)
-class Found:
+class ResolvedModel:
     """A model as it was found: not built yet."""
 
     path: Path
@@ -35,7 +35,7 @@ class Found:
         """The detector of ``spec`` with these weights. Raises :class:`FovealError` where they do not fit it."""
         detector = spec.build(self.classes)
         what = f"{type(spec).__name__} with {len(self.classes)} classes"
-        load_into(detector, self.state, path=self.path, what=what)
+        load_state(detector, self.state, path=self.path, what=what)
         return detector
 
 
@@ -46,7 +46,7 @@ def find(
     cfg: str | Path | None = None,
     names: str | Path | Sequence[str] | None = None,
     state: State | None = None,
-) -> Found:
+) -> ResolvedModel:
     """The model of a run folder (its best checkpoint), a checkpoint folder, a Hugging Face folder, an alias or a file.
 
     A published alias is read from the cache and never fetched here: ``foveal weights fetch`` does that. ``preset``
@@ -67,13 +67,13 @@ def find(
             raise UsageError(f"{source} has its class names in it", fix="Leave the names out")
         if is_hub_folder(path):
             spec, classes, state = read_hub_folder(path, preset)
-            return Found(path, lambda: spec, classes, state)
+            return ResolvedModel(path, lambda: spec, classes, state)
         if preset is not None:
             raise UsageError(f"{source} says itself what it is", fix="Leave the preset out")
         found = load_checkpoint(path)
         story = found.meta["state"]
         seen = int(story.get("step", 0)) * int(story.get("batch_size", 0))
-        return Found(path, lambda: found.spec, found.classes, found.state_dict, seen)
+        return ResolvedModel(path, lambda: found.spec, found.classes, found.state_dict, seen)
     if path.is_file():
         if cfg is not None:
             return _read_darknet(path, preset, cfg, names)
@@ -120,7 +120,7 @@ def load(
     return ready(found.build(override(found.spec(), list(overrides))), device, precision)
 
 
-def _read_published(name: str, preset: str | None, names: str | Path | Sequence[str] | None) -> Found:
+def _read_published(name: str, preset: str | None, names: str | Path | Sequence[str] | None) -> ResolvedModel:
     """A fetched checkpoint, as what it is published."""
     from ..weights.cache import find as entry_of
     from ..weights.cache import published_files
@@ -134,7 +134,7 @@ def _read_published(name: str, preset: str | None, names: str | Path | Sequence[
 
 def _read_file(
     path: Path, preset: str | None, names: str | Path | Sequence[str] | None = None, state: State | None = None
-) -> Found:
+) -> ResolvedModel:
     """A file that ``foveal weights export`` wrote, or somebody else's."""
     from ..parts.darknet.cfg import read_names
     from ..weights.keys_detr import is_detr
@@ -150,20 +150,22 @@ def _read_file(
             spec, classes, ours = import_detr(state, path, preset, names=words)
         else:
             spec, classes, ours = import_weights(path, preset, names=words, state=state)
-        return Found(path, lambda: spec, classes, ours)
+        return ResolvedModel(path, lambda: spec, classes, ours)
     if names is not None:
         raise UsageError(f"{path} has its class names in it", fix="Leave the names out")
     story, classes = _story(own, path)
-    return Found(path, lambda: from_json(story), classes, state or read_state(path))
+    return ResolvedModel(path, lambda: from_json(story), classes, state or read_state(path))
 
 
-def _read_darknet(path: Path, preset: str | None, cfg: str | Path, names: str | Path | Sequence[str] | None) -> Found:
+def _read_darknet(
+    path: Path, preset: str | None, cfg: str | Path, names: str | Path | Sequence[str] | None
+) -> ResolvedModel:
     from .foreign.darknet import import_darknet
 
     if preset is not None:
         raise UsageError("a preset and a cfg both say what the file holds", fix="Give one of them")
     spec, classes, state = import_darknet(path, cfg, names)
-    return Found(path, lambda: spec, classes, state)
+    return ResolvedModel(path, lambda: spec, classes, state)
 
 
 def _story(text: str, path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:

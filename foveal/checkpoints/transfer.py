@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FovealError
-from ..weights.state import watched
+from ..weights.state import record_unused
 
 if TYPE_CHECKING:
     from ..assembly.detector import Detector
@@ -23,7 +23,7 @@ _SHOWN = 8  # names a line
 
 
 @dataclass(frozen=True)
-class Transfer:
+class LoadReport:
     """Names of the detector's tensors, and of the file's that nobody wanted."""
 
     source: str
@@ -34,7 +34,7 @@ class Transfer:
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """For the screen: groups of names, the longest lists shortened."""
+        """For the console: groups of names, the longest lists shortened."""
         total = len(self.kept) + sum(map(len, self.new.values()))
         share = " of ".join(f"{n / 1e6:.2f}" for n in self.numbers)
         found = [f"{self.source}: {len(self.kept)} of {total} tensors kept ({share} million numbers)"]
@@ -71,7 +71,7 @@ def grouped(labels: Mapping[str, str]) -> dict[str, list[str]]:
     return found
 
 
-def transfer(detector: Detector, state: Mapping[str, Tensor], source: str | Path, classes: Sequence[str]) -> Transfer:
+def transfer(detector: Detector, state: Mapping[str, Tensor], source: str | Path, classes: Sequence[str]) -> LoadReport:
     """Puts ``state`` into ``detector`` as far as names, shapes and classes agree.
 
     A tensor that depends on the classes is kept only where their names are the same in the same order, or unknown.
@@ -103,11 +103,11 @@ def transfer(detector: Detector, state: Mapping[str, Tensor], source: str | Path
     return _made(source, own, fitting, new, unused, notes)
 
 
-def pretrained(detector: Detector, read: Callable[[], None], source: str | Path) -> Transfer:
+def pretrained(detector: Detector, read: Callable[[], None], source: str | Path) -> LoadReport:
     """What ``read`` (a spec's ``load_pretrained``) puts into the detector."""
     own: dict[str, Tensor] = detector.state_dict()
     before = {name: value._version for name, value in own.items()}  # rises with every change in place
-    with watched() as readings:
+    with record_unused() as readings:
         read()
     kept = {name: value for name, value in own.items() if value._version > before[name]}
     ignored = [set(names) for names in readings]  # a part may read the layers that another left
@@ -123,11 +123,11 @@ def _made(
     new: Mapping[str, Sequence[str]],
     unused: Sequence[str],
     notes: Sequence[str],
-) -> Transfer:
+) -> LoadReport:
     names = [name for name in own if name in kept and not name.endswith(_COUNTER)]
     sizes = (sum(own[n].numel() for n in names), sum(v.numel() for n, v in own.items() if not n.endswith(_COUNTER)))
     reasons = {reason: tuple(each) for reason, each in new.items()}
-    return Transfer(str(source), tuple(names), reasons, tuple(unused), sizes, tuple(notes))
+    return LoadReport(str(source), tuple(names), reasons, tuple(unused), sizes, tuple(notes))
 
 
 def _names(detector: Detector, classes: Sequence[str]) -> tuple[list[str], set[str]]:

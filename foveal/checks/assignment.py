@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from ..assembly.detector import Detector
-from ..assembly.one_stage import OneStage, everywhere
+from ..assembly.one_stage import OneStage, without_validity
 from ..assembly.proposers import FromRPN
 from ..assembly.task import BoxTask
-from ..assembly.two_stage import Region
+from ..assembly.two_stage import TwoStage
 from ..data.images.load import ImageError, load_image
 from ..data.loader.shared_records import network_targets
 from ..data.records.dataset import Dataset
 from ..data.records.subsets import merged
-from ..evaluation import Found, Truth, evaluate
+from ..evaluation import DetectionTable, GroundTruth, evaluate
 from ..parts.postprocess.nms import NMS
 from ..types import Images, Predictions, Priors, Targets
 
@@ -65,7 +65,7 @@ def encode(spec: Spec, dataset: Dataset, progress: Callable[[int, int], None] | 
     Raises :class:`ImageError` for an image that cannot be read.
     """
     detector = spec.build(dataset.classes).eval()
-    dataset = merged(dataset) if detector.merges_classes else dataset
+    dataset = merged(dataset) if detector.class_agnostic else dataset
     stages: dict[str, tuple[Stage, _Gathered]] = {}
     fit = replace(spec.fit, difficult="learn", crowd="ignore")
     for number, record in enumerate(dataset.records):
@@ -88,7 +88,7 @@ def _tasks(detector: Detector, images: Images, targets: Targets) -> list[tuple[s
     outputs = detector.outputs(images)
     if isinstance(detector, OneStage):
         return [("task", detector.task, outputs.priors, targets)]
-    if isinstance(detector, Region):
+    if isinstance(detector, TwoStage):
         from ..assembly.detector import merge_classes
 
         size = (targets.boxes[..., 2:] - targets.boxes[..., :2]).repeat(1, 1, 2)
@@ -139,7 +139,7 @@ def _one(
 ) -> None:
     """Encodes and decodes the objects of one image."""
     predictions, gt, positive = perfect(task, priors, targets, len(names))
-    found = task.detect(predictions, everywhere(priors) if priors.valid is None else priors, images)
+    found = task.detect(predictions, without_validity(priors) if priors.valid is None else priors, images)
     taken = set(gt[positive].tolist())
     boxes, labels = targets.boxes[0], targets.labels[0]
     real = [int(g) for g in torch.nonzero(targets.valid[0]).flatten()]
@@ -206,11 +206,11 @@ def _size(box: Tensor) -> str:
 
 def _ap(rows: _Gathered, names: Sequence[str], images: int) -> float | None:
     """COCO AP with as many detections an image as there are: the limit is another matter, and listed."""
-    truth = Truth.build(
+    truth = GroundTruth.build(
         range(images), names, [r[0] for r in rows.truth], [r[1] for r in rows.truth],
         np.array([r[2] for r in rows.truth]).reshape(-1, 4),
     )  # fmt: skip
-    found = Found.build(
+    found = DetectionTable.build(
         [r[0] for r in rows.found], [r[1] for r in rows.found],
         np.array([r[2] for r in rows.found]).reshape(-1, 4), [r[3] for r in rows.found],
     )  # fmt: skip

@@ -13,7 +13,7 @@ from ..data.records.dataset import Dataset
 
 if TYPE_CHECKING:
     from ..assembly.detector import Spec
-    from ..recipe import Fit
+    from ..recipe import Recipe
 
 LEARNED = 0.9  # AP50 on images that are known by heart
 
@@ -93,7 +93,7 @@ def overfit(
         data = Path(folder) / "data"
         convert(few, data, "coco", link=True)
 
-        def learned(fit: Fit, out: str, **limits: Any) -> Overfit:
+        def learned(fit: Recipe, out: str, **limits: Any) -> Overfit:
             changed: Any = replace(spec, fit=fit)  # type: ignore[call-arg]  # every spec has it as a field
             train(
                 changed, data=data, val=data, out=Path(folder) / out, device=device, weights=weights,

@@ -32,7 +32,7 @@ from .common import (
 if TYPE_CHECKING:
     from ..assembly.detector import Detector
     from ..data.records.dataset import Dataset
-    from ..evaluation import Found, Results, Truth
+    from ..evaluation import DetectionTable, GroundTruth, Results
 
 
 def evaluate(
@@ -126,15 +126,15 @@ def _limited(dataset: Dataset, limit: int | None) -> Dataset:
 
 def _score_file(
     file: Path, dataset: Dataset, limit: int | None, classes: str | None, protocol: str
-) -> tuple[Results, Truth, Found]:
+) -> tuple[Results, GroundTruth, DetectionTable]:
     """Detections of images beyond the limit are read, and checked, but not scored."""
     from ..data.records.subsets import select_classes
-    from ..evaluation import Truth, evaluate, read_detections
+    from ..evaluation import GroundTruth, evaluate, read_detections
 
     if classes is not None:
         dataset = select_classes(dataset, names(classes) or [])
-    found = read_detections(file, Truth.of(dataset), unknown_classes="error" if classes is None else "drop")
-    truth = Truth.of(_limited(dataset, limit), masks=found.masks is not None)
+    found = read_detections(file, GroundTruth.of(dataset), unknown_classes="error" if classes is None else "drop")
+    truth = GroundTruth.of(_limited(dataset, limit), masks=found.masks is not None)
     found = found[found.image < len(truth.images)]
     return evaluate(truth, found, protocol, split=dataset.split), truth, found
 
@@ -149,7 +149,7 @@ def _score_model(
     protocol: str,
     limit: int | None,
     proposals: list[Path] | None,
-) -> tuple[Results, Truth, Found]:
+) -> tuple[Results, GroundTruth, DetectionTable]:
     from ..evaluation.scoring import divided_ids, evaluation_set, score_detector
     from ..external_proposals.detector import with_proposals
 

@@ -28,7 +28,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..evaluation import Found, Truth
+    from ..evaluation import DetectionTable, GroundTruth
     from ..external_proposals.cache import Maker
     from ..parts.selective_search import ProposalSource, Proposed
 
@@ -67,7 +67,7 @@ def proposals(
     from dataclasses import replace
 
     from ..data.records.subsets import select_classes
-    from ..evaluation import Truth, recall
+    from ..evaluation import GroundTruth, recall
     from ..evaluation.scoring import divided_ids, evaluation_set
     from ..external_proposals.cache import empty, from_source, kept, proposed
     from ..external_proposals.file import FILE, Named, write_table
@@ -92,7 +92,7 @@ def proposals(
         note(f"skipped: {error}")
     found = proposed([done.table], dataset.records, done.keys)
     tell_findings(replace(dataset, findings=empty(dataset.records, found)))
-    truth, flat = Truth.of(dataset), _flat(found)
+    truth, flat = GroundTruth.of(dataset), _flat(found)
     result = recall(truth, flat)
     each = len(flat) / max(1, len(dataset))
     told: dict[str, Any] = result.to_dict() | {
@@ -162,19 +162,19 @@ def _own(method: str, device: str, precision: str | None) -> tuple[str, Maker]:
     return proposal_setting(detector), proposal_maker(detector)
 
 
-def _flat(found: Sequence[Proposed | None]) -> Found:
+def _flat(found: Sequence[Proposed | None]) -> DetectionTable:
     """All proposals as the evaluation wants them; none where an image could not be read."""
     import numpy as np
 
-    from ..evaluation import Found
+    from ..evaluation import DetectionTable
 
     counts = [0 if f is None else len(f.boxes) for f in found]
     boxes = np.concatenate([np.zeros((0, 4)), *(f.boxes for f in found if f is not None)])
     scores = np.concatenate([np.zeros(0), *(f.scores for f in found if f is not None)])
-    return Found.build(np.repeat(np.arange(len(found)), counts), np.zeros(len(boxes)), boxes, scores)
+    return DetectionTable.build(np.repeat(np.arange(len(found)), counts), np.zeros(len(boxes)), boxes, scores)
 
 
-def _save(path: Path, truth: Truth, found: Found) -> None:
+def _save(path: Path, truth: GroundTruth, found: DetectionTable) -> None:
     """Flat arrays: ``images`` (I,) ids as text, ``image`` (N,) index into them, ``boxes`` (N, 4) xyxy, ``scores``."""
     import numpy as np
 

@@ -27,18 +27,18 @@ from ..parts.heads.yolo_v1 import split_grid
 from ..parts.losses.classification import BinaryCrossEntropy, ClassLoss, CrossEntropy, SquaredError, prior_bias
 from ..parts.losses.normalizers import PerImage
 from ..parts.losses.objectness import Objectness
-from ..parts.losses.yolo import CellError
+from ..parts.losses.yolo import YOLOBoxLoss
 from ..parts.necks.fpn import Identity, Neck
 from ..parts.priors.cells import Cells
 from ..parts.resizing import Letterbox, Stretch
-from ..recipe import AdamW, Cosine, Fit
+from ..recipe import AdamW, Cosine, Recipe
 from ..types import Predictions
-from ..weights.state import load_into
+from ..weights.state import load_state
 from .yolo import BLACK, V1_TASK, V2_TASK, V3_TASK, WHITE
 
 _START = 0.01  # probability of an object that new last layers begin with; Darknet's one half needs more pictures
 # For a few hundred pictures of one's own; Darknet's recipe (SGD, 500,200 batches of 64) is for COCO.
-FINE_TUNE = Fit(
+FINE_TUNE = Recipe(
     epochs=12,
     batch=8,
     lr=5e-4,
@@ -61,7 +61,7 @@ class DarknetDetector(Spec):
     input: Letterbox | Stretch = Letterbox()  # resize rule; without a size the cfg's, and pixels 0..1
     weights: str | None = None  # a .weights file of this cfg, or of its first layers, read when training starts
     eps: float = 1e-5  # of the norms: Darknet's own on a GPU; 1e-6 on a processor and in OpenCV
-    fit: Fit = FINE_TUNE  # the recipe it is trained by
+    fit: Recipe = FINE_TUNE  # the recipe it is trained by
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cfg", cfg_text(self.cfg))
@@ -123,7 +123,7 @@ class DarknetDetector(Spec):
             key: own[key] if key.startswith(tuple(last)) and value.shape != own[key].shape else value
             for key, value in state.items()
         }
-        load_into(network, {**own, **merged}, path=self.weights, what="the cfg's network")
+        load_state(network, {**own, **merged}, path=self.weights, what="the cfg's network")
 
 
 # -------------------------------------------------------------------------------------------- cfg -> our parts
@@ -170,7 +170,7 @@ def _task(heads: Sequence[Layer], seen: int) -> BoxTask:
         return replace(V3_TASK, quality=Objectness(ignore=what.ignore_thresh))
     assert what is not None
     scales, task = what.scales, V2_TASK if isinstance(what, Region) else V1_TASK
-    box_loss = replace(cast(CellError, task.box_loss), weight=scales.box)
+    box_loss = replace(cast(YOLOBoxLoss, task.box_loss), weight=scales.box)
     cls_loss: ClassLoss = SquaredError(weight=scales.classes)
     quality = replace(
         cast(Objectness, task.quality),
@@ -182,7 +182,7 @@ def _task(heads: Sequence[Layer], seen: int) -> BoxTask:
         loss = CrossEntropy if what.softmax else BinaryCrossEntropy
         cls_loss = loss(background=False, normalizer=PerImage(), weight=scales.classes)
         quality = replace(quality, ignore=what.thresh)
-        box_loss = replace(box_loss, pull=max(0, box_loss.pull - seen))
+        box_loss = replace(box_loss, warmup_images=max(0, box_loss.warmup_images - seen))
     return replace(task, cls_loss=cls_loss, box_loss=box_loss, quality=quality)
 
 

@@ -30,7 +30,7 @@ from ..parts.postprocess.nms import NoNMS
 from ..parts.postprocess.select import Select
 from ..parts.priors.whole_image import WholeImage
 from ..parts.resizing import Input, Resize
-from ..recipe import Fit
+from ..recipe import Recipe
 from ..types import Images
 
 
@@ -50,7 +50,7 @@ class DETR(Spec):
         select=Select(score=0.0, best_class=True),
         suppress=NoNMS(),
     )
-    fit: Fit = Fit()  # the recipe it is trained by
+    fit: Recipe = Recipe()  # the recipe it is trained by
 
     def build(self, classes: Sequence[str]) -> OneStage:
         """The detector with random weights."""

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..assembly.detector import Detector, Spec
-from ..assembly.proposers import FromOutside
+from ..assembly.proposers import ExternalProposals
 from ..assembly.task import BoxTask
-from ..assembly.two_stage import Region, load_parts, second_head
+from ..assembly.two_stage import TwoStage, build_roi_head, load_parts
 from ..parts.backbones.base import BackboneSpec
 from ..parts.backbones.torchvision import Torchvision
 from ..parts.coders import Delta
 from ..parts.heads.roi import RoIHeadSpec, VGGTail
 from ..parts.losses.box import SmoothL1
 from ..parts.losses.classification import CrossEntropy
-from ..parts.losses.normalizers import KeptRows
+from ..parts.losses.normalizers import Sampled
 from ..parts.matching.iou import IoUMatcher
 from ..parts.necks.fpn import FPN, Identity, SingleLevel
 from ..parts.pooling.roi_align import Pool, RoIPool
@@ -27,8 +27,8 @@ from ..parts.postprocess.select import Select
 from ..parts.resizing import Input, Resize
 from ..parts.samplers import Balanced
 from ..parts.selective_search import ProposalSource, SelectiveSearch
-from ..recipe import Fit
-from .faster_rcnn import over
+from ..recipe import Recipe
+from .faster_rcnn import with_levels
 
 # Sections 2.3 and 3, and the released code: 64 proposals of an image, 16 of them objects (IoU from .5 on), the others
 # background with an IoU from .1 on, which stands in for hard-example mining. Its target deviations are measured for
@@ -36,8 +36,8 @@ from .faster_rcnn import over
 # and needs no pass over the data. Of each class the 100 best proposals go to NMS; there is no score threshold.
 FAST_TASK = BoxTask(
     matcher=IoUMatcher(0.5, 0.5, low_quality=False, background=0.1),
-    cls_loss=CrossEntropy(normalizer=KeptRows()),
-    box_loss=SmoothL1(beta=1.0, normalizer=KeptRows()),
+    cls_loss=CrossEntropy(normalizer=Sampled()),
+    box_loss=SmoothL1(beta=1.0, normalizer=Sampled()),
     sampler=Balanced(64, 0.25),
     coder=Delta(weights=(10.0, 10.0, 5.0, 5.0)),
     select=Select(score=0.0, per_level=None, per_class=100),
@@ -57,19 +57,19 @@ class FastRCNN(Spec):
     pool: Pool = RoIPool(7)
     roi_head: RoIHeadSpec = VGGTail(4096)
     roi: BoxTask = FAST_TASK  # which class, and the box again
-    fit: Fit = Fit()  # the recipe it is trained by
+    fit: Recipe = Recipe()  # the recipe it is trained by
 
     @property
     def source(self) -> ProposalSource:
         return self.proposals
 
-    def build(self, classes: Sequence[str]) -> Region:
+    def build(self, classes: Sequence[str]) -> TwoStage:
         """The detector with random weights."""
         backbone = self.backbone.build(self.levels)
         neck = self.neck.build(backbone.channels, backbone.strides)
-        pool = over(self.pool, backbone.strides if isinstance(self.neck, FPN) else neck.strides)
-        head = second_head(self.roi_head, self.roi, neck.channels[0], pool, len(classes))
-        return Region(self, classes, backbone, neck, FromOutside(self.proposals), None, pool, head, self.roi)
+        pool = with_levels(self.pool, backbone.strides if isinstance(self.neck, FPN) else neck.strides)
+        head = build_roi_head(self.roi_head, self.roi, neck.channels[0], pool, len(classes))
+        return TwoStage(self, classes, backbone, neck, ExternalProposals(self.proposals), None, pool, head, self.roi)
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one, and from it the head's part."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ..assembly.detector import Detector, Spec
 from ..assembly.proposers import Counts, FromRPN
 from ..assembly.task import BoxTask
-from ..assembly.two_stage import Region, load_parts, second_head
+from ..assembly.two_stage import TwoStage, build_roi_head, load_parts
 from ..errors import UsageError
 from ..parts.backbones.base import BackboneSpec
 from ..parts.backbones.torchvision import Torchvision
@@ -20,7 +20,7 @@ from ..parts.coders import Delta
 from ..parts.heads.dense import RoIHeadSpec, RoIMLP, RPNHead
 from ..parts.losses.box import SmoothL1
 from ..parts.losses.classification import BinaryCrossEntropy, CrossEntropy
-from ..parts.losses.normalizers import KeptRows
+from ..parts.losses.normalizers import Sampled
 from ..parts.matching.iou import IoUMatcher
 from ..parts.necks.fpn import FPN, Identity, SingleLevel
 from ..parts.pooling.roi_align import Pool, RoIAlign
@@ -29,12 +29,12 @@ from ..parts.postprocess.select import Select
 from ..parts.priors.anchors import Anchors, PyramidAnchors, at_strides
 from ..parts.resizing import Input, Resize
 from ..parts.samplers import Balanced
-from ..recipe import Fit, Stage
+from ..recipe import Recipe, Stage
 
 RPN_TASK = BoxTask(
     matcher=IoUMatcher(0.7, 0.3, low_quality=True),
-    cls_loss=BinaryCrossEntropy(normalizer=KeptRows()),
-    box_loss=SmoothL1(beta=1 / 9, normalizer=KeptRows()),
+    cls_loss=BinaryCrossEntropy(normalizer=Sampled()),
+    box_loss=SmoothL1(beta=1 / 9, normalizer=Sampled()),
     sampler=Balanced(256, 0.5),
     coder=Delta(),
     select=Select(score=0.0, per_level=1000, min_size=1e-3),
@@ -43,8 +43,8 @@ RPN_TASK = BoxTask(
 
 ROI_TASK = BoxTask(
     matcher=IoUMatcher(0.5, 0.5, low_quality=False),
-    cls_loss=CrossEntropy(normalizer=KeptRows()),
-    box_loss=SmoothL1(beta=1 / 9, normalizer=KeptRows()),
+    cls_loss=CrossEntropy(normalizer=Sampled()),
+    box_loss=SmoothL1(beta=1 / 9, normalizer=Sampled()),
     sampler=Balanced(512, 0.25),
     coder=Delta(weights=(10.0, 10.0, 5.0, 5.0)),
     select=Select(score=0.05, per_level=None, min_size=1e-2),
@@ -68,9 +68,9 @@ class FasterRCNN(Spec):
     roi: BoxTask = ROI_TASK  # the second stage: which class, and the box again
     train_proposals: Counts = Counts(2000, 2000)
     test_proposals: Counts = Counts(1000, 1000)
-    fit: Fit = Fit()  # the recipe it is trained by
+    fit: Recipe = Recipe()  # the recipe it is trained by
 
-    def build(self, classes: Sequence[str]) -> Region:
+    def build(self, classes: Sequence[str]) -> TwoStage:
         """The detector with random weights."""
         backbone = self.backbone.build(self.levels)
         neck = self.neck.build(backbone.channels, backbone.strides)
@@ -81,10 +81,10 @@ class FasterRCNN(Spec):
                 "rpn.select.per_level and rpn.suppress.top have no effect here",
                 fix="Set train_proposals=Counts(BEFORE, AFTER) and test_proposals=Counts(BEFORE, AFTER)",
             )
-        pool = over(self.pool, backbone.strides if isinstance(self.neck, FPN) else neck.strides)
-        roi_head = second_head(self.roi_head, self.roi, neck.channels[0], pool, len(classes))
+        pool = with_levels(self.pool, backbone.strides if isinstance(self.neck, FPN) else neck.strides)
+        roi_head = build_roi_head(self.roi_head, self.roi, neck.channels[0], pool, len(classes))
         proposer = FromRPN(anchors, self.rpn, self.train_proposals, self.test_proposals)
-        return Region(self, classes, backbone, neck, proposer, rpn_head, pool, roi_head, self.roi)
+        return TwoStage(self, classes, backbone, neck, proposer, rpn_head, pool, roi_head, self.roi)
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one."""
@@ -106,7 +106,7 @@ def alternating(*shared: str) -> tuple[Stage, ...]:
     )
 
 
-def over(pool: Pool, strides: Sequence[int]) -> Pool:
+def with_levels(pool: Pool, strides: Sequence[int]) -> Pool:
     """RoIAlign looks at the levels that there are, unless it names its own; a neck's extra ones are not among them."""
     if not isinstance(pool, RoIAlign) or pool.levels is not None:
         return pool

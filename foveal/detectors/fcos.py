@@ -17,7 +17,7 @@ from ..parts.backbones.torchvision import Torchvision
 from ..parts.coders import LTRB
 from ..parts.heads.dense import PointTower
 from ..parts.losses.box import GIoU
-from ..parts.losses.centerness import Centreness
+from ..parts.losses.centerness import Centerness
 from ..parts.losses.classification import Focal
 from ..parts.matching.points import PointMatcher
 from ..parts.necks.fpn import FPN
@@ -25,7 +25,7 @@ from ..parts.postprocess.nms import NMS
 from ..parts.postprocess.select import Select
 from ..parts.priors.anchors import Anchors, PyramidAnchors, at_strides
 from ..parts.resizing import Input, Resize
-from ..recipe import Fit
+from ..recipe import Recipe
 
 POINTS = PyramidAnchors(scale=1.0, octaves=1, ratios=(1.0,))  # one cell a place, a stride wide
 
@@ -44,11 +44,11 @@ class FCOS(Spec):
         cls_loss=Focal(),
         box_loss=GIoU(),
         coder=LTRB(),
-        quality=Centreness(weighs_boxes=True, floor=0.05),
+        quality=Centerness(weighs_boxes=True, floor=0.05),
         select=Select(score=0.0, per_level=1000),
         suppress=NMS(iou=0.6, per="class", top=100),
     )
-    fit: Fit = Fit()  # the recipe it is trained by
+    fit: Recipe = Recipe()  # the recipe it is trained by
 
     def build(self, classes: Sequence[str]) -> OneStage:
         """The detector with random weights."""

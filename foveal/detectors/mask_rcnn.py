@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..assembly.two_stage import Region
+from ..assembly.two_stage import TwoStage
 from ..parts.heads.mask import MaskHead
 from ..parts.pooling.roi_align import RoIAlign
 from .faster_rcnn import FasterRCNN
@@ -20,7 +20,7 @@ class MaskRCNN(FasterRCNN):
 
     mask: MaskHead = MaskHead()  # the third branch
 
-    def build(self, classes: Sequence[str]) -> Region:
+    def build(self, classes: Sequence[str]) -> TwoStage:
         """The detector with random weights."""
         detector = super().build(classes)
         pool, boxes = self.mask.pool, detector.pool

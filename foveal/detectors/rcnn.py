@@ -3,7 +3,7 @@
 proposals from outside -> each box with its context warped to the CNN's input -> CNN -> class layer on the connected
 layers' output, box layer on the last map -> per-class NMS
 
-It is ``Region`` with the pixels themselves as features, ``Warp`` as pool and the CNN as head; only its fitting is its
+It is ``TwoStage`` with the pixels themselves as features, ``Warp`` as pool and the CNN as head; only its fitting is its
 own: the CNN and a softmax on windows of the whole set, then SVMs in the softmax' place, then a ridge regression.
 """
 
@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from ..assembly.detector import Detector, Spec
-from ..assembly.proposers import FromOutside
+from ..assembly.proposers import ExternalProposals
 from ..assembly.task import BoxTask
-from ..assembly.two_stage import Region
+from ..assembly.two_stage import TwoStage
 from ..errors import UsageError
 from ..parts.backbones.base import BackboneSpec
 from ..parts.backbones.caffe import CaffeNet
 from ..parts.backbones.pixels import Pixels
 from ..parts.coders import Delta
-from ..parts.heads.rcnn import TwoTapHead, TwoTaps
+from ..parts.heads.rcnn import RCNNHead, RCNNHeadLayers
 from ..parts.losses.box import SmoothL1
-from ..parts.losses.svm import Margin
+from ..parts.losses.svm import SoftmaxOrSVM
 from ..parts.matching.iou import IoUMatcher
 from ..parts.necks.fpn import Identity
 from ..parts.pooling.warp import Warp
@@ -33,7 +33,7 @@ from ..parts.postprocess.select import Select
 from ..parts.resizing import Input, Original
 from ..parts.samplers import Balanced
 from ..parts.selective_search import ProposalSource, SelectiveSearch
-from ..recipe import SGD, SVM, Draw, Fit, Ridge, Stage, Steps
+from ..recipe import SGD, SVM, Recipe, Ridge, Stage, Steps, WindowSampling
 
 CLASSES, BOXES = "roi_head.predictor.cls_score", "roi_head.predictor.bbox_pred"
 
@@ -41,7 +41,7 @@ CLASSES, BOXES = "roi_head.predictor.cls_score", "roi_head.predictor.bbox_pred"
 # whole test set until some 40 a class and image remain; here an image is judged by itself.
 WINDOW_TASK = BoxTask(
     matcher=IoUMatcher(0.5, 0.5, low_quality=False),
-    cls_loss=Margin(),
+    cls_loss=SoftmaxOrSVM(),
     box_loss=SmoothL1(beta=1.0, weight=0.0),  # boxes are not descended to: a stage solves them
     sampler=Balanced(128, 0.25),
     coder=Delta(),
@@ -49,13 +49,13 @@ WINDOW_TASK = BoxTask(
     suppress=NMS(iou=0.3, per="class", top=2000),
 )
 
-FINE_TUNE = Stage(trains=("roi_head.backbone", "roi_head.trunk", CLASSES), inputs="windows", draw=Draw())
+FINE_TUNE = Stage(trains=("roi_head.backbone", "roi_head.trunk", CLASSES), inputs="windows", draw=WindowSampling())
 CLASS_SVMS = Stage(trains=(CLASSES,), inputs="features", solver=SVM())
 BOX_RIDGE = Stage(trains=(BOXES,), inputs="features", solver=Ridge())
 
 # SGD .001 on 128 windows, ten times that for the new class layer; a tenth after 20,000 updates. An epoch is 64 windows
 # an image: 2,505 updates on VOC 2007 trainval, 28 epochs are the 70,000 that were used.
-RCNN_FIT = Fit(
+RCNN_FIT = Recipe(
     epochs=28,
     batch=128,
     lr=0.001,
@@ -78,9 +78,9 @@ class RCNN(Spec):
     backbone: BackboneSpec = CaffeNet()  # the CNN that sees each crop, up to its last map
     pool: Warp = Warp(227)
     cells: int = 6  # side of the last map; a map of another size is averaged to it
-    head: TwoTaps = TwoTaps()
+    head: RCNNHead = RCNNHead()
     roi: BoxTask = WINDOW_TASK  # which class, and the box
-    fit: Fit = RCNN_FIT  # the recipe it is trained by
+    fit: Recipe = RCNN_FIT  # the recipe it is trained by
 
     def __post_init__(self) -> None:
         if self.cells < 1:
@@ -90,18 +90,18 @@ class RCNN(Spec):
     def source(self) -> ProposalSource:
         return self.proposals
 
-    def build(self, classes: Sequence[str]) -> Region:
+    def build(self, classes: Sequence[str]) -> TwoStage:
         """The detector with random weights."""
         cnn: Any = self.backbone.build()  # its last map, whatever the stride
         pixels, loss, count = Pixels(), self.roi.cls_loss, len(classes)
         neck = Identity().build(pixels.channels, pixels.strides)
         head = self.head.build(cnn.channels[-1], self.cells, loss.channels(count), count, loss.bias(count), cnn)
-        proposer = FromOutside(self.proposals)
-        return Region(self, classes, pixels, neck, proposer, None, self.pool, head, self.roi, joined=False)
+        proposer = ExternalProposals(self.proposals)
+        return TwoStage(self, classes, pixels, neck, proposer, None, self.pool, head, self.roi, joined=False)
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the CNN's weights file, where it names one, its connected layers included."""
-        head, file = cast(TwoTapHead, detector.get_submodule("roi_head")), self.backbone.weights_file
+        head, file = cast(RCNNHeadLayers, detector.get_submodule("roi_head")), self.backbone.weights_file
         self.backbone.load_pretrained(head.backbone, file)
         if file:
             self.head.load_pretrained(head, file)

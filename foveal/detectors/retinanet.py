@@ -25,7 +25,7 @@ from ..parts.postprocess.nms import NMS
 from ..parts.postprocess.select import Select
 from ..parts.priors.anchors import Anchors, PyramidAnchors, at_strides
 from ..parts.resizing import Input, Resize
-from ..recipe import Fit
+from ..recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RetinaNet(Spec):
         select=Select(score=0.05, per_level=1000),
         suppress=NMS(iou=0.5, per="class", top=100),
     )
-    fit: Fit = Fit()  # the recipe it is trained by
+    fit: Recipe = Recipe()  # the recipe it is trained by
 
     def build(self, classes: Sequence[str]) -> OneStage:
         """The detector with random weights."""

@@ -15,7 +15,7 @@ from ..parts.necks.fpn import FPN, Identity, SingleLevel
 from ..parts.postprocess.nms import NMS
 from ..parts.priors.anchors import Anchors, PyramidAnchors, at_strides
 from ..parts.resizing import Input, Resize
-from ..recipe import Fit
+from ..recipe import Recipe
 from .faster_rcnn import RPN_TASK
 
 
@@ -31,7 +31,7 @@ class RPN(Spec):
     head: RPNHead = RPNHead()  # 3 x 3 convolution and two sibling 1 x 1
     anchors: Anchors | PyramidAnchors = Anchors(sizes=((32,), (64,), (128,), (256,), (512,)), ratios=(0.5, 1.0, 2.0))
     task: BoxTask = replace(RPN_TASK, suppress=NMS(iou=0.7, per="level", top=1000))
-    fit: Fit = Fit()  # the recipe it is trained by
+    fit: Recipe = Recipe()  # the recipe it is trained by
 
     def build(self, classes: Sequence[str]) -> OneStage:
         """The detector with random weights; the class names are merged."""
@@ -39,7 +39,7 @@ class RPN(Spec):
         neck = self.neck.build(backbone.channels, backbone.strides)
         anchors, loss = at_strides(self.anchors, neck.strides), self.task.cls_loss
         head = self.head.build(neck.channels, anchors.per_location, loss.channels(1), loss.bias(1))
-        return OneStage(self, classes, backbone, neck, head, anchors, self.task, merges_classes=True)
+        return OneStage(self, classes, backbone, neck, head, anchors, self.task, class_agnostic=True)
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one."""

@@ -14,19 +14,19 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from ..assembly.detector import Detector, Spec
-from ..assembly.proposers import FromOutside
+from ..assembly.proposers import ExternalProposals
 from ..assembly.task import BoxTask
-from ..assembly.two_stage import Region
+from ..assembly.two_stage import TwoStage
 from ..parts.backbones.base import BackboneSpec
 from ..parts.backbones.caffe import ZF5
-from ..parts.heads.rcnn import TwoTapHead, TwoTaps
+from ..parts.heads.rcnn import RCNNHead, RCNNHeadLayers
 from ..parts.matching.iou import IoUMatcher
 from ..parts.necks.fpn import Identity
 from ..parts.pooling.spp import SPP
 from ..parts.resizing import Input, Resize
 from ..parts.samplers import Balanced
 from ..parts.selective_search import ProposalSource, SelectiveSearch
-from ..recipe import SGD, SVM, Draw, Fit, Ridge, Stage, Steps
+from ..recipe import SGD, SVM, Recipe, Ridge, Stage, Steps, WindowSampling
 from .rcnn import BOXES, CLASSES, WINDOW_TASK
 
 SPP_TASK = replace(
@@ -35,10 +35,10 @@ SPP_TASK = replace(
     sampler=Balanced(64, 0.25),
 )
 
-FINE_TUNE_TOP = Stage(trains=("roi_head.trunk", CLASSES), inputs="maps", draw=Draw(low=0.1))
+FINE_TUNE_TOP = Stage(trains=("roi_head.trunk", CLASSES), inputs="maps", draw=WindowSampling(low=0.1))
 
 # .001, .0001, .00001 for 30,000 updates each on 128 windows: 36 epochs of 64 windows an image of VOC 2007 trainval.
-SPP_FIT = Fit(
+SPP_FIT = Recipe(
     epochs=36,
     batch=128,
     lr=0.001,
@@ -64,25 +64,27 @@ class SPPNet(Spec):
     backbone: BackboneSpec = ZF5()
     levels: tuple[int, ...] = (4,)  # of the backbone (stride 2^level), where it names none itself
     pool: SPP = SPP()
-    head: TwoTaps = TwoTaps(bias=1.0)
+    head: RCNNHead = RCNNHead(bias=1.0)
     roi: BoxTask = SPP_TASK  # which class, and the box
-    fit: Fit = SPP_FIT  # the recipe it is trained by
+    fit: Recipe = SPP_FIT  # the recipe it is trained by
 
     @property
     def source(self) -> ProposalSource:
         return self.proposals
 
-    def build(self, classes: Sequence[str]) -> Region:
+    def build(self, classes: Sequence[str]) -> TwoStage:
         """The detector with random weights."""
         backbone: Any = self.backbone.build(self.levels)
         neck = Identity().build(backbone.channels, backbone.strides)
         loss, count, channels = self.roi.cls_loss, len(classes), self.pool.channels(backbone.channels[-1])
         head = self.head.build(channels, 1, loss.channels(count), count, loss.bias(count))
-        return Region(self, classes, backbone, neck, FromOutside(self.proposals), None, self.pool, head, self.roi)
+        return TwoStage(
+            self, classes, backbone, neck, ExternalProposals(self.proposals), None, self.pool, head, self.roi
+        )
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one, and connected layers that fit the pyramid."""
         file = self.backbone.weights_file
         self.backbone.load_pretrained(detector.get_submodule("backbone"), file)
         if file:
-            self.head.load_pretrained(cast(TwoTapHead, detector.get_submodule("roi_head")), file)
+            self.head.load_pretrained(cast(RCNNHeadLayers, detector.get_submodule("roi_head")), file)

@@ -30,7 +30,7 @@ from ..parts.postprocess.select import Select
 from ..parts.priors.default_boxes import DefaultBoxes, PyramidBoxes, boxes_at
 from ..parts.resizing import Input, Resize, Stretch
 from ..parts.samplers import HardNegatives
-from ..recipe import Fit
+from ..recipe import Recipe
 
 CAFFE_MEAN = (123 / 255, 117 / 255, 104 / 255)  # of the released code, here in RGB on the scale 0..1
 LEVELS = (1 / 255,) * 3  # divided by this, pixels are levels from 0 to 255, as Caffe's networks want them
@@ -63,7 +63,7 @@ class SSD(Spec):
         suppress=NMS(0.45, per="class", top=200),
         clip="after",
     )
-    fit: Fit = Fit()  # the recipe it is trained by
+    fit: Recipe = Recipe()  # the recipe it is trained by
 
     def build(self, classes: Sequence[str]) -> OneStage:
         """The detector with random weights.

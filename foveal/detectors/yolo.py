@@ -18,13 +18,13 @@ from ..assembly.one_stage import OneStage
 from ..assembly.task import BoxTask
 from ..parts.backbones.base import BackboneSpec
 from ..parts.backbones.torchvision import Torchvision
-from ..parts.coders import Cell
+from ..parts.coders import GridCoder
 from ..parts.heads.yolo import CellHead
 from ..parts.heads.yolo_v1 import GridHead
 from ..parts.losses.classification import BinaryCrossEntropy, CrossEntropy, SquaredError
 from ..parts.losses.normalizers import PerImage
 from ..parts.losses.objectness import Objectness
-from ..parts.losses.yolo import CellError
+from ..parts.losses.yolo import YOLOBoxLoss
 from ..parts.matching.cells import Responsible, ShapeMatcher
 from ..parts.necks.fpn import Identity, SingleLevel
 from ..parts.necks.yolo import Passthrough, Upsampling
@@ -32,7 +32,7 @@ from ..parts.postprocess.nms import NMS
 from ..parts.postprocess.select import Select
 from ..parts.priors.cells import Cells
 from ..parts.resizing import Input, Letterbox
-from ..recipe import Fit
+from ..recipe import Recipe
 
 BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # Darknet normalises to 0..1 and nothing more
 
@@ -40,8 +40,8 @@ BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # Darknet normalises to 0..1 an
 V3_TASK = BoxTask(
     matcher=ShapeMatcher(),
     cls_loss=BinaryCrossEntropy(normalizer=PerImage(), background=False),
-    box_loss=CellError(centre="logistic"),
-    coder=Cell(),
+    box_loss=YOLOBoxLoss(centre="logistic"),
+    coder=GridCoder(),
     quality=Objectness(ignore=0.7),
     select=Select(score=0.005, per_level=1000),
     suppress=NMS(iou=0.45, per="class", top=100),
@@ -52,7 +52,7 @@ V2_OBJECTNESS = Objectness("squared", target="iou", ignore=0.6, positive=5.0)
 V2_TASK = replace(
     V3_TASK,
     cls_loss=CrossEntropy(background=False, normalizer=PerImage()),
-    box_loss=CellError(centre="squared", pull=12_800),
+    box_loss=YOLOBoxLoss(centre="squared", warmup_images=12_800),
     quality=V2_OBJECTNESS,
 )
 
@@ -61,8 +61,8 @@ V1_TASK = replace(
     V3_TASK,
     matcher=Responsible(),
     cls_loss=SquaredError(),
-    box_loss=CellError(centre="squared", small=False, weight=5.0),
-    coder=Cell(logistic=False, sides="square"),
+    box_loss=YOLOBoxLoss(centre="squared", small=False, weight=5.0),
+    coder=GridCoder(logistic=False, sides="square"),
     quality=Objectness("linear", target="iou", negative=0.5),
     select=Select(score=0.001, per_level=1000),
     suppress=NMS(iou=0.5, per="class", top=100),
@@ -86,7 +86,7 @@ class YOLO(Spec):
     head: CellHead | GridHead = CellHead()
     cells: Cells = Cells(V3_SHAPES)  # the shapes of the boxes of each level, finest first
     task: BoxTask = V3_TASK
-    fit: Fit = Fit()  # the recipe it is trained by
+    fit: Recipe = Recipe()  # the recipe it is trained by
 
     def build(self, classes: Sequence[str]) -> OneStage:
         """The detector with random weights."""

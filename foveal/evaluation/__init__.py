@@ -7,7 +7,7 @@ from .diagnosis import diagnose
 from .matching import MatchTable, match_table
 from .protocols import PROTOCOLS, Results, evaluate
 from .recall import ProposalRecall, recall
-from .tables import Found, Truth
+from .tables import DetectionTable, GroundTruth
 from .voc import Voc
 
 __all__ = [
@@ -15,11 +15,11 @@ __all__ = [
     "Coco",
     "Curve",
     "Curves",
-    "Found",
+    "DetectionTable",
+    "GroundTruth",
     "MatchTable",
     "ProposalRecall",
     "Results",
-    "Truth",
     "Voc",
     "diagnose",
     "evaluate",

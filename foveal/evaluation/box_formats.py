@@ -9,25 +9,25 @@ import numpy as np
 
 from ..masks.rle import ranges
 from .matching import match_table
-from .tables import Floats, Found, Ints, Truth, width_height
+from .tables import DetectionTable, Floats, GroundTruth, Ints, width_height
 
 UNIT = 2.0  # coordinates that stay below this are normalised ones, with room for boxes that stick out
 SQUARES = (300, 320, 416, 512, 608, 640, 800, 1024)  # usual letterbox sides
 
 
-def held(truth: Truth, found: Found, *, by_class: bool = False) -> float:
+def held(truth: GroundTruth, found: DetectionTable, *, by_class: bool = False) -> float:
     """The part of the objects that some detection overlaps by half."""
     if not len(truth):
         return 0.0
     return len(np.unique(match_table(truth, found, by_class=by_class, crowd=False).object)) / len(truth)
 
 
-def with_boxes(found: Found, box: Floats) -> Found:
+def with_boxes(found: DetectionTable, box: Floats) -> DetectionTable:
     """The same detections elsewhere."""
     return replace(found, box=box, box_area=None)
 
 
-def better_frame(truth: Truth, found: Found) -> str | None:
+def better_frame(truth: GroundTruth, found: DetectionTable) -> str | None:
     """The reading of the boxes that fits the objects best, in words, if it fits much better than they do as given."""
     now = held(truth, found)
     best, words = max(2 * now + 0.1, 0.3), None
@@ -38,7 +38,7 @@ def better_frame(truth: Truth, found: Found) -> str | None:
     return words
 
 
-def _hypotheses(truth: Truth, found: Found) -> Iterator[tuple[Floats, str]]:
+def _hypotheses(truth: GroundTruth, found: DetectionTable) -> Iterator[tuple[Floats, str]]:
     b = found.box
     size = b[:, 2:] - b[:, :2]
     yield _join(b[:, :2], b[:, :2] + b[:, 2:]), "The boxes look like x, y, width, height but are read as corners"
@@ -64,7 +64,7 @@ def _normalised(b: Floats, sides: Floats) -> Iterator[tuple[Floats, str]]:
     yield (b - np.tile((b[:, 2:] - b[:, :2]) / 2, 2)) * sides, f"{what}; their x, y is the centre"
 
 
-def _scaled(truth: Truth, found: Found) -> Iterator[tuple[Floats, str]]:
+def _scaled(truth: GroundTruth, found: DetectionTable) -> Iterator[tuple[Floats, str]]:
     """Boxes in the pixels of a resized picture: one factor, a fixed size, a fixed short or long side, a letterbox."""
     d, rx, ry = _like_pairs(truth, found)
     other = "The boxes are in the frame of a resized picture:"
@@ -87,8 +87,8 @@ def _scaled(truth: Truth, found: Found) -> Iterator[tuple[Floats, str]]:
         yield (found.box - pad) / scale[:, None], f"{other} a letterbox of {square} x {square} with centred padding"
 
 
-def _like_pairs(truth: Truth, found: Found) -> tuple[Ints, Floats, Floats]:
-    """Pairs of one image where scaling the object gives about the detection: row of Found, factor in x and in y."""
+def _like_pairs(truth: GroundTruth, found: DetectionTable) -> tuple[Ints, Floats, Floats]:
+    """Pairs of one image where scaling the object gives about the detection: detection, factor in x and in y."""
     order = np.argsort(truth.image, kind="stable")
     images = truth.image[order]
     low, high = np.searchsorted(images, found.image), np.searchsorted(images, found.image, side="right")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import UsageError
-from .curves import HIT, MISS, NEITHER, Verdicts, mean_defined
+from .curves import HIT, MISS, NEITHER, Outcomes, mean_defined
 from .matching import (
     Assignment,
     MatchTable,
@@ -22,7 +22,7 @@ from .matching import (
     rank_detections,
     running_max_from_right,
 )
-from .tables import Floats, Found, Ints, Truth
+from .tables import DetectionTable, Floats, GroundTruth, Ints
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -58,7 +58,7 @@ class Coco:
 class CocoNumbers:
     precision: Floats  # (T, R, C, A) at the largest limit; NaN where a class has no object
     recall: Floats  # (T, C, A, M) NaN likewise
-    verdicts: Verdicts  # at IoU .5, all areas
+    verdicts: Outcomes  # at IoU .5, all areas
     table: MatchTable
 
     def twelve(self) -> dict[str, float | None]:
@@ -74,7 +74,7 @@ class CocoNumbers:
         return {"AP": mean_defined(p), "AP50": mean_defined(p[0])}
 
 
-def score_coco(truth: Truth, found: Found, protocol: Coco, *, masks: bool = False) -> CocoNumbers:
+def score_coco(truth: GroundTruth, found: DetectionTable, protocol: Coco, *, masks: bool = False) -> CocoNumbers:
     """Precision and recall of every class, threshold and area range; of ``masks`` in place of boxes where asked for.
 
     A detection's area is then that of its mask, and objects without one in the file are left out.
@@ -114,12 +114,12 @@ class _Hits:
     """All hits at all thresholds and in all area ranges, by (threshold, area, class, falling score)."""
 
     segment: Ints  # (H,) (t * A + a) * C + class
-    row: Ints  # (H,) row of Found
+    row: Ints  # (H,) row of DetectionTable
     number: Ints  # (H,) hits of the segment so far, from 1
     counted: Ints  # (H,) detections of the segment so far that count
 
 
-def _hits(found: Found, order: Ints, assignment: Assignment, classes: int) -> _Hits:
+def _hits(found: DetectionTable, order: Ints, assignment: Assignment, classes: int) -> _Hits:
     """Precision changes its running maximum only at hits, so nothing else is kept. ``order``: by class and score."""
     label = found.label[order]
     cut = np.searchsorted(label, np.arange(classes + 1))
@@ -180,10 +180,10 @@ def _recall(hits: _Hits, rank: Ints, objects: Ints, max_dets: tuple[int, ...]) -
     return np.asarray(recall.transpose(0, 2, 1, 3))
 
 
-def _verdicts(found: Found, order: Ints, assignment: Assignment, objects: Ints) -> Verdicts:
+def _verdicts(found: DetectionTable, order: Ints, assignment: Assignment, objects: Ints) -> Outcomes:
     """At IoU .5 over all areas."""
     area = found.pixels()
     verdict = np.where((area < AREAS[ALL, 0]) | (area > AREAS[ALL, 1]), NEITHER, MISS).astype(np.int8)
     hit, out = assignment.matched[:, 0, ALL], assignment.ignored[:, 0, ALL]
     verdict[assignment.rows[hit]] = np.where(out[hit], NEITHER, HIT)
-    return Verdicts(order, found.label[order], found.score[order], verdict[order], objects, float(THRESHOLDS[0]))
+    return Outcomes(order, found.label[order], found.score[order], verdict[order], objects, float(THRESHOLDS[0]))

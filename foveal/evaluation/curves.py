@@ -1,4 +1,4 @@
-"""Verdicts on detections and the precision-recall curves they make."""
+"""Outcomes on detections and the precision-recall curves they make."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False)
-class Verdicts:
+class Outcomes:
     """Hit, miss or neither, for every detection that the protocol looks at, at one IoU threshold."""
 
-    rows: Ints  # (n,) rows of Found by (class, falling score)
+    rows: Ints  # (n,) rows of DetectionTable by (class, falling score)
     label: Ints  # (n,)
     score: Floats  # (n,)
     verdict: NDArray[np.int8]  # (n,) HIT, MISS, NEITHER
@@ -53,7 +53,7 @@ class Verdicts:
 class Curves(Mapping[str, Curve]):
     """The curve of each class by name, made when asked for."""
 
-    def __init__(self, classes: tuple[str, ...], verdicts: Verdicts) -> None:
+    def __init__(self, classes: tuple[str, ...], verdicts: Outcomes) -> None:
         self._label = {name: k for k, name in enumerate(classes)}
         self._verdicts = verdicts
 

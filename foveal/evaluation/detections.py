@@ -14,14 +14,14 @@ import numpy as np
 
 from ..errors import FovealError, UsageError
 from .mask_files import read_masks, written_masks
-from .tables import Floats, Found, Ints, Truth
+from .tables import DetectionTable, Floats, GroundTruth, Ints
 
 Others = Literal["error", "drop"]
 NUMBER = {int, float}
 ONE_BASED = np.array([1.0, 1.0, 0.0, 0.0])  # half-open -> 1-based inclusive corners
 
 
-def read_detections(path: str | Path, truth: Truth, *, unknown_classes: Others = "error") -> Found:
+def read_detections(path: str | Path, truth: GroundTruth, *, unknown_classes: Others = "error") -> DetectionTable:
     """COCO results JSON, with masks where its records have a ``segmentation``, or a folder of VOC
     ``comp{3,4}_det_*.txt`` files.
 
@@ -37,8 +37,8 @@ def read_detections(path: str | Path, truth: Truth, *, unknown_classes: Others =
 
 
 def save_detections(
-    found: Found,
-    truth: Truth,
+    found: DetectionTable,
+    truth: GroundTruth,
     path: str | Path,
     format: Literal["coco", "voc"] = "coco",
     *,
@@ -59,7 +59,7 @@ def save_detections(
 
 
 # ---------------------------------------------------------------------------------------------------- COCO
-def _read_coco(path: Path, truth: Truth, others: Others) -> Found:
+def _read_coco(path: Path, truth: GroundTruth, others: Others) -> DetectionTable:
     try:
         data = json.loads(path.read_bytes().decode("utf-8-sig"))
     except json.JSONDecodeError as e:
@@ -74,7 +74,7 @@ def _read_coco(path: Path, truth: Truth, others: Others) -> Found:
             fix='COCO results are [{"image_id", "category_id", "bbox": [x, y, width, height], "score"}, ...]',
         )
     if not records:
-        return Found.build([], [], [], [])
+        return DetectionTable.build([], [], [], [])
     try:
         images, categories, boxes, scores = (
             [r[key] for r in records] for key in ("image_id", "category_id", "bbox", "score")
@@ -98,7 +98,7 @@ def _read_coco(path: Path, truth: Truth, others: Others) -> Found:
     masks = None if masks is None else masks[keep]
     box, image, score, label = box[keep], image[keep], score[keep], label[keep]
     corners = np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1)
-    return Found.build(image, label, corners, score, box[:, 2] * box[:, 3], masks)
+    return DetectionTable.build(image, label, corners, score, box[:, 2] * box[:, 3], masks)
 
 
 def _blame(path: Path, records: list[Any]) -> FovealError:
@@ -131,7 +131,7 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def _labels(path: Path, categories: list[Any], truth: Truth, others: Others) -> Ints:
+def _labels(path: Path, categories: list[Any], truth: GroundTruth, others: Others) -> Ints:
     """Label of each record, -1 where its class is to be dropped."""
     ids = truth.category_ids or tuple(range(1, 1 + len(truth.classes)))
     label = {number: k for k, number in enumerate(ids)}
@@ -150,7 +150,7 @@ def _labels(path: Path, categories: list[Any], truth: Truth, others: Others) -> 
     return labels
 
 
-def _coco_records(found: Found, truth: Truth) -> list[dict[str, Any]]:
+def _coco_records(found: DetectionTable, truth: GroundTruth) -> list[dict[str, Any]]:
     ids = truth.category_ids or tuple(range(1, 1 + len(truth.classes)))
     box = np.concatenate([found.box[:, :2], found.box[:, 2:] - found.box[:, :2]], 1).tolist()
     rows = zip(found.image.tolist(), found.label.tolist(), box, found.score.tolist(), strict=True)
@@ -163,7 +163,7 @@ def _coco_records(found: Found, truth: Truth) -> list[dict[str, Any]]:
 
 
 # ----------------------------------------------------------------------------------------------------- VOC
-def _read_voc(folder: Path, truth: Truth, others: Others) -> Found:
+def _read_voc(folder: Path, truth: GroundTruth, others: Others) -> DetectionTable:
     files = sorted(folder.glob("comp[34]_det_*.txt"))
     if not files:
         fix = "VOC results are files comp4_det_<split>_<class>.txt; COCO results are one JSON file"
@@ -187,10 +187,10 @@ def _read_voc(folder: Path, truth: Truth, others: Others) -> Found:
         parts.append((image, np.full(len(image), label), numbers))
     image, labels, numbers = _joined(parts)
     box = numbers[:, 1:] - ONE_BASED
-    return Found.build(image, labels, box, numbers[:, 0])
+    return DetectionTable.build(image, labels, box, numbers[:, 0])
 
 
-def _save_voc(found: Found, truth: Truth, folder: Path, stem: str) -> None:
+def _save_voc(found: DetectionTable, truth: GroundTruth, folder: Path, stem: str) -> None:
     for image in truth.images:
         if len(str(image).split()) != 1:
             raise FovealError(f"image id {image!r} has a space, VOC files cannot hold it", fix="save as coco")
@@ -208,10 +208,10 @@ def _save_voc(found: Found, truth: Truth, folder: Path, stem: str) -> None:
 # ------------------------------------------------------------------------------------------ a file an image
 def read_text_detections(
     folder: str | Path,
-    truth: Truth,
+    truth: GroundTruth,
     boxes: Literal["xywh", "xyxy", "relative"] = "xywh",
     names: Sequence[str] | None = None,
-) -> Found:
+) -> DetectionTable:
     """A folder of ``<image id>.txt`` with lines ``<class> <score> <4 numbers>``.
 
     ``boxes``: absolute x, y, width, height; absolute corners; or centre x, y, width, height relative to the image
@@ -243,7 +243,7 @@ def read_text_detections(
         box = np.concatenate([box[:, :2] - box[:, 2:] / 2, box[:, 2:]], 1)
     if boxes != "xyxy":
         box = np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1)
-    return Found.build(image, labels, box, score)
+    return DetectionTable.build(image, labels, box, score)
 
 
 # -------------------------------------------------------------------------------------------------- shared
@@ -271,7 +271,7 @@ def _text_table(path: Path, *, leading: int, fields: str) -> tuple[list[list[str
     return words, np.array(rows, np.float64).reshape(-1, 5)
 
 
-def _image_indices(path: Path, ids: Sequence[Any], truth: Truth) -> Ints:
+def _image_indices(path: Path, ids: Sequence[Any], truth: GroundTruth) -> Ints:
     """Index of each id in ``truth.images``."""
     index: dict[Any, int] = {}
     for i, image in enumerate(truth.images):  # a name that is a number can be found by the number, and back

@@ -9,14 +9,14 @@ import numpy as np
 
 from .box_formats import UNIT, better_frame, held
 from .matching import match_table, rank_detections
-from .tables import Bools, Found, Truth
+from .tables import Bools, DetectionTable, GroundTruth
 
 NEAR_ZERO = 0.005  # an AP below this is taken for a fault
 LOWEST_SCORE = 0.05  # detectors hand in scores down to .001 to .05; a set that stops above has been cut
 IMAGES, PER_IMAGE = 500, 20  # what the box and label checks look at: enough to know, quick on any set
 
 
-def diagnose(truth: Truth, found: Found) -> list[str]:
+def diagnose(truth: GroundTruth, found: DetectionTable) -> list[str]:
     """What may be wrong with these detections, the likeliest first; empty if nothing is."""
     truth = truth.scored()
     countable = truth[~(truth.crowd | truth.difficult)]
@@ -31,7 +31,7 @@ def diagnose(truth: Truth, found: Found) -> list[str]:
     return [*out, *_classes(countable, found), *thresholded(found)]
 
 
-def thresholded(found: Found) -> Iterator[str]:
+def thresholded(found: DetectionTable) -> Iterator[str]:
     """AP needs the detections of low score too."""
     if found.cut is None and len(found) and (low := float(found.score.min())) > 1.2 * LOWEST_SCORE:
         yield (
@@ -46,7 +46,7 @@ def thresholded(found: Found) -> Iterator[str]:
 
 
 # ------------------------------------------------------------------------------------------- the checks
-def _nothing(truth: Truth, countable: Truth, found: Found) -> Iterator[str]:
+def _nothing(truth: GroundTruth, countable: GroundTruth, found: DetectionTable) -> Iterator[str]:
     if not len(truth):
         yield "The data set has no object at all: every AP is undefined. Is it the right split?"
     elif not len(countable):
@@ -66,7 +66,7 @@ def _nothing(truth: Truth, countable: Truth, found: Found) -> Iterator[str]:
         )
 
 
-def _boxes(truth: Truth, found: Found) -> Iterator[str]:
+def _boxes(truth: GroundTruth, found: DetectionTable) -> Iterator[str]:
     now = held(truth, found)
     frame = better_frame(truth, found)
     if frame:
@@ -92,7 +92,7 @@ def _boxes(truth: Truth, found: Found) -> Iterator[str]:
     yield from _offset(truth, found)
 
 
-def _offset(truth: Truth, found: Found) -> Iterator[str]:
+def _offset(truth: GroundTruth, found: DetectionTable) -> Iterator[str]:
     """Corners off by one pixel: 1-based boxes read as 0-based, or the other way round."""
     table = match_table(truth, found, by_class=False, crowd=False)
     if len(table) < 5:
@@ -108,7 +108,7 @@ def _offset(truth: Truth, found: Found) -> Iterator[str]:
             yield f"The boxes start {words}? (The middle offset is {', '.join(f'{m:.2f}' for m in middle)} pixels.)"
 
 
-def _labels(truth: Truth, found: Found) -> Iterator[str]:
+def _labels(truth: GroundTruth, found: DetectionTable) -> Iterator[str]:
     """Boxes fit, classes do not."""
     anywhere, own = held(truth, found), held(truth, found, by_class=True)
     if anywhere < 0.1 or own > 0.5 * anywhere:
@@ -133,7 +133,7 @@ def _labels(truth: Truth, found: Found) -> Iterator[str]:
         yield f"The boxes fit but the labels do not: {start}."
 
 
-def _scores(truth: Truth, found: Found) -> Iterator[str]:
+def _scores(truth: GroundTruth, found: DetectionTable) -> Iterator[str]:
     if len(found) > 1 and float(np.ptp(found.score)) == 0.0:
         yield f"All {len(found)} scores are {float(found.score[0]):.3g}: AP is about the order of the scores."
         return
@@ -149,7 +149,7 @@ def _scores(truth: Truth, found: Found) -> Iterator[str]:
         )
 
 
-def _order(hit: Bools, found: Found) -> float:
+def _order(hit: Bools, found: DetectionTable) -> float:
     """How often a hit scores above a miss; a tie is half (Mann and Whitney)."""
     _, level, count = np.unique(found.score, return_inverse=True, return_counts=True)
     rank = (np.cumsum(count) - (count - 1) / 2)[level]
@@ -157,7 +157,7 @@ def _order(hit: Bools, found: Found) -> float:
     return float((rank[hit].sum() - n * (n + 1) / 2) / (n * m))
 
 
-def _far(truth: Truth, found: Found) -> Iterator[str]:
+def _far(truth: GroundTruth, found: DetectionTable) -> Iterator[str]:
     """Nothing else explains it: say how far off the boxes are."""
     if held(truth, found) >= 0.1:
         return
@@ -170,7 +170,7 @@ def _far(truth: Truth, found: Found) -> Iterator[str]:
     )
 
 
-def _classes(truth: Truth, found: Found) -> Iterator[str]:
+def _classes(truth: GroundTruth, found: DetectionTable) -> Iterator[str]:
     c = len(truth.classes)
     objects, detections = np.bincount(truth.label, minlength=c), np.bincount(found.label, minlength=c)
     if len(truth):
@@ -184,7 +184,7 @@ def _classes(truth: Truth, found: Found) -> Iterator[str]:
 
 
 # -------------------------------------------------------------------------------------------------- shared
-def _sample(truth: Truth, found: Found) -> tuple[Truth, Found]:
+def _sample(truth: GroundTruth, found: DetectionTable) -> tuple[GroundTruth, DetectionTable]:
     """The best detections of some images that have objects, spread over the set."""
     images = np.unique(truth.image)
     images = images[np.linspace(0, len(images) - 1, min(IMAGES, len(images))).astype(np.int64)]

@@ -11,10 +11,10 @@ import numpy as np
 from ..errors import FovealError, UsageError
 from ..masks.rle import Masks, squeeze
 from .masks import MaskRuns
-from .tables import Found, Ints, Truth
+from .tables import DetectionTable, GroundTruth, Ints
 
 
-def read_masks(path: Path, records: Sequence[dict[str, Any]], image: Ints, truth: Truth) -> MaskRuns | None:
+def read_masks(path: Path, records: Sequence[dict[str, Any]], image: Ints, truth: GroundTruth) -> MaskRuns | None:
     """The masks of all records, of the images ``image`` (N,), or None where no record has any.
 
     Raises :class:`FovealError` with file and record for one that is missing, cannot be read or is of another size.
@@ -43,7 +43,7 @@ def read_masks(path: Path, records: Sequence[dict[str, Any]], image: Ints, truth
     return MaskRuns.of(parts)[back]
 
 
-def written_masks(found: Found, truth: Truth) -> list[dict[str, Any]]:
+def written_masks(found: DetectionTable, truth: GroundTruth) -> list[dict[str, Any]]:
     """``{"segmentation": {"size", "counts"}}`` of each detection."""
     assert found.masks is not None
     if truth.sizes is None:

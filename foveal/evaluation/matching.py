@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..masks.rle import ranges
 from .masks import RUNS, Shared
-from .tables import Bools, Floats, Found, Ints, Truth
+from .tables import Bools, DetectionTable, Floats, GroundTruth, Ints
 
 CHUNK = 1 << 17  # pairs looked at together: their arrays stay in the cache, memory stays flat
 
@@ -26,12 +26,12 @@ CHUNK = 1 << 17  # pairs looked at together: their arrays stay in the cache, mem
 class MatchTable:
     """P pairs of the same image (and class) with IoU at or above ``floor``.
 
-    The pairs of a detection stand together; detections come in the order of ``Found``, the objects of one detection in
-    the order of (class, ``Truth``).
+    The pairs of a detection are neighbors; detections come in the order of ``DetectionTable``, the objects of one
+    detection in the order of (class, ``GroundTruth``).
     """
 
-    detection: Ints  # (P,) row of Found
-    object: Ints  # (P,) row of Truth
+    detection: Ints  # (P,) row of DetectionTable
+    object: Ints  # (P,) row of GroundTruth
     iou: Floats  # (P,) for a crowd: intersection over the detection's area, where asked for
     floor: float
 
@@ -40,8 +40,8 @@ class MatchTable:
 
 
 def match_table(
-    truth: Truth,
-    found: Found,
+    truth: GroundTruth,
+    found: DetectionTable,
     *,
     floor: float = 0.5,
     by_class: bool = True,
@@ -76,7 +76,7 @@ def match_table(
     return _joined(parts, floor)
 
 
-def mask_table(truth: Truth, found: Found, *, floor: float = 0.5) -> MatchTable:
+def mask_table(truth: GroundTruth, found: DetectionTable, *, floor: float = 0.5) -> MatchTable:
     """The same of masks, within classes; crowds as COCO measures them. Both sides have masks."""
     assert truth.masks is not None and found.masks is not None
     order, rows, begin, count = _groups(truth, found, by_class=True)
@@ -100,9 +100,9 @@ def mask_table(truth: Truth, found: Found, *, floor: float = 0.5) -> MatchTable:
     return _joined(parts, floor)
 
 
-def _groups(truth: Truth, found: Found, by_class: bool) -> tuple[Ints, Ints, Ints, Ints]:
-    """Whom a detection may meet: an order of the objects, and for ``rows`` of Found where in it theirs begin, and how
-    many there are."""
+def _groups(truth: GroundTruth, found: DetectionTable, by_class: bool) -> tuple[Ints, Ints, Ints, Ints]:
+    """The objects that a detection may match: an order of the objects, and for each of ``rows`` of the detections
+    where its own begin in that order, and how many there are."""
     c = len(truth.classes)
     order = np.lexsort((truth.label, truth.image))
     key_g = truth.image[order] * c + truth.label[order] if by_class else truth.image[order]
@@ -128,13 +128,13 @@ def _joined(parts: list[tuple[Ints, Ints, Floats]], floor: float) -> MatchTable:
 class Ranking:
     """Detections by falling score."""
 
-    order: Ints  # (N,) rows of Found by (class, falling score, tie)
-    rank: Ints  # (N,) place of each row of Found among those of its image and class, 0 first
+    order: Ints  # (N,) rows of DetectionTable by (class, falling score, tie)
+    rank: Ints  # (N,) place of each row of DetectionTable among those of its image and class, 0 first
     group: Ints  # (N,) number of the image and class of each row
 
 
-def rank_detections(found: Found, classes: int, image_rank: Ints | None = None) -> Ranking:
-    """Ties go by ``image_rank`` (as pycocotools), then by the order of ``Found``; without it by the latter alone."""
+def rank_detections(found: DetectionTable, classes: int, image_rank: Ints | None = None) -> Ranking:
+    """Ties go by ``image_rank`` (as in pycocotools), then by the order of ``found``; without it by the latter alone."""
     tie = np.zeros(0, np.int64) if image_rank is None else image_rank[found.image]
     if (tie[1:] < tie[:-1]).any():
         base = np.argsort(tie, kind="stable")
@@ -153,7 +153,7 @@ def rank_detections(found: Found, classes: int, image_rank: Ints | None = None) 
 class Assignment:
     """Who got which object, for U detections that meet one at all, T thresholds and A area ranges."""
 
-    rows: Ints  # (U,) rows of Found
+    rows: Ints  # (U,) rows of DetectionTable
     matched: Bools  # (U, T, A)
     ignored: Bools  # (U, T, A): matched, but to an object that does not count
 

@@ -11,7 +11,7 @@ from ..errors import UsageError
 from .coco import Coco, score_coco
 from .curves import Curves, mean_defined, number
 from .matching import MatchTable
-from .tables import Found, Truth
+from .tables import DetectionTable, GroundTruth
 from .voc import Voc, score_voc
 
 Protocol = Coco | Voc
@@ -69,7 +69,12 @@ class Results:
 
 
 def evaluate(
-    truth: Truth, found: Found, protocol: str | Protocol = "coco", *, split: str | None = None, **options: Any
+    truth: GroundTruth,
+    found: DetectionTable,
+    protocol: str | Protocol = "coco",
+    *,
+    split: str | None = None,
+    **options: Any,
 ) -> Results:
     """Scores detections: their boxes, and by ``coco`` their masks too where both sides have some.
 
@@ -126,7 +131,7 @@ def resolve(protocol: str | Protocol, **options: Any) -> Protocol:
     return replace(protocol, **options)
 
 
-def _notes(truth: Truth, found: Found, headline: float | None) -> tuple[str, ...]:
+def _notes(truth: GroundTruth, found: DetectionTable, headline: float | None) -> tuple[str, ...]:
     from .diagnosis import NEAR_ZERO, diagnose, thresholded
 
     missing = tuple(_without_masks(truth, found))
@@ -135,7 +140,7 @@ def _notes(truth: Truth, found: Found, headline: float | None) -> tuple[str, ...
     return (*thresholded(found), *missing)
 
 
-def _without_masks(truth: Truth, found: Found) -> Iterator[str]:
+def _without_masks(truth: GroundTruth, found: DetectionTable) -> Iterator[str]:
     """What is not scored of detections that have masks."""
     if found.masks is None:
         return

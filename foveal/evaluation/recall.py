@@ -9,7 +9,7 @@ import numpy as np
 
 from .coco import AREAS, THRESHOLDS, Coco, score_coco
 from .curves import mean_defined
-from .tables import Found, Truth
+from .tables import DetectionTable, GroundTruth
 
 SIZES = ("all", "small", "medium", "large")
 
@@ -53,7 +53,9 @@ class ProposalRecall:
         return row | {f"recall70@{top}": value for top, value in self.at70[size].items()}
 
 
-def recall(truth: Truth, proposals: Found, tops: Sequence[int] = (100, 300, 1000, 2000)) -> ProposalRecall:
+def recall(
+    truth: GroundTruth, proposals: DetectionTable, tops: Sequence[int] = (100, 300, 1000, 2000)
+) -> ProposalRecall:
     """Recall of proposals; labels are not looked at, crowds and difficult objects do not count.
 
     ``tops``: three or more rising numbers of proposals an image.

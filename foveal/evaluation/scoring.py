@@ -18,7 +18,7 @@ from ..data.records.subsets import merged
 from ..errors import FovealError, UsageError
 from ..files.paths import PathLike
 from ..types import Detections
-from . import Found, Results, Truth
+from . import DetectionTable, GroundTruth, Results
 from . import evaluate as score
 from .protocols import Protocol
 
@@ -34,8 +34,8 @@ class Scored:
     """An evaluation with all that went into it."""
 
     results: Results
-    truth: Truth
-    found: Found
+    truth: GroundTruth
+    found: DetectionTable
     skipped: list[ImageError]  # pictures that could not be read: nothing is found there
     left_out: tuple[str, ...]  # classes of the data that the detector does not know
 
@@ -72,7 +72,7 @@ def score_detector(
     """Runs a detector over a data set and scores it on the classes of :func:`known_classes`."""
     from ..data.records.subsets import select_classes
 
-    if detector.merges_classes:
+    if detector.class_agnostic:
         wanted, left_out = detector.classes, tuple[str, ...]()
         dataset = merged(dataset)
     else:
@@ -80,8 +80,8 @@ def score_detector(
         left_out = () if classes is not None else tuple(c for c in dataset.classes if c not in wanted)
         dataset = select_classes(dataset, wanted, "background", "accept") if wanted else dataset
     detections, skipped = detect(detector, dataset, progress=progress)
-    truth = Truth.of(dataset, masks=detector.has_masks)
-    found = Found.of([relabelled(d, detector.classes, wanted) for d in detections], cut=detector.threshold)
+    truth = GroundTruth.of(dataset, masks=detector.has_masks)
+    found = DetectionTable.of([relabelled(d, detector.classes, wanted) for d in detections], cut=detector.threshold)
     results = score(truth, found, protocol, split=dataset.split)
     return Scored(results, truth, found, skipped, left_out)
 

@@ -30,7 +30,7 @@ def width_height(box: Floats) -> tuple[Floats, Floats]:
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class GroundTruth:
     """The objects to find, of all images, those without objects included. Build it with :meth:`of` or :meth:`build`."""
 
     images: tuple[int | str, ...]  # (I,) the data set's own id of each image
@@ -66,7 +66,7 @@ class Truth:
         box_area: ArrayLike | None = None,
         masks: MaskRuns | None = None,
         drawn: ArrayLike | None = None,
-    ) -> Truth:
+    ) -> GroundTruth:
         """Flat arrays of any kind; flags that are not given are False, an area that is not given is width x height, of
         ``masks`` all are ``drawn`` unless it says otherwise.
 
@@ -99,7 +99,7 @@ class Truth:
         return truth
 
     @classmethod
-    def of(cls, dataset: Dataset, *, masks: bool = False) -> Truth:
+    def of(cls, dataset: Dataset, *, masks: bool = False) -> GroundTruth:
         """All records of a data set, in their order; COCO's boxes and areas as the file has them. ``masks``: with their
         masks, where the set has any."""
         records = dataset.records
@@ -128,7 +128,7 @@ class Truth:
     def __len__(self) -> int:
         return len(self.box)
 
-    def __getitem__(self, rows: Any) -> Truth:
+    def __getitem__(self, rows: Any) -> GroundTruth:
         """Some of the objects; all images stay."""
         fields = ("image", "label", "box", "area", "crowd", "difficult", "ignore")
         picked = {name: getattr(self, name)[rows] for name in fields}
@@ -137,7 +137,7 @@ class Truth:
             picked[name] = None if values is None else values[rows]
         return replace(self, **picked)
 
-    def scored(self) -> Truth:
+    def scored(self) -> GroundTruth:
         """Without the ``ignore`` regions."""
         return self[~self.ignore] if self.ignore.any() else self
 
@@ -181,11 +181,11 @@ class Truth:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class DetectionTable:
     """The detections of all images. Build it with :meth:`of` or :meth:`build`."""
 
-    image: Ints  # (N,) index into ``Truth.images``
-    label: Ints  # (N,) index into ``Truth.classes``
+    image: Ints  # (N,) index into ``GroundTruth.images``
+    label: Ints  # (N,) index into ``GroundTruth.classes``
     box: Floats  # (N, 4)
     score: Floats  # (N,)
     box_area: Floats | None = None  # (N,) width x height as the file has them
@@ -201,7 +201,7 @@ class Found:
         score: ArrayLike,
         box_area: ArrayLike | None = None,
         masks: MaskRuns | None = None,
-    ) -> Found:
+    ) -> DetectionTable:
         """Flat arrays of any kind. Raises :class:`FovealError` where lengths differ or a number is not finite."""
         boxes = np.asarray(box, np.float64).reshape(-1, 4)
         w, h = width_height(boxes)
@@ -224,9 +224,9 @@ class Found:
         return found
 
     @classmethod
-    def of(cls, detections: Sequence[Any], *, cut: float | None = None) -> Found:
-        """One object an image, in the order of ``Truth.images``, with ``boxes`` (n, 4), ``scores`` and ``labels`` (n,)
-        that NumPy can read (arrays, tensors in main memory), and perhaps ``masks`` (:class:`~foveal.masks.rle.Masks`).
+    def of(cls, detections: Sequence[Any], *, cut: float | None = None) -> DetectionTable:
+        """One object an image, in the order of ``GroundTruth.images``, with ``boxes`` (n, 4), ``scores`` and ``labels``
+        (n,) that NumPy can read (arrays, tensors in main memory), and perhaps ``masks`` (:class:`~foveal.masks.rle.Masks`).
 
         ``cut``: the score below which a detector hands in nothing; None: unknown, and guessed from the lowest one.
         """
@@ -249,10 +249,12 @@ class Found:
     def __len__(self) -> int:
         return len(self.box)
 
-    def __getitem__(self, rows: Any) -> Found:
+    def __getitem__(self, rows: Any) -> DetectionTable:
         area = None if self.box_area is None else self.box_area[rows]
         masks = None if self.masks is None else self.masks[rows]
-        return Found(self.image[rows], self.label[rows], self.box[rows], self.score[rows], area, masks, self.cut)
+        return DetectionTable(
+            self.image[rows], self.label[rows], self.box[rows], self.score[rows], area, masks, self.cut
+        )
 
     def pixels(self) -> Floats:
         """(N,) width x height of the boxes."""
@@ -261,7 +263,7 @@ class Found:
         w, h = width_height(self.box)
         return w * h
 
-    def check_against(self, truth: Truth) -> None:
+    def check_against(self, truth: GroundTruth) -> None:
         """Raises :class:`FovealError` if an image or a label is not one of ``truth``."""
         _in_range("image of a detection", self.image, len(truth.images))
         _in_range("label of a detection", self.label, len(truth.classes))

@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from .curves import HIT, MISS, NEITHER, Verdicts
+from .curves import HIT, MISS, NEITHER, Outcomes
 from .matching import MatchTable, match_table, rank_detections, starts
-from .tables import Floats, Found, Ints, Truth
+from .tables import DetectionTable, Floats, GroundTruth, Ints
 
 # the devkit's own thresholds; some lie above the decimal number (0.1 * 3 = 0.30000000000000004), and it matters
 ELEVEN = np.arange(0.0, 1.1, 0.1)
@@ -44,11 +44,11 @@ class Voc:
 @dataclass(frozen=True, eq=False)
 class VocNumbers:
     ap: Floats  # (C,) NaN without objects
-    verdicts: Verdicts
+    verdicts: Outcomes
     table: MatchTable
 
 
-def score_voc(truth: Truth, found: Found, protocol: Voc) -> VocNumbers:
+def score_voc(truth: GroundTruth, found: DetectionTable, protocol: Voc) -> VocNumbers:
     """AP of every class. Ties in the score go by the order of ``found``."""
     truth = truth.scored()
     table = match_table(truth, found, floor=protocol.iou, crowd=False, plus_one=protocol.plus_one)
@@ -67,12 +67,12 @@ def score_voc(truth: Truth, found: Found, protocol: Voc) -> VocNumbers:
     verdict[rows[by_score[first]]] = HIT
 
     positives = np.bincount(truth.label[~out], minlength=len(truth.classes))
-    verdicts = Verdicts(order, found.label[order], found.score[order], verdict[order], positives, protocol.iou)
+    verdicts = Outcomes(order, found.label[order], found.score[order], verdict[order], positives, protocol.iou)
     ap = np.array([class_ap(verdicts, k, protocol.metric) for k in range(len(truth.classes))])
     return VocNumbers(ap, verdicts, table)
 
 
-def class_ap(verdicts: Verdicts, label: int, metric: str) -> float:
+def class_ap(verdicts: Outcomes, label: int, metric: str) -> float:
     """AP of one class, NaN if it has no object that counts."""
     objects = int(verdicts.objects[label])
     if not objects:

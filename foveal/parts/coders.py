@@ -136,7 +136,7 @@ _CLAMP = 16.0  # largest exponent of a side, e^16 = 9 million anchors; Darknet h
 
 
 @dataclass(frozen=True)
-class Cell(Coder):
+class GridCoder(Coder):
     """The centre as a place in its cell, the sides as multiples of the prior's or as parts of the picture.
 
     ``x = (column + f(tx)) cell``, ``y`` alike; ``f`` is the logistic function (YOLOv2 on) or nothing (YOLOv1). Sides:
@@ -149,7 +149,7 @@ class Cell(Coder):
 
     def __post_init__(self) -> None:
         if self.sides not in ("exp", "square"):
-            raise UsageError(f"Cell(sides={self.sides!r}): expected 'exp' or 'square'")
+            raise UsageError(f"GridCoder(sides={self.sides!r}): expected 'exp' or 'square'")
 
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
         boxes, priors = at_least_fp32(boxes), at_least_fp32(priors)
@@ -172,6 +172,6 @@ class Cell(Coder):
 def _grid(priors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Middle, sides, cell times reach and canvas of priors (..., 9), each (..., 2)."""
     if priors.shape[-1] != 9:
-        raise UsageError("the coder Cell measures in cells, which only the priors Cells have")
+        raise UsageError("the coder GridCoder measures in cells, which only the priors Cells have")
     middle = (priors[..., :2] + priors[..., 2:4]) / 2
     return middle, priors[..., 2:4] - priors[..., :2], priors[..., 4:6] * priors[..., 8:], priors[..., 6:8]

@@ -10,13 +10,13 @@ from ..parts.backbones.small import SmallResNet
 from ..parts.backbones.torchvision import Torchvision
 from ..parts.heads.transformer import Transformer
 from ..parts.resizing import Resize
-from ..recipe import AdamW, Cosine, Fit, Steps
+from ..recipe import AdamW, Cosine, Recipe, Steps
 from .recipes import FLIP
 
 __all__ = ["detr_mini", "detr_r50", "detr_r50_dc5", "detr_r101", "detr_r101_dc5"]
 
 # The original code's: 500 epochs of COCO in batches of 64, a tenth of the rate from epoch 400 on. Crowds are left out.
-_FIT = Fit(
+_FIT = Recipe(
     epochs=500,
     batch=64,
     lr=1e-4,
@@ -62,7 +62,7 @@ detr_mini = DETR(
         temperature=20.0,
         anchored=True,
     ),
-    fit=Fit(
+    fit=Recipe(
         epochs=40,
         batch=12,
         lr=1.2e-3,

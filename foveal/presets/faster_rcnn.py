@@ -14,14 +14,14 @@ from ..parts.heads.dense import Predictor, ResNetTail, RoIConv, RoIMLP, RPNHead,
 from ..parts.heads.timm import TimmTail
 from ..parts.losses.box import SmoothL1
 from ..parts.losses.classification import Focal
-from ..parts.losses.normalizers import KeptRows, Positives
+from ..parts.losses.normalizers import Positives, Sampled
 from ..parts.necks.fpn import FPN, SingleLevel
 from ..parts.pooling.roi_align import CropResize, RoIAlign, RoIPool
 from ..parts.postprocess.nms import NMS
 from ..parts.priors.anchors import Anchors
 from ..parts.resizing import Resize
 from ..parts.samplers import All, Balanced
-from ..recipe import SGD, Constant, Fit, Steps
+from ..recipe import SGD, Constant, Recipe, Steps
 from .recipes import FLIP, ONE, ONE_REGION, TV_REGION
 
 __all__ = [
@@ -109,7 +109,7 @@ faster_rcnn_vgg16 = FasterRCNN(
     train_proposals=Counts(12000, 2000),
     test_proposals=Counts(6000, 300),
     # 60,000 + 20,000 updates of one image: 16 epochs of VOC 2007 trainval; difficult objects are left out
-    fit=Fit(
+    fit=Recipe(
         epochs=16,
         batch=1,
         lr=0.001,
@@ -185,7 +185,7 @@ faster_rcnn_luminoth = FasterRCNN(
     ),
     train_proposals=Counts(12000, 2000),
     test_proposals=Counts(12000, 2000),
-    fit=Fit(epochs=12, batch=1, lr=3e-4, solver=SGD(0.9, 5e-4), schedule=Constant(), augment=FLIP, warmup_steps=0),
+    fit=Recipe(epochs=12, batch=1, lr=3e-4, solver=SGD(0.9, 5e-4), schedule=Constant(), augment=FLIP, warmup_steps=0),
 )
 
 # G-RMI's (Huang et al. 2017) as its authors' configuration has it at stride 16: Inception-ResNet-v2 (timm) to its last
@@ -200,11 +200,11 @@ faster_rcnn_inception_resnet_v2 = FasterRCNN(
     anchors=faster_rcnn_luminoth.anchors,
     pool=CropResize(17, pool=1),
     roi_head=TimmTail("inception_resnet_v2"),
-    rpn=replace(RPN_TASK, box_loss=SmoothL1(beta=1 / 9, normalizer=KeptRows(), weight=2.0)),
+    rpn=replace(RPN_TASK, box_loss=SmoothL1(beta=1 / 9, normalizer=Sampled(), weight=2.0)),
     roi=replace(
         ROI_TASK,
         sampler=Balanced(64, 0.25),
-        box_loss=SmoothL1(beta=1.0, normalizer=KeptRows(), weight=2.0),
+        box_loss=SmoothL1(beta=1.0, normalizer=Sampled(), weight=2.0),
         select=replace(ROI_TASK.select, score=0.0),
         suppress=NMS(0.6, per="class", top=100),
     ),

@@ -8,7 +8,7 @@ from ..detectors.fcos import FCOS
 from ..parts.coders import LTRB
 from ..parts.heads.dense import PointTower
 from ..parts.losses.box import IoU
-from ..parts.losses.centerness import Centreness
+from ..parts.losses.centerness import Centerness
 from ..parts.matching.points import PointMatcher
 from ..parts.postprocess.select import Select
 from ..parts.priors.anchors import Anchors
@@ -33,6 +33,6 @@ fcos_r50_fpn_paper = replace(
 fcos_r50_fpn = FCOS(
     head=PointTower(),
     points=Anchors(((8,), (16,), (32,), (64,), (128,)), (1.0,), rounding="corners", grid="floor"),
-    task=replace(fcos_r50_fpn_improved.task, quality=Centreness(), select=Select(score=0.2, per_level=1000)),
+    task=replace(fcos_r50_fpn_improved.task, quality=Centerness(), select=Select(score=0.2, per_level=1000)),
     fit=TV,
 )

@@ -19,11 +19,11 @@ from ..parts.backbones.small import SmallResNet
 from ..parts.coders import Delta
 from ..parts.heads.dense import PointTower, RoIMLP, Tower
 from ..parts.heads.mask import MaskHead
-from ..parts.heads.rcnn import TwoTaps
+from ..parts.heads.rcnn import RCNNHead
 from ..parts.heads.ssd import PerLevel, Prediction
 from ..parts.heads.yolo import CellHead
 from ..parts.losses.box import GIoU
-from ..parts.losses.centerness import Centreness
+from ..parts.losses.centerness import Centerness
 from ..parts.losses.classification import Focal
 from ..parts.losses.normalizers import Positives
 from ..parts.matching.iou import IoUMatcher
@@ -40,7 +40,7 @@ from ..parts.priors.default_boxes import PyramidBoxes
 from ..parts.resizing import Letterbox, Resize, Stretch
 from ..parts.samplers import Balanced
 from ..parts.selective_search import SelectiveSearch
-from ..recipe import SGD, Cosine, Draw, Fit, Ridge, Stage
+from ..recipe import SGD, Cosine, Recipe, Ridge, Stage, WindowSampling
 from .faster_rcnn import with_focal
 from .recipes import FLIP, SMALL_FIT
 
@@ -90,7 +90,7 @@ fcos_mini = FCOS(
     backbone=_SMALL_BODY,
     neck=FPN(96, extra="p6p7-p5", norm="group"),
     head=PointTower(depth=2),
-    task=replace(FCOS().task, quality=Centreness(), select=Select(score=0.05, per_level=1000)),
+    task=replace(FCOS().task, quality=Centerness(), select=Select(score=0.05, per_level=1000)),
     fit=SMALL_FIT,
 )
 
@@ -216,7 +216,7 @@ rpn_mini = RPN(
 
 
 _PROPOSALS = SelectiveSearch(top=300, width=320, min_side=10)
-_FIT = Fit(
+_FIT = Recipe(
     epochs=12,
     batch=64,
     lr=0.02,
@@ -233,10 +233,14 @@ rcnn_mini = RCNN(
     backbone=SmallResNet(),
     pool=Warp(96, 7),
     cells=3,
-    head=TwoTaps(256, depth=1, dropout=0.0),
+    head=RCNNHead(256, depth=1, dropout=0.0),
     fit=replace(
         _FIT,
-        stages=(replace(FINE_TUNE, draw=Draw(per_image=32)), CLASS_SVMS, replace(BOX_RIDGE, solver=Ridge(alpha=100.0))),
+        stages=(
+            replace(FINE_TUNE, draw=WindowSampling(per_image=32)),
+            CLASS_SVMS,
+            replace(BOX_RIDGE, solver=Ridge(alpha=100.0)),
+        ),
     ),
 )
 
@@ -248,7 +252,7 @@ spp_net_mini = SPPNet(
     proposals=_PROPOSALS,
     backbone=SmallResNet(),
     levels=(3,),
-    head=TwoTaps(256, depth=1, dropout=0.0),
+    head=RCNNHead(256, depth=1, dropout=0.0),
     fit=replace(
         _FIT,
         batch=4,

@@ -9,7 +9,7 @@ from ..detectors.ssd import CAFFE_MEAN, LEVELS
 from ..parts.backbones.torchvision import Torchvision
 from ..parts.pooling.warp import Warp
 from ..parts.resizing import Original
-from ..recipe import Draw
+from ..recipe import WindowSampling
 from .recipes import FLIP
 
 __all__ = ["rcnn_alexnet", "rcnn_vgg16"]
@@ -30,6 +30,6 @@ rcnn_vgg16 = RCNN(
         RCNN_FIT,
         batch=24,
         augment=FLIP,
-        stages=(replace(FINE_TUNE, draw=Draw(per_image=12)), CLASS_SVMS, BOX_RIDGE),
+        stages=(replace(FINE_TUNE, draw=WindowSampling(per_image=12)), CLASS_SVMS, BOX_RIDGE),
     ),
 )

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from ..data.augment.transforms import HorizontalFlip
 from ..detectors.darknet import FINE_TUNE
-from ..recipe import SGD, Fit, Steps
+from ..recipe import SGD, Recipe, Steps
 
 # ------------------------------------------------------------------------------------------------ recipes
 # Detectron's 1x: 90,000 updates of 16 images are 12 epochs of COCO; the steps are at 60,000 and 80,000.
 FLIP = (HorizontalFlip(),)
-ONE = Fit(
+ONE = Recipe(
     epochs=12,
     batch=16,
     lr=0.01,

@@ -19,7 +19,7 @@ from ..parts.postprocess.nms import NMS
 from ..parts.postprocess.select import Select
 from ..parts.priors.default_boxes import DefaultBoxes
 from ..parts.resizing import Stretch
-from ..recipe import SGD, Cosine, Fit, Stage, Steps
+from ..recipe import SGD, Cosine, Recipe, Stage, Steps
 
 __all__ = [
     "dssd321_r101",
@@ -39,7 +39,7 @@ __all__ = [
 # The paper's: colours, smaller pictures, crops, flips; hue turns by 18 of OpenCV's half degrees, 36 degrees here.
 _AUGMENT = (PhotometricDistortion(hue=36.0), Expand(), IoUCrop(), HorizontalFlip())
 # 120,000 updates of 32 images are 232 epochs of the 16,551 of VOC 07+12; the steps are at 80,000 and 100,000.
-_VOC = Fit(
+_VOC = Recipe(
     epochs=232,
     batch=32,
     lr=1e-3,
@@ -54,7 +54,7 @@ _VOC = Fit(
 _COCO = replace(_VOC, epochs=108, schedule=Steps((0.7, 0.9)))
 # torchvision's references.
 _TV_AUGMENT = (PhotometricDistortion(), Expand(), IoUCrop(), HorizontalFlip())
-_TV = Fit(
+_TV = Recipe(
     epochs=120,
     batch=32,
     lr=2e-3,
@@ -144,7 +144,7 @@ ssdlite320_mobilenet_v3_large = replace(
         suppress=NMS(0.55, per="class", top=300),
     ),
     # 8 processes of 24 images; the references augment with crops and flips alone
-    fit=Fit(
+    fit=Recipe(
         epochs=660,
         batch=192,
         lr=0.15,

@@ -13,7 +13,7 @@ from ..parts.necks.fpn import SingleLevel
 from ..parts.necks.yolo import Passthrough, Upsampling
 from ..parts.priors.cells import Cells
 from ..parts.resizing import Letterbox, Stretch
-from ..recipe import SGD, Fit, Steps
+from ..recipe import SGD, Recipe, Steps
 
 __all__ = [
     "yolo_v1",
@@ -30,7 +30,7 @@ __all__ = [
 
 # ---------------------------------------------------------------------------------------------------- YOLO
 # Darknet's recipe: batches of 64, a burn-in that rises with the fourth power, crops that move every side.
-_DARKNET = Fit(
+_DARKNET = Recipe(
     batch=64,
     lr=1e-3,
     solver=SGD(0.9, 5e-4),

@@ -19,7 +19,7 @@ from ..parts.coders import ImageRelative
 _DARK = 0.3  # of the light that is left where a query does not look
 
 
-def attention_pictures(
+def attention_images(
     detector: Detector, image: NDArray[np.uint8], *, layer: int = -1, score: float = 0.5
 ) -> list[Image.Image]:
     """A picture for each query that is sure of an object, the surest first: bright where it looks, and its box.

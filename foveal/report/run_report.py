@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..data.records.segmentation import masks_of
 from ..errors import FovealError
-from ..evaluation import Found, Truth, evaluate
+from ..evaluation import DetectionTable, GroundTruth, evaluate
 from ..evaluation.curves import Curves
 from ..inference.draw import draw, draw_boxes
 from .page import Example, write_report
@@ -43,7 +43,7 @@ def report_run(run: str | Path, *, device: str = "auto", budget: float = 60.0) -
     if not len(dataset):
         return write_report(record)
     detector = load(run, device=device, precision=record.story.get("precision"))
-    if detector.merges_classes:
+    if detector.class_agnostic:
         from ..data.records.subsets import merged
 
         dataset = merged(dataset)
@@ -91,7 +91,7 @@ def _looked_at(detector: Detector, dataset: Dataset, budget: float) -> tuple[lis
     if expected > budget:
         return examples, None, [*notes, f"Precision-recall curves are left out: they would take {expected:.0f} s."]
     everything, _ = detect(detector, dataset)
-    return examples, evaluate(Truth.of(dataset), Found.of(everything), "coco").curves, notes
+    return examples, evaluate(GroundTruth.of(dataset), DetectionTable.of(everything), "coco").curves, notes
 
 
 def choose(dataset: Dataset, count: int) -> list[int]:

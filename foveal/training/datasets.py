@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sets:
+class Datasets:
     """Both data sets, and how we divided them where they do not say it themselves."""
 
     training: Dataset
@@ -38,22 +38,22 @@ class Sets:
     def both(self) -> tuple[Dataset, Dataset]:
         return self.training, self.validation
 
-    def limited(self, limit: int | None) -> Sets:
+    def limited(self, limit: int | None) -> Datasets:
         """The first so many images of each; raises :class:`FovealError` where nothing can be learned from them."""
         training, validation = (replace(d, records=d.records[:limit]) for d in self.both)
-        if self.same:  # asked for, and the greeting says so once
+        if self.same:  # asked for, and the banner says so once
             validation.findings = [f for f in validation.findings if f.code != "image-in-two-splits"]
         check_trainable(training)
         check_trainable(validation)
-        return Sets(training, validation, self.note)
+        return Datasets(training, validation, self.note)
 
     def with_proposals(
         self,
         source: ProposalSource | None,
         files: PathLike | Sequence[PathLike] | None,
         fabric: Fabric,
-        screen: Progress,
-    ) -> Sets:
+        console: Progress,
+    ) -> Datasets:
         """With proposals from outside, where the detector wants them. The first process makes what is missing."""
         if source is None:
             if files is not None:
@@ -62,11 +62,11 @@ class Sets:
 
         def prepare() -> list[str]:
             for dataset in self.both if files is None else ():
-                kept(dataset.records, source.setting, from_source(source), progress=screen.making("proposals"))
+                kept(dataset.records, source.setting, from_source(source), progress=console.making("proposals"))
             return []
 
-        making = screen.making("proposals")
+        making = console.making("proposals")
         if fabric.world_size > 1:
             first_alone(fabric, prepare)
         training, validation = (fill(d, source, files, progress=making) for d in self.both)
-        return Sets(training, validation, self.note)
+        return Datasets(training, validation, self.note)

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from ..checkpoints import folder as checkpoint
 from ..checkpoints.folder import Run
 from ..checkpoints.initial import begin
-from ..checkpoints.transfer import Transfer
+from ..checkpoints.transfer import LoadReport
 from ..config.show import show
 from ..data.open import split_pair
 from ..data.records.fingerprint import fingerprint, proposal_fingerprint
@@ -21,15 +21,15 @@ from ..runtime import processes as environment
 from ..runtime.precision import layout
 from ..runtime.progress import Progress
 from .arguments import Arguments
-from .datasets import Sets
+from .datasets import Datasets
 from .loop import loop
 from .loop.log import Log
 from .loop.state import State
-from .loop.update import START, noise
+from .loop.update import START, derive_seed
 from .loop.validate import Validator
 from .resume import check_best, check_same, open_folder, set_aside
-from .run_record import greeting, results, story
-from .stages.alternation import check_alternation, keep_start
+from .run_record import banner, results, run_record
+from .stages.alternation import check_alternation, save_initial
 from .stages.closed_form import check_stages
 from .stages.runner import Loaders, check_recipe, clear, is_complete, run_segments
 
@@ -53,28 +53,28 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     torch.set_num_threads(stored.get("threads", torch.get_num_threads()))
     fabric = environment.launch(device, arguments.devices, precision)
     first = fabric.is_global_zero
-    screen = Progress(shown=arguments.progress and first)
+    console = Progress(shown=arguments.progress and first)
 
     # ---- data and detector
-    sets = _divided(arguments).with_proposals(spec.source, arguments.proposals, fabric, screen)
+    sets = _divided(arguments).with_proposals(spec.source, arguments.proposals, fabric, console)
     training, validation = sets.both
     batch = arguments.batch or fit.batch
     if batch % (fit.accumulate * fabric.world_size):
         parts = f"{fabric.world_size} processes x fit.accumulate={fit.accumulate}"
         raise UsageError(f"a batch of {batch} cannot be divided evenly by {parts}")
     check_recipe(fit, arguments.epochs, arguments.max_time, fabric.world_size)
-    torch.manual_seed(noise(START, arguments.seed))
+    torch.manual_seed(derive_seed(START, arguments.seed))
     detector = spec.build(training.classes)
     if detector.has_masks:
         for gap in filter(None, map(check_masks, sets.both)):
-            screen.say(gap)
+            console.say(gap)
     check_stages(detector, fit)
     check_alternation(detector, fit)
-    taken: Transfer | None = None
+    taken: LoadReport | None = None
     if resumed is None:
         taken, said = begin(spec, detector, arguments.weights)
         for line in said:
-            screen.say(line)
+            console.say(line)
     detector.to(fabric.device).to(memory_format=layout(detector, fabric.device))
 
     # ---- the folder
@@ -89,11 +89,14 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
         "val_data": fingerprint(validation, masks=detector.has_masks),
         "proposals": proposal_fingerprint(training),
     }
-    for line in greeting(arguments, spec, batch, fabric, precision, sets):
-        screen.say(line)
+    for line in banner(arguments, spec, batch, fabric, precision, sets):
+        console.say(line)
     if resumed is not None:
-        screen.say(check_same(resumed, spec, described, fixed))
-    told = {**story(arguments, described, fixed, fabric, sets), "start": None if taken is None else taken.to_dict()}
+        console.say(check_same(resumed, spec, described, fixed))
+    told = {
+        **run_record(arguments, described, fixed, fabric, sets),
+        "start": None if taken is None else taken.to_dict(),
+    }
     buffers = 3 + (fit.ema is not None)  # weights, two of a solver at most, the average
 
     def prepare() -> list[str]:
@@ -102,7 +105,7 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
         if resumed is not None:
             return set_aside(out, damaged)
         checkpoint.remove(out / "checkpoints")
-        keep_start(detector, out, fit, described)
+        save_initial(detector, out, fit, described)
         write_json(out / "run.json", told)
         return []
 
@@ -110,17 +113,17 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     lines = environment.first_alone(fabric, prepare)
     if resumed is not None:
         for line in (*lines, check_best(out, stored), f"resuming after update {State.from_json(stored).updates}"):
-            screen.say(line)
+            console.say(line)
 
     # ---- the loop
     job = _job(arguments, spec, fabric, detector, sets, described, fixed, batch, began)
     offset, step = stored.get("log_bytes", 0), stored.get("first", 0) + stored.get("step", 0)
     log = Log(out, active=first, offset=offset, step=step, tensorboard=arguments.tensorboard)
     try:
-        state = run_segments(job, resumed, log, screen)
+        state = run_segments(job, resumed, log, console)
     finally:
         log.close()
-        screen.close()
+        console.close()
     if first:
         write_json(out / "results.json", results(state))
     fabric.barrier()
@@ -141,7 +144,7 @@ def _complete(arguments: Arguments, state: State) -> Run:
     return Run(out)
 
 
-def _divided(arguments: Arguments) -> Sets:
+def _divided(arguments: Arguments) -> Datasets:
     found = split_pair(
         arguments.data,
         val=arguments.val,
@@ -151,7 +154,7 @@ def _divided(arguments: Arguments) -> Sets:
         classes=arguments.classes,
         others=arguments.others,
     )
-    return Sets(*found).limited(arguments.limit)
+    return Datasets(*found).limited(arguments.limit)
 
 
 def _job(
@@ -159,7 +162,7 @@ def _job(
     spec: Spec,
     fabric: Fabric,
     detector: Detector,
-    sets: Sets,
+    sets: Datasets,
     described: dict[str, Any],
     fixed: dict[str, Any],
     batch: int,

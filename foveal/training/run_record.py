@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_fabric import Fabric
 
-from ..checkpoints.initial import diluted
+from ..checkpoints.initial import diluted_box_loss
 from ..data.records.findings import count, fold
 from ..files.paths import PathLike
 from ..runtime import processes as environment
 from .arguments import Arguments
-from .datasets import Sets
+from .datasets import Datasets
 from .loop.state import State
 
 if TYPE_CHECKING:
     from ..assembly.detector import Spec
 
 
-def greeting(arguments: Arguments, spec: Spec, batch: int, fabric: Fabric, precision: str, sets: Sets) -> Iterator[str]:
+def banner(
+    arguments: Arguments, spec: Spec, batch: int, fabric: Fabric, precision: str, sets: Datasets
+) -> Iterator[str]:
     """What a person should know before it starts."""
     training, validation, note = sets.training, sets.validation, sets.note
     yield f"{arguments.out}: {type(spec).__name__}, {len(training.classes)} classes: {', '.join(training.classes)}"
@@ -32,7 +34,7 @@ def greeting(arguments: Arguments, spec: Spec, batch: int, fabric: Fabric, preci
         counts = count(dataset.findings)
         if counts["warning"]:
             yield f"{dataset.split or 'data'}: {counts['warning']} warnings; `foveal doctor` lists everything"
-    for name in diluted(spec):
+    for name in diluted_box_loss(spec):
         yield (
             f"warning: {name}.sampler=All() keeps every prior, and {name}.box_loss is divided by their number; "
             f"set {name}.box_loss.normalizer=Positives()"
@@ -44,8 +46,8 @@ def greeting(arguments: Arguments, spec: Spec, batch: int, fabric: Fabric, preci
     yield f"batch {batch}, learning rate {lr:g}{scaled}, precision {precision}, {where}"
 
 
-def story(
-    arguments: Arguments, described: dict[str, Any], fixed: dict[str, Any], fabric: Fabric, sets: Sets
+def run_record(
+    arguments: Arguments, described: dict[str, Any], fixed: dict[str, Any], fabric: Fabric, sets: Datasets
 ) -> dict[str, Any]:
     """``run.json``."""
     call = {

@@ -18,7 +18,7 @@ _readings: ContextVar[list[list[str]] | None] = ContextVar("readings", default=N
 
 
 @contextmanager
-def watched() -> Iterator[list[list[str]]]:
+def record_unused() -> Iterator[list[list[str]]]:
     """Inside, every reading adds the names of its file that it had no place for."""
     found: list[list[str]] = []
     token = _readings.set(found)
@@ -28,19 +28,19 @@ def watched() -> Iterator[list[list[str]]]:
         _readings.reset(token)
 
 
-def load_known(module: nn.Module, path: str | Path, *, known: Collection[str], what: str) -> None:
+def load_network_file(module: nn.Module, path: str | Path, *, known: Collection[str], what: str) -> None:
     """Reads a file of the network ``what`` into ``module``, which may be a part of it.
 
     ``known``: the keys of the whole network. Those that ``module`` lacks (the classifier) are ignored.
     Raises ``FovealError`` where a key is missing, foreign, of another shape or not finite.
     """
-    load_into(module, read_state(path), path=path, known=known, what=what)
+    load_state(module, read_state(path), path=path, known=known, what=what)
 
 
-def load_into(
+def load_state(
     module: nn.Module, state: Mapping[str, Tensor], *, path: str | Path, known: Collection[str] = (), what: str
 ) -> None:
-    """As :func:`load_known`, from a state already read from ``path``. ``module`` is unchanged where it is refused."""
+    """As :func:`load_network_file`, from a state already read from ``path``. A refused state leaves ``module`` as it is."""
     own = module.state_dict()
     missing = [key for key in own if key not in state and not key.endswith(_COUNTER)]
     extra = [key for key in state if key not in own and key not in known and not key.endswith(_COUNTER)]

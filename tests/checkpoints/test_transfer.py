@@ -14,7 +14,7 @@ from torchvision.models import detection as tv
 
 from foveal import presets
 from foveal.checkpoints.initial import find_spec, load_backbone, load_weights
-from foveal.checkpoints.transfer import Transfer, grouped, transfer
+from foveal.checkpoints.transfer import LoadReport, grouped, transfer
 from foveal.cli.main import main
 from foveal.config.overrides import override
 from foveal.detectors.detr import DETR
@@ -28,7 +28,7 @@ HEAD = Transformer(queries=5, width=64, heads=2, encoder=1, decoder=1, hidden=32
 SMALL_DETR = DETR(input=Resize(64, 96, multiple=1), head=HEAD)
 
 
-def told(taken: Transfer) -> str:
+def told(taken: LoadReport) -> str:
     return "\n".join(taken.lines())
 
 
@@ -41,7 +41,7 @@ def test_names_are_grouped_by_the_shortest_path_that_is_of_one_kind() -> None:
 def test_numbered_layers_are_folded_to_ranges() -> None:
     """Layers without weights (2, 3) do not interrupt; one of another kind (5) does."""
     kept = (*(f"b.layers.{i}.w" for i in (0, 1, 4, 6, 7)), "c.0.w", "d.w")
-    taken = Transfer("f", kept, {"x": ("b.layers.5.w",)}, ("b.layers.9.w",), (1, 2))
+    taken = LoadReport("f", kept, {"x": ("b.layers.5.w",)}, ("b.layers.9.w",), (1, 2))
     assert taken.lines()[1:] == [
         "  kept: b.layers.0-4, b.layers.6-7, c, d",
         "  made new (x): b.layers.5",
@@ -84,7 +84,7 @@ def test_same_number_of_other_classes() -> None:
     spec = replace(presets.retinanet_mini, input=Resize(64, 96))
     state = spec.build(["cat", "dog"]).state_dict()
 
-    def taken(*classes: str, there: tuple[str, ...] = ("cat", "dog")) -> Transfer:
+    def taken(*classes: str, there: tuple[str, ...] = ("cat", "dog")) -> LoadReport:
         return transfer(spec.build(classes), state, "w", there)
 
     assert taken("Cat", "dog").new == {}
@@ -99,7 +99,7 @@ def test_names_that_nobody_gave() -> None:
     """transformers' own are LABEL_0, LABEL_1. Gaps between real names (COCO's "unused 12") are no such thing."""
     state = presets.retinanet_mini.build(["cat", "dog"]).state_dict()
 
-    def taken(*there: str) -> Transfer:
+    def taken(*there: str) -> LoadReport:
         return transfer(presets.retinanet_mini.build(["car", "bus"]), state, "w", there)
 
     assert taken("LABEL_0", "LABEL_1").new == {}

@@ -14,7 +14,7 @@ import torch
 from foveal import boxes as box_ops
 from foveal import presets
 from foveal.checkpoints.foreign.darknet import import_darknet
-from foveal.checkpoints.initial import load_weights, other_pixels
+from foveal.checkpoints.initial import load_weights, normalization_mismatch
 from foveal.checkpoints.load import find, load
 from foveal.checks.overfit import Overfit
 from foveal.cli.main import main
@@ -24,7 +24,7 @@ from foveal.config.show import show
 from foveal.data.images.load import load_image
 from foveal.detectors.darknet import DarknetDetector
 from foveal.errors import FovealError, UsageError
-from foveal.parts.coders import Cell
+from foveal.parts.coders import GridCoder
 from foveal.parts.darknet.cfg_graph import read_net, with_outputs
 from foveal.parts.darknet.weights import read_darknet
 from foveal.parts.losses.box import GIoU
@@ -135,8 +135,8 @@ def test_the_parts_that_a_cfg_asks_for(data: Path) -> None:
     assert region.cells.unit == "cells" and region.cells.shapes[0][1] == (3.19275, 4.00944)
     quality, box = region.task.quality, region.task.box_loss
     assert (quality.ignore, quality.positive, quality.target) == (0.6, 5, "iou")  # type: ignore[union-attr]
-    assert (box.pull, isinstance(region.task.cls_loss, CrossEntropy)) == (12_800, True)  # type: ignore[attr-defined]
-    assert DarknetDetector.from_cfg(V2, seen=12_000).task.box_loss.pull == 800  # type: ignore[attr-defined]
+    assert (box.warmup_images, isinstance(region.task.cls_loss, CrossEntropy)) == (12_800, True)  # type: ignore[attr-defined]
+    assert DarknetDetector.from_cfg(V2, seen=12_000).task.box_loss.warmup_images == 800  # type: ignore[attr-defined]
     loose = DarknetDetector.from_cfg(V2.replace("softmax=1", "softmax=0"))
     assert isinstance(loose.task.cls_loss, BinaryCrossEntropy)
     first = DarknetDetector.from_cfg(V1)
@@ -149,10 +149,10 @@ def test_the_parts_that_a_cfg_asks_for(data: Path) -> None:
 def test_reach_by_hand() -> None:
     """A cell of 32 px at (64, 0), reach 1.2: sigmoid(2) = .880797; the centre is at .880797 x 1.2 - .1 = .956956."""
     prior = torch.tensor([70.0, 6, 90, 26, 32, 32, 320, 320, 1.2])
-    box = Cell().decode(torch.tensor([2.0, 0, 0, 0]), prior)
+    box = GridCoder().decode(torch.tensor([2.0, 0, 0, 0]), prior)
     centre = (box[0] + box[2]) / 2
     assert centre == pytest.approx(64 + 32 * 0.956956, abs=1e-4)
-    torch.testing.assert_close(Cell().encode(box, prior), torch.tensor([2.0, 0, 0, 0]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(GridCoder().encode(box, prior), torch.tensor([2.0, 0, 0, 0]), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("cfg", [V1, V2, V3])
@@ -297,9 +297,9 @@ def test_first_layers_alone_and_other_pixels(data: Path, tmp_path: Path) -> None
     tiny = data / "weights/tiny-darknet"
     words = [f"backbone=Darknet({str(tiny / 'tiny.cfg')!r}, weights={str(tiny / 'tiny.weights')!r})"]
     plain = override(presets.retinanet_mini, words)
-    assert "input.mean=(0.0,0.0,0.0) input.std=(1.0,1.0,1.0)" in str(other_pixels(plain))
-    assert other_pixels(override(plain, ["input.mean=(0,0,0)", "input.std=(1,1,1)"])) is None
-    assert other_pixels(presets.retinanet_mini) is None
+    assert "input.mean=(0.0,0.0,0.0) input.std=(1.0,1.0,1.0)" in str(normalization_mismatch(plain))
+    assert normalization_mismatch(override(plain, ["input.mean=(0,0,0)", "input.std=(1,1,1)"])) is None
+    assert normalization_mismatch(presets.retinanet_mini) is None
 
 
 def test_eval_verb(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -384,4 +384,4 @@ def test_check_begins_where_a_training_would(data: Path, tmp_path: Path, monkeyp
 
 def test_priors_without_a_grid_are_refused() -> None:
     with pytest.raises(UsageError, match="measures in cells"):
-        Cell().decode(torch.zeros(1, 4), Priors(torch.zeros(1, 4), (1,)).places(1))
+        GridCoder().decode(torch.zeros(1, 4), Priors(torch.zeros(1, 4), (1,)).places(1))

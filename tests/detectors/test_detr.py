@@ -21,14 +21,14 @@ from foveal.data.loader.batches import collate, prepare
 from foveal.detectors.detr import attention_maps
 from foveal.errors import UsageError
 from foveal.parts.coders import ImageRelative
-from foveal.parts.heads.transformer import Attention, Transformer, picture_part, sine_positions, spread_out
+from foveal.parts.heads.transformer import Attention, Transformer, image_part, sine_positions, spread_out
 from foveal.parts.losses.classification import CrossEntropy
 from foveal.parts.matching import hungarian
 from foveal.parts.matching.hungarian import Hungarian, assign
 from foveal.parts.postprocess.select import Select
 from foveal.parts.priors.whole_image import WholeImage
 from foveal.parts.resizing import Resize
-from foveal.report.attention import attention_pictures
+from foveal.report.attention import attention_images
 from foveal.types import Images, Match, Predictions, Priors, Target, Targets
 
 SMALL = Transformer(queries=6, width=32, heads=4, encoder=1, decoder=3, hidden=32)
@@ -144,10 +144,10 @@ def test_all_layers_are_matched_at_once(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_chunks_of_a_match() -> None:
     gt = torch.arange(8).view(4, 2)
-    match = Match(gt, gt > 3, gt > 9, further=(gt + 1, gt > 5))
+    match = Match(gt, gt > 3, gt > 9, extra_objects=(gt + 1, gt > 5))
     one, two = match.chunk(2)
     assert torch.equal(torch.cat([one.gt, two.gt]), gt) and two.positive.all() and not one.positive.any()
-    assert two.further is not None and torch.equal(two.further[0], gt[2:] + 1)
+    assert two.extra_objects is not None and torch.equal(two.extra_objects[0], gt[2:] + 1)
 
 
 # -------------------------------------------------------------------------------------------------- losses
@@ -201,7 +201,7 @@ def test_which_part_of_the_map_is_picture() -> None:
         mask = torch.zeros(1, 1, *canvas)
         mask[..., : sizes[0], : sizes[1]] = 1
         want = F.interpolate(mask, size=cells)[0, 0].bool()
-        rows, columns = picture_part(batch, *cells)
+        rows, columns = image_part(batch, *cells)
         assert torch.equal(rows[0][:, None] & columns[0], want)
 
 
@@ -262,7 +262,7 @@ def test_pictures_of_attention() -> None:
     torch.manual_seed(0)
     detector = replace(presets.detr_mini, head=SMALL, input=Resize(64, 96, multiple=1)).build(["a", "b"]).eval()
     grey = np.full((40, 60, 3), 200, np.uint8)
-    pictures = attention_pictures(detector, grey, score=0.0)
+    pictures = attention_images(detector, grey, score=0.0)
     assert len(pictures) == 6 and all(picture.size == (60, 40) for picture in pictures)
     maps, outputs = attention_maps(detector, detector.prepare([grey]))
     first = int(CrossEntropy(background=True).scores(outputs.layers[-1].logits)[0].amax(-1).argmax())
@@ -272,7 +272,7 @@ def test_pictures_of_attention() -> None:
         y * 40 // maps.shape[2] : (y + 1) * 40 // maps.shape[2], x * 60 // maps.shape[3] : (x + 1) * 60 // maps.shape[3]
     ]
     assert place.max() >= 195 and np.median(light) < 200
-    assert attention_pictures(detector, grey, score=1.1) == []
+    assert attention_images(detector, grey, score=1.1) == []
 
 
 def test_anchored_queries_stand_apart_and_look_where_they_stand() -> None:

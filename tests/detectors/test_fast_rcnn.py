@@ -14,7 +14,7 @@ from torch import Tensor
 
 from foveal import boxes as box_ops
 from foveal import presets
-from foveal.assembly.two_stage import Region
+from foveal.assembly.two_stage import TwoStage
 from foveal.checkpoints.compress import compress, truncated
 from foveal.checkpoints.folder import Content, save
 from foveal.checkpoints.load import load
@@ -27,12 +27,12 @@ from foveal.parts.backbones.image_pyramid import ImagePyramid
 from foveal.parts.backbones.small import SmallResNet
 from foveal.parts.heads.roi import RoIMLP, VGGTail
 from foveal.parts.losses.box import SmoothL1
-from foveal.parts.losses.normalizers import KeptRows
+from foveal.parts.losses.normalizers import Sampled
 from foveal.parts.necks.fpn import Identity, SingleLevel
 from foveal.parts.pooling.roi_align import RoIPool
 from foveal.parts.resizing import Resize
 from foveal.parts.selective_search import SlidingWindows
-from foveal.recipe import Fit
+from foveal.recipe import Recipe
 from foveal.runtime.processes import versions
 from foveal.types import Images, Priors, Target, Targets
 
@@ -44,12 +44,12 @@ TINY = FastRCNN(
     neck=SingleLevel(),
     pool=RoIPool(3),
     roi_head=RoIMLP(24),
-    fit=Fit(epochs=1, batch=2),
+    fit=Recipe(epochs=1, batch=2),
 )
 PICTURE = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
 
 
-def built(spec: FastRCNN = TINY) -> Region:
+def built(spec: FastRCNN = TINY) -> TwoStage:
     torch.manual_seed(0)
     return spec.build(["a", "b"])
 
@@ -125,8 +125,8 @@ def test_rows_of_the_paper() -> None:
 
 def test_losses_are_means_over_all_rows() -> None:
     """systems.md 1.3: both losses are divided by the rows of the batch (128); sigma 1, the true class alone."""
-    assert FAST_TASK.box_loss == SmoothL1(beta=1.0, normalizer=KeptRows())
-    assert FAST_TASK.cls_loss.normalizer == KeptRows() and FAST_TASK.cls_loss.weight == 1.0
+    assert FAST_TASK.box_loss == SmoothL1(beta=1.0, normalizer=Sampled())
+    assert FAST_TASK.cls_loss.normalizer == Sampled() and FAST_TASK.cls_loss.weight == 1.0
 
 
 def test_start_of_the_last_layers() -> None:
@@ -182,7 +182,7 @@ def test_five_scales_are_seen_in_test_and_one_in_training() -> None:
         for detector in (several, small):
             images = detector.prepare([picture], [large])
             outputs = detector.outputs(images)
-            rows.append(detector._second(outputs.features, outputs.priors.boxes, images.sizes).logits)
+            rows.append(detector._run_head(outputs.features, outputs.priors.boxes, images.sizes).logits)
         torch.testing.assert_close(rows[0], rows[1], rtol=0, atol=1e-5)
         assert len(several.outputs(images).features) == 2 and len(several.train().outputs(images).features) == 1
     targets = Targets.pad([Target(torch.tensor([[20.0, 20, 80, 80]]), torch.tensor([1]))])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from foveal import presets
 from foveal.assembly.detector import Detector
-from foveal.checkpoints.initial import other_pixels, resting_at_random
+from foveal.checkpoints.initial import frozen_random_parts, normalization_mismatch
 from foveal.config.overrides import override
 from foveal.errors import FovealError, UsageError
 from foveal.parts.layers.residual import Residual
@@ -22,7 +22,7 @@ from foveal.parts.necks.ssd import Extra, Extras, L2Norm, ReducedFC
 from foveal.parts.postprocess.nms import NMS
 from foveal.parts.postprocess.select import Select
 from foveal.recipe import Stage
-from foveal.training.loop.optimizers import freeze, resting_norms
+from foveal.training.loop.optimizers import freeze, frozen_norm_modules
 from foveal.types import Images, Predictions, Priors, Target, Targets
 from foveal.weights.cache import PUBLISHED
 
@@ -196,13 +196,13 @@ def test_a_dssd_begins_from_an_ssd() -> None:
     trainable = frozenset(n for n, _ in second.named_parameters())
     freeze(second, stage, trainable)
     assert {n for n, p in second.named_parameters() if not p.requires_grad} == {n for n in kept if n in trainable}
-    second.resting = resting_norms(second, trainable)
+    second.resting = frozen_norm_modules(second, trainable)
     second.train()
     for name, module in second.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.training is name.startswith(("neck.deconv.", "head.")), name
     freeze(second, presets.dssd513_r101.fit.stages[1], trainable)
-    assert resting_norms(second, trainable) == ()
+    assert frozen_norm_modules(second, trainable) == ()
     second.resting = ()
     assert all(m.training for m in second.train().modules())
 
@@ -211,8 +211,8 @@ def test_norms_that_never_learn_are_left_to_their_detector() -> None:
     detector = presets.retinanet_mini.build("a")
     names = frozenset(n for n, _ in detector.named_parameters())
     freeze(detector, Stage(("head",)), names)
-    assert len(resting_norms(detector, names)) == sum(isinstance(m, nn.BatchNorm2d) for m in detector.modules())
-    assert resting_norms(detector, frozenset()) == ()
+    assert len(frozen_norm_modules(detector, names)) == sum(isinstance(m, nn.BatchNorm2d) for m in detector.modules())
+    assert frozen_norm_modules(detector, frozenset()) == ()
 
 
 # -------------------------------------------------------------------------------------------------- any backbone
@@ -340,10 +340,10 @@ def test_boxes_for_another_size_of_pictures_are_refused_at_construction() -> Non
 def test_what_keeps_still_at_random_is_said() -> None:
     with torch.device("meta"):
         detector = presets.dssd321_r101.build("a")
-    assert resting_at_random(presets.dssd321_r101, detector) == ["backbone", "neck.extras"]
+    assert frozen_random_parts(presets.dssd321_r101, detector) == ["backbone", "neck.extras"]
     read = override(presets.dssd321_r101, ["backbone.weights=resnet101"])
-    assert resting_at_random(read, detector) == ["neck.extras"]
-    assert resting_at_random(presets.ssd321_r101, detector) == []
+    assert frozen_random_parts(read, detector) == ["neck.extras"]
+    assert frozen_random_parts(presets.ssd321_r101, detector) == []
 
 
 def test_caffes_vgg_wants_caffes_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,9 +354,9 @@ def test_caffes_vgg_wants_caffes_pixels(monkeypatch: pytest.MonkeyPatch) -> None
             caffe = override(presets.get(name), [f"backbone.weights={file}"])
             imagenet = override(caffe, ["input=Stretch(300, 300)"])
             right, wrong = (caffe, imagenet) if is_caffes else (imagenet, caffe)
-            assert other_pixels(right) is None
-            advice = str(other_pixels(wrong))
-            assert other_pixels(override(wrong, advice.partition("; set ")[2].split(" "))) is None
+            assert normalization_mismatch(right) is None
+            advice = str(normalization_mismatch(wrong))
+            assert normalization_mismatch(override(wrong, advice.partition("; set ")[2].split(" "))) is None
 
 
 # ------------------------------------------------------------------------------------------------ what is shown

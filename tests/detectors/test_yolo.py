@@ -17,7 +17,7 @@ from foveal import presets
 from foveal.assembly.task import BoxTask
 from foveal.detectors.yolo import V1_TASK, V2_TASK, V3_TASK
 from foveal.errors import UsageError
-from foveal.parts.coders import Cell
+from foveal.parts.coders import GridCoder
 from foveal.parts.heads.yolo import CellHead, split_cells
 from foveal.parts.heads.yolo_v1 import GridHead, split_grid
 from foveal.parts.layers.darknet import reorg
@@ -25,7 +25,7 @@ from foveal.parts.layers.local import Local
 from foveal.parts.losses.box import GIoU
 from foveal.parts.losses.classification import Focal
 from foveal.parts.losses.objectness import Objectness
-from foveal.parts.losses.yolo import CellError
+from foveal.parts.losses.yolo import YOLOBoxLoss
 from foveal.parts.matching.cells import Responsible, ShapeMatcher
 from foveal.parts.necks.yolo import Passthrough, Upsampling
 from foveal.parts.priors.cells import Cells
@@ -277,7 +277,7 @@ def test_a_centre_on_the_far_border_belongs_to_the_last_cell() -> None:
     priors = priors_of(Cells(SHAPES_V3), 4, 2)
     match = ShapeMatcher()(priors, Targets.pad([Target(boxes, torch.tensor([0]))] * 2))
     assert match.positive.sum(1).tolist() == [1, 1]
-    encoded = Cell().encode(boxes.expand(2, len(priors.boxes), 4), priors.places(2))
+    encoded = GridCoder().encode(boxes.expand(2, len(priors.boxes), 4), priors.places(2))
     assert encoded.isfinite().all()
 
 
@@ -308,12 +308,12 @@ def test_matchers_say_what_they_need() -> None:
     with pytest.raises(UsageError, match="predicted boxes"):
         Responsible()(plain, objects())
     with pytest.raises(UsageError, match="only the priors Cells have"):
-        Cell().decode(torch.zeros(1, 4, 4), plain.places(1))
+        GridCoder().decode(torch.zeros(1, 4, 4), plain.places(1))
 
 
 # ------------------------------------------------------------------------------------------ coder and losses
-@pytest.mark.parametrize("coder", [Cell(), Cell(logistic=False, sides="square")])
-def test_the_coder_is_its_own_inverse(coder: Cell) -> None:
+@pytest.mark.parametrize("coder", [GridCoder(), GridCoder(logistic=False, sides="square")])
+def test_the_coder_is_its_own_inverse(coder: GridCoder) -> None:
     priors = priors_of(Cells(SHAPES_V3), 4, 2).places(2)
     generator = torch.Generator().manual_seed(1)
     deltas = torch.randn(2, 40, 4, generator=generator)
@@ -327,7 +327,7 @@ def test_the_coder_is_its_own_inverse(coder: Cell) -> None:
 
 def test_an_enormous_exponent_stays_a_box() -> None:
     priors = priors_of(Cells(SHAPES_V3), 4, 2).places(2)
-    assert Cell().decode(torch.full((2, 40, 4), 1e4), priors).isfinite().all()
+    assert GridCoder().decode(torch.full((2, 40, 4), 1e4), priors).isfinite().all()
 
 
 @pytest.mark.parametrize("task", [V1_TASK, V2_TASK, V3_TASK], ids=["v1", "v2", "v3"])
@@ -356,8 +356,8 @@ def test_settings_are_checked() -> None:
     for wrong in (
         lambda: Cells(()),
         lambda: Cells((((0.0, 1.0),),)),
-        lambda: Cell(sides="log"),  # type: ignore[arg-type]
-        lambda: CellError(pull=-1),
+        lambda: GridCoder(sides="log"),  # type: ignore[arg-type]
+        lambda: YOLOBoxLoss(warmup_images=-1),
         lambda: Objectness(ignore=2.0),
         lambda: Upsampling((8,), (4,)),
         lambda: GridHead(hidden=8, local=8),

@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from foveal.cli import main as cli
 from foveal.data.records.dataset import Dataset, Record
 from foveal.errors import UsageError
-from foveal.evaluation import Coco, Found, Truth, evaluate, match_table, read_detections, recall
+from foveal.evaluation import Coco, DetectionTable, GroundTruth, evaluate, match_table, read_detections, recall
 from foveal.evaluation import matching as matching_module
 from foveal.evaluation.coco import NUMBERS, RECALLS, _hits_needed, score_coco
 from foveal.evaluation.matching import chunks, falling, running_max_from_right
@@ -25,7 +25,7 @@ from tests.helpers.data_sets import image
 
 
 # --------------------------------------------------------------------------------------------- the oracle
-def as_json(truth: Truth, found: Found) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def as_json(truth: GroundTruth, found: DetectionTable) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Annotations with ids from 1 (pycocotools takes 0 for "no match") and results, as pycocotools wants them."""
 
     def xywh(box: np.ndarray[Any, Any]) -> list[list[float]]:
@@ -86,7 +86,7 @@ def numbers(values: Any) -> Any:
     return np.array([np.nan if v is None else v for v in values], np.float64)
 
 
-def random_set(rng: np.random.Generator) -> tuple[Truth, Found]:
+def random_set(rng: np.random.Generator) -> tuple[GroundTruth, DetectionTable]:
     """Small and nasty: whole pixels (equal overlaps, areas on the borders), few score levels (ties), crowds, images
     and classes without objects or detections, ids that are not sorted, more detections than are looked at."""
     images, classes = int(rng.integers(1, 6)), int(rng.integers(1, 4))
@@ -99,7 +99,7 @@ def random_set(rng: np.random.Generator) -> tuple[Truth, Found]:
     box = np.concatenate([corner, corner + side], 1).astype(np.float64)
     area = (side.prod(1) * (1.0 if rng.random() < 0.5 else rng.uniform(0.4, 1.0, g))).astype(np.float64)
     area[rng.random(g) < 0.1] = rng.choice([32.0**2, 96.0**2, 0.0, 1e10])
-    truth = Truth.build(
+    truth = GroundTruth.build(
         rng.permutation(np.arange(5, 5 + 3 * images, 3)).tolist(),
         [f"c{k}" for k in range(classes)],
         rng.integers(0, max(1, images - 1), g),
@@ -121,7 +121,7 @@ def random_set(rng: np.random.Generator) -> tuple[Truth, Found]:
         found_box[near] = close[near]
         image[near], label[near] = truth.image[source][near], truth.label[source][near]
     score = rng.integers(0, 6, n) / 8.0 if rng.random() < 0.6 else rng.random(n)
-    return truth, Found.build(image, label, found_box, score)
+    return truth, DetectionTable.build(image, label, found_box, score)
 
 
 # ----------------------------------------------------------------------------------------------- equality
@@ -152,15 +152,15 @@ def test_all_recall_thresholds_and_limits_equal_pycocotools() -> None:
         np.testing.assert_allclose(ours.recall, defined(scorer.eval["recall"]), rtol=0, atol=1e-12)
 
 
-def matching_score(truth: Truth, found: Found, limits: tuple[int, int, int]) -> Any:
+def matching_score(truth: GroundTruth, found: DetectionTable, limits: tuple[int, int, int]) -> Any:
     return score_coco(truth, found, Coco(limits))
 
 
-def equal_overlaps(order: list[int], labels: list[int]) -> tuple[Truth, Found]:
+def equal_overlaps(order: list[int], labels: list[int]) -> tuple[GroundTruth, DetectionTable]:
     """The first detection overlaps both objects alike, the second only the right one: who takes what decides."""
     box = np.array([[0, 0, 10, 10], [4, 0, 14, 10]], np.float64)[order]
-    truth = Truth.build([1], ["x", "y"], [0, 0], np.array(labels)[order], box, category_ids=[1, 2])
-    return truth, Found.build([0, 0], [0, 0], [[2, 0, 12, 10], [5, 0, 15, 10]], [0.9, 0.8])
+    truth = GroundTruth.build([1], ["x", "y"], [0, 0], np.array(labels)[order], box, category_ids=[1, 2])
+    return truth, DetectionTable.build([0, 0], [0, 0], [[2, 0, 12, 10], [5, 0, 15, 10]], [0.9, 0.8])
 
 
 @pytest.mark.parametrize(("order", "ar"), [([0, 1], 0.5), ([1, 0], 1.0)])
@@ -225,11 +225,11 @@ def test_proposal_recall_equals_pycocotools_without_classes() -> None:
 
 
 def test_proposal_recall_by_hand() -> None:
-    truth = Truth.build(
+    truth = GroundTruth.build(
         ["a", "b"], ["x", "y"], [0, 0, 1], [0, 1, 1], [[0, 0, 10, 10], [50, 50, 90, 90], [0, 0, 200, 200]]
     )
     boxes = [[0, 0, 10, 10], [50, 50, 90, 82], [300, 300, 310, 310]]  # IoU 1, 0.8, 0
-    got = recall(truth, Found.build([0, 0, 1], [0, 0, 0], boxes, [0.9, 0.8, 0.7]), (1, 2, 3))
+    got = recall(truth, DetectionTable.build([0, 0, 1], [0, 0, 0], boxes, [0.9, 0.8, 0.7]), (1, 2, 3))
     # top 1: one of three at every threshold; top 2: the second up to .80, 7 of 10 thresholds
     assert got.average["all"] == pytest.approx({1: 1 / 3, 2: (1 + 0.7) / 3, 3: (1 + 0.7) / 3})
     assert got.at50["all"] == pytest.approx({1: 1 / 3, 2: 2 / 3, 3: 2 / 3})
@@ -239,7 +239,7 @@ def test_proposal_recall_by_hand() -> None:
 
 
 # ----------------------------------------------------------------------------------------------- fixtures
-def truth_of(path: Path) -> Truth:
+def truth_of(path: Path) -> GroundTruth:
     """A COCO JSON, read the plain way."""
     data = json.loads(path.read_text())
     images = [i["id"] for i in data["images"]]
@@ -247,7 +247,7 @@ def truth_of(path: Path) -> Truth:
     ids = [c["id"] for c in categories]
     rows = data["annotations"]
     box = np.array([r["bbox"] for r in rows], np.float64)
-    return Truth.build(
+    return GroundTruth.build(
         images,
         [c["name"] for c in categories],
         [images.index(r["image_id"]) for r in rows],
@@ -294,13 +294,13 @@ def test_coco128(data: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- rules
-def one(**more: Any) -> Truth:
-    return Truth.build([1], ["x"], [0, 0], [0, 0], [[0, 0, 50, 50], [100, 100, 150, 150]], **more)
+def one(**more: Any) -> GroundTruth:
+    return GroundTruth.build([1], ["x"], [0, 0], [0, 0], [[0, 0, 50, 50], [100, 100, 150, 150]], **more)
 
 
 def test_an_annotation_with_id_zero_can_be_found() -> None:
     """pycocotools stores the matched id and reads 0 as "none": the first object of a set that counts from 0 is lost."""
-    truth, found = one(), Found.build([0, 0], [0, 0], [[0, 0, 50, 50], [100, 100, 150, 150]], [0.9, 0.8])
+    truth, found = one(), DetectionTable.build([0, 0], [0, 0], [[0, 0, 50, 50], [100, 100, 150, 150]], [0.9, 0.8])
     data, results = as_json(truth, found)
     data["annotations"] = [{**a, "id": a["id"] - 1} for a in data["annotations"]]
     assert pycocotools(data, results).stats[0] < 0.6
@@ -309,23 +309,25 @@ def test_an_annotation_with_id_zero_can_be_found() -> None:
 
 def test_difficult_objects_are_neither_hits_nor_misses() -> None:
     """By hand: one object, hit by the second detection; the first sits on a difficult object."""
-    found = Found.build([0, 0], [0, 0], [[0, 0, 50, 50], [100, 100, 150, 150]], [0.9, 0.8])
+    found = DetectionTable.build([0, 0], [0, 0], [[0, 0, 50, 50], [100, 100, 150, 150]], [0.9, 0.8])
     assert evaluate(one(difficult=[True, False]), found).numbers["AP"] == pytest.approx(1.0)
-    again = Found.build([0, 0, 0], [0] * 3, [[0, 0, 50, 50], [0, 0, 50, 50], [100, 100, 150, 150]], [0.9, 0.85, 0.8])
+    again = DetectionTable.build(
+        [0, 0, 0], [0] * 3, [[0, 0, 50, 50], [0, 0, 50, 50], [100, 100, 150, 150]], [0.9, 0.85, 0.8]
+    )
     # a difficult object is used up by one detection; a crowd never is
     assert evaluate(one(difficult=[True, False]), again).numbers["AP"] == pytest.approx(0.5)
     assert evaluate(one(crowd=[True, False]), again).numbers["AP"] == pytest.approx(1.0)
 
 
 def test_ignore_regions_are_no_part_of_the_score() -> None:
-    found = Found.build([0], [0], [[100, 100, 150, 150]], [0.8])
+    found = DetectionTable.build([0], [0], [[100, 100, 150, 150]], [0.8])
     assert evaluate(one(ignore=[True, False]), found).numbers["AP"] == pytest.approx(1.0)
     assert evaluate(one(ignore=[True, True]), found).numbers["AP"] is None
 
 
 def test_undefined_is_none_and_stays_out_of_the_mean() -> None:
-    truth = Truth.build([1], ["x", "never"], [0], [0], [[0, 0, 50, 50]])
-    results = evaluate(truth, Found.build([0, 0], [0, 1], [[0, 0, 50, 50]] * 2, [0.9, 0.8]), split="val")
+    truth = GroundTruth.build([1], ["x", "never"], [0], [0], [[0, 0, 50, 50]])
+    results = evaluate(truth, DetectionTable.build([0, 0], [0, 1], [[0, 0, 50, 50]] * 2, [0.9, 0.8]), split="val")
     got = results.to_dict()
     assert list(got) == ["protocol", "split", "images", *NUMBERS, "per_class"]
     assert got["per_class"]["never"] == {"AP": None, "AP50": None}
@@ -336,14 +338,14 @@ def test_undefined_is_none_and_stays_out_of_the_mean() -> None:
 
 def test_text_names_the_protocol_and_cuts_nothing() -> None:
     name = "a class with a very long name " * 5
-    truth = Truth.build([1], [name], [0], [0], [[0, 0, 50, 50]])
-    text = evaluate(truth, Found.build([0], [0], [[0, 0, 50, 50]], [0.9])).text()
+    truth = GroundTruth.build([1], [name], [0], [0], [[0, 0, 50, 50]])
+    text = evaluate(truth, DetectionTable.build([0], [0], [[0, 0, 50, 50]], [0.9])).text()
     assert text.startswith("COCO") and name in text and "AP50" in text and "101 recalls" in text
 
 
 def test_curves_by_hand() -> None:
     boxes = [[0, 0, 50, 50], [300, 300, 310, 310], [100, 100, 150, 150]]
-    results = evaluate(one(), Found.build([0] * 3, [0] * 3, boxes, [0.9, 0.8, 0.7]))
+    results = evaluate(one(), DetectionTable.build([0] * 3, [0] * 3, boxes, [0.9, 0.8, 0.7]))
     curve = results.curves["x"]
     np.testing.assert_allclose(curve.recall, [0.5, 0.5, 1.0])
     np.testing.assert_allclose(curve.precision, [1.0, 0.5, 2 / 3])
@@ -353,13 +355,13 @@ def test_curves_by_hand() -> None:
 
 def test_a_crowd_is_left_out_of_the_curve() -> None:
     boxes = [[0, 0, 20, 20], [5, 5, 30, 30], [100, 100, 150, 150]]
-    results = evaluate(one(crowd=[True, False]), Found.build([0] * 3, [0] * 3, boxes, [0.9, 0.8, 0.7]))
+    results = evaluate(one(crowd=[True, False]), DetectionTable.build([0] * 3, [0] * 3, boxes, [0.9, 0.8, 0.7]))
     curve = results.curves["x"]
     assert curve.precision.tolist() == [1.0] and curve.recall.tolist() == [1.0]
 
 
 def test_options_are_checked() -> None:
-    found = Found.build([], [], [], [])
+    found = DetectionTable.build([], [], [], [])
     with pytest.raises(UsageError, match="max_dets"):
         evaluate(one(), found, max_det=(1, 2, 3))
     with pytest.raises(UsageError, match="voc07, voc10"):
@@ -371,7 +373,7 @@ def test_options_are_checked() -> None:
 # --------------------------------------------------------------------------------------------- the table
 def test_match_table_by_hand() -> None:
     truth = one(crowd=[True, False])
-    found = Found.build([0, 0], [0, 0], [[0, 0, 25, 50], [100, 100, 150, 140]], [0.1, 0.9])
+    found = DetectionTable.build([0, 0], [0, 0], [[0, 0, 25, 50], [100, 100, 150, 140]], [0.1, 0.9])
     table = match_table(truth, found)
     # inside a crowd: shared / own area
     assert (table.detection.tolist(), table.object.tolist(), table.iou.tolist()) == ([0, 1], [0, 1], [1.0, 0.8])
@@ -406,12 +408,12 @@ def test_truth_of_a_dataset() -> None:
         return Record(name, Path(name), 40, 30, box, np.arange(n), flags, flags, flags, np.full(n, 7.0))
 
     data = Dataset(("x", "y"), [record("b", []), record("a", [[0, 0, 5, 5], [1, 1, 9, 9]])], category_ids=(3, 8))
-    truth = Truth.of(data)
+    truth = GroundTruth.of(data)
     assert truth.images == ("b", "a") and truth.image.tolist() == [1, 1] and truth.label.tolist() == [0, 1]
     assert truth.area.tolist() == [7.0, 7.0] and truth.pixels().tolist() == [25.0, 64.0]
     assert truth.sizes is not None and truth.sizes.tolist() == [[30, 40], [30, 40]]
     assert truth.category_ids == (3, 8) and truth.image_rank().tolist() == [1, 0]
-    assert len(Truth.of(Dataset(("x",), []))) == 0
+    assert len(GroundTruth.of(Dataset(("x",), []))) == 0
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,23 @@ import numpy as np
 import pytest
 
 from foveal.errors import FovealError, UsageError
-from foveal.evaluation import Found, Truth, evaluate, read_detections, read_text_detections, save_detections
+from foveal.evaluation import (
+    DetectionTable,
+    GroundTruth,
+    evaluate,
+    read_detections,
+    read_text_detections,
+    save_detections,
+)
 
 GOOD = {"image_id": 9, "category_id": 18, "bbox": [1.5, 2.0, 10.0, 20.0], "score": 0.5}
 
 
 @pytest.fixture
-def truth() -> Truth:
+def truth() -> GroundTruth:
     boxes = [[0, 0, 10, 10], [5, 5, 30, 40]]
     sizes = [(40, 60), (40, 60), (40, 60)]
-    return Truth.build([9, 25, 30], ["cat", "big cat"], [0, 1], [0, 1], boxes, sizes=sizes, category_ids=(18, 3))
+    return GroundTruth.build([9, 25, 30], ["cat", "big cat"], [0, 1], [0, 1], boxes, sizes=sizes, category_ids=(18, 3))
 
 
 def write(path: Path, data: Any) -> Path:
@@ -31,7 +38,7 @@ def write(path: Path, data: Any) -> Path:
 
 
 # ---------------------------------------------------------------------------------------------------- COCO
-def test_coco_uses_the_original_category_ids(tmp_path: Path, truth: Truth) -> None:
+def test_coco_uses_the_original_category_ids(tmp_path: Path, truth: GroundTruth) -> None:
     rows = [GOOD, {**GOOD, "image_id": 25, "category_id": 3, "score": 1, "segmentation": {}}]
     found = read_detections(write(tmp_path / "d.json", rows), truth)
     assert found.image.tolist() == [0, 1] and found.label.tolist() == [0, 1]
@@ -59,7 +66,7 @@ def test_coco_uses_the_original_category_ids(tmp_path: Path, truth: Truth) -> No
         ({"image_id": 7}, "1 of 2 image ids are not in the data set: 7.*3 images: 9, 25, 30"),
     ],
 )
-def test_coco_faults_name_file_and_record(tmp_path: Path, truth: Truth, change: Any, words: str) -> None:
+def test_coco_faults_name_file_and_record(tmp_path: Path, truth: GroundTruth, change: Any, words: str) -> None:
     path = write(tmp_path / "some.json", [GOOD, {**GOOD, **change}])
     with pytest.raises(FovealError, match=words) as e:
         read_detections(path, truth)
@@ -68,7 +75,7 @@ def test_coco_faults_name_file_and_record(tmp_path: Path, truth: Truth, change: 
 
 
 @pytest.mark.parametrize("key", list(GOOD))
-def test_coco_missing_keys(tmp_path: Path, truth: Truth, key: str) -> None:
+def test_coco_missing_keys(tmp_path: Path, truth: GroundTruth, key: str) -> None:
     path = write(tmp_path / "some.json", [GOOD, GOOD, {k: v for k, v in GOOD.items() if k != key}])
     with pytest.raises(FovealError, match=f"record 2: '{key}' is missing"):
         read_detections(path, truth)
@@ -86,13 +93,13 @@ def test_coco_missing_keys(tmp_path: Path, truth: Truth, key: str) -> None:
         ("9" * 5000, "cannot be read"),
     ],
 )
-def test_coco_files_that_are_none(tmp_path: Path, truth: Truth, text: str, words: str) -> None:
+def test_coco_files_that_are_none(tmp_path: Path, truth: GroundTruth, text: str, words: str) -> None:
     with pytest.raises(FovealError, match=words) as e:
         read_detections(write(tmp_path / "some.json", text), truth)
     assert "some.json" in str(e.value)
 
 
-def test_binary_and_missing_files(tmp_path: Path, truth: Truth) -> None:
+def test_binary_and_missing_files(tmp_path: Path, truth: GroundTruth) -> None:
     (tmp_path / "some.json").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(FovealError, match=r"some\.json"):
         read_detections(tmp_path / "some.json", truth)
@@ -100,21 +107,21 @@ def test_binary_and_missing_files(tmp_path: Path, truth: Truth) -> None:
         read_detections(tmp_path / "none.json", truth)
 
 
-def test_no_detections_are_fine(tmp_path: Path, truth: Truth) -> None:
+def test_no_detections_are_fine(tmp_path: Path, truth: GroundTruth) -> None:
     found = read_detections(write(tmp_path / "d.json", []), truth)
     results = evaluate(truth, found)
     assert len(found) == 0 and results.headline == 0.0 and "no detections at all" in results.notes[0]
     assert evaluate(truth, found, "voc07").headline == 0.0
 
 
-def test_classes_of_others_are_dropped_on_request(tmp_path: Path, truth: Truth) -> None:
+def test_classes_of_others_are_dropped_on_request(tmp_path: Path, truth: GroundTruth) -> None:
     path = write(tmp_path / "d.json", [GOOD, {**GOOD, "category_id": 44}])
     assert len(read_detections(path, truth, unknown_classes="drop")) == 1
 
 
 def test_ids_that_are_numbers_as_names(tmp_path: Path) -> None:
     """VOC and YOLO sets name images by file; tools write 9 for 000000000009."""
-    truth = Truth.build(["000000000009", "2007_000032"], ["cat"], [0], [0], [[0, 0, 10, 10]])
+    truth = GroundTruth.build(["000000000009", "2007_000032"], ["cat"], [0], [0], [[0, 0, 10, 10]])
     row = {**GOOD, "category_id": 1}
     path = write(tmp_path / "d.json", [row, {**row, "image_id": "2007_000032"}])
     assert read_detections(path, truth).image.tolist() == [0, 1]
@@ -131,7 +138,7 @@ def voc(folder: Path, name: str, text: str) -> Path:
 
 
 def test_voc_boxes_are_1_based(tmp_path: Path) -> None:
-    truth = Truth.build(["2007_000001", "img"], ["cat", "big_cat"], [0], [0], [[0, 0, 10, 10]])
+    truth = GroundTruth.build(["2007_000001", "img"], ["cat", "big_cat"], [0], [0], [[0, 0, 10, 10]])
     voc(tmp_path, "comp3_det_test_cat.txt", "2007_000001 0.5 1 1 10 10\n\nimg 0.25 2.5 3 4 5\n")
     voc(tmp_path, "comp3_det_test_big_cat.txt", "img 1e-3 1 2 3 4\n")
     found = read_detections(tmp_path, truth)
@@ -152,13 +159,13 @@ def test_voc_boxes_are_1_based(tmp_path: Path) -> None:
     ],
 )
 def test_voc_faults(tmp_path: Path, name: str, text: str, words: str) -> None:
-    truth = Truth.build(["img"], ["cat"], [0], [0], [[0, 0, 10, 10]])
+    truth = GroundTruth.build(["img"], ["cat"], [0], [0], [[0, 0, 10, 10]])
     with pytest.raises(FovealError, match=words):
         read_detections(voc(tmp_path, name, text), truth)
 
 
 def test_voc_two_files_of_one_class(tmp_path: Path) -> None:
-    truth = Truth.build(["img"], ["cat"], [0], [0], [[0, 0, 10, 10]])
+    truth = GroundTruth.build(["img"], ["cat"], [0], [0], [[0, 0, 10, 10]])
     voc(tmp_path, "comp3_det_val_cat.txt", "")
     assert len(read_detections(tmp_path, truth)) == 0  # an empty file is fine
     voc(tmp_path, "comp4_det_val_dog.txt", "img 0.5 1 1 10 9\n")
@@ -170,11 +177,11 @@ def test_voc_two_files_of_one_class(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------- writing
 @pytest.mark.parametrize("format", ["coco", "voc"])
-def test_written_detections_come_back(tmp_path: Path, truth: Truth, format: Any) -> None:
+def test_written_detections_come_back(tmp_path: Path, truth: GroundTruth, format: Any) -> None:
     rng = np.random.default_rng(0)
     low = rng.random((40, 2)) * 30
     box = np.concatenate([low, low + rng.random((40, 2)) * 30], 1)
-    found = Found.build(rng.integers(0, 3, 40), np.sort(rng.integers(0, 2, 40)), box, rng.random(40))
+    found = DetectionTable.build(rng.integers(0, 3, 40), np.sort(rng.integers(0, 2, 40)), box, rng.random(40))
     path = tmp_path / "deep" / ("d.json" if format == "coco" else "results")
     save_detections(found, truth, path, format)
     back = read_detections(path, truth)
@@ -183,8 +190,8 @@ def test_written_detections_come_back(tmp_path: Path, truth: Truth, format: Any)
     np.testing.assert_allclose(back.box, found.box, rtol=0, atol=1e-12)
 
 
-def test_writing_forms(tmp_path: Path, truth: Truth) -> None:
-    found = Found.build([1], [1], [[0, 1, 10, 20]], [0.5])
+def test_writing_forms(tmp_path: Path, truth: GroundTruth) -> None:
+    found = DetectionTable.build([1], [1], [[0, 1, 10, 20]], [0.5])
     save_detections(found, truth, tmp_path / "d.json")
     assert json.loads((tmp_path / "d.json").read_text()) == [
         {"image_id": 25, "category_id": 3, "bbox": [0.0, 1.0, 10.0, 19.0], "score": 0.5}
@@ -194,22 +201,22 @@ def test_writing_forms(tmp_path: Path, truth: Truth) -> None:
     assert (tmp_path / "comp3_det_test_cat.txt").read_text() == ""
     with pytest.raises(UsageError, match="coco or voc"):
         save_detections(found, truth, tmp_path / "x", "yolo")  # type: ignore[arg-type]
-    spaced = Truth.build(["a b"], ["x"], [], [], [])
+    spaced = GroundTruth.build(["a b"], ["x"], [], [], [])
     with pytest.raises(FovealError, match="'a b' has a space"):
-        save_detections(Found.build([], [], [], []), spaced, tmp_path, "voc")
+        save_detections(DetectionTable.build([], [], [], []), spaced, tmp_path, "voc")
 
 
 # ---------------------------------------------------------------------------------------------------- text
 def test_ids_that_are_no_utf_8(tmp_path: Path) -> None:
-    truth = Truth.build(["a\udcff"], ["x"], [0], [0], [[0, 0, 5, 5]])
-    found = Found.build([0], [0], [[0, 0, 5, 5]], [0.5])
+    truth = GroundTruth.build(["a\udcff"], ["x"], [0], [0], [[0, 0, 5, 5]])
+    found = DetectionTable.build([0], [0], [[0, 0, 5, 5]], [0.5])
     with pytest.raises(FovealError, match=r"no UTF-8"):
         save_detections(found, truth, tmp_path / "voc", "voc")
     save_detections(found, truth, tmp_path / "found.json")
     assert read_detections(tmp_path / "found.json", truth).image.tolist() == [0]
 
 
-def test_text_faults(tmp_path: Path, truth: Truth) -> None:
+def test_text_faults(tmp_path: Path, truth: GroundTruth) -> None:
     with pytest.raises(FovealError, match=r"no \.txt file"):
         read_text_detections(tmp_path, truth)
     voc(tmp_path, "9.txt", "cat 0.5 0 0 10 10\n")
@@ -228,22 +235,22 @@ def test_found_of_objects_with_arrays() -> None:
             boxes=np.ones((n, 4), np.float32), scores=np.full(n, 0.5, np.float32), labels=np.arange(n)
         )
 
-    found = Found.of([answer(2), answer(0), answer(1)])
+    found = DetectionTable.of([answer(2), answer(0), answer(1)])
     assert found.image.tolist() == [0, 0, 2] and found.label.tolist() == [0, 1, 0]
-    assert found.box.dtype == np.float64 and len(Found.of([])) == 0
+    assert found.box.dtype == np.float64 and len(DetectionTable.of([])) == 0
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Found.build([0], [0], [[0, 0, 1, 1]], [float("nan")]), "score of row 0 is nan"),
-        (lambda: Found.build([0], [0], [[0, 0, 1, float("inf")]], [1]), "box of row 0"),
-        (lambda: Found.build([0], [0, 1], [[0, 0, 1, 1]], [1]), r"label has shape \(2,\)"),
-        (lambda: Truth.build([1, 2, 1], ["x"], [], [], []), "image id 1 is there twice"),
-        (lambda: Truth.build([1], ["x"], [0], [1], [[0, 0, 1, 1]]), r"label 1 \(row 0\) is not in 0..0"),
-        (lambda: Truth.build([1], ["x"], [-1], [0], [[0, 0, 1, 1]]), "image -1"),
-        (lambda: Truth.build([1], ["x"], [], [], [], sizes=[(1, 1)] * 2), "2 sizes for 1 images"),
-        (lambda: Truth.build([1], ["x"], [], [], [], category_ids=[1, 2]), "2 category ids for 1 classes"),
+        (lambda: DetectionTable.build([0], [0], [[0, 0, 1, 1]], [float("nan")]), "score of row 0 is nan"),
+        (lambda: DetectionTable.build([0], [0], [[0, 0, 1, float("inf")]], [1]), "box of row 0"),
+        (lambda: DetectionTable.build([0], [0, 1], [[0, 0, 1, 1]], [1]), r"label has shape \(2,\)"),
+        (lambda: GroundTruth.build([1, 2, 1], ["x"], [], [], []), "image id 1 is there twice"),
+        (lambda: GroundTruth.build([1], ["x"], [0], [1], [[0, 0, 1, 1]]), r"label 1 \(row 0\) is not in 0..0"),
+        (lambda: GroundTruth.build([1], ["x"], [-1], [0], [[0, 0, 1, 1]]), "image -1"),
+        (lambda: GroundTruth.build([1], ["x"], [], [], [], sizes=[(1, 1)] * 2), "2 sizes for 1 images"),
+        (lambda: GroundTruth.build([1], ["x"], [], [], [], category_ids=[1, 2]), "2 category ids for 1 classes"),
     ],
 )
 def test_arrays_are_checked(make: Any, words: str) -> None:
@@ -251,11 +258,11 @@ def test_arrays_are_checked(make: Any, words: str) -> None:
         make()
 
 
-def test_detections_must_belong_to_the_truth(truth: Truth) -> None:
+def test_detections_must_belong_to_the_truth(truth: GroundTruth) -> None:
     with pytest.raises(FovealError, match="image of a detection 3"):
-        evaluate(truth, Found.build([3], [0], [[0, 0, 1, 1]], [1]))
+        evaluate(truth, DetectionTable.build([3], [0], [[0, 0, 1, 1]], [1]))
     with pytest.raises(FovealError, match="label of a detection 2"):
-        evaluate(truth, Found.build([0], [2], [[0, 0, 1, 1]], [1]))
+        evaluate(truth, DetectionTable.build([0], [2], [[0, 0, 1, 1]], [1]))
 
 
 def test_torch_is_never_imported() -> None:

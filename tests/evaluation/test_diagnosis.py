@@ -9,21 +9,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from foveal.evaluation import Found, Truth, diagnose, evaluate
+from foveal.evaluation import DetectionTable, GroundTruth, diagnose, evaluate
 from foveal.evaluation.box_formats import with_boxes
 from foveal.evaluation.tables import Floats, width_height
 
 CLASSES = ["cat", "dog", "car", "bird"]
 
 
-def make(seed: int = 0, sizes: bool = True) -> tuple[Truth, Found]:
+def make(seed: int = 0, sizes: bool = True) -> tuple[GroundTruth, DetectionTable]:
     """60 images of many sizes; a decent detector: one jittered box for 9 of 10 objects and as many false alarms."""
     rng = np.random.default_rng(seed)
     size = rng.integers(250, 700, (60, 2))
     image = np.sort(rng.integers(0, 60, 240))
     side = rng.uniform(0.15, 0.4, (240, 2)) * size[image, ::-1]
     low = rng.random((240, 2)) * (size[image, ::-1] - side)
-    truth = Truth.build(
+    truth = GroundTruth.build(
         range(100, 160),
         CLASSES,
         image,
@@ -35,7 +35,7 @@ def make(seed: int = 0, sizes: bool = True) -> tuple[Truth, Found]:
     false = rng.integers(0, 240, 220)
     box = truth.box[kept] + rng.normal(0, 0.04, (len(kept), 4)) * np.tile(side[kept], 2)
     away = truth.box[false] * 0.5 + rng.random((220, 2))[:, [0, 1, 0, 1]] * 60
-    return truth, Found.build(
+    return truth, DetectionTable.build(
         np.concatenate([image[kept], image[false]]),
         np.concatenate([truth.label[kept], rng.integers(0, 4, 220)]),
         np.concatenate([box, away]),
@@ -43,7 +43,7 @@ def make(seed: int = 0, sizes: bool = True) -> tuple[Truth, Found]:
     )
 
 
-def told(truth: Truth, found: Found, words: str) -> None:
+def told(truth: GroundTruth, found: DetectionTable, words: str) -> None:
     """The first sentence is the one that matters. Numbers after "about" are estimates: 3 % are allowed."""
     got = diagnose(truth, found)
     about = r"about ([\d.]+)(?: x ([\d.]+) pixels)?"
@@ -128,12 +128,12 @@ def test_one_pixel_off(step: float, words: str) -> None:
     rng = np.random.default_rng(0)
     low = rng.integers(10, 300, (80, 2))
     box = np.concatenate([low, low + rng.integers(5, 9, (80, 2))], 1).astype(np.float64)
-    truth = Truth.build(range(20), ["x"], np.arange(80) % 20, np.zeros(80), box)
+    truth = GroundTruth.build(range(20), ["x"], np.arange(80) % 20, np.zeros(80), box)
     score = np.linspace(0.01, 1, 80)
     noisy = box + rng.normal(0, 0.3, box.shape)
-    assert diagnose(truth, Found.build(truth.image, truth.label, noisy, score)) == []
-    told(truth, Found.build(truth.image, truth.label, noisy + step, score), words)
-    told(truth, Found.build(truth.image, truth.label, noisy + np.array([step, step, 0, 0]), score), words)
+    assert diagnose(truth, DetectionTable.build(truth.image, truth.label, noisy, score)) == []
+    told(truth, DetectionTable.build(truth.image, truth.label, noisy + step, score), words)
+    told(truth, DetectionTable.build(truth.image, truth.label, noisy + np.array([step, step, 0, 0]), score), words)
 
 
 # ----------------------------------------------------------------------------------- images and classes
@@ -166,7 +166,9 @@ def test_labels_at_random() -> None:
     truth, _ = make()
     wrong = (truth.label + 1 + np.arange(240) % 3) % 4  # never right, no order
     told(
-        truth, Found.build(truth.image, wrong, truth.box, np.linspace(0.01, 1, 240)), "boxes fit but the labels do not"
+        truth,
+        DetectionTable.build(truth.image, wrong, truth.box, np.linspace(0.01, 1, 240)),
+        "boxes fit but the labels do not",
     )
 
 

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from foveal.errors import FovealError
-from foveal.evaluation import Found, Truth, evaluate, read_detections, save_detections
+from foveal.evaluation import DetectionTable, GroundTruth, evaluate, read_detections, save_detections
 from foveal.evaluation import masks as masks_module
 from foveal.evaluation.coco import NUMBERS
 from foveal.evaluation.masks import MaskRuns, Shared
@@ -36,7 +36,9 @@ def blob(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray[Any, Any
     return mask & (rng.random() > 0.05)
 
 
-def random_set(seed: int, images: int = 25) -> tuple[Truth, Found, list[list[np.ndarray[Any, Any]]], list[Any]]:
+def random_set(
+    seed: int, images: int = 25
+) -> tuple[GroundTruth, DetectionTable, list[list[np.ndarray[Any, Any]]], list[Any]]:
     """Crowds, ties, images without objects or detections, empty masks."""
     rng = np.random.default_rng(seed)
     sizes = [(int(h), int(w)) for h, w in rng.integers(40, 260, (images, 2))]
@@ -64,13 +66,13 @@ def random_set(seed: int, images: int = 25) -> tuple[Truth, Found, list[list[np.
             found.append((i, int(rng.integers(0, 3)), float(rng.random())))
         drawn.append(seen)
     box = np.tile([1.0, 2.0, 30.0, 40.0], (len(rows), 1))
-    truth = Truth.build(
+    truth = GroundTruth.build(
         range(1, images + 1), CLASSES, [r[0] for r in rows], [r[1] for r in rows], box,
         crowd=[r[2] for r in rows], area=[r[3] for r in rows], sizes=sizes, category_ids=(3, 5, 8, 9),
         masks=runs(objects, sizes),
     )  # fmt: skip
     boxes = np.tile([1.0, 2.0, 30.0, 40.0], (len(found), 1))
-    detections = Found.build(
+    detections = DetectionTable.build(
         [f[0] for f in found], [f[1] for f in found], boxes, [f[2] for f in found], masks=runs(drawn, sizes)
     )
     return truth, detections, objects, drawn
@@ -81,7 +83,7 @@ def runs(masks: list[list[np.ndarray[Any, Any]]], sizes: list[tuple[int, int]]) 
     return MaskRuns.of([Masks.of_dense(np.array(m)) if m else Masks.empty(size) for m, size in rows])
 
 
-def peer(truth: Truth, found: Found, objects: Any, drawn: Any) -> tuple[list[float], Any]:
+def peer(truth: GroundTruth, found: DetectionTable, objects: Any, drawn: Any) -> tuple[list[float], Any]:
     sizes = truth.sizes
     assert sizes is not None and truth.category_ids is not None
     flat = [m for own in objects for m in own]
@@ -158,18 +160,18 @@ def test_objects_without_a_mask_are_left_out() -> None:
         [Masks.of_dense(square), Masks.of_dense(square.transpose(0, 2, 1)), Masks.empty((20, 20), 1)], (20, 20)
     )
     sizes = [(20, 20)] * 2
-    truth = Truth.build(
+    truth = GroundTruth.build(
         (1, 2), ("a",), [0, 1, 1], [0, 0, 0], [[5, 5, 15, 15]] * 3, sizes=sizes, masks=MaskRuns.of([own]),
         drawn=[True, True, False],
     )  # fmt: skip
-    found = Found.build([0], [0], [[5, 5, 15, 15]], [0.9], masks=MaskRuns.of([Masks.of_dense(square)]))
+    found = DetectionTable.build([0], [0], [[5, 5, 15, 15]], [0.9], masks=MaskRuns.of([Masks.of_dense(square)]))
     results = evaluate(truth, found)
     assert (
         results.masks is not None and results.masks["AR100"] == 0.5 and results.numbers["AR100"] == pytest.approx(1 / 3)
     )
     assert any("1 objects have no mask" in note for note in results.notes)
     assert "masks" in results.text() and "mAP50" in results.text()
-    bare = Truth.build((1, 2), ("a",), [0], [0], [[5, 5, 15, 15]], sizes=sizes)
+    bare = GroundTruth.build((1, 2), ("a",), [0], [0], [[5, 5, 15, 15]], sizes=sizes)
     plain = evaluate(bare, found)
     assert plain.masks is None and "masks" not in plain.to_dict()
     assert any("no masks" in note for note in plain.notes)

@@ -10,12 +10,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from foveal.evaluation import Found, Truth, Voc, evaluate, read_detections, read_text_detections
+from foveal.evaluation import DetectionTable, GroundTruth, Voc, evaluate, read_detections, read_text_detections
 from foveal.evaluation.voc import ELEVEN
 
 
 # --------------------------------------------------------------------------------------------- the oracle
-def plain_loop(truth: Truth, found: Found, label: int, eleven: bool, least: float, strict: bool, pixel: float) -> float:
+def plain_loop(
+    truth: GroundTruth, found: DetectionTable, label: int, eleven: bool, least: float, strict: bool, pixel: float
+) -> float:
     """VOCevaldet.m and VOCap.m, line for line, one detection after the other."""
     mine = [i for i in range(len(found)) if found.label[i] == label]
     mine.sort(key=lambda i: -found.score[i])  # Python's sort is stable
@@ -65,13 +67,13 @@ def plain_loop(truth: Truth, found: Found, label: int, eleven: bool, least: floa
     return float(((r[step + 1] - r[step]) * p[step + 1]).sum())
 
 
-def random_set(rng: np.random.Generator) -> tuple[Truth, Found]:
+def random_set(rng: np.random.Generator) -> tuple[GroundTruth, DetectionTable]:
     """Whole pixels, few score levels, difficult objects, images and classes without anything."""
     images, classes = int(rng.integers(1, 7)), int(rng.integers(1, 4))
     g, n = int(rng.integers(0, 30)), int(rng.integers(0, 60))
     corner = rng.integers(0, 60, (g, 2))
     box = np.concatenate([corner, corner + rng.integers(1, 40, (g, 2))], 1).astype(np.float64)
-    truth = Truth.build(
+    truth = GroundTruth.build(
         [f"{i:03d}" for i in rng.permutation(images)],
         [f"c{k}" for k in range(classes)],
         rng.integers(0, images, g),
@@ -88,7 +90,7 @@ def random_set(rng: np.random.Generator) -> tuple[Truth, Found]:
         found_box[:, 2:] = np.maximum(found_box[:, 2:], found_box[:, :2])
         image[near], label[near] = truth.image[source][near], truth.label[source][near]
     score = rng.integers(0, 6, n) / 8.0 if rng.random() < 0.6 else rng.random(n)
-    return truth, Found.build(image, label, found_box, score)
+    return truth, DetectionTable.build(image, label, found_box, score)
 
 
 # ----------------------------------------------------------------------------------------------- equality
@@ -112,13 +114,13 @@ def test_random_sets_equal_the_plain_loop(metric: Any, iou: float, strict: bool,
 OBJECTS = [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]]
 
 
-def three(**more: Any) -> Truth:
-    return Truth.build(["a"], ["x"], [0] * 3, [0] * 3, OBJECTS, **more)
+def three(**more: Any) -> GroundTruth:
+    return GroundTruth.build(["a"], ["x"], [0] * 3, [0] * 3, OBJECTS, **more)
 
 
 def test_both_forms_by_hand() -> None:
     """Hit, miss, hit of three objects: precision 1, 1/2, 2/3 at recall 1/3, 1/3, 2/3."""
-    found = Found.build([0] * 3, [0] * 3, [OBJECTS[0], [80, 80, 90, 90], OBJECTS[1]], [0.9, 0.8, 0.7])
+    found = DetectionTable.build([0] * 3, [0] * 3, [OBJECTS[0], [80, 80, 90, 90], OBJECTS[1]], [0.9, 0.8, 0.7])
     # recalls 0, .1, .2, .3 see precision 1; .4, .5, .6 see 2/3; the rest 0
     assert evaluate(three(), found, "voc07").headline == pytest.approx((4 + 3 * 2 / 3) / 11, abs=1e-15)
     assert evaluate(three(), found, "voc10").headline == pytest.approx((1 + 2 / 3) / 3, abs=1e-15)
@@ -128,21 +130,21 @@ def test_the_eleven_thresholds_are_those_of_arange() -> None:
     """0.1 * 3 is 0.30000000000000004: 3 of 10 objects found do not reach it (with 0.3 they would)."""
     assert ELEVEN[3] > 0.3 and len(ELEVEN) == 11
     boxes = [[20 * i, 0, 20 * i + 10, 10] for i in range(10)]
-    truth = Truth.build(["a"], ["x"], [0] * 10, [0] * 10, boxes)
-    found = Found.build([0] * 3, [0] * 3, boxes[:3], [0.9, 0.8, 0.7])
+    truth = GroundTruth.build(["a"], ["x"], [0] * 10, [0] * 10, boxes)
+    found = DetectionTable.build([0] * 3, [0] * 3, boxes[:3], [0.9, 0.8, 0.7])
     assert evaluate(truth, found, "voc07").headline == pytest.approx(3 / 11, abs=1e-15)
 
 
 def test_no_second_choice() -> None:
     """Both detections overlap the first object most; the second is a miss although another object is free."""
-    truth = Truth.build(["a"], ["x"], [0, 0], [0, 0], [[0, 0, 100, 100], [0, 10, 100, 110]])
-    found = Found.build([0, 0], [0, 0], [[0, 0, 100, 100], [0, 1, 100, 101]], [0.9, 0.8])
+    truth = GroundTruth.build(["a"], ["x"], [0, 0], [0, 0], [[0, 0, 100, 100], [0, 10, 100, 110]])
+    found = DetectionTable.build([0, 0], [0, 0], [[0, 0, 100, 100], [0, 1, 100, 101]], [0.9, 0.8])
     assert evaluate(truth, found, "voc10").headline == pytest.approx(0.5)
     assert evaluate(truth, found, "coco").numbers["AP50"] == pytest.approx(1.0)  # COCO gives it the second
 
 
 def test_difficult_is_neither() -> None:
-    found = Found.build([0] * 3, [0] * 3, [OBJECTS[0], OBJECTS[0], OBJECTS[1]], [0.9, 0.8, 0.7])
+    found = DetectionTable.build([0] * 3, [0] * 3, [OBJECTS[0], OBJECTS[0], OBJECTS[1]], [0.9, 0.8, 0.7])
     results = evaluate(three(difficult=[True, False, False]), found, "voc10")
     assert results.headline == pytest.approx(0.5) and results.objects == {"x": 2}
     assert results.curves["x"].precision.tolist() == [1.0]
@@ -153,8 +155,8 @@ def test_difficult_is_neither() -> None:
 
 def test_the_border_of_a_hit() -> None:
     """IoU exactly one half is a hit, but for the strict form."""
-    found = Found.build([0], [0], [[0, 0, 10, 5]], [0.9])
-    truth = Truth.build(["a"], ["x"], [0], [0], [[0, 0, 10, 10]])
+    found = DetectionTable.build([0], [0], [[0, 0, 10, 5]], [0.9])
+    truth = GroundTruth.build(["a"], ["x"], [0], [0], [[0, 0, 10, 10]])
     assert evaluate(truth, found, "voc10").headline == 1.0
     assert evaluate(truth, found, "voc10", strict=True).headline == 0.0
     assert evaluate(truth, found, "voc10", iou=0.51).headline == 0.0
@@ -163,8 +165,8 @@ def test_the_border_of_a_hit() -> None:
 
 
 def test_stable_form_and_text() -> None:
-    truth = Truth.build(["a"], ["x", "never"], [0], [0], [[0, 0, 10, 10]])
-    results = evaluate(truth, Found.build([0], [0], [[0, 0, 10, 10]], [0.9]), "voc07", split="test")
+    truth = GroundTruth.build(["a"], ["x", "never"], [0], [0], [[0, 0, 10, 10]])
+    results = evaluate(truth, DetectionTable.build([0], [0], [[0, 0, 10, 10]], [0.9]), "voc07", split="test")
     assert results.to_dict() == {
         "protocol": "voc07",
         "split": "test",
@@ -188,7 +190,7 @@ def test_object_detection_metrics(data: Path) -> None:
             x, y, w, h = map(float, line.split()[1:])
             image.append(i)
             box.append([x, y, x + w, y + h])
-    truth = Truth.build([f.stem for f in files], ["person"], image, [0] * len(image), box)
+    truth = GroundTruth.build([f.stem for f in files], ["person"], image, [0] * len(image), box)
     found = read_text_detections(folder / "detections", truth, "xywh")
     assert (len(truth), len(found)) == (15, 24)
     for iou, want in expected.items():
@@ -198,7 +200,7 @@ def test_object_detection_metrics(data: Path) -> None:
     assert evaluate(truth, found, "voc10", iou=0.3).headline == pytest.approx(0.2253968254, abs=5e-11)
 
 
-def toy_truth(folder: Path, classes: list[str]) -> Truth:
+def toy_truth(folder: Path, classes: list[str]) -> GroundTruth:
     files = sorted((folder / "gts_vocpascal_format").glob("*.xml"))
     image, label, box, sizes = [], [], [], []
     for i, file in enumerate(files):
@@ -208,10 +210,10 @@ def toy_truth(folder: Path, classes: list[str]) -> Truth:
             image.append(i)
             label.append(classes.index(entry.findtext("name", "")))
             box.append([float(entry.findtext(f"bndbox/{k}", "")) for k in ("xmin", "ymin", "xmax", "ymax")])
-    return Truth.build([f.stem for f in files], classes, image, label, box, sizes=sizes)
+    return GroundTruth.build([f.stem for f in files], classes, image, label, box, sizes=sizes)
 
 
-def toy_check(folder: Path, truth: Truth, found: Found) -> None:
+def toy_check(folder: Path, truth: GroundTruth, found: DetectionTable) -> None:
     expected = json.loads((folder / "expected.json").read_text())["expected"]
     for iou, want in expected.items():
         for protocol, name in (("voc07", "eleven_point"), ("voc10", "every_point")):
@@ -230,7 +232,7 @@ def test_toy_cat_in_all_text_forms(data: Path, kind: str, suffix: str, form: Any
         low, side = np.round(found.box[:, :2]), np.round(found.box[:, 2:] - found.box[:, :2])
         rounded = np.concatenate([low, low + side], 1)
         assert np.abs(rounded - found.box).max() < 1.01
-        found = Found.build(found.image, found.label, rounded, found.score)
+        found = DetectionTable.build(found.image, found.label, rounded, found.score)
     toy_check(folder, truth, found)
 
 
@@ -239,7 +241,7 @@ def test_toy_cat_in_coco_form(data: Path) -> None:
     folder = data / "eval-fixtures" / "toy-cat"
     raw = json.loads((folder / "gts_coco_format" / "toy_example_coco.JSON").read_text())
     box = np.array([a["bbox"] for a in raw["annotations"]], np.float64)
-    truth = Truth.build(
+    truth = GroundTruth.build(
         [i["id"] for i in raw["images"]],
         [c["name"] for c in raw["categories"]],
         [a["image_id"] for a in raw["annotations"]],

@@ -15,24 +15,26 @@ from foveal.data.augment.transforms import HorizontalFlip
 from foveal.detectors.rcnn import BOX_RIDGE, CLASS_SVMS, FINE_TUNE, RCNN
 from foveal.detectors.spp_net import FINE_TUNE_TOP, SPPNet
 from foveal.parts.backbones.small import SmallResNet
-from foveal.parts.heads.rcnn import TwoTaps
+from foveal.parts.heads.rcnn import RCNNHead
 from foveal.parts.pooling.spp import SPP
 from foveal.parts.pooling.warp import Warp
 from foveal.parts.resizing import Resize
 from foveal.parts.selective_search import SlidingWindows
-from foveal.recipe import Draw, Fit, Ridge
+from foveal.recipe import Recipe, Ridge, WindowSampling
 from foveal.training.run import train
 
 SOURCE = SlidingWindows(top=40, sizes=(0.7, 0.4), stride=0.5)
-SMALL_FIT = Fit(epochs=2, batch=16, lr=0.02, warmup_steps=0, val_every=2, augment=(HorizontalFlip(),), precision="32")
+SMALL_FIT = Recipe(
+    epochs=2, batch=16, lr=0.02, warmup_steps=0, val_every=2, augment=(HorizontalFlip(),), precision="32"
+)
 RIDGE = replace(BOX_RIDGE, solver=Ridge(alpha=10.0, iou=0.3))
 RCNN_SMALL = RCNN(
     proposals=SOURCE,
     backbone=SmallResNet((8, 8, 8, 8)),
     pool=Warp(32, 2, rows=16),
     cells=1,
-    head=TwoTaps(16, depth=1, dropout=0.1),
-    fit=replace(SMALL_FIT, stages=(replace(FINE_TUNE, draw=Draw(per_image=8)), CLASS_SVMS, RIDGE)),
+    head=RCNNHead(16, depth=1, dropout=0.1),
+    fit=replace(SMALL_FIT, stages=(replace(FINE_TUNE, draw=WindowSampling(per_image=8)), CLASS_SVMS, RIDGE)),
 )
 SPP_SMALL = SPPNet(
     input=Resize(72, 96, 1),
@@ -40,8 +42,10 @@ SPP_SMALL = SPPNet(
     backbone=SmallResNet((8, 8)),
     levels=(3,),
     pool=SPP((2, 1)),
-    head=TwoTaps(16, depth=1, dropout=0.1),
-    fit=replace(SMALL_FIT, stages=(replace(FINE_TUNE_TOP, draw=Draw(low=0.1, per_image=8)), CLASS_SVMS, RIDGE)),
+    head=RCNNHead(16, depth=1, dropout=0.1),
+    fit=replace(
+        SMALL_FIT, stages=(replace(FINE_TUNE_TOP, draw=WindowSampling(low=0.1, per_image=8)), CLASS_SVMS, RIDGE)
+    ),
 )
 
 

@@ -20,17 +20,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from foveal.parts.resizing import Stretch
-from foveal.recipe import SGD, Cosine, Fit
+from foveal.recipe import SGD, Cosine, Recipe
 from foveal.types import Detections, Images, Targets
 
-FIT = Fit(epochs=3, batch=4, lr=0.05, solver=SGD(), schedule=Cosine(), warmup_steps=2, ema=0.9, clip=10.0)
+FIT = Recipe(epochs=3, batch=4, lr=0.05, solver=SGD(), schedule=Cosine(), warmup_steps=2, ema=0.9, clip=10.0)
 
 
 @dataclass(frozen=True)
 class TinySpec:
     """``poison``: the update (from 0) whose loss becomes NaN."""
 
-    fit: Fit = FIT
+    fit: Recipe = FIT
     input: Stretch = field(default_factory=lambda: Stretch(32, 32))
     dropout: float = 0.1
     norm: bool = True
@@ -46,7 +46,7 @@ class TinySpec:
 
 
 class Tiny(nn.Module):
-    merges_classes = False
+    class_agnostic = False
     has_masks = False
 
     def __init__(self, spec: TinySpec, classes: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Drawing: what changes, what must not, and that everything can be read."""
+"""WindowSampler: what changes, what must not, and that everything can be read."""
 
 from __future__ import annotations
 

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal import presets
-from foveal.assembly.two_stage import Region
+from foveal.assembly.two_stage import TwoStage
 from foveal.config.overrides import override
 from foveal.detectors.fast_rcnn import FAST_TASK, FastRCNN
 from foveal.masks.rle import Masks
 from foveal.parts.backbones.small import SmallResNet
 from foveal.parts.heads.roi import RoIConv, RoIHeadSpec, RoIMLP, VGGTail
 from foveal.parts.losses.box import SmoothL1
-from foveal.parts.losses.normalizers import KeptRows
+from foveal.parts.losses.normalizers import Sampled
 from foveal.parts.matching.iou import IoUMatcher
 from foveal.parts.necks.fpn import SingleLevel
 from foveal.parts.pooling.roi_align import Pool, RoIAlign
@@ -46,7 +46,7 @@ SPEC = FastRCNN(
 )
 
 
-def built(head: RoIHeadSpec = SPEC.roi_head, sampler: Sampler = SPEC.roi.sampler) -> Region:
+def built(head: RoIHeadSpec = SPEC.roi_head, sampler: Sampler = SPEC.roi.sampler) -> TwoStage:
     torch.manual_seed(0)
     return replace(SPEC, roi_head=head, roi=replace(TASK, sampler=sampler)).build(["a", "b"])
 
@@ -136,13 +136,13 @@ def test_which_rows_are_chosen() -> None:
 
 
 # -------------------------------------------------------------------------------------- against every row
-def by_every_row(detector: Region, images: Images, targets: Targets) -> dict[str, Tensor]:
+def by_every_row(detector: TwoStage, images: Images, targets: Targets) -> dict[str, Tensor]:
     """The head on all rows with gradient; which of them count is decided by torch's own functions."""
     outputs = detector.outputs(images)
     proposed = detector.proposer(outputs, images, training=True)
     boxes = torch.cat([proposed.boxes, targets.boxes], 1)
     priors = Priors(boxes, (boxes.shape[1],), torch.cat([proposed.valid, targets.valid], 1))
-    found = detector._second(outputs.features, boxes, images.sizes)
+    found = detector._run_head(outputs.features, boxes, images.sizes)
     match = detector.roi.match(found, priors, targets)
     labels = targets.labels.gather(1, match.gt)
     goal = torch.where(match.positive, labels, 2)
@@ -157,7 +157,7 @@ def by_every_row(detector: Region, images: Images, targets: Targets) -> dict[str
     return detector.roi.losses(found, priors, targets, match=match, kept=keep)
 
 
-def gradients(detector: Region, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+def gradients(detector: TwoStage, losses: dict[str, Tensor]) -> dict[str, Tensor]:
     detector.zero_grad(set_to_none=True)
     torch.stack(list(losses.values())).sum().backward()
     return {name: p.grad.clone() for name, p in detector.named_parameters() if p.grad is not None}
@@ -178,12 +178,12 @@ def test_losses_and_gradients_are_those_of_every_row(sampler: Sampler) -> None:
 
 
 def test_a_weighted_loss_counts_by_its_weight() -> None:
-    task = replace(TASK, box_loss=SmoothL1(beta=1.0, normalizer=KeptRows(), weight=3.0))
+    task = replace(TASK, box_loss=SmoothL1(beta=1.0, normalizer=Sampled(), weight=3.0))
     detector = built()
     images, targets = batch()
     priors = Priors(images.proposals, (120,), images.proposals_valid)  # type: ignore[arg-type]
     with torch.no_grad():
-        found = detector._second(detector.outputs(images).features, priors.boxes, images.sizes)
+        found = detector._run_head(detector.outputs(images).features, priors.boxes, images.sizes)
     match = TASK.matcher(priors, targets)
     once, thrice = (t.row_losses(found, priors, targets, match) for t in (TASK, task))
     assert match.positive.any()

@@ -371,5 +371,5 @@ def test_the_precision_is_the_runs_own(data: Path, tmp_path: Path, stop_after: A
 
 
 def test_the_fit_of_these_tests_has_all_that_can_go_wrong() -> None:
-    """Average, clipping, dropout, batch norm, momentum and a falling rate are all on."""
+    """EMA, clipping, dropout, batch norm, momentum and a falling rate are all on."""
     assert FIT.ema is not None and FIT.clip is not None and TinySpec().dropout and TinySpec().norm

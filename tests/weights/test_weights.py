@@ -87,7 +87,10 @@ def _files(folder: Path) -> dict[str, tuple[bytes, str]]:
     return {
         "text": (b"these are no weights\n", "is a text file"),
         "utf16": ("weights".encode("utf-16"), "of an unknown format"),
-        "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git-lfs pointer.*git lfs pull"),
+        "lfs": (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            "git-lfs pointer.*git lfs pull",
+        ),
         "html": (b"\n<!DOCTYPE html><html>404</html>", "is a web page"),
         "nothing": (b"", "an empty file"),
         "png": (b"\x89PNG\r\n\x1a\n" + bytes(64), "a PNG image"),

@@ -18,7 +18,7 @@ from ...parts.darknet.cfg import read_names
 from ...parts.darknet.cfg_graph import cfg_text, read_net, with_geometry, with_outputs
 from ...parts.darknet.heads import Head
 from ...parts.darknet.weights import read_darknet, write_darknet
-from ...parts.losses.yolo import CellError
+from ...parts.losses.yolo import YOLOBoxLoss
 from ...weights.open import State
 
 
@@ -67,8 +67,8 @@ def export_darknet(spec: Spec, classes: Sequence[str], state: State, out: Path, 
     text = with_geometry(text, spec.input.canvas(()), shapes)
     if what := _other(spec, DarknetDetector.from_cfg(text)):
         raise FovealError(f"{what} is not what Darknet does with this network", fix="Write a .safetensors file")
-    if isinstance(spec.task.box_loss, CellError):  # those of the weights it came from, as far as they matter
-        seen += cast(CellError, V2_TASK.box_loss).pull - spec.task.box_loss.pull
+    if isinstance(spec.task.box_loss, YOLOBoxLoss):  # those of the weights it came from, as far as they matter
+        seen += cast(YOLOBoxLoss, V2_TASK.box_loss).warmup_images - spec.task.box_loss.warmup_images
     out.parent.mkdir(parents=True, exist_ok=True)
     net = read_net(text)
     write_darknet(out, net, {key.removeprefix("backbone."): value for key, value in state.items()}, seen=seen)

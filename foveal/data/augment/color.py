@@ -29,7 +29,7 @@ def apply_table(image: Pixels, levels: NDArray[np.uint8]) -> Pixels:
     return np.frombuffer(out, dtype=np.uint8).reshape(image.shape)
 
 
-def turn(image: Pixels, saturation: float, hue: float) -> Pixels:
+def adjust_hsv(image: Pixels, saturation: float, hue: float) -> Pixels:
     """Saturation multiplied and hue turned by degrees, in HSV; (H, W, 3) uint8 -> the same."""
     if saturation == 1 and hue == 0:
         return image

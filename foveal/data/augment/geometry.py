@@ -82,7 +82,7 @@ class Sample:
     def picture(self) -> Pixels:
         """The whole canvas as an array (H, W, 3)."""
         out = torch.empty((*self.canvas, 3), dtype=torch.uint8)
-        place(self, out, (*self.canvas, 0, 0))
+        resample(self, out, (*self.canvas, 0, 0))
         return np.asarray(out.numpy())
 
 
@@ -152,7 +152,7 @@ def resize(image: Pixels, height: int, width: int) -> Tensor:
     return out[0].permute(1, 2, 0)
 
 
-def place(
+def resample(
     sample: Sample,
     out: Tensor,
     placement: tuple[int, int, int, int],

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .color import apply_table, table, turn
+from .color import adjust_hsv, apply_table, table
 from .geometry import Floats, Sample, centres_inside, crop_to_centres, crop_to_visible, flip
 
 __all__ = [
@@ -267,7 +267,7 @@ class PhotometricDistortion(Transform):
         hue = self.hue * (2 * amount[3] - 1) if on[3] else 0.0
         late = amount[4] < 0.5
         image = apply_table(sample.image, table(add, 1.0 if late else contrast))
-        image = turn(image, saturation, hue)
+        image = adjust_hsv(image, saturation, hue)
         image = apply_table(image, table(0.0, contrast if late else 1.0))
         return replace(sample, image=image)
 

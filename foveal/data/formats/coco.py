@@ -16,7 +16,7 @@ from ...files.reading import Unreadable, read_json
 from ..images.index import ImageIndex
 from ..records.dataset import Dataset, Record
 from ..records.findings import Findings
-from .validate import Object, Prober, flag, make_record, number, report_refused, unique_names
+from .validate import Object, SizeCache, build_record, flag, number, report_refused, unique_names
 
 Key = int | str
 
@@ -30,7 +30,7 @@ class CocoSource:
     image_roots: tuple[Path, ...]
     format: str = "coco"
     splits: tuple[str, ...] = field(init=False)
-    prober: Prober = field(default_factory=Prober)
+    prober: SizeCache = field(default_factory=SizeCache)
     look: bool = True  # at the images; else an image whose size is stated need not be there, for scoring detections
 
     def __post_init__(self) -> None:
@@ -176,12 +176,12 @@ class _Reader:
         records = []
         for key, (path, stated, id) in entries.items():
             if self.source.look or not _usable(stated):
-                size = self.source.prober.admit(path, stated, self.file, self.findings)
+                size = self.source.prober.check_size(path, stated, self.file, self.findings)
             else:
                 assert stated is not None
                 size = int(stated[0]), int(stated[1])
             if size is not None:
-                records.append(make_record(id, path, size, objects[key], self.file, self.findings))
+                records.append(build_record(id, path, size, objects[key], self.file, self.findings))
         return records
 
     def _entries(self, images: list[Any]) -> dict[Key, tuple[Path, tuple[float, float] | None, Key]]:

@@ -44,7 +44,7 @@ def report_refused(folders: Iterable[Path], findings: Findings) -> None:
 
 
 @dataclass
-class Prober:
+class SizeCache:
     """Upright and stored sizes of images, each file looked at once."""
 
     cache: dict[Path, tuple[tuple[int, int], tuple[int, int]] | ImageError] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Prober:
             raise known
         return known
 
-    def admit(
+    def check_size(
         self, path: Path, stated: tuple[float, float] | None, source: Path | str, findings: Findings
     ) -> tuple[int, int] | None:
         """The upright size of an image that may be used, else ``None`` and a finding.
@@ -87,7 +87,7 @@ class Prober:
         return None
 
 
-def settle(box: Box, width: int, height: int) -> tuple[Box | None, str, str]:
+def validate_box(box: Box, width: int, height: int) -> tuple[Box | None, str, str]:
     """(box to use or None, code of the finding or "", what is wrong with it)."""
     x1, y1, x2, y2 = box
     if not all(map(math.isfinite, box)):
@@ -107,35 +107,35 @@ def settle(box: Box, width: int, height: int) -> tuple[Box | None, str, str]:
     return clipped, "box-over-edge", f"reaches {over:.6g} px over the edge of the image of {width} x {height}"
 
 
-def make_record(
+def build_record(
     id: int | str,
     path: Path,
     size: tuple[int, int],
     objects: Iterable[Object],
     source: Path | None,
     findings: Findings,
-    blame: Path | None = None,
+    report_as: Path | None = None,
 ) -> Record:
-    """The record of one image: boxes settled one by one, exact repeats dropped. ``blame`` is the file findings name."""
+    """The record of one image: each box validated, exact repeats dropped. ``report_as`` is the file that findings name."""
     width, height = size
-    blame = blame or source or path
+    report_as = report_as or source or path
     kept: list[Object] = []
     boxes: list[Box] = []
     stated: list[tuple[float, ...]] = []
     seen: set[tuple[int, bool, bool, Box]] = set()
     for o in objects:
-        box, code, problem = settle(o.box, width, height)
+        box, code, problem = validate_box(o.box, width, height)
         if box is None:
             findings.add(
-                "warning", code, blame, o.where, f"the box {o.shown} {problem}; dropped", "Correct or remove it"
+                "warning", code, report_as, o.where, f"the box {o.shown} {problem}; dropped", "Correct or remove it"
             )
             continue
         if code:
-            findings.add("warning", code, blame, o.where, f"the box {o.shown} {problem}; clipped", "Correct it")
+            findings.add("warning", code, report_as, o.where, f"the box {o.shown} {problem}; clipped", "Correct it")
         key = (o.label, o.crowd, o.difficult, box)
         if key in seen:
             message = f"the box {o.shown} is there already, with the same class; the repeat is dropped"
-            findings.add("warning", "object-repeated", blame, o.where, message, "Remove the repeat")
+            findings.add("warning", "object-repeated", report_as, o.where, message, "Remove the repeat")
             continue
         seen.add(key)
         if o.xywh is not None:
@@ -144,10 +144,10 @@ def make_record(
             o.area = None
         o.mask, problems = settle_mask(o.mask, width, height)
         for code, problem, fix in problems:
-            findings.add("warning", code, blame, o.where, problem, fix)
+            findings.add("warning", code, report_as, o.where, problem, fix)
         if o.mask is not None and not covers(o.mask, width, height):
             message = "its mask has not one pixel; it teaches its box and class alone"
-            findings.add("warning", "mask-empty", blame, o.where, message, "Draw it again")
+            findings.add("warning", "mask-empty", report_as, o.where, message, "Draw it again")
         kept.append(o)
         boxes.append(box)
     array = np.array(boxes, np.float64).reshape(-1, 4)

@@ -16,7 +16,7 @@ from ..images.index import ImageIndex
 from ..records.dataset import Dataset, Record
 from ..records.findings import Findings
 from ..records.splits import split_word
-from .validate import Prober, make_record, report_refused, unique_names
+from .validate import SizeCache, build_record, report_refused, unique_names
 from .voc_xml import Annotation, read_annotation
 
 _CLASS_LINE = re.compile(r"^(.*\S)\s+(-1|0|1)$")
@@ -34,7 +34,7 @@ class VocSource:
     format: str = "voc"
     look: bool = True  # at the images; else an image whose size is stated need not be there, for scoring detections
     splits: tuple[str, ...] = field(init=False, default=())
-    prober: Prober = field(default_factory=Prober)
+    prober: SizeCache = field(default_factory=SizeCache)
 
     def __post_init__(self) -> None:
         self.early = Findings()
@@ -149,18 +149,18 @@ class VocSource:
             if not self.look and stated is not None and min(stated) > 0:
                 objects = list(annotation.objects(xml, index, fixed, self.class_file, findings, drawn.get(xml.stem)))
                 place = path or self._expected(id, annotation)
-                records.append(make_record(id, place, (int(stated[0]), int(stated[1])), objects, xml, findings))
+                records.append(build_record(id, place, (int(stated[0]), int(stated[1])), objects, xml, findings))
                 continue
             if path is None:
                 missing = self._expected(id, annotation)
                 message = f"the image of {xml} is not there; left out"
                 findings.add("warning", "image-missing", missing, "", message, "Put it there or give --images DIR")
                 continue
-            size = self.prober.admit(path, stated, xml, findings)
+            size = self.prober.check_size(path, stated, xml, findings)
             if size is None:
                 continue
             objects = list(annotation.objects(xml, index, fixed, self.class_file, findings, drawn.get(xml.stem)))
-            records.append(make_record(id, path, size, objects, xml, findings))
+            records.append(build_record(id, path, size, objects, xml, findings))
         if not self._lists or self.sets is None:
             if self.look:
                 self._report_unknown(images, used, split, findings)

@@ -79,7 +79,9 @@ class Annotation:
             if corners is None:
                 continue
             x1, y1, x2, y2 = corners
-            flat = x2 <= x1 or y2 <= y1  # then settle() shall call it empty or inverted, unless it means one pixel
+            flat = (
+                x2 <= x1 or y2 <= y1
+            )  # then validate_box() shall call it empty or inverted, unless it means one pixel
             low = 0 if flat and not self.to_the_letter else 1
             yield Object(
                 (x1 - low, y1 - low, x2, y2),

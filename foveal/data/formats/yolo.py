@@ -19,7 +19,7 @@ from ...files.reading import Unreadable, read_lines, read_text, read_yaml
 from ..images.index import ImageIndex
 from ..records.dataset import Dataset, Record
 from ..records.findings import Findings
-from .validate import Object, Prober, make_record, number, report_refused, unique_names
+from .validate import Object, SizeCache, build_record, number, report_refused, unique_names
 
 FLAGS = "flags.json"  # ours: which lines are crowd or difficult, which YOLO cannot say
 _KEYS = ("train", "val", "valid", "test", "trainval")  # the last one is ours
@@ -34,7 +34,7 @@ class YoloSource:
     images: Path | None = None
     format: str = "yolo"
     splits: tuple[str, ...] = field(init=False, default=())
-    prober: Prober = field(default_factory=Prober)
+    prober: SizeCache = field(default_factory=SizeCache)
 
     def __post_init__(self) -> None:
         self.early = Findings()
@@ -137,12 +137,12 @@ class YoloSource:
                     continue
                 done.add(image)
                 stems[image.stem] = stems.get(image.stem, 0) + 1
-                size = self.prober.admit(image, None, self.path, findings)
+                size = self.prober.check_size(image, None, self.path, findings)
                 if size is not None:
                     there = label.is_file()
                     objects = list(self._objects(label, size, findings)) if there else []
                     source = label if there else None
-                    records.append(make_record(image.stem, image, size, objects, source, findings))
+                    records.append(build_record(image.stem, image, size, objects, source, findings))
             if images and not labels_there and self._names:
                 place = self._label_path(images[0]).parent
                 message = f"no labels are there for the {len(images)} images of {name!r}; all are without objects"

@@ -14,17 +14,17 @@ from torch import Tensor
 
 from ...errors import FovealError
 from ...types import Images, Target, Targets, pad_boxes
-from ..augment.geometry import Pixels, Sample, place
+from ..augment.geometry import Pixels, Sample, resample
 from ..augment.transforms import MultiScale, Transform
 from ..images.load import MOST_SKIPPED
-from .shared_records import Packed
+from .shared_records import PackedRecords
 
 if TYPE_CHECKING:
     from ...parts.resizing import Input
 
 
 @dataclass
-class Packet:
+class WorkerBatch:
     """What a worker sends. Only pixels are tensors: each tensor costs a file descriptor on its way."""
 
     pixels: list[Tensor] = field(default_factory=list)
@@ -34,19 +34,19 @@ class Packet:
     error: bool = False  # more images than allowed cannot be read
 
 
-class Maker(Protocol):
+class BatchBuilder(Protocol):
     """Makes batch ``batch`` of ``epoch``; the same packet wherever and whenever it is called."""
 
     def __len__(self) -> int: ...
 
-    def __call__(self, epoch: int, batch: int, shared: bool) -> Packet: ...
+    def __call__(self, epoch: int, batch: int, shared: bool) -> WorkerBatch: ...
 
 
 @dataclass(frozen=True, eq=False)
-class TrainMaker:
+class TrainBatches:
     """Decoded, augmented, resized, padded."""
 
-    packed: Packed
+    packed: PackedRecords
     order: Order
     input: Input
     augment: tuple[Transform, ...]
@@ -56,9 +56,9 @@ class TrainMaker:
     def __len__(self) -> int:
         return len(self.order)
 
-    def __call__(self, epoch: int, batch: int, shared: bool) -> Packet:
+    def __call__(self, epoch: int, batch: int, shared: bool) -> WorkerBatch:
         indices, first = self.order.share(epoch, batch, self.rank)
-        seed, packet, prepared = self.order.seed, Packet(), []
+        seed, packet, prepared = self.order.seed, WorkerBatch(), []
         for slot, wanted in enumerate(indices.tolist(), first):
             found = self._load(epoch, slot, wanted, packet.skipped)
             if found is None:
@@ -93,18 +93,18 @@ class TrainMaker:
 
 
 @dataclass(frozen=True, eq=False)
-class EvalMaker:
+class EvalBatches:
     """Whole pictures of the images ``mine``, in order."""
 
-    packed: Packed
+    packed: PackedRecords
     mine: NDArray[np.int64]
     batch: int
 
     def __len__(self) -> int:
         return -(-len(self.mine) // self.batch)
 
-    def __call__(self, epoch: int, batch: int, shared: bool) -> Packet:
-        packet = Packet()
+    def __call__(self, epoch: int, batch: int, shared: bool) -> WorkerBatch:
+        packet = WorkerBatch()
         for index in self.mine[batch * self.batch : (batch + 1) * self.batch].tolist():
             try:
                 packet.pixels.append(torch.from_numpy(self.packed.image(index)))
@@ -117,10 +117,10 @@ class EvalMaker:
 # -------------------------------------------------------------------------------------------------- batches
 @dataclass(frozen=True)
 class Prepared:
-    """A sample whose geometry is done; ``paint`` is the colour that is still to come."""
+    """A sample whose geometry is done; ``color_jitter`` is the colour that is still to come."""
 
     sample: Sample
-    paint: Callable[[Pixels], Pixels] | None
+    color_jitter: Callable[[Pixels], Pixels] | None
 
 
 def prepare(sample: Sample, augment: Sequence[Transform], rng: np.random.Generator) -> Prepared:
@@ -132,13 +132,13 @@ def prepare(sample: Sample, augment: Sequence[Transform], rng: np.random.Generat
     if not colours:
         return Prepared(sample, None)
 
-    def paint(image: Pixels) -> Pixels:
+    def color_jitter(image: Pixels) -> Pixels:
         painted = replace(sample, image=image, masks=None)
         for transform in colours:
             painted = transform(painted, rng)
         return painted.image
 
-    return Prepared(sample, paint)
+    return Prepared(sample, color_jitter)
 
 
 def collate(prepared: Sequence[Prepared], rule: Input, *, shared: bool = False) -> tuple[Images, Targets]:
@@ -149,11 +149,11 @@ def collate(prepared: Sequence[Prepared], rule: Input, *, shared: bool = False) 
     pixels = _empty((len(prepared), *canvas, 3), shared)
     targets, proposals = [], []
     for item, spot, out in zip(prepared, places, pixels, strict=True):
-        sample, finish = item.sample, item.paint
+        sample, finish = item.sample, item.color_jitter
         height, width = sample.canvas
         if finish is not None and height * width <= spot.height * spot.width:
             sample, finish = replace(sample, image=finish(sample.image)), None
-        placed = place(sample, out, (spot.height, spot.width, spot.y, spot.x), finish)
+        placed = resample(sample, out, (spot.height, spot.width, spot.y, spot.x), finish)
         targets.append(_target(placed))
         if placed.proposals is not None:
             proposals.append(torch.from_numpy(placed.proposals))

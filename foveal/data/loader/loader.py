@@ -27,8 +27,8 @@ from ..augment.geometry import Pixels
 from ..augment.transforms import MultiScale, ShortSide, Transform
 from ..images.load import MOST_SKIPPED
 from ..records.dataset import Dataset
-from .batches import EvalMaker, Maker, Order, Packet, TrainMaker
-from .shared_records import Packed, Treatment, targets_of
+from .batches import BatchBuilder, EvalBatches, Order, TrainBatches, WorkerBatch
+from .shared_records import PackedRecords, Treatment, targets_of
 
 if TYPE_CHECKING:
     from ...parts.resizing import Input
@@ -72,13 +72,13 @@ _Spec = tuple[int, int]  # epoch, batch
 class _Loader(ABC, Generic[_B]):
     """What both loaders share: workers, waiting, and the count of images that cannot be read."""
 
-    def __init__(self, dataset: Dataset, maker: Maker, workers: int) -> None:
+    def __init__(self, dataset: Dataset, maker: BatchBuilder, workers: int) -> None:
         if workers < 0:
             raise UsageError(f"{workers} workers; it must be 0 or more")
         self.dataset, self.workers, self.maker = dataset, workers, maker
         self._bad: dict[int, str] = {}
         self._plan = _Plan()
-        self._pool: DataLoader[Packet] | None = None
+        self._pool: DataLoader[WorkerBatch] | None = None
 
     @property
     def skipped(self) -> list[Skipped]:
@@ -90,7 +90,7 @@ class _Loader(ABC, Generic[_B]):
         return len(self.maker)
 
     @abstractmethod
-    def _finish(self, packet: Packet, seconds: float) -> _B | None: ...
+    def _finish(self, packet: WorkerBatch, seconds: float) -> _B | None: ...
 
     def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[_B]:
         """The batches of an epoch from ``start_batch`` on.
@@ -113,11 +113,11 @@ class _Loader(ABC, Generic[_B]):
         """Stops the workers; the next epoch starts new ones."""
         self._pool = None
 
-    def _here(self, specs: Sequence[_Spec]) -> Iterator[Packet]:
+    def _here(self, specs: Sequence[_Spec]) -> Iterator[WorkerBatch]:
         for epoch, batch in specs:
             yield self.maker(epoch, batch, shared=False)
 
-    def _in_workers(self, specs: Sequence[_Spec]) -> Iterator[Packet]:
+    def _in_workers(self, specs: Sequence[_Spec]) -> Iterator[WorkerBatch]:
         if not specs:
             return
         if self._pool is None:
@@ -147,7 +147,7 @@ class _Loader(ABC, Generic[_B]):
                 fix="Use fewer workers (--workers 0 loads in the main process), a smaller batch or smaller images",
             ) from None
 
-    def _note(self, packet: Packet) -> None:
+    def _note(self, packet: WorkerBatch) -> None:
         """Remembers what was skipped and stops where it is too much."""
         self._bad.update(packet.skipped)
         if packet.error or len(self._bad) > MOST_SKIPPED * len(self.dataset):
@@ -197,11 +197,11 @@ class Loader(_Loader[Batch]):
             raise UsageError("multi-scale is set twice")
         if own and not hasattr(input, "short"):
             raise UsageError("ShortSide is for the resize rule Resize", fix="Use MultiScale, or input=Resize(...)")
-        packed = Packed(dataset.records, difficult, crowd, masks=masks)
+        packed = PackedRecords(dataset.records, difficult, crowd, masks=masks)
         tall = packed.sizes[:, 0] > packed.sizes[:, 1] if group_by_aspect else None
         super().__init__(
             dataset,
-            TrainMaker(
+            TrainBatches(
                 packed,
                 Order(len(packed), batch, seed, shuffle, world, tall),
                 input,
@@ -212,7 +212,7 @@ class Loader(_Loader[Batch]):
             workers,
         )
 
-    def _finish(self, packet: Packet, seconds: float) -> Batch:
+    def _finish(self, packet: WorkerBatch, seconds: float) -> Batch:
         sizes, frame, original, boxes, labels, valid, ignore, *more = map(torch.from_numpy, packet.arrays)
         masks = more.pop() if len(more) % 2 else None  # proposals are two arrays
         images = Images(packet.pixels[0], sizes, frame, original)
@@ -236,11 +236,11 @@ class EvalLoader(_Loader[EvalBatch]):
 
     def __init__(self, dataset: Dataset, batch: int = 1, *, workers: int = 0, rank: int = 0, world: int = 1) -> None:
         _check(dataset, batch, rank, world)
-        packed = Packed(dataset.records, "learn", "learn")
+        packed = PackedRecords(dataset.records, "learn", "learn")
         mine = np.array_split(np.arange(len(packed)), world)[rank]
-        super().__init__(dataset, EvalMaker(packed, mine, batch), workers)
+        super().__init__(dataset, EvalBatches(packed, mine, batch), workers)
 
-    def _finish(self, packet: Packet, seconds: float) -> EvalBatch | None:
+    def _finish(self, packet: WorkerBatch, seconds: float) -> EvalBatch | None:
         if not packet.indices:
             return None
         return EvalBatch([np.asarray(p.numpy()) for p in packet.pixels], packet.indices, seconds)
@@ -280,14 +280,14 @@ def _leave_with_parent(worker: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-class _Work(TorchDataset[Packet]):
+class _Work(TorchDataset[WorkerBatch]):
     """A maker as torch's map-style data set; its items are whole batches.
 
     It must not know the loader: a cycle with the pool would leave dead workers to the garbage collector.
     """
 
-    def __init__(self, maker: Maker) -> None:
+    def __init__(self, maker: BatchBuilder) -> None:
         self.maker = maker
 
-    def __getitem__(self, spec: _Spec) -> Packet:
+    def __getitem__(self, spec: _Spec) -> WorkerBatch:
         return self.maker(*spec, shared=get_worker_info() is not None)

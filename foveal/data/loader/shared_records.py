@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import FovealError
-from ...recipe import Fit
+from ...recipe import Recipe
 from ...types import Images, Target, Targets
 from ..augment.geometry import Pixels, Sample
 from ..images.load import load_image
@@ -21,7 +21,7 @@ from ..records.dataset import Record
 from ..records.segmentation import from_json, masks_of, to_json
 
 
-def network_targets(records: Sequence[Record], images: Images, fit: Fit, *, masks: bool = False) -> Targets:
+def network_targets(records: Sequence[Record], images: Images, fit: Recipe, *, masks: bool = False) -> Targets:
     """The objects of some records in network pixels, treated as in training, on the device of ``images``."""
     frames = images.frame.cpu()
     rows = zip(records, frames, strict=True)
@@ -72,7 +72,7 @@ def targets_of(
     )
 
 
-class Packed:
+class PackedRecords:
     """All records in a few flat arrays: forked workers share these pages, where a hundred thousand objects would be
     copied by their reference counts."""
 

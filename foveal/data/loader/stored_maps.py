@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import FovealError
 from .map_cache import Store
-from .shared_records import Packed
+from .shared_records import PackedRecords
 from .window_batches import Windows, mirror
 
 if TYPE_CHECKING:
@@ -48,16 +48,16 @@ class MapStore(Store):
 
 @dataclass(frozen=True, eq=False)
 class Pooled:
-    """Windows as ``pool`` makes them of stored maps; boxes in network pixels. A :class:`~.windows.View`."""
+    """Windows as ``pool`` makes them of stored maps; boxes in network pixels. A :class:`~.windows.WindowSource`."""
 
     store: MapStore
     pool: Pool
     strides: Sequence[float]
 
     def __call__(
-        self, packed: Packed, index: int, boxes: Windows, truth: Windows, mirrored: NDArray[np.bool_]
+        self, packed: PackedRecords, index: int, boxes: Windows, truth: Windows, mirrored: NDArray[np.bool_]
     ) -> tuple[Tensor, Windows, Windows]:
-        """See :class:`View`."""
+        """See :class:`WindowSource`."""
         rows: list[Tensor] = []
         boxes, truth = boxes.copy(), truth.copy()
         for turned in (False, True):

@@ -1,8 +1,8 @@
 """R-CNN's and SPP-Net's training batches: windows drawn over the whole set, each looked at alone.
 
-A window is a proposal or an object. A batch of them is an ordinary one: N times what a ``View`` shows of a window
-(R-CNN: crops of the picture; SPP-Net: what its pool makes of stored maps, ``maps.py``), each with one proposal and,
-where the window is positive, with one object.
+A window is a proposal or an object. A batch of them is an ordinary one: N times what a ``WindowSource``
+shows of a window (R-CNN: crops of the image; SPP-Net: what its pool makes of stored maps, ``stored_maps.py``), each with
+one proposal and, where the window is positive, with one object.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ...boxes import array_iou
 from ...errors import FovealError, UsageError
-from ...recipe import Draw
+from ...recipe import WindowSampling
 from ...types import Images, Targets
 from ..records.dataset import Dataset
-from .batches import Packet, generator
+from .batches import WorkerBatch, generator
 from .loader import Batch, _Loader
-from .shared_records import Packed, Treatment
+from .shared_records import PackedRecords, Treatment
 
 if TYPE_CHECKING:
     from ...parts.pooling.warp import Warp
@@ -42,7 +42,7 @@ class WindowTable:
     negative: NDArray[np.int64]  # those that overlap all by less, and one by ``draw.low`` at least
 
     @classmethod
-    def build(cls, packed: Packed, draw: Draw) -> WindowTable:
+    def build(cls, packed: PackedRecords, draw: WindowSampling) -> WindowTable:
         """Raises :class:`FovealError` where there is no positive or no negative window at all."""
         parts = [_windows(packed, index, draw) for index in range(len(packed))]
         image = np.repeat(np.arange(len(parts), dtype=np.int32), [len(p[0]) for p in parts])
@@ -58,7 +58,7 @@ class WindowTable:
 
 
 def _windows(
-    packed: Packed, index: int, draw: Draw
+    packed: PackedRecords, index: int, draw: WindowSampling
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.bool_]]:
     """Boxes, objects, classes and which are positive, of one image. Windows in an ignored region are left out."""
     rows = slice(packed.starts[index], packed.starts[index + 1])
@@ -86,11 +86,11 @@ def _windows(
 
 
 @dataclass(frozen=True, eq=False)
-class Drawing:
+class WindowSampler:
     """Which windows are in a batch, by (seed, epoch, batch) alone."""
 
     table: WindowTable
-    draw: Draw
+    draw: WindowSampling
     images: int
     batch: int  # windows over all ranks
     seed: int
@@ -120,7 +120,7 @@ class Drawing:
         return [np.where(valid, boxes, 0.0).astype(np.float32)[:, None], label, valid]
 
 
-class View(Protocol):
+class WindowSource(Protocol):
     """What the windows of one image are looked at on.
 
     Gets the index of the image, boxes and objects of K windows, float64 (K, 4) pixels of the original picture, and
@@ -129,7 +129,7 @@ class View(Protocol):
     """
 
     def __call__(
-        self, packed: Packed, index: int, boxes: Windows, truth: Windows, mirrored: NDArray[np.bool_]
+        self, packed: PackedRecords, index: int, boxes: Windows, truth: Windows, mirrored: NDArray[np.bool_]
     ) -> tuple[Tensor, Windows, Windows]: ...
 
 
@@ -141,9 +141,9 @@ class Crops:
     fill: tuple[int, int, int]  # what lies outside a picture
 
     def __call__(
-        self, packed: Packed, index: int, boxes: Windows, truth: Windows, mirrored: NDArray[np.bool_]
+        self, packed: PackedRecords, index: int, boxes: Windows, truth: Windows, mirrored: NDArray[np.bool_]
     ) -> tuple[Tensor, Windows, Windows]:
-        """See :class:`View`; a box lies within its context, at the same place of every crop."""
+        """See :class:`WindowSource`; a box lies within its context, at the same place of every crop."""
         fill = torch.tensor(self.fill, dtype=torch.float32)[:, None, None]
         picture = torch.from_numpy(packed.image(index).astype(np.float32)).permute(2, 0, 1)
         crops = self.pool([(picture - fill)[None]], torch.from_numpy(boxes.astype(np.float32))[None], (1,))
@@ -157,23 +157,23 @@ class Crops:
 
 
 @dataclass(frozen=True, eq=False)
-class WindowMaker:
+class WindowBatches:
     """Reads each image of a batch once."""
 
-    packed: Packed
-    drawing: Drawing
-    view: View
+    packed: PackedRecords
+    drawing: WindowSampler
+    view: WindowSource
 
     def __len__(self) -> int:
         return len(self.drawing)
 
     @torch.no_grad()
-    def __call__(self, epoch: int, batch: int, shared: bool) -> Packet:
+    def __call__(self, epoch: int, batch: int, shared: bool) -> WorkerBatch:
         chosen, mirrored = self.drawing(epoch, batch)
         table = self.drawing.table
         boxes, truth = table.boxes[chosen].astype(np.float64), table.truth[chosen].astype(np.float64)
         images = table.image[chosen]
-        packet, seen, kept = Packet(), [], []
+        packet, seen, kept = WorkerBatch(), [], []
         for index in np.unique(images).tolist():
             rows = np.flatnonzero(images == index)
             try:
@@ -212,8 +212,8 @@ class WindowLoader(_Loader[Batch]):
     def __init__(
         self,
         dataset: Dataset,
-        view: View,
-        draw: Draw,
+        view: WindowSource,
+        draw: WindowSampling,
         batch: int,
         seed: int = 0,
         *,
@@ -226,11 +226,11 @@ class WindowLoader(_Loader[Batch]):
     ) -> None:
         if batch < 2 or batch % world:
             raise UsageError(f"a batch of {batch} windows cannot be shared equally by {world} processes")
-        packed = Packed(dataset.records, difficult, crowd)
-        drawing = Drawing(WindowTable.build(packed, draw), draw, len(packed), batch, seed, flip, rank, world)
-        super().__init__(dataset, WindowMaker(packed, drawing, view), workers)
+        packed = PackedRecords(dataset.records, difficult, crowd)
+        drawing = WindowSampler(WindowTable.build(packed, draw), draw, len(packed), batch, seed, flip, rank, world)
+        super().__init__(dataset, WindowBatches(packed, drawing, view), workers)
 
-    def _finish(self, packet: Packet, seconds: float) -> Batch:
+    def _finish(self, packet: WorkerBatch, seconds: float) -> Batch:
         proposals, boxes, labels, valid = (torch.from_numpy(a) for a in packet.arrays)
         (pixels,) = packet.pixels
         size = torch.tensor(pixels.shape[-2:]).expand(len(pixels), -1)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ...weights.state import load_known
+from ...weights.state import load_network_file
 from .base import BackboneSpec, returned
 
 FULLY_CONNECTED = tuple(f"{name}.{kind}" for name in ("fc6", "fc7", "fc8") for kind in ("weight", "bias"))
@@ -54,7 +54,7 @@ class CaffeSpec(BackboneSpec):
         if file:
             names = [name for name, layer in self.layers() if isinstance(layer, Conv)]
             known = [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
-            load_known(backbone, file, known=(*known, *FULLY_CONNECTED), what=type(self).__name__)
+            load_network_file(backbone, file, known=(*known, *FULLY_CONNECTED), what=type(self).__name__)
 
 
 @dataclass(frozen=True)

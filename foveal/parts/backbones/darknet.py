@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from ...errors import UsageError
-from ...weights.state import load_into
+from ...weights.state import load_state
 from ..darknet.cfg_graph import Layer, Net, cfg_text, read_net
 from ..darknet.layers import AvgPool, Connected, Convolutional, Cost, Local, Softmax
 from ..darknet.module import DarknetNetwork
@@ -84,7 +84,7 @@ class Darknet(BackboneSpec):
         if file:
             assert isinstance(backbone, DarknetNetwork)
             _, state = read_darknet(file, self.net(), needed=max(backbone.returns))
-            load_into(backbone, state, path=file, known=state.keys(), what="the cfg's network")
+            load_state(backbone, state, path=file, known=state.keys(), what="the cfg's network")
 
     def _returned(self, net: Net, trunk: Sequence[Layer], levels: Sequence[int]) -> list[int]:
         by_level = {net.stride(layer.index).bit_length() - 1: layer.index for layer in trunk}  # the last one wins

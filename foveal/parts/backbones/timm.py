@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ...weights.cache import TIMM, published_file
 from ...weights.open import read_state
-from ...weights.state import load_into
+from ...weights.state import load_state
 from ..layers.norms import fuse_frozen, replace_norms
 from .base import BackboneSpec
 
@@ -77,7 +77,7 @@ class Timm(BackboneSpec):
         for key, value in read_state(file).items():
             flat = _flat(key)
             state[flat if flat in own and key not in own else key] = value
-        load_into(network, state, path=file, known=state.keys(), what=self.name)
+        load_state(network, state, path=file, known=state.keys(), what=self.name)
 
     @property
     def weights_file(self) -> str | None:

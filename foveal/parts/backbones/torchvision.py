@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...weights.cache import PUBLISHED, published_file
-from ...weights.state import load_known
+from ...weights.state import load_network_file
 from ..layers.norms import FrozenBatchNorm, NormKind, fuse_frozen, replace_norms
 from .base import BackboneSpec, returned
 
@@ -96,7 +96,7 @@ class Torchvision(BackboneSpec):
         """
         file = _file(path or self.weights)
         if file:
-            load_known(backbone, file, known=cast(Backbone, backbone).known, what=self.name)
+            load_network_file(backbone, file, known=cast(Backbone, backbone).known, what=self.name)
 
     @property
     def weights_file(self) -> str | None:

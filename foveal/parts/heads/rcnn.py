@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ...types import Predictions
 from ...weights.open import read_state
-from ...weights.state import load_into
+from ...weights.state import load_state
 from ..darknet.weights import is_darknet
 from .roi import FullyConnected, Predictor, PredictorLayers, connected_layers
 
 
 @dataclass(frozen=True)
-class TwoTaps:
+class RCNNHead:
     """Fully connected layers with ReLU and dropout. Nothing moves a box until a stage fits ``predictor.bbox_pred``."""
 
     width: int = 4096
@@ -28,7 +28,7 @@ class TwoTaps:
 
     def __post_init__(self) -> None:
         if self.predictor.agnostic:
-            raise UsageError("TwoTaps fits a box for each class", fix="Use Predictor(agnostic=False)")
+            raise UsageError("RCNNHead fits a box for each class", fix="Use Predictor(agnostic=False)")
 
     def build(
         self,
@@ -38,7 +38,7 @@ class TwoTaps:
         classes: int,
         bias: float | None,
         backbone: nn.Module | None = None,
-    ) -> TwoTapHead:
+    ) -> RCNNHeadLayers:
         """For maps (channels, side, side): those that are pooled, or that ``backbone`` makes of what is pooled."""
         length = channels * side * side
         trunk = FullyConnected(length, self.width, self.depth, self.dropout) if self.depth else nn.Flatten()
@@ -47,9 +47,9 @@ class TwoTaps:
                 nn.init.constant_(layer.bias, self.bias)
         vector = self.width if self.depth else length
         predictor = PredictorLayers(self.predictor, vector, logits, classes, bias, box_inputs=length)
-        return TwoTapHead(trunk, predictor, backbone, side)
+        return RCNNHeadLayers(trunk, predictor, backbone, side)
 
-    def load_pretrained(self, head: TwoTapHead, path: str | Path) -> None:
+    def load_pretrained(self, head: RCNNHeadLayers, path: str | Path) -> None:
         """Reads the connected layers of the network whose file that is, as far as it has layers of this size.
 
         CaffeNet, VGG and torchvision's AlexNet have two; other networks have none, and the layers keep their start.
@@ -58,10 +58,10 @@ class TwoTaps:
             return
         own, found = head.trunk.state_dict(), connected_layers(read_state(path))
         if own and all(key in found and found[key].shape == value.shape for key, value in own.items()):
-            load_into(head.trunk, {key: found[key] for key in own}, path=path, what="the fully connected layers")
+            load_state(head.trunk, {key: found[key] for key in own}, path=path, what="the fully connected layers")
 
 
-class TwoTapHead(nn.Module):
+class RCNNHeadLayers(nn.Module):
     """Rows (B * P, c, h, w) -> ``Predictions`` of logits (B, P, K) and deltas (B, P, C, 4).
 
     With a ``backbone`` the rows are crops of pixels, and its last map, averaged to ``side`` x ``side`` cells where it
@@ -75,11 +75,11 @@ class TwoTapHead(nn.Module):
         self.crops, self.side = backbone is not None, side
         self.trunk, self.predictor = trunk, predictor
 
-    def taps(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def split_features(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """What the classes are predicted from (R, width), and the boxes (R, c h w)."""
         x = F.adaptive_avg_pool2d(self.backbone(rows)[-1], self.side) if self.crops else rows
         return self.trunk(x), x.flatten(1)
 
     def forward(self, rows: Tensor, batch: int) -> Predictions:
-        logits, deltas = self.predictor(*self.taps(rows))
+        logits, deltas = self.predictor(*self.split_features(rows))
         return Predictions(logits.unflatten(0, (batch, -1)), deltas.unflatten(0, (batch, -1)))

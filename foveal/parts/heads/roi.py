@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ...types import Predictions
 from ...weights.open import read_state
-from ...weights.state import load_into, load_known
+from ...weights.state import load_network_file, load_state
 from ..layers.norms import NormKind, conv_block, fuse_frozen, linear_as_conv, replace_norms
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class ResNetTail(RoIHeadSpec):
         from ..backbones.torchvision import torchvision_network
 
         known = torchvision_network(self.name).state_dict()
-        load_known(head.trunk, path, known=known, what=f"{self.name} (layer4)")
+        load_network_file(head.trunk, path, known=known, what=f"{self.name} (layer4)")
 
 
 class Tail(nn.Module):
@@ -254,7 +254,7 @@ class VGGTail(RoIHeadSpec):
                 fix="Train without ranks, then foveal weights export RUN --svd RANK,RANK",
             )
         state = connected_layers(read_state(path))
-        load_into(head.trunk, state, path=path, what="the two fully connected layers")
+        load_state(head.trunk, state, path=path, what="the two fully connected layers")
 
 
 _CONNECTED = (("fc6.", "fc7."), ("classifier.0.", "classifier.3."), ("classifier.1.", "classifier.4."))

@@ -11,7 +11,7 @@ from torch import nn
 
 from ...errors import UsageError
 from ...weights.open import read_state
-from ...weights.state import load_into
+from ...weights.state import load_state
 from ..backbones.timm import Last, _network, frozen
 from ..layers.norms import fuse_frozen
 from .roi import Predictor, RoIHead, RoIHeadSpec
@@ -45,4 +45,4 @@ class TimmTail(RoIHeadSpec):
 
     def load_pretrained(self, head: RoIHead, path: str | Path) -> None:
         state = read_state(path)
-        load_into(head.trunk, state, path=path, known=state.keys(), what=f"{self.name} (last stage)")
+        load_state(head.trunk, state, path=path, known=state.keys(), what=f"{self.name} (last stage)")

@@ -86,7 +86,7 @@ class TransformerHead(LayeredHead):
         """What the queries have become after each decoder layer, (L, B, Q, d)."""
         x = self.input_proj(features[-1])
         h, w = x.shape[-2:]
-        rows, columns = picture_part(images, h, w)
+        rows, columns = image_part(images, h, w)
         position = sine_positions(rows, columns, x.shape[1], self.turns, self.temperature).to(x.dtype)
         places = x.flatten(2).transpose(1, 2)  # (B, S, d): no copy where pixels lie channels-last
         mask = None if _whole(images) else (rows[:, :, None] & columns[:, None]).flatten(1)[:, None, None]
@@ -100,7 +100,7 @@ class TransformerHead(LayeredHead):
 
 
 # ---------------------------------------------------------------------------------------------- positions
-def picture_part(images: Images, h: int, w: int) -> tuple[Tensor, Tensor]:
+def image_part(images: Images, h: int, w: int) -> tuple[Tensor, Tensor]:
     """Which rows (B, h) and columns (B, w) of a map are picture: the canvas's, sampled at the nearest place as
     ``F.interpolate`` does it."""
     found = []

@@ -15,7 +15,7 @@ from .quality import Quality
 
 
 @dataclass(frozen=True)
-class Centreness(Quality):
+class Centerness(Quality):
     """How far a point lies from the middle of its object: sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)).
 
     FCOS, equation 3: learned by binary cross-entropy at positive points; a detection's score is the square root of
@@ -37,7 +37,7 @@ class Centreness(Quality):
         keep: Tensor,
     ) -> Tensor:
         truth = targets.boxes.gather(1, match.gt[..., None].expand(-1, -1, 4))
-        target = centreness(priors.batched(len(truth)), truth)
+        target = centerness(priors.batched(len(truth)), truth)
         rows = F.binary_cross_entropy_with_logits(quality.float(), target, reduction="none")
         weight = keep * match.positive * self.normalizer(keep, match.positive)
         return (torch.where(weight > 0, rows, 0.0) * weight).sum() * self.weight
@@ -48,10 +48,10 @@ class Centreness(Quality):
         return (scores * quality.sigmoid()[..., None]).sqrt()
 
     def row_weight(self, priors: Priors, boxes: Tensor, match: Match) -> Tensor | None:
-        return centreness(priors.batched(len(boxes)), boxes) if self.weighs_boxes else None
+        return centerness(priors.batched(len(boxes)), boxes) if self.weighs_boxes else None
 
 
-def centreness(cells: Tensor, boxes: Tensor) -> Tensor:
+def centerness(cells: Tensor, boxes: Tensor) -> Tensor:
     """Of the middles of ``cells`` (B, A, 4) in ``boxes`` (B, A, 4): (B, A) in 0..1, 0 outside."""
     x, y = (cells[..., 0] + cells[..., 2]) / 2, (cells[..., 1] + cells[..., 3]) / 2
     across = torch.stack([x - boxes[..., 0], boxes[..., 2] - x], -1).clamp(min=0)

@@ -18,8 +18,8 @@ from torch import Tensor
 from ...errors import UsageError
 from ...types import Match
 from ..coders import at_least_fp32
-from .normalizers import KeptRows, Normalizer, PerImage, Positives
-from .sigmoid_kernel import Curve, sigmoid_rows
+from .normalizers import Normalizer, PerImage, Positives, Sampled
+from .sigmoid_kernel import SigmoidLossParams, sigmoid_rows
 
 
 class ClassLoss(ABC):
@@ -48,8 +48,8 @@ class ClassLoss(ABC):
         """How often each row counts, (B, A), in the sum and in what it is divided by; None: once."""
         return None
 
-    def further(self, logits: Tensor, labels: Tensor, match: Match) -> Tensor | None:
-        """What ``match.further``'s objects, of these labels (B, G), add to their priors' rows: (B, A).
+    def extra_class_loss(self, logits: Tensor, labels: Tensor, match: Match) -> Tensor | None:
+        """What ``match.extra_objects``'s objects, of these labels (B, G), add to their priors' rows: (B, A).
 
         None where a row knows one class alone.
         """
@@ -73,9 +73,9 @@ class CrossEntropy(ClassLoss):
     """
 
     background: bool = True
-    normalizer: Normalizer = KeptRows()
+    normalizer: Normalizer = Sampled()
     weight: float = 1.0
-    background_weight: float = 1.0  # how often a row of background counts (DETR: 0.1); :class:`KeptRows` counts it so
+    background_weight: float = 1.0  # how often a row of background counts (DETR: 0.1); :class:`Sampled` counts it so
 
     def __post_init__(self) -> None:
         if not self.background_weight > 0:
@@ -110,7 +110,7 @@ class SigmoidLoss(ClassLoss):
 
     @property
     @abstractmethod
-    def curve(self) -> Curve:
+    def curve(self) -> SigmoidLossParams:
         """The loss in the fast form's parameters."""
 
     @abstractmethod
@@ -127,11 +127,11 @@ class SigmoidLoss(ClassLoss):
     def __call__(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
         return sigmoid_rows(logits, labels, positive, self.curve)
 
-    def further(self, logits: Tensor, labels: Tensor, match: Match) -> Tensor | None:
+    def extra_class_loss(self, logits: Tensor, labels: Tensor, match: Match) -> Tensor | None:
         """Their classes are answered with yes too, each once (Darknet's ``yolo`` layer)."""
-        if match.further is None:
+        if match.extra_objects is None:
             return None
-        prior, counts = match.further  # (B, G)
+        prior, counts = match.extra_objects  # (B, G)
         entry = prior * logits.shape[-1] + labels
         first = ~((entry[:, :, None] == entry[:, None]) & counts[:, None]).tril(-1).any(-1)
         known = labels.gather(1, match.gt.gather(1, prior)) == labels  # the class that the row answers anyway
@@ -155,7 +155,7 @@ class BinaryCrossEntropy(SigmoidLoss):
     """-ln p_t, with p_t = p for the object's class and 1 - p for the others; p = sigmoid(x)."""
 
     prior: float | None = None  # probability of an object the head starts with; None: one half
-    normalizer: Normalizer = KeptRows()
+    normalizer: Normalizer = Sampled()
     weight: float = 1.0
     background: bool = True  # False: rows without an object have no loss (YOLOv3), an objectness says where objects are
 
@@ -163,8 +163,8 @@ class BinaryCrossEntropy(SigmoidLoss):
         _check(self, prior=self.prior)
 
     @property
-    def curve(self) -> Curve:
-        return Curve()
+    def curve(self) -> SigmoidLossParams:
+        return SigmoidLossParams()
 
     def __call__(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
         loss = super().__call__(logits, labels, positive)
@@ -190,8 +190,8 @@ class BalancedCrossEntropy(SigmoidLoss):
         _check(self, alpha=self.alpha, prior=self.prior)
 
     @property
-    def curve(self) -> Curve:
-        return Curve(positive=self.alpha, negative=1 - self.alpha)
+    def curve(self) -> SigmoidLossParams:
+        return SigmoidLossParams(positive=self.alpha, negative=1 - self.alpha)
 
     def formula(self, x: Tensor, y: Tensor) -> Tensor:
         return _balance(y, self.alpha) * F.binary_cross_entropy_with_logits(x, y, reduction="none")
@@ -220,8 +220,8 @@ class Focal(SigmoidLoss):
             raise UsageError(f"Focal(gamma={self.gamma}): expected zero or more")
 
     @property
-    def curve(self) -> Curve:
-        return Curve(power=self.gamma, **_alpha_weights(self.alpha))
+    def curve(self) -> SigmoidLossParams:
+        return SigmoidLossParams(power=self.gamma, **_alpha_weights(self.alpha))
 
     def formula(self, x: Tensor, y: Tensor) -> Tensor:
         wrong = torch.sigmoid(torch.where(y > 0, -x, x))  # 1 - p_t
@@ -253,8 +253,8 @@ class FocalStar(SigmoidLoss):
             raise UsageError(f"FocalStar(gamma={self.gamma}): expected more than zero")
 
     @property
-    def curve(self) -> Curve:
-        return Curve(slope=self.gamma, shift=self.beta, **_alpha_weights(self.alpha))
+    def curve(self) -> SigmoidLossParams:
+        return SigmoidLossParams(slope=self.gamma, shift=self.beta, **_alpha_weights(self.alpha))
 
     def formula(self, x: Tensor, y: Tensor) -> Tensor:
         x_t = torch.where(y > 0, x, -x)

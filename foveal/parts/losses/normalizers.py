@@ -23,7 +23,7 @@ class Normalizer(ABC):
 
 
 @dataclass(frozen=True)
-class KeptRows(Normalizer):
+class Sampled(Normalizer):
     """One over the rows kept in the batch, or over the sum of their weights: a mean (Fast R-CNN; torchvision's RPN and
     RoI heads; DETR)."""
 

@@ -27,7 +27,7 @@ _HALF_SCALE = 4096.0  # float16 gradients are stored this much larger: focal's s
 
 
 @dataclass(frozen=True)
-class Curve:
+class SigmoidLossParams:
     """One sigmoid loss. ``power`` is focal's gamma, ``slope`` and ``shift`` are FL*'s gamma and beta."""
 
     power: float = 0.0
@@ -37,7 +37,7 @@ class Curve:
     negative: float = 1.0  # weight of every other entry
 
 
-def sigmoid_rows(logits: Tensor, labels: Tensor, positive: Tensor, curve: Curve) -> Tensor:
+def sigmoid_rows(logits: Tensor, labels: Tensor, positive: Tensor, curve: SigmoidLossParams) -> Tensor:
     """Loss of every row, summed over its K entries.
 
     logits (B, A, K) of any floating type, labels (B, A) int64 in 0..K-1 where positive, positive (B, A) bool
@@ -52,7 +52,9 @@ def sigmoid_rows(logits: Tensor, labels: Tensor, positive: Tensor, curve: Curve)
 
 class _SigmoidRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, positive: Tensor, curve: Curve, needs_grad: bool) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, labels: Tensor, positive: Tensor, curve: SigmoidLossParams, needs_grad: bool
+    ) -> Tensor:
         flat = logits.reshape(-1, logits.shape[-1])  # (R, K)
         column = torch.where(positive, labels, 0).reshape(-1, 1)
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
@@ -114,7 +116,7 @@ def _curve(x: Tensor, u: Tensor, f: Tensor, df: Tensor, t: Tensor, power: float)
     torch.add(modulation.mul_(t), df, alpha=power, out=df)
 
 
-def _inner(x: Tensor, u: Tensor, curve: Curve) -> Tensor:
+def _inner(x: Tensor, u: Tensor, curve: SigmoidLossParams) -> Tensor:
     """``slope * x - shift``: in ``u``, or ``x`` itself where it is that already."""
     if curve.slope == 1 and curve.shift == 0 and x.dtype == u.dtype:
         return x
@@ -122,7 +124,7 @@ def _inner(x: Tensor, u: Tensor, curve: Curve) -> Tensor:
     return u.mul_(curve.slope).sub_(curve.shift) if (curve.slope, curve.shift) != (1, 0) else u
 
 
-def _own_entry(x: Tensor, hot: Tensor, curve: Curve) -> tuple[Tensor, Tensor]:
+def _own_entry(x: Tensor, hot: Tensor, curve: SigmoidLossParams) -> tuple[Tensor, Tensor]:
     """Loss and gradient (R, 1) of the logits ``x`` (R, 1) in the label's column: an object's where ``hot``."""
     u = torch.where(hot, -x, x)
     f, df, t = torch.empty_like(u), torch.empty_like(u), torch.empty_like(u)

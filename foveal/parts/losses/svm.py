@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .classification import ClassLoss, CrossEntropy
-from .normalizers import KeptRows, Normalizer
+from .normalizers import Normalizer, Sampled
 
 
 @dataclass(frozen=True)
-class Margin(ClassLoss):
+class SoftmaxOrSVM(ClassLoss):
     """Trained as softmax cross entropy over C + 1 columns, background last; class c scores sigmoid(z_c - z_background).
 
     While the columns are a softmax's that is p_c / (p_c + p_background), the class against background alone. A stage
@@ -19,7 +19,7 @@ class Margin(ClassLoss):
     class' own margin. So one layer and one path of prediction serve both.
     """
 
-    normalizer: Normalizer = KeptRows()
+    normalizer: Normalizer = Sampled()
     weight: float = 1.0
 
     @property

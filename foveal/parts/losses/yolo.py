@@ -9,35 +9,36 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import UsageError
-from ..coders import Cell, Coder, at_least_fp32
+from ..coders import Coder, GridCoder, at_least_fp32
 from .box import BoxLoss
 from .normalizers import Normalizer, PerImage
 
 
 @dataclass(frozen=True)
-class CellError(BoxLoss):
-    """Half the sum of squared errors of the four numbers of a :class:`Cell` coder: the box loss of Darknet.
+class YOLOBoxLoss(BoxLoss):
+    """Half the sum of squared errors of the four numbers of a :class:`GridCoder` coder: the box loss of Darknet.
 
     Its gradient is Darknet's (which writes gradients, not losses). Centres are compared as places in the cell:
     "squared" is 1/2 (f(tx) - x)^2 (YOLOv1, YOLOv2); "logistic" is cross-entropy, whose gradient by tx is f(tx) - x
     (YOLOv3). ``small``: a row with an object counts 2 - w h times, w and h as parts of the picture (YOLOv2 on). For
-    the first ``pull`` images rows without an object are drawn to their priors with weight 0.01 (YOLOv2: 12,800).
+    the first ``warmup_images`` images priors without an object
+    are pulled to their anchors with weight 0.01 (YOLOv2: 12,800).
     """
 
     centre: Literal["squared", "logistic"] = "squared"
     small: bool = True  # small objects count up to twice
-    pull: int = 0  # images
+    warmup_images: int = 0  # images
     normalizer: Normalizer = PerImage()
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.centre not in ("squared", "logistic") or self.pull < 0:
-            raise UsageError(f"{self}: centre is 'squared' or 'logistic', pull a number of images")
+        if self.centre not in ("squared", "logistic") or self.warmup_images < 0:
+            raise UsageError(f"{self}: centre is 'squared' or 'logistic', warmup_images a number of images")
 
     def __call__(self, deltas: Tensor, priors: Tensor, boxes: Tensor, coder: Coder) -> Tensor:
         deltas, wanted = at_least_fp32(deltas), coder.encode(at_least_fp32(boxes), at_least_fp32(priors)).detach()
         found, place = deltas[..., :2], wanted[..., :2]
-        if isinstance(coder, Cell) and coder.logistic:
+        if isinstance(coder, GridCoder) and coder.logistic:
             place = place.sigmoid()
             if self.centre == "logistic":
                 across = F.binary_cross_entropy_with_logits(found, place, reduction="none")
@@ -53,4 +54,4 @@ class CellError(BoxLoss):
         return 2 - ((boxes[..., 2:] - boxes[..., :2]) / priors[..., 6:8]).prod(-1)
 
     def background(self, seen: int) -> float:
-        return 0.01 if seen < self.pull else 0.0
+        return 0.01 if seen < self.warmup_images else 0.0

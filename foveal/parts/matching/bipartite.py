@@ -11,7 +11,7 @@ from torch import Tensor
 from ...boxes import pairwise_iou
 from ...errors import UsageError
 from ...types import Match, Priors, Targets
-from .matcher import DEVICE_BUDGET, HOST_BUDGET, Matcher, Outputs, overlappable, settled
+from .matcher import DEVICE_BUDGET, HOST_BUDGET, Matcher, Outputs, finalize_match, mask_invalid
 
 LEAST = 1e-6  # an overlap at or below this is none (``MatchBBox`` of the released code)
 
@@ -41,7 +41,7 @@ class BipartiteThenIoU(Matcher):
     @torch.no_grad()
     def __call__(self, priors: Priors, targets: Targets, outputs: Outputs | None = None) -> Match:
         """Memory is bounded by priors x objects in pieces, and objects x objects. No host sync on an accelerator."""
-        boxes, objects = overlappable(priors, targets)
+        boxes, objects = mask_invalid(priors, targets)
         candidates = objects.shape[1] if self.first == "bipartite" else 1
         iou, gt, overlap, index = _overlaps(boxes, objects, candidates)
         wanted = _bipartite(overlap, index, iou.shape[1]) if self.first == "bipartite" else _best(overlap, index, iou)
@@ -49,7 +49,7 @@ class BipartiteThenIoU(Matcher):
         positive = (iou >= self.positive) | (forced >= 0)
         gt = torch.where(forced >= 0, forced, gt)
         ignored = ~positive & ~(iou < self.negative)  # so written, not a number is ignored
-        return settled(gt, positive, ignored, priors, targets)
+        return finalize_match(gt, positive, ignored, priors, targets)
 
 
 def _overlaps(priors: Tensor, objects: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ... import boxes as box_ops
 from ...errors import UsageError
 from ...types import Match, Priors, Targets
-from .matcher import DEVICE_BUDGET, HOST_BUDGET, Matcher, Outputs, settled
+from .matcher import DEVICE_BUDGET, HOST_BUDGET, Matcher, Outputs, finalize_match
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class ShapeMatcher(Matcher):
     """An object belongs to the one prior whose shape is nearest, in the cell of its centre (YOLOv2, YOLOv3).
 
     Nearest means the largest IoU of the two boxes laid on one centre, over the shapes of all levels. Of two objects
-    with the same prior the later one wins, as in Darknet, where it overwrites the first; losses with a question for
-    each class still hear of the first one's (``Match.further``). Every other prior is background; which of them an
-    objectness spares is its own business. Needs the priors :class:`~.cells.Cells`.
+    with the same prior the later one wins, as in Darknet, where it overwrites the first; losses with one
+    sigmoid a class still learn the class of the first (``Match.extra_objects``). Every other prior is background; which
+    of them the objectness loss ignores is its own business. Needs the priors :class:`~.cells.Cells`.
     """
 
     @torch.no_grad()
@@ -103,8 +103,8 @@ def _assign(
     has_prior = best > -math.inf
     owner.scatter_reduce_(1, prior, torch.where(has_prior, number, 0), "amax")  # the last object wins
     positive = owner > 0
-    match = settled((owner - 1).clamp(min=0), positive, torch.zeros_like(positive), priors, targets)
-    return replace(match, further=(prior, has_prior & (owner.gather(1, prior) != number)))
+    match = finalize_match((owner - 1).clamp(min=0), positive, torch.zeros_like(positive), priors, targets)
+    return replace(match, extra_objects=(prior, has_prior & (owner.gather(1, prior) != number)))
 
 
 def _grid(priors: Priors) -> Tensor:

@@ -14,7 +14,7 @@ from ...boxes import pairwise_giou
 from ...errors import UsageError
 from ...types import Match, Priors, Targets
 from ..coders import ImageRelative
-from .matcher import Matcher, Outputs, settled
+from .matcher import Matcher, Outputs, finalize_match
 
 _WORST = 1e6  # what a cost that is no number counts as; the guard of the training stops such a step
 
@@ -50,7 +50,7 @@ class Hungarian(Matcher):
         owner = torch.from_numpy(assign(cost.cpu().numpy())).to(cost.device, non_blocking=True)  # (B, A)
         positive = owner >= 0
         found = Priors(outputs[0], priors.counts, priors.valid)
-        return settled(owner.clamp(min=0), positive, torch.zeros_like(positive), found, targets)
+        return finalize_match(owner.clamp(min=0), positive, torch.zeros_like(positive), found, targets)
 
     def costs(self, priors: Priors, targets: Targets, outputs: Outputs) -> Tensor:
         """(B, A, G) float32: of every query with every object, infinite where there is no object."""

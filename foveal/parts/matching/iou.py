@@ -8,7 +8,7 @@ import torch
 
 from ...errors import UsageError
 from ...types import Match, Priors, Targets
-from .matcher import Matcher, Outputs, match_on_device, match_on_host, overlappable, settled
+from .matcher import Matcher, Outputs, finalize_match, mask_invalid, match_on_device, match_on_host
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class IoUMatcher(Matcher):
     @torch.no_grad()
     def __call__(self, priors: Priors, targets: Targets, outputs: Outputs | None = None) -> Match:
         """Memory is bounded: it does not grow with the number of objects. No host sync on an accelerator."""
-        boxes, objects = overlappable(priors, targets)
+        boxes, objects = mask_invalid(priors, targets)
         host = boxes.device.type == "cpu" and not torch.compiler.is_compiling()
         iou, gt, best = (match_on_host if host else match_on_device)(boxes, objects, self.low_quality)
         positive = iou >= self.positive
@@ -53,4 +53,4 @@ class IoUMatcher(Matcher):
         rest = iou < self.negative  # not a number is neither
         if self.background > 0:
             rest &= iou >= self.background
-        return settled(gt, positive, rest.logical_or_(positive).logical_not_(), priors, targets)
+        return finalize_match(gt, positive, rest.logical_or_(positive).logical_not_(), priors, targets)

@@ -39,7 +39,7 @@ class Matcher(ABC):
         """Returns a :class:`Match` with (B, A) tensors on the device of the targets."""
 
 
-def overlappable(priors: Priors, targets: Targets) -> tuple[Tensor, Tensor]:
+def mask_invalid(priors: Priors, targets: Targets) -> tuple[Tensor, Tensor]:
     """Priors (A, 4) or (B, A, 4) and objects (B, G, 4), float32; what is not valid is empty, so it overlaps nothing."""
     boxes = priors.boxes.detach().float()
     if priors.valid is not None:
@@ -47,7 +47,7 @@ def overlappable(priors: Priors, targets: Targets) -> tuple[Tensor, Tensor]:
     return boxes, torch.where(targets.valid[..., None], targets.boxes, targets.boxes.new_zeros(())).float()
 
 
-def settled(gt: Tensor, positive: Tensor, ignored: Tensor, priors: Priors, targets: Targets) -> Match:
+def finalize_match(gt: Tensor, positive: Tensor, ignored: Tensor, priors: Priors, targets: Targets) -> Match:
     """The end of every matcher: ignored regions and priors that are not valid are ignored, whatever else they are."""
     if targets.any_ignore:
         ignored = ignored | ~positive & in_ignored_region(priors.boxes, targets)

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...errors import UsageError
 from ...types import Match, Priors, Targets
-from .matcher import DEVICE_BUDGET, HOST_BUDGET, Matcher, Outputs, settled
+from .matcher import DEVICE_BUDGET, HOST_BUDGET, Matcher, Outputs, finalize_match
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Whole = np.ndarray[Any, np.dtype[np.int64]]
@@ -50,7 +50,7 @@ class PointMatcher(Matcher):
             gt, positive = self._everywhere(cells, priors.counts, targets)
         else:
             gt, positive = self._near_objects(grids, targets)
-        return settled(torch.where(positive, gt, 0), positive, torch.zeros_like(positive), priors, targets)
+        return finalize_match(torch.where(positive, gt, 0), positive, torch.zeros_like(positive), priors, targets)
 
     def _ranges(self, cells: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Smallest and largest size of every prior, (B, A)."""

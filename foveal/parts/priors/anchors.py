@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...types import Images, Priors
-from .base import PriorSet, inside_picture
+from .base import PriorSet, inside_image
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Anchors(PriorSet):
         maps = tuple((int(f.shape[-2]), int(f.shape[-1])) for f in features)
         canvas = (int(images.pixels.shape[-2]), int(images.pixels.shape[-1]))
         boxes, counts = _anchors(self, maps, canvas, tuple(strides), features[0].device)
-        return Priors(boxes, counts, inside_picture(boxes, images.sizes) if self.inside else None)
+        return Priors(boxes, counts, inside_image(boxes, images.sizes) if self.inside else None)
 
 
 def octaves(sizes: Sequence[float], steps: int) -> tuple[tuple[float, ...], ...]:

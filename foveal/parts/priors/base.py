@@ -23,7 +23,7 @@ class PriorSet(ABC):
     def __call__(self, images: Images, features: Sequence[Tensor], strides: Sequence[int]) -> Priors: ...
 
 
-def inside_picture(boxes: Tensor, sizes: Tensor) -> Tensor:
+def inside_image(boxes: Tensor, sizes: Tensor) -> Tensor:
     """Which of the boxes (A, 4) cross no border of pictures of ``sizes`` (B, 2) = height, width: (B, A) bool."""
     limit = sizes.to(boxes.dtype)[:, None]  # (B, 1, 2)
     return (boxes[:, 0] >= 0) & (boxes[:, 1] >= 0) & (boxes[:, 2] <= limit[..., 1]) & (boxes[:, 3] <= limit[..., 0])

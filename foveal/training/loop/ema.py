@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 
-class Average:
+class EMA:
     """Exponential moving average of the weights, after every update: a <- d a + (1 - d) w.
 
     d = min(decay, (1 + n) / (10 + n)) with n updates done, so that a short training forgets its random start (the ramp

@@ -18,15 +18,15 @@ from lightning_fabric import Fabric
 from ...checkpoints import folder as checkpoint
 from ...data.records.dataset import Dataset
 from ...errors import FovealError
-from ...recipe import Fit
+from ...recipe import Recipe
 from ...runtime.progress import Progress
 from ...types import Images, Targets
-from .ema import Average
+from .ema import EMA
 from .interrupt import Interrupt
 from .log import Clock, Log, Meter
 from .nonfinite import Guard, NonFiniteLoss
-from .optimizers import build_solver, freeze, resting_norms, restore_solver, set_lr, solver_tensors
-from .state import FINISHED, OUT_OF_TIME, STOPPED_EARLY, Pace, State, differs, full_plan, plan_again, timed_plan
+from .optimizers import build_solver, freeze, frozen_norm_modules, restore_solver, set_lr, solver_tensors
+from .state import FINISHED, OUT_OF_TIME, STOPPED_EARLY, Pace, State, differs, full_plan, plan_on_resume, timed_plan
 from .update import Updater, to_device
 from .validate import Validation, Validator
 
@@ -41,7 +41,7 @@ class Job:
 
     fabric: Fabric
     detector: Any  # a ``Detector`` on its device
-    fit: Fit
+    fit: Recipe
     loader: Any  # ``foveal.data.loader.loader.Loader``: this process' share of every batch
     train: Dataset
     validator: Validator
@@ -73,7 +73,7 @@ class Loop:
         self.clock, self.meter = Clock(job.fabric.device), Meter()
         self.guard = Guard(job.out, job.fabric.global_rank, job.detector.classes)
         self.trainable = frozenset(n for n, p in job.detector.named_parameters() if p.requires_grad)
-        self.average = Average(job.detector, job.fit.ema) if job.fit.ema is not None else None
+        self.average = EMA(job.detector, job.fit.ema) if job.fit.ema is not None else None
         self._stage = -1
         self._seconds_an_update = 0.0
         self._told: set[str] = set()  # of images that cannot be read
@@ -216,7 +216,7 @@ class Loop:
         self._stage = index
         stage, detector = self.fit.stages[index], self.job.detector
         freeze(detector, stage, self.trainable)
-        detector.resting = resting_norms(detector, self.trainable)
+        detector.frozen_norms = frozen_norm_modules(detector, self.trainable)
         self.solver = build_solver(detector, self.fit, stage)
         if resumed is not None:
             restore_solver(self.solver, detector, resumed.optimizer)
@@ -344,7 +344,7 @@ class Loop:
         """Puts weights, average and numbers back; the solver follows with its stage."""
         asked = self.state.plan
         self.state = State.from_json(resumed.state)
-        self.state.plan, self.most = plan_again(
+        self.state.plan, self.most = plan_on_resume(
             self.state.plan, asked, self.fit, self.state.step, self.job.epochs, self.job.max_time
         )
         self.job.detector.load_state_dict(resumed.raw or resumed.model)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ...recipe import Fit, Solver, Stage
+from ...recipe import Recipe, Solver, Stage
 
 # every norm layer of torch is one of these or a subclass
 NORMS = (
@@ -34,7 +34,7 @@ def freeze(module: nn.Module, stage: Stage, trainable: frozenset[str]) -> None:
         parameter.requires_grad_(name in trainable and name.startswith(stage.trains))
 
 
-def resting_norms(module: nn.Module, trainable: frozenset[str]) -> tuple[nn.Module, ...]:
+def frozen_norm_modules(module: nn.Module, trainable: frozenset[str]) -> tuple[nn.Module, ...]:
     """Batch norms that this stage keeps still though the detector could train them: their statistics rest too."""
     found = []
     for path, child in module.named_modules():
@@ -44,7 +44,7 @@ def resting_norms(module: nn.Module, trainable: frozenset[str]) -> tuple[nn.Modu
     return tuple(found)
 
 
-def parameter_groups(module: nn.Module, fit: Fit, stage: Stage) -> list[dict[str, Any]]:
+def parameter_groups(module: nn.Module, fit: Recipe, stage: Stage) -> list[dict[str, Any]]:
     """Groups of equal learning rate and weight decay; ``scale`` is the factor on the stage's learning rate."""
     decay = _descent(fit, stage).decay
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -61,7 +61,7 @@ def parameter_groups(module: nn.Module, fit: Fit, stage: Stage) -> list[dict[str
     return [{"params": p, "scale": scale, "weight_decay": d, "lr": 0.0} for (scale, d), p in groups.items()]
 
 
-def build_solver(module: nn.Module, fit: Fit, stage: Stage) -> torch.optim.Optimizer:
+def build_solver(module: nn.Module, fit: Recipe, stage: Stage) -> torch.optim.Optimizer:
     """The stage's optimiser over the parameters that learn now."""
     solver = _descent(fit, stage).build(parameter_groups(module, fit, stage))
     if isinstance(solver, torch.optim.SGD) and solver.defaults["momentum"]:
@@ -101,7 +101,7 @@ def restore_solver(solver: torch.optim.Optimizer, module: nn.Module, tensors: Ma
 
 
 # ----------------------------------------------------------------------------------------------- inside
-def _descent(fit: Fit, stage: Stage) -> Solver:
+def _descent(fit: Recipe, stage: Stage) -> Solver:
     solver = stage.solver or fit.solver
     assert isinstance(solver, Solver)  # SVM and Ridge are for features, which have no updates
     return solver

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...errors import UsageError
-from ...recipe import Fit
+from ...recipe import Recipe
 
 FINISHED, STOPPED_EARLY, OUT_OF_TIME = "finished", "stopped early", "out of time"
 
@@ -19,7 +19,7 @@ class State:
     """Changes with every update; all the rest of a run is fixed."""
 
     plan: Plan
-    segment: int = 0  # which of ``Fit.segments`` it is in; what follows is of this one
+    segment: int = 0  # which of ``Recipe.segments`` it is in; what follows is of this one
     first: int = 0  # updates of the segments before
     epochs: int = 0  # epochs of the segments before
     step: int = 0  # updates done
@@ -137,7 +137,7 @@ class Plan:
         return cls(value["per_epoch"], tuple(value["stages"]), value["timed"])
 
 
-def full_plan(fit: Fit, per_epoch: int, epochs: int | None = None, *, endless: bool = False) -> Plan:
+def full_plan(fit: Recipe, per_epoch: int, epochs: int | None = None, *, endless: bool = False) -> Plan:
     """What the recipe says; ``epochs`` replaces its own where there is one stage. ``endless``: a time limit decides."""
     if epochs is not None and len(fit.stages) > 1:
         raise UsageError("--epochs means one stage, and this recipe has several", fix="Set fit.stages instead")
@@ -146,8 +146,8 @@ def full_plan(fit: Fit, per_epoch: int, epochs: int | None = None, *, endless: b
     return Plan(per_epoch, tuple(n * per_epoch * (ENDLESS if endless else 1) for n in lengths))
 
 
-def plan_again(
-    stored: Plan, asked: Plan, fit: Fit, done: int, epochs: int | None, max_time: float | None
+def plan_on_resume(
+    stored: Plan, asked: Plan, fit: Recipe, done: int, epochs: int | None, max_time: float | None
 ) -> tuple[Plan, int]:
     """The plan of a run that is gone on with, and the most updates a time limit may make of it.
 

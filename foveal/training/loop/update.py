@@ -19,7 +19,7 @@ from .log import Clock
 STEP, VALIDATION, START = 1, 2, 3  # kinds of noise, so that no two share a stream
 
 
-def noise(kind: int, seed: int, *place: int) -> int:
+def derive_seed(kind: int, seed: int, *place: int) -> int:
     """A 64-bit seed from the run's seed and a place in it (step, rank, part). Nobody has generator state to save."""
     return int(np.random.SeedSequence([kind, seed, *place]).generate_state(1, np.uint64)[0])
 
@@ -56,7 +56,7 @@ class Updater:
         losses: dict[str, Tensor] = {}
         self.solver.zero_grad(set_to_none=True)
         for index, (images, targets) in enumerate(parts):
-            place = noise(STEP, self.seed, step, self.fabric.global_rank, index)
+            place = derive_seed(STEP, self.seed, step, self.fabric.global_rank, index)
             torch.manual_seed(place)  # dropout
             self.rng.manual_seed(place)  # sampling
             last = index == len(parts) - 1

@@ -17,10 +17,10 @@ from ...data.loader.loader import EvalLoader
 from ...data.loader.shared_records import network_targets
 from ...data.records.dataset import Dataset
 from ...data.records.subsets import merged
-from ...evaluation import Found, Results, Truth, evaluate
-from ...recipe import Fit
+from ...evaluation import DetectionTable, GroundTruth, Results, evaluate
+from ...recipe import Recipe
 from ...types import Detections
-from .update import VALIDATION, noise
+from .update import VALIDATION, derive_seed
 
 PACE_BATCHES = 4  # enough for a guess before the first real pass
 
@@ -43,7 +43,7 @@ class Validator:
     """Scores a detector on one data set by the ``coco`` protocol."""
 
     def __init__(
-        self, fabric: Fabric, dataset: Dataset, fit: Fit, seed: int, batch: int, workers: int, split: str
+        self, fabric: Fabric, dataset: Dataset, fit: Recipe, seed: int, batch: int, workers: int, split: str
     ) -> None:
         self.fabric, self.dataset, self.fit = fabric, dataset, fit
         self.seed, self.split, self.batch = seed, split, batch
@@ -78,15 +78,17 @@ class Validator:
             for name, value in other_sums.items():
                 losses[name] = losses.get(name, 0.0) + value / images
         losses = {"loss": sum(losses.values()), **losses}
-        results = self._scored(joined, merges=detector.merges_classes) if self.fabric.is_global_zero else None
+        results = self._scored(joined, merges=detector.class_agnostic) if self.fabric.is_global_zero else None
         scores = cast(dict[str, Any], self.fabric.broadcast(results))
         return Validation(losses, scores, time.perf_counter() - start)
 
     def _scored(self, found: dict[int, Detections], *, merges: bool) -> dict[str, Any]:
         masks = any(d.masks is not None for d in found.values())
-        truth = Truth.of(merged(self.dataset) if merges else self.dataset, masks=masks)
+        truth = GroundTruth.of(merged(self.dataset) if merges else self.dataset, masks=masks)
         nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-        ordered = Found.of([found.get(i, nothing) for i in range(len(self.dataset))])  # unreadable: nothing found
+        ordered = DetectionTable.of(
+            [found.get(i, nothing) for i in range(len(self.dataset))]
+        )  # unreadable: nothing found
         results: Results = evaluate(truth, ordered, "coco", split=self.split)
         return results.to_dict()
 
@@ -106,7 +108,7 @@ class Validator:
                 boxes = [r.proposals for r in records if r.proposals is not None]  # all of them or none
                 images = detector.prepare(batch.arrays, boxes or None)
                 targets = network_targets(records, images, self.fit, masks=detector.has_masks)
-                place = noise(VALIDATION, self.seed, part[0])
+                place = derive_seed(VALIDATION, self.seed, part[0])
                 torch.manual_seed(place)
                 rng.manual_seed(place)
                 with self.fabric.autocast():

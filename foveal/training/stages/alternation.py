@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Self
 from lightning_fabric import Fabric
 from torch import nn
 
-from ...assembly.two_stage import Region
+from ...assembly.two_stage import TwoStage
 from ...checkpoints import folder as checkpoint
 from ...data.images.load import load_image
 from ...data.records.dataset import Dataset, Record
 from ...errors import FovealError, UsageError
 from ...external_proposals.cache import Kept, Made, Maker, carried, kept
 from ...external_proposals.detector import proposal_maker, proposal_setting
-from ...recipe import Fit, Stage
+from ...recipe import Recipe, Stage
 from ..loop.optimizers import check_trains
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ RESTS = {"rpn": ("roi_head.", "mask_head."), "roi": ("rpn_head.",)}  # what has 
 
 
 # ------------------------------------------------------------------------------------------------ the recipe
-def check_alternation(detector: Detector, fit: Fit) -> None:
+def check_alternation(detector: Detector, fit: Recipe) -> None:
     """Raises :class:`UsageError` where a stage names what this detector has not, or what would not learn in it."""
     trainable = [name for name, parameter in detector.named_parameters() if parameter.requires_grad]
     state = detector.state_dict()
@@ -50,7 +50,7 @@ def check_alternation(detector: Detector, fit: Fit) -> None:
 
 def _check_alone(detector: Detector, stage: Stage, task: str, trainable: Sequence[str]) -> None:
     asked = 'inputs="proposals"' if stage.inputs == "proposals" else f"task={task!r}"
-    if not isinstance(detector, Region) or not detector.has_proposals:
+    if not isinstance(detector, TwoStage) or not detector.has_proposals:
         kind = type(detector.spec).__name__
         raise UsageError(f"fit.stages: {asked} is for a detector with an RPN and a second stage; {kind} is none")
     idle = next((n for n in trainable if n.startswith(RESTS[task]) and n.startswith(stage.trains)), None)
@@ -62,7 +62,7 @@ def _check_alone(detector: Detector, stage: Stage, task: str, trainable: Sequenc
 
 
 # ------------------------------------------------------------------------------------------- the first weights
-def keep_start(detector: nn.Module, out: Path, fit: Fit, described: dict[str, Any]) -> None:
+def save_initial(detector: nn.Module, out: Path, fit: Recipe, described: dict[str, Any]) -> None:
     """Stores what any stage goes back to, before the first update."""
     checkpoint.remove(out / START)
     names = tuple(prefix for stage in fit.stages for prefix in stage.begin)
@@ -71,7 +71,7 @@ def keep_start(detector: nn.Module, out: Path, fit: Fit, described: dict[str, An
         checkpoint.save(out / START, 0, checkpoint.Content(state, {}, {}, {}, described))
 
 
-def go_back(detector: nn.Module, out: Path, stage: Stage) -> None:
+def restore_initial(detector: nn.Module, out: Path, stage: Stage) -> None:
     """Puts the parameters and buffers that ``stage.begin`` names back to where the training began.
 
     Raises :class:`~foveal.checkpoints.folder.DamagedCheckpoint` where they are gone or damaged.
@@ -84,7 +84,7 @@ def go_back(detector: nn.Module, out: Path, stage: Stage) -> None:
 
 # ------------------------------------------------------------------------------------------------ the proposals
 @dataclass(frozen=True)
-class OwnProposals:
+class StageProposals:
     """The proposals of the detector as it stands when a stage begins."""
 
     root: Path  # of the proposals' folders
@@ -93,7 +93,7 @@ class OwnProposals:
     fabric: Fabric
 
     @classmethod
-    def of(cls, detector: Region, out: Path, fabric: Fabric, resumed: checkpoint.Content | None) -> Self:
+    def of(cls, detector: TwoStage, out: Path, fabric: Fabric, resumed: checkpoint.Content | None) -> Self:
         """``resumed``: a checkpoint within the stage. Its weights have learned on, so that nothing is made any more."""
         detector.eval()  # the loop that follows lets it train again
         if resumed is not None:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...assembly.detector import Detector, in_evaluation
-from ...assembly.proposers import FromOutside
-from ...assembly.two_stage import Region
+from ...assembly.proposers import ExternalProposals
+from ...assembly.two_stage import TwoStage
 from ...data.loader.map_cache import halves, key_of
 from ...data.loader.stored_maps import MapStore
 from ...data.records.dataset import Dataset
@@ -29,7 +29,7 @@ FOLDER = "maps"
 class OnMaps(nn.Module):
     """What of a detector lies above its maps: rows that were pooled beforehand -> losses."""
 
-    def __init__(self, detector: Region) -> None:
+    def __init__(self, detector: TwoStage) -> None:
         super().__init__()
         self.roi_head, self.roi = detector.roi_head, detector.roi
 
@@ -44,10 +44,10 @@ class OnMaps(nn.Module):
             return self.roi.losses(predictions, priors, targets, rng, match=match, kept=valid.float())
 
 
-def check_maps(detector: Detector, stage: Stage) -> Region:
+def check_maps(detector: Detector, stage: Stage) -> TwoStage:
     """Raises :class:`UsageError` where a detector has no head of its own above maps, or the stage moves the maps."""
     wrong, names = None, [name for name, _ in detector.named_parameters()]
-    if not isinstance(detector, Region) or not isinstance(detector.proposer, FromOutside):
+    if not isinstance(detector, TwoStage) or not isinstance(detector.proposer, ExternalProposals):
         wrong = "needs a detector that pools proposals from outside"
     elif not any(name.startswith("backbone.") for name in names):
         wrong = "needs a backbone that sees whole images"
@@ -55,12 +55,12 @@ def check_maps(detector: Detector, stage: Stage) -> Region:
         wrong = "keeps backbone and neck still, and trains names them"
     if wrong is not None:
         raise UsageError(f'fit.stages: inputs="maps" {wrong}', where=str(stage.trains), fix="Use SPPNet or FastRCNN")
-    assert isinstance(detector, Region)
+    assert isinstance(detector, TwoStage)
     return detector
 
 
 def store_maps(
-    detector: Region,
+    detector: TwoStage,
     dataset: Dataset,
     out: Path,
     *,

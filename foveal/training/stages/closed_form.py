@@ -12,13 +12,13 @@ from torch import nn
 
 from ...data.augment.transforms import HorizontalFlip
 from ...errors import FovealError, UsageError
-from ...parts.heads.rcnn import TwoTapHead
-from ...parts.losses.svm import Margin
-from ...recipe import SVM, Fit, Ridge
+from ...parts.heads.rcnn import RCNNHeadLayers
+from ...parts.losses.svm import SoftmaxOrSVM
+from ...recipe import SVM, Recipe, Ridge
 from ...runtime.progress import Progress
 from .cache_maps import FOLDER as MAPS
 from .cache_maps import check_maps
-from .feature_rows import Layer
+from .feature_rows import LinearFit
 from .features import Extraction, FeatureStore
 from .ridge import fit_ridge
 from .svm import fit_svms
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FOLDER = "features"
 
 
-def check_stages(detector: Detector, fit: Fit) -> None:
+def check_stages(detector: Detector, fit: Recipe) -> None:
     """Raises :class:`UsageError` where stages look at, or solve, something that this detector does not have."""
     drawn = any(stage.inputs in ("windows", "maps") for stage in fit.stages)
     if drawn and (len(fit.augment) > 1 or not all(isinstance(t, HorizontalFlip) for t in fit.augment)):
@@ -41,19 +41,19 @@ def check_stages(detector: Detector, fit: Fit) -> None:
             raise UsageError('fit.stages: inputs="windows" needs a detector that looks at crops', fix="Use RCNN")
     solvers = [stage.solver for stage in fit.stages if isinstance(stage.solver, SVM | Ridge)]
     head = getattr(detector, "roi_head", None)
-    if solvers and not isinstance(head, TwoTapHead):
-        raise UsageError("fit.stages: SVM and Ridge fit the head of R-CNN and SPP-Net", fix="Use head=TwoTaps()")
-    if any(isinstance(s, SVM) for s in solvers) and not isinstance(cast(Any, detector).roi.cls_loss, Margin):
-        raise UsageError("fit.stages: SVM writes margins", fix="Set roi.cls_loss=Margin()")
+    if solvers and not isinstance(head, RCNNHeadLayers):
+        raise UsageError("fit.stages: SVM and Ridge fit the head of R-CNN and SPP-Net", fix="Use head=RCNNHead()")
+    if any(isinstance(s, SVM) for s in solvers) and not isinstance(cast(Any, detector).roi.cls_loss, SoftmaxOrSVM):
+        raise UsageError("fit.stages: SVM writes margins", fix="Set roi.cls_loss=SoftmaxOrSVM()")
 
 
-def near(fit: Fit) -> float:
+def near(fit: Recipe) -> float:
     """The overlap from which any stage wants to see what the boxes see."""
     return min((s.solver.iou for s in fit.stages if isinstance(s.solver, Ridge)), default=1.0)
 
 
 def run_fitted(
-    solver: SVM | Ridge, extraction: Extraction, out: Path, screen: Progress, check: Callable[[], None]
+    solver: SVM | Ridge, extraction: Extraction, out: Path, console: Progress, check: Callable[[], None]
 ) -> None:
     """Stores what is missing of the features, solves, and writes the weights. ``check`` may raise after every image.
 
@@ -63,23 +63,23 @@ def run_fitted(
     classes = detector.classes
     store = FeatureStore(out / FOLDER, len(dataset), len(classes))
     name = type(solver).__name__
-    screen.say(f"{name}: from the features of {len(dataset)} images, stored in {store.folder}")
+    console.say(f"{name}: from the features of {len(dataset)} images, stored in {store.folder}")
 
-    tell = screen.making("features")
+    tell = console.making("features")
 
     def step(done: int, total: int) -> None:
         check()
         tell(done, total)
 
     for message in extraction(store, step).values():
-        screen.say(f"warning: left out: {message}")
-    head = cast(TwoTapHead, detector.roi_head)
+        console.say(f"warning: left out: {message}")
+    head = cast(RCNNHeadLayers, detector.roi_head)
     if isinstance(solver, SVM):
-        screen.say(f"SVM: {len(classes)} classes, one pass of hard negatives")
+        console.say(f"SVM: {len(classes)} classes, one pass of hard negatives")
         layer = fit_svms(solver, store.rows("classes"), len(classes))
         lack, effect = "an object, or any window without one", "it will never be found"
     else:
-        screen.say(f"Ridge: the boxes of {len(classes)} classes")
+        console.say(f"Ridge: the boxes of {len(classes)} classes")
         layer = fit_ridge(solver, store.rows("boxes"), len(classes), detector.roi.coder)
         lack, effect = f"a proposal that overlaps an object by more than {solver.iou}", "its boxes stay as proposed"
     if len(layer.without) == len(classes):
@@ -89,7 +89,7 @@ def run_fitted(
             fix="`foveal proposals` says how many objects the proposals find; or leave this stage out of fit.stages",
         )
     for label in layer.without:
-        screen.say(f"warning: {name}: the training set has not {lack} for class {classes[label]!r}; {effect}")
+        console.say(f"warning: {name}: the training set has not {lack} for class {classes[label]!r}; {effect}")
     if isinstance(solver, SVM):
         write_svms(head.predictor.cls_score, layer)
     else:
@@ -103,8 +103,8 @@ def remove_fitted(out: Path) -> None:
 
 
 @torch.no_grad()
-def write_svms(linear: nn.Linear, layer: Layer) -> None:
-    """Margins into the columns of the classes, zero into the background's (:class:`Margin`)."""
+def write_svms(linear: nn.Linear, layer: LinearFit) -> None:
+    """Margins into the columns of the classes, zero into the background's (:class:`SoftmaxOrSVM`)."""
     linear.weight.zero_()
     linear.bias.zero_()
     linear.weight[:-1] = torch.from_numpy(layer.weight).to(linear.weight)
@@ -112,6 +112,6 @@ def write_svms(linear: nn.Linear, layer: Layer) -> None:
 
 
 @torch.no_grad()
-def _write(linear: nn.Linear, layer: Layer) -> None:
+def _write(linear: nn.Linear, layer: LinearFit) -> None:
     linear.weight.copy_(torch.from_numpy(layer.weight))
     linear.bias.copy_(torch.from_numpy(layer.bias))

@@ -18,7 +18,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
-class Rows:
+class ImageFeatures:
     """The windows of one image: its proposals and its objects. R may be 0."""
 
     features: Floats  # (R, d), any float type
@@ -33,7 +33,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LinearFit:
     """A fitted linear layer, for the features as they are: scaling, whitening and bias features are folded in."""
 
     weight: NDArray[np.float32]  # (outputs, d)
@@ -41,7 +41,7 @@ class Layer:
     without: tuple[int, ...]  # classes that had nothing to learn from
 
 
-def mean_norm(images: Iterable[Rows]) -> float:
+def mean_norm(images: Iterable[ImageFeatures]) -> float:
     """The mean length of all vectors; 1 where there is none."""
     total, count = 0.0, 0
     for rows in images:

@@ -14,15 +14,15 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ...assembly.detector import in_evaluation
-from ...assembly.two_stage import Region
+from ...assembly.two_stage import TwoStage
 from ...boxes import pairwise_iou
 from ...data.loader.map_cache import Store, halves, key_of
 from ...data.loader.shared_records import network_targets
 from ...data.records.dataset import Dataset
 from ...data.records.fingerprint import fingerprint, proposal_fingerprint
 from ...external_proposals.cache import content_keys
-from ...recipe import Fit
-from .feature_rows import Rows, overlaps_of
+from ...recipe import Recipe
+from .feature_rows import ImageFeatures, overlaps_of
 
 Tap = Literal["classes", "boxes"]
 TAPS: tuple[Tap, Tap] = ("classes", "boxes")
@@ -35,7 +35,7 @@ class FeatureStore(Store):
 
     classes: int
 
-    def read(self, index: int, tap: Tap) -> Rows:
+    def read(self, index: int, tap: Tap) -> ImageFeatures:
         """The windows of one image: all for the classes, those near an object for the boxes.
 
         Of the file only that is read: the boxes take a pass for every few classes, and what they see is the small part.
@@ -47,7 +47,7 @@ class FeatureStore(Store):
         if len(labels):
             own[len(windows) - len(labels) :] = labels  # the objects come last
         overlaps, truth = overlaps_of(windows, objects, labels, self.classes)
-        rows = Rows(features, windows, own, overlaps, truth, norms)
+        rows = ImageFeatures(features, windows, own, overlaps, truth, norms)
         return _some(rows, near) if tap == "boxes" else rows
 
     def rows(self, tap: Tap) -> Stored:
@@ -61,7 +61,7 @@ class Stored:
     store: FeatureStore
     tap: Tap
 
-    def __iter__(self) -> Iterator[Rows]:
+    def __iter__(self) -> Iterator[ImageFeatures]:
         for index in range(self.store.images):
             yield self.store.read(index, self.tap)
 
@@ -70,9 +70,9 @@ class Stored:
 class Extraction:
     """How a store is filled. ``near``: windows that overlap an object by this much keep what the boxes see."""
 
-    detector: Region
+    detector: TwoStage
     dataset: Dataset
-    fit: Fit
+    fit: Recipe
     near: float
     autocast: Callable[[], AbstractContextManager[object]]
 
@@ -114,7 +114,7 @@ class Extraction:
         found: dict[Tap, list[Tensor]] = {"classes": [], "boxes": []}
         norms: dict[Tap, list[Tensor]] = {"classes": [], "boxes": []}
         start = 0
-        pairs = self.detector.taps(features, windows[None], images.sizes) if len(windows) else ()
+        pairs = self.detector.split_features(features, windows[None], images.sizes) if len(windows) else ()
         for pair in pairs:
             for tap, rows in zip(TAPS, pair, strict=True):
                 rows = rows.float().cpu()
@@ -145,8 +145,8 @@ def _numbers(
     }
 
 
-def _some(rows: Rows, index: NDArray[np.int64]) -> Rows:
+def _some(rows: ImageFeatures, index: NDArray[np.int64]) -> ImageFeatures:
     """The windows whose boxes' features are kept; ``features`` and ``norms`` are as they are."""
-    return Rows(
+    return ImageFeatures(
         rows.features, rows.boxes[index], rows.labels[index], rows.overlaps[index], rows.truth[index], rows.norms
     )

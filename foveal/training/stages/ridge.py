@@ -10,13 +10,15 @@ from scipy.linalg import cho_factor, cho_solve
 
 from ...parts.coders import Coder
 from ...recipe import Ridge
-from .feature_rows import Floats, Layer, Rows, mean_norm
+from .feature_rows import Floats, ImageFeatures, LinearFit, mean_norm
 
 MEMORY = 2 << 30  # bytes: classes whose matrices do not fit in together take turns, a pass over the images each time
 BLOCK = 1024  # rows added to a class' matrix at once
 
 
-def fit_ridge(settings: Ridge, images: Iterable[Rows], classes: int, coder: Coder, memory: int = MEMORY) -> Layer:
+def fit_ridge(
+    settings: Ridge, images: Iterable[ImageFeatures], classes: int, coder: Coder, memory: int = MEMORY
+) -> LinearFit:
     """The layer (4 C, d) whose outputs are the deltas of ``coder``, class by class.
 
     ``images`` is gone through once for the scale and once for every so many classes as fit into ``memory``, always in
@@ -35,7 +37,7 @@ def fit_ridge(settings: Ridge, images: Iterable[Rows], classes: int, coder: Code
                 weight[label], bias[label] = sums.solve(settings, scale)
             else:
                 without.append(label)
-    return Layer(weight.reshape(4 * classes, width), bias.reshape(-1), tuple(without))
+    return LinearFit(weight.reshape(4 * classes, width), bias.reshape(-1), tuple(without))
 
 
 class _Sums:
@@ -52,7 +54,7 @@ class _Sums:
         return sum(map(len, self.targets))
 
     def add(self, x: Floats, y: Floats) -> None:
-        """Rows (n, d), scaled, and their deltas (n, 4)."""
+        """ImageFeatures (n, d), scaled, and their deltas (n, 4)."""
         self.waiting.append(np.concatenate([x, np.ones((len(x), 1))], 1))
         self.targets.append(y)
         self.held += len(x)
@@ -81,7 +83,7 @@ class _Sums:
 
 
 def _summed(
-    settings: Ridge, images: Iterable[Rows], group: Sequence[int], coder: Coder, width: int, scale: float
+    settings: Ridge, images: Iterable[ImageFeatures], group: Sequence[int], coder: Coder, width: int, scale: float
 ) -> list[_Sums]:
     """One pass: the sums of these classes."""
     found = [_Sums(width) for _ in group]

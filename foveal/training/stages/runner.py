@@ -14,13 +14,13 @@ from ...data.loader.stored_maps import Pooled
 from ...data.loader.window_batches import Crops, WindowLoader
 from ...data.records.dataset import Dataset
 from ...errors import UsageError
-from ...recipe import SVM, Fit, Ridge, Stage
+from ...recipe import SVM, Recipe, Ridge, Stage
 from ...runtime.progress import Progress
 from ..loop.interrupt import Interrupt
 from ..loop.log import Log
 from ..loop.loop import Job, Loop, judge, keep, now
 from ..loop.state import FINISHED, Plan, State
-from .alternation import OwnProposals, go_back, remove_handover
+from .alternation import StageProposals, remove_handover, restore_initial
 from .cache_maps import OnMaps, store_maps
 from .closed_form import near, remove_fitted, run_fitted
 from .features import Extraction
@@ -42,7 +42,7 @@ class Loaders:
     world: int
     masks: bool  # of the objects, for a detector that learns them
 
-    def of(self, job: Job, screen: Progress) -> Job:
+    def of(self, job: Job, console: Progress) -> Job:
         """The job of a segment with its loader and, where that is a part of the detector, what looks at the batches."""
         fit, spec, stage = self.spec.fit, self.spec, job.fit.stages[0]
         shared: dict[str, Any] = {"workers": self.workers, "rank": self.rank, "world": self.world}
@@ -55,14 +55,14 @@ class Loaders:
         shared["flip"] = sum(t.p for t in fit.augment)  # one HorizontalFlip at most
         pool: Any = getattr(spec, "pool", None)
         if stage.inputs == "maps":
-            return self._on_maps(job, screen, pool, shared)
+            return self._on_maps(job, console, pool, shared)
         loader = WindowLoader(self.dataset, Crops(pool, spec.input.fill), stage.draw, self.batch, self.seed, **shared)
         return replace(job, loader=loader)
 
-    def _on_maps(self, job: Job, screen: Progress, pool: Any, shared: dict[str, Any]) -> Job:
+    def _on_maps(self, job: Job, console: Progress, pool: Any, shared: dict[str, Any]) -> Job:
         detector = job.detector
         with Interrupt() as interrupt:
-            tell = screen.making("maps")
+            tell = console.making("maps")
 
             def step(done: int, total: int) -> None:
                 interrupt.check()
@@ -73,7 +73,7 @@ class Loaders:
                 detector, self.dataset, job.out, mirrored=mirrored, autocast=autocast, step=step
             )
         for message in skipped.values():
-            screen.say(f"warning: left out: {message}")
+            console.say(f"warning: left out: {message}")
         draw = job.fit.stages[0].draw
         loader = WindowLoader(
             self.dataset, Pooled(store, pool, detector.strides), draw, self.batch, self.seed, **shared
@@ -81,7 +81,7 @@ class Loaders:
         return replace(job, loader=loader, learner=OnMaps(detector))
 
 
-def check_recipe(fit: Fit, epochs: int | None, max_time: float | None, processes: int) -> None:
+def check_recipe(fit: Recipe, epochs: int | None, max_time: float | None, processes: int) -> None:
     """Raises :class:`UsageError` for what a recipe of several kinds of stages cannot do."""
     if len(fit.segments) > 1 and (epochs is not None or max_time is not None):
         raise UsageError(
@@ -92,12 +92,12 @@ def check_recipe(fit: Fit, epochs: int | None, max_time: float | None, processes
         raise UsageError("stages that learn from stored maps or features run in one process")
 
 
-def is_complete(state: State, fit: Fit) -> bool:
+def is_complete(state: State, fit: Recipe) -> bool:
     """Whether nothing is left to do for a run that stands there."""
     return state.over and state.segment == len(fit.segments) - 1
 
 
-def run_segments(job: Job, resumed: checkpoint.Content | None, log: Log, screen: Progress) -> State:
+def run_segments(job: Job, resumed: checkpoint.Content | None, log: Log, console: Progress) -> State:
     """Runs what is left of a recipe; ``job.loader`` makes the loaders. The state at its end."""
     segments, detector = job.fit.segments, job.detector
     learnable = {name: parameter.requires_grad for name, parameter in detector.named_parameters()}
@@ -110,15 +110,15 @@ def run_segments(job: Job, resumed: checkpoint.Content | None, log: Log, screen:
         stages = segments[index]
         for name, parameter in detector.named_parameters():
             parameter.requires_grad_(learnable[name])
-        detector.resting, detector.learning = (), stages[0].learning
+        detector.frozen_norms, detector.learning = (), stages[0].learning
         if len(segments) > 1:
-            screen.begin(f"stage {index + 1} of {len(segments)}: {_described(stages[0])}")
+            console.begin(f"stage {index + 1} of {len(segments)}: {_described(stages[0])}")
         part = replace(job, fit=replace(job.fit, stages=stages), before=before)
         solver = stages[0].solver
         if isinstance(solver, SVM | Ridge):
-            state = _solve(part, solver, job.fit, log, screen)
+            state = _solve(part, solver, job.fit, log, console)
         else:
-            state = _descend(part, resumed, log, screen)
+            state = _descend(part, resumed, log, console)
         index, before, resumed = index + 1, state, None
         if index == len(segments):
             if job.fabric.is_global_zero:
@@ -137,18 +137,18 @@ def _described(stage: Stage) -> str:
     return stage.inputs + (f", {stage.task} alone" if stage.task else "")
 
 
-def _descend(job: Job, resumed: checkpoint.Content | None, log: Log, screen: Progress) -> State:
+def _descend(job: Job, resumed: checkpoint.Content | None, log: Log, console: Progress) -> State:
     stage = job.fit.stages[0]
     if stage.inputs == "proposals":
-        own = OwnProposals.of(job.detector, job.out, job.fabric, resumed)
+        own = StageProposals.of(job.detector, job.out, job.fabric, resumed)
         with Interrupt() as interrupt:
-            train = own.fill(job.train, screen.making("proposals"), interrupt.check)
+            train = own.fill(job.train, console.making("proposals"), interrupt.check)
         job = replace(job, train=train, fixed=job.fixed | own.fixed, loader=replace(job.loader, dataset=train))
     if resumed is None:
-        go_back(job.detector, job.out, stage)
-    job = job.loader.of(job, screen)
+        restore_initial(job.detector, job.out, stage)
+    job = job.loader.of(job, console)
     try:
-        loop = Loop(job, resumed, log, screen)
+        loop = Loop(job, resumed, log, console)
         state = loop.run()
     finally:
         job.loader.close()
@@ -157,18 +157,18 @@ def _descend(job: Job, resumed: checkpoint.Content | None, log: Log, screen: Pro
     return state
 
 
-def _solve(job: Job, solver: SVM | Ridge, recipe: Fit, log: Log, screen: Progress) -> State:
+def _solve(job: Job, solver: SVM | Ridge, recipe: Recipe, log: Log, console: Progress) -> State:
     """A segment that is one update: solved, validated, saved. Killed before that, it goes on with what is stored."""
     fabric: Fabric = job.fabric
     plan = Plan(1, (1,))
     state = State(plan) if job.before is None else job.before.next(plan)
     extraction = Extraction(job.detector, job.train, recipe, near(recipe), fabric.autocast)
     with Interrupt() as interrupt:
-        run_fitted(solver, extraction, job.out, screen, interrupt.check)
-        found = job.validator(job.detector, interrupt.check, screen.making("validated"))
+        run_fitted(solver, extraction, job.out, console, interrupt.check)
+        found = job.validator(job.detector, interrupt.check, console.making("validated"))
     state.step = state.closed = 1
     state.ended, state.validation = FINISHED, found.seconds
-    judge(state, found, type(solver).__name__, state.epochs + 1, log, screen)
+    judge(state, found, type(solver).__name__, state.epochs + 1, log, console)
     state.elapsed += now() - job.began
     content = checkpoint.Content(
         model=job.detector.state_dict(),

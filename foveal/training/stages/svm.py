@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from ...errors import FovealError
 from ...recipe import SVM
-from .feature_rows import Floats, Layer, Rows, mean_norm
+from .feature_rows import Floats, ImageFeatures, LinearFit, mean_norm
 
 NOTHING = -100.0  # the margin of a class that had nothing to learn from: its score is under 1e-43
 MOST_PASSES = 20_000  # of liblinear over the rows of a class; it needs hundreds
 
 
-def fit_svms(settings: SVM, images: Iterable[Rows], classes: int) -> Layer:
+def fit_svms(settings: SVM, images: Iterable[ImageFeatures], classes: int) -> LinearFit:
     """The layer (C, d) whose outputs are the margins of the classes.
 
     ``images`` is gone through three times, always in one order, and what is kept of it are the objects and the hard
@@ -37,7 +37,7 @@ def fit_svms(settings: SVM, images: Iterable[Rows], classes: int) -> Layer:
             learner.look(rows.features, x @ learner.weight + learner.bias, negative)
     for learner in learners:
         learner.settle()
-    return Layer(
+    return LinearFit(
         np.stack([learner.weight for learner in learners]).astype(np.float32),
         np.array([learner.bias for learner in learners], np.float32),
         tuple(label for label, learner in enumerate(learners) if not learner.fitted),
@@ -96,7 +96,7 @@ def _linear_svc(settings: SVM) -> Any:
     )
 
 
-def _objects(images: Iterable[Rows], classes: int) -> list[Floats]:
+def _objects(images: Iterable[ImageFeatures], classes: int) -> list[Floats]:
     """The vectors (n, d) of the objects of each class."""
     found: list[list[Floats]] = [[] for _ in range(classes)]
     width, kind = 0, np.dtype(np.float32)

@@ -14,7 +14,7 @@ from foveal.config.overrides import override
 from foveal.detectors.darknet import DarknetDetector
 from foveal.errors import FovealError, UsageError
 from foveal.parts.darknet.weights import read_header
-from foveal.parts.losses.yolo import CellError
+from foveal.parts.losses.yolo import YOLOBoxLoss
 from foveal.parts.priors.cells import Cells
 from foveal.parts.resizing import Letterbox, Stretch
 from tests.detectors.test_darknet import V1, V2, V3
@@ -71,7 +71,7 @@ def test_pictures_seen_are_counted_on(tmp_path: Path) -> None:
         spec = DarknetDetector.from_cfg(V2, seen=begun)
         folder = tmp_path / str(begun)
         again = there_and_back(spec, folder, seen=later)
-        assert isinstance(again.task.box_loss, CellError) and again.task.box_loss.pull == pull
+        assert isinstance(again.task.box_loss, YOLOBoxLoss) and again.task.box_loss.warmup_images == pull
         assert read_header(folder / "x.weights").seen == min(begun, 12_800) + later
         assert struct.unpack("<q", (folder / "x.weights").read_bytes()[12:20])[0] == min(begun, 12_800) + later
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from foveal.data.augment.color import apply_table, table, turn
+from foveal.data.augment.color import adjust_hsv, apply_table, table
 from foveal.data.augment.geometry import place, resize
 from foveal.data.augment.transforms import (
     Expand,
@@ -252,7 +252,7 @@ def test_hue_and_saturation_equal_the_standard_library(saturation: float, hue: f
     image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
     image[0] = image[0, :, :1]  # greys
     image[1] = rng.choice(np.array([0, 255], np.uint8), (30, 3))  # ties and corners
-    got = turn(image, saturation, hue)
+    got = adjust_hsv(image, saturation, hue)
     for before, after in zip(image.reshape(-1, 3) / 255, got.reshape(-1, 3), strict=True):
         h, s, v = colorsys.rgb_to_hsv(*before)
         want = 255 * np.array(colorsys.hsv_to_rgb((h + hue / 360) % 1, min(1, s * saturation), v))
@@ -261,9 +261,9 @@ def test_hue_and_saturation_equal_the_standard_library(saturation: float, hue: f
 
 def test_large_pictures_are_turned_chunk_by_chunk() -> None:
     image = np.random.default_rng(0).integers(0, 256, (200, 130, 3), dtype=np.uint8)  # 26,000 pixels: two chunks
-    whole = turn(image, 1.2, 9)
-    np.testing.assert_array_equal(whole[:50], turn(image[:50], 1.2, 9))
-    np.testing.assert_array_equal(whole[150:], turn(image[150:], 1.2, 9))
+    whole = adjust_hsv(image, 1.2, 9)
+    np.testing.assert_array_equal(whole[:50], adjust_hsv(image[:50], 1.2, 9))
+    np.testing.assert_array_equal(whole[150:], adjust_hsv(image[150:], 1.2, 9))
 
 
 def test_photometric_limits() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from foveal.data.images.load import load_image
 from foveal.data.loader.loader import Batch
-from foveal.data.loader.shared_records import Packed
+from foveal.data.loader.shared_records import PackedRecords
 from foveal.data.loader.window_batches import Crops, WindowLoader, WindowTable
 from foveal.data.open import open_dataset
 from foveal.data.records.dataset import Dataset, Record
@@ -20,7 +20,7 @@ from foveal.errors import FovealError, UsageError
 from foveal.parts.pooling.warp import Warp
 from foveal.parts.resizing import Original
 from foveal.parts.selective_search import SlidingWindows
-from foveal.recipe import Draw
+from foveal.recipe import WindowSampling
 
 POOL, FILL = Warp(32, 3), Original().fill
 
@@ -34,8 +34,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return replace(dataset, records=[replace(r, proposals=source(load_image(r.path)).boxes) for r in dataset.records])
 
 
-def loader(dataset: Dataset, draw: Draw | None = None, **options: object) -> WindowLoader:
-    return WindowLoader(dataset, Crops(POOL, FILL), draw or Draw(per_image=16), 16, 5, **options)  # type: ignore[arg-type]
+def loader(dataset: Dataset, draw: WindowSampling | None = None, **options: object) -> WindowLoader:
+    return WindowLoader(dataset, Crops(POOL, FILL), draw or WindowSampling(per_image=16), 16, 5, **options)  # type: ignore[arg-type]
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -56,8 +56,8 @@ def test_any_number_of_workers_and_a_later_start_give_the_same_bits(shapes: Data
 
 
 def test_a_quarter_overlaps_an_object_by_half(shapes: Dataset) -> None:
-    draw = Draw(low=0.1)
-    table = WindowTable.build(Packed(shapes.records, "learn", "ignore"), draw)
+    draw = WindowSampling(low=0.1)
+    table = WindowTable.build(PackedRecords(shapes.records, "learn", "ignore"), draw)
     for index, record in enumerate(shapes.records):
         assert record.proposals is not None
         mine = table.image == index
@@ -142,4 +142,4 @@ def test_what_makes_no_sense_is_refused(shapes: Dataset) -> None:
         loader(only)
     for wrong in ({"positive": 0.0}, {"low": 0.6}, {"per_image": 0}):
         with pytest.raises(UsageError):
-            Draw(**wrong)  # type: ignore[arg-type]
+            WindowSampling(**wrong)  # type: ignore[arg-type]

@@ -15,9 +15,9 @@ from foveal.parts.backbones.base import BackboneSpec
 from foveal.parts.backbones.caffe import ZF5, CaffeNet
 from foveal.parts.backbones.image_pyramid import ImagePyramid
 from foveal.parts.backbones.small import SmallResNet
-from foveal.parts.heads.rcnn import TwoTaps
+from foveal.parts.heads.rcnn import RCNNHead
 from foveal.parts.heads.roi import Predictor
-from foveal.parts.losses.svm import Margin
+from foveal.parts.losses.svm import SoftmaxOrSVM
 
 
 def count(*modules: nn.Module) -> int:
@@ -33,7 +33,7 @@ def test_caffenet() -> None:
     """2,334,080 in the convolutions; 60,965,224 for 1,000 classes, 56,954,261 for 20 and background (section 3.1)."""
     with torch.device("meta"):
         body = CaffeNet().build((5,))
-        heads = [TwoTaps().build(256, 6, logits, logits, None) for logits in (1000, 21)]
+        heads = [RCNNHead().build(256, 6, logits, logits, None) for logits in (1000, 21)]
     assert count(body) == 2_334_080
     for head, total in zip(heads, (60_965_224, 56_954_261), strict=True):
         assert count(body, head.trunk, head.predictor.cls_score) == total
@@ -68,7 +68,7 @@ def test_zf5() -> None:
     """3.73 M in the convolutions, 69.3 M connected to 12,800 numbers; 13 cells of 224, 10 of 180 pixels."""
     with torch.device("meta"):
         body = ZF5().build((4,))
-        head = TwoTaps().build(256 * 50, 1, 21, 20, None)
+        head = RCNNHead().build(256 * 50, 1, 21, 20, None)
     assert count(body) == 3_726_464 and body.strides == (16,)
     assert count(head.trunk, head.predictor.cls_score) == 69_300_245
     assert shapes(ZF5(), 224, (4,)) == [(256, 13, 13)] and shapes(ZF5(), 180, (4,)) == [(256, 10, 10)]
@@ -90,21 +90,21 @@ def test_layers_are_caffes() -> None:
 def test_weights_come_from_a_file_with_caffes_names(tmp_path: Path) -> None:
     torch.manual_seed(0)
     spec, other = CaffeNet(), CaffeNet().build((5,))
-    connected = TwoTaps(width=16).build(256, 6, 4, 3, None, CaffeNet().build((5,)))
+    connected = RCNNHead(width=16).build(256, 6, 4, 3, None, CaffeNet().build((5,)))
     file = tmp_path / "net.safetensors"
     save_file({**other.state_dict(), **connected.trunk.state_dict()}, file)
-    body, head = spec.build((5,)), TwoTaps(width=16).build(256, 6, 4, 3, None)
+    body, head = spec.build((5,)), RCNNHead(width=16).build(256, 6, 4, 3, None)
     spec.load_pretrained(body, file)
-    TwoTaps().load_pretrained(head, file)
+    RCNNHead().load_pretrained(head, file)
     assert all(torch.equal(a, b) for a, b in zip(body.parameters(), other.parameters(), strict=True))
     assert torch.equal(head.trunk.fc7.weight, connected.trunk.fc7.weight)
     darknet = tmp_path / "tiny.weights"  # of a network without such layers: header, then floats
     darknet.write_bytes(struct.pack("<iiiq", 0, 2, 0, 0) + bytes(400))
-    TwoTaps().load_pretrained(head, darknet)
+    RCNNHead().load_pretrained(head, darknet)
     assert torch.equal(head.trunk.fc7.weight, connected.trunk.fc7.weight)
-    wide = TwoTaps(width=32).build(256, 6, 4, 3, None)
+    wide = RCNNHead(width=32).build(256, 6, 4, 3, None)
     before = wide.trunk.fc6.weight.clone()
-    TwoTaps(width=32).load_pretrained(wide, file)  # layers of another size keep their start
+    RCNNHead(width=32).load_pretrained(wide, file)  # layers of another size keep their start
     assert torch.equal(wide.trunk.fc6.weight, before)
     save_file({k: v for k, v in other.state_dict().items() if k != "conv3.bias"}, file)
     with pytest.raises(FovealError, match=r"missing conv3\.bias"):
@@ -126,9 +126,9 @@ def test_frozen_stages_and_unknown_layers() -> None:
 # ------------------------------------------------------------------------------------------------------- the head
 def test_two_taps_see_two_vectors() -> None:
     torch.manual_seed(0)
-    head = TwoTaps(width=8, predictor=Predictor(0.1, 0.1)).build(4, 3, 3, 2, None).eval()
+    head = RCNNHead(width=8, predictor=Predictor(0.1, 0.1)).build(4, 3, 3, 2, None).eval()
     rows = torch.randn(6, 4, 3, 3)
-    classes, boxes = head.taps(rows)
+    classes, boxes = head.split_features(rows)
     assert classes.shape == (6, 8) and torch.equal(boxes, rows.flatten(1))
     found = head(rows, 2)
     assert found.logits.shape == (2, 3, 3) and found.deltas.shape == (2, 3, 2, 4)
@@ -136,19 +136,19 @@ def test_two_taps_see_two_vectors() -> None:
 
 
 def test_boxes_stand_still_until_they_are_fitted() -> None:
-    head = TwoTaps(width=8).build(4, 3, 3, 2, None)
+    head = RCNNHead(width=8).build(4, 3, 3, 2, None)
     assert head(torch.randn(2, 4, 3, 3), 1).deltas.abs().max() == 0
 
 
 def test_any_backbone_makes_the_map_of_a_crop() -> None:
     torch.manual_seed(0)
-    head = TwoTaps(depth=0).build(16, 2, 4, 3, None, SmallResNet((8, 8, 8, 16)).build((5,))).eval()
+    head = RCNNHead(depth=0).build(16, 2, 4, 3, None, SmallResNet((8, 8, 8, 16)).build((5,))).eval()
     assert head(torch.randn(5, 3, 96, 96), 1).logits.shape == (1, 5, 4)  # 3 x 3 cells, averaged to 2 x 2
-    assert head.taps(torch.randn(5, 3, 64, 64))[0].shape == (5, 64)
+    assert head.split_features(torch.randn(5, 3, 64, 64))[0].shape == (5, 64)
 
 
 def test_biases_start_where_told() -> None:
-    head = TwoTaps(width=8, bias=1.0).build(4, 3, 3, 2, None)
+    head = RCNNHead(width=8, bias=1.0).build(4, 3, 3, 2, None)
     assert head.trunk.fc6.bias.tolist() == [1.0] * 8 and head.predictor.cls_score.bias.tolist() == [0.0] * 3
 
 
@@ -176,15 +176,15 @@ def test_image_pyramid() -> None:
 def test_margin_is_a_softmax_in_training_and_a_margin_afterwards() -> None:
     logits = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
     p: Tensor = logits.softmax(-1)
-    assert torch.allclose(Margin().scores(logits), p[..., :3] / (p[..., :3] + p[..., 3:]), atol=1e-6)
+    assert torch.allclose(SoftmaxOrSVM().scores(logits), p[..., :3] / (p[..., :3] + p[..., 3:]), atol=1e-6)
     logits[..., 3] = 0  # what an SVM stage writes
-    assert torch.allclose(Margin().scores(logits), logits[..., :3].sigmoid(), atol=1e-6)
+    assert torch.allclose(SoftmaxOrSVM().scores(logits), logits[..., :3].sigmoid(), atol=1e-6)
     labels, positive = torch.tensor([[0, 1, 2, 0, 1]] * 2), torch.tensor([[True, False, True, True, False]] * 2)
     expected = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), torch.where(positive, labels, 3).flatten(), reduction="none"
     )
-    assert torch.allclose(Margin()(logits, labels, positive).flatten(), expected)
-    assert Margin().channels(3) == 4
+    assert torch.allclose(SoftmaxOrSVM()(logits, labels, positive).flatten(), expected)
+    assert SoftmaxOrSVM().channels(3) == 4
 
 
 def test_any_cnn_looks_at_the_crops() -> None:
@@ -194,5 +194,5 @@ def test_any_cnn_looks_at_the_crops() -> None:
 
     for name, channels in (("squeezenet1_0", 512), ("resnet18", 512), ("mobilenet_v2", 1280)):
         with torch.device("meta"):
-            detector = RCNN(backbone=Torchvision(name), cells=3, head=TwoTaps(16, depth=1)).build("ab")
+            detector = RCNN(backbone=Torchvision(name), cells=3, head=RCNNHead(16, depth=1)).build("ab")
             assert detector.get_submodule("roi_head.trunk.fc6").in_features == channels * 9

@@ -16,7 +16,7 @@ from foveal.parts.darknet.cfg import read_cfg_text, read_names, read_sections
 from foveal.parts.darknet.cfg_graph import cfg_text, read_net
 from foveal.parts.darknet.module import DarknetNetwork
 from foveal.parts.darknet.weights import read_darknet, read_header, write_darknet
-from foveal.weights.state import load_into
+from foveal.weights.state import load_state
 
 NET = "[net]\nwidth=32\nheight=32\n"
 CONV = "[convolutional]\nfilters={}\nsize=1\nactivation=linear\n"
@@ -172,7 +172,7 @@ def test_every_real_pair_is_read_and_written_back(cfg: str, data: Path, tmp_path
     assert (header.major, header.minor, header.revision) == version
     assert (header.bytes, header.seen) == (size, seen)
     network = DarknetNetwork(net, [len(net.layers) - 1 if not net.heads else net.heads[-1].sources[0]])
-    load_into(network, state, path=file, what=cfg)
+    load_state(network, state, path=file, what=cfg)
     write_darknet(tmp_path / "back.weights", net, network.state_dict(), seen=seen)
     assert (tmp_path / "back.weights").read_bytes()[20:] == file.read_bytes()[size:]
     assert read_header(tmp_path / "back.weights").seen == seen

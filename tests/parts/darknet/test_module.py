@@ -26,7 +26,7 @@ from foveal.parts.darknet.cfg_graph import Net, read_net
 from foveal.parts.darknet.module import DarknetNetwork, Reorg, activation
 from foveal.parts.darknet.weights import read_darknet, write_darknet
 from foveal.parts.layers.norms import fold
-from foveal.weights.state import load_into, load_known
+from foveal.weights.state import load_network_file, load_state
 
 NET = "[net]\nwidth=8\nheight=8\n"
 REFERENCES = {  # reference/NAME.npz: cfg, weights
@@ -45,7 +45,7 @@ def loaded(cfg: Path, weights: Path, eps: float) -> tuple[Net, DarknetNetwork]:
     net = read_net(read_cfg_text(cfg), cfg)
     returns = [head.sources[0] for head in net.heads] or [len(net.layers) - 1]
     network = DarknetNetwork(net, returns, eps=eps)
-    load_into(network, read_darknet(weights, net)[1], path=weights, what=cfg.name)
+    load_state(network, read_darknet(weights, net)[1], path=weights, what=cfg.name)
     return net, network.eval()
 
 
@@ -91,7 +91,7 @@ def test_squeezenet_classifies_as_torchvision_does(data: Path) -> None:
     file = data / "weights/torch/squeezenet1_0-deepcompression.pth"
     spec = Torchvision("squeezenet1_0", returns=("features.12",), frozen_stages=0)
     backbone = spec.build()
-    load_known(backbone, file, known=backbone.known, what="squeezenet1_0")
+    load_network_file(backbone, file, known=backbone.known, what="squeezenet1_0")
     stored = np.load(data / "weights/reference/squeezenet1_0.npz")
     told = json.loads((data / "weights/reference/squeezenet1_0.json").read_text())["top5"]
     names = SqueezeNet1_0_Weights.IMAGENET1K_V1.meta["categories"]

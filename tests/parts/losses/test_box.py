@@ -13,7 +13,7 @@ from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, genera
 from foveal.errors import UsageError
 from foveal.parts.coders import LTRB, Delta
 from foveal.parts.losses.box import L1, BoxLoss, CIoU, DIoU, GIoU, IoU, SmoothL1, Sum
-from foveal.parts.losses.normalizers import Fixed, KeptRows, Normalizer, PerImage, Positives, PositivesPerImage
+from foveal.parts.losses.normalizers import Fixed, Normalizer, PerImage, Positives, PositivesPerImage, Sampled
 
 CODER = Delta()
 EVERY = [L1(), SmoothL1(), SmoothL1(beta=1 / 9), SmoothL1(beta=0.0), IoU(), IoU("log"), GIoU(), DIoU(), CIoU()]
@@ -165,7 +165,7 @@ POSITIVE = torch.tensor([[True, True, False, True], [False, False, False, False]
 @pytest.mark.parametrize(
     ("normalizer", "expected"),
     [
-        (KeptRows(), [1 / 5, 1 / 5]),
+        (Sampled(), [1 / 5, 1 / 5]),
         (Positives(), [1 / 2, 1 / 2]),
         (Positives(across_ranks=True), [1 / 2, 1 / 2]),  # one process
         (PositivesPerImage(), [1 / 4, 1 / 2]),

@@ -24,7 +24,7 @@ from foveal.parts.losses.classification import (
     FocalStar,
     SigmoidLoss,
 )
-from foveal.parts.losses.normalizers import KeptRows, Positives
+from foveal.parts.losses.normalizers import Positives, Sampled
 
 SIGMOID: list[SigmoidLoss] = [
     BinaryCrossEntropy(),
@@ -322,7 +322,7 @@ def test_channels_monotone_and_normalizers() -> None:
     ]
     assert Focal().monotone and BinaryCrossEntropy().monotone and not CrossEntropy().monotone
     for loss in (CrossEntropy(), BinaryCrossEntropy()):
-        assert loss.normalizer == KeptRows() and loss.weight == 1
+        assert loss.normalizer == Sampled() and loss.weight == 1
     for loss in (Focal(), FocalStar(), BalancedCrossEntropy()):
         assert loss.normalizer == Positives() and loss.weight == 1
     logits = torch.randn(2, 3, 5).bfloat16()

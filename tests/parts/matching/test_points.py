@@ -10,7 +10,7 @@ import torch
 from foveal import presets
 from foveal.errors import UsageError
 from foveal.parts.heads.dense import PointTower
-from foveal.parts.losses.centerness import Centreness, centreness
+from foveal.parts.losses.centerness import Centerness, centerness
 from foveal.parts.matching import points
 from foveal.parts.matching.points import PointMatcher
 from foveal.parts.priors.anchors import Anchors, PyramidAnchors
@@ -93,13 +93,13 @@ def test_centreness_by_hand() -> None:
     cell = torch.tensor([[[0.0, 0, 20, 20]] * 4])  # the point (10, 10)
     boxes = torch.tensor([[[0.0, 0, 20, 20], [5, 5, 25, 15], [10, 0, 20, 20], [30, 30, 40, 40]]])
     # all sides equal: 1; l, r = 5, 15 and t, b = 5, 5: sqrt(1/3); on the edge and outside: 0
-    assert centreness(cell, boxes)[0].tolist() == pytest.approx([1, math.sqrt(1 / 3), 0, 0])
+    assert centerness(cell, boxes)[0].tolist() == pytest.approx([1, math.sqrt(1 / 3), 0, 0])
 
 
 def test_scores_are_the_root_of_the_product() -> None:
     scores, quality = torch.tensor([[[0.04, 0.64]]]), torch.tensor([[0.0]])
-    assert Centreness().scores(scores, quality)[0, 0].tolist() == pytest.approx([math.sqrt(0.02), math.sqrt(0.32)])
-    assert Centreness(floor=0.05).scores(scores, quality)[0, 0].tolist() == pytest.approx([0, math.sqrt(0.32)])
+    assert Centerness().scores(scores, quality)[0, 0].tolist() == pytest.approx([math.sqrt(0.02), math.sqrt(0.32)])
+    assert Centerness(floor=0.05).scores(scores, quality)[0, 0].tolist() == pytest.approx([0, math.sqrt(0.32)])
 
 
 @pytest.mark.parametrize("name", ["fcos_r50_fpn_paper", "fcos_r50_fpn_improved", "fcos_mini"])
@@ -129,7 +129,7 @@ def test_box_losses_weighted_by_centreness() -> None:
     predictions = Predictions(torch.zeros(1, 2, 1), sides, torch.zeros(1, 2))
     match = PointMatcher(radius=None)(priors, targets)
     assert match.positive.all()
-    weights = centreness(priors.batched(1), targets.boxes.expand(-1, 2, -1))[0]
+    weights = centerness(priors.batched(1), targets.boxes.expand(-1, 2, -1))[0]
     assert weights.tolist() == pytest.approx([1, math.sqrt(1 / 3)])
     assert task.losses(predictions, priors, targets)["box"].item() == pytest.approx(0.5, abs=1e-5)
 

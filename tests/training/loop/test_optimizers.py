@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from foveal.errors import UsageError
-from foveal.recipe import SGD, AdamW, Fit, Stage
+from foveal.recipe import SGD, AdamW, Recipe, Stage
 from foveal.runtime import processes as environment
-from foveal.training.loop.ema import Average
+from foveal.training.loop.ema import EMA
 from foveal.training.loop.log import Clock
 from foveal.training.loop.optimizers import (
     build_solver,
@@ -33,7 +33,7 @@ class Net(nn.Module):
         self.predictor = nn.Sequential(nn.Linear(1, 1))
 
 
-def groups_by_name(net: nn.Module, fit: Fit) -> dict[str, tuple[float, float]]:
+def groups_by_name(net: nn.Module, fit: Recipe) -> dict[str, tuple[float, float]]:
     names = {p: n for n, p in net.named_parameters()}
     groups = parameter_groups(net, fit, Stage())
     return {names[p]: (g["scale"], g["weight_decay"]) for g in groups for p in g["params"]}
@@ -41,7 +41,7 @@ def groups_by_name(net: nn.Module, fit: Fit) -> dict[str, tuple[float, float]]:
 
 def test_every_parameter_has_one_group_and_its_rules() -> None:
     rates: dict[str, float] = {"bias_lr": 2.0, "backbone_lr": 0.1, "predictor_lr": 10.0}
-    fit = Fit(solver=SGD(weight_decay=0.5), norm_decay=False, bias_decay=False, **rates)  # type: ignore[arg-type]
+    fit = Recipe(solver=SGD(weight_decay=0.5), norm_decay=False, bias_decay=False, **rates)  # type: ignore[arg-type]
     assert groups_by_name(Net(), fit) == {
         "backbone.0.weight": (0.1, 0.5),
         "backbone.0.bias": (pytest.approx(0.2), 0.0),
@@ -52,7 +52,7 @@ def test_every_parameter_has_one_group_and_its_rules() -> None:
         "predictor.0.weight": (10.0, 0.5),
         "predictor.0.bias": (20.0, 0.0),
     }
-    assert set(groups_by_name(Net(), Fit(solver=SGD(weight_decay=0.5))).values()) == {(1.0, 0.5)}
+    assert set(groups_by_name(Net(), Recipe(solver=SGD(weight_decay=0.5))).values()) == {(1.0, 0.5)}
 
 
 def test_a_stage_freezes_what_it_does_not_name_and_never_thaws() -> None:
@@ -72,7 +72,7 @@ def test_average_by_hand() -> None:
     net = nn.Linear(1, 1, bias=False)
     net.register_buffer("seen", torch.tensor(0.0))
     net.weight.data.fill_(0.0)
-    average = Average(net, decay=0.5)
+    average = EMA(net, decay=0.5)
     net.weight.data.fill_(10.0)
     net.seen.fill_(7.0)
     average.update(net, 0)  # d = min(0.5, 1/10): 0.1 * 0 + 0.9 * 10
@@ -93,7 +93,7 @@ def test_solver_state_survives_a_round_trip(solver: Any) -> None:
     def make() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
         net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
-        return net, build_solver(net, Fit(solver=solver), Stage())
+        return net, build_solver(net, Recipe(solver=solver), Stage())
 
     def advance(net: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
         optimizer.zero_grad()
@@ -128,7 +128,7 @@ class Scale(nn.Module):
 def updater(clip: float | None = None, solver: Any = None) -> tuple[Updater, Scale]:
     fabric = environment.launch(torch.device("cpu"), None, "32")
     net = Scale()
-    optimizer = build_solver(net, Fit(solver=solver or SGD(momentum=0.9, weight_decay=0.0)), Stage())
+    optimizer = build_solver(net, Recipe(solver=solver or SGD(momentum=0.9, weight_decay=0.0)), Stage())
     set_lr(optimizer, 0.1)
     model = fabric.setup_module(net)
     return Updater(fabric, model, optimizer, seed=0, clip=clip, clock=Clock(torch.device("cpu"))), net
@@ -185,7 +185,7 @@ def test_noise_differs_by_every_place_and_is_stable() -> None:
 def test_fp16_on_the_scaler_path_updates_and_skips() -> None:
     fabric = environment.launch(torch.device("cpu"), None, "16")
     net = Scale()
-    optimizer = build_solver(net, replace(Fit(), solver=SGD(weight_decay=0.0)), Stage())
+    optimizer = build_solver(net, replace(Recipe(), solver=SGD(weight_decay=0.0)), Stage())
     set_lr(optimizer, 0.1)
     update = Updater(fabric, fabric.setup_module(net), optimizer, seed=0, clip=1.0, clock=Clock(torch.device("cpu")))
     update([(torch.tensor([2.0]), torch.tensor([0.5]))], 0)  # type: ignore[list-item]

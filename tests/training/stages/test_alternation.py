@@ -19,8 +19,8 @@ from torch import Tensor
 
 from foveal import load, presets
 from foveal.assembly.proposers import Counts
-from foveal.assembly.two_stage import Region
-from foveal.checkpoints.initial import resting_at_random
+from foveal.assembly.two_stage import TwoStage
+from foveal.checkpoints.initial import frozen_random_parts
 from foveal.config.parse import parse_spec
 from foveal.config.show import show
 from foveal.data.augment.transforms import HorizontalFlip
@@ -38,7 +38,7 @@ from foveal.parts.priors.anchors import Anchors
 from foveal.parts.resizing import Resize
 from foveal.parts.samplers import Balanced
 from foveal.parts.selective_search import SlidingWindows
-from foveal.recipe import SGD, AdamW, Cosine, Fit, Stage
+from foveal.recipe import SGD, AdamW, Cosine, Recipe, Stage
 from foveal.types import Target, Targets
 
 TRAIN, VAL = 8, 2
@@ -53,7 +53,7 @@ SMALL = FasterRCNN(
     roi_head=RoIMLP(16),
     train_proposals=Counts(50, 24),
     test_proposals=Counts(20, 6),
-    fit=Fit(
+    fit=Recipe(
         epochs=2,
         batch=2,
         lr=0.02,
@@ -206,7 +206,7 @@ def test_proposals_that_come_along_take_the_rpns_place() -> None:
     targets = Targets.pad([Target(torch.tensor([[8.0, 8, 30, 34]]), torch.tensor([1]))])
     given = images.with_proposals([torch.tensor([[6.0, 6, 28, 30], [10, 2, 60, 40], [0, 0, 20, 20]])])
 
-    def losses(detector: Region, batch: Any, learning: str | None = None) -> dict[str, float]:
+    def losses(detector: TwoStage, batch: Any, learning: str | None = None) -> dict[str, float]:
         detector.learning = learning
         found = detector(batch, targets, rng=torch.Generator().manual_seed(3))
         return {name: float(value.detach()) for name, value in found.items()}
@@ -263,7 +263,7 @@ def killed(arguments: dict[str, Any]) -> None:
     places: dict[str, tuple[Any, str]] = {"propose": (Detector, "propose"), "update": (Loop, "_update")}
     out, where, at = Path(arguments["out"]), arguments.get("where"), arguments.get("at")
 
-    def watched(name: str, original: Any) -> Any:
+    def record_unused(name: str, original: Any) -> Any:
         calls = itertools.count()
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -277,7 +277,7 @@ def killed(arguments: dict[str, Any]) -> None:
         return call
 
     for name, (owner, method) in places.items():
-        setattr(owner, method, watched(name, getattr(owner, method)))
+        setattr(owner, method, record_unused(name, getattr(owner, method)))
     run(Path(arguments["data"]), out, resume=True, save_every=0.0)
 
 
@@ -364,7 +364,7 @@ def test_damaged_first_weights_are_named(cut: Path, data: Path) -> None:
 def test_a_recipe_of_four_segments_that_is_a_literal() -> None:
     assert [len(segment) for segment in SMALL.fit.segments] == [1, 1, 1, 1]
     assert parse_spec(show(SMALL)) == SMALL
-    both = Fit(stages=(Stage(trains=("a",)), Stage(), Stage(task="rpn"), Stage(begin=("a",), task="rpn")))
+    both = Recipe(stages=(Stage(trains=("a",)), Stage(), Stage(task="rpn"), Stage(begin=("a",), task="rpn")))
     assert [len(segment) for segment in both.segments] == [2, 1, 1]
     assert [stage.learning for stage in SMALL.fit.stages] == ["rpn", "roi", "rpn", "roi"]
 
@@ -377,7 +377,7 @@ def test_the_presets_have_the_papers_steps(name: str) -> None:
     with torch.device("meta"):
         detector = spec.build("ab")
     check_alternation(detector, spec.fit)
-    assert resting_at_random(spec, detector) == []  # the head waits for its own step
+    assert frozen_random_parts(spec, detector) == []  # the head waits for its own step
     if name == "faster_rcnn_vgg16_alternating":  # 5,011 images of VOC 2007 trainval; systems of one image, of two
         assert spec.fit.batch == 1 and spec.fit.epochs * 5011 == pytest.approx(80_000, rel=0.01)
         assert spec.fit.epochs * 5011 / 2 == pytest.approx(40_000, rel=0.01)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from foveal.assembly.two_stage import Region
+from foveal.assembly.two_stage import TwoStage
 from foveal.data.images.load import load_image
 from foveal.data.loader.stored_maps import MapStore, Pooled
 from foveal.data.loader.window_batches import WindowLoader
@@ -21,7 +21,7 @@ from foveal.errors import UsageError
 from foveal.parts.backbones.image_pyramid import ImagePyramid
 from foveal.parts.backbones.small import SmallResNet
 from foveal.parts.resizing import Resize
-from foveal.recipe import Draw
+from foveal.recipe import WindowSampling
 from foveal.training.stages.cache_maps import OnMaps, check_maps, store_maps
 from tests.helpers.stages_tiny import SPP_SMALL, Stop, outcome, run, stopped
 
@@ -50,13 +50,13 @@ def test_rows_are_those_the_detector_pools(spec: object, flip: float, data: Path
     records = [replace(r, proposals=SPP_SMALL.proposals(load_image(r.path)).boxes) for r in dataset.records]
     dataset = replace(dataset, records=records)
     detector = spec.build(dataset.classes).eval()  # type: ignore[attr-defined]
-    assert isinstance(detector, Region)
+    assert isinstance(detector, TwoStage)
     options = {"mirrored": flip > 0, "autocast": nullcontext, "step": lambda done, total: None}
     store, skipped = store_maps(detector, dataset, tmp_path, **options)  # type: ignore[arg-type]
     assert not skipped and len(list(store.folder.glob("*.safetensors"))) == len(records)
     pool, strides = detector.pool, detector.strides
     view = Pooled(store, pool, strides)
-    loader = WindowLoader(dataset, view, Draw(low=0.1), 32, 5, flip=flip)
+    loader = WindowLoader(dataset, view, WindowSampling(low=0.1), 32, 5, flip=flip)
     batch = next(loader.epoch())
     assert batch.images.proposals is not None and batch.targets.valid.sum() == 8 and len(set(batch.indices)) > 4
     for row, index in enumerate(batch.indices):
@@ -76,7 +76,7 @@ def test_rows_are_those_the_detector_pools(spec: object, flip: float, data: Path
             )
             near = (boxes * scale - inside).abs().amax(1)
             assert near.min() < 0.5 and records[index].labels[int(near.argmin())] == batch.targets.labels[row, 0]
-    again = next(WindowLoader(dataset, view, Draw(low=0.1), 32, 5, flip=flip, workers=2).epoch())
+    again = next(WindowLoader(dataset, view, WindowSampling(low=0.1), 32, 5, flip=flip, workers=2).epoch())
     assert torch.equal(again.images.pixels, batch.images.pixels)
     losses = OnMaps(detector)(batch.images, batch.targets)
     assert set(losses) == {"cls", "box"} and float(losses["cls"].detach()) == pytest.approx(1.95, abs=0.3)  # ln 7
@@ -99,7 +99,7 @@ def test_maps_of_an_image_that_changed_are_made_again(data: Path, tmp_path: Path
     record = replace(dataset.records[0], path=tmp_path / "own.png")
     dataset = replace(dataset, records=[record, dataset.records[1]])
     detector = SPP_SMALL.build(dataset.classes)
-    assert isinstance(detector, Region)
+    assert isinstance(detector, TwoStage)
     made: list[int] = []
     for colour in (10, 10, 200):
         Image.new("RGB", (90, 66), (colour, 0, 0)).save(record.path)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from foveal.parts.coders import Delta
 from foveal.recipe import SVM, Ridge
-from foveal.training.stages.feature_rows import Layer, Rows, mean_norm, overlaps_of
+from foveal.training.stages.feature_rows import ImageFeatures, Layer, mean_norm, overlaps_of
 from foveal.training.stages.ridge import fit_ridge
 from foveal.training.stages.svm import NOTHING, fit_svms
 
@@ -21,7 +21,7 @@ sklearn_linear = pytest.importorskip("sklearn.linear_model")
 WIDTH = 12
 
 
-def image(rng: np.random.Generator, objects: int, proposals: int, classes: int = 3) -> Rows:
+def image(rng: np.random.Generator, objects: int, proposals: int, classes: int = 3) -> ImageFeatures:
     """Objects somewhere, proposals around them, and features that say a little of the class and of the shift."""
     corner = rng.uniform(0, 200, (objects, 2))
     truth = np.concatenate([corner, corner + rng.uniform(30, 90, (objects, 2))], 1)
@@ -35,10 +35,10 @@ def image(rng: np.random.Generator, objects: int, proposals: int, classes: int =
     own = np.concatenate([labels, np.full(proposals, -1)])
     features = np.concatenate([overlaps, (boxes - best) / 50, rng.normal(0, 0.6, (len(boxes), WIDTH - classes - 4))], 1)
     features = features.astype(np.float16)
-    return Rows(features, boxes, own, overlaps, best, np.linalg.norm(features.astype(np.float64), axis=1))
+    return ImageFeatures(features, boxes, own, overlaps, best, np.linalg.norm(features.astype(np.float64), axis=1))
 
 
-def images(count: int = 12, seed: int = 0) -> list[Rows]:
+def images(count: int = 12, seed: int = 0) -> list[ImageFeatures]:
     rng = np.random.default_rng(seed)
     made = [image(rng, int(rng.integers(1, 4)), 60) for _ in range(count)]
     made.insert(1, image(rng, 0, 30))  # without an object
@@ -46,7 +46,7 @@ def images(count: int = 12, seed: int = 0) -> list[Rows]:
     return made
 
 
-def everything(made: list[Rows]) -> NDArray[np.float64]:
+def everything(made: list[ImageFeatures]) -> NDArray[np.float64]:
     return np.concatenate([r.features for r in made]).astype(np.float64)
 
 
@@ -58,7 +58,7 @@ def outputs(layer: Layer, x: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(linear(torch.from_numpy(x).float()).double().numpy())
 
 
-def plain_svm(made: list[Rows], label: int, s: SVM, scale: float) -> tuple[NDArray[np.float64], int]:
+def plain_svm(made: list[ImageFeatures], label: int, s: SVM, scale: float) -> tuple[NDArray[np.float64], int]:
     """The margins by scikit-learn, and how often it was called: the paper's pass over (image, row) indices."""
     rows = [(i, r) for i, m in enumerate(made) for r in range(len(m)) if m.labels[r] == label]
     feature = lambda at: made[at[0]].features[at[1]].astype(np.float64) * scale  # noqa: E731
@@ -132,7 +132,7 @@ def test_targets_that_do_not_vary_are_whitened_all_the_same() -> None:
     """One proposal: the covariance is zero, whitening divides by sqrt(eps), and the answer is its own delta."""
     box, truth = np.array([[10.0, 10, 50, 50]]), np.array([[12.0, 10, 52, 50]])
     features = np.ones((1, 5), np.float16)
-    one = Rows(features, box, np.array([-1]), np.array([[0.9, 0.0]]), truth, np.ones(1))
+    one = ImageFeatures(features, box, np.array([-1]), np.array([[0.9, 0.0]]), truth, np.ones(1))
     layer = fit_ridge(Ridge(), [one], 2, Delta())
     assert layer.without == (1,) and not layer.weight[4:].any() and not layer.bias[4:].any()
     assert outputs(layer, np.ones((1, 5)))[0, :4] == pytest.approx([2 / 40, 0, 0, 0], abs=1e-6)

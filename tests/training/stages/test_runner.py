@@ -13,8 +13,8 @@ import torch
 
 from foveal import load
 from foveal.assembly.detector import Spec
-from foveal.assembly.two_stage import Region
-from foveal.checkpoints.initial import resting_at_random
+from foveal.assembly.two_stage import TwoStage
+from foveal.checkpoints.initial import frozen_random_parts
 from foveal.checks.overfit import Overfit, _ever_longer, overfit
 from foveal.config.overrides import override
 from foveal.config.parse import parse_spec
@@ -27,7 +27,7 @@ from foveal.detectors.spp_net import FINE_TUNE_TOP
 from foveal.errors import FovealError, UsageError
 from foveal.parts.losses.classification import CrossEntropy
 from foveal.parts.pooling.warp import Warp
-from foveal.recipe import SVM, Draw, Ridge, Stage
+from foveal.recipe import SVM, Ridge, Stage, WindowSampling
 from foveal.training.stages.closed_form import write_svms
 from foveal.training.stages.feature_rows import Layer
 from foveal.training.stages.features import FeatureStore
@@ -116,7 +116,7 @@ def test_the_softmax_alone_is_a_whole_recipe() -> None:
     """Nothing is at random in it: boxes stay as proposed. Without the first stage the CNN is."""
     detector = RCNN_SMALL.build("ab")
     alone, fitted = (replace(RCNN_SMALL, fit=replace(RCNN_SMALL.fit, stages=RCNN_SMALL.fit.stages[s])) for s in PARTS)
-    assert resting_at_random(alone, detector) == [] and resting_at_random(fitted, detector) == ["roi_head"]
+    assert frozen_random_parts(alone, detector) == [] and frozen_random_parts(fitted, detector) == ["roi_head"]
 
 
 def test_stored_features_of_other_weights_are_not_used(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_crops_in_pieces_are_crops_at_once() -> None:
     other = replace(RCNN_SMALL, pool=Warp(32, 2, rows=None)).build("ab").eval()
     other.load_state_dict(detector.state_dict())
     pictures = [np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)]
-    assert isinstance(detector, Region)
+    assert isinstance(detector, TwoStage)
     with torch.no_grad():
         images = detector.prepare(pictures)
         a, b = (d.detections(d.outputs(images), images) for d in (detector, other))
@@ -165,8 +165,8 @@ def test_crops_in_memory_are_counted_over_the_batch(monkeypatch: pytest.MonkeyPa
     """16 at a time: 5 of each of three pictures, 16 of a single one."""
     detector = RCNN_SMALL.build("ab").eval()
     rows: list[int] = []
-    taps = detector.roi_head.taps  # type: ignore[union-attr, attr-defined]
-    monkeypatch.setattr(detector.roi_head, "taps", lambda x: rows.append(len(x)) or taps(x))
+    split = detector.roi_head.split_features  # type: ignore[union-attr, attr-defined]
+    monkeypatch.setattr(detector.roi_head, "split_features", lambda x: rows.append(len(x)) or split(x))
     picture = np.zeros((60, 80, 3), np.uint8)
     detector.predict_arrays([picture] * 3, 3)
     assert rows == [15] * 8  # 40 windows
@@ -195,7 +195,7 @@ def test_recipes_without_sense_are_refused(data: Path, tmp_path: Path) -> None:
         {"solver": SVM()},
         {"inputs": "features"},
         {"inputs": "features", "solver": Ridge(), "epochs": 3},
-        {"draw": Draw(per_image=3)},
+        {"draw": WindowSampling(per_image=3)},
         {"inputs": "pictures"},
     ):
         with pytest.raises(UsageError, match="stages"):
@@ -208,7 +208,7 @@ def test_recipes_without_sense_are_refused(data: Path, tmp_path: Path) -> None:
         spec = replace(RCNN_SMALL, fit=replace(RCNN_SMALL.fit, **changes))
         with pytest.raises(UsageError, match=message):
             run(spec, data, tmp_path / "a", **options)
-    with pytest.raises(UsageError, match="Margin"):
+    with pytest.raises(UsageError, match="SoftmaxOrSVM"):
         run(override(RCNN_SMALL, ["roi.cls_loss=CrossEntropy()"]), data, tmp_path / "b")
     assert isinstance(override(RCNN_SMALL, ["roi.cls_loss=CrossEntropy()"]).roi.cls_loss, CrossEntropy)
 
