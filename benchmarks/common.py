@@ -6,7 +6,7 @@
     race("match 160k x 100", {"torchvision": theirs, "foveal": ours}, rounds=args.rounds)
 
 Contenders run in turn (A B C, A B C, ...), so that a drift of the machine's speed touches all of them alike.
-One thread unless told otherwise: two threads on a shared machine measure the neighbours.
+One thread unless told otherwise: two threads on a shared machine measure the neighbors.
 """
 
 from __future__ import annotations

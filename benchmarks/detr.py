@@ -3,7 +3,7 @@
     python benchmarks/detr.py --only training --size 416
     python benchmarks/detr.py --only inference --short 800
 
-Their training has auxiliary losses as ours. Its pictures are normalised beforehand; ours come as bytes. Theirs drops
+Their training has auxiliary losses as ours. Its pictures are normalized beforehand; ours come as bytes. Theirs drops
 nothing of the attention weights and inside the feed-forward blocks, where the original code and ours do: --dropout 0
 leaves it out on both sides.
 """
@@ -63,7 +63,7 @@ def training(args: Any) -> None:
     raw, targets = batch(images, truth)
     pixels, mask = ours.normalize(raw).pixels.contiguous(), torch.ones(args.batch, height, width)
     sides = torch.tensor([width, height, width, height])
-    labels = [{"class_labels": t["labels"] - 1, "boxes": centred(t["boxes"] / sides)} for t in truth]
+    labels = [{"class_labels": t["labels"] - 1, "boxes": centerd(t["boxes"] / sides)} for t in truth]
     contenders = {
         "transformers fp32": step(theirs, lambda: {"loss": theirs(pixels, mask, labels=labels).loss}),
         "foveal fp32": step(ours, lambda: ours(raw, targets)),
@@ -77,7 +77,7 @@ def training(args: Any) -> None:
         print(f"{label:36s} {ops.total:6d} operations, host syncs: {dict(ops.syncs)}")
 
 
-def centred(boxes: Tensor) -> Tensor:
+def centerd(boxes: Tensor) -> Tensor:
     return torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
 
 

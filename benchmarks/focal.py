@@ -3,7 +3,7 @@
 python benchmarks/focal.py [--rounds 5] [--threads 1] [--only focal]
 
 2 images of 640 x 640 (76,725 anchors each) and 80 classes; 600 positive and 900 ignored rows, logits around the
-prior bias. Every contender computes the normalised sum and the gradient of all logits; the first table shows that
+prior bias. Every contender computes the normalized sum and the gradient of all logits; the first table shows that
 they agree. "x logits" is the peak of memory above the logits, in multiples of their 47 MB; 1.0 is the gradient alone.
 
 torchvision is there twice: all rows at once, and image by image as its RetinaNet calls it. The second is faster than
@@ -65,7 +65,7 @@ def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def torchvision_path(logits: Tensor, labels: Tensor, positive: Tensor, ignored: Tensor) -> Tensor:
-    """As ``RetinaNetClassificationHead.compute_loss``, but normalised by the positives of the batch."""
+    """As ``RetinaNetClassificationHead.compute_loss``, but normalized by the positives of the batch."""
     losses = []
     for x, label, hot, out in zip(logits, labels, positive, ignored, strict=True):
         target = torch.zeros_like(x)

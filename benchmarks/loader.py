@@ -3,8 +3,8 @@
     python benchmarks/loader.py [--rounds 5] [--data FOLDER_OF_JPEGS] [--only "Faster R-CNN"]
 
 The peer does what torchvision's own references do: PIL decoding, ``transforms.v2``, and for Faster R-CNN the transform
-of its detection model, which normalises, resizes and pads. Ours makes whole batches through ``Loader`` (no workers),
-uint8 pixels out; the last row adds the normalisation, which training does on the device. Same files, same process.
+of its detection model, which normalizes, resizes and pads. Ours makes whole batches through ``Loader`` (no workers),
+uint8 pixels out; the last row adds the normalization, which training does on the device. Same files, same process.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def faster_rcnn(data: Dataset) -> tuple[dict[str, Callable[[], None]], str]:
     return {
         name: peer(data.records, augment, into_model),
         "foveal, uint8 to the model": ours(make()),
-        "foveal, and normalised (fp32)": ours(make(), rule.normalize),
+        "foveal, and normalized (fp32)": ours(make(), rule.normalize),
     }, name
 
 
@@ -147,7 +147,7 @@ def ssd(data: Dataset) -> tuple[dict[str, Callable[[], None]], str]:
         name: peer(data.records, compose(False), stack),
         "torchvision, v2 on uint8 tensors": peer(data.records, compose(True), stack),
         "foveal, uint8 to the model": ours(make()),
-        "foveal, and normalised (fp32)": ours(make(), rule.normalize),
+        "foveal, and normalized (fp32)": ours(make(), rule.normalize),
     }, name
 
 

@@ -29,9 +29,9 @@ CLASSES = 10
 def ellipses(box: np.ndarray, size: tuple[int, int]) -> Masks:
     """One in each box."""
     y, x = np.mgrid[: size[0], : size[1]] + 0.5
-    centre, half = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]) / 2
-    u = (x - centre[:, 0, None, None]) / half[:, 0, None, None]
-    v = (y - centre[:, 1, None, None]) / half[:, 1, None, None]
+    center, half = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]) / 2
+    u = (x - center[:, 0, None, None]) / half[:, 0, None, None]
+    v = (y - center[:, 1, None, None]) / half[:, 1, None, None]
     return Masks.of_dense(u**2 + v**2 < 1)
 
 

@@ -25,9 +25,9 @@ def anchors() -> Priors:
 
 def objects(n: int) -> Tensor:
     rng = torch.Generator().manual_seed(2)
-    centre = torch.rand(n, 2, generator=rng) * 800
+    center = torch.rand(n, 2, generator=rng) * 800
     side = torch.exp(torch.rand(n, 2, generator=rng) * 2.77) * 20
-    return torch.cat([centre - side / 2, centre + side / 2], 1).clamp(0, 800)
+    return torch.cat([center - side / 2, center + side / 2], 1).clamp(0, 800)
 
 
 def main() -> None:

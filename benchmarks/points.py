@@ -19,10 +19,10 @@ HEIGHT, WIDTH = 800, 1088
 
 def objects(n: int) -> Tensor:
     rng = torch.Generator().manual_seed(2)
-    centre = torch.rand(n, 2, generator=rng) * torch.tensor([WIDTH, HEIGHT])
+    center = torch.rand(n, 2, generator=rng) * torch.tensor([WIDTH, HEIGHT])
     side = torch.exp(torch.rand(n, 2, generator=rng) * 2.77) * 20
     limit = torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT])
-    return torch.minimum(torch.cat([centre - side / 2, centre + side / 2], 1).clamp(min=0), limit)
+    return torch.minimum(torch.cat([center - side / 2, center + side / 2], 1).clamp(min=0), limit)
 
 
 def main() -> None:

@@ -16,9 +16,9 @@ STRIDES = (4, 8, 16, 32)
 
 def boxes(n: int) -> Tensor:
     rng = torch.Generator().manual_seed(2)
-    centre = torch.rand(n, 2, generator=rng) * torch.tensor([1088.0, 800.0])
+    center = torch.rand(n, 2, generator=rng) * torch.tensor([1088.0, 800.0])
     side = torch.exp(torch.rand(n, 2, generator=rng) * 3.2) * 20
-    return torch.cat([centre - side / 2, centre + side / 2], 1).clamp(min=0).clamp(max=1088)[None]
+    return torch.cat([center - side / 2, center + side / 2], 1).clamp(min=0).clamp(max=1088)[None]
 
 
 def both(run: Callable[[], Tensor], grad: Tensor, maps: Iterable[Tensor]) -> Callable[[], None]:

@@ -22,9 +22,9 @@ CLASSES = 91
 def clustered(n: int, groups: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Boxes around ``groups`` objects, as a detector gives them, and the object of each."""
     which = torch.randint(groups, (n,), generator=rng)
-    centre = torch.rand(groups, 2, generator=rng) * torch.tensor([1000.0, 700.0])
+    center = torch.rand(groups, 2, generator=rng) * torch.tensor([1000.0, 700.0])
     side = torch.exp(torch.rand(groups, 2, generator=rng) * 2.5) * 20
-    c = centre[which] + torch.randn(n, 2, generator=rng) * side[which] * 0.08
+    c = center[which] + torch.randn(n, 2, generator=rng) * side[which] * 0.08
     s = side[which] * torch.exp(torch.randn(n, 2, generator=rng) * 0.12)
     return torch.cat([c - s / 2, c + s / 2], 1), which
 

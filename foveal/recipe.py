@@ -32,7 +32,7 @@ class Solver(ABC):
 
     @abstractmethod
     def build(self, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
-        """A *fused* torch optimiser over parameter groups (each with its own ``lr`` and ``weight_decay``).
+        """A *fused* torch optimizer over parameter groups (each with its own ``lr`` and ``weight_decay``).
 
         Fused, because only that form can skip an update on the device (``found_inf``), without asking the host.
         """
@@ -83,7 +83,7 @@ class SVM:
 
     c: float = 1e-3  # weight of the hinge losses against the squared length of the weights
     positive_weight: float = 2.0  # of an object's loss, a negative's is 1
-    bias_feature: float = 10.0  # what is appended to every vector; its weight is the bias, and is penalised too
+    bias_feature: float = 10.0  # what is appended to every vector; its weight is the bias, and is penalized too
     norm: float = 20.0  # vectors are scaled to this mean length
     negative: float = 0.3  # a window whose IoU with all objects of the class lies below is a negative
     hard: float = -1.0001  # margin above which a negative is added
@@ -100,7 +100,7 @@ class Ridge:
     """Ridge regression of each class' box deltas on stored features: R-CNN's box layer (section 2.3, appendix C).
 
     It learns from the proposals that overlap an object by more than ``iou``, each with the one it overlaps most. The
-    targets of a class are centred and whitened (ZCA); a bias feature of 1 is appended and penalised like the rest.
+    targets of a class are centerd and whitened (ZCA); a bias feature of 1 is appended and penalized like the rest.
     """
 
     alpha: float = 1000.0  # weight of the squared length of the weights
@@ -278,7 +278,7 @@ class Recipe:
 
     @property
     def segments(self) -> list[tuple[Stage, ...]]:
-        """The stages in groups of neighbours that one loop runs: those of the same inputs and losses."""
+        """The stages in groups of neighbors that one loop runs: those of the same inputs and losses."""
         groups: list[list[Stage]] = []
         for stage in self.stages:
             if groups and not stage.alone and stage.kind == groups[-1][-1].kind:

@@ -25,7 +25,7 @@ class Images:
     """A batch of pictures as the network sees them.
 
     ``pixels`` holds raw RGB values where it is ``uint8`` (training data stays so until the last moment) and
-    normalised values where it is floating point. Outside ``sizes`` it is padding: zero once normalised.
+    normalized values where it is floating point. Outside ``sizes`` it is padding: zero once normalized.
     """
 
     pixels: Tensor  # (B, 3, H, W)

@@ -121,7 +121,7 @@ def test_exif_picture_is_upright(faults: dict[str, Any]) -> None:
     record = next(r for r in train.records if r.path.name == Path(case["culprit"][0]).name)
     pixels = load_image(record.path)
     assert pixels.shape == (record.height, record.width, 3) == (96, 128, 3)
-    # The shapes are strong colours on grey noise: inside its boxes the picture varies more than outside.
+    # The shapes are strong colors on gray noise: inside its boxes the picture varies more than outside.
     inside = [pixels[int(y1) : int(y2), int(x1) : int(x2)].astype(int) for x1, y1, x2, y2 in record.boxes]
     assert all((part.max(-1) - part.min(-1)).mean() > 40 for part in inside)
 

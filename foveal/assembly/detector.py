@@ -103,7 +103,7 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def outputs(self, images: Images) -> Outputs:
-        """Features, predictions and priors of a batch of normalised images."""
+        """Features, predictions and priors of a batch of normalized images."""
 
     @abstractmethod
     def losses(
@@ -165,7 +165,7 @@ class Detector(nn.Module, ABC):
 
     @torch.no_grad()
     def propose(self, images: Images, *, training: bool = False) -> list[Detections]:
-        """The :meth:`proposals` of each image in original pixels, labelled ``object``, by falling score."""
+        """The :meth:`proposals` of each image in original pixels, labeled ``object``, by falling score."""
         batch = self.normalize(images)
         outputs = self.outputs(batch)
         with torch.autocast(batch.pixels.device.type, enabled=False):
@@ -177,7 +177,7 @@ class Detector(nn.Module, ABC):
         return next(self.parameters()).device
 
     def prepare(self, arrays: Sequence[ImageArray], proposals: Sequence[Boxes4] | None = None) -> Images:
-        """Upright RGB pictures (H, W, 3) uint8 -> a normalised batch on the detector's device.
+        """Upright RGB pictures (H, W, 3) uint8 -> a normalized batch on the detector's device.
 
         ``proposals`` (P, 4) of each, in its own pixels, are for a detector with a :attr:`source`; None asks that.
         """
@@ -194,7 +194,7 @@ class Detector(nn.Module, ABC):
         return images.with_proposals([torch.from_numpy(np.array(b, np.float32).reshape(-1, 4)) for b in boxes])
 
     def normalize(self, images: Images) -> Images:
-        """Raw uint8 pixels become normalised ones; a batch that already is stays as it is."""
+        """Raw uint8 pixels become normalized ones; a batch that already is stays as it is."""
         return self.spec.input.normalize(images) if images.pixels.dtype == torch.uint8 else images
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a detector is asked to do with its predictions: match, sample, encode, penalise; or decode, score, suppress.
+"""What a detector is asked to do with its predictions: match, sample, encode, penalize; or decode, score, suppress.
 
 A task owns no weights. It is the field ``task`` of a one-stage spec, ``rpn`` and ``roi`` of a two-stage one.
 """
@@ -30,11 +30,11 @@ class BoxTask:
     """One stage of classification and box regression over a set of priors."""
 
     matcher: Matcher  # which object each prior answers for
-    cls_loss: ClassLoss  # owns the number of logits, the scores, the prior bias and its normaliser
-    box_loss: BoxLoss = SmoothL1()  # picks its own space; owns its normaliser
+    cls_loss: ClassLoss  # owns the number of logits, the scores, the prior bias and its normalizer
+    box_loss: BoxLoss = SmoothL1()  # picks its own space; owns its normalizer
     sampler: Sampler = All()  # which rows count
     coder: Coder = Delta()  # boxes <-> deltas
-    quality: Quality | None = None  # objectness or centre-ness, where the head predicts one
+    quality: Quality | None = None  # objectness or center-ness, where the head predicts one
     select: Select = Select()  # candidates for detection: score threshold, top-k of each level
     suppress: Suppress = NMS()  # removes duplicates, keeps the best
     clip: Literal["before", "after"] = "before"  # boxes are clipped to the picture before suppression, or after it
@@ -108,7 +108,7 @@ class BoxTask:
 
     @torch.no_grad()
     def row_losses(self, predictions: Predictions, priors: Priors, targets: Targets, match: Match) -> Tensor:
-        """What each row would be penalised by, before any normaliser (B, A): its class loss, and a positive one's box
+        """What each row would be penalized by, before any normalizer (B, A): its class loss, and a positive one's box
         loss beside it. OHEM chooses proposals by it (Shrivastava et al. 2016)."""
         where, truth, deltas = self._regression(predictions, priors, targets, match)
         box_rows = self.box_loss(deltas, where, truth, self.coder) * self.box_loss.weight

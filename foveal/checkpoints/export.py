@@ -18,7 +18,7 @@ from ..config.show import to_json
 from ..errors import FovealError, UsageError
 from ..parts.backbones.timm import Timm, whole_names
 from ..weights.keys_detr import Inner
-from ..weights.keys_torchvision import recognise, to_ours, to_torchvision, upgrade
+from ..weights.keys_torchvision import recognize, to_ours, to_torchvision, upgrade
 from ..weights.open import State
 from .foreign.darknet import export_darknet
 from .foreign.detr import export_detr
@@ -84,7 +84,7 @@ def remarks(to: Target, spec: Spec, state: State) -> list[str]:
     said = []
     if getattr(getattr(spec, "backbone", None), "eps", None) == 0:
         said = ["its norms have an epsilon of 0: torchvision.models.detection._utils.overwrite_eps(model, 0.0)"]
-    plain = presets.get(recognise(_theirs(state), ""))
+    plain = presets.get(recognize(_theirs(state), ""))
     other = dict.fromkeys(found[0] for path, *_ in difference(spec, plain) if (found := _BOXES.match(path)))
     if other:
         said.append(f"{', '.join(other)}: not torchvision's own. Its model needs the same, else it finds other boxes")
@@ -95,7 +95,7 @@ def _torchvision(spec: Spec, state: State) -> State:
     """Raises ``UsageError`` for a detector that torchvision has not."""
     theirs = _theirs(state)
     try:
-        recognise(theirs, "")
+        recognize(theirs, "")
         same = to_ours(upgrade(theirs)).keys() == state.keys()
     except FovealError:
         same = False

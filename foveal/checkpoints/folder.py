@@ -92,7 +92,7 @@ def save(folder: Path, step: int, content: Content) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         sums: dict[str, str] = {}
-        for name, data in _serialised(content):
+        for name, data in _serialized(content):
             sums[name] = hashlib.sha256(data).hexdigest()
             _write(temporary / name, data)
         _write(temporary / SUMS, _sums_text(sums))
@@ -234,7 +234,7 @@ def load_checkpoint(path: str | Path) -> Loaded:
 
 
 # ----------------------------------------------------------------------------------------------- inside
-def _serialised(content: Content) -> Iterable[tuple[str, bytes]]:
+def _serialized(content: Content) -> Iterable[tuple[str, bytes]]:
     yield MODEL, _bytes(content.model)
     if content.raw:
         yield RAW, _bytes(content.raw)

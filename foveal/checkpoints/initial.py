@@ -135,7 +135,7 @@ def frozen_random_backbone(spec: Spec, detector: Detector) -> bool:
 
 
 def normalization_mismatch(spec: Spec) -> str | None:
-    """What to say where the backbone's weights were trained on pixels normalised otherwise; None: they were not."""
+    """What to say where the backbone's weights were trained on pixels normalized otherwise; None: they were not."""
     backbone = getattr(spec, "backbone", None)
     if isinstance(backbone, ImagePyramid):
         backbone = backbone.backbone

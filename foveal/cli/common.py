@@ -128,7 +128,7 @@ def paths(data: Sequence[Path]) -> Path | list[Path]:
 
 # ----------------------------------------------------------------------------------------------- output
 def say(text: str) -> None:
-    """Lines on standard output, as they are: never cut, wrapped or coloured."""
+    """Lines on standard output, as they are: never cut, wrapped or colored."""
     typer.echo(text)
 
 

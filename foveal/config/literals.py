@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import FovealError, UsageError
 from .fields import Mismatch, fitted, hints, settings, takes
+from .renamed import PARTS, field_name
 
 DEPTH = 50  # nested calls and brackets; real specs stay under 10
 CONSTANTS: Mapping[str, float] = {"inf": math.inf, "nan": math.nan}  # as ``repr`` writes them
@@ -77,7 +78,7 @@ def _value(node: ast.expr, names: Mapping[str, type], where: str, depth: int, hi
 def _construct(node: ast.Call, names: Mapping[str, type], where: str, depth: int, hint: Any) -> Any:
     """A call of one of our classes: its arguments bound to fields, checked, and the class called."""
     assert isinstance(node.func, ast.Name)
-    name = node.func.id
+    name = node.func.id if node.func.id in names else PARTS.get(node.func.id, node.func.id)
     if name not in names:
         raise UsageError(f"unknown part {name}", where=where, fix=nearest(name, _fitting(names, hint), "parts"))
     cls = names[name]
@@ -86,7 +87,7 @@ def _construct(node: ast.Call, names: Mapping[str, type], where: str, depth: int
     if len(node.args) > len(positional):
         raise UsageError(f"{len(node.args)} values for {len(positional)} fields", where=place)
     given = list(zip(positional, node.args, strict=False))
-    given += [(k.arg or "**", k.value) for k in node.keywords]
+    given += [(field_name(cls, k.arg or "**"), k.value) for k in node.keywords]
     values: dict[str, Any] = {}
     for field, argument in given:
         if field not in fields:

@@ -11,6 +11,7 @@ from ..errors import UsageError
 from .fields import Mismatch, element, fitted, hints, name_of, settings
 from .literals import CONSTANTS, made, nearest, parse_value, short
 from .parse import T, vocabulary
+from .renamed import field_name
 from .show import _flat
 
 __all__ = ["difference", "is_override", "override"]
@@ -48,7 +49,7 @@ def _replaced(old: Any, hint: Any, path: Sequence[str], done: int, text: str, na
         return _new_value(old, hint, text, where, names)
     key = path[done]
     if dataclasses.is_dataclass(old) and not isinstance(old, type):
-        fields = settings(type(old))
+        fields, key = settings(type(old)), field_name(type(old), key)
         if key not in fields:
             kind = f"{where}: {type(old).__name__}" if where else type(old).__name__
             raise UsageError(f"unknown setting {key}", where=kind, fix=nearest(key, fields, "settings"))

@@ -23,7 +23,7 @@ class Clusters:
 
 
 def shape_iou(sides: Sides, shapes: Sides) -> Sides:
-    """(N, 2) and (k, 2) -> (N, k): the IoU of boxes laid on one centre."""
+    """(N, 2) and (k, 2) -> (N, k): the IoU of boxes laid on one center."""
     shared = np.minimum(sides[:, None], shapes).prod(-1)
     overlap: Sides = shared / (sides.prod(-1)[:, None] + shapes.prod(-1) - shared)
     return overlap

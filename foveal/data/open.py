@@ -13,7 +13,7 @@ from ..errors import FovealError, UsageError
 from ..files.paths import PathLike
 from ..files.reading import nearest
 from .formats.coco import CocoSource
-from .formats.sniff import Source, recognise
+from .formats.sniff import Source, recognize
 from .formats.voc import VocSource
 from .records.dataset import Dataset
 from .records.findings import Finding, Findings
@@ -33,7 +33,7 @@ def open_dataset(
     absent: Literal["refuse", "accept"] = "refuse",
     look: bool = True,
 ) -> Dataset:
-    """Reads a data set, recognised by what it holds; several paths are joined.
+    """Reads a data set, recognized by what it holds; several paths are joined.
 
     ``split=None`` means the whole set; ``valid`` and ``val`` mean the same. ``images`` is where the images lie, if not
     with the annotations. ``classes`` chooses and orders classes (:func:`~.subsets.select_classes` says what happens to
@@ -55,11 +55,11 @@ def open_dataset(
 
 
 def open_sources(path: PathLike | Sequence[PathLike], images: PathLike | None = None) -> list[Source]:
-    """What the paths hold, recognised but not read."""
+    """What the paths hold, recognized but not read."""
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
     if not paths:
         raise UsageError("no data is given", fix="Name a folder, a COCO .json or a data.yaml")
-    return [recognise(Path(p), None if images is None else Path(images)) for p in paths]
+    return [recognize(Path(p), None if images is None else Path(images)) for p in paths]
 
 
 def split_pair(

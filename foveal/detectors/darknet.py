@@ -151,17 +151,17 @@ def detection_layers(net: Net) -> list[Layer]:
 
 
 def _cells(heads: Sequence[Layer]) -> Cells:
-    shapes, reach = [], []
+    shapes, scale_xy = [], []
     for layer in heads:
         what = layer.head
         if isinstance(what, Yolo):
             shapes.append(tuple(what.anchors[k] for k in what.mask))
-            reach.append(what.scale_xy)
+            scale_xy.append(what.scale_xy)
         elif isinstance(what, Region):
             return Cells((what.anchors,), unit="cells")
         elif isinstance(what, Detection):
             return Cells((((1.0, 1.0),) * what.boxes,), unit="cells")  # they have no shape of their own
-    return Cells(tuple(shapes), reach=tuple(reach) if max(reach) > 1 else None)
+    return Cells(tuple(shapes), scale_xy=tuple(scale_xy) if max(scale_xy) > 1 else None)
 
 
 def _task(heads: Sequence[Layer], seen: int) -> BoxTask:

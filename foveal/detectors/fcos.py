@@ -1,7 +1,7 @@
 """FCOS: fully convolutional one-stage detection (Tian et al., ICCV 2019).
 
 ResNet -> FPN P3..P7 -> two towers shared over the levels -> at every point K sigmoid logits, the distances to the four
-sides of a box, and centre-ness. No anchors: a point answers for the object it lies in.
+sides of a box, and center-ness. No anchors: a point answers for the object it lies in.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ POINTS = PyramidAnchors(scale=1.0, octaves=1, ratios=(1.0,))  # one cell a place
 
 @dataclass(frozen=True)
 class FCOS(Spec):
-    """The improved form of the authors' code: centre sampling, GIoU, sides in strides, centre-ness on the box tower."""
+    """The improved form of the authors' code: center sampling, GIoU, sides in strides, center-ness on the box tower."""
 
     input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
     backbone: BackboneSpec = Torchvision("resnet50")  # levels C3, C4, C5
     neck: FPN = FPN(256, extra="p6p7-p5")  # P3..P7
-    head: PointTower = PointTower(scales=True)  # one tower for classes, one for boxes and centre-ness
+    head: PointTower = PointTower(scales=True)  # one tower for classes, one for boxes and center-ness
     points: Anchors | PyramidAnchors = POINTS  # cells of one stride; their middles are the points
     task: BoxTask = BoxTask(
         matcher=PointMatcher(radius=1.5),

@@ -1,7 +1,7 @@
 """YOLO, versions 1 to 3 (Redmon et al. 2016, Redmon and Farhadi 2017, 2018), with Darknet's losses.
 
 A network of leaky blocks -> at every cell of a grid a few boxes, each with an objectness and class scores. The cell
-that an object's centre lies in answers for it. The versions differ in their parts, not in the assembly:
+that an object's center lies in answers for it. The versions differ in their parts, not in the assembly:
 
 - v1: one 7 x 7 grid, fully connected head, two shapeless boxes a cell, everything a squared error;
 - v2: convolutions all the way, shapes of boxes found by k-means, a finer map passed through, softmax classes;
@@ -34,13 +34,13 @@ from ..parts.priors.cells import Cells
 from ..parts.resizing import Input, Letterbox
 from ..recipe import Recipe
 
-BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # Darknet normalises to 0..1 and nothing more
+BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # Darknet normalizes to 0..1 and nothing more
 
 # Boxes that overlap an object by more than .7 without being its own are left alone (COCO; .5 for VOC).
 V3_TASK = BoxTask(
     matcher=ShapeMatcher(),
     cls_loss=BinaryCrossEntropy(normalizer=PerImage(), background=False),
-    box_loss=YOLOBoxLoss(centre="logistic"),
+    box_loss=YOLOBoxLoss(center="logistic"),
     coder=GridCoder(),
     quality=Objectness(ignore=0.7),
     select=Select(score=0.005, per_level=1000),
@@ -52,7 +52,7 @@ V2_OBJECTNESS = Objectness("squared", target="iou", ignore=0.6, positive=5.0)
 V2_TASK = replace(
     V3_TASK,
     cls_loss=CrossEntropy(background=False, normalizer=PerImage()),
-    box_loss=YOLOBoxLoss(centre="squared", warmup_images=12_800),
+    box_loss=YOLOBoxLoss(center="squared", warmup_images=12_800),
     quality=V2_OBJECTNESS,
 )
 
@@ -61,7 +61,7 @@ V1_TASK = replace(
     V3_TASK,
     matcher=Responsible(),
     cls_loss=SquaredError(),
-    box_loss=YOLOBoxLoss(centre="squared", small=False, weight=5.0),
+    box_loss=YOLOBoxLoss(center="squared", small_box_weight=False, weight=5.0),
     coder=GridCoder(logistic=False, sides="square"),
     quality=Objectness("linear", target="iou", negative=0.5),
     select=Select(score=0.001, per_level=1000),

@@ -11,7 +11,7 @@ from ..masks.rle import ranges
 from .matching import match_table
 from .tables import DetectionTable, Floats, GroundTruth, Ints, width_height
 
-UNIT = 2.0  # coordinates that stay below this are normalised ones, with room for boxes that stick out
+UNIT = 2.0  # coordinates that stay below this are normalized ones, with room for boxes that stick out
 SQUARES = (300, 320, 416, 512, 608, 640, 800, 1024)  # usual letterbox sides
 
 
@@ -44,24 +44,24 @@ def _hypotheses(truth: GroundTruth, found: DetectionTable) -> Iterator[tuple[Flo
     yield _join(b[:, :2], b[:, :2] + b[:, 2:]), "The boxes look like x, y, width, height but are read as corners"
     yield _join(b[:, :2], size), "The boxes look like corners x1, y1, x2, y2 but are read as x, y, width, height"
     half = b[:, 2:] / 2
-    centre = "The boxes look like centre x, centre y, width, height but are read as"
-    yield _join(b[:, :2] - half, b[:, :2] + half), f"{centre} corners"
-    yield b - np.tile(size / 2, 2), f"{centre} x, y, width, height"
+    center = "The boxes look like center x, center y, width, height but are read as"
+    yield _join(b[:, :2] - half, b[:, :2] + half), f"{center} corners"
+    yield b - np.tile(size / 2, 2), f"{center} x, y, width, height"
     yield b[:, [1, 0, 3, 2]], "x and y of the boxes are swapped (y1, x1, y2, x2)"
     if len(b) and np.abs(b).max() <= UNIT:
         if truth.sizes is not None:
-            yield from _normalised(b, np.tile(truth.sizes[found.image][:, ::-1], 2).astype(np.float64))
+            yield from _normalized(b, np.tile(truth.sizes[found.image][:, ::-1], 2).astype(np.float64))
     else:
         yield from _scaled(truth, found)
 
 
-def _normalised(b: Floats, sides: Floats) -> Iterator[tuple[Floats, str]]:
-    what = "The boxes are normalised to 0..1 and must be multiplied by the width and height of each image"
+def _normalized(b: Floats, sides: Floats) -> Iterator[tuple[Floats, str]]:
+    what = "The boxes are normalized to 0..1 and must be multiplied by the width and height of each image"
     yield b * sides, what
     yield _join(b[:, :2], b[:, :2] + b[:, 2:]) * sides, f"{what}; they are x, y, width, height read as corners"
-    centre = _join(b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2)
-    yield centre * sides, f"{what}; they are centre x, centre y, width, height read as corners"
-    yield (b - np.tile((b[:, 2:] - b[:, :2]) / 2, 2)) * sides, f"{what}; their x, y is the centre"
+    center = _join(b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2)
+    yield center * sides, f"{what}; they are center x, center y, width, height read as corners"
+    yield (b - np.tile((b[:, 2:] - b[:, :2]) / 2, 2)) * sides, f"{what}; their x, y is the center"
 
 
 def _scaled(truth: GroundTruth, found: DetectionTable) -> Iterator[tuple[Floats, str]]:
@@ -84,7 +84,7 @@ def _scaled(truth: GroundTruth, found: DetectionTable) -> Iterator[tuple[Floats,
     for square in SQUARES:
         scale = square / long
         pad = np.stack([square - w * scale, square - h * scale] * 2, 1) / 2
-        yield (found.box - pad) / scale[:, None], f"{other} a letterbox of {square} x {square} with centred padding"
+        yield (found.box - pad) / scale[:, None], f"{other} a letterbox of {square} x {square} with centerd padding"
 
 
 def _like_pairs(truth: GroundTruth, found: DetectionTable) -> tuple[Ints, Floats, Floats]:

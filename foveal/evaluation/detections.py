@@ -214,7 +214,7 @@ def read_text_detections(
 ) -> DetectionTable:
     """A folder of ``<image id>.txt`` with lines ``<class> <score> <4 numbers>``.
 
-    ``boxes``: absolute x, y, width, height; absolute corners; or centre x, y, width, height relative to the image
+    ``boxes``: absolute x, y, width, height; absolute corners; or center x, y, width, height relative to the image
     (needs ``truth.sizes``). The class is a name, or a number into ``names``.
     """
     folder = Path(folder)

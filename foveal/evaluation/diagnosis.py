@@ -87,7 +87,7 @@ def _boxes(truth: GroundTruth, found: DetectionTable) -> Iterator[str]:
         yield f"{flat.mean():.0%} of the detected boxes have no area (x2 <= x1 or y2 <= y1)."
         return
     if np.abs(found.box).max() <= UNIT < np.abs(truth.box).max():
-        yield "No detected coordinate is above 2: the boxes are normalised to 0..1, absolute pixels are expected."
+        yield "No detected coordinate is above 2: the boxes are normalized to 0..1, absolute pixels are expected."
         return
     yield from _offset(truth, found)
 
@@ -188,7 +188,7 @@ def _sample(truth: GroundTruth, found: DetectionTable) -> tuple[GroundTruth, Det
     """The best detections of some images that have objects, spread over the set."""
     images = np.unique(truth.image)
     images = images[np.linspace(0, len(images) - 1, min(IMAGES, len(images))).astype(np.int64)]
-    # neighbours stay, for detections that sit one image further
+    # neighbors stay, for detections that sit one image further
     near = np.unique(np.concatenate([images - 1, images, images + 1]))
     one_class = replace(found, label=np.zeros_like(found.label))
     best = (rank_detections(one_class, 1).rank < PER_IMAGE) & np.isin(found.image, near)

@@ -81,12 +81,12 @@ def score_detector(
         dataset = select_classes(dataset, wanted, "background", "accept") if wanted else dataset
     detections, skipped = detect(detector, dataset, progress=progress)
     truth = GroundTruth.of(dataset, masks=detector.has_masks)
-    found = DetectionTable.of([relabelled(d, detector.classes, wanted) for d in detections], cut=detector.threshold)
+    found = DetectionTable.of([relabeled(d, detector.classes, wanted) for d in detections], cut=detector.threshold)
     results = score(truth, found, protocol, split=dataset.split)
     return Scored(results, truth, found, skipped, left_out)
 
 
-def relabelled(found: Detections, old: Sequence[str], new: Sequence[str]) -> Detections:
+def relabeled(found: Detections, old: Sequence[str], new: Sequence[str]) -> Detections:
     """The detections whose class is in ``new``, with labels that index it."""
     if tuple(old) == tuple(new):
         return found

@@ -226,7 +226,7 @@ class DetectionTable:
     @classmethod
     def of(cls, detections: Sequence[Any], *, cut: float | None = None) -> DetectionTable:
         """One object an image, in the order of ``GroundTruth.images``, with ``boxes`` (n, 4), ``scores`` and ``labels``
-        (n,) that NumPy can read (arrays, tensors in main memory), and perhaps ``masks`` (:class:`~foveal.masks.rle.Masks`).
+        (n,) that NumPy can read (arrays, CPU tensors), and perhaps ``masks`` (:class:`~foveal.masks.rle.Masks`).
 
         ``cut``: the score below which a detector hands in nothing; None: unknown, and guessed from the lowest one.
         """

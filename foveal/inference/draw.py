@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 RGB = tuple[int, int, int]
 Rect = tuple[float, float, float, float]
-HALO = (0, 0, 0, 150)  # under every line: a bright colour on snow and a dark one at night stay visible
+HALO = (0, 0, 0, 150)  # under every line: a bright color on snow and a dark one at night stay visible
 GOLDEN = 137.508  # degrees: successive hues never crowd, however many classes there are
 
 
-# --------------------------------------------------------------------------------------------- colours
+# --------------------------------------------------------------------------------------------- colors
 @functools.cache
-def colour(index: int) -> RGB:
-    """The sRGB colour of a class: always the same for an index, equally light to the eye, hue by the golden angle.
+def color(index: int) -> RGB:
+    """The sRGB color of a class: always the same for an index, equally light to the eye, hue by the golden angle.
 
     OKLCH with lightness cycling over three steps (Ottosson 2020, https://bottosson.github.io/posts/oklab).
     """
     lightness = (0.74, 0.79, 0.66)[index % 3]
     hue = math.radians((145 + GOLDEN * index) % 360)
     chroma = 0.2
-    while True:  # less colourful until sRGB can show it; grey always can
+    while True:  # less colorful until sRGB can show it; gray always can
         linear = _oklab_to_linear(lightness, chroma * math.cos(hue), chroma * math.sin(hue))
         if chroma <= 0 or all(0 <= c <= 1 for c in linear):
             break
@@ -114,7 +114,7 @@ def draw_boxes(
     layer = ImageDraw.Draw(picture, "RGBA")
     rects = {i: _inside(boxes[i], width, height) for i in order}
     for i in order:
-        _outline(layer, rects[i], colour(labels[i]), stroke)
+        _outline(layer, rects[i], color(labels[i]), stroke)
     chips: list[Rect] = []
     placed = []
     for i in reversed(order):  # the surest chooses its place first
@@ -123,7 +123,7 @@ def draw_boxes(
         if text and size[1] <= height:
             chip = _place(rects[i], size, stroke, width, height, chips)
             chips.append(chip)
-            placed.append((chip, text, colour(labels[i])))
+            placed.append((chip, text, color(labels[i])))
     for chip, text, paint in reversed(placed):
         _chip(layer, chip, text, paint, scale)
     return picture
@@ -135,7 +135,7 @@ def _with_masks(
     """A copy with the masks blended in, each with a fine brighter rim."""
     out = image.copy()
     for label, mask in zip(labels, () if masks is None else masks, strict=False):
-        paint = np.array(colour(label), np.float32)
+        paint = np.array(color(label), np.float32)
         out[mask] = (0.55 * out[mask] + 0.45 * paint).astype(np.uint8)
         inner = mask.copy()
         inner[1:] &= mask[:-1]

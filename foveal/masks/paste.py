@@ -18,8 +18,8 @@ def paste(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold
     side = probabilities.shape[-1]
     padded = F.pad(probabilities.float(), (1, 1, 1, 1))
     half = (boxes[:, 2:] - boxes[:, :2]) * (0.5 * (side + 2) / side)
-    centre = (boxes[:, 2:] + boxes[:, :2]) * 0.5
-    corners = torch.cat([centre - half, centre + half], 1).to(torch.int64).tolist()
+    center = (boxes[:, 2:] + boxes[:, :2]) * 0.5
+    corners = torch.cat([center - half, center + half], 1).to(torch.int64).tolist()
     height, width = size
     found = []
     for mask, (x1, y1, x2, y2) in zip(padded, corners, strict=True):

@@ -16,7 +16,7 @@ from .rle import Ints, Masks, ranges
 STEPS = 5  # of the outline, a pixel
 
 
-def rasterise(objects: Sequence[Sequence[Sequence[float]]], size: tuple[int, int]) -> Masks:
+def rasterize(objects: Sequence[Sequence[Sequence[float]]], size: tuple[int, int]) -> Masks:
     """One mask an object on a canvas of ``size`` = height, width: the union of its polygons [x1, y1, x2, y2, ...].
 
     Memory goes with the length of the outlines, also of those outside the canvas.
@@ -32,7 +32,7 @@ def _columns(polygons: Sequence[NDArray[np.float64]], size: tuple[int, int]) -> 
     height, width = size
     which, u, v = _outline(polygons)
     step = np.flatnonzero((u[1:] != u[:-1]) & (which[1:] == which[:-1])) + 1
-    # the column whose middle lies between two neighbours on the outline, if there is one
+    # the column whose middle lies between two neighbors on the outline, if there is one
     x = (np.minimum(u[step], u[step - 1]) + 0.5) / STEPS - 0.5
     y = (np.minimum(v[step], v[step - 1]) + 0.5) / STEPS - 0.5
     good = (np.floor(x) == x) & (x >= 0) & (x <= width - 1)

@@ -175,7 +175,7 @@ class Masks:
         return Masks.of_runs((height, width), len(self), self.owner[inside], x[inside], *rows)
 
     def resized(self, height: int, width: int) -> Masks:
-        """On another canvas: every new pixel takes the old one that its centre lies in."""
+        """On another canvas: every new pixel takes the old one that its center lies in."""
         if (height, width) == self.size:
             return self
         low, high = _new_edges(self.size[1], width)[:, self.x]

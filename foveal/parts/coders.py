@@ -34,7 +34,7 @@ class Coder(ABC):
 
 @dataclass(frozen=True)
 class Delta(Coder):
-    """Shift of the centre in units of the prior's sides, and log of the ratio of sides (R-CNN, appendix C).
+    """Shift of the center in units of the prior's sides, and log of the ratio of sides (R-CNN, appendix C).
 
     ``dx = wx (cx - cx_a) / w_a``, ``dy = wy (cy - cy_a) / h_a``, ``dw = ww ln(w / w_a)``, ``dh = wh ln(h / h_a)``.
 
@@ -52,8 +52,8 @@ class Delta(Coder):
 
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
         boxes, priors = at_least_fp32(boxes), at_least_fp32(priors)
-        xa, ya, wa, ha = _centre_size(priors)
-        x, y, w, h = _centre_size(boxes)
+        xa, ya, wa, ha = _center_size(priors)
+        x, y, w, h = _center_size(boxes)
         wx, wy, ww, wh = self.weights
         dx, dy = wx * (x - xa) / wa, wy * (y - ya) / ha
         return torch.stack([dx, dy, ww * torch.log(w / wa), wh * torch.log(h / ha)], -1)
@@ -72,12 +72,12 @@ class Delta(Coder):
 
 @dataclass(frozen=True)
 class LTRB(Coder):
-    """Distances from the prior's centre to the four sides (FCOS, equation 1).
+    """Distances from the prior's center to the four sides (FCOS, equation 1).
 
     ``l = (cx_a - x1) / w_a``, ``t = (cy_a - y1) / h_a``, ``r = (x2 - cx_a) / w_a``, ``b = (y2 - cy_a) / h_a``.
 
     ``normalize=False`` leaves the division out: distances in pixels, as in the paper. With it and priors of one
-    stride they are in strides, as in torchvision. The centre need not lie inside the box: negative distances are kept
+    stride they are in strides, as in torchvision. The center need not lie inside the box: negative distances are kept
     as long as the box is valid; else its right (lower) side is moved onto its left (upper) one.
     """
 
@@ -85,14 +85,14 @@ class LTRB(Coder):
 
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
         boxes, priors = at_least_fp32(boxes), at_least_fp32(priors)
-        xa, ya, wa, ha = _centre_size(priors)
+        xa, ya, wa, ha = _center_size(priors)
         x1, y1, x2, y2 = boxes.unbind(-1)
         sides = torch.stack([xa - x1, ya - y1, x2 - xa, y2 - ya], -1)
         return sides / torch.stack([wa, ha, wa, ha], -1) if self.normalize else sides
 
     def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
         deltas, priors = at_least_fp32(deltas), at_least_fp32(priors)
-        xa, ya, wa, ha = _centre_size(priors)
+        xa, ya, wa, ha = _center_size(priors)
         sides = deltas * torch.stack([wa, ha, wa, ha], -1) if self.normalize else deltas
         left, top, right, bottom = sides.unbind(-1)
         x1, y1, x2, y2 = xa - left, ya - top, xa + right, ya + bottom
@@ -101,7 +101,7 @@ class LTRB(Coder):
 
 @dataclass(frozen=True)
 class ImageRelative(Coder):
-    """Centre and sides as parts of the prior's sides, which is the whole picture (DETR, section 3.1).
+    """Center and sides as parts of the prior's sides, which is the whole picture (DETR, section 3.1).
 
     ``dx = (cx - x1_a) / w_a``, ``dy = (cy - y1_a) / h_a``, ``dw = w / w_a``, ``dh = h / h_a``: 0 to 1 within the
     picture, which is what the head gives.
@@ -110,14 +110,14 @@ class ImageRelative(Coder):
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
         boxes, priors = at_least_fp32(boxes), at_least_fp32(priors)
         origin, side = priors[..., :2], (priors[..., 2:4] - priors[..., :2]).clamp(min=_EPS)
-        centre = (boxes[..., :2] + boxes[..., 2:]) / 2 - origin
-        return torch.cat([centre / side, (boxes[..., 2:] - boxes[..., :2]) / side], -1)
+        center = (boxes[..., :2] + boxes[..., 2:]) / 2 - origin
+        return torch.cat([center / side, (boxes[..., 2:] - boxes[..., :2]) / side], -1)
 
     def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
         deltas, priors = at_least_fp32(deltas), at_least_fp32(priors)
         origin, side = priors[..., :2], (priors[..., 2:4] - priors[..., :2]).clamp(min=_EPS)
-        centre, half = deltas[..., :2] * side + origin, deltas[..., 2:].clamp(min=0) * side / 2
-        return torch.cat([centre - half, centre + half], -1)
+        center, half = deltas[..., :2] * side + origin, deltas[..., 2:].clamp(min=0) * side / 2
+        return torch.cat([center - half, center + half], -1)
 
 
 def at_least_fp32(t: Tensor) -> Tensor:
@@ -125,23 +125,23 @@ def at_least_fp32(t: Tensor) -> Tensor:
     return t if t.dtype in (torch.float32, torch.float64) else t.float()
 
 
-def _centre_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Centre x, centre y, width, height with sides of at least ``_EPS``."""
+def _center_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Center x, center y, width, height with sides of at least ``_EPS``."""
     w, h = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     return boxes[..., 0] + 0.5 * w, boxes[..., 1] + 0.5 * h, w.clamp(min=_EPS), h.clamp(min=_EPS)
 
 
-_EDGE = 1e-6  # of a cell: centres are kept so far from its border, where the logistic function would need infinity
+_EDGE = 1e-6  # of a cell: centers are kept so far from its border, where the logistic function would need infinity
 _CLAMP = 16.0  # largest exponent of a side, e^16 = 9 million anchors; Darknet has none and overflows
 
 
 @dataclass(frozen=True)
 class GridCoder(Coder):
-    """The centre as a place in its cell, the sides as multiples of the prior's or as parts of the picture.
+    """The center as a place in its cell, the sides as multiples of the prior's or as parts of the picture.
 
     ``x = (column + f(tx)) cell``, ``y`` alike; ``f`` is the logistic function (YOLOv2 on) or nothing (YOLOv1). Sides:
     "exp", ``w = w_a exp(tw)`` (YOLOv2 on); or "square", ``w = tw^2 canvas`` (YOLOv1). Only with :class:`Cells`, whose
-    ``reach`` s stretches ``f`` around the middle of the cell: ``s (f - 1/2) + 1/2``.
+    ``scale_xy`` s stretches ``f`` around the middle of the cell: ``s (f - 1/2) + 1/2``.
     """
 
     logistic: bool = True
@@ -164,13 +164,13 @@ class GridCoder(Coder):
         deltas, priors = at_least_fp32(deltas), at_least_fp32(priors)
         middle, prior, cell, canvas = _grid(priors)
         place, side = deltas[..., :2], deltas[..., 2:]
-        centre = middle + ((place.sigmoid() if self.logistic else place) - 0.5) * cell
+        center = middle + ((place.sigmoid() if self.logistic else place) - 0.5) * cell
         half = (side.square() * canvas if self.sides == "square" else side.clamp(max=_CLAMP).exp() * prior) / 2
-        return torch.cat([centre - half, centre + half], -1)
+        return torch.cat([center - half, center + half], -1)
 
 
 def _grid(priors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Middle, sides, cell times reach and canvas of priors (..., 9), each (..., 2)."""
+    """Middle, sides, cell times scale_xy and canvas of priors (..., 9), each (..., 2)."""
     if priors.shape[-1] != 9:
         raise UsageError("the coder GridCoder measures in cells, which only the priors Cells have")
     middle = (priors[..., :2] + priors[..., 2:4]) / 2

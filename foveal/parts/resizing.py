@@ -1,7 +1,7 @@
-"""How pictures become network input: the resize rule of prediction and evaluation, and the normalisation of all.
+"""How pictures become network input: the resize rule of prediction and evaluation, and the normalization of all.
 
-Prediction and evaluation work in float as torchvision's ``GeneralizedRCNNTransform`` does: normalise, resize (bilinear,
-no antialias), pad with zeros. Training pictures arrive resized and raw (uint8) and are normalised on the device.
+Prediction and evaluation work in float as torchvision's ``GeneralizedRCNNTransform`` does: normalize, resize (bilinear,
+no antialias), pad with zeros. Training pictures arrive resized and raw (uint8) and are normalized on the device.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Input(ABC):
 
     @property
     def padding(self) -> tuple[float, float, float]:
-        """What surrounds a picture, RGB on the scale 0..1: the mean, which normalises to zero."""
+        """What surrounds a picture, RGB on the scale 0..1: the mean, which normalizes to zero."""
         return self.mean
 
     @property
@@ -71,14 +71,14 @@ class Input(ABC):
         return place.height, place.width
 
     def batch(self, arrays: Sequence[ImageArray]) -> Images:
-        """Upright RGB pictures (H, W, 3) uint8 of any sizes -> a normalised float32 batch on the CPU."""
+        """Upright RGB pictures (H, W, 3) uint8 of any sizes -> a normalized float32 batch on the CPU."""
         for a in arrays:
             if a.ndim != 3 or a.shape[2] != 3 or a.dtype != np.uint8 or a.size == 0:
                 raise FovealError(f"a picture of shape {a.shape} and type {a.dtype}, expected (height, width, 3) uint8")
         return self._batch([torch.from_numpy(_writable(a)).float().div_(255) for a in arrays])
 
     def batch_tensors(self, tensors: Sequence[Tensor]) -> Images:
-        """Pictures (3, H, W) float in 0..1, torchvision's form -> a normalised float32 batch on their device."""
+        """Pictures (3, H, W) float in 0..1, torchvision's form -> a normalized float32 batch on their device."""
         for t in tensors:
             if t.dim() != 3 or t.shape[0] != 3 or not t.is_floating_point() or t.numel() == 0:
                 raise FovealError(
@@ -87,7 +87,7 @@ class Input(ABC):
         return self._batch([t.permute(1, 2, 0).float().clone(memory_format=torch.contiguous_format) for t in tensors])
 
     def normalize(self, images: Images, dtype: torch.dtype = torch.float32) -> Images:
-        """Raw uint8 pixels (B, 3, H, W) on any device -> normalised ``dtype``, channels-last; zero outside ``sizes``.
+        """Raw uint8 pixels (B, 3, H, W) on any device -> normalized ``dtype``, channels-last; zero outside ``sizes``.
 
         No host sync. The arithmetic is fp32 whatever ``dtype`` is.
         """
@@ -192,7 +192,7 @@ class _Fixed(Input):
             raise UsageError(f"{type(self).__name__}: width and height are pixels from 1 on, got {self}")
 
     def like(self, other: Input) -> Self:
-        """This rule with the canvas and normalisation of ``other``, where it has no size of its own."""
+        """This rule with the canvas and normalization of ``other``, where it has no size of its own."""
         if self.width is not None and self.height is not None:
             return self
         width, height = (other.short, other.short) if isinstance(other, Resize) else (other.width, other.height)  # type: ignore[attr-defined]
@@ -214,12 +214,12 @@ class Stretch(_Fixed):
 
 @dataclass(frozen=True)
 class Letterbox(_Fixed):
-    """The picture keeps its shape and lies in the middle of a grey canvas: Darknet's rule (``letterbox_image``).
+    """The picture keeps its shape and lies in the middle of a gray canvas: Darknet's rule (``letterbox_image``).
 
     Scale min(W / w, H / h), the new sides and the offsets cut to whole pixels, surrounded by 0.5.
     """
 
-    grey: float = 0.5  # what surrounds the picture, on the scale 0..1
+    gray: float = 0.5  # what surrounds the picture, on the scale 0..1
 
     def placement(self, height: int, width: int) -> Placement:
         h, w = self.canvas(())
@@ -231,10 +231,10 @@ class Letterbox(_Fixed):
 
     @property
     def padding(self) -> tuple[float, float, float]:
-        return (self.grey, self.grey, self.grey)
+        return (self.gray, self.gray, self.gray)
 
     def extent(self, place: Placement, canvas: tuple[int, int]) -> tuple[int, int]:
-        """The network sees the grey border too, and it lies on both sides: all of the canvas counts."""
+        """The network sees the gray border too, and it lies on both sides: all of the canvas counts."""
         return canvas
 
 

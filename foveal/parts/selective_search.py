@@ -51,23 +51,23 @@ class ProposalSource(ABC):
 
 
 # ----------------------------------------------------------------------------------------- selective search
-_COLOURS = {"fast": ("hsv", "lab"), "quality": ("hsv", "lab", "rgi", "hue", "intensity")}
+_COLORS = {"fast": ("hsv", "lab"), "quality": ("hsv", "lab", "rgi", "hue", "intensity")}
 _SCALES = {"fast": (50, 100), "quality": (50, 100, 150, 300)}
-# colour, texture, size, fill: which of them make two regions alike
+# color, texture, size, fill: which of them make two regions alike
 _SIMILARITIES = {"fast": ("ctsf", "tsf"), "quality": ("ctsf", "tsf", "f", "s")}
 _FUSION = 60  # of reciprocal rank fusion (Cormack et al., 2009): how much a first place counts for more than a second
 
 
 @dataclass(frozen=True)
 class SelectiveSearch(ProposalSource):
-    """Regions of a graph segmentation, merged step by step with the neighbour most alike (Uijlings et al., IJCV 2013),
+    """Regions of a graph segmentation, merged step by step with the neighbor most alike (Uijlings et al., IJCV 2013),
     with R-CNN's settings (``selective_search_boxes.m``): the picture resized to a width of 500, HSV and Lab, k = 50 and
-    100 with regions of k pixels at least, similarity by colour + texture + size + fill and by texture + size + fill,
-    boxes narrower than 20 px (at that width) dropped, repeats folded. ``quality``: five colour spaces, four k, four
+    100 with regions of k pixels at least, similarity by color + texture + size + fill and by texture + size + fill,
+    boxes narrower than 20 px (at that width) dropped, repeats folded. ``quality``: five color spaces, four k, four
     similarities, which is ten times the work. Needs OpenCV's contrib modules (``pip install 'foveal[rcnn]'``).
 
     Differences: OpenCV ranks regions by its own random numbers, which change from call to call; here each of the
-    groupings (colour x k x similarity) is run by itself and ranked by size, as regions nearer the top of the hierarchy
+    groupings (color x k x similarity) is run by itself and ranked by size, as regions nearer the top of the hierarchy
     are larger, and a box scores the sum of 1 / (60 + rank) over the groupings that found it. The *set* of boxes is
     OpenCV's, the order is reproducible and finds more objects among the first hundreds. A picture more than twice as
     high as wide is resized to a height of 1000 in place of a width of 500.
@@ -82,7 +82,7 @@ class SelectiveSearch(ProposalSource):
     sigma: float = 0.8  # of the smoothing before the segmentation
 
     def __post_init__(self) -> None:
-        if self.mode not in _COLOURS:
+        if self.mode not in _COLORS:
             raise UsageError(f"SelectiveSearch: mode is {self.mode!r}, not one of fast, quality")
         if min(self.top, self.width) < 1 or self.min_side < 0 or self.sigma <= 0:
             raise UsageError(f"expected top and width from 1 on, min_side from 0, sigma above 0, got {self}")
@@ -120,13 +120,13 @@ class SelectiveSearch(ProposalSource):
         return out
 
     def _groupings(self, cv2: Any, image: Pixels) -> Iterator[NDArray[np.int32]]:
-        """The rectangles (R, 4) x, y, width, height of each colour space, k and similarity."""
+        """The rectangles (R, 4) x, y, width, height of each color space, k and similarity."""
         segmentation, blue_first = cv2.ximgproc.segmentation, np.ascontiguousarray(image[..., ::-1])
-        colours = [_colour(cv2, image, name) for name in _COLOURS[self.mode]]
-        for colour, k, terms in itertools.product(colours, _SCALES[self.mode], _SIMILARITIES[self.mode]):
+        colors = [_color(cv2, image, name) for name in _COLORS[self.mode]]
+        for color, k, terms in itertools.product(colors, _SCALES[self.mode], _SIMILARITIES[self.mode]):
             search = segmentation.createSelectiveSearchSegmentation()
             search.setBaseImage(blue_first)
-            search.addImage(colour)
+            search.addImage(color)
             search.addGraphSegmentation(segmentation.createGraphSegmentation(self.sigma, float(k), k))
             search.addStrategy(_similarity(segmentation, terms))
             yield np.asarray(search.process(), np.int32).reshape(-1, 4)
@@ -138,8 +138,8 @@ class SelectiveSearch(ProposalSource):
         return [tuple(row) for row in np.stack([x, y, w, h], 1)[np.lexsort((w, x, y, -w * h))].tolist()]
 
 
-def _colour(cv2: Any, image: Pixels, name: str) -> Pixels:
-    """A picture (H, W, 3) RGB in another colour space: (H, W, 3) or (H, W), 0 to 255."""
+def _color(cv2: Any, image: Pixels, name: str) -> Pixels:
+    """A picture (H, W, 3) RGB in another color space: (H, W, 3) or (H, W), 0 to 255."""
     if name == "rgi":  # red and green as shares of the light, and the light
         light = image.astype(np.float32).sum(2, keepdims=True)
         shares = 255 * image[..., :2] / np.maximum(light, 1)

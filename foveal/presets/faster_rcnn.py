@@ -81,14 +81,14 @@ _DETECTRON_ROI = replace(ROI_TASK, box_loss=SmoothL1(beta=1.0, normalizer=ROI_TA
 
 # The FPN paper's form with Detectron's anchors and losses. 36.7 AP (1x).
 faster_rcnn_r50_fpn_paper = FasterRCNN(
-    anchors=Anchors(rounding="stride", centre=0.5), roi=_DETECTRON_ROI, fit=ONE_REGION
+    anchors=Anchors(rounding="stride", center=0.5), roi=_DETECTRON_ROI, fit=ONE_REGION
 )
 faster_rcnn_r101_fpn = replace(faster_rcnn_r50_fpn_paper, backbone=Torchvision("resnet101"))  # 39.4 AP (Detectron, 1x)
 # The same on ResNeXt-101 32x8d.
 faster_rcnn_x101_fpn = replace(faster_rcnn_r50_fpn_paper, backbone=Torchvision("resnext101_32x8d"))
 
 # --------------------------------------------------------------------------------- Faster R-CNN, one level
-_LEGACY_ANCHORS = Anchors(((128, 256, 512),), rounding="stride", centre=0.5, inside=True)
+_LEGACY_ANCHORS = Anchors(((128, 256, 512),), rounding="stride", center=0.5, inside=True)
 
 # The first one (Ren et al. 2015): VGG-16, RoIPool, 73.2 mAP on VOC 2007 test after 07+12.
 faster_rcnn_vgg16 = FasterRCNN(
@@ -144,7 +144,7 @@ def with_focal(rpn: BoxTask) -> BoxTask:
     return replace(rpn, sampler=All(), cls_loss=focal, box_loss=box_loss)
 
 
-# Focal loss in the RPN as it should be: every anchor counts, own normaliser, prior bias.
+# Focal loss in the RPN as it should be: every anchor counts, own normalizer, prior bias.
 faster_rcnn_vgg16_focal_rpn = replace(faster_rcnn_vgg16, rpn=with_focal(faster_rcnn_vgg16.rpn))
 
 # ResNet-50 to conv4, conv5 as the head (He et al. 2016; Detectron): 34.8 AP (1x).
@@ -152,7 +152,7 @@ faster_rcnn_r50_c4 = FasterRCNN(
     backbone=Torchvision("resnet50", returns=(4,)),
     neck=SingleLevel(),
     rpn_head=RPNHead(channels=1024),
-    anchors=Anchors(((32, 64, 128, 256, 512),), rounding="stride", centre=0.5, inside=True),
+    anchors=Anchors(((32, 64, 128, 256, 512),), rounding="stride", center=0.5, inside=True),
     pool=RoIAlign(14, ratio=0),
     roi_head=ResNetTail("resnet50"),
     roi=_DETECTRON_ROI,
@@ -216,4 +216,4 @@ faster_rcnn_inception_resnet_v2 = FasterRCNN(
 
 # ------------------------------------------------------------------------------------------- the RPN alone
 # 58.0 AR at 1000 proposals (Detectron2).
-rpn_r50_fpn = RPN(anchors=Anchors(centre=0.5), fit=ONE_REGION)
+rpn_r50_fpn = RPN(anchors=Anchors(center=0.5), fit=ONE_REGION)

@@ -17,7 +17,7 @@ from .recipes import ONE, TV
 __all__ = ["fcos_r50_fpn", "fcos_r50_fpn_improved", "fcos_r50_fpn_paper"]
 
 # --------------------------------------------------------------------------------------------------- FCOS
-# The authors' improved form: centre sampling, GIoU. 38.7 AP (their 1x).
+# The authors' improved form: center sampling, GIoU. 38.7 AP (their 1x).
 fcos_r50_fpn_improved = FCOS(fit=ONE)
 
 # The paper's first form: points anywhere inside an object, -ln IoU, exp(s x) pixels. 37.1 AP (1x).
@@ -29,7 +29,7 @@ fcos_r50_fpn_paper = replace(
     ),
 )
 
-# torchvision's fcos_resnet50_fpn: corners as points, no scales, sqrt(class x centre-ness) above .2. 39.2 AP.
+# torchvision's fcos_resnet50_fpn: corners as points, no scales, sqrt(class x center-ness) above .2. 39.2 AP.
 fcos_r50_fpn = FCOS(
     head=PointTower(),
     points=Anchors(((8,), (16,), (32,), (64,), (128,)), (1.0,), rounding="corners", grid="floor"),

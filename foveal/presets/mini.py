@@ -84,7 +84,7 @@ retinanet_mini = RetinaNet(
     fit=SMALL_FIT,
 )
 
-# Two-layer towers of 96 channels, centre-ness, no anchors.
+# Two-layer towers of 96 channels, center-ness, no anchors.
 fcos_mini = FCOS(
     input=_SMALL,
     backbone=_SMALL_BODY,
@@ -147,7 +147,7 @@ mask_rcnn_mini = MaskRCNN(
 )
 
 # YOLO on the same small backbone; `foveal anchors PRESET --data DATA` finds the shapes for a data set.
-_GREY = Letterbox(320, 320)
+_GRAY = Letterbox(320, 320)
 
 # Two boxes for each cell of 16 px. The paper's connected layers need far more pictures than minutes allow, so the head
 # is convolutions; head=GridHead(side=20) puts a connected one back.
@@ -164,7 +164,7 @@ yolo_v1_mini = YOLO(
 
 # One level of stride 16 with a finer one passed through; softmax classes, objectness that learns the overlap.
 yolo_v2_mini = YOLO(
-    input=_GREY,
+    input=_GRAY,
     backbone=_SMALL_BODY,
     levels=(3, 4),
     neck=Passthrough(narrow=32, channels=128, depth=1),
@@ -176,7 +176,7 @@ yolo_v2_mini = YOLO(
 
 # Two levels as in YOLOv3-tiny, six shapes.
 yolo_v3_mini = YOLO(
-    input=_GREY,
+    input=_GRAY,
     backbone=_SMALL_BODY,
     levels=(3, 4),
     neck=Upsampling((64, 128), (1, 1)),

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 # ------------------------------------------------------------------------------------------------ recipes
-# The paper's: colours, smaller pictures, crops, flips; hue turns by 18 of OpenCV's half degrees, 36 degrees here.
+# The paper's: colors, smaller pictures, crops, flips; hue turns by 18 of OpenCV's half degrees, 36 degrees here.
 _AUGMENT = (PhotometricDistortion(hue=36.0), Expand(), IoUCrop(), HorizontalFlip())
 # 120,000 updates of 32 images are 232 epochs of the 16,551 of VOC 07+12; the steps are at 80,000 and 100,000.
 _VOC = Recipe(

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..evaluation.curves import Curve
-from ..inference.draw import colour
+from ..inference.draw import color
 
 INK, GRID = "#33404d", "#e3e8ee"
 
@@ -52,8 +52,8 @@ def lines(
     """A PNG of named lines (x values, y values). ``dashed``: those drawn with dashes."""
     figure, axes = _figure(title, x, y)
     for i, (name, (xs, ys)) in enumerate(series.items()):
-        # a class colour is made for photos; on paper it has to be darker
-        paint = [c / 255 * 0.82 for c in colour(i)]
+        # a class color is made for photos; on paper it has to be darker
+        paint = [c / 255 * 0.82 for c in color(i)]
         style = "--" if name in dashed else "-"
         axes.plot(xs, ys, style, color=paint, label=_plain(name), linewidth=1.6, marker="." if len(xs) < 40 else None)
     if bottom is not None and series:
@@ -71,7 +71,7 @@ def precision_recall(curves: Mapping[str, Curve], *, iou: float, most: int = 20)
         if name not in shown:
             continue
         curve = curves[name]
-        paint = [c / 255 * 0.82 for c in colour(list(curves).index(name))]
+        paint = [c / 255 * 0.82 for c in color(list(curves).index(name))]
         # the precision that AP counts: the best one at this recall or above
         envelope = np.maximum.accumulate(curve.precision[::-1])[::-1]
         recall = np.concatenate([[0.0], curve.recall])

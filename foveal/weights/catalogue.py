@@ -36,7 +36,7 @@ class Published:
     score: float | None  # box AP, or ImageNet top-1, in percent; None: not published, or it has no classifier
     parameters: int
     zero_eps: bool = False  # its frozen norms were trained with an epsilon of 0
-    caffe_pixels: bool = False  # it wants pixels from 0 to 255 less Caffe's mean, not ImageNet's normalisation
+    caffe_pixels: bool = False  # it wants pixels from 0 to 255 less Caffe's mean, not ImageNet's normalization
     digest: str = ""  # SHA-256 where the file's name does not end with its first digits
     cfg: Part | None = None  # Darknet: the network
     names: Part | None = None  # Darknet: the class names

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import FovealError
 from .cache import PUBLISHED, digest
 from .coco_names import COCO_NAMES
-from .keys_torchvision_ssd import check_ssd, is_ssd, recognise_ssd, ssd_columns, ssd_to_ours, ssd_to_torchvision
+from .keys_torchvision_ssd import check_ssd, is_ssd, recognize_ssd, ssd_columns, ssd_to_ours, ssd_to_torchvision
 from .open import State, is_classifier, read_state
 
 # Renamed in torchvision 0.13. The left sides cannot occur in a new file: there every block has one more index.
@@ -65,7 +65,7 @@ def read_torchvision(path: str | Path, *, names: Sequence[str] | None = None, st
     Raises ``FovealError`` where the file is no weights file, or not of a detector known here.
     """
     state = upgrade(read_state(path) if state is None else state)
-    preset = recognise(state, path)
+    preset = recognize(state, path)
     ours = to_ours(state)
     classes = _class_names(ours, names, path)
     return Imported(preset, classes, ours, 0.0 if _needs_zero_eps(Path(path)) else None)
@@ -87,9 +87,9 @@ def upgrade(state: Mapping[str, Tensor]) -> State:
     return new
 
 
-def recognise(state: Mapping[str, Tensor], path: str | Path) -> str:
+def recognize(state: Mapping[str, Tensor], path: str | Path) -> str:
     """The preset an upgraded state belongs to. Raises ``FovealError`` that says what the file seems to be instead."""
-    ssd = recognise_ssd(state)
+    ssd = recognize_ssd(state)
     if ssd is not None:
         check_ssd(state, path)
         return ssd
@@ -115,7 +115,7 @@ def recognise(state: Mapping[str, Tensor], path: str | Path) -> str:
 
 def to_ours(state: Mapping[str, Tensor]) -> State:
     """An upgraded torchvision state under our keys, the background's column moved from the front to the back."""
-    if recognise_ssd(state):
+    if recognize_ssd(state):
         return ssd_to_ours(state)
     new: State = {}
     for key, value in state.items():

@@ -23,7 +23,7 @@ _CONV5 = 23  # the pooling before conv5_1 is VGG's layer 23, and the first of to
 _SPLIT = 13  # the block of MobileNetV3-Large whose expansion is the first map
 
 
-def recognise_ssd(state: Mapping[str, Tensor]) -> str | None:
+def recognize_ssd(state: Mapping[str, Tensor]) -> str | None:
     """The preset of an SSD's state, None for anything else."""
     if _VGG in state:
         return "ssd300_vgg16"

@@ -40,7 +40,7 @@ def load_network_file(module: nn.Module, path: str | Path, *, known: Collection[
 def load_state(
     module: nn.Module, state: Mapping[str, Tensor], *, path: str | Path, known: Collection[str] = (), what: str
 ) -> None:
-    """As :func:`load_network_file`, from a state already read from ``path``. A refused state leaves ``module`` as it is."""
+    """As :func:`load_network_file`, from a state already read from ``path``. ``module`` is unchanged if refused."""
     own = module.state_dict()
     missing = [key for key in own if key not in state and not key.endswith(_COUNTER)]
     extra = [key for key in state if key not in own and key not in known and not key.endswith(_COUNTER)]

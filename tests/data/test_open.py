@@ -1,4 +1,4 @@
-"""Recognising data, splits, class subsets, joining, and the two sets that training needs."""
+"""Recognizing data, splits, class subsets, joining, and the two sets that training needs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_damaged_coco_file_beside_a_sound_one_is_an_error(tmp_path: Path, cont
 def test_other_json_beside_a_coco_file_is_no_annotation(tmp_path: Path) -> None:
     folder = coco(tmp_path).parent
     (folder / "found.json").write_text('[{"image_id": 10, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}]')
-    (folder / "settings.json").write_text('{"colour": "green"}')
+    (folder / "settings.json").write_text('{"color": "green"}')
     (folder / "log.json").write_text('{"step": 1}\n{"step": 2}\n')
     (tmp_path / "unfinished.json").write_text("{")
     dataset = open_dataset(tmp_path)

@@ -122,7 +122,7 @@ def test_photos_through_the_command_line(name: str, data: Path, tmp_path: Path) 
 def test_the_parts_that_a_cfg_asks_for(data: Path) -> None:
     yolo = DarknetDetector.from_cfg(data / "weights/darknet-cfg/yolov3-tiny.cfg")
     assert yolo.cells.shapes == (((10, 14), (23, 27), (37, 58)), ((81, 82), (135, 169), (344, 319)))  # finest first
-    assert (yolo.cells.unit, yolo.cells.reach, yolo.input) == (
+    assert (yolo.cells.unit, yolo.cells.scale_xy, yolo.input) == (
         "pixels",
         None,
         Letterbox(416, 416, (0.0,) * 3, (1.0,) * 3),
@@ -130,7 +130,7 @@ def test_the_parts_that_a_cfg_asks_for(data: Path) -> None:
     assert isinstance(yolo.task.cls_loss, BinaryCrossEntropy)
     assert yolo.task.quality.ignore == 0.7  # type: ignore[union-attr]
     nano = DarknetDetector.from_cfg(data / "weights" / REFERENCES["MobileNetV2-YOLOv3-Nano-voc"][0])
-    assert nano.cells.reach == (1.05, 1.1)
+    assert nano.cells.scale_xy == (1.05, 1.1)
     region = DarknetDetector.from_cfg(data / "weights/darknet-cfg/yolov2-voc.cfg")
     assert region.cells.unit == "cells" and region.cells.shapes[0][1] == (3.19275, 4.00944)
     quality, box = region.task.quality, region.task.box_loss
@@ -147,11 +147,11 @@ def test_the_parts_that_a_cfg_asks_for(data: Path) -> None:
 
 
 def test_reach_by_hand() -> None:
-    """A cell of 32 px at (64, 0), reach 1.2: sigmoid(2) = .880797; the centre is at .880797 x 1.2 - .1 = .956956."""
+    """A cell of 32 px at (64, 0), reach 1.2: sigmoid(2) = .880797; the center is at .880797 x 1.2 - .1 = .956956."""
     prior = torch.tensor([70.0, 6, 90, 26, 32, 32, 320, 320, 1.2])
     box = GridCoder().decode(torch.tensor([2.0, 0, 0, 0]), prior)
-    centre = (box[0] + box[2]) / 2
-    assert centre == pytest.approx(64 + 32 * 0.956956, abs=1e-4)
+    center = (box[0] + box[2]) / 2
+    assert center == pytest.approx(64 + 32 * 0.956956, abs=1e-4)
     torch.testing.assert_close(GridCoder().encode(box, prior), torch.tensor([2.0, 0, 0, 0]), atol=1e-4, rtol=0)
 
 

@@ -88,7 +88,7 @@ def test_a_hundred_objects() -> None:
 
 
 def test_the_cost_of_a_pair_by_hand() -> None:
-    """Picture 200 x 200. Query (0, 0, 100, 100), object (50, 0, 150, 100): as parts of the picture centres .25, .25
+    """Picture 200 x 200. Query (0, 0, 100, 100), object (50, 0, 150, 100): as parts of the picture centers .25, .25
     and .5, .25, sides .5: L1 .25. Intersection 5,000, union 15,000, hull 15,000: IoU = GIoU = 1/3. With p = .6:
     -.6 + 5 x .25 - 2/3 = -.0166667."""
     found, truth = torch.tensor([[[0.0, 0, 100, 100]]]), torch.tensor([[50.0, 0, 150, 100]])
@@ -261,10 +261,10 @@ def test_pictures_of_attention() -> None:
     """One for each query that is sure; where it looks is as bright as the image, the rest is darker."""
     torch.manual_seed(0)
     detector = replace(presets.detr_mini, head=SMALL, input=Resize(64, 96, multiple=1)).build(["a", "b"]).eval()
-    grey = np.full((40, 60, 3), 200, np.uint8)
-    pictures = attention_images(detector, grey, score=0.0)
+    gray = np.full((40, 60, 3), 200, np.uint8)
+    pictures = attention_images(detector, gray, score=0.0)
     assert len(pictures) == 6 and all(picture.size == (60, 40) for picture in pictures)
-    maps, outputs = attention_maps(detector, detector.prepare([grey]))
+    maps, outputs = attention_maps(detector, detector.prepare([gray]))
     first = int(CrossEntropy(background=True).scores(outputs.layers[-1].logits)[0].amax(-1).argmax())
     y, x = divmod(int(maps[0, first].argmax()), maps.shape[-1])
     light = np.asarray(pictures[0]).max(2)
@@ -272,7 +272,7 @@ def test_pictures_of_attention() -> None:
         y * 40 // maps.shape[2] : (y + 1) * 40 // maps.shape[2], x * 60 // maps.shape[3] : (x + 1) * 60 // maps.shape[3]
     ]
     assert place.max() >= 195 and np.median(light) < 200
-    assert attention_images(detector, grey, score=1.1) == []
+    assert attention_images(detector, gray, score=1.1) == []
 
 
 def test_anchored_queries_stand_apart_and_look_where_they_stand() -> None:

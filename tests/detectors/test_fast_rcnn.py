@@ -175,7 +175,7 @@ def test_five_scales_are_seen_in_test_and_one_in_training() -> None:
     several = spec.build(["a", "b"]).eval()
     small = replace(TINY, input=Resize(48, 64, 1)).build(["a", "b"]).eval()
     small.load_state_dict({k.replace("backbone.body.", "backbone."): v for k, v in several.state_dict().items()})
-    picture = np.full((96, 128, 3), 120, np.uint8)  # one colour: both ways to halve it agree
+    picture = np.full((96, 128, 3), 120, np.uint8)  # one color: both ways to halve it agree
     large = np.array([[0, 0, 90, 90]], np.float32)
     with torch.no_grad():
         rows = []

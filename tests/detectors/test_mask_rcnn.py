@@ -179,9 +179,9 @@ def test_masks_come_with_the_boxes(mini: Detector) -> None:
         assert some.to_coco(7)[0]["segmentation"] == row["mask"]
 
 
-def test_single_colours_and_no_objects(mini: Detector) -> None:
-    grey = [np.full((60, 80, 3), level, np.uint8) for level in (0, 255)]
-    for d in mini.predict_arrays(grey):
+def test_single_colors_and_no_objects(mini: Detector) -> None:
+    gray = [np.full((60, 80, 3), level, np.uint8) for level in (0, 255)]
+    for d in mini.predict_arrays(gray):
         assert d.masks is not None and len(d.masks) == len(d)
     images, targets = pictures(0, 0)
     losses = mini.train()(images, targets)

@@ -100,7 +100,7 @@ def test_l2norm_by_hand() -> None:
 
 @pytest.mark.parametrize("spec", [L2Norm(), L2Norm(eps=1e-12, floor=True)])
 def test_l2norm_of_nothing_has_a_gradient(spec: L2Norm) -> None:
-    """A single-colour picture can leave nothing behind a ReLU."""
+    """A single-color picture can leave nothing behind a ReLU."""
     x = torch.zeros(1, 3, 2, 2, requires_grad=True)
     spec.build(3)(x).sum().backward()
     assert torch.isfinite(x.grad).all()  # type: ignore[arg-type]
@@ -217,13 +217,13 @@ def test_norms_that_never_learn_are_left_to_their_detector() -> None:
 
 # -------------------------------------------------------------------------------------------------- any backbone
 def step(
-    detector: Detector, height: int = 96, width: int = 96, objects: int = 1, colour: bool = False, count: int = 2
+    detector: Detector, height: int = 96, width: int = 96, objects: int = 1, color: bool = False, count: int = 2
 ) -> float:
     """A training step and a detection, all of it finite."""
     torch.manual_seed(0)
     size = torch.tensor([[height, width]] * count)
     pixels = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
-    if colour:
+    if color:
         pixels = torch.full_like(pixels, 255)
     images = Images(pixels, size, torch.tensor([[1.0, 1, 0, 0]] * count), size)
     boxes = row((8, 8, 60, 50))[:objects]
@@ -261,7 +261,7 @@ def test_another_backbone_in_the_papers_form() -> None:
 def test_unusual_input(name: str) -> None:
     detector = presets.get(name).build(["only"])
     assert step(detector, objects=0) == 0.0
-    assert step(detector, objects=1, colour=True) > 0
+    assert step(detector, objects=1, color=True) > 0
     assert step(detector, 33, 65) > 0
 
 
@@ -327,7 +327,7 @@ def test_a_way_back_needs_two_maps() -> None:
 
 
 def test_boxes_for_another_size_of_pictures_are_refused_at_construction() -> None:
-    """SSD300's last level has one cell of 300 pixels; at 512 it would have four, centred up to 1,050."""
+    """SSD300's last level has one cell of 300 pixels; at 512 it would have four, centerd up to 1,050."""
     with torch.device("meta"):
         with pytest.raises(
             UsageError, match=r"level 6 .* 4 cells in steps of 300 pixels, but the canvas has 512.*size"
@@ -347,7 +347,7 @@ def test_what_keeps_still_at_random_is_said() -> None:
 
 
 def test_caffes_vgg_wants_caffes_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of both VGG-16 files, each with the normalisation that it was trained on and with the other's."""
+    """Of both VGG-16 files, each with the normalization that it was trained on and with the other's."""
     monkeypatch.setattr("foveal.parts.backbones.torchvision.published_file", lambda name: PUBLISHED[name].file)
     for name in ("ssd300_vgg16", "ssd300_vgg16_paper"):
         for file, is_caffes in (("vgg16_features", True), ("vgg16", False)):

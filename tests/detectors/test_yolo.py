@@ -118,8 +118,8 @@ def darknet_yolo(raw: list[list[list[float]]], targets: Targets, ignore: float) 
                 delta[4] = 0 if best > ignore else 0 - sigmoid(row[4])
             start += cells * cells * 2
         for truth, label in truths(targets, b):
-            centred = (0.0, 0.0, truth[2], truth[3])
-            best_n = max(range(4), key=lambda n: iou(centred, (0, 0, shapes[n][0] / SIDE, shapes[n][1] / SIDE)))
+            centerd = (0.0, 0.0, truth[2], truth[3])
+            best_n = max(range(4), key=lambda n: iou(centerd, (0, 0, shapes[n][0] / SIDE, shapes[n][1] / SIDE)))
             level = best_n // 2
             cells = grids[level][0]
             col, line = int(truth[0] * cells), int(truth[1] * cells)
@@ -151,7 +151,7 @@ def test_version_3_has_darknets_gradients(seed: int, ignore: float, targets: Tar
 
 
 def test_version_3_by_hand() -> None:
-    """One cell of 64 px, one shape of 32 x 32, one class, one object 32 x 16 centred at (16, 48), outputs all zero.
+    """One cell of 64 px, one shape of 32 x 32, one class, one object 32 x 16 centerd at (16, 48), outputs all zero.
 
     Box: sigmoid(0) = .5 wants .25 and .75: two cross-entropies of ln 2; sides want 0 and ln .5, half of .480453;
     times 2 - 32 * 16 / 64^2 = 1.875. Objectness: ln 2 (its target is 1). Class: ln 2.
@@ -257,7 +257,7 @@ def test_version_1_has_darknets_gradients(seed: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ matchers
-def test_an_object_belongs_to_the_nearest_shape_in_the_cell_of_its_centre() -> None:
+def test_an_object_belongs_to_the_nearest_shape_in_the_cell_of_its_center() -> None:
     match = ShapeMatcher()(priors_of(Cells(SHAPES_V3), 4, 2), objects())
     # 12 x 12 at (10, 12): shape 10 x 14 of stride 16, cell (0, 0). 40 x 39 at (40, 41.5): 30 x 44 of stride 32, cell
     # (1, 1). 24 x 18 at (52, 11): its very shape at stride 16, cell column 3, row 0.
@@ -272,7 +272,7 @@ def test_of_two_objects_with_one_prior_the_later_wins() -> None:
     assert match.positive.sum(1).tolist() == [1, 1] and match.gt[match.positive].tolist() == [1, 1]
 
 
-def test_a_centre_on_the_far_border_belongs_to_the_last_cell() -> None:
+def test_a_center_on_the_far_border_belongs_to_the_last_cell() -> None:
     boxes = torch.tensor([[64.0, 64.0, 64.0, 64.0]])  # an empty box in the corner: the worst a crop can leave
     priors = priors_of(Cells(SHAPES_V3), 4, 2)
     match = ShapeMatcher()(priors, Targets.pad([Target(boxes, torch.tensor([0]))] * 2))

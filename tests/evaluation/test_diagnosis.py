@@ -69,7 +69,7 @@ def sides(box: Floats) -> Floats:
     return np.stack(width_height(box), 1)
 
 
-def centre(box: Floats) -> Floats:
+def center(box: Floats) -> Floats:
     return (box[:, :2] + box[:, 2:]) / 2
 
 
@@ -80,8 +80,8 @@ def both(low: Floats, high: Floats) -> Floats:
 FORMS: list[tuple[str, Callable[[Floats], Floats]]] = [
     ("look like x, y, width, height but are read as corners", lambda b: both(b[:, :2], sides(b))),
     ("look like corners x1, y1, x2, y2 but", lambda b: both(b[:, :2], b[:, :2] + b[:, 2:])),
-    ("look like centre x, centre y, width, height but are read as corners", lambda b: both(centre(b), sides(b))),
-    ("height but are read as x, y, width, height", lambda b: both(centre(b), centre(b) + sides(b))),
+    ("look like center x, center y, width, height but are read as corners", lambda b: both(center(b), sides(b))),
+    ("height but are read as x, y, width, height", lambda b: both(center(b), center(b) + sides(b))),
     ("x and y of the boxes are swapped", lambda b: b[:, [1, 0, 3, 2]]),
     ("a resized picture: x times about 1.6, y times about 1.6", lambda b: b * 1.6),
     ("a resized picture: x times about 0.4, y times about 0.8", lambda b: b * [0.4, 0.8, 0.4, 0.8]),
@@ -95,10 +95,10 @@ def test_form_of_the_boxes(words: str, change: Callable[[Floats], Floats]) -> No
 
 
 FRAMES: list[tuple[str, Callable[[Floats, Floats], Floats]]] = [
-    ("normalised to 0..1", lambda b, s: b / np.tile(s, 2)),
+    ("normalized to 0..1", lambda b, s: b / np.tile(s, 2)),
     ("they are x, y, width, height read as corners", lambda b, s: both(b[:, :2], sides(b)) / np.tile(s, 2)),
-    ("they are centre x, centre y", lambda b, s: both(centre(b), sides(b)) / np.tile(s, 2)),
-    ("their x, y is the centre", lambda b, s: both(centre(b), centre(b) + sides(b)) / np.tile(s, 2)),
+    ("they are center x, center y", lambda b, s: both(center(b), sides(b)) / np.tile(s, 2)),
+    ("their x, y is the center", lambda b, s: both(center(b), center(b) + sides(b)) / np.tile(s, 2)),
     ("about 300 x 300 pixels", lambda b, s: b / np.tile(s, 2) * 300),
     ("shorter side has about 800 pixels", lambda b, s: b * (800 / s.min(1))[:, None]),
     ("longer side has about 1333 pixels", lambda b, s: b * (1333 / s.max(1))[:, None]),
@@ -117,7 +117,7 @@ def test_frame_of_the_boxes(words: str, change: Callable[[Floats, Floats], Float
     told(truth, with_boxes(found, change(found.box, size)), words)
 
 
-def test_normalised_boxes_without_the_sizes() -> None:
+def test_normalized_boxes_without_the_sizes() -> None:
     truth, found = make(sizes=False)
     told(truth, with_boxes(found, found.box / 700), "No detected coordinate is above 2")
 

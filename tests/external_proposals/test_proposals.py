@@ -262,7 +262,7 @@ def test_proposals_go_where_the_objects_go(dataset: Dataset, augment: tuple[Any,
 
 
 def test_proposals_outlive_objects_that_a_crop_removes(dataset: Dataset) -> None:
-    """IoUCrop drops objects whose centre is outside; proposals stay as far as they reach in, clipped."""
+    """IoUCrop drops objects whose center is outside; proposals stay as far as they reach in, clipped."""
     whole = np.array([[0, 0, 64, 48]], np.float32)
     records = [replace(r, proposals=whole) for r in dataset.records]
     loader = Loader(replace(dataset, records=records), Resize(48, 64, multiple=1), (IoUCrop((0.3,)),), batch=4, seed=1)

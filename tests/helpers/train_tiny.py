@@ -86,7 +86,7 @@ class Tiny(nn.Module):
 
 
 def make_data(folder: Path, train: int = 12, val: int = 4, size: int = 40, empty_from: int | None = None) -> Path:
-    """COCO sets ``train.json`` and ``val.json``: one coloured square a picture. From ``empty_from`` on: none."""
+    """COCO sets ``train.json`` and ``val.json``: one colored square a picture. From ``empty_from`` on: none."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     for name, count in (("train", train), ("val", val)):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from foveal.inference.draw import _place, colour, draw, draw_boxes, ink
+from foveal.inference.draw import _place, color, draw, draw_boxes, ink
 from foveal.masks.rle import Masks
 from foveal.types import Detections
 
@@ -42,10 +42,10 @@ def test_the_input_stays_as_it_is() -> None:
     assert (np.asarray(picture) != 200).any()
 
 
-def test_the_outline_lies_on_the_edge_in_the_colour_of_the_class() -> None:
+def test_the_outline_lies_on_the_edge_in_the_color_of_the_class() -> None:
     pixels = np.asarray(draw_boxes(plain(300, 400), [[100, 150, 300, 280]], [2], line=3))
-    assert tuple(pixels[200, 100]) == tuple(pixels[279, 250]) == colour(2)
-    assert tuple(pixels[200, 102]) == tuple(pixels[200, 299]) == colour(2)
+    assert tuple(pixels[200, 100]) == tuple(pixels[279, 250]) == color(2)
+    assert tuple(pixels[200, 102]) == tuple(pixels[200, 299]) == color(2)
     assert tuple(pixels[200, 200]) == (200, 200, 200)  # nothing inside
     assert pixels[200, 99].max() < 200  # the halo
 
@@ -80,9 +80,9 @@ def test_chips_stay_inside_and_keep_off_each_other() -> None:
         assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
 
 
-def test_colours_are_fixed_distinct_and_their_text_readable() -> None:
-    first = [colour(i) for i in range(20)]
-    assert first == [colour(i) for i in range(20)]
+def test_colors_are_fixed_distinct_and_their_text_readable() -> None:
+    first = [color(i) for i in range(20)]
+    assert first == [color(i) for i in range(20)]
     apart = [np.abs(np.subtract(a, b)).sum() for a, b in itertools.combinations(first, 2)]
     assert min(apart) > 25
     for background in first:  # WCAG 2: at least 4.5 : 1
@@ -101,7 +101,7 @@ def test_masks_are_translucent() -> None:
     masks = torch.zeros(1, 100, 100, dtype=torch.bool)
     masks[0, 40:60, 40:60] = True
     pixels = np.asarray(draw(plain(100, 100), detections([[2.0, 2.0, 98.0, 98.0]], masks)))
-    inside = np.array(colour(0)) * 0.45 + 200 * 0.55
+    inside = np.array(color(0)) * 0.45 + 200 * 0.55
     assert np.abs(pixels[50, 50] - inside).max() <= 1
-    assert tuple(pixels[40, 50]) == colour(0)  # the rim
+    assert tuple(pixels[40, 50]) == color(0)  # the rim
     assert tuple(pixels[70, 70]) == (200, 200, 200)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from foveal.masks.polygons import rasterise
+from foveal.masks.polygons import rasterize
 from foveal.masks.rle import Masks, squeeze, unsqueeze
 
 SIZES = ((1, 1), (1, 9), (9, 1), (13, 17), (40, 31))
@@ -113,7 +113,7 @@ def test_polygons_are_pycocotools() -> None:
     rng = np.random.default_rng(4)
     for size in ((37, 50), (64, 20), (5, 5)):
         objects = [[polygon(rng, size, k + j) for j in range(1 + k % 3)] for k in range(80)]
-        ours = rasterise([*objects, []], size)
+        ours = rasterize([*objects, []], size)
         assert len(ours) == 81 and ours.area()[-1] == 0
         dense = ours.dense()
         for k, polygons in enumerate(objects):
@@ -122,13 +122,13 @@ def test_polygons_are_pycocotools() -> None:
 
 
 def test_no_polygon_at_all() -> None:
-    assert len(rasterise([], (4, 4))) == 0
-    assert rasterise([[[1, 1, 1, 1, 1, 1]]], (4, 4)).area().tolist() == [0]
+    assert len(rasterize([], (4, 4))) == 0
+    assert rasterize([[[1, 1, 1, 1, 1, 1]]], (4, 4)).area().tolist() == [0]
 
 
 def test_a_square_by_hand() -> None:
     # corners 1, 1 to 4, 3: columns 1, 2, 3 and rows 1, 2
-    dense = rasterise([[[1, 1, 4, 1, 4, 3, 1, 3]]], (5, 6)).dense()[0]
+    dense = rasterize([[[1, 1, 4, 1, 4, 3, 1, 3]]], (5, 6)).dense()[0]
     expected = np.zeros((5, 6), bool)
     expected[1:3, 1:4] = True
     np.testing.assert_array_equal(dense, expected)

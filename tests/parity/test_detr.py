@@ -2,7 +2,7 @@
 
 Tolerances: logits and boxes 1e-5 (boxes as parts of the picture), losses 1e-5 relative. Peer: transformers 5.23.0.
 
-One thing of the peer is gone around: with ``auxiliary_loss=True`` its decoder hands the *normalised* state to the next
+One thing of the peer is gone around: with ``auxiliary_loss=True`` its decoder hands the *normalized* state to the next
 layer, which the original code does not do (nor the peer without auxiliary losses). So the states of the layers come
 from a pass without, and the peer's own loss function is called on its own heads' answers to them.
 """

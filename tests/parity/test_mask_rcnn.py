@@ -19,7 +19,7 @@ from torchvision.models import detection as peer
 from foveal.assembly.proposers import Counts
 from foveal.checkpoints.foreign.torchvision import import_weights
 from foveal.parts.samplers import All
-from foveal.weights.keys_torchvision import recognise, to_ours, to_torchvision, upgrade
+from foveal.weights.keys_torchvision import recognize, to_ours, to_torchvision, upgrade
 from tests.parity.test_torchvision import close, lively, same_detections
 
 NAMES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
@@ -69,11 +69,11 @@ def truth(shift: int) -> list[dict[str, torch.Tensor]]:
     targets = []
     for own, label, (h, w) in zip(boxes, labels, SIZES, strict=True):
         y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-        centre, half = (own[:, :2] + own[:, 2:]) / 2, (own[:, 2:] - own[:, :2]) / 2
-        u = (x + 0.5 - centre[:, 0, None, None]) / half[:, 0, None, None]
-        v = (y + 0.5 - centre[:, 1, None, None]) / half[:, 1, None, None]
+        center, half = (own[:, :2] + own[:, 2:]) / 2, (own[:, 2:] - own[:, :2]) / 2
+        u = (x + 0.5 - center[:, 0, None, None]) / half[:, 0, None, None]
+        v = (y + 0.5 - center[:, 1, None, None]) / half[:, 1, None, None]
         masks = u**2 + v**2 < 1
-        masks[0, : int(centre[0, 1]), : int(centre[0, 0])] = False
+        masks[0, : int(center[0, 1]), : int(center[0, 0])] = False
         targets.append({"boxes": own, "labels": label + shift, "masks": masks.to(torch.uint8)})
     return targets
 
@@ -148,7 +148,7 @@ def test_losses(both: Any) -> None:
 def test_weights_there_and_back(both: Any, tmp_path: Path) -> None:
     name, theirs, _ = both
     state = theirs.state_dict()
-    assert recognise(state, "x.pth") == "mask_rcnn" + name.removeprefix("maskrcnn").replace("resnet", "r")
+    assert recognize(state, "x.pth") == "mask_rcnn" + name.removeprefix("maskrcnn").replace("resnet", "r")
     back = to_torchvision(to_ours(state))
     assert back.keys() == state.keys()
     for key, value in state.items():  # of the background's mask and box nothing is left, and nothing reads them

@@ -20,7 +20,7 @@ def boxes(*shape: int, seed: int = 0) -> Tensor:
 
 
 def test_delta_by_hand() -> None:
-    # Prior 10 x 20 with centre (5, 10); box 20 x 10 with centre (7, 9).
+    # Prior 10 x 20 with center (5, 10); box 20 x 10 with center (7, 9).
     prior, box = torch.tensor([0.0, 0.0, 10.0, 20.0]), torch.tensor([-3.0, 4.0, 17.0, 14.0])
     coder = Delta(weights=(10.0, 10.0, 5.0, 5.0))
     expected = torch.tensor([10 * 2 / 10, 10 * -1 / 20, 5 * math.log(2), 5 * math.log(0.5)])
@@ -48,13 +48,13 @@ def test_ltrb_equals_torchvision() -> None:
 
 
 def test_ltrb_in_pixels_by_hand() -> None:
-    point, box = torch.tensor([8.0, 8.0, 24.0, 24.0]), torch.tensor([10.0, 0.0, 40.0, 20.0])  # centre (16, 16)
+    point, box = torch.tensor([8.0, 8.0, 24.0, 24.0]), torch.tensor([10.0, 0.0, 40.0, 20.0])  # center (16, 16)
     assert LTRB(normalize=False).encode(box, point).tolist() == [6, 16, 24, 4]
     assert LTRB(normalize=True).encode(box, point).tolist() == [6 / 16, 1, 24 / 16, 4 / 16]
 
 
 def test_image_relative_by_hand() -> None:
-    # Picture 200 x 100; box 40 x 50 with centre (50, 25): a quarter across and down, a fifth and a half of the sides.
+    # Picture 200 x 100; box 40 x 50 with center (50, 25): a quarter across and down, a fifth and a half of the sides.
     picture, box = torch.tensor([0.0, 0.0, 200.0, 100.0]), torch.tensor([30.0, 0.0, 70.0, 50.0])
     torch.testing.assert_close(ImageRelative().encode(box, picture), torch.tensor([0.25, 0.25, 0.2, 0.5]))
     wild = ImageRelative().decode(torch.randn(100, 4, generator=torch.Generator().manual_seed(0)), picture)
@@ -66,7 +66,7 @@ def test_image_relative_by_hand() -> None:
 )
 @pytest.mark.parametrize("shape", [(50,), (2, 50), (2, 3, 50)])
 def test_inverses_with_any_leading_dimensions(coder: Coder, shape: tuple[int, ...]) -> None:
-    box, prior = boxes(*shape, seed=4), boxes(*shape, seed=5)  # mostly far apart, centres outside the boxes
+    box, prior = boxes(*shape, seed=4), boxes(*shape, seed=5)  # mostly far apart, centers outside the boxes
     torch.testing.assert_close(coder.decode(coder.encode(box, prior), prior), box, rtol=1e-5, atol=2e-3)
     shared = boxes(50, seed=5)  # priors broadcast over the batch
     torch.testing.assert_close(coder.decode(coder.encode(box, shared), shared), box, rtol=1e-5, atol=2e-3)

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from foveal.errors import UsageError
-from foveal.parts.selective_search import SelectiveSearch, SlidingWindows, _colour, _similarity
+from foveal.parts.selective_search import SelectiveSearch, SlidingWindows, _color, _similarity
 
 
 def picture(width: int = 90, height: int = 70, seed: int = 0) -> Any:
-    """Three coloured rectangles on noise."""
+    """Three colored rectangles on noise."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(90, 130, (height, width, 3))
-    for colour in ((220, 40, 40), (30, 200, 60), (40, 60, 230)):
+    for color in ((220, 40, 40), (30, 200, 60), (40, 60, 230)):
         x, y = rng.integers(0, width // 2), rng.integers(0, height // 2)
-        pixels[y : y + height // 3, x : x + width // 3] = np.array(colour) + rng.integers(-8, 8, 3)
+        pixels[y : y + height // 3, x : x + width // 3] = np.array(color) + rng.integers(-8, 8, 3)
     return pixels.clip(0, 255).astype(np.uint8)
 
 
@@ -34,14 +34,14 @@ def cv2() -> Any:
 
 
 def test_the_boxes_are_those_that_opencv_finds_in_one_go(cv2: Any) -> None:
-    """OpenCV 5.0.0's own run over all colours, k and similarities at once; its order is random, its set is not."""
+    """OpenCV 5.0.0's own run over all colors, k and similarities at once; its order is random, its set is not."""
     image = picture()
     ours = SelectiveSearch(width=90, min_side=0)(image)
     segmentation = cv2.ximgproc.segmentation
     search = segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(np.ascontiguousarray(image[..., ::-1]))
     for name in ("hsv", "lab"):
-        search.addImage(_colour(cv2, image, name))
+        search.addImage(_color(cv2, image, name))
     for k in (50, 100):
         search.addGraphSegmentation(segmentation.createGraphSegmentation(0.8, float(k), k))
     for terms in ("ctsf", "tsf"):
@@ -83,7 +83,7 @@ def test_a_tall_picture_is_not_blown_up(cv2: Any) -> None:
 
 
 def test_quality_looks_ten_times(cv2: Any) -> None:
-    """Five colours x four k x four similarities against two x two x two."""
+    """Five colors x four k x four similarities against two x two x two."""
     image = picture(40, 30)
     counts = [len(list(SelectiveSearch(mode, width=40)._groupings(cv2, image))) for mode in ("fast", "quality")]  # type: ignore[arg-type]
     assert counts == [8, 80]

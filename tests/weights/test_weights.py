@@ -26,7 +26,7 @@ from foveal import weights
 from foveal.errors import FovealError, UsageError
 from foveal.weights import cache as published
 from foveal.weights.coco_names import COCO_NAMES
-from foveal.weights.keys_torchvision import read_torchvision, recognise, to_ours, to_torchvision, upgrade
+from foveal.weights.keys_torchvision import read_torchvision, recognize, to_ours, to_torchvision, upgrade
 from foveal.weights.open import read_state
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2, dtype=torch.float16)}
@@ -89,7 +89,7 @@ def _files(folder: Path) -> dict[str, tuple[bytes, str]]:
         "utf16": ("weights".encode("utf-16"), "of an unknown format"),
         "lfs": (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-            "git-lfs pointer.*git lfs pull",
+            "git-lfs pointer.*git lfs warmup_images",
         ),
         "html": (b"\n<!DOCTYPE html><html>404</html>", "is a web page"),
         "nothing": (b"", "an empty file"),
@@ -273,7 +273,7 @@ def test_other_networks_are_named(tmp_path: Path) -> None:
     with pytest.raises(FovealError, match=r"r18\.pth.*classification network.*Known: Faster"):
         read_torchvision(tmp_path / "r18.pth")
     with pytest.raises(FovealError, match="Mask R-CNN"):  # among those that are known; this is none of any size
-        recognise({"roi_heads.mask_head.0.0.weight": torch.ones(1)}, "m.pth")
+        recognize({"roi_heads.mask_head.0.0.weight": torch.ones(1)}, "m.pth")
     with pytest.raises(UsageError, match="no preset 'nothing'"):
         torch.save(peer_state("faster_rcnn_mobilenet_v3_large_fpn", 2), tmp_path / "m.pth")
         weights.import_weights(tmp_path / "m.pth", "nothing")

@@ -172,7 +172,7 @@ def _head(state: State, config: Mapping[str, Any], base: Transformer) -> Transfo
 
 
 def _input(processor: Mapping[str, Any], base: DETR) -> Any:
-    """The processor's resize rule and normalisation; what it does not say is the preset's."""
+    """The processor's resize rule and normalization; what it does not say is the preset's."""
     rule = base.input
     if not isinstance(rule, Resize) or not processor:
         return rule
@@ -181,8 +181,8 @@ def _input(processor: Mapping[str, Any], base: DETR) -> Any:
         size = {"shortest_edge": size, "longest_edge": processor.get("max_size", rule.long)}
     try:
         short, long = int(size["shortest_edge"]), int(size["longest_edge"])
-        colours: list[Any] = [tuple(map(float, processor.get(f"image_{k}", getattr(rule, k)))) for k in ("mean", "std")]
-        mean, std = colours
+        colors: list[Any] = [tuple(map(float, processor.get(f"image_{k}", getattr(rule, k)))) for k in ("mean", "std")]
+        mean, std = colors
         if (len(mean), len(std), min(std) > 0) != (3, 3, True) or abs(processor.get(_FACTOR, 1 / 255) - 1 / 255) > 1e-6:
             raise ValueError
     except (KeyError, TypeError, ValueError):

@@ -21,7 +21,7 @@ def import_weights(
 ) -> tuple[Any, tuple[str, ...], State]:
     """Spec, class names and state of a torchvision detector's file.
 
-    ``preset``: name of the preset to use in place of the recognised one. Raises ``FovealError`` as
+    ``preset``: name of the preset to use in place of the recognized one. Raises ``FovealError`` as
     :func:`read_torchvision` does, and ``UsageError`` for an unknown preset.
     """
     from ... import presets  # late: presets are far above this module

@@ -1,4 +1,4 @@
-"""Colour arithmetic on ``uint8`` pixels: tables for each channel alone, chunks for hue and saturation."""
+"""Color arithmetic on ``uint8`` pixels: tables for each channel alone, chunks for hue and saturation."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def _turn_chunk(pixels: Pixels, out: Pixels, work: NDArray[np.float32], saturati
     if saturation != 1:
         np.minimum(np.multiply(chroma, saturation, out=chroma), value, out=chroma)
     value += 0.5
-    for c, (centre, sign, add) in enumerate(((3, -1, 2), (2, 1, -1), (4, 1, -1))):
-        np.abs(np.subtract(hue, centre, out=spare), out=spare)
+    for c, (center, sign, add) in enumerate(((3, -1, 2), (2, 1, -1), (4, 1, -1))):
+        np.abs(np.subtract(hue, center, out=spare), out=spare)
         if sign < 0:
             np.negative(spare, out=spare)
         np.clip(np.add(spare, add, out=spare), 0, 1, out=spare)

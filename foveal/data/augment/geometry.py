@@ -23,7 +23,7 @@ from ...masks.rle import Masks
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
-MEAN = (124, 116, 104)  # ImageNet's mean colour, in RGB: zero after normalisation
+MEAN = (124, 116, 104)  # ImageNet's mean color, in RGB: zero after normalization
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Sample:
     masks: Masks | None = None  # G of them, on the picture
     canvas: tuple[int, int] = (0, 0)  # height, width; (0, 0): the picture's
     offset: tuple[int, int] = (0, 0)  # y, x of the picture on the canvas
-    fill: tuple[int, int, int] = MEAN  # the canvas's colour
+    fill: tuple[int, int, int] = MEAN  # the canvas's color
     proposals: Floats | None = None  # (P, 4) canvas pixels
     short: int | None = None  # the short side that ``Resize`` gives it; None: the rule's own
 
@@ -112,10 +112,10 @@ def _on_canvas(boxes: Floats, canvas: tuple[int, int]) -> tuple[Floats, NDArray[
     return inside, np.asarray((inside[:, 2:] > inside[:, :2]).all(1))
 
 
-def crop_to_centres(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
-    """The window with the objects whose centre it holds. Ignored regions stay as far as they reach into it."""
+def crop_to_centers(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
+    """The window with the objects whose center it holds. Ignored regions stay as far as they reach into it."""
     window = np.array([left, top, left + width, top + height], dtype=np.float64)
-    keep = centres_inside(sample.boxes, window) | sample.ignore
+    keep = centers_inside(sample.boxes, window) | sample.ignore
     return sample.rows(keep).window(top, left, height, width).clipped()
 
 
@@ -130,10 +130,10 @@ def crop_to_visible(sample: Sample, top: int, left: int, height: int, width: int
     return replace(moved, ignore=moved.ignore | (left_over < visible * area)).clipped()
 
 
-def centres_inside(boxes: Floats, windows: Floats) -> NDArray[np.bool_]:
-    """Boxes (G, 4) and windows that broadcast with them: is the centre strictly inside?"""
-    centres = (boxes[..., :2] + boxes[..., 2:]) / 2
-    inside: NDArray[np.bool_] = np.asarray(((centres > windows[..., :2]) & (centres < windows[..., 2:])).all(-1))
+def centers_inside(boxes: Floats, windows: Floats) -> NDArray[np.bool_]:
+    """Boxes (G, 4) and windows that broadcast with them: is the center strictly inside?"""
+    centers = (boxes[..., :2] + boxes[..., 2:]) / 2
+    inside: NDArray[np.bool_] = np.asarray(((centers > windows[..., :2]) & (centers < windows[..., 2:])).all(-1))
     return inside
 
 

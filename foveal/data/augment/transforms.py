@@ -1,6 +1,6 @@
 """Training transforms: frozen dataclasses, ``transform(sample, rng) -> sample``, pure and without state.
 
-A tuple of them is a recipe (``fit.augment``). The loader applies the geometry in order, resizes, and runs the colours
+A tuple of them is a recipe (``fit.augment``). The loader applies the geometry in order, resizes, and runs the colors
 on whichever side of the resizing has fewer pixels: they work pixel by pixel, so that hardly changes more than the time.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .color import adjust_hsv, apply_table, table
-from .geometry import Floats, Sample, centres_inside, crop_to_centres, crop_to_visible, flip
+from .geometry import Floats, Sample, centers_inside, crop_to_centers, crop_to_visible, flip
 
 __all__ = [
     "Expand",
@@ -35,7 +35,7 @@ __all__ = [
 class Transform(ABC):
     """``transform(sample, rng) -> sample``. Everything random comes from ``rng``; the given sample is not changed."""
 
-    colour: ClassVar[bool] = False  # changes pixel by pixel, so it may run before or after the resizing
+    color: ClassVar[bool] = False  # changes pixel by pixel, so it may run before or after the resizing
 
     @abstractmethod
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample: ...
@@ -80,8 +80,8 @@ class IoUCrop(Transform):
     """SSD's crop: the whole picture, or a window with a least overlap with some object (section 2.2 of the paper).
 
     One option is drawn: a least IoU with at least one object, ``0`` for any window, ``1`` for the whole picture. Of
-    ``trials`` windows the first that meets it and holds the centre of an object is taken; where none does, another
-    option is drawn. Objects whose centre lies outside the window are gone, the others are clipped. A window's side
+    ``trials`` windows the first that meets it and holds the center of an object is taken; where none does, another
+    option is drawn. Objects whose center lies outside the window are gone, the others are clipped. A window's side
     is ``scale`` of the canvas's, its aspect ratio (relative to the canvas's) within ``aspect``, as in the original
     ``sampler.cpp``.
     """
@@ -99,7 +99,7 @@ class IoUCrop(Transform):
             fits = self._fits(windows, sample.boxes[~sample.ignore], float(option))
             if fits.any():
                 x1, y1, x2, y2 = windows[int(fits.argmax())].tolist()
-                return crop_to_centres(sample, y1, x1, y2 - y1, x2 - x1)
+                return crop_to_centers(sample, y1, x1, y2 - y1, x2 - x1)
         return sample
 
     def windows(self, canvas: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -123,7 +123,7 @@ class IoUCrop(Transform):
         side = (np.minimum(w[..., 2:], boxes[:, 2:]) - np.maximum(w[..., :2], boxes[:, :2])).clip(0)
         shared = side.prod(-1)
         union = (w[..., 2:] - w[..., :2]).prod(-1) + (boxes[:, 2:] - boxes[:, :2]).prod(-1) - shared
-        inside = centres_inside(boxes, w)
+        inside = centers_inside(boxes, w)
         fits: NDArray[np.bool_] = inside.any(1) & ((shared / union).max(1) >= least)
         return fits
 
@@ -241,7 +241,7 @@ class ResizedCrop(Transform):
         return crop_to_visible(sample, top, left, h, w, 0.0)
 
 
-# --------------------------------------------------------------------------------------------------- colour
+# --------------------------------------------------------------------------------------------------- color
 @dataclass(frozen=True)
 class PhotometricDistortion(Transform):
     """Brightness, contrast, saturation and hue, each with probability ``p`` (SSD, section 2.2; Howard 2013).
@@ -256,7 +256,7 @@ class PhotometricDistortion(Transform):
     hue: float = 18.0  # degrees, at most
     p: float = 0.5
 
-    colour: ClassVar[bool] = True
+    color: ClassVar[bool] = True
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         chance, amount = rng.random((2, 5))

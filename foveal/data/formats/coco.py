@@ -35,7 +35,7 @@ class CocoSource:
 
     def __post_init__(self) -> None:
         self.splits = tuple(name for name in self.files if name)
-        self.early = Findings()  # of recognising
+        self.early = Findings()  # of recognizing
         self._index: ImageIndex | None = None
 
     def read(self, split: str | None = None) -> Dataset:

@@ -37,7 +37,7 @@ class _Found:
     refused: list[Path] = field(default_factory=list)  # folders that may not be listed
 
 
-def recognise(path: Path, images: Path | None = None) -> Source:
+def recognize(path: Path, images: Path | None = None) -> Source:
     """The one data set at a path, or below it at any depth.
 
     Raises :class:`~foveal.errors.FovealError` where there is none or more than one, saying what is there.

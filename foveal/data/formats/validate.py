@@ -116,7 +116,7 @@ def build_record(
     findings: Findings,
     report_as: Path | None = None,
 ) -> Record:
-    """The record of one image: each box validated, exact repeats dropped. ``report_as`` is the file that findings name."""
+    """The record of one image: each box validated, exact repeats dropped. ``report_as``: the file findings name."""
     width, height = size
     report_as = report_as or source or path
     kept: list[Object] = []

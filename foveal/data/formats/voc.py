@@ -24,7 +24,7 @@ _CLASS_LINE = re.compile(r"^(.*\S)\s+(-1|0|1)$")
 
 @dataclass
 class VocSource:
-    """One VOC data set, recognised but not read. ``read`` may be called for several splits."""
+    """One VOC data set, recognized but not read. ``read`` may be called for several splits."""
 
     path: Path
     xml: list[Path]

@@ -27,7 +27,7 @@ class Header:
     width: int
     height: int
     orientation: int  # EXIF 1..8
-    plain: bool = False  # an 8-bit grey or colour JPEG, which simplejpeg decodes
+    plain: bool = False  # an 8-bit gray or color JPEG, which simplejpeg decodes
     complete: bool = True  # the end of the picture was found
 
     @property

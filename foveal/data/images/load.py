@@ -4,13 +4,13 @@ Every picture becomes uint8 RGB (H, W, 3), upright by its EXIF orientation, deci
 ending. Modes become RGB so:
 
 ====================================  =============================================================================
-1 bit, 8-bit grey, palette            looked up or repeated into three channels
-16-bit grey (and 9 to 15 bits)        scaled by its depth: 0 stays 0, the largest value of that depth becomes 255
+1 bit, 8-bit gray, palette            looked up or repeated into three channels
+16-bit gray (and 9 to 15 bits)        scaled by its depth: 0 stays 0, the largest value of that depth becomes 255
 32-bit integers                       as 16 bits where every value fits, else as 32 bits
 floating point                        0..1 becomes 0..255; else taken as 0..255 and clipped; not finite: refused
-16-bit colour                         the high byte (libpng's own rule)
-alpha, or a transparent colour        laid over white (``background``)
-CMYK, YCCK                            Pillow's plain formula (Adobe's inversion undone, no colour profile)
+16-bit color                         the high byte (libpng's own rule)
+alpha, or a transparent color        laid over white (``background``)
+CMYK, YCCK                            Pillow's plain formula (Adobe's inversion undone, no color profile)
 several frames                        the first
 ====================================  =============================================================================
 """
@@ -33,7 +33,7 @@ from PIL import Image, ImageOps
 
 from ...files.reading import walk
 from .header import Header, parse_header, read_header
-from .modes import RGB, ImageError, array_rgb, grey_bits, known_format, refusal, to_rgb
+from .modes import RGB, ImageError, array_rgb, gray_bits, known_format, refusal, to_rgb
 
 MAX_PIXELS = 200_000_000  # design section 9; read from the header, before any pixel is decoded
 MOST_SKIPPED = 0.05  # of a set's images: training passes over that many that cannot be decoded, and stops at more
@@ -248,7 +248,7 @@ def _decode_pillow(data: bytes, name: str, header: Header | None, max_pixels: in
             if 0 in image.size:
                 raise ImageError("an image without pixels", path=name)
             _limit(image.size, name, max_pixels)
-            bits = grey_bits(image)
+            bits = gray_bits(image)
             image.load()
             if header is None:
                 image = ImageOps.exif_transpose(image)

@@ -17,8 +17,8 @@ class ImageError(FovealError):
     """An image that cannot be used: the message names the file, what it really is and what to do."""
 
 
-def grey_bits(image: Image.Image) -> int:
-    """How many bits a grey value has, where the container is wider than the sample (12-bit TIFF)."""
+def gray_bits(image: Image.Image) -> int:
+    """How many bits a gray value has, where the container is wider than the sample (12-bit TIFF)."""
     tags = getattr(image, "tag_v2", None)
     value = tags.get(258) if tags is not None else None  # BitsPerSample
     first = value[0] if isinstance(value, tuple) and value else value
@@ -28,7 +28,7 @@ def grey_bits(image: Image.Image) -> int:
 def to_rgb(image: Image.Image, name: str, bits: int = 16, background: tuple[int, int, int] = (255, 255, 255)) -> Any:
     """A PIL image of any mode -> something ``np.array`` makes uint8 (H, W, 3) of, by the table of :mod:`.images`."""
     if image.mode.startswith("I") or image.mode == "F":
-        return _grey(np.asarray(image), name, bits)
+        return _gray(np.asarray(image), name, bits)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         over = image.convert("RGBA")
         if over.getchannel("A").getextrema() == (255, 255):
@@ -37,21 +37,21 @@ def to_rgb(image: Image.Image, name: str, bits: int = 16, background: tuple[int,
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _grey(values: NDArray[Any], name: str, bits: int) -> RGB:
-    """Grey values (H, W) of more than 8 bits, or floats -> (H, W, 3)."""
+def _gray(values: NDArray[Any], name: str, bits: int) -> RGB:
+    """Gray values (H, W) of more than 8 bits, or floats -> (H, W, 3)."""
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
             raise ImageError("a picture with values that are not finite", path=name, fix="Convert it to 8 bits")
         low, high = float(values.min(initial=0)), float(values.max(initial=0))
         scaled = values * 255.0 if low >= 0 and high <= 1 else values
-        grey = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        gray = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
     else:
         wide = values.astype(np.int64)
         if wide.size and (wide.max() > 0xFFFF or wide.min() < 0):
             wide, bits = np.where(wide < 0, wide + (1 << 32), wide), 32
         top = (1 << bits) - 1
-        grey = np.minimum((wide * 255 + top // 2) // top, 255).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+        gray = np.minimum((wide * 255 + top // 2) // top, 255).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=2)
 
 
 def array_rgb(array: NDArray[Any]) -> RGB:

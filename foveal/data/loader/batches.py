@@ -117,24 +117,24 @@ class EvalBatches:
 # -------------------------------------------------------------------------------------------------- batches
 @dataclass(frozen=True)
 class Prepared:
-    """A sample whose geometry is done; ``color_jitter`` is the colour that is still to come."""
+    """A sample whose geometry is done; ``color_jitter`` is the color that is still to come."""
 
     sample: Sample
     color_jitter: Callable[[Pixels], Pixels] | None
 
 
 def prepare(sample: Sample, augment: Sequence[Transform], rng: np.random.Generator) -> Prepared:
-    """Runs the geometry and keeps the colours for later: they cost least on the smaller picture."""
+    """Runs the geometry and keeps the colors for later: they cost least on the smaller picture."""
     for transform in augment:
-        if not transform.colour:
+        if not transform.color:
             sample = transform(sample, rng)
-    colours = [t for t in augment if t.colour]
-    if not colours:
+    colors = [t for t in augment if t.color]
+    if not colors:
         return Prepared(sample, None)
 
     def color_jitter(image: Pixels) -> Pixels:
         painted = replace(sample, image=image, masks=None)
-        for transform in colours:
+        for transform in colors:
             painted = transform(painted, rng)
         return painted.image
 

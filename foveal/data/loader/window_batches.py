@@ -1,8 +1,8 @@
 """R-CNN's and SPP-Net's training batches: windows drawn over the whole set, each looked at alone.
 
 A window is a proposal or an object. A batch of them is an ordinary one: N times what a ``WindowSource``
-shows of a window (R-CNN: crops of the image; SPP-Net: what its pool makes of stored maps, ``stored_maps.py``), each with
-one proposal and, where the window is positive, with one object.
+shows of a window (R-CNN: crops of the image; SPP-Net: what its pool makes of stored maps, ``stored_maps.py``), each
+with one proposal and, where the window is positive, with one object.
 """
 
 from __future__ import annotations

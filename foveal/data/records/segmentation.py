@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import FovealError
-from ...masks.polygons import rasterise
+from ...masks.polygons import rasterize
 from ...masks.rle import Masks, unsqueeze
 from .dataset import Dataset, Drawn, Record, Segmentation
 
@@ -151,7 +151,7 @@ def read_lengths(counts: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
 def masks_of(segmentations: Sequence[Segmentation | None], width: int, height: int) -> Masks:
     """One mask an object, empty where it has none; what :func:`settle_mask` let pass."""
     size = height, width
-    found = rasterise([s if isinstance(s, list) else [] for s in segmentations], size)
+    found = rasterize([s if isinstance(s, list) else [] for s in segmentations], size)
     for kind, read in ((dict, _of_lengths), (Drawn, _of_picture)):
         rows = [k for k, s in enumerate(segmentations) if isinstance(s, kind)]
         if rows:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Plane = NDArray[np.float32]
-Colour = NDArray[np.float32]  # (3, 1, 1) in 0..1
+Color = NDArray[np.float32]  # (3, 1, 1) in 0..1
 
 # How often each class appears: the last is the rare one. The hue is the one it likes (a turn), and only likes.
 CLASSES: dict[str, tuple[float, float]] = {
@@ -225,7 +225,7 @@ def _large(box: tuple[int, int, int, int]) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------- painting
-def _rgb(hue: float, saturation: float, value: float) -> Colour:
+def _rgb(hue: float, saturation: float, value: float) -> Color:
     return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value), dtype=np.float32)[:, None, None]
 
 
@@ -237,7 +237,7 @@ def _noise(width: int, height: int, cells: int, rng: np.random.Generator) -> Pla
 
 
 def _background(width: int, height: int, rng: np.random.Generator) -> Plane:
-    """(3, H, W) in about 0..1: two muted colours flow into each other, under clouds and perhaps a weave."""
+    """(3, H, W) in about 0..1: two muted colors flow into each other, under clouds and perhaps a weave."""
     hue, step = rng.random(), rng.uniform(-0.15, 0.15)
     value = rng.uniform(0.25, 0.8)
     first = _rgb(hue, rng.uniform(0.08, 0.35), value)
@@ -280,10 +280,10 @@ def _near(canvas: Plane, x0: float, y0: float, reach: float) -> tuple[Plane, Pla
     return part, x, np.arange(top, top + part.shape[1], dtype=np.float32)[:, None] - np.float32(y0)
 
 
-def _over(canvas: Plane, distance: Plane, colour: Plane, opacity: float, soft: float = 1.0) -> None:
-    """Lays a colour over the inside of an edge, in place; ``soft`` pixels wide."""
+def _over(canvas: Plane, distance: Plane, color: Plane, opacity: float, soft: float = 1.0) -> None:
+    """Lays a color over the inside of an edge, in place; ``soft`` pixels wide."""
     cover = (np.float32(0.5) - distance / np.float32(soft)).clip(0, 1) * np.float32(opacity)
-    canvas += cover * (colour - canvas)
+    canvas += cover * (color - canvas)
 
 
 def _paint(canvas: Plane, shape: _Shape, label: int, rng: np.random.Generator) -> None:
@@ -292,10 +292,10 @@ def _paint(canvas: Plane, shape: _Shape, label: int, rng: np.random.Generator) -
     around = part[:, shape.inside].mean(1)[:, None, None]
     likes = list(CLASSES.values())[label][1]
     faithful = rng.random() < FAITHFUL
-    for _ in range(10):  # a colour that stands out from what is behind it
+    for _ in range(10):  # a color that stands out from what is behind it
         hue = likes + rng.normal(0, 0.025) if faithful else rng.random()
-        colour = _rgb(float(hue), rng.uniform(0.5, 0.95), rng.uniform(0.5, 1.0))
-        if np.abs(colour - around).max() > 0.3:
+        color = _rgb(float(hue), rng.uniform(0.5, 0.95), rng.uniform(0.5, 1.0))
+        if np.abs(color - around).max() > 0.3:
             break
     if rng.random() < 0.6:
         _over(part, shape.shadow, np.zeros((3, 1, 1), np.float32), 0.35, soft=0.12 * shape.radius + 2)
@@ -303,7 +303,7 @@ def _paint(canvas: Plane, shape: _Shape, label: int, rng: np.random.Generator) -
     if rng.random() < 0.25:
         rows, columns = np.indices(light.shape, dtype=np.float32)
         light = light + 0.10 * np.sin((columns + rng.choice([-1, 1]) * rows) * (6.0 / max(8.0, 0.5 * shape.radius)))
-    _over(part, shape.distance, colour * light.astype(np.float32), 1.0)
+    _over(part, shape.distance, color * light.astype(np.float32), 1.0)
     if rng.random() < 0.5:
         line = max(0.6, 0.045 * shape.radius)
-        _over(part, np.abs(shape.distance + line) - line, colour * np.float32(rng.choice([0.45, 1.35])), 0.85)
+        _over(part, np.abs(shape.distance + line) - line, color * np.float32(rng.choice([0.45, 1.35])), 0.85)

@@ -163,14 +163,14 @@ def _xml(name: str, scene: Scene, masks: bool) -> str:
 
 
 def _palette() -> list[int]:
-    """The devkit's colour map: the bits of an index go to red, green and blue in turn, lowest to highest bit."""
-    colours = np.zeros((256, 3), dtype=np.int64)
+    """The devkit's color map: the bits of an index go to red, green and blue in turn, lowest to highest bit."""
+    colors = np.zeros((256, 3), dtype=np.int64)
     index = np.arange(256)
     for k in range(8):
         for channel in range(3):
-            colours[:, channel] |= ((index >> channel) & 1) << (7 - k)
+            colors[:, channel] |= ((index >> channel) & 1) << (7 - k)
         index = index >> 3
-    return [int(v) for v in colours.reshape(-1)]
+    return [int(v) for v in colors.reshape(-1)]
 
 
 # ----------------------------------------------------------------------------------------------------- coco

@@ -59,7 +59,7 @@ class CaffeSpec(BackboneSpec):
 
 @dataclass(frozen=True)
 class CaffeNet(CaffeSpec):
-    """AlexNet in Caffe's form: pooling comes before normalisation, two convolutions in two groups. 227 pixels become
+    """AlexNet in Caffe's form: pooling comes before normalization, two convolutions in two groups. 227 pixels become
     256 x 6 x 6; with the connected layers of 4,096 it has 60,965,224 parameters for 1,000 classes."""
 
     weights: str | None = None  # a file with Caffe's layer names, read when training starts
@@ -88,7 +88,7 @@ class ZF5(CaffeSpec):
     """The five convolutions of Zeiler and Fergus' network as SPP-Net has them: stride 16, 224 pixels become
     256 x 13 x 13, 180 become 10 x 10; 3,726,464 parameters.
 
-    The constants of its normalisation are AlexNet's; the released model's are not known.
+    The constants of its normalization are AlexNet's; the released model's are not known.
     """
 
     weights: str | None = None  # a file with Caffe's layer names, read when training starts

@@ -80,7 +80,7 @@ class TowerHead(nn.Module):
 
 @dataclass(frozen=True)
 class PointTower:
-    """FCOS's head: as :class:`Tower`, one prior a place, with a third number beside the boxes: centre-ness.
+    """FCOS's head: as :class:`Tower`, one prior a place, with a third number beside the boxes: center-ness.
 
     The four sides are never negative: ``relu(x)`` in strides (torchvision; the improved form), or ``exp(x)`` in pixels
     (the paper). ``scales``: x is first multiplied by a number that each level learns (the paper, section 3.2).
@@ -91,7 +91,7 @@ class PointTower:
     norm: NormKind | None = "group"
     sides: Literal["relu", "exp"] = "relu"
     scales: bool = False  # a learned factor a level
-    quality_on: Literal["boxes", "classes"] = "boxes"  # whose tower feeds centre-ness
+    quality_on: Literal["boxes", "classes"] = "boxes"  # whose tower feeds center-ness
 
     def __post_init__(self) -> None:
         if self.sides not in ("relu", "exp") or self.quality_on not in ("boxes", "classes"):

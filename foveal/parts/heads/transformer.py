@@ -54,7 +54,7 @@ class Transformer:
 
 
 class TransformerHead(LayeredHead):
-    """The last map (B, c, h, w) -> for each decoder layer logits (B, Q, K) and boxes (B, Q, 4): centre and sides as
+    """The last map (B, c, h, w) -> for each decoder layer logits (B, Q, K) and boxes (B, Q, 4): center and sides as
     parts of the picture."""
 
     def __init__(self, spec: Transformer, inputs: int, logits: int, bias: float | None) -> None:
@@ -78,7 +78,7 @@ class TransformerHead(LayeredHead):
         states = self.states(features, images)
         boxes = self.bbox_embed(states).float()
         if self.anchors is not None:
-            boxes = boxes + F.pad(self.anchors.flip(1), (0, 2))  # the centre is said from where the query stands
+            boxes = boxes + F.pad(self.anchors.flip(1), (0, 2))  # the center is said from where the query stands
         boxes = boxes.sigmoid()  # in fp32: half a picture in bf16 is right to 1/512 alone
         return [Predictions(*layer) for layer in zip(self.class_embed(states), boxes, strict=True)]
 

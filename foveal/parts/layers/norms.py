@@ -1,4 +1,4 @@
-"""Normalisation layers, and the two ways to make batch norm cost nothing.
+"""Normalization layers, and the two ways to make batch norm cost nothing.
 
 A frozen batch norm is a constant scale and shift per channel, so it can be moved into the weights of the convolution
 before it: ``s * conv(x, w) + t = conv(x, s * w) + t``. :func:`fuse_frozen` does that for training (the same function,

@@ -1,7 +1,7 @@
 """Box losses. Each gets deltas, priors, boxes and the coder, and picks its own space: L1 and SmoothL1 compare deltas
 with encoded boxes, the IoU family compares decoded boxes. So there is no flag that says which.
 
-All compute in float32 and return one number for each row, neither normalised nor weighted. A row without an object
+All compute in float32 and return one number for each row, neither normalized nor weighted. A row without an object
 comes with its prior's own box; whatever boxes come, value and gradient are finite.
 """
 
@@ -109,14 +109,14 @@ class GIoU(BoxLoss):
 
 @dataclass(frozen=True)
 class DIoU(BoxLoss):
-    """1 - IoU + d^2 / c^2: d between the centres, c the diagonal of the smallest box around both (Zheng 2020)."""
+    """1 - IoU + d^2 / c^2: d between the centers, c the diagonal of the smallest box around both (Zheng 2020)."""
 
     normalizer: Normalizer = Positives()
     weight: float = 1.0
 
     def __call__(self, deltas: Tensor, priors: Tensor, boxes: Tensor, coder: Coder) -> Tensor:
         o = _overlap(deltas, priors, boxes, coder)
-        return 1 - o.iou + _centre_distance(o)
+        return 1 - o.iou + _center_distance(o)
 
 
 @dataclass(frozen=True)
@@ -130,14 +130,14 @@ class CIoU(BoxLoss):
         o = _overlap(deltas, priors, boxes, coder)
         v = 4 / math.pi**2 * (_angle(o.wanted) - _angle(o.found)) ** 2
         trade = (v / (1 - o.iou + v + _EPS)).detach()
-        return 1 - o.iou + _centre_distance(o) + trade * v
+        return 1 - o.iou + _center_distance(o) + trade * v
 
 
 @dataclass(frozen=True)
 class Sum(BoxLoss):
     """Several losses added, each times its own ``weight``: ``Sum((L1(weight=5.0), GIoU(weight=2.0)))`` is DETR's.
 
-    Their normalisers are not used; the sum has its own.
+    Their normalizers are not used; the sum has its own.
     """
 
     losses: tuple[BoxLoss, ...]
@@ -186,8 +186,8 @@ def _ratio(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(good, a / torch.where(good, b, 1.0), 0.0)
 
 
-def _centre_distance(o: _Overlap) -> Tensor:
-    """Squared distance of the centres over the squared diagonal of the hull, 0..1."""
+def _center_distance(o: _Overlap) -> Tensor:
+    """Squared distance of the centers over the squared diagonal of the hull, 0..1."""
     shift = (o.found[..., :2] + o.found[..., 2:] - o.wanted[..., :2] - o.wanted[..., 2:]) / 2
     return _ratio(shift.square().sum(-1), o.hull.square().sum(-1))
 

@@ -19,11 +19,11 @@ class Centerness(Quality):
     """How far a point lies from the middle of its object: sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)).
 
     FCOS, equation 3: learned by binary cross-entropy at positive points; a detection's score is the square root of
-    class score times centre-ness.
+    class score times center-ness.
     """
 
-    weighs_boxes: bool = False  # the box loss of a point counts by its centre-ness (the original code; not torchvision)
-    floor: float = 0.0  # class scores at or below count as 0 before centre-ness comes in (the original code: 0.05)
+    weighs_boxes: bool = False  # the box loss of a point counts by its center-ness (the original code; not torchvision)
+    floor: float = 0.0  # class scores at or below count as 0 before center-ness comes in (the original code: 0.05)
     normalizer: Normalizer = Positives()
     weight: float = 1.0
 

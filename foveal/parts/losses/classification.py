@@ -41,7 +41,7 @@ class ClassLoss(ABC):
     def __call__(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
         """logits (B, A, K), labels (B, A) int64, positive (B, A) bool -> loss of every row (B, A) float32.
 
-        Rows that are not positive are background, whatever their label. Neither normalised nor weighted.
+        Rows that are not positive are background, whatever their label. Neither normalized nor weighted.
         """
 
     def row_weight(self, positive: Tensor) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Normalisers: what the summed loss of the rows is divided by. Each loss owns one; the paper's is its default.
+"""Normalizers: what the summed loss of the rows is divided by. Each loss owns one; the paper's is its default.
 
 Their factor multiplies row losses before everything is summed: ``(losses * keep * factor).sum()``. ``keep`` (B, A) is
 the sampler's weight of every row, ``positive`` (B, A) says which rows answer for an object. No call waits for the

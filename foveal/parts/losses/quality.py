@@ -1,4 +1,4 @@
-"""A second score beside the class scores: objectness or centre-ness."""
+"""A second score beside the class scores: objectness or center-ness."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ class Quality(ABC):
         """Class scores (B, A, C) and raw quality (B, A) -> final scores (B, A, C)."""
 
     def row_weight(self, priors: Priors, boxes: Tensor, match: Match) -> Tensor | None:
-        """A weight (B, A) for the box loss of each row, which its normaliser counts too; None: all weigh the same."""
+        """A weight (B, A) for the box loss of each row, which its normalizer counts too; None: all weigh the same."""
         return None

@@ -1,4 +1,4 @@
-"""Who answers for an object in YOLO: one box of the cell that its centre lies in."""
+"""Who answers for an object in YOLO: one box of the cell that its center lies in."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .matcher import DEVICE_BUDGET, HOST_BUDGET, Matcher, Outputs, finalize_matc
 
 @dataclass(frozen=True)
 class ShapeMatcher(Matcher):
-    """An object belongs to the one prior whose shape is nearest, in the cell of its centre (YOLOv2, YOLOv3).
+    """An object belongs to the one prior whose shape is nearest, in the cell of its center (YOLOv2, YOLOv3).
 
-    Nearest means the largest IoU of the two boxes laid on one centre, over the shapes of all levels. Of two objects
+    Nearest means the largest IoU of the two boxes laid on one center, over the shapes of all levels. Of two objects
     with the same prior the later one wins, as in Darknet, where it overwrites the first; losses with one
     sigmoid a class still learn the class of the first (``Match.extra_objects``). Every other prior is background; which
     of them the objectness loss ignores is its own business. Needs the priors :class:`~.cells.Cells`.
@@ -45,7 +45,7 @@ class Responsible(Matcher):
     """An object belongs to the predicted box of its cell that fits it best *now* (YOLOv1, section 2.2).
 
     Best is the largest IoU; where no box of the cell touches the object, the smallest root mean square error of
-    centre and sides as parts of the picture. A cell answers for one object, its first. Objects with a side under
+    center and sides as parts of the picture. A cell answers for one object, its first. Objects with a side under
     ``smallest`` of the picture's are left out.
     """
 
@@ -65,7 +65,7 @@ class Responsible(Matcher):
         def fit(start: int, stop: int) -> Tensor:
             boxes = found[:, None, start:stop]  # (B, 1, a, 4)
             iou = box_ops.iou(boxes, wanted)
-            error = ((_centre_size(boxes) - _centre_size(wanted)) / canvas).square().sum(-1).sqrt()
+            error = ((_center_size(boxes) - _center_size(wanted)) / canvas).square().sum(-1).sqrt()
             return torch.where(iou > 0, iou, -error)
 
         return _assign(priors, targets, targets.valid & large, fit, one_a_cell=True)
@@ -79,7 +79,7 @@ def _assign(
     *,
     one_a_cell: bool = False,  # only the first object of a cell
 ) -> Match:
-    """The best prior of each object among those of the cells (of all levels) that its centre lies in."""
+    """The best prior of each object among those of the cells (of all levels) that its center lies in."""
     b, g = valid.shape
     count = priors.boxes.shape[-2]
     chunk = max(256, (HOST_BUDGET if valid.device.type == "cpu" else DEVICE_BUDGET) // (b * g))
@@ -113,5 +113,5 @@ def _grid(priors: Priors) -> Tensor:
     return priors.grid
 
 
-def _centre_size(boxes: Tensor) -> Tensor:
+def _center_size(boxes: Tensor) -> Tensor:
     return torch.cat([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1)

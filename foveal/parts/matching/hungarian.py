@@ -25,7 +25,7 @@ class Hungarian(Matcher):
     section 3.1).
 
     The cost of a pair is ``-cls p + l1 |b - b*| - giou GIoU(b, b*)``: p the query's probability of the object's class,
-    b and b* centre and sides as parts of the picture. Queries without an object are background. Of more objects than
+    b and b* center and sides as parts of the picture. Queries without an object are background. Of more objects than
     queries, those that cost least are matched.
 
     Costs are computed on the device for the whole batch (and for all layers of a decoder, if it is given them as one),
@@ -36,7 +36,7 @@ class Hungarian(Matcher):
     needs_outputs: ClassVar[bool] = True
     cls: float = 1.0  # weight of the probability of the right class
     l1: float = 5.0  # of the distance of the boxes, as parts of the picture
-    giou: float = 2.0  # of their generalised IoU
+    giou: float = 2.0  # of their generalized IoU
 
     def __post_init__(self) -> None:
         weights = (self.cls, self.l1, self.giou)

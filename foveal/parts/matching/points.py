@@ -26,14 +26,14 @@ class PointMatcher(Matcher):
 
     Priors are cells: squares around the points, one stride wide. The size of an object at a point is the longest of
     the distances to its four sides; a level takes those between ``span`` times its stride, the first and the last level
-    are open. ``radius``: the point also has to lie within so many strides of the object's centre (in x and in y). All
+    are open. ``radius``: the point also has to lie within so many strides of the object's center (in x and in y). All
     comparisons are strict. Of objects of equal area the first wins.
 
     Sources: the defaults are torchvision's, and the paper's ranges (64, 128, 256, 512) with strides 8 to 128;
     ``radius=None`` is the paper's first version, which includes the ends of the ranges.
     """
 
-    radius: float | None = 1.5  # strides around the centre; None: anywhere inside the object
+    radius: float | None = 1.5  # strides around the center; None: anywhere inside the object
     span: tuple[float, float] = (4.0, 8.0)  # strides: the sizes that a level is for
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """RoIAlign on a CPU as sums of feature rows.
 
 Every output cell is a weighted sum of 4 * ratio^2 rows of the (B * H * W, c) table that a channels-last map is in
-memory. ``embedding_bag`` computes such sums vectorised over the channels, 5 to 10 times faster than torchvision's
+memory. ``embedding_bag`` computes such sums vectorized over the channels, 5 to 10 times faster than torchvision's
 kernel; the gradient of a row is a weighted sum of output cells, so it is computed by the same operator.
 """
 

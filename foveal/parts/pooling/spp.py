@@ -26,7 +26,7 @@ class SPP(Pool):
 
     Which cells belong to a box from x1 to x2, stride S, counted from 0 and both included:
 
-    - "paper" (appendix A): floor(x1 / S) + 1 to ceil(x2 / S) - 1, those whose centre, at S times their number, lies
+    - "paper" (appendix A): floor(x1 / S) + 1 to ceil(x2 / S) - 1, those whose center, at S times their number, lies
       inside the box;
     - "code" (the released one): floor(x1 / S + .5) to ceil(x2 / S - .5). It has two offsets more, which come with a
       trained model and are not known; they are 0 here.

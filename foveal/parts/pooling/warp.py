@@ -18,9 +18,9 @@ from .roi_align import Pool, channels_last
 class Warp(Pool):
     """Crops of ``size`` x ``size`` pixels (R-CNN, section 2.1 and appendix A; ``rcnn_im_crop`` of the released code).
 
-    A box is enlarged about its centre until, once resized, ``context`` pixels of surroundings lie on each side (by
+    A box is enlarged about its center until, once resized, ``context`` pixels of surroundings lie on each side (by
     227 / (227 - 32) for the default), rounded to whole pixels, clipped to the picture and resized, bilinear without
-    antialias. What lay outside the picture is zero, the mean of normalised pixels. "warp" resizes both axes, each by
+    antialias. What lay outside the picture is zero, the mean of normalized pixels. "warp" resizes both axes, each by
     itself; "square" first makes the longer side that of both ("tightest square with context").
 
     Our boxes are half-open, so an enlarged box is as wide as calculated; the released code, whose boxes include their
@@ -43,11 +43,11 @@ class Warp(Pool):
     def windows(self, boxes: Tensor) -> Tensor:
         """Boxes (..., 4) -> the enlarged ones in whole pixels, at least one wide and high, not yet clipped."""
         low, high = boxes[..., :2], boxes[..., 2:]
-        centre, half = (low + high) / 2, (high - low) / 2
+        center, half = (low + high) / 2, (high - low) / 2
         if self.mode == "square":
             half = half.amax(-1, keepdim=True).expand_as(half)
         half = half * (self.size / (self.size - 2 * self.context))
-        low, high = _round(centre - half), _round(centre + half)
+        low, high = _round(center - half), _round(center + half)
         return torch.cat([low, torch.maximum(high, low + 1)], -1)
 
     def inner(self, boxes: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ def top_values(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k highest of each row of (B, L), exactly, by falling value: values and places, each (B, min(k, L)).
 
     The k highest lie in the k groups with the highest maxima, whatever the groups. Groups of far apart values make the
-    maxima one vectorised pass over memory; with about sqrt(L / k) members some sqrt(L k) values are ranked, not L.
+    maxima one vectorized pass over memory; with about sqrt(L / k) members some sqrt(L k) values are ranked, not L.
     """
     b, length = values.shape
     k = min(k, length)

@@ -27,7 +27,7 @@ class Anchors(PriorSet):
 
     - torchvision: the defaults but ``rounding="corners", grid="floor"``;
     - Detectron2's RetinaNet: ``order="size-major"``;
-    - py-faster-rcnn: ``sizes=((128, 256, 512),), rounding="stride", centre=0.5``. Its inclusive first box
+    - py-faster-rcnn: ``sizes=((128, 256, 512),), rounding="stride", center=0.5``. Its inclusive first box
       (-84, -40, 99, 55) is (-84, -40, 100, 56) here, because our boxes are continuous;
     - Luminoth: ``sizes=((64, 128, 256, 512),)``.
     """
@@ -37,7 +37,7 @@ class Anchors(PriorSet):
     order: Literal["ratio-major", "size-major"] = "ratio-major"  # which of the two changes slowest within a cell
     rounding: Literal["none", "corners", "stride"] = "none"  # whole corners; or sides whole at the size of a stride
     grid: Literal["stride", "floor"] = "stride"  # cell pitch: the true stride, or floor(canvas / map) as torchvision
-    centre: float = 0.0  # where in its cell an anchor is centred: 0 the top-left corner, 0.5 the middle
+    center: float = 0.0  # where in its cell an anchor is centerd: 0 the top-left corner, 0.5 the middle
     inside: bool = False  # leave anchors that cross the picture's border out of *training* (``Priors.valid``)
 
     def __post_init__(self) -> None:
@@ -103,12 +103,12 @@ class PyramidAnchors:
     octaves: int = 3  # sizes a level, evenly spread over one doubling
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     order: Literal["ratio-major", "size-major"] = "size-major"  # which of the two changes slowest within a cell
-    centre: float = 0.5  # where in its cell an anchor is centred: 0 the top-left corner, 0.5 the middle
+    center: float = 0.5  # where in its cell an anchor is centerd: 0 the top-left corner, 0.5 the middle
 
     def at(self, strides: Sequence[int]) -> Anchors:
         """The anchors of levels of these strides."""
         sizes = tuple(tuple(self.scale * s * 2 ** (o / self.octaves) for o in range(self.octaves)) for s in strides)
-        return Anchors(sizes, self.ratios, order=self.order, centre=self.centre)
+        return Anchors(sizes, self.ratios, order=self.order, center=self.center)
 
 
 def at_strides(anchors: Anchors | PyramidAnchors, strides: Sequence[int]) -> Anchors:
@@ -136,8 +136,8 @@ def _anchors(
     with torch.inference_mode(False), torch.no_grad():  # kept tensors must be ordinary ones, whoever asks first
         for level, ((height, width), stride) in enumerate(zip(maps, strides, strict=True)):
             step_y, step_x = (canvas[0] // height, canvas[1] // width) if anchors.grid == "floor" else (stride, stride)
-            y = (torch.arange(height, dtype=torch.float32, device=device) + anchors.centre) * step_y
-            x = (torch.arange(width, dtype=torch.float32, device=device) + anchors.centre) * step_x
+            y = (torch.arange(height, dtype=torch.float32, device=device) + anchors.center) * step_y
+            x = (torch.arange(width, dtype=torch.float32, device=device) + anchors.center) * step_x
             corner = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).flip(-1).repeat(1, 1, 2)  # (H, W, 4) xyxy
             levels.append((corner[:, :, None] + _cell(anchors, level, stride, device)).reshape(-1, 4))
         return torch.cat(levels), tuple(len(boxes) for boxes in levels)

@@ -1,8 +1,8 @@
 """YOLO's own geometry: priors in the cells of a grid, boxes measured in cells, the squared error of Darknet.
 
 Priors are ``xyxy`` boxes like everybody's, in the middle of their cells; the sides of cell and canvas, which a box
-measured in cells needs too, come behind them, and how far a centre may move: (..., 9) is x1, y1, x2, y2, cell w,
-cell h, canvas w, canvas h, reach.
+measured in cells needs too, come behind them, and how far a center may move: (..., 9) is x1, y1, x2, y2, cell w,
+cell h, canvas w, canvas h, scale_xy.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Cells(PriorSet):
 
     shapes: tuple[tuple[tuple[float, float], ...], ...]  # per level: (width, height) of each prior of a cell
     unit: Literal["pixels", "cells"] = "pixels"
-    reach: tuple[float, ...] | None = None  # per level: cells that a centre can move across (``scale_x_y``); None: one
+    scale_xy: tuple[float, ...] | None = None  # per level: cells that a center moves across (``scale_x_y``); None: one
 
     def __post_init__(self) -> None:
         if self.unit not in ("pixels", "cells"):
@@ -38,8 +38,8 @@ class Cells(PriorSet):
         pairs = [pair for level in self.shapes for pair in level]
         if not all(self.shapes) or not pairs or not all(len(p) == 2 and min(p) > 0 for p in pairs):
             raise UsageError("Cells: every level needs shapes, pairs of a width and a height above 0")
-        if self.reach is not None and (len(self.reach) != len(self.shapes) or min(self.reach) < 1):
-            raise UsageError(f"Cells: reach is {self.reach}; it has a number from 1 on for each level")
+        if self.scale_xy is not None and (len(self.scale_xy) != len(self.shapes) or min(self.scale_xy) < 1):
+            raise UsageError(f"Cells: scale_xy is {self.scale_xy}; it has a number from 1 on for each level")
 
     @property
     def per_location(self) -> tuple[int, ...]:
@@ -61,14 +61,14 @@ def _cells(
 ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     boxes, grids = [], []
     with torch.inference_mode(False), torch.no_grad():  # kept tensors must be ordinary ones, whoever asks first
-        reach = cells.reach or (1.0,) * len(maps)
-        for (height, width), shapes, far in zip(maps, cells.shapes, reach, strict=True):
+        scale_xy = cells.scale_xy or (1.0,) * len(maps)
+        for (height, width), shapes, far in zip(maps, cells.shapes, scale_xy, strict=True):
             pitch = (canvas[1] / width, canvas[0] / height)
             cell = torch.tensor(pitch)
             y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-            centre = (torch.stack([x, y], -1) * cell)[:, :, None]  # (H, W, 1, 2)
+            center = (torch.stack([x, y], -1) * cell)[:, :, None]  # (H, W, 1, 2)
             half = torch.tensor(shapes, dtype=torch.float32) * (cell if cells.unit == "cells" else 1.0) / 2
-            boxes.append(torch.cat([centre - half, centre + half], -1).reshape(-1, 4))
+            boxes.append(torch.cat([center - half, center + half], -1).reshape(-1, 4))
             sides = torch.tensor([*pitch, canvas[1], canvas[0], far])
             grids.append(sides.expand(len(boxes[-1]), 5))
         counts = tuple(len(b) for b in boxes)

@@ -28,7 +28,7 @@ class DefaultBoxes(PriorSet):
     sizes: tuple[float, ...] = (30, 60, 111, 162, 213, 264, 315)  # s_0, s_1, ... in pixels: one more than levels
     ratios: tuple[tuple[float, ...], ...] = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))  # of each level, besides 1
     steps: tuple[float, ...] | None = None  # pixels from cell to cell of each level; None: canvas / map
-    starts: tuple[float, ...] | None = None  # centre of the first cell of each level, pixels; None: half a step
+    starts: tuple[float, ...] | None = None  # center of the first cell of each level, pixels; None: half a step
     truncate: bool = True  # sizes are cut to whole pixels
     clip: bool = False  # no side is longer than the canvas's
 
@@ -94,7 +94,7 @@ class PyramidBoxes:
     ratios: tuple[float, ...] = (2.0,)  # of every level, besides 1
 
     def at(self, strides: Sequence[int]) -> DefaultBoxes:
-        """The boxes of levels of these strides, centred on their cells."""
+        """The boxes of levels of these strides, centerd on their cells."""
         sizes = tuple(self.scale * s for s in (*strides, 2 * strides[-1]))
         return DefaultBoxes(sizes, (self.ratios,) * len(strides), steps=tuple(strides), truncate=False)
 
@@ -119,18 +119,18 @@ def _default_boxes(
     levels = []
     with torch.inference_mode(False), torch.no_grad():  # kept tensors must be ordinary ones, whoever asks first
         for level, shape in enumerate(maps):
-            y, x = (_centres(spec, level, n, side, device) for n, side in zip(shape, canvas, strict=True))
-            centre = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).flip(-1).repeat(1, 1, 2)  # (H, W, 4) xyxy
+            y, x = (_centers(spec, level, n, side, device) for n, side in zip(shape, canvas, strict=True))
+            center = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).flip(-1).repeat(1, 1, 2)  # (H, W, 4) xyxy
             cell = _cell(spec, level, device)
             if spec.clip:
                 wide, high = canvas[1] / 2, canvas[0] / 2
                 across, down = cell[:, 0::2].clamp(-wide, wide), cell[:, 1::2].clamp(-high, high)
                 cell = torch.stack([across, down], -1).flatten(1)
-            levels.append((centre[:, :, None] + cell).reshape(-1, 4))
+            levels.append((center[:, :, None] + cell).reshape(-1, 4))
         return torch.cat(levels), tuple(len(boxes) for boxes in levels)
 
 
-def _centres(spec: DefaultBoxes, level: int, count: int, side: int, device: torch.device) -> Tensor:
+def _centers(spec: DefaultBoxes, level: int, count: int, side: int, device: torch.device) -> Tensor:
     """Along one axis, (count,)."""
     step = side / count if spec.steps is None else spec.steps[level]
     start = step / 2 if spec.starts is None else spec.starts[level]

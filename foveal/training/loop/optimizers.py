@@ -62,10 +62,10 @@ def parameter_groups(module: nn.Module, fit: Recipe, stage: Stage) -> list[dict[
 
 
 def build_solver(module: nn.Module, fit: Recipe, stage: Stage) -> torch.optim.Optimizer:
-    """The stage's optimiser over the parameters that learn now."""
+    """The stage's optimizer over the parameters that learn now."""
     solver = _descent(fit, stage).build(parameter_groups(module, fit, stage))
     if isinstance(solver, torch.optim.SGD) and solver.defaults["momentum"]:
-        # torch leaves the buffers unset until the first update, and uninitialised where that one is skipped
+        # torch leaves the buffers unset until the first update, and uninitialized where that one is skipped
         for parameter in _solved(solver):
             solver.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return solver

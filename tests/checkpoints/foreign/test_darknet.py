@@ -54,7 +54,7 @@ def test_one_anchor_of_two_layers(tmp_path: Path) -> None:
         ("task.cls_loss=CrossEntropy(background=False)", "task.cls_loss=CrossEntropy"),
         ("task.quality=None", "task.quality=None"),
         ("task.coder=Delta()", "task.coder=Delta"),
-        ("cells.reach=(1.0, 1.1)", "cells=Cells"),
+        ("cells.scale_xy=(1.0, 1.1)", "cells=Cells"),
         ("input.mean=(.5, .5, .5)", "input.mean"),
     ],
 )

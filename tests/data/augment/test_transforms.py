@@ -1,5 +1,5 @@
-"""Transforms: boxes are checked against pixels. A rectangle of one colour is drawn where the box is; after the
-transform the colour's extent must be the box."""
+"""Transforms: boxes are checked against pixels. A rectangle of one color is drawn where the box is; after the
+transform the color's extent must be the box."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from foveal.data.loader.batches import collate, prepare
 from foveal.masks.rle import Masks
 from foveal.parts.resizing import Letterbox, Resize, Stretch
 
-COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 GEOMETRY: list[Transform] = [
     HorizontalFlip(1.0),
     Expand(p=1.0),
@@ -51,11 +51,11 @@ GEOMETRY: list[Transform] = [
 def sample(
     boxes: Sequence[Sequence[int]] = ((5, 10, 35, 50), (50, 20, 90, 60)), size: tuple[int, int] = (80, 120)
 ) -> Sample:
-    """A grey picture with coloured rectangles, their boxes and masks."""
+    """A gray picture with colored rectangles, their boxes and masks."""
     image = np.full((*size, 3), 90, dtype=np.uint8)
     masks = np.zeros((len(boxes), *size), dtype=np.bool_)
     for k, (x1, y1, x2, y2) in enumerate(boxes):
-        image[y1:y2, x1:x2] = COLOURS[k]
+        image[y1:y2, x1:x2] = COLORS[k]
         masks[k, y1:y2, x1:x2] = True
     return Sample(
         image,
@@ -72,10 +72,10 @@ def extent(mask: NDArray[Any]) -> list[int]:
 
 
 def assert_boxes_on_pixels(pixels: NDArray[np.uint8], got: Sample, tolerance: float = 1.0) -> None:
-    """The extent of each object's colour, where it covers at least half of a pixel, equals its box; masks likewise."""
+    """The extent of each object's color, where it covers at least half of a pixel, equals its box; masks likewise."""
     assert got.masks is not None
     for box, label, mask in zip(got.boxes, got.labels, got.masks.extents(), strict=True):
-        distance = np.abs(pixels.astype(int) - np.array(COLOURS[label])).max(-1)
+        distance = np.abs(pixels.astype(int) - np.array(COLORS[label])).max(-1)
         np.testing.assert_allclose(extent(distance < 128), box, atol=tolerance)
         np.testing.assert_allclose(mask, box, atol=tolerance)
 
@@ -115,8 +115,8 @@ def test_boxes_follow_the_pixels_through_resizing(rule: Any) -> None:
         for box, label, runs in zip(after.boxes, after.labels, targets.masks[0, :n].numpy(), strict=True):
             if (box[2:] - box[:2]).min() < 4:
                 continue  # a sliver: no pixel need be covered by half
-            distance = np.abs(pixels.astype(int) - np.array(COLOURS[label])).max(-1)
-            half = (255 - 90) / 2  # halfway to the grey around it
+            distance = np.abs(pixels.astype(int) - np.array(COLORS[label])).max(-1)
+            half = (255 - 90) / 2  # halfway to the gray around it
             np.testing.assert_allclose(extent(distance < half), box, atol=1.01)
             x, top, bottom = runs[runs[:, 2] > runs[:, 1]].T
             np.testing.assert_allclose([x.min(), top.min(), x.max() + 1, bottom.max()], box, atol=1.01)
@@ -175,8 +175,8 @@ def test_iou_crop_keeps_its_promise(least: float) -> None:
         )
         assert (width, height) == (x2 - x1, y2 - y1)
         np.testing.assert_array_equal(after.picture(), big.image[y1:y2, x1:x2])
-        centres = (big.boxes[:, :2] + big.boxes[:, 2:]) / 2
-        inside = ((centres > [x1, y1]) & (centres < [x2, y2])).all(1)
+        centers = (big.boxes[:, :2] + big.boxes[:, 2:]) / 2
+        inside = ((centers > [x1, y1]) & (centers < [x2, y2])).all(1)
         np.testing.assert_array_equal(after.labels, np.flatnonzero(inside))
     assert found >= 3
 
@@ -250,7 +250,7 @@ def test_table_by_hand() -> None:
 def test_hue_and_saturation_equal_the_standard_library(saturation: float, hue: float) -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    image[0] = image[0, :, :1]  # greys
+    image[0] = image[0, :, :1]  # grays
     image[1] = rng.choice(np.array([0, 255], np.uint8), (30, 3))  # ties and corners
     got = adjust_hsv(image, saturation, hue)
     for before, after in zip(image.reshape(-1, 3) / 255, got.reshape(-1, 3), strict=True):
@@ -267,22 +267,22 @@ def test_large_pictures_are_turned_chunk_by_chunk() -> None:
 
 
 def test_photometric_limits() -> None:
-    grey = replace(sample(()), image=np.full((8, 8, 3), 100, np.uint8), masks=None)
+    gray = replace(sample(()), image=np.full((8, 8, 3), 100, np.uint8), masks=None)
     means = []
     for seed in range(300):
-        after = PhotometricDistortion(p=1.0)(grey, np.random.default_rng(seed)).image
-        assert (after == after[0, 0, 0]).all()  # grey stays grey under any hue
+        after = PhotometricDistortion(p=1.0)(gray, np.random.default_rng(seed)).image
+        assert (after == after[0, 0, 0]).all()  # gray stays gray under any hue
         means.append(int(after[0, 0, 0]))
     assert 34 <= min(means) < 45 and 180 < max(means) <= 198  # (100 -+ 32) x 0.5 and x 1.5
-    same = PhotometricDistortion(p=0.0)(grey, np.random.default_rng(0)).image
-    np.testing.assert_array_equal(same, grey.image)
+    same = PhotometricDistortion(p=0.0)(gray, np.random.default_rng(0)).image
+    np.testing.assert_array_equal(same, gray.image)
 
 
-def test_colour_before_or_after_resizing_is_the_smaller_picture() -> None:
+def test_color_before_or_after_resizing_is_the_smaller_picture() -> None:
     seen: list[tuple[int, ...]] = []
 
     class Spy(Transform):
-        colour = True  # type: ignore[misc]
+        color = True  # type: ignore[misc]
 
         def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
             seen.append(sample.image.shape[:2])
@@ -293,7 +293,7 @@ def test_colour_before_or_after_resizing_is_the_smaller_picture() -> None:
     assert seen == [(40, 60), (80, 120)]
 
 
-def test_colour_leaves_the_fill_alone() -> None:
+def test_color_leaves_the_fill_alone() -> None:
     recipe = [PhotometricDistortion(p=1.0), Expand(p=1.0, fill=(7, 8, 9))]
     for size in (40, 400):
         images, _ = collate([prepare(sample(), recipe, np.random.default_rng(3))], Stretch(size, size))

@@ -97,7 +97,7 @@ def test_orientation_in_xmp_and_raw_profile(tmp_path: Path) -> None:
 
 
 def test_jpeg_pixels_equal_pillow(data: Path) -> None:
-    """Both carry libjpeg-turbo: the same bytes must come out, grey and colour, on and off the fast path."""
+    """Both carry libjpeg-turbo: the same bytes must come out, gray and color, on and off the fast path."""
     paths = sorted((data / "photos").rglob("*.jpg")) + sorted((data / "coco128-train2017").rglob("*.jpg"))[:20]
     assert len(paths) > 25
     for path in paths:
@@ -105,7 +105,7 @@ def test_jpeg_pixels_equal_pillow(data: Path) -> None:
         assert np.array_equal(load_image(path), oracle), path
 
 
-def test_sixteen_bit_grey_is_scaled_by_its_depth() -> None:
+def test_sixteen_bit_gray_is_scaled_by_its_depth() -> None:
     values = np.array([[0, 128, 129, 32767, 65535]], np.uint16)  # 65535 / 255 = 257, so 128 -> 0 and 129 -> 1
     for format in ("PNG", "TIFF"):
         pixels = decode(save(Image.fromarray(values), format))
@@ -113,7 +113,7 @@ def test_sixteen_bit_grey_is_scaled_by_its_depth() -> None:
         assert np.array_equal(pixels[..., 0], pixels[..., 2])
 
 
-def test_twelve_bit_grey_uses_twelve_bits(tmp_path: Path) -> None:
+def test_twelve_bit_gray_uses_twelve_bits(tmp_path: Path) -> None:
     """A 12-bit container would otherwise look black: 4095 is white."""
     image = Image.fromarray(np.array([[0, 2048, 4095]], np.uint16))
     from foveal.data.images.modes import to_rgb
@@ -240,9 +240,9 @@ def test_as_rgb_takes_every_form(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(body)
     for source in (tmp_path / "a", str(tmp_path / "a"), body, io.BytesIO(body), Image.open(io.BytesIO(body)), pixels):
         assert np.array_equal(as_rgb(source), pixels)
-    grey = pixels[..., 0]
-    repeated = np.repeat(grey[..., None], 3, 2)
-    for source in (grey, grey[..., None], grey.astype(np.uint16) * 257, (grey / 255.0).astype(np.float32)):
+    gray = pixels[..., 0]
+    repeated = np.repeat(gray[..., None], 3, 2)
+    for source in (gray, gray[..., None], gray.astype(np.uint16) * 257, (gray / 255.0).astype(np.float32)):
         assert np.array_equal(as_rgb(source), repeated)
     assert as_rgb(np.array([[True, False]]))[0, :, 0].tolist() == [255, 0]
     turned = Image.open(io.BytesIO(save(picture(), "JPEG", exif=exif(6))))

@@ -107,7 +107,7 @@ def test_without_augmentation_training_sees_what_prediction_sees(shapes: Dataset
     for name in ("sizes", "frame", "original"):
         assert torch.equal(getattr(batch.images, name), getattr(want, name))
     got = rule.normalize(batch.images)
-    # Within 1.5 levels, in normalised units: half a level for the rounding, one for the fixed-point kernel.
+    # Within 1.5 levels, in normalized units: half a level for the rounding, one for the fixed-point kernel.
     assert (got.pixels - want.pixels).abs().max() <= 1.5 / 255 / min(rule.std) + 1e-5
     for row, i in enumerate(batch.indices):
         n = len(shapes.records[i])

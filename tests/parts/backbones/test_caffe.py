@@ -45,7 +45,7 @@ def test_caffenet() -> None:
 def test_caffenet_padded_for_whole_pictures() -> None:
     """Fast R-CNN's (models/CaffeNet/train.prototxt): conv1 padded by 5, pools by 1. Cell i of conv5 then sees round
     pixel 16 i: conv1 starts at 0, every padded layer keeps that. Unpadded it is 5 + 4 + 8 = 17 pixels later."""
-    for padded, centre in ((True, 160), (False, 177)):
+    for padded, center in ((True, 160), (False, 177)):
         body = CaffeNet(returns=("conv5",), padded=padded).build().double()
         with torch.no_grad():
             for layer in body.modules():
@@ -56,7 +56,7 @@ def test_caffenet_padded_for_whole_pictures() -> None:
         found[0, 0, 10, 10].backward()
         assert pixels.grad is not None
         seen = pixels.grad.abs().sum((0, 1, 2)).nonzero()
-        assert abs((int(seen.min()) + int(seen.max())) / 2 - centre) <= 8  # which maxima are largest is chance
+        assert abs((int(seen.min()) + int(seen.max())) / 2 - center) <= 8  # which maxima are largest is chance
     assert shapes(CaffeNet(returns=("conv5",), padded=True), 224, (4,)) == [(256, 15, 15)]  # 56, 29, 15
     assert shapes(CaffeNet(returns=("conv5",)), 227, (4,)) == [(256, 13, 13)]
     with torch.device("meta"):
@@ -76,7 +76,7 @@ def test_zf5() -> None:
 
 @torch.no_grad()
 def test_layers_are_caffes() -> None:
-    """Pooling before normalisation, ReLU before both, Caffe's alpha / n: one position by hand."""
+    """Pooling before normalization, ReLU before both, Caffe's alpha / n: one position by hand."""
     torch.manual_seed(0)
     body = CaffeNet(returns=("norm1",)).build()
     x = torch.randn(1, 3, 67, 67)

@@ -277,7 +277,7 @@ def test_fold_is_the_same_function(norm: str) -> None:
 
 
 def test_fold_leaves_norms_that_follow_no_convolution() -> None:
-    """DenseNet normalises before its convolutions."""
+    """DenseNet normalizes before its convolutions."""
     body = Torchvision("densenet121", frozen_stages=0).build()
     shake(body)
     folded = fold(body)

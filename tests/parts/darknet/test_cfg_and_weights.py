@@ -29,7 +29,7 @@ REGION = "[region]\nanchors=1,2, 3,4\nclasses=2\nnum=2\n"
 # ---------------------------------------------------------------------------------------------------------- cfg
 def test_floats_of_every_real_cfg(data: Path) -> None:
     """``float_counts.json`` leaves yolov1.cfg out (its local layer); systems.md has 197,301,875 parameters for it, to
-    which the mean and variance of 13,184 normalised channels come."""
+    which the mean and variance of 13,184 normalized channels come."""
     counts = json.loads((data / "weights/darknet-cfg/float_counts.json").read_text())["cfg"]
     assert len(counts) == 10
     for name, wanted in counts.items():

@@ -1,4 +1,4 @@
-"""Box losses: hand-computed numbers, torchvision's operators, degenerate boxes. Normalisers are here as well."""
+"""Box losses: hand-computed numbers, torchvision's operators, degenerate boxes. Normalizers are here as well."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pairs(n: int) -> tuple[Tensor, Tensor]:
     return draw(), draw()
 
 
-def centred(cx: float, cy: float, w: float, h: float) -> Tensor:
+def centerd(cx: float, cy: float, w: float, h: float) -> Tensor:
     return torch.tensor([[cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]], dtype=torch.float64)
 
 
@@ -49,7 +49,7 @@ def centred(cx: float, cy: float, w: float, h: float) -> Tensor:
     ],
 )
 def test_giou_figure(wanted: tuple[float, ...], found: tuple[float, ...], iou: float, giou: float) -> None:
-    a, b = centred(*found), centred(*wanted)
+    a, b = centerd(*found), centerd(*wanted)
     assert math.isclose(1 - float(between(IoU(), a, b)), iou, abs_tol=0.005)
     assert math.isclose(1 - float(between(GIoU(), a, b)), giou, abs_tol=0.005)
 
@@ -64,8 +64,8 @@ def test_overlap_losses_by_hand() -> None:
     # apart: I = 0, U = 2, C = 3 x 1
     a, b = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).double(), torch.tensor([[2.0, 0.0, 3.0, 1.0]]).double()
     assert math.isclose(float(between(GIoU(), a, b)), 1 + 1 / 3, rel_tol=1e-9)
-    # one centre, 4 x 4 and 2 x 8: I = 8, U = 24, v = 4/pi^2 (atan(1) - atan(1/4))^2
-    a, b = centred(0, 0, 4, 4), centred(0, 0, 2, 8)
+    # one center, 4 x 4 and 2 x 8: I = 8, U = 24, v = 4/pi^2 (atan(1) - atan(1/4))^2
+    a, b = centerd(0, 0, 4, 4), centerd(0, 0, 2, 8)
     v = 4 / math.pi**2 * (math.atan(0.25) - math.atan(1)) ** 2
     assert math.isclose(float(between(CIoU(), a, b)), 2 / 3 + v * v / (2 / 3 + v), rel_tol=1e-6)
 
@@ -157,7 +157,7 @@ def test_bad_settings_are_refused() -> None:
             make()
 
 
-# ---------------------------------------------------------------------------------------------- normalisers
+# ---------------------------------------------------------------------------------------------- normalizers
 KEEP = torch.tensor([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
 POSITIVE = torch.tensor([[True, True, False, True], [False, False, False, False]])  # one positive is not kept
 

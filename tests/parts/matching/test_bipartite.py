@@ -97,7 +97,7 @@ def test_best_is_torchvisions(seed: int) -> None:
 def test_a_chain_takes_as_many_rounds_as_objects() -> None:
     """Each object's best prior is a better one of the next object's: by hand, on a line, objects and priors 10 wide.
 
-    Objects at 0, 13, 25, 36, 46; priors at 6, 18.5, 30, 40.5, 50: distances of neighbours 6, 7 | 5.5, 6.5 | 5, 6 |
+    Objects at 0, 13, 25, 36, 46; priors at 6, 18.5, 30, 40.5, 50: distances of neighbors 6, 7 | 5.5, 6.5 | 5, 6 |
     4.5, 5.5 | 4. So the last object takes the last prior (4), the one before it the prior at 40.5 (4.5), and so on.
     """
 

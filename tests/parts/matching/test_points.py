@@ -1,4 +1,4 @@
-"""FCOS's matcher against a plain loop, centre-ness by hand, and its head's forms."""
+"""FCOS's matcher against a plain loop, center-ness by hand, and its head's forms."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_ignored_regions_and_invalid_priors() -> None:
     assert not none.positive.any() and none.ignored.all()
 
 
-def test_centreness_by_hand() -> None:
+def test_centerness_by_hand() -> None:
     cell = torch.tensor([[[0.0, 0, 20, 20]] * 4])  # the point (10, 10)
     boxes = torch.tensor([[[0.0, 0, 20, 20], [5, 5, 25, 15], [10, 0, 20, 20], [30, 30, 40, 40]]])
     # all sides equal: 1; l, r = 5, 15 and t, b = 5, 5: sqrt(1/3); on the edge and outside: 0
@@ -118,8 +118,8 @@ def test_losses_are_finite_and_reach_every_parameter(name: str) -> None:
     assert empty["box"] == empty["quality"] == 0 and torch.isfinite(empty["cls"])
 
 
-def test_box_losses_weighted_by_centreness() -> None:
-    """Two points, box losses 1 - IoU = .5 each, centre-ness 1 and sqrt(1/3): their mean by weight is .5."""
+def test_box_losses_weighted_by_centerness() -> None:
+    """Two points, box losses 1 - IoU = .5 each, center-ness 1 and sqrt(1/3): their mean by weight is .5."""
     task = presets.get("fcos_r50_fpn_improved").task
     priors = Priors(torch.tensor([[8.0, 8, 16, 16], [4, 8, 12, 16]]), (2,))
     targets = Targets.pad([Target(torch.tensor([[4.0, 4, 20, 20]]), torch.tensor([0]))])

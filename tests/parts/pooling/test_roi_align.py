@@ -22,9 +22,9 @@ def features(*strides: int, channels: int = 8, batch: int = 2, dtype: torch.dtyp
 def random_boxes(batch: int, count: int, seed: int = 1) -> Tensor:
     """From specks to more than the picture, some across its border."""
     rng = torch.Generator().manual_seed(seed)
-    centre = torch.rand(batch, count, 2, generator=rng) * torch.tensor([320.0, 256.0])
+    center = torch.rand(batch, count, 2, generator=rng) * torch.tensor([320.0, 256.0])
     side = torch.exp(torch.rand(batch, count, 2, generator=rng) * 7.5) / 2
-    return torch.cat([centre - side / 2, centre + side / 2], -1)
+    return torch.cat([center - side / 2, center + side / 2], -1)
 
 
 def compare(ours: Tensor, theirs: Tensor, maps: list[Tensor]) -> None:

@@ -77,7 +77,7 @@ def test_spp_cells_that_vanish_or_leave_the_map() -> None:
 def test_spp_bins_of_13_and_10_cells() -> None:
     """E21. 13 cells, n = 3: [0, 5), [4, 9), [8, 13); n = 2: [0, 7), [6, 13). 10 cells: [0, 4), [3, 7), [6, 10)."""
     for cells, n, ends in ((13, 3, [5, 9, 13]), (13, 2, [7, 13]), (10, 3, [4, 7, 10]), (10, 6, [2, 4, 5, 7, 9, 10])):
-        # half a cell more on each side, so that the centres 0..cells-1 lie strictly inside
+        # half a cell more on each side, so that the centers 0..cells-1 lie strictly inside
         box = torch.tensor([[[-8.0, -8, cells * 16 - 8, cells * 16 - 8]]])
         out = SPP((n,))([ramp(cells, cells)], box, (16,)).view(n, n)
         last = torch.tensor(ends) - 1.0

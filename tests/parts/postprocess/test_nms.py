@@ -107,9 +107,9 @@ def clustered(batch: int, count: int, seed: int, ties: bool = False) -> tuple[Te
     rng = torch.Generator().manual_seed(seed)
     objects = max(1, count // 12)
     which = torch.randint(objects, (batch, count), generator=rng)
-    centre, side = torch.rand(objects, 2, generator=rng) * 400, torch.rand(objects, 2, generator=rng) * 80 + 8
+    center, side = torch.rand(objects, 2, generator=rng) * 400, torch.rand(objects, 2, generator=rng) * 80 + 8
     noise = torch.randn(2, batch, count, 2, generator=rng) * 0.1
-    c, s = centre[which] + noise[0] * side[which], side[which] * torch.exp(noise[1])
+    c, s = center[which] + noise[0] * side[which], side[which] * torch.exp(noise[1])
     scores = torch.rand(batch, count, generator=rng)
     labels = torch.randint(9, (objects,), generator=rng)[which]
     return torch.cat([c - s / 2, c + s / 2], -1), (scores * 20).round() / 20 if ties else scores, labels

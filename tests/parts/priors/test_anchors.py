@@ -12,8 +12,8 @@ from foveal.errors import UsageError
 from foveal.parts.priors.anchors import Anchors, octaves
 from foveal.types import Images, Priors
 
-PAPER = Anchors(sizes=((128, 256, 512),), rounding="stride", centre=0.5)  # py-faster-rcnn
-RETINA = Anchors(sizes=octaves((32, 64, 128, 256, 512), 3), order="size-major", centre=0.5)
+PAPER = Anchors(sizes=((128, 256, 512),), rounding="stride", center=0.5)  # py-faster-rcnn
+RETINA = Anchors(sizes=octaves((32, 64, 128, 256, 512), 3), order="size-major", center=0.5)
 
 
 def images(height: int, width: int, sizes: list[tuple[int, int]] | None = None) -> Images:
@@ -85,7 +85,7 @@ def test_the_papers_nine_shapes_and_first_box() -> None:
 
 def test_anchors_without_rounding_are_chainercvs() -> None:
     """ChainerCV's first, (y1, x1, y2, x2): (-37.2548, -82.5097, 53.2548, 98.5097)."""
-    box = made(Anchors(sizes=((128, 256, 512),), centre=0.5), 600, 1000, (16,)).boxes[0]
+    box = made(Anchors(sizes=((128, 256, 512),), center=0.5), 600, 1000, (16,)).boxes[0]
     assert box.tolist() == pytest.approx([-82.5097, -37.2548, 98.5097, 53.2548], abs=1e-4)
 
 
@@ -94,7 +94,7 @@ def test_anchors_without_rounding_are_chainercvs() -> None:
     [
         (PAPER, (600, 1000), (38, 63), 21_546, 8_151),
         (PAPER, (800, 800), (50, 50), 22_500, 9_132),
-        (Anchors(sizes=((128, 256, 512),), centre=0.5), (800, 800), (50, 50), 22_500, 8_940),
+        (Anchors(sizes=((128, 256, 512),), center=0.5), (800, 800), (50, 50), 22_500, 8_940),
     ],
 )
 def test_counts_inside_the_picture(
@@ -109,7 +109,7 @@ def test_counts_inside_the_picture(
 
 def test_inside_is_each_pictures_own() -> None:
     two = images(96, 96, [(96, 96), (96, 40)])
-    anchors = Anchors(sizes=((32,),), ratios=(1.0,), centre=0.5, inside=True)
+    anchors = Anchors(sizes=((32,),), ratios=(1.0,), center=0.5, inside=True)
     valid = anchors(two, features((3, 3)), (32,)).valid
     assert valid is not None
     assert valid.tolist() == [[True] * 9, [True, False, False] * 3]

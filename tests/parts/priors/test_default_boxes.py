@@ -83,7 +83,7 @@ def test_torchvisions_sizes_are_not_cut() -> None:
     assert sides.tolist() == pytest.approx([20.48, math.sqrt(20.48 * 51.2)])
 
 
-def test_centres_of_dssd() -> None:
+def test_centers_of_dssd() -> None:
     """start + i step, systems.md 3.15; the eight of a place: 1, 1, 1.6, 1/1.6, 2, 1/2, 3, 1/3."""
     priors = laid_out(presets.ssd321_r101.priors, (40, 20, 10, 5, 3, 1), 321)
     first = 0

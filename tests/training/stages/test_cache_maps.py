@@ -101,8 +101,8 @@ def test_maps_of_an_image_that_changed_are_made_again(data: Path, tmp_path: Path
     detector = SPP_SMALL.build(dataset.classes)
     assert isinstance(detector, TwoStage)
     made: list[int] = []
-    for colour in (10, 10, 200):
-        Image.new("RGB", (90, 66), (colour, 0, 0)).save(record.path)
+    for color in (10, 10, 200):
+        Image.new("RGB", (90, 66), (color, 0, 0)).save(record.path)
         steps: list[int] = []
         store_maps(
             detector, dataset, tmp_path, mirrored=False, autocast=nullcontext, step=lambda n, _, s=steps: s.append(n)
