@@ -110,7 +110,10 @@ def load(
     precision: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Detector:
-    """The detector of anything that :func:`find` finds, ready for inference (see :func:`ready`).
+    """Loads a detector, ready for inference, from a run, a checkpoint, a Hugging Face folder, a file or an alias.
+
+        detector = foveal.load("runs/first", overrides=["roi.select.score=0.3"])
+        detections = foveal.load("accurate").predict("photo.jpg")
 
     ``cfg`` and ``names`` belong to a Darknet file: ``load("x.weights", cfg="x.cfg", names="coco.names")``.
     ``precision`` is "32", "bf16" or "16"; None takes what the device is fast at. ``overrides`` change the spec before

@@ -97,7 +97,7 @@ def with_stdout(arguments: Sequence[str]) -> list[str]:
     return out
 
 
-def seconds(text: str | None) -> float | None:
+def seconds(text: str | None, option: str = "--max-time") -> float | None:
     """``90``, ``90s``, ``30m``, ``1.5h``, ``1h30m`` -> seconds."""
     if text is None:
         return None
@@ -107,7 +107,7 @@ def seconds(text: str | None) -> float | None:
         sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
     )
     if total <= 0:
-        raise UsageError(f"{text!r} is no duration", where="--max-time", fix="Write 90s, 30m or 1h30m")
+        raise UsageError(f"{text!r} is not a duration", where=option, fix="Write 90s, 30m or 1h30m")
     return total
 
 

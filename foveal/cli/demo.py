@@ -53,7 +53,8 @@ def demo(
     began = time.monotonic()
     _clear(out)
     _draw(out, images, seed)
-    from ..report.run_report import headline, report_run
+    from ..report.run_report import report_run
+    from ..report.summary import summary
     from ..training.run import train
 
     train(
@@ -67,8 +68,9 @@ def demo(
         precision=precision,
         overrides=OVERRIDES if preset == PRESET else (),
     )
-    say(headline(out))
-    say(f"report: {report_run(out, device=device)}")
+    page = report_run(out, device=device)
+    say(summary(out))
+    say(f"report: {page}")
     note(f"{(time.monotonic() - began) / 60:.1f} minutes")
 
 

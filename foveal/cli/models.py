@@ -24,7 +24,7 @@ def models(
     """
     from .. import presets
     from ..presets.catalogue import comments, parameters, settings
-    from ..report.run_report import table
+    from ..report.summary import table
 
     said = comments()
     if name is None:

@@ -170,6 +170,8 @@ def evaluate(
 ) -> Results:
     """Scores a detector (or a run, checkpoint, alias or weights file) on a data set.
 
+        results = foveal.evaluate("runs/first", data="my-photos", split="test", protocol="voc10")
+
     Without ``split``: ``val`` where the data has splits; the validation images of a run that divided this data itself;
     else the whole set. ``classes``: those to score; else all that detector and data share. ``proposals``: a file of
     ``foveal proposals``, for a detector that takes them from outside.

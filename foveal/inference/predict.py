@@ -69,6 +69,8 @@ def predict(
 ) -> Predictions:
     """Detects objects in images, folders and globs, in their order.
 
+        done = foveal.predict("runs/first", ["photo.jpg", "holiday/"], out="drawings", json="detections.json")
+
     ``detector`` may be anything that :func:`foveal.load` takes. Detections below ``score`` and of other ``classes`` are
     left out. ``proposals`` is a file of ``foveal proposals``, for a detector that takes them from outside, or what
     :meth:`Outside.of` found; without it they come from the cache, where new ones are put. Drawings go to ``out`` (JPEG,

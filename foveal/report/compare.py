@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import FovealError
 from .plots import lines
 from .read_run import Record
+from .summary import table
 
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "mAP")
 CALLED = ("data", "val", "split", "classes", "others", "limit", "weights", "max_time", "epochs")
@@ -17,8 +18,6 @@ CALLED = ("data", "val", "split", "classes", "others", "limit", "weights", "max_
 
 def comparison(records: Sequence[Record]) -> str:
     """Plain text: scores, then every setting that is not the same in all runs."""
-    from .run_report import table
-
     names = labels(records)
     rows = [["", *names]]
     for number in NUMBERS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,31 +119,3 @@ def _example(dataset: Dataset, index: int, detections: Any) -> Example:
     drawn = None if masks is None else masks.dense()
     truth = draw_boxes(pixels, boxes.tolist(), record.labels[seen].tolist(), dataset.classes, masks=drawn)
     return Example(str(record.id), truth, draw(pixels, shown))
-
-
-# ----------------------------------------------------------------------------------------------- output
-def headline(run: str | Path) -> str:
-    """The result of a run in a line."""
-    record = read_record(run)
-    results = record.results
-    if not results:
-        return f"{run}: no results yet"
-    numbers = ", ".join(f"{n} {_shown(results.get(n))}" for n in ("AP", "AP50", "AP75"))
-    last = _shown((results.get("last") or {}).get("AP"))
-    if "split" not in results:  # an imported or damaged file
-        return f"{run}: no validation yet, update {results.get('steps')}"
-    if "masks" in results:
-        numbers += f"; of masks AP {_shown(results['masks']['AP'])}, AP50 {_shown(results['masks']['AP50'])}"
-    where = f"split {results['split']}, {results.get('images')} images"
-    return f"{run}: {numbers} (coco, {where}; best weights, update {results.get('step')}; the last ones: AP {last})"
-
-
-def _shown(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text, the first to the left, the others to the right."""
-    width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    cells = [[row[0].ljust(width[0]), *(c.rjust(w) for c, w in zip(row[1:], width[1:], strict=True))] for row in rows]
-    return "\n".join("  ".join(row).rstrip() for row in cells)

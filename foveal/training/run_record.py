@@ -12,7 +12,7 @@ from ..checkpoints.initial import diluted_box_loss
 from ..data.records.findings import count, fold
 from ..files.paths import PathLike
 from ..runtime import processes as environment
-from .arguments import Arguments
+from .arguments import TrainArguments
 from .datasets import Datasets
 from .loop.state import State
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def banner(
-    arguments: Arguments, spec: Spec, batch: int, fabric: Fabric, precision: str, sets: Datasets
+    arguments: TrainArguments, spec: Spec, batch: int, fabric: Fabric, precision: str, sets: Datasets
 ) -> Iterator[str]:
     """What a person should know before it starts."""
     training, validation, note = sets.training, sets.validation, sets.note
@@ -47,12 +47,12 @@ def banner(
 
 
 def run_record(
-    arguments: Arguments, described: dict[str, Any], fixed: dict[str, Any], fabric: Fabric, sets: Datasets
+    arguments: TrainArguments, described: dict[str, Any], fixed: dict[str, Any], fabric: Fabric, sets: Datasets
 ) -> dict[str, Any]:
     """``run.json``."""
     call = {
         k: _plain(_absolute(v) if k in ("data", "val", "images", "proposals") else v)
-        for k, v in vars(arguments).items()
+        for k, v in arguments.recorded().items()
     }
     both = (("train", sets.training), ("val", sets.validation))
     divided = {name: [r.id for r in d.records] for name, d in both} if sets.note else None

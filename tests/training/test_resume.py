@@ -229,7 +229,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     train_tiny(data, tmp_path / "cut", resume=True, progress=True)
     said = capsys.readouterr().err
     assert "step-8: raw.safetensors: the file is damaged" in said
-    assert "resuming after update 7" in said
+    assert "resuming after iteration 7" in said
     assert (folder / "damaged-step-8").is_dir()
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 

@@ -17,8 +17,9 @@ from ...errors import UsageError
 from ...recipe import SVM, Recipe, Ridge, Stage
 from ...runtime.progress import Progress
 from ..loop.interrupt import Interrupt
+from ..loop.job import Job
 from ..loop.log import Log
-from ..loop.loop import Job, Loop, judge, keep, now
+from ..loop.loop import Loop, judge, keep, now
 from ..loop.state import FINISHED, Plan, State
 from .alternation import StageProposals, remove_handover, restore_initial
 from .cache_maps import OnMaps, store_maps
