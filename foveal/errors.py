@@ -1,8 +1,14 @@
-"""The package's own exceptions. The command line turns them into one clear line and an exit status."""
+"""The package's own exceptions, and the warning for paths that have moved.
+
+The command line turns an exception into one clear line and an exit status.
+"""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 
 class FovealError(Exception):
@@ -22,8 +28,16 @@ class UsageError(FovealError):
     """A command or call that is wrong in itself: an unknown preset, override or option (exit status 2)."""
 
 
-def at_least(spec: object, least: int, *names: str) -> None:
-    """Raises :class:`UsageError` for the first of these fields of a spec that is below ``least``."""
+def at_least(spec: object, smallest: int, *names: str) -> None:
+    """Raises :class:`UsageError` for the first of these fields of a spec that is below ``smallest``."""
     for name in names:
-        if not getattr(spec, name) >= least:
-            raise UsageError(f"{type(spec).__name__}: {name} is {getattr(spec, name)}, expected {least} or more")
+        if not getattr(spec, name) >= smallest:
+            raise UsageError(f"{type(spec).__name__}: {name} is {getattr(spec, name)}, expected {smallest} or more")
+
+
+def moved(old: str, module: ModuleType, name: str) -> Any:
+    """``module.name`` for somebody who imports it by its path of an earlier version, with a ``DeprecationWarning``."""
+    if name.startswith("__") or not hasattr(module, name):
+        raise AttributeError(f"module {old!r} has no attribute {name!r}")
+    warnings.warn(f"{old}.{name} is now {module.__name__}.{name}", DeprecationWarning, stacklevel=3)
+    return getattr(module, name)
