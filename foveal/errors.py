@@ -5,9 +5,9 @@ The command line turns an exception into one clear line and an exit status.
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 
@@ -35,9 +35,10 @@ def at_least(spec: object, smallest: int, *names: str) -> None:
             raise UsageError(f"{type(spec).__name__}: {name} is {getattr(spec, name)}, expected {smallest} or more")
 
 
-def moved(old: str, module: ModuleType, name: str) -> Any:
-    """``module.name`` for somebody who imports it by its path of an earlier version, with a ``DeprecationWarning``."""
-    if name.startswith("__") or not hasattr(module, name):
+def moved(old: str, new: str, name: str) -> Any:
+    """The attribute ``name`` of the module ``new``, for somebody who imports it by its earlier path, with a warning."""
+    module = importlib.import_module(new) if not name.startswith("__") else None
+    if module is None or not hasattr(module, name):
         raise AttributeError(f"module {old!r} has no attribute {name!r}")
-    warnings.warn(f"{old}.{name} is now {module.__name__}.{name}", DeprecationWarning, stacklevel=3)
+    warnings.warn(f"{old}.{name} is now {new}.{name}", DeprecationWarning, stacklevel=3)
     return getattr(module, name)

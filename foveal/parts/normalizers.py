@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import moved
-from .losses import normalizers
 
 
 def __getattr__(name: str) -> Any:
-    return moved(__name__, normalizers, name)
+    return moved(__name__, "foveal.parts.losses.normalizers", name)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import moved
-from . import keys_detr
 
 
 def __getattr__(name: str) -> Any:
-    return moved(__name__, keys_detr, {"to_ours": "detr_to_ours", "to_theirs": "detr_to_theirs"}.get(name, name))
+    return moved(
+        __name__, "foveal.weights.keys_detr", {"to_ours": "detr_to_ours", "to_theirs": "detr_to_theirs"}.get(name, name)
+    )

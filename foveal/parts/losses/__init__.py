@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...errors import moved
+
 
 def __getattr__(name: str) -> Any:
     """Deprecated: the class losses by the path they had when this folder was one module; it goes with version 0.2."""
-    from ...errors import moved
-    from . import classification
-
-    return moved(__name__, classification, name)
+    return moved(__name__, "foveal.parts.losses.classification", name)
