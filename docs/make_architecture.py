@@ -55,7 +55,7 @@ ROUTE = (  # a training iteration, then a prediction: step, where it is
         ("decode", "data/images/load"),
         ("augment", "data/augment"),
         ("batch (uint8)", "data/loader"),
-        ("backbone, neck, head", "parts/backbones, necks, heads"),
+        ("network", "parts/backbones, ..."),
         ("match, sample", "parts/matching, samplers"),
         ("losses", "parts/losses"),
         ("optimizer step", "training/loop"),
@@ -64,7 +64,7 @@ ROUTE = (  # a training iteration, then a prediction: step, where it is
         ("image file", ""),
         ("decode", "data/images/load"),
         ("resize", "parts/resizing"),
-        ("backbone, neck, head", "parts/backbones, necks, heads"),
+        ("network", "parts/backbones, ..."),
         ("scores, decode", "assembly/task"),
         ("candidates, NMS", "parts/postprocess"),
         ("Detections", "types"),
@@ -151,7 +151,9 @@ def route_svg() -> str:
             short = where if len(where) < 22 else textwrap.shorten(where.replace("parts/", ""), 24, placeholder="")
             parts.append(box(x, y + 10, w, step, short))
             if k:
-                parts.append(f'<line x1="{x - gap + 1}" y1="{y + 31}" x2="{x - 2}" y2="{y + 31}" marker-end="url(#a)"/>')
+                parts.append(
+                    f'<line x1="{x - gap + 1}" y1="{y + 31}" x2="{x - 2}" y2="{y + 31}" marker-end="url(#a)"/>'
+                )
     return svg(width, 200, "".join(parts), "The route of an image through foveal")
 
 
