@@ -24,7 +24,7 @@ from ..data.images.load import ImageError, load_image
 from ..data.loader.shared_records import network_targets
 from ..data.records.dataset import Dataset
 from ..data.records.subsets import merged
-from ..evaluation import DetectionTable, GroundTruth, evaluate
+from ..evaluation import DetectionTable, GroundTruth, score_detections
 from ..parts.postprocess.nms import NMS
 from ..types import Images, Predictions, Priors, Targets
 
@@ -36,7 +36,7 @@ SAME = 0.9  # IoU from which a decoded box is the object it came from; COCO's st
 
 
 @dataclass
-class Stage:
+class TaskCheck:
     """What became of the objects in one task: ``rpn``, ``roi`` or ``task``."""
 
     name: str
@@ -59,20 +59,20 @@ class _Gathered:
 
 
 @torch.no_grad()
-def encode(spec: Spec, dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> list[Stage]:
+def encode(spec: Spec, dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> list[TaskCheck]:
     """The encode check over every image, stage by stage. Difficult objects take part, crowds and ignored regions not.
 
     Raises :class:`ImageError` for an image that cannot be read.
     """
     detector = spec.build(dataset.classes).eval()
     dataset = merged(dataset) if detector.class_agnostic else dataset
-    stages: dict[str, tuple[Stage, _Gathered]] = {}
+    stages: dict[str, tuple[TaskCheck, _Gathered]] = {}
     fit = replace(spec.fit, difficult="learn", crowd="ignore")
     for number, record in enumerate(dataset.records):
         images = detector.prepare([load_image(record.path)], [record.boxes.astype(np.float32)])
         targets = network_targets([record], images, fit)
         for name, task, priors, goal in _tasks(detector, images, targets):
-            stage, rows = stages.setdefault(name, (Stage(name), _Gathered()))
+            stage, rows = stages.setdefault(name, (TaskCheck(name), _Gathered()))
             names = ("object",) if name == "rpn" else dataset.classes
             _one(stage, rows, number, str(record.id), task, priors, goal, images, names)
         if progress is not None:
@@ -127,7 +127,7 @@ def _certain(scores: Callable[[Tensor], Tensor]) -> tuple[float, float]:
 
 
 def _one(
-    stage: Stage,
+    stage: TaskCheck,
     rows: _Gathered,
     number: int,
     image: str,
@@ -214,7 +214,7 @@ def _ap(rows: _Gathered, names: Sequence[str], images: int) -> float | None:
         [r[0] for r in rows.found], [r[1] for r in rows.found],
         np.array([r[2] for r in rows.found]).reshape(-1, 4), [r[3] for r in rows.found],
     )  # fmt: skip
-    return evaluate(truth, found, "coco", max_dets=(1, 10, 10_000)).headline
+    return score_detections(truth, found, "coco", max_dets=(1, 10, 10_000)).headline
 
 
-__all__ = ["ImageError", "Stage", "encode", "perfect"]
+__all__ = ["ImageError", "TaskCheck", "encode", "perfect"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -23,24 +25,43 @@ EVERY = 5.0  # seconds between progress lines where there is no terminal
 Progress = Callable[[int, int], None]  # (done, of how many)
 
 # ---------------------------------------------------------------------------------------------- options
-Data = Annotated[list[Path], typer.Option("--data", help="A data set; several are joined.", show_default=False)]
-ImagesDir = Annotated[Path | None, typer.Option("--images", help="Where the images lie, if not with the annotations.")]
-Classes = Annotated[str | None, typer.Option("--classes", help="Class names, comma-separated, in this order.")]
-Split = Annotated[str | None, typer.Option("--split", help="The split to use.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Precision = Annotated[
-    Literal["32", "bf16", "16"] | None, typer.Option("--precision", help="Default: bf16 where it is fast, else 32.")
+Data = Annotated[list[Path], typer.Option("--data", help="Data set; several are joined.", show_default=False)]
+ImagesDir = Annotated[
+    Path | None, typer.Option("--images", help="Folder of the images, if they are not beside the annotations.")
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="The first so many images.")]
-CfgFile = Annotated[Path | None, typer.Option("--cfg", help="Of a Darknet weights file: its network.")]
-NamesFile = Annotated[Path | None, typer.Option("--names", help="Of a Darknet weights file: its class names.")]
+Classes = Annotated[str | None, typer.Option("--classes", help="Names of the classes, comma-separated, in this order.")]
+Split = Annotated[str | None, typer.Option("--split", help="Name of the split to use.")]
+Device = Annotated[str, typer.Option("--device", help="Device to run on: auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[
+    Literal["32", "bf16", "16"] | None,
+    typer.Option(
+        "--precision", help="Floating-point precision; default: bf16 where the device is fast at it, else 32."
+    ),
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N images.")]
+Json = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="[FILE.json]",
+        help="Write the result as JSON to a file whose name ends in .json, or, without one, to standard output.",
+    ),
+]
+PresetOf = Annotated[
+    str | None, typer.Option("--preset", help="Preset of a weights file, where the file does not determine it.")
+]
+CfgFile = Annotated[Path | None, typer.Option("--cfg", help="Network of a Darknet weights file (.cfg).")]
+NamesFile = Annotated[Path | None, typer.Option("--names", help="Class names of a Darknet weights file (.names).")]
 ProposalFile = Annotated[
     list[Path] | None,
     typer.Option(
-        "--proposals", help="What `foveal proposals --out` wrote, for a detector that takes them from outside; several."
+        "--proposals",
+        help="File of `foveal proposals --out`, for a detector that takes external proposals; several are joined.",
     ),
 ]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings to replace.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings to replace, as in input.short=600.")
+]
 
 
 def single(function: Callable[..., Any]) -> typer.Typer:
@@ -121,6 +142,11 @@ def names(text: str | None) -> list[str] | None:
     return found
 
 
+def limited(dataset: Dataset, limit: int | None) -> Dataset:
+    """The first ``limit`` images of a data set."""
+    return dataset if limit is None else replace(dataset, records=dataset.records[:limit])
+
+
 def paths(data: Sequence[Path]) -> Path | list[Path]:
     """One path, or several to join."""
     return data[0] if len(data) == 1 else list(data)
@@ -159,6 +185,8 @@ def write_json(value: Any, target: Path | None) -> None:
 def write_text(text: str, target: Path) -> None:
     """To a file whose folder is made where it is missing, or to standard output for ``-``."""
     if str(target) == "-":
+        if isinstance(sys.stdout, io.TextIOWrapper):  # JSON and HTML are UTF-8, whatever the terminal speaks
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         sys.stdout.write(text)
         return
     target.parent.mkdir(parents=True, exist_ok=True)

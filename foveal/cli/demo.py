@@ -54,7 +54,7 @@ def demo(
     _clear(out)
     _draw(out, images, seed)
     from ..report.run_report import report_run
-    from ..report.summary import summary
+    from ..report.summary import run_summary
     from ..training.run import train
 
     train(
@@ -69,7 +69,7 @@ def demo(
         overrides=OVERRIDES if preset == PRESET else (),
     )
     page = report_run(out, device=device)
-    say(summary(out))
+    say(run_summary(out))
     say(f"report: {page}")
     note(f"{(time.monotonic() - began) / 60:.1f} minutes")
 

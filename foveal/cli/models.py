@@ -9,7 +9,7 @@ import typer
 from .common import say, single
 
 if TYPE_CHECKING:
-    from ..presets.catalogue import Published
+    from ..presets.catalogue import PublishedScore
 
 START = """\
 Start here:
@@ -57,7 +57,7 @@ def _list(classes: int) -> None:
 
 def _show(name: str, classes: int) -> None:
     from .. import presets
-    from ..presets.catalogue import CARDS, comments, settings
+    from ..presets.catalogue import CARDS, comments, setting_rows
 
     spec = presets.get(name)
     say(f"{name}: {type(spec).__name__}, {CARDS[name].parameters(classes):,} parameters with {classes} classes")
@@ -68,11 +68,11 @@ def _show(name: str, classes: int) -> None:
     if _weights(name):
         say(f"Published weights: {_weights(name)}")
     say("\nSettings, to be replaced on the command line as key=value:")
-    for path, value, text in settings(spec):
+    for path, value, text in setting_rows(spec):
         say(f"  {path}={value}" + (f"  # {text}" if text else ""))
 
 
-def _short(score: Published) -> str:
+def _short(score: PublishedScore) -> str:
     """``37.0``, ``77.2 VOC``, ``58.0 AR``."""
     kind = "VOC" if "mAP" in score.protocol else "AR" if "AR@" in score.protocol else ""
     return f"{score.value:.1f} {kind}".rstrip()

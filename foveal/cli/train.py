@@ -34,14 +34,14 @@ def train(
 
     done = run(preset, **options)
     from ..report.run_report import report_run
-    from ..report.summary import seeds_summary, summary
+    from ..report.summary import run_summary, seeds_summary
     from ..runtime.processes import first_process
 
     if not first_process():
         return
     for each in done.runs or (done,):
         page = report_run(each.path, device=options["device"]) if report else None
-        say(summary(each.path))
+        say(run_summary(each.path))
         if page is not None:
             note(f"report: {page}")
     if done.runs:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from ..errors import FovealError, UsageError
 from ..files.paths import PathLike
 from ..types import Detections
 from . import DetectionTable, GroundTruth, Results
-from . import evaluate as score
+from . import score_detections as score
 from .protocols import Protocol
 
 if TYPE_CHECKING:
@@ -158,6 +159,49 @@ def _same(own: Any, data: Any) -> bool:
     return own is not None and resolved(own) == resolved(data)
 
 
+@contextmanager
+def _silent(what: str) -> Iterator[Progress | None]:
+    yield None
+
+
+def score_model(
+    model: Detector | Run | PathLike,
+    *,
+    data: PathLike | Sequence[PathLike],
+    source: PathLike | None = None,
+    split: str | None = None,
+    protocol: str | Protocol = "coco",
+    classes: Sequence[str] | None = None,
+    images: PathLike | None = None,
+    proposals: PathLike | Sequence[PathLike] | None = None,
+    limit: int | None = None,
+    on_data: Callable[[Dataset], None] | None = None,
+    task: Callable[[str], AbstractContextManager[Progress | None]] = _silent,
+) -> Scored:
+    """What :func:`foveal.evaluate` does, with all that the results are made from.
+
+    ``source``: what a ``Detector`` was loaded from, which says what images its run held out. ``on_data`` is called with
+    the data set before the detector runs; ``task("evaluating")`` makes the progress callback of a part of the work.
+    """
+    from ..assembly.detector import Detector
+    from ..checkpoints.folder import Run
+    from ..checkpoints.load import load
+    from ..external_proposals.detector import with_proposals
+
+    place = model.path if isinstance(model, Run) else model
+    detector = place if isinstance(place, Detector) else load(place)
+    source = source if isinstance(place, Detector) else place
+    divided = None if source is None else divided_ids(source, data)
+    dataset = evaluation_set(data, split=split, images=images, divided=divided)
+    dataset = replace(dataset, records=dataset.records[:limit])
+    with task("proposing") as progress:
+        dataset = with_proposals(detector, dataset, proposals, progress=progress)
+    if on_data is not None:
+        on_data(dataset)
+    with task("evaluating") as progress:
+        return score_detector(detector, dataset, protocol=protocol, classes=classes, progress=progress)
+
+
 def evaluate(
     model: Detector | Run | PathLike,
     *,
@@ -167,23 +211,40 @@ def evaluate(
     classes: Sequence[str] | None = None,
     images: PathLike | None = None,
     proposals: PathLike | Sequence[PathLike] | None = None,
+    limit: int | None = None,
 ) -> Results:
-    """Scores a detector (or a run, checkpoint, alias or weights file) on a data set.
+    """Scores a detector on a data set by a named protocol.
 
         results = foveal.evaluate("runs/first", data="my-photos", split="test", protocol="voc10")
+        results = foveal.evaluate(foveal.load("accurate"), data="my-photos", classes=["cat", "dog"])
+        print(results.text())
 
-    Without ``split``: ``val`` where the data has splits; the validation images of a run that divided this data itself;
-    else the whole set. ``classes``: those to score; else all that detector and data share. ``proposals``: a file of
-    ``foveal proposals``, for a detector that takes them from outside.
+    model
+        a detector, or what :func:`foveal.load` takes: a run, checkpoint, alias or weights file
+    data, images
+        data sets, several are joined; folder of the images, if they are not beside the annotations
+    split
+        name of the split to score on; default: ``val`` where the data has splits; the validation images of a run that
+        divided this very data itself; else the whole set
+    protocol
+        ``"coco"`` (AP over IoU .50:.05:.95), ``"voc07"`` (11 points) or ``"voc10"`` (all points)
+    classes
+        names of the classes to score; default: all that detector and data share
+    proposals
+        file of ``foveal proposals``, for a detector that takes external proposals
+    limit
+        use only the first images
+
+    Raises :class:`UsageError` for a class that the detector does not know, :class:`FovealError` for data that cannot
+    be read or has no class in common with the detector.
     """
-    from ..assembly.detector import Detector
-    from ..checkpoints.folder import Run
-    from ..checkpoints.load import load
-    from ..external_proposals.detector import with_proposals
-
-    place = model.path if isinstance(model, Run) else model
-    detector = place if isinstance(place, Detector) else load(place)
-    divided = None if isinstance(place, Detector) else divided_ids(place, data)
-    dataset = evaluation_set(data, split=split, images=images, divided=divided)
-    dataset = with_proposals(detector, dataset, proposals)
-    return score_detector(detector, dataset, protocol=protocol, classes=classes).results
+    return score_model(
+        model,
+        data=data,
+        split=split,
+        protocol=protocol,
+        classes=classes,
+        images=images,
+        proposals=proposals,
+        limit=limit,
+    ).results

@@ -16,7 +16,7 @@ CLASSES = 80  # of the stored parameter counts
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedScore:
     """A score that somebody published for this form of a detector; not measured here."""
 
     value: float  # percent
@@ -31,31 +31,31 @@ class Card:
     count: int  # parameters with 80 classes, frozen ones included, buffers not
     per_class: int  # parameters of one class more
     about: str
-    published: tuple[Published, ...]  # the first is the one that lists show
+    published: tuple[PublishedScore, ...]  # the first is the one that lists show
 
     def parameters(self, classes: int = CLASSES) -> int:
         """Parameters of the detector with so many classes."""
         return self.count + (classes - CLASSES) * self.per_class
 
 
-def _card(count: int, per_class: int, about: str, *published: Published) -> Card:
+def _card(count: int, per_class: int, about: str, *published: PublishedScore) -> Card:
     return Card(count, per_class, about, published)
 
 
-def _coco(value: float, source: str = "torchvision") -> Published:
-    return Published(value, "COCO AP", source)
+def _coco(value: float, source: str = "torchvision") -> PublishedScore:
+    return PublishedScore(value, "COCO AP", source)
 
 
-def _dev(value: float, source: str) -> Published:
-    return Published(value, "COCO test-dev AP", source)
+def _dev(value: float, source: str) -> PublishedScore:
+    return PublishedScore(value, "COCO test-dev AP", source)
 
 
-def _mask(value: float, source: str = "torchvision") -> Published:
-    return Published(value, "COCO mask AP", source)
+def _mask(value: float, source: str = "torchvision") -> PublishedScore:
+    return PublishedScore(value, "COCO mask AP", source)
 
 
-def _voc(value: float, source: str) -> Published:
-    return Published(value, "VOC07 mAP", source)
+def _voc(value: float, source: str) -> PublishedScore:
+    return PublishedScore(value, "VOC07 mAP", source)
 
 
 # fmt: off
@@ -79,13 +79,13 @@ FAMILIES: dict[str, dict[str, Card]] = {
         "ssd300_vgg16_paper": _card(34_305_206, 133_662, "the released code, 300 px, VOC",
             _voc(77.2, "the released code"), _voc(74.3, "Liu et al. 2016")),
         "ssd300_vgg16_coco_paper": _card(34_305_206, 133_662, "the released code, 300 px, COCO's box sizes",
-            Published(25.1, "COCO test-dev2015 AP", "Liu et al. 2016"),
-            Published(43.1, "COCO test-dev2015 AP50", "Liu et al. 2016")),
+            PublishedScore(25.1, "COCO test-dev2015 AP", "Liu et al. 2016"),
+            PublishedScore(43.1, "COCO test-dev2015 AP50", "Liu et al. 2016")),
         "ssd512_vgg16_paper": _card(36_038_196, 147_492, "the released code, 512 px, VOC",
             _voc(79.8, "the released code"), _voc(76.8, "Liu et al. 2016")),
         "ssd512_vgg16_coco_paper": _card(36_038_196, 147_492, "the released code, 512 px, COCO's box sizes",
-            Published(28.8, "COCO test-dev2015 AP", "Liu et al. 2016"),
-            Published(48.5, "COCO test-dev2015 AP50", "Liu et al. 2016")),
+            PublishedScore(28.8, "COCO test-dev2015 AP", "Liu et al. 2016"),
+            PublishedScore(48.5, "COCO test-dev2015 AP50", "Liu et al. 2016")),
         "ssd300_vgg16": _card(34_305_206, 133_662, "torchvision's form, 300 px", _coco(25.1)),
         "ssd512_vgg16": _card(36_038_196, 147_492, "the paper's SSD512 by torchvision's rules"),
         "ssdlite320_mobilenet_v3_large": _card(3_301_460, 13_860, "torchvision's SSDLite: small and fast, 320 px",
@@ -111,8 +111,8 @@ FAMILIES: dict[str, dict[str, Card]] = {
         "yolo_v2_tiny_coco": _card(11_232_057, 2_565, "eight convolutions, anchors of COCO"),
         "yolo_v3": _card(61_949_149, 5_385, "Darknet-53, three levels, nine anchors",
             _dev(31.0, "YOLOv3 paper, 416 px"), _dev(33.0, "YOLOv3 paper, 608 px"),
-            Published(55.3, "COCO test-dev AP50", "YOLOv3 paper, 416 px"),
-            Published(57.9, "COCO test-dev AP50", "YOLOv3 paper, 608 px")),
+            PublishedScore(55.3, "COCO test-dev AP50", "YOLOv3 paper, 416 px"),
+            PublishedScore(57.9, "COCO test-dev AP50", "YOLOv3 paper, 608 px")),
         "yolo_v3_spp": _card(62_998_749, 5_385, "yolo_v3 with spatial pyramid pooling, 608 px"),
         "yolo_v3_tiny": _card(8_852_366, 2_310, "seven convolutions, two levels"),
     },
@@ -147,8 +147,8 @@ FAMILIES: dict[str, dict[str, Card]] = {
         "faster_rcnn_r50_fpn": _card(41_699_936, 5_125, "torchvision's first form, ResNet-50 with FPN", _coco(37.0)),
         "faster_rcnn_r50_fpn_v2": _card(43_656_928, 5_125, "torchvision's second form; alias accurate", _coco(46.7)),
         "faster_rcnn_mobilenet_v3_large_fpn": _card(19_331_004, 5_125, "torchvision's, MobileNetV3", _coco(32.8)),
-        "faster_rcnn_mobilenet_v3_large_320_fpn": _card(19_331_004, 5_125, "torchvision's, MobileNetV3, 320 px; alias fast",
-            _coco(22.8)),
+        "faster_rcnn_mobilenet_v3_large_320_fpn": _card(19_331_004, 5_125,
+            "torchvision's MobileNetV3, 320 px; alias fast", _coco(22.8)),
         "faster_rcnn_r50_fpn_paper": _card(41_699_936, 5_125, "the FPN paper's form, ResNet-50",
             _coco(36.7, "Detectron, 1x")),
         "faster_rcnn_r101_fpn": _card(60_639_840, 5_125, "the FPN paper's form, ResNet-101",
@@ -156,7 +156,7 @@ FAMILIES: dict[str, dict[str, Card]] = {
         "faster_rcnn_x101_fpn": _card(104_784_480, 5_125, "the FPN paper's form, ResNeXt-101 32x8d"),
         "faster_rcnn_vgg16": _card(138_286_334, 20_485, "the first paper's form, VGG-16, end to end",
             _voc(73.2, "Ren et al. 2015, VOC 07+12")),
-        "faster_rcnn_vgg16_alternating": _card(138_286_334, 20_485, "the first paper's four steps of alternating training",
+        "faster_rcnn_vgg16_alternating": _card(138_286_334, 20_485, "the first paper's alternating training",
             _voc(69.9, "Ren et al. 2015, VOC 07"), _voc(73.2, "Ren et al. 2015, VOC 07+12")),
         "faster_rcnn_vgg16_focal_rpn": _card(138_286_334, 20_485, "focal loss in the RPN"),
         "faster_rcnn_r50_c4": _card(33_791_644, 10_245, "ResNet-50, one level (C4)", _coco(34.8, "Detectron, 1x")),
@@ -166,7 +166,7 @@ FAMILIES: dict[str, dict[str, Card]] = {
         "faster_rcnn_inception_resnet_v2": _card(59_907_053, 7_685, "G-RMI's, Inception-ResNet-v2 (needs timm)",
             _coco(34.7, "Huang et al. 2017")),
         "rpn_r50_fpn": _card(27_393_231, 0, "the region proposal network alone",
-            Published(58.0, "COCO AR@1000", "Detectron2")),
+            PublishedScore(58.0, "COCO AR@1000", "Detectron2")),
     },
     "Mask R-CNN": {
         "mask_rcnn_r50_fpn": _card(44_343_216, 5_382, "torchvision's first form, ResNet-50 with FPN",
@@ -223,7 +223,7 @@ def _comments(source: str) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------------------------------------- settings
-def settings(spec: Any, path: str = "") -> list[tuple[str, str, str]]:
+def setting_rows(spec: Any, path: str = "") -> list[tuple[str, str, str]]:
     """Every setting as (path, value as text, help); a part comes before its own settings."""
     rows: list[tuple[str, str, str]] = []
     for row in describe(spec):
@@ -231,7 +231,7 @@ def settings(spec: Any, path: str = "") -> list[tuple[str, str, str]]:
         own = f"{path}.{row.name}" if path else row.name
         if dataclasses.is_dataclass(value) and dataclasses.fields(value):
             rows.append((own, f"{type(value).__name__}(...)", row.help))
-            rows += settings(value, own)
+            rows += setting_rows(value, own)
         else:
             rows.append((own, show(value, width=10**9), row.help))
     return rows

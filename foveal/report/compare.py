@@ -9,14 +9,14 @@ from typing import Any
 
 from ..errors import FovealError
 from .plots import lines
-from .read_run import Record
-from .summary import table
+from .read_run import RunRecord
+from .summary import text_table
 
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "mAP")
 CALLED = ("data", "val", "split", "classes", "others", "limit", "weights", "max_time", "epochs")
 
 
-def comparison(records: Sequence[Record]) -> str:
+def comparison(records: Sequence[RunRecord]) -> str:
     """Plain text: scores, then every setting that is not the same in all runs."""
     names = labels(records)
     rows = [["", *names]]
@@ -26,15 +26,15 @@ def comparison(records: Sequence[Record]) -> str:
             rows.append([number, *map(_shown, values)])
     rows.append(["AP of the last weights", *(_last(r) for r in records)])
     rows.append(["updates", *(str(r.results.get("steps", "-")) for r in records)])
-    text = [table(rows), "", "Settings that differ:"]
+    text = [text_table(rows), "", "Settings that differ:"]
     settings = [flat(r.story, r.path) for r in records]
     keys = list(dict.fromkeys(key for s in settings for key in s))
     different = [k for k in keys if len({s.get(k, "-") for s in settings}) > 1]
-    return "\n".join([*text, table([["", *names], *([k, *(s.get(k, "-") for s in settings)] for k in different)])
+    return "\n".join([*text, text_table([["", *names], *([k, *(s.get(k, "-") for s in settings)] for k in different)])
                       if different else "  none"])  # fmt: skip
 
 
-def curves(records: Sequence[Record]) -> bytes:
+def curves(records: Sequence[RunRecord]) -> bytes:
     """A PNG: validation AP of every run over its updates."""
     series = {n: r.series("val", "AP") for n, r in zip(labels(records), records, strict=True)}
     return lines(
@@ -42,7 +42,7 @@ def curves(records: Sequence[Record]) -> bytes:
     )
 
 
-def labels(records: Sequence[Record]) -> list[str]:
+def labels(records: Sequence[RunRecord]) -> list[str]:
     """The folders' names, as much of each path as tells them apart."""
     parts = [r.path.resolve().parts for r in records]
     for depth in range(1, max(map(len, parts)) + 1):
@@ -76,7 +76,7 @@ def _walk(node: ast.expr, path: str, found: dict[str, str]) -> None:
         found[path] = ast.unparse(node)
 
 
-def _last(record: Record) -> str:
+def _last(record: RunRecord) -> str:
     last = record.results.get("last")
     return _shown(last.get("AP") if isinstance(last, dict) else None)
 

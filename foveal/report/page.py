@@ -13,7 +13,7 @@ from PIL import Image
 from ..evaluation.curves import Curves
 from ..files.atomic import write_text
 from .plots import inline, jpeg, lines, precision_recall
-from .read_run import Record
+from .read_run import RunRecord
 
 PROTOCOLS = {
     "coco": "COCO: AP over IoU .50:.05:.95, 101 recall points, at most 100 detections an image",
@@ -33,7 +33,7 @@ class Example:
 
 
 def write_report(
-    record: Record, examples: Sequence[Example] = (), curves: Curves | None = None, notes: Sequence[str] = ()
+    record: RunRecord, examples: Sequence[Example] = (), curves: Curves | None = None, notes: Sequence[str] = ()
 ) -> Path:
     """Writes ``report.html`` into the run folder and returns its path. ``notes`` are sentences for the reader."""
     path = record.path / "report.html"
@@ -41,7 +41,7 @@ def write_report(
     return path
 
 
-def render(record: Record, examples: Sequence[Example], curves: Curves | None, notes: Sequence[str]) -> str:
+def render(record: RunRecord, examples: Sequence[Example], curves: Curves | None, notes: Sequence[str]) -> str:
     """The page as text."""
     results = record.results
     plots = [inline(p) for p in _plots(record, curves)]
@@ -95,7 +95,7 @@ def _per_class(results: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     return sorted(rows, key=lambda row: -1.0 if row[1] is None else row[1], reverse=True)
 
 
-def _plots(record: Record, curves: Curves | None) -> list[bytes]:
+def _plots(record: RunRecord, curves: Curves | None) -> list[bytes]:
     def collected(pairs: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
         found = {label: record.series(split, name) for label, split, name in pairs}
         return {label: values for label, values in found.items() if values[0]}
@@ -117,7 +117,7 @@ def _plots(record: Record, curves: Curves | None) -> list[bytes]:
     return out
 
 
-def _facts(record: Record) -> list[tuple[str, str]]:
+def _facts(record: RunRecord) -> list[tuple[str, str]]:
     story = record.story
     around, arguments = story.get("environment", {}), story.get("arguments", {})
     rows = [("data", str(arguments.get("data"))), ("classes", ", ".join(story.get("classes", ())))]
@@ -133,7 +133,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
     return rows
 
 
-def _time(record: Record) -> list[tuple[str, float]]:
+def _time(record: RunRecord) -> list[tuple[str, float]]:
     """Where the time of the updates went: (name, part of all)."""
     last: dict[str, float] = {}
     for row in record.metrics:

@@ -12,7 +12,7 @@ from ..files.atomic import read_object
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """A run folder, read."""
 
     path: Path
@@ -44,7 +44,7 @@ class Record:
         return sorted(names, key=lambda n: n != "loss")
 
 
-def read_record(path: str | Path) -> Record:
+def read_record(path: str | Path) -> RunRecord:
     """Raises :class:`FovealError` where the folder is no run or its files cannot be read."""
     path = Path(path)
     if not (path / "run.json").is_file():
@@ -63,4 +63,4 @@ def read_record(path: str | Path) -> Record:
                 where = f"line {number}"
                 raise FovealError(f"expected an object, found {found}", path=path / "metrics.jsonl", where=where)
             metrics.append(row)
-    return Record(path, story, metrics, results)
+    return RunRecord(path, story, metrics, results)

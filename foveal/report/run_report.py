@@ -12,11 +12,11 @@ from PIL import Image
 
 from ..data.records.segmentation import masks_of
 from ..errors import FovealError
-from ..evaluation import DetectionTable, GroundTruth, evaluate
+from ..evaluation import DetectionTable, GroundTruth, score_detections
 from ..evaluation.curves import Curves
 from ..inference.draw import draw, draw_boxes
 from .page import Example, write_report
-from .read_run import Record, read_record
+from .read_run import RunRecord, read_record
 
 if TYPE_CHECKING:
     from ..assembly.detector import Detector
@@ -55,7 +55,7 @@ def report_run(run: str | Path, *, device: str = "auto", budget: float = 60.0) -
     return write_report(record, *_looked_at(detector, dataset, budget))
 
 
-def validation_set(record: Record) -> Dataset:
+def validation_set(record: RunRecord) -> Dataset:
     """The images that a run validated on. Raises :class:`FovealError` where they are not to be had any more."""
     from ..data.open import split_pair
 
@@ -76,7 +76,7 @@ def _looked_at(detector: Detector, dataset: Dataset, budget: float) -> tuple[lis
     """Drawn examples, and the curves of all images where there is time for them."""
     from ..assembly.detect_dataset import detect
 
-    chosen = choose(dataset, EXAMPLES)
+    chosen = pick_examples(dataset, EXAMPLES)
     start = time.monotonic()
     found, skipped = detect(detector, replace(dataset, records=[dataset.records[i] for i in chosen]))
     notes = [f"Could not be read: {error}" for error in skipped]
@@ -90,10 +90,10 @@ def _looked_at(detector: Detector, dataset: Dataset, budget: float) -> tuple[lis
     if expected > budget:
         return examples, None, [*notes, f"Precision-recall curves are left out: they would take {expected:.0f} s."]
     everything, _ = detect(detector, dataset)
-    return examples, evaluate(GroundTruth.of(dataset), DetectionTable.of(everything), "coco").curves, notes
+    return examples, score_detections(GroundTruth.of(dataset), DetectionTable.of(everything), "coco").curves, notes
 
 
-def choose(dataset: Dataset, count: int) -> list[int]:
+def pick_examples(dataset: Dataset, count: int) -> list[int]:
     """Pictures spread evenly over the set, those with objects first, in order: always the same ones."""
     with_objects = [i for i, r in enumerate(dataset.records) if len(r)]
     pool = with_objects if len(with_objects) >= count else list(range(len(dataset)))

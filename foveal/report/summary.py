@@ -8,7 +8,7 @@ from shlex import quote
 from typing import Any
 
 from ..files.atomic import read_object
-from .read_run import Record, read_record
+from .read_run import RunRecord, read_record
 
 CLASSES = 20  # shown at most; the others are counted
 SCORES = ("AP", "AP50", "AP75")
@@ -20,7 +20,7 @@ FILES = {
 }
 
 
-def summary(run: str | Path) -> str:
+def run_summary(run: str | Path) -> str:
     """Scores of the best and the last weights, scores per class, the files of the run, and what to do with them."""
     record = read_record(run)
     results = record.results
@@ -41,7 +41,7 @@ def seeds_summary(run: str | Path) -> str:
         rows.append((f"{name} weights, mean", *(_shown(part.get(score)) for score in SCORES)))
         rows.append((f"{name} weights, std", *(_shown(spread.get(score)) for score in SCORES)))
     seeds = ", ".join(map(str, results.get("seeds", ())))
-    return f"{run}: seeds {seeds}, mean and sample standard deviation\n\n{table(rows)}"
+    return f"{run}: seeds {seeds}, mean and sample standard deviation\n\n{text_table(rows)}"
 
 
 def _scores(results: dict[str, Any]) -> str:
@@ -54,7 +54,7 @@ def _scores(results: dict[str, Any]) -> str:
     classes = results.get("per_class") or {}
     rows += [(f"  {name}", *_row(values)) for name, values in list(classes.items())[:CLASSES]]
     more = f"\n  and {len(classes) - CLASSES} more classes" if len(classes) > CLASSES else ""
-    return table(rows) + more
+    return text_table(rows) + more
 
 
 def _row(values: dict[str, Any]) -> list[str]:
@@ -71,7 +71,7 @@ def _files(folder: Path) -> str:
     return "\n".join(["Files:", *(f"  {path:<{width}}  {what}" for path, what in rows)])
 
 
-def _next(record: Record) -> str:
+def _next(record: RunRecord) -> str:
     run, data = quote(str(record.path)), record.story.get("arguments", {}).get("data")
     sets = " ".join(f"--data {quote(str(each))}" for each in (data if isinstance(data, list) else [data]))
     return "\n".join(
@@ -83,7 +83,7 @@ def _next(record: Record) -> str:
     )
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
+def text_table(rows: Sequence[Sequence[str]]) -> str:
     """Columns of text, the first to the left, the others to the right."""
     width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     cells = [[row[0].ljust(width[0]), *(c.rjust(w) for c, w in zip(row[1:], width[1:], strict=True))] for row in rows]

@@ -15,8 +15,6 @@ from ..data.records.subsets import Others
 from ..errors import UsageError
 from ..files.paths import PathLike
 
-Precision = Literal["32", "bf16", "16"]
-
 # What a type does not express: the smallest value, and how the command line reads a field.
 AT_LEAST_0, AT_LEAST_1 = {"min": 0}, {"min": 1}
 DURATION = {"duration": True, "metavar": "TIME"}  # seconds; on the command line 90s, 30m or 1h30m
@@ -63,7 +61,7 @@ class TrainArguments:
     # Number of processes on this machine, one a GPU; default: 1, or what torchrun started.
     devices: int | None = field(default=None, metadata=AT_LEAST_1)
     # Floating-point precision; default: bf16 where the device is fast at it, else 32.
-    precision: Precision | None = None
+    precision: Literal["32", "bf16", "16"] | None = None
     # Number of processes that load images; default: from the number of CPU cores.
     workers: int | None = field(default=None, metadata=AT_LEAST_0)
     # Limit of the wall time, as in 30m, validation included; without epochs it alone sets the length of the run.
@@ -95,26 +93,26 @@ class TrainArguments:
 
 
 # ------------------------------------------------------------------------------------- a function of them
-P = ParamSpec("P")
-First = TypeVar("First")
-Arguments = TypeVar("Arguments")
-Result = TypeVar("Result")
+_P = ParamSpec("_P")
+_First = TypeVar("_First")
+_Arguments = TypeVar("_Arguments")
+_Result = TypeVar("_Result")
 
 
-def takes(
-    arguments: Callable[P, Arguments],
-) -> Callable[[Callable[[First, Arguments], Result]], Callable[Concatenate[First, P], Result]]:
+def with_fields(
+    arguments: Callable[_P, _Arguments],
+) -> Callable[[Callable[[_First, _Arguments], _Result]], Callable[Concatenate[_First, _P], _Result]]:
     """Turns ``f(first, arguments)`` into ``f(first, **fields of arguments)``, for people, editors and type checkers.
 
     ``arguments`` is a keyword-only dataclass. Type checkers take the signature from it; ``inspect.signature`` and
     ``help()`` show its fields with their types, defaults and comments.
     """
 
-    def decorate(function: Callable[[First, Arguments], Result]) -> Callable[Concatenate[First, P], Result]:
+    def decorate(function: Callable[[_First, _Arguments], _Result]) -> Callable[Concatenate[_First, _P], _Result]:
         signature = _signature(function, arguments)
 
         @functools.wraps(function)
-        def call(first: First, /, *args: P.args, **options: P.kwargs) -> Result:
+        def call(first: _First, /, *args: _P.args, **options: _P.kwargs) -> _Result:
             unknown = [name for name in options if name not in signature.parameters]
             if unknown:
                 near = difflib.get_close_matches(unknown[0], signature.parameters, 1)

@@ -20,7 +20,7 @@ from ..data.records.segmentation import check_masks
 from ..errors import UsageError
 from ..files.atomic import write_json
 from ..recipe import Precision
-from ..runtime import processes
+from ..runtime import process_group, processes
 from ..runtime.precision import layout
 from ..runtime.progress import Progress
 from .arguments import TrainArguments
@@ -75,7 +75,7 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
         console.close()
     if fabric.is_global_zero:
         write_json(arguments.folder / "results.json", results(state))
-    fabric.barrier()
+    process_group.meet(fabric)
     return Run(arguments.folder)
 
 

@@ -12,8 +12,9 @@ from ..checkpoints.initial import find_spec
 from ..config.overrides import override
 from ..errors import FovealError
 from ..files.paths import PathLike
+from ..runtime import process_group
 from ..runtime.processes import first_process
-from .arguments import TrainArguments, takes
+from .arguments import TrainArguments, with_fields
 from .launch import train_one
 from .loop.loop import now
 from .seeds import train_seeds
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ..assembly.detector import Spec
 
 
-@takes(TrainArguments)
+@with_fields(TrainArguments)
 def train(spec: Spec | PathLike, arguments: TrainArguments) -> Run:
     """Trains a detector and leaves a run folder: run.json, metrics.jsonl, results.json and checkpoints.
 
@@ -41,13 +42,15 @@ def train(spec: Spec | PathLike, arguments: TrainArguments) -> Run:
     found = override(found, list(arguments.overrides))
     out = default_out(spec, resume=arguments.resume) if arguments.out is None else Path(arguments.out)
     arguments = replace(arguments, out=out, weights=arguments.weights or own_weights)
-    if arguments.seeds == 1:
-        return train_one(found, arguments, began)
 
     def one(seed: int) -> Run:
         return train_one(found, replace(arguments, seed=seed, out=out / f"seed-{seed}"), now())
 
-    return train_seeds(one, out, range(arguments.seed, arguments.seed + arguments.seeds), write=first_process())
+    with process_group.together():
+        if arguments.seeds == 1:
+            return train_one(found, arguments, began)
+        seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+        return train_seeds(one, out, seeds, write=first_process())
 
 
 def _taken(folder: Path) -> bool:

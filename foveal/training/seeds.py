@@ -15,11 +15,11 @@ def train_seeds(one: Callable[[int], Run], out: Path, seeds: Sequence[int], *, w
     """Calls ``one(seed)`` for every seed and writes mean and standard deviation to ``out/results.json``."""
     runs = tuple(map(one, seeds))
     if write:
-        write_json(out / "results.json", summary([run.results for run in runs], seeds))
+        write_json(out / "results.json", summarize_seeds([run.results for run in runs], seeds))
     return Run(out, runs)
 
 
-def summary(results: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+def summarize_seeds(results: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
     """The results.json of several runs: the mean of every score, and its sample standard deviation as ``spread``.
 
     Both are of the best weights, and under ``last`` of the last ones. A score that is undefined in one run is

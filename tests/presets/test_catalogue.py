@@ -10,7 +10,7 @@ import pytest
 
 from foveal import presets
 from foveal.cli import main as cli
-from foveal.presets.catalogue import CARDS, comments, settings
+from foveal.presets.catalogue import CARDS, comments, setting_rows
 
 
 def test_every_preset_has_a_card_in_the_order_of_the_pages() -> None:
@@ -59,4 +59,4 @@ def test_one_preset_is_shown_with_its_settings(capsys: pytest.CaptureFixture[str
     assert cli.main(["models", "yolo_v3_mini", "--classes", "20"]) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"yolo_v3_mini: YOLO, {809_566 - 60 * 1158:,} parameters with 20 classes\n")
-    assert all(f"  {path}=" in text for path, *_ in settings(presets.get("yolo_v3_mini")))
+    assert all(f"  {path}=" in text for path, *_ in setting_rows(presets.get("yolo_v3_mini")))

@@ -23,8 +23,8 @@ from foveal.report.compare import comparison, curves
 from foveal.report.page import Example, render
 from foveal.report.plots import lines, precision_recall
 from foveal.report.read_run import read_record
-from foveal.report.summary import seeds_summary, summary
-from foveal.training.seeds import summary as seeds_results
+from foveal.report.summary import run_summary, seeds_summary
+from foveal.training.seeds import summarize_seeds
 
 
 def one_image(folder: Path, boxes: list[list[float]], labels: list[int]) -> Dataset:
@@ -139,7 +139,7 @@ def test_class_names_that_matplotlib_would_take_for_something_else(name: str, mo
 
 
 def test_the_summary_shows_scores_classes_files_and_next_commands(tmp_path: Path) -> None:
-    lines_ = summary(run_folder(tmp_path)).splitlines()
+    lines_ = run_summary(run_folder(tmp_path)).splitlines()
     assert lines_[0] == f"{tmp_path}: validated on split val, 3 images, by protocol coco"
     cells = [line.split() for line in lines_]
     assert ["AP", "AP50", "AP75"] in cells
@@ -156,7 +156,7 @@ def test_the_summary_of_seeds_names_the_standard_deviation(tmp_path: Path) -> No
         scores = {"AP": ap, "AP50": None, "AP75": 0.5}
         return {"protocol": "coco", "split": "val", "images": 3, **scores, "last": scores}
 
-    (tmp_path / "results.json").write_text(json.dumps(seeds_results([run(0.1), run(0.2), run(0.6)], [4, 5, 6])))
+    (tmp_path / "results.json").write_text(json.dumps(summarize_seeds([run(0.1), run(0.2), run(0.6)], [4, 5, 6])))
     cells = [line.split() for line in seeds_summary(tmp_path).splitlines()]
     assert cells[0] == f"{tmp_path}: seeds 4, 5, 6, mean and sample standard deviation".split()
     assert ["best", "weights,", "mean", "0.3000", "undefined", "0.5000"] in cells
@@ -166,7 +166,7 @@ def test_the_summary_of_seeds_names_the_standard_deviation(tmp_path: Path) -> No
 
 def test_a_summary_without_a_validation(tmp_path: Path) -> None:
     (run_folder(tmp_path) / "results.json").write_text('{"step": null, "steps": 7, "ended": "out of time", "last": {}}')
-    assert summary(tmp_path) == f"{tmp_path}: no validation yet, iteration 7"
+    assert run_summary(tmp_path) == f"{tmp_path}: no validation yet, iteration 7"
 
 
 @pytest.mark.parametrize(

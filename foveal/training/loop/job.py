@@ -14,7 +14,7 @@ from .state import State
 from .validate import Validator
 
 
-class Arguments(Protocol):
+class LoopArguments(Protocol):
     """What a loop reads of the training arguments."""
 
     @property
@@ -33,7 +33,7 @@ class Arguments(Protocol):
 class Job:
     """A detector, its data and its recipe, for one segment of stages."""
 
-    arguments: Arguments
+    arguments: LoopArguments
     fabric: Fabric
     detector: Any  # a ``Detector`` on its device
     fit: Recipe

@@ -14,10 +14,10 @@ from typing import Any
 
 from ...checkpoints import folder as checkpoint
 from ...errors import FovealError
+from ...runtime.interrupt import Interrupt
 from ...runtime.progress import Progress
 from ...types import Images, Targets
 from .ema import EMA
-from .interrupt import Interrupt
 from .job import Job
 from .log import Clock, Log, Meter
 from .nonfinite import Guard, NonFiniteLoss

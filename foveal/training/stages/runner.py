@@ -15,8 +15,8 @@ from ...data.loader.window_batches import Crops, WindowLoader
 from ...data.records.dataset import Dataset
 from ...errors import UsageError
 from ...recipe import SVM, Recipe, Ridge, Stage
+from ...runtime.interrupt import Interrupt
 from ...runtime.progress import Progress
-from ..loop.interrupt import Interrupt
 from ..loop.job import Job
 from ..loop.log import Log
 from ..loop.loop import Loop, judge, keep, now
