@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from .common import Classes, Data, ImagesDir, Limit, Overrides, Split, limited, names, paths, say, single, tell_findings
+from .common import (
+    Classes,
+    Data,
+    ImagesDir,
+    Limit,
+    Overrides,
+    Split,
+    limited,
+    names,
+    paths,
+    print_findings,
+    print_out,
+    single,
+)
 
 
 def anchors(
@@ -39,14 +52,14 @@ def anchors(
     spec = override(find_spec(preset)[0], overrides or ())
     anchor_cells(spec)  # refused before the data is read
     dataset = open_dataset(paths(data), split=split, images=images, classes=names(classes))
-    tell_findings(dataset)
+    print_findings(dataset)
     fit = fit_anchors(spec, limited(dataset, limit), largest=most, seed=seed)
     count = sum(fit.cells.per_location)
-    say(f"{fit.objects} objects; the preset's {count} anchors: mean IoU {fit.current:.4f}")
+    print_out(f"{fit.objects} objects; the preset's {count} anchors: mean IoU {fit.current:.4f}")
     for k, iou in fit.by_count.items():
-        say(f"k = {k}: mean IoU {iou:.4f}")
-    say(f"{count} fitted anchors: mean IoU {fit.fitted:.4f} with")
-    say(f"  'cells={fit.cells!r}'")
+        print_out(f"k = {k}: mean IoU {iou:.4f}")
+    print_out(f"{count} fitted anchors: mean IoU {fit.fitted:.4f} with")
+    print_out(f"  'cells={fit.cells!r}'")
 
 
 app = single(anchors)

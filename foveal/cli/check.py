@@ -16,13 +16,13 @@ from .common import (
     Split,
     limited,
     names,
-    note,
     paths,
+    print_err,
+    print_findings,
+    print_out,
     progress,
-    say,
     seconds,
     single,
-    tell_findings,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def check(
     if split is None:
         split = "train" if any(source.splits for source in open_sources(paths(data), images)) else None
     dataset = open_dataset(paths(data), split=split, images=images, classes=names(classes))
-    tell_findings(dataset)
+    print_findings(dataset)
     check_trainable(dataset)
     with progress("encoding") as update:
         checked = encode(spec, limited(dataset, limit), update)
@@ -84,23 +84,23 @@ def check(
         return 0
     from ..checks.overfit import overfit
 
-    note(f"overfitting 8 images, {budget:.0f} s at most")
+    print_err(f"overfitting 8 images, {budget:.0f} s at most")
     outcome = overfit(spec, dataset, max_time=budget, device=device, weights=weights, proposals=proposals)
     ap50 = "undefined" if outcome.ap50 is None else f"{outcome.ap50:.4f}"
     verdict = "passed" if outcome.passed else f"FAILED: {outcome.verdict}"
-    say(f"overfit: {outcome.images} images, AP50 {ap50}: {verdict}")
+    print_out(f"overfit: {outcome.images} images, AP50 {ap50}: {verdict}")
     return 0 if outcome.passed else 1
 
 
 def _print(task: TaskCheck) -> None:
     ap = "undefined" if task.ap is None else f"{task.ap:.4f}"
     verdict = "passed" if task.passed else "FAILED: encoding and decoding do not agree"
-    say(f"encode {task.name}: {task.objects} objects, AP {ap}, {len(task.lost)} collisions: {verdict}")
+    print_out(f"encode {task.name}: {task.objects} objects, AP {ap}, {len(task.lost)} collisions: {verdict}")
     for line in (*task.broken[:SHOWN], *task.lost[:SHOWN]):
-        say(f"  {line}")
+        print_out(f"  {line}")
     for what, lines in (("broken", task.broken), ("collisions", task.lost)):
         if len(lines) > SHOWN:
-            say(f"  and {len(lines) - SHOWN} more {what}")
+            print_out(f"  and {len(lines) - SHOWN} more {what}")
 
 
 app = single(check)

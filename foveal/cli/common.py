@@ -1,4 +1,4 @@
-"""What the verbs share: options, output, progress."""
+"""Options, output and progress that the verbs share."""
 
 from __future__ import annotations
 
@@ -136,10 +136,10 @@ def names(text: str | None) -> list[str] | None:
     """``a, b`` -> ``["a", "b"]``."""
     if text is None:
         return None
-    found = [name.strip() for name in text.split(",") if name.strip()]
-    if not found:
+    listed = [name.strip() for name in text.split(",") if name.strip()]
+    if not listed:
         raise UsageError("an empty list of names", where="--classes")
-    return found
+    return listed
 
 
 def limited(dataset: Dataset, limit: int | None) -> Dataset:
@@ -153,26 +153,26 @@ def paths(data: Sequence[Path]) -> Path | list[Path]:
 
 
 # ----------------------------------------------------------------------------------------------- output
-def say(text: str) -> None:
-    """Lines on standard output, as they are: never cut, wrapped or colored."""
+def print_out(text: str) -> None:
+    """Prints lines on standard output as they are: never cut, wrapped or colored."""
     typer.echo(text)
 
 
-def note(text: str) -> None:
-    """Lines on standard error: what happens, as opposed to what was asked for."""
+def print_err(text: str) -> None:
+    """Prints lines on standard error: what happens, as opposed to the result."""
     typer.echo(text, err=True)
 
 
-def tell_findings(dataset: Dataset) -> None:
-    """What was dropped, repaired or ignored in a data set, repeats folded, on standard error."""
+def print_findings(dataset: Dataset) -> None:
+    """Prints what was dropped, repaired or ignored in a data set, repeats folded, on standard error."""
     from ..data.records.findings import count, fold
 
-    found = [finding for finding in dict.fromkeys(dataset.findings) if finding.severity != "note"]
-    for line in fold(found):
-        note(line)
-    if found:
-        counts = count(found)
-        note(f"{dataset.path}: {counts['error']} errors, {counts['warning']} warnings")
+    findings = [finding for finding in dict.fromkeys(dataset.findings) if finding.severity != "note"]
+    for line in fold(findings):
+        print_err(line)
+    if findings:
+        counts = count(findings)
+        print_err(f"{dataset.path}: {counts['error']} errors, {counts['warning']} warnings")
 
 
 def write_json(value: Any, target: Path | None) -> None:
@@ -217,7 +217,7 @@ def progress(what: str) -> Iterator[Progress]:
         elif now - last >= EVERY:
             last = now
             left = f", {(now - start) * (total - done) / done:.0f} s left" if done and total else ""
-            note(f"{what}: {done}/{total or '?'}{left}")
+            print_err(f"{what}: {done}/{total or '?'}{left}")
 
     try:
         yield update

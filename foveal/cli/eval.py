@@ -23,12 +23,12 @@ from .common import (
     Split,
     limited,
     names,
-    note,
     paths,
+    print_err,
+    print_findings,
+    print_out,
     progress,
-    say,
     single,
-    tell_findings,
     write_json,
 )
 
@@ -98,7 +98,7 @@ def evaluate(
         options = {"preset": preset, "cfg": cfg, "names": names_file, "device": device, "precision": precision}
         results, truth, table = _score_model(str(model), {**options, "overrides": words}, proposals, shared)
     if str(json) != "-":
-        say(results.text())
+        print_out(results.text())
     write_json(results.to_dict(), json)
     if save_detections is not None:
         from ..evaluation import save_detections as save
@@ -134,7 +134,7 @@ def _score_file(
     if split is None:  # where there are split files, they define what is in it
         split = "val" if any(source.splits for source in open_sources(data, images)) else None
     dataset = open_dataset(data, split=split, images=images, look=False)
-    tell_findings(dataset)
+    print_findings(dataset)
     if classes is not None:
         dataset = select_classes(dataset, classes)
     table = read_detections(file, GroundTruth.of(dataset), unknown_classes="error" if classes is None else "drop")
@@ -151,16 +151,16 @@ def _score_model(
     from ..evaluation.scoring import score_model
 
     scored = score_model(
-        load(model, **options), source=model, proposals=proposals, on_data=tell_findings, task=progress, **shared
+        load(model, **options), source=model, proposals=proposals, on_data=print_findings, task=progress, **shared
     )
     for error in scored.skipped:
-        note(f"skipped: {error}")
+        print_err(f"skipped: {error}")
     if scored.skipped:
         count = f"{len(scored.skipped)} of {len(scored.truth.images)}"
-        note(f"{count} images could not be read; they count as images without detections")
+        print_err(f"{count} images could not be read; they count as images without detections")
     if scored.left_out:
-        note(f"classes of the data that the detector does not know, left out: {', '.join(scored.left_out)}")
-    return scored.results, scored.truth, scored.found
+        print_err(f"classes of the data that the detector does not know, left out: {', '.join(scored.left_out)}")
+    return scored.results, scored.truth, scored.table
 
 
 app = single(evaluate)

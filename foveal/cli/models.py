@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import say, single
+from .common import print_out, single
 
 if TYPE_CHECKING:
     from ..presets.catalogue import PublishedScore
@@ -42,17 +42,19 @@ def models(
 def _list(classes: int) -> None:
     from ..presets.catalogue import CARDS, FAMILIES
 
-    say(START)
+    print_out(START)
     width = max(map(len, CARDS))
     for family, cards in FAMILIES.items():
-        say(f"{family:<{width + 2}}  {'parameters':>11}  {'published':<9}")
+        print_out(f"{family:<{width + 2}}  {'parameters':>11}  {'published':<9}")
         for name, card in cards.items():
             score = _short(card.published[0]) if card.published else "-"
             weights = f" [weights: {_weights(name)}]" if _weights(name) else ""
-            say(f"  {name:<{width}}  {card.parameters(classes):>11,}  {score:<9}  {card.about}{weights}")
-        say("")
-    say(f"Parameters are counted for {classes} classes. Published scores are COCO AP, or VOC mAP where it says so.")
-    say("`foveal weights fetch NAME` downloads weights; `foveal models PRESET` shows all settings of a preset.")
+            print_out(f"  {name:<{width}}  {card.parameters(classes):>11,}  {score:<9}  {card.about}{weights}")
+        print_out("")
+    print_out(
+        f"Parameters are counted for {classes} classes. Published scores are COCO AP, or VOC mAP where it says so."
+    )
+    print_out("`foveal weights fetch NAME` downloads weights; `foveal models PRESET` shows all settings of a preset.")
 
 
 def _show(name: str, classes: int) -> None:
@@ -60,16 +62,16 @@ def _show(name: str, classes: int) -> None:
     from ..presets.catalogue import CARDS, comments, setting_rows
 
     spec = presets.get(name)
-    say(f"{name}: {type(spec).__name__}, {CARDS[name].parameters(classes):,} parameters with {classes} classes")
+    print_out(f"{name}: {type(spec).__name__}, {CARDS[name].parameters(classes):,} parameters with {classes} classes")
     if text := comments().get(name):
-        say(text)
+        print_out(text)
     for score in CARDS[name].published:
-        say(f"Published: {score.value:.1f} {score.protocol} ({score.source})")
+        print_out(f"Published: {score.value:.1f} {score.protocol} ({score.source})")
     if _weights(name):
-        say(f"Published weights: {_weights(name)}")
-    say("\nSettings, to be replaced on the command line as key=value:")
+        print_out(f"Published weights: {_weights(name)}")
+    print_out("\nSettings, to be replaced on the command line as key=value:")
     for path, value, text in setting_rows(spec):
-        say(f"  {path}={value}" + (f"  # {text}" if text else ""))
+        print_out(f"  {path}={value}" + (f"  # {text}" if text else ""))
 
 
 def _short(score: PublishedScore) -> str:

@@ -20,9 +20,9 @@ from .common import (
     PresetOf,
     ProposalFile,
     names,
-    note,
+    print_err,
+    print_out,
     progress,
-    say,
     single,
     write_json,
 )
@@ -94,12 +94,12 @@ def predict(
         done = run(detector, files, **options, progress=update, each=None if str(json) == "-" else _print)
     write_json([entry.to_dict() for entry in done.images], json)
     for error in done.skipped:
-        note(f"skipped: {error}")
+        print_err(f"skipped: {error}")
     for name in external.without if external is not None else ():
-        note(f"{name}: no proposal at all, so nothing can be detected in it")
+        print_err(f"{name}: no proposal at all, so nothing can be detected in it")
     where = f", drawings in {out}" if out is not None else ""
     skipped = f", {len(done.skipped)} skipped" if done.skipped else ""
-    note(f"{len(done.images)} images{skipped}{where}")
+    print_err(f"{len(done.images)} images{skipped}{where}")
 
 
 def _sorted(arguments: list[str], darknet: bool) -> tuple[str, list[str], list[str]]:
@@ -131,7 +131,7 @@ def _is_model(word: str) -> bool:
 def _print(entry: Prediction) -> None:
     """One line an image."""
     shown = ", ".join(f"{d['label']} {100 * d['score']:.0f}%" for d in entry.detections.to_list())
-    say(f"{entry.image}: {shown or 'nothing'}")
+    print_out(f"{entry.image}: {shown or 'nothing'}")
 
 
 app = single(predict)

@@ -18,12 +18,12 @@ from .common import (
     Split,
     limited,
     names,
-    note,
     paths,
+    print_err,
+    print_findings,
+    print_out,
     progress,
-    say,
     single,
-    tell_findings,
     write_json,
 )
 
@@ -73,16 +73,16 @@ def proposals(
     dataset = evaluation_set(where, split=split, images=images, divided=divided)
     if classes is not None:
         dataset = select_classes(dataset, names(classes) or [])
-    tell_findings(dataset)
+    print_findings(dataset)
     with progress("proposing") as update:
         done = score_proposals(proposer, limited(dataset, limit), progress=update)
     for error in done.skipped:
-        note(f"skipped: {error}")
-    tell_findings(done.dataset)
+        print_err(f"skipped: {error}")
+    print_findings(done.dataset)
     if str(json) != "-":
-        say(done.recall.text())
+        print_out(done.recall.text())
         pace = "all from the cache" if done.seconds is None else f"{done.made} made, {done.seconds:.2f} s an image"
-        say(f"{done.per_image:.0f} boxes an image; {pace}")
+        print_out(f"{done.per_image:.0f} boxes an image; {pace}")
     write_json(done.to_dict(), json)
     if out is not None:
         done.save(out)

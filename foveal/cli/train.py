@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..training.arguments import TrainArguments
-from .common import note, say, single
+from .common import print_err, print_out, single
 from .options import with_options
 
 
@@ -41,11 +41,11 @@ def train(
         return
     for each in done.runs or (done,):
         page = report_run(each.path, device=options["device"]) if report else None
-        say(run_summary(each.path))
+        print_out(run_summary(each.path))
         if page is not None:
-            note(f"report: {page}")
+            print_err(f"report: {page}")
     if done.runs:
-        say(seeds_summary(done.path))
+        print_out(seeds_summary(done.path))
 
 
 app = single(with_options(train, TrainArguments))

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import UsageError
-from .common import CfgFile, NamesFile, PresetOf, group, names, note, progress, say
+from .common import CfgFile, NamesFile, PresetOf, group, names, print_err, print_out, progress
 
 app = group()
 
@@ -41,9 +41,9 @@ def list_(
 
     if name is not None:
         entry = find_published(name)
-        say(entry.name)
+        print_out(entry.name)
         for what, text in entry.card():
-            say(f"  {what}: {text}")
+            print_out(f"  {what}: {text}")
         return
     short = {name: alias for alias, name in ALIASES.items()}
     rows = [("name", "alias", "preset", "MB", "score", "here")]
@@ -54,9 +54,9 @@ def list_(
         rows.append((entry.name, short.get(entry.name, "-"), preset, f"{entry.megabytes:.0f}", score, here))
     width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
-        say("  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip())
-    say("timm's: timm/NAME. `foveal weights list NAME` shows data, licence and source of one.")
-    say(f"Fetched files lie in {weights_folder()}")
+        print_out("  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip())
+    print_out("timm's: timm/NAME. `foveal weights list NAME` shows data, licence and source of one.")
+    print_out(f"Fetched files lie in {weights_folder()}")
 
 
 @app.command()
@@ -87,16 +87,16 @@ def fetch(
 
     if "://" in name:
         with progress(f"fetching {name}") as update:
-            say(str(fetch_url(name, sha256, cache, progress=update, offline=offline)))
+            print_out(str(fetch_url(name, sha256, cache, progress=update, offline=offline)))
         return
     if sha256 is not None:
         raise UsageError(f"the hash of {name} is known", where="--sha256", fix="It is for an address")
     for what, text in find_published(name).card():
         if what in ("data", "licence", "source"):
-            note(f"{what}: {text}")
+            print_err(f"{what}: {text}")
     with progress(f"fetching {name}") as update:
         path = run(name, cache, progress=update, offline=offline)
-    say(str(path))
+    print_out(str(path))
 
 
 @app.command("import")
@@ -131,7 +131,7 @@ def import_(
     from ..checkpoints.load import import_model
 
     spec, known = import_model(model, out, preset=preset, cfg=cfg, names=names_file or names(classes))
-    say(f"{out}: {type(spec).__name__}, {len(known)} classes")
+    print_out(f"{out}: {type(spec).__name__}, {len(known)} classes")
 
 
 @app.command()
@@ -179,9 +179,9 @@ def export(
     ranks = None if svd is None else _ranks(svd)
     written, remarks = export_model(model, out, to, preset=preset, cfg=cfg, names=names_file, inner=resnet, svd=ranks)
     for path in written:
-        say(str(path))
+        print_out(str(path))
     for line in remarks:
-        note(line)
+        print_err(line)
 
 
 def _ranks(text: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""A detector's detections of a whole data set, and what they are worth."""
+"""``foveal.evaluate``: runs a detector over a data set and scores its detections."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Scored:
 
     results: Results
     truth: GroundTruth
-    found: DetectionTable
-    skipped: list[ImageError]  # pictures that could not be read: nothing is found there
+    table: DetectionTable
+    skipped: list[ImageError]  # images that could not be read: they count without detections
     left_out: tuple[str, ...]  # classes of the data that the detector does not know
 
 
@@ -74,26 +74,26 @@ def score_detector(
     from ..data.records.subsets import select_classes
 
     if detector.class_agnostic:
-        wanted, left_out = detector.classes, tuple[str, ...]()
+        scored, left_out = detector.classes, tuple[str, ...]()
         dataset = merged(dataset)
     else:
-        wanted = known_classes(detector, dataset, classes)
-        left_out = () if classes is not None else tuple(c for c in dataset.classes if c not in wanted)
-        dataset = select_classes(dataset, wanted, "background", "accept") if wanted else dataset
+        scored = known_classes(detector, dataset, classes)
+        left_out = () if classes is not None else tuple(c for c in dataset.classes if c not in scored)
+        dataset = select_classes(dataset, scored, "background", "accept") if scored else dataset
     detections, skipped = detect(detector, dataset, progress=progress)
     truth = GroundTruth.of(dataset, masks=detector.has_masks)
-    found = DetectionTable.of([relabeled(d, detector.classes, wanted) for d in detections], cut=detector.threshold)
-    results = score(truth, found, protocol, split=dataset.split)
-    return Scored(results, truth, found, skipped, left_out)
+    table = DetectionTable.of([relabeled(d, detector.classes, scored) for d in detections], cut=detector.threshold)
+    results = score(truth, table, protocol, split=dataset.split)
+    return Scored(results, truth, table, skipped, left_out)
 
 
-def relabeled(found: Detections, old: Sequence[str], new: Sequence[str]) -> Detections:
+def relabeled(detections: Detections, old: Sequence[str], new: Sequence[str]) -> Detections:
     """The detections whose class is in ``new``, with labels that index it."""
     if tuple(old) == tuple(new):
-        return found
+        return detections
     table = torch.tensor([new.index(name) if name in new else -1 for name in old])
-    labels = table[found.labels]
-    return replace(found, labels=labels, names=tuple(new))[labels >= 0]
+    labels = table[detections.labels]
+    return replace(detections, labels=labels, names=tuple(new))[labels >= 0]
 
 
 # ------------------------------------------------------------------------------------------------- data
@@ -120,20 +120,20 @@ def evaluation_set(
 
 def _held_out(dataset: Dataset, ids: set[Any]) -> Dataset:
     """The records that training validated on."""
-    kept = [r for r in dataset.records if r.id in ids]
-    gone = sorted(map(str, ids - {r.id for r in kept}))
+    held_out = [r for r in dataset.records if r.id in ids]
+    gone = sorted(map(str, ids - {r.id for r in held_out}))
     listed = ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else "")
-    if not kept:
+    if not held_out:
         raise FovealError(
-            f"not one of the {len(ids)} images that the run validated on is here any more ({listed})",
+            f"not one of the {len(ids)} images that the run validated on exists any more ({listed})",
             path=dataset.path,
-            fix="Put them back, or name other data",
+            fix="Put them back, or give other data",
         )
     findings = list(dataset.findings)
     if gone:
         message = f"{len(gone)} of the {len(ids)} images that the run validated on are gone ({listed}); scored without"
         findings.append(Finding("validation-image-missing", "warning", str(dataset.path), "", message, "Put them back"))
-    return replace(dataset, records=kept, split="val", findings=findings)
+    return replace(dataset, records=held_out, split="val", findings=findings)
 
 
 def divided_ids(model: str | Path, data: PathLike | Sequence[PathLike]) -> list[Any] | None:
@@ -142,21 +142,21 @@ def divided_ids(model: str | Path, data: PathLike | Sequence[PathLike]) -> list[
 
     for folder in (Path(model), *Path(model).resolve().parents[:2]):  # a run, or one of its checkpoints
         try:
-            story = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        divided, own = story.get("divided"), story.get("arguments", {}).get("data")
-        if divided and _same(own, data):
+        divided, trained = run.get("divided"), run.get("arguments", {}).get("data")
+        if divided and _same(trained, data):
             return list(divided["val"])
         return None
     return None
 
 
-def _same(own: Any, data: Any) -> bool:
+def _same(trained: Any, data: Any) -> bool:
     def resolved(value: Any) -> list[Path]:
         return sorted(Path(p).resolve() for p in (value if isinstance(value, (list, tuple)) else [value]))
 
-    return own is not None and resolved(own) == resolved(data)
+    return trained is not None and resolved(trained) == resolved(data)
 
 
 @contextmanager
@@ -188,9 +188,9 @@ def score_model(
     from ..checkpoints.load import load
     from ..external_proposals.detector import with_proposals
 
-    place = model.path if isinstance(model, Run) else model
-    detector = place if isinstance(place, Detector) else load(place)
-    source = source if isinstance(place, Detector) else place
+    given = model.path if isinstance(model, Run) else model
+    detector = given if isinstance(given, Detector) else load(given)
+    source = source if isinstance(given, Detector) else given
     divided = None if source is None else divided_ids(source, data)
     dataset = evaluation_set(data, split=split, images=images, divided=divided)
     dataset = replace(dataset, records=dataset.records[:limit])

@@ -25,9 +25,9 @@ def comparison(records: Sequence[RunRecord]) -> str:
         if any(v is not None for v in values):
             rows.append([number, *map(_shown, values)])
     rows.append(["AP of the last weights", *(_last(r) for r in records)])
-    rows.append(["updates", *(str(r.results.get("steps", "-")) for r in records)])
+    rows.append(["iterations", *(str(r.results.get("steps", "-")) for r in records)])
     text = [text_table(rows), "", "Settings that differ:"]
-    settings = [flat(r.story, r.path) for r in records]
+    settings = [flat(r.run, r.path) for r in records]
     keys = list(dict.fromkeys(key for s in settings for key in s))
     different = [k for k in keys if len({s.get(k, "-") for s in settings}) > 1]
     return "\n".join([*text, text_table([["", *names], *([k, *(s.get(k, "-") for s in settings)] for k in different)])
@@ -35,10 +35,10 @@ def comparison(records: Sequence[RunRecord]) -> str:
 
 
 def curves(records: Sequence[RunRecord]) -> bytes:
-    """A PNG: validation AP of every run over its updates."""
+    """A PNG: validation AP of every run over its iterations."""
     series = {n: r.series("val", "AP") for n, r in zip(labels(records), records, strict=True)}
     return lines(
-        {n: (list(map(float, xs)), ys) for n, (xs, ys) in series.items()}, title="Validation AP", x="update", y="AP"
+        {n: (list(map(float, xs)), ys) for n, (xs, ys) in series.items()}, title="Validation AP", x="iteration", y="AP"
     )
 
 
@@ -52,12 +52,12 @@ def labels(records: Sequence[RunRecord]) -> list[str]:
     return [f"{name} ({i + 1})" for i, name in enumerate(names)]
 
 
-def flat(story: dict[str, Any], path: Path | None = None) -> dict[str, str]:
+def flat(run: dict[str, Any], path: Path | None = None) -> dict[str, str]:
     """The settings of a run by path: of its spec, and of its call. Raises :class:`FovealError` naming ``path``."""
-    called = story.get("arguments", {})
-    found = {name: repr(called.get(name)) for name in CALLED}
-    found |= {name: str(story.get(name)) for name in ("seed", "batch_size", "precision", "processes")}
-    text = str(story.get("spec", ""))
+    arguments = run.get("arguments", {})
+    found = {name: repr(arguments.get(name)) for name in CALLED}
+    found |= {name: str(run.get(name)) for name in ("seed", "batch_size", "precision", "processes")}
+    text = str(run.get("spec", ""))
     try:
         _walk(ast.parse(text, mode="eval").body, "", found)
     except (SyntaxError, ValueError, RecursionError):

@@ -72,7 +72,7 @@ def _files(folder: Path) -> str:
 
 
 def _next(record: RunRecord) -> str:
-    run, data = quote(str(record.path)), record.story.get("arguments", {}).get("data")
+    run, data = quote(str(record.path)), record.run.get("arguments", {}).get("data")
     sets = " ".join(f"--data {quote(str(each))}" for each in (data if isinstance(data, list) else [data]))
     return "\n".join(
         [

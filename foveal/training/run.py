@@ -53,7 +53,7 @@ def train(spec: Spec | PathLike, arguments: TrainArguments) -> Run:
         return train_seeds(one, out, seeds, write=first_process())
 
 
-def _taken(folder: Path) -> bool:
+def _holds_run(folder: Path) -> bool:
     """Whether a folder holds a run, or several seeds of one."""
     return any(folder.joinpath(name).exists() for name in ("run.json", "results.json")) or any(folder.glob("seed-*"))
 
@@ -66,7 +66,7 @@ def default_out(spec: Any, *, resume: bool = False) -> Path:
         name = type(spec).__name__.lower()
     base = Path("runs") / name
     candidate, number = base, 1
-    while _taken(candidate):
+    while _holds_run(candidate):
         base, number = candidate, number + 1
         candidate = base.with_name(f"{name}-{number}")
     if not resume:

@@ -1,4 +1,4 @@
-"""What a run says of itself: the call, the lines at its beginning, ``run.json`` and ``results.json``."""
+"""The run record: startup banner, ``run.json`` and ``results.json``."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 def banner(
     arguments: TrainArguments, spec: Spec, batch: int, fabric: Fabric, precision: str, sets: Datasets
 ) -> Iterator[str]:
-    """What a person should know before it starts."""
+    """Lines to print before the training starts."""
     training, validation, note = sets.training, sets.validation, sets.note
     yield f"{arguments.out}: {type(spec).__name__}, {len(training.classes)} classes: {', '.join(training.classes)}"
     yield f"{len(training)} images to train, {len(validation)} to validate" + (f" ({note})" if note else "")
     if sets.same:
-        yield "validating on the training images themselves: the scores say what was learned by heart"
+        yield "validating on the training images themselves: the scores measure overfitting"
     for dataset in (training, validation):
         yield from fold(f for f in dataset.findings if f.severity != "note")
         counts = count(dataset.findings)
@@ -67,12 +67,12 @@ def run_record(
             for name, d in both
         },
         "note": sets.note,
-        "divided": divided,  # the ids of a split that we made; None: the data has its own
+        "divided": divided,  # image ids of a split made here; None: the data has its own
     }
 
 
 def _absolute(value: PathLike | Sequence[PathLike] | None) -> Any:
-    """Paths that mean the same from wherever the run is looked at."""
+    """Absolute paths: the run may be read from another folder."""
     if value is None or isinstance(value, str | Path):
         return None if value is None else Path(value).absolute()
     return [Path(each).absolute() for each in value]

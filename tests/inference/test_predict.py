@@ -63,6 +63,13 @@ def test_json_has_the_stable_form(tmp_path: Path) -> None:
     assert [d["label"] for d in entry["detections"]] == ["cat", "dog"]
 
 
+def test_limit_takes_the_first_images(tmp_path: Path) -> None:
+    for name in "abc":
+        picture(tmp_path / f"{name}.png")
+    done = run(tmp_path, limit=2)
+    assert [Path(entry.image).name for entry in done.images] == ["a.png", "b.png"]
+
+
 def test_score_and_classes_choose(tmp_path: Path) -> None:
     photo = picture(tmp_path / "photo.png")
     assert run(photo).images[0].detections.labels.tolist() == [0]

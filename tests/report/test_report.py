@@ -61,7 +61,7 @@ def test_a_coder_that_does_not_decode_what_it_encodes_is_found(tmp_path: Path) -
     spec = replace(SMALL, task=task, anchors=PyramidAnchors(scale=4.0))
     (stage,) = encode(spec, one_image(tmp_path, [[4, 30, 124, 70]], [0]))
     assert not stage.passed
-    assert "comes back with IoU" in stage.broken[0]
+    assert "decoded with IoU" in stage.broken[0]
 
 
 def test_both_stages_of_a_two_stage_detector_are_checked(tmp_path: Path) -> None:
