@@ -12,6 +12,7 @@ from ..checkpoints.folder import Run
 from ..checkpoints.initial import begin
 from ..checkpoints.transfer import LoadReport
 from ..config.show import show
+from ..config.table import own_parts
 from ..data.open import split_pair
 from ..data.records.fingerprint import fingerprint, proposal_fingerprint
 from ..data.records.segmentation import check_masks
@@ -74,7 +75,7 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     check_alternation(detector, fit)
     taken: LoadReport | None = None
     if resumed is None:
-        taken, said = begin(spec, detector, arguments.weights)
+        taken, said = begin(spec, detector, arguments.weights, arguments.parts)
         for line in said:
             console.say(line)
     detector.to(fabric.device).to(memory_format=layout(detector, fabric.device))
@@ -83,6 +84,8 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
 
     # ---- the folder
     described = {"spec": show(spec), "classes": list(detector.classes), "versions": environment.versions()}
+    if own := own_parts(spec):
+        described["parts"] = own
     fixed = {
         "seed": arguments.seed,
         "batch_size": batch,
@@ -96,7 +99,7 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     for line in banner(arguments, spec, batch, fabric, precision, sets):
         console.say(line)
     if resumed is not None:
-        console.say(check_same(resumed, spec, described, fixed))
+        console.say(check_same(resumed, spec, described, fixed, arguments.parts))
     told = {
         **run_record(arguments, described, fixed, fabric, sets),
         "start": None if taken is None else taken.to_dict(),
