@@ -87,16 +87,17 @@ def export_model(
     names: str | Path | Sequence[str] | None = None,
     inner: Inner = "timm",
     svd: Sequence[int] | None = None,
+    parts: Sequence[type] = (),
 ) -> tuple[list[Path], list[str]]:
     """Writes a run, checkpoint, alias or weights file in the form ``to``; default: by the name of ``out``.
 
-    ``preset``, ``cfg`` and ``names`` describe a foreign file, as for :func:`foveal.load`. ``svd``: ranks to which the
+    ``preset``, ``cfg``, ``names`` and ``parts`` are as for :func:`foveal.load`. ``svd``: ranks to which the
     fully connected layers of a region head are compressed. Returns the paths written, and what the reader of the files
     has to know. Raises what :func:`export` raises, :class:`UsageError` where the name of ``out`` has no form.
     """
     out = Path(out)
     form = to or target_of(out)
-    found = find(source, preset, cfg=cfg, names=names)
+    found = find(source, preset, cfg=cfg, names=names, parts=parts)
     spec, state = found.spec(), found.state
     found.build(spec)  # half a detector is refused, not written
     if svd is not None:

@@ -59,14 +59,16 @@ def overfit(
     epochs: int = 400,
     weights: str | Path | None = None,
     proposals: Sequence[str | Path] | None = None,
+    parts: Sequence[type] = (),
 ) -> Overfit:
     """Trains on ``count`` images without augmentation and scores the same images.
 
     A recipe of several stages takes no time limit. It is trained anew, twice as long each time, until the images are
     overfitted or another run would not end within ``max_time`` or ``epochs``.
 
-    ``weights``: a run or checkpoint to start from, as a training run would; ``proposals``: files of them. Raises
-    :class:`~foveal.errors.FovealError` where no image has an object, and for proposals that do not fit.
+    ``weights``: a run or checkpoint to start from, as a training run would; ``proposals``: files of them;
+    ``parts``: see :func:`foveal.load`. Raises :class:`~foveal.errors.FovealError` where no image has an object, and for
+    proposals that do not fit.
     """
     from ..data.convert import convert
     from ..data.records.subsets import take
@@ -78,14 +80,12 @@ def overfit(
     usable = [take(r, ~(r.crowd | r.ignore)) for r in dataset.records]
     few = replace(dataset, records=[r for r in usable if len(r)][:count], split=None)
     several = len(spec.fit.stages) > 1
-    windows = any(
-        stage.inputs in ("windows", "maps") for stage in spec.fit.stages
-    )  # the batch counts these, not images
+    # the batch counts windows, not images
+    windows = any(stage.inputs in ("windows", "maps") for stage in spec.fit.stages)
     batch = spec.fit.batch if windows else min(count, spec.fit.batch)
     fit = replace(
-        spec.fit, augment=(), ema=None, schedule=Constant(), warmup_steps=min(20, spec.fit.warmup_steps),
-        batch=batch, lr=spec.fit.scaled_lr(batch), val_every=epochs if several else 40, early_stop=None,
-        difficult="learn",
+        spec.fit, augment=(), ema=None, schedule=Constant(), warmup_steps=min(20, spec.fit.warmup_steps), batch=batch,
+        lr=spec.fit.scaled_lr(batch), val_every=epochs if several else 40, early_stop=None, difficult="learn",
     )  # fmt: skip
     if proposals is not None and spec.source is not None:
         fill(few, spec.source, proposals)  # what does not fit is refused here, where images have their own names
@@ -97,7 +97,7 @@ def overfit(
             changed: Any = replace(spec, fit=fit)  # type: ignore[call-arg]  # every spec has it as a field
             train(
                 changed, data=data, val=data, out=Path(folder) / out, device=device, weights=weights,
-                proposals=proposals, tensorboard=False, **limits,
+                proposals=proposals, parts=parts, tensorboard=False, **limits,
             )  # fmt: skip
             record = read_record(Path(folder) / out)
             losses = record.series("train", "loss")[1]

@@ -12,9 +12,11 @@ from .common import (
     ImagesDir,
     Limit,
     Overrides,
+    OwnParts,
     Split,
     limited,
     names,
+    own_parts,
     paths,
     print_findings,
     print_out,
@@ -32,6 +34,7 @@ def anchors(
     classes: Classes = None,
     images: ImagesDir = None,
     limit: Limit = None,
+    parts: OwnParts = None,
     most: Annotated[int, typer.Option("--most", min=1, help="Largest number of anchors to try.")] = 9,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of the clustering.")] = 0,
 ) -> None:
@@ -49,7 +52,8 @@ def anchors(
     from ..config.overrides import override
     from ..data.open import open_dataset
 
-    spec = override(find_spec(preset)[0], overrides or ())
+    classes_ = own_parts(parts)
+    spec = override(find_spec(preset, classes_)[0], overrides or (), parts=classes_)
     anchor_cells(spec)  # refused before the data is read
     dataset = open_dataset(paths(data), split=split, images=images, classes=names(classes))
     print_findings(dataset)

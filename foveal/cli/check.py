@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,10 +12,12 @@ from .common import (
     Device,
     ImagesDir,
     Overrides,
+    OwnParts,
     ProposalFile,
     Split,
     limited,
     names,
+    own_parts,
     paths,
     print_err,
     print_findings,
@@ -47,6 +49,7 @@ def check(
     max_time: MaxTime = "5m",
     skip_overfit: EncodeOnly = False,
     proposals: ProposalFile = None,
+    parts: OwnParts = None,
     device: Device = "auto",
 ) -> int:
     """Checks a detector on your data: encode/decode round trip, then overfits 8 images.
@@ -67,8 +70,9 @@ def check(
     from ..config.overrides import override
     from ..data.open import check_trainable, open_dataset, open_sources
 
-    base, weights = find_spec(preset)
-    spec = override(base, overrides or ())
+    own = own_parts(parts)
+    base, weights = find_spec(preset, own)
+    spec = override(base, overrides or (), parts=own)
     if split is None:
         split = "train" if any(source.splits for source in open_sources(paths(data), images)) else None
     dataset = open_dataset(paths(data), split=split, images=images, classes=names(classes))
@@ -85,7 +89,8 @@ def check(
     from ..checks.overfit import overfit
 
     print_err(f"overfitting 8 images, {budget:.0f} s at most")
-    outcome = overfit(spec, dataset, max_time=budget, device=device, weights=weights, proposals=proposals)
+    options: dict[str, Any] = {"device": device, "weights": weights, "proposals": proposals, "parts": own}
+    outcome = overfit(spec, dataset, max_time=budget, **options)
     ap50 = "undefined" if outcome.ap50 is None else f"{outcome.ap50:.4f}"
     verdict = "passed" if outcome.passed else f"FAILED: {outcome.verdict}"
     print_out(f"overfit: {outcome.images} images, AP50 {ap50}: {verdict}")

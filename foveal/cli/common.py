@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import re
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from ..config.fields import is_part
 from ..errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +60,10 @@ ProposalFile = Annotated[
         "--proposals",
         help="File of `foveal proposals --out`, for a detector that takes external proposals; several are joined.",
     ),
+]
+OwnParts = Annotated[
+    list[str] | None,
+    typer.Option("--parts", help="Module or .py file with parts of one's own, such as my_parts; several are joined."),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings to replace, as in input.short=600.")
@@ -150,6 +156,28 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
 def paths(data: Sequence[Path]) -> Path | list[Path]:
     """One path, or several to join."""
     return data[0] if len(data) == 1 else list(data)
+
+
+def own_parts(modules: Sequence[str] | None) -> tuple[type, ...]:
+    """The parts in one's own modules or .py files, which may be in the current folder. This runs their code."""
+    classes: list[type] = []
+    for word in modules or ():
+        file = Path(word) if word.endswith(".py") else None
+        folder = str((file.parent if file is not None else Path()).resolve())
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        name = word if file is None else file.stem
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise UsageError(f"cannot import {word} ({error})", where="--parts") from error
+        if file is not None and Path(module.__file__ or "").resolve() != file.resolve():
+            raise UsageError(f"another module is named {name}", path=file, where="--parts", fix="Rename the file")
+        here = [c for c in vars(module).values() if is_part(c) and f"{c.__module__}.".startswith(f"{name}.")]
+        if not here:
+            raise UsageError(f"no parts in {word}", where="--parts", fix="A part is a frozen dataclass")
+        classes += here
+    return tuple(classes)
 
 
 # ----------------------------------------------------------------------------------------------- output

@@ -17,12 +17,14 @@ from .common import (
     Json,
     Limit,
     NamesFile,
+    OwnParts,
     Precision,
     PresetOf,
     ProposalFile,
     Split,
     limited,
     names,
+    own_parts,
     paths,
     print_err,
     print_findings,
@@ -68,6 +70,7 @@ def evaluate(
     cfg: CfgFile = None,
     names_file: NamesFile = None,
     proposals: ProposalFile = None,
+    parts: OwnParts = None,
     device: Device = "auto",
     precision: Precision = None,
     limit: Limit = None,
@@ -95,8 +98,16 @@ def evaluate(
         _refuse(cfg or names_file, proposals, words)
         results, truth, table = _score_file(detections, **shared)
     else:
-        options = {"preset": preset, "cfg": cfg, "names": names_file, "device": device, "precision": precision}
-        results, truth, table = _score_model(str(model), {**options, "overrides": words}, proposals, shared)
+        options: dict[str, Any] = {
+            "preset": preset,
+            "cfg": cfg,
+            "names": names_file,
+            "device": device,
+            "precision": precision,
+        }
+        results, truth, table = _score_model(
+            str(model), {**options, "overrides": words, "parts": own_parts(parts)}, proposals, shared
+        )
     if str(json) != "-":
         print_out(results.text())
     write_json(results.to_dict(), json)

@@ -14,7 +14,7 @@ import typer
 
 from ..config.fields import describe
 from ..errors import UsageError
-from .common import names, paths, seconds
+from .common import names, own_parts, paths, seconds
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ def with_options(verb: Callable[..., Any], arguments: Any) -> Callable[..., Any]
     """The verb with an option for every field of the dataclass ``arguments`` in place of its ``**options``.
 
     A comment is the help, ``out_dir`` is ``--out-dir``, a flag that is on by default has a ``--no-...``. Metadata:
-    ``min``, ``metavar``, ``duration`` (seconds, typed as 30m) and ``argument`` (no option: what follows the others).
+    ``min``, ``metavar``, ``duration`` (seconds, typed as 30m), ``modules`` (that hold the classes) and ``argument`` (no
+    option: what follows the others).
     """
     helps = {row.name: row.help for row in describe(arguments)}
     hints = typing.get_type_hints(arguments)
@@ -85,6 +86,8 @@ def _typed(field: Field[Any], hint: Any) -> tuple[Any, Any, Callable[[Any], Any]
             None if field.default is None else _duration(field.default),
             lambda text: seconds(text, f"--{field.name.replace('_', '-')}"),
         )
+    if field.metadata.get("modules"):
+        return list[str] | None, None, own_parts
     if Path in kinds:
         if several is None:
             return Path | None, field.default, _same

@@ -16,10 +16,12 @@ from .common import (
     Json,
     Limit,
     NamesFile,
+    OwnParts,
     Precision,
     PresetOf,
     ProposalFile,
     names,
+    own_parts,
     print_err,
     print_out,
     progress,
@@ -56,6 +58,7 @@ def predict(
     cfg: CfgFile = None,
     names_file: NamesFile = None,
     proposals: ProposalFile = None,
+    parts: OwnParts = None,
     device: Device = "auto",
     precision: Precision = None,
     limit: Limit = None,
@@ -84,9 +87,8 @@ def predict(
     files = find_sources(words)[:limit]
     from ..checkpoints.load import load
 
-    detector = load(
-        model, preset=preset, cfg=cfg, names=names_file, device=device, precision=precision, overrides=overrides
-    )
+    what: dict[str, Any] = {"preset": preset, "cfg": cfg, "names": names_file, "parts": own_parts(parts)}
+    detector = load(model, **what, device=device, precision=precision, overrides=overrides)
     with progress("proposing") as update:
         external = ImageProposals.of(detector, files, proposals, progress=update)
     options: dict[str, Any] = {"out": out, "score": score, "classes": chosen, "proposals": external}

@@ -14,10 +14,12 @@ from .common import (
     ImagesDir,
     Json,
     Limit,
+    OwnParts,
     Precision,
     Split,
     limited,
     names,
+    own_parts,
     paths,
     print_err,
     print_findings,
@@ -48,6 +50,7 @@ def proposals(
     ] = None,
     json: Json = None,
     limit: Limit = None,
+    parts: OwnParts = None,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
@@ -68,7 +71,7 @@ def proposals(
     from ..evaluation.scoring import divided_ids, evaluation_set
 
     where = paths(data)
-    proposer = ProposalMethod.of(method, device, precision)
+    proposer = ProposalMethod.of(method, device, precision, own_parts(parts))
     divided = divided_ids(method, where) if proposer.trained else None
     dataset = evaluation_set(where, split=split, images=images, divided=divided)
     if classes is not None:

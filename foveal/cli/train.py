@@ -40,7 +40,7 @@ def train(
     if not first_process():
         return
     for each in done.runs or (done,):
-        page = report_run(each.path, device=options["device"]) if report else None
+        page = report_run(each.path, device=options["device"], parts=options["parts"]) if report else None
         print_out(run_summary(each.path))
         if page is not None:
             print_err(f"report: {page}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from ..errors import UsageError
-from .common import CfgFile, NamesFile, PresetOf, group, names, print_err, print_out, progress
+from .common import CfgFile, NamesFile, OwnParts, PresetOf, group, names, own_parts, print_err, print_out, progress
 
 app = group()
 
@@ -116,6 +116,7 @@ def import_(
     ] = None,
     cfg: CfgFile = None,
     names_file: NamesFile = None,
+    parts: OwnParts = None,
 ) -> None:
     """Converts a foreign checkpoint to one of foveal's, which every verb takes.
 
@@ -130,7 +131,9 @@ def import_(
         raise UsageError("--names or --classes, not both")
     from ..checkpoints.load import import_model
 
-    spec, known = import_model(model, out, preset=preset, cfg=cfg, names=names_file or names(classes))
+    spec, known = import_model(
+        model, out, preset=preset, cfg=cfg, names=names_file or names(classes), parts=own_parts(parts)
+    )
     print_out(f"{out}: {type(spec).__name__}, {len(known)} classes")
 
 
@@ -157,6 +160,7 @@ def export(
     preset: PresetOf = None,
     cfg: CfgFile = None,
     names_file: NamesFile = None,
+    parts: OwnParts = None,
 ) -> None:
     """Writes the weights of a run in the format of another program.
 
@@ -177,7 +181,9 @@ def export(
     from ..checkpoints.export import export_model
 
     ranks = None if svd is None else _ranks(svd)
-    written, remarks = export_model(model, out, to, preset=preset, cfg=cfg, names=names_file, inner=resnet, svd=ranks)
+    written, remarks = export_model(
+        model, out, to, preset=preset, cfg=cfg, names=names_file, inner=resnet, svd=ranks, parts=own_parts(parts)
+    )
     for path in written:
         print_out(str(path))
     for line in remarks:

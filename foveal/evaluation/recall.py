@@ -190,10 +190,12 @@ class ProposalMethod:
     trained: bool  # a detector: the images it was trained on are not held out
 
     @classmethod
-    def of(cls, name: str, device: str = "auto", precision: str | None = None) -> ProposalMethod:
+    def of(
+        cls, name: str, device: str = "auto", precision: str | None = None, parts: Sequence[type] = ()
+    ) -> ProposalMethod:
         """selective_search, selective_search_quality or sliding_windows; a source as a spec has it, such as
         ``"SelectiveSearch(width=320)"``; or a run, checkpoint or alias. Raises :class:`UsageError` for another."""
-        source = _source(name)
+        source = _source(name, parts)
         if source is not None:
             from ..external_proposals.cache import from_source
 
@@ -201,7 +203,7 @@ class ProposalMethod:
         from ..checkpoints.load import load
         from ..external_proposals.detector import proposal_maker, proposal_setting
 
-        detector = load(name, device=device, precision=precision)
+        detector = load(name, device=device, precision=precision, parts=parts)
         if not detector.has_proposals:
             raise UsageError(
                 f"{type(detector.spec).__name__} has no proposals of its own",
@@ -211,9 +213,10 @@ class ProposalMethod:
         return cls(name, proposal_setting(detector), proposal_maker(detector), trained=True)
 
 
-def _source(method: str) -> ProposalSource | None:
+def _source(method: str, parts: Sequence[type]) -> ProposalSource | None:
     """A source by its name, or as a spec has it; None: a detector with proposals of its own."""
-    from ..config.parse import parse_value, vocabulary
+    from ..config.parse import parse_value
+    from ..config.table import Vocabulary
     from ..parts.selective_search import ProposalSource
 
     known = _sources()
@@ -224,7 +227,7 @@ def _source(method: str) -> ProposalSource | None:
         if near:
             raise UsageError(f"there is no method {method!r}", where="--method", fix=f"Did you mean {near[0]}?")
         return None
-    source = parse_value(method, vocabulary(), where="--method")
+    source = parse_value(method, Vocabulary(parts), where="--method")
     if not isinstance(source, ProposalSource):
         fix = "Give SelectiveSearch(...) or SlidingWindows(...)"
         raise UsageError(f"{type(source).__name__} is no source of proposals", where="--method", fix=fix)

@@ -175,6 +175,7 @@ def score_model(
     images: PathLike | None = None,
     proposals: PathLike | Sequence[PathLike] | None = None,
     limit: int | None = None,
+    parts: Sequence[type] = (),
     on_data: Callable[[Dataset], None] | None = None,
     task: Callable[[str], AbstractContextManager[Progress | None]] = _silent,
 ) -> Scored:
@@ -189,7 +190,7 @@ def score_model(
     from ..external_proposals.detector import with_proposals
 
     given = model.path if isinstance(model, Run) else model
-    detector = given if isinstance(given, Detector) else load(given)
+    detector = given if isinstance(given, Detector) else load(given, parts=parts)
     source = source if isinstance(given, Detector) else given
     divided = None if source is None else divided_ids(source, data)
     dataset = evaluation_set(data, split=split, images=images, divided=divided)
@@ -212,6 +213,7 @@ def evaluate(
     images: PathLike | None = None,
     proposals: PathLike | Sequence[PathLike] | None = None,
     limit: int | None = None,
+    parts: Sequence[type] = (),
 ) -> Results:
     """Scores a detector on a data set by a named protocol.
 
@@ -234,6 +236,8 @@ def evaluate(
         file of ``foveal proposals``, for a detector that takes external proposals
     limit
         use only the first images
+    parts
+        see :func:`foveal.load`
 
     Raises :class:`UsageError` for a class that the detector does not know, :class:`FovealError` for data that cannot
     be read or has no class in common with the detector.
@@ -247,4 +251,5 @@ def evaluate(
         images=images,
         proposals=proposals,
         limit=limit,
+        parts=parts,
     ).results

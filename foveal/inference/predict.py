@@ -65,6 +65,7 @@ def predict(
     json: PathLike | None = None,
     batch: int | None = None,
     proposals: PathLike | Sequence[PathLike] | ImageProposals | None = None,
+    parts: Sequence[type] = (),
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     each: Callable[[Prediction], None] | None = None,
@@ -75,8 +76,8 @@ def predict(
         for image in done.images:
             print(image.image, image.detections.to_list())
 
-    ``detector`` may be anything that :func:`foveal.load` takes. Only detections of at least ``score`` and of
-    ``classes`` are returned; ``limit``: only the first images. Drawings go to the folder ``out`` (JPEG, named after the
+    ``detector`` may be anything that :func:`foveal.load` takes, with the same ``parts``. Only detections of at least
+    ``score`` and of ``classes`` are returned; ``limit``: only the first images. Drawings go to the folder ``out`` (JPEG, named after the
     image), all detections to the file ``json``. ``proposals``: a file of ``foveal proposals`` or an
     :class:`ImageProposals`, for a detector that takes external proposals; default: computed, and cached. ``batch``:
     images at a time; default: 1 on a CPU, else 8. ``each`` is called with every result, ``progress`` with the number of
@@ -88,7 +89,7 @@ def predict(
     if isinstance(detector, (str, Path)):
         from ..checkpoints.load import load
 
-        detector = load(detector)
+        detector = load(detector, parts=parts)
     _check(detector, score, classes)
     files = find_sources([sources] if isinstance(sources, (str, Path)) else list(sources))[:limit]
     drawings = None if out is None else _Drawings(Path(out), files)

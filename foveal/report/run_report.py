@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ SHOWN = 0.3  # detections from this score on are drawn
 LEGIBLE = 320  # pixels: images with a shorter longest side are enlarged before names are written into them
 
 
-def report_run(run: str | Path, *, device: str = "auto", budget: float = 60.0) -> Path:
+def report_run(run: str | Path, *, device: str = "auto", budget: float = 60.0, parts: Sequence[type] = ()) -> Path:
     """Writes ``report.html``. Precision-recall curves are left out where detecting takes more than ``budget`` seconds.
 
     The data is read again; where it is gone, a note on the page says so, and no image is drawn.
@@ -41,7 +42,7 @@ def report_run(run: str | Path, *, device: str = "auto", budget: float = 60.0) -
         return write_report(record, notes=[f"The data could not be read again, so no images are shown: {error}"])
     if not len(dataset):
         return write_report(record)
-    detector = load(run, device=device, precision=record.run.get("precision"))
+    detector = load(run, device=device, precision=record.run.get("precision"), parts=parts)
     if detector.class_agnostic:
         from ..data.records.subsets import merged
 

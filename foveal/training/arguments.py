@@ -19,7 +19,7 @@ from ..files.paths import PathLike
 AT_LEAST_0, AT_LEAST_1 = {"min": 0}, {"min": 1}
 DURATION = {"duration": True, "metavar": "TIME"}  # seconds; on the command line 90s, 30m or 1h30m
 
-NOT_RECORDED = ("overrides", "seeds")  # of run.json: the first is in its spec, the second concerns several runs
+NOT_RECORDED = ("overrides", "parts", "seeds")  # under "arguments" of run.json: they are in its spec, and seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,8 @@ class TrainArguments:
     weights: PathLike | None = field(default=None, metadata={"metavar": "MODEL"})
     # File of `foveal proposals --out`, for a detector that takes external proposals; several are joined.
     proposals: PathLike | Sequence[PathLike] | None = None
+    # Parts of one's own that overrides or the spec of a run name; on the command line their module or .py file.
+    parts: Sequence[type] = field(default=(), metadata={"modules": True, "metavar": "MODULE"})
     # Resume the run in the run folder.
     resume: bool = False
     # Device to train on: auto, cpu, cuda or cuda:N.

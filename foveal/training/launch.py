@@ -14,11 +14,13 @@ from ..checkpoints.folder import Content, DamagedCheckpoint, Run
 from ..checkpoints.initial import begin
 from ..checkpoints.transfer import LoadReport
 from ..config.show import show
+from ..config.table import own_parts
 from ..data.open import split_pair
 from ..data.records.fingerprint import fingerprint, proposal_fingerprint
 from ..data.records.segmentation import check_masks
 from ..errors import UsageError
 from ..files.atomic import write_json
+from ..parts.layers.narrow import guard_narrow
 from ..recipe import Precision
 from ..runtime import process_group, processes
 from ..runtime.precision import layout
@@ -60,7 +62,7 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
     for line in banner(arguments, spec, setup.batch, fabric, precision, setup.sets):
         console.say(line)
     if resumed is not None:
-        console.say(check_same(resumed, spec, setup.described, setup.fixed))
+        console.say(check_same(resumed, spec, setup.described, setup.fixed, arguments.parts))
     _prepare_folder(setup, damaged)
 
     # ---- the loop
@@ -113,7 +115,9 @@ class Setup:
     def described(self) -> dict[str, Any]:
         """What goes into spec.json."""
         classes = list(self.detector.classes)
-        return {"spec": show(self.spec), "classes": classes, "versions": processes.versions()}
+        own = own_parts(self.spec)
+        described = {"spec": show(self.spec), "classes": classes, "versions": processes.versions()}
+        return {**described, "parts": own} if own else described
 
     @cached_property
     def fixed(self) -> dict[str, Any]:
@@ -192,10 +196,12 @@ def _set_up(
     check_alternation(detector, spec.fit)
     loaded: LoadReport | None = None
     if resumed is None:
-        loaded, lines = begin(spec, detector, arguments.weights)
+        loaded, lines = begin(spec, detector, arguments.weights, arguments.parts)
         for line in lines:
             console.say(line)
     detector.to(fabric.device).to(memory_format=layout(detector, fabric.device))
+    if precision != "32" and fabric.device.type == "cpu":
+        guard_narrow(detector)
     return Setup(spec, arguments, fabric, precision, console, resumed, sets, batch, detector, loaded)
 
 

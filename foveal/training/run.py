@@ -38,8 +38,8 @@ def train(spec: Spec | PathLike, arguments: TrainArguments) -> Run:
     :class:`~foveal.training.loop.nonfinite.NonFiniteLoss`, and ``KeyboardInterrupt`` after a checkpoint was saved.
     """
     began = now()
-    found, own_weights = find_spec(spec)
-    found = override(found, list(arguments.overrides))
+    found, own_weights = find_spec(spec, arguments.parts)
+    found = override(found, list(arguments.overrides), parts=arguments.parts)
     out = default_out(spec, resume=arguments.resume) if arguments.out is None else Path(arguments.out)
     arguments = replace(arguments, out=out, weights=arguments.weights or own_weights)
 

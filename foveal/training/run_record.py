@@ -61,6 +61,7 @@ def run_record(
         "environment": environment.describe(fabric),
         "spec": described["spec"],
         "classes": described["classes"],
+        **({"parts": described["parts"]} if "parts" in described else {}),  # of one's own: name -> module
         **{k: v for k, v in fixed.items() if k != "threads"},
         "data_sets": {
             name: {"split": d.split, "images": len(d), "objects": sum(map(len, d.records)), "format": d.format}
