@@ -77,7 +77,7 @@ def predict(
             print(image.image, image.detections.to_list())
 
     ``detector`` may be anything that :func:`foveal.load` takes, with the same ``parts``. Only detections of at least
-    ``score`` and of ``classes`` are returned; ``limit``: only the first images. Drawings go to the folder ``out`` (JPEG,
+    ``score`` and of ``classes`` are returned. ``limit``: only the first images. Drawings go to folder ``out`` (JPEG,
     named after the image), all detections to the file ``json``. ``proposals``: a file of ``foveal proposals`` or an
     :class:`ImageProposals`, for a detector that takes external proposals; default: computed, and cached. ``batch``:
     images at a time; default: 1 on a CPU, else 8. ``each`` is called with every result, ``progress`` with the number of
