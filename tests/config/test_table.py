@@ -42,7 +42,10 @@ def defined(place: str) -> list[type]:
     """The concrete frozen dataclasses of a module or, with all below it, a package."""
     module = importlib.import_module(place)
     below = pkgutil.walk_packages(getattr(module, "__path__", ()), f"{place}.")
-    modules = [module, *(importlib.import_module(found.name) for found in below)]
+    names = [
+        found.name for found in below if not found.name.startswith("foveal.parts.darknet")
+    ]  # its are layers of a cfg
+    modules = [module, *map(importlib.import_module, names)]
     return [
         cls
         for each in modules
