@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UsageError
+from ..parts.heads.dense import DenseHead
 from ..parts.priors.anchors import Anchors
 from ..parts.selective_search import ProposalSource
 from ..types import Boxes, Images, Predictions, Priors, Targets
-from .detector import Outputs, merge_classes
-from .one_stage import without_validity
-from .task import BoxTask
+from .detector import Outputs
+from .task import BoxTask, merge_classes, without_validity
 
 
 # --------------------------------------------------------------------------------- where proposals come from
@@ -26,7 +26,7 @@ class Proposer(ABC):
 
     @abstractmethod
     def outputs(
-        self, head: nn.Module | None, features: list[Tensor], images: Images, strides: Sequence[int]
+        self, head: DenseHead | None, features: list[Tensor], images: Images, strides: Sequence[int]
     ) -> Outputs:
         """What is known of the proposals before anything is decided."""
 
@@ -57,10 +57,10 @@ class FromRPN(Proposer):
     test: Counts
 
     def outputs(
-        self, head: nn.Module | None, features: list[Tensor], images: Images, strides: Sequence[int]
+        self, head: DenseHead | None, features: list[Tensor], images: Images, strides: Sequence[int]
     ) -> Outputs:
         assert head is not None
-        return Outputs(features, [head(features)], self.anchors(images, features, strides))
+        return Outputs(features, head.layers(features, images), self.anchors(images, features, strides))
 
     def losses(self, outputs: Outputs, targets: Targets, rng: torch.Generator | None) -> dict[str, Tensor]:
         losses = self.task.losses(outputs.layers[-1], outputs.priors, merge_classes(targets), rng)
@@ -82,7 +82,7 @@ class ExternalProposals(Proposer):
     source: ProposalSource | None = None
 
     def outputs(
-        self, head: nn.Module | None, features: list[Tensor], images: Images, strides: Sequence[int]
+        self, head: DenseHead | None, features: list[Tensor], images: Images, strides: Sequence[int]
     ) -> Outputs:
         """Raises :class:`UsageError` for a batch without proposals."""
         boxes, valid = images.proposals, images.proposals_valid

@@ -43,6 +43,11 @@ class BoxTask:
         if self.clip not in ("before", "after"):
             raise UsageError(f"BoxTask: clip is {self.clip!r}, not one of before, after")
 
+    @property
+    def dilutes_boxes(self) -> bool:
+        """Whether the box loss of the few positives is divided by the number of all priors."""
+        return self.sampler.keeps_all and self.box_loss.normalizer.counts_negatives
+
     # ------------------------------------------------------------------------------------------- training
     def match(self, predictions: Predictions, priors: Priors, targets: Targets) -> Match:
         """Assigns an object (or none) to every prior; nothing here carries a gradient."""
@@ -168,6 +173,23 @@ class BoxTask:
     def with_counts(self, before: int, after: int) -> BoxTask:
         """The same task with other candidate counts: before suppression (each level) and after it."""
         return replace(self, select=replace(self.select, per_level=before), suppress=replace(self.suppress, top=after))
+
+
+def merge_classes(targets: Targets) -> Targets:
+    """All objects as the one class ``object``: what a proposal network learns."""
+    return Targets(
+        targets.boxes,
+        torch.zeros_like(targets.labels),
+        targets.valid,
+        targets.ignore,
+        targets.any_ignore,
+        targets.masks,
+    )
+
+
+def without_validity(priors: Priors) -> Priors:
+    """Priors without their training filter: those that cross the border are used for detection."""
+    return Priors(priors.boxes, priors.counts, grid=priors.grid)
 
 
 def _total(rows: Tensor, weight: Tensor, factor: Tensor, scale: float) -> Tensor:

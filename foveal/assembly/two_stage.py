@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ..parts.backbones.base import BackboneSpec
+from ..parts.heads.dense import DenseHead
 from ..parts.heads.mask import MaskBranch
 from ..parts.heads.rcnn import RCNNHeadLayers
 from ..parts.heads.roi import RoIHead, RoIHeadSpec
 from ..parts.necks.fpn import Neck
 from ..parts.pooling.roi_align import Pool, look_at
-from ..parts.samplers import Balanced
 from ..types import Boxes, Images, Match, Predictions, Priors, Targets
-from .detector import Detector, Outputs, Spec, in_evaluation
+from .detector import Detector, Outputs, Spec, in_evaluation, network_pixels
 from .proposers import EXTERNAL, Proposer
 from .task import BoxTask, sampled
 
@@ -33,37 +33,37 @@ class TwoStage(Detector):
         self,
         spec: Spec,
         classes: Sequence[str],
+        *,
         backbone: nn.Module,
         neck: Neck,
         proposer: Proposer,
-        rpn_head: nn.Module | None,
         pool: Pool,
         roi_head: nn.Module,
         roi: BoxTask,
-        *,
-        joined: bool = True,
+        rpn_head: DenseHead | None = None,
+        mask_head: MaskBranch | None = None,
+        append_gt: bool = True,
     ) -> None:
-        """``joined``: in training the objects themselves are proposals too."""
-        super().__init__(spec, classes)
-        self.joined = joined
+        """``roi``: the task of the second stage. ``rpn_head``: the layers of a proposer that is an RPN.
+
+        ``mask_head``: Mask R-CNN's third branch. ``append_gt``: in training the ground-truth boxes are proposals too.
+        """
+        source = proposer.source
+        threshold = None if mask_head is None else mask_head.spec.threshold
+        super().__init__(spec, classes, source=source, has_proposals=source is None, mask_threshold=threshold)
+        self.append_gt = append_gt
         self.backbone, self.neck, self.rpn_head, self.roi_head = backbone, neck, rpn_head, roi_head
         self.strides = neck.strides
-        self.proposer, self.pool, self.roi = proposer, pool, roi
-        self.source, self.has_proposals = proposer.source, proposer.source is None
-        self.mask_head: MaskBranch | None = None  # Mask R-CNN's third branch
+        self.proposer, self.pool, self.roi, self.mask_head = proposer, pool, roi, mask_head
 
     @property
     def threshold(self) -> float:
         return self.roi.select.score
 
-    @property
-    def has_masks(self) -> bool:
-        return self.mask_head is not None
-
     def features(self, images: Images) -> list[Tensor]:
         """The maps that proposals are pooled from, (B, c, h, w) each."""
-        found: list[Tensor] = self.neck(self.backbone(self._pixels(images)))
-        return found
+        maps: list[Tensor] = self.neck(self.backbone(network_pixels(self, images)))
+        return maps
 
     def outputs(self, images: Images) -> Outputs:
         return self._proposes(images).outputs(self.rpn_head, self.features(images), images, self.strides)
@@ -73,15 +73,21 @@ class TwoStage(Detector):
 
     # ------------------------------------------------------------------------------------------- training
     def losses(
-        self, outputs: Outputs, images: Images, targets: Targets, rng: torch.Generator | None
+        self,
+        outputs: Outputs,
+        images: Images,
+        targets: Targets,
+        rng: torch.Generator | None,
+        learning: str | None = None,
     ) -> dict[str, Tensor]:
+        """``rpn.cls`` and ``rpn.box`` of an RPN, ``cls`` and ``box`` of the second stage, ``mask`` of a mask head."""
         proposer = self._proposes(images)
-        first = {} if self.learning == "roi" else proposer.losses(outputs, targets, rng)
-        if self.learning == "rpn":
+        first = {} if learning == "roi" else proposer.losses(outputs, targets, rng)
+        if learning == "rpn":
             return first
         proposed = proposer(outputs, images, training=True)
         boxes, valid = proposed.boxes, proposed.valid
-        if self.joined:  # early in training nothing else overlaps the objects
+        if self.append_gt:  # early in training nothing else overlaps the objects
             boxes, valid = torch.cat([boxes, targets.boxes], 1), torch.cat([valid, targets.valid], 1)
         priors = Priors(boxes, (boxes.shape[1],), valid)
         return first | self._roi_losses(outputs.features, priors, targets, images, rng)
@@ -119,7 +125,7 @@ class TwoStage(Detector):
                 looked = self._run_head(features, priors.boxes, sizes, HEAD_CHUNK)
             match = task.match(looked, priors, targets)
             return match, *sampler.rows(match, priors, task.row_losses(looked, priors, targets, match), rng)
-        if not isinstance(sampler, Balanced) or task.matcher.needs_outputs:
+        if sampler.count is None or task.matcher.needs_outputs:
             return None
         match = task.matcher(priors, targets)
         return match, *sampler.rows(match, priors, rng=rng)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..parts.heads.roi import RoIMLP, VGGTail
 
 if TYPE_CHECKING:
     from ..assembly.detector import Spec
@@ -39,9 +38,8 @@ def compress(spec: Spec, state: Mapping[str, Tensor], ranks: Sequence[int]) -> t
     A layer of u x v costs u v multiplications a proposal, as two t (u + v). Raises :class:`UsageError` for a detector
     without such layers, one that is compressed already, and ranks that do not fit.
     """
-    known: Any = spec
-    head = getattr(known, "roi_head", None)
-    if not isinstance(head, RoIMLP | VGGTail):
+    head = spec.roi_head
+    if head is None or head.ranks is None:
         raise UsageError(
             f"{type(spec).__name__} has no fully connected layers to compress",
             where="--svd",
@@ -59,4 +57,5 @@ def compress(spec: Spec, state: Mapping[str, Tensor], ranks: Sequence[int]) -> t
         outer, inner = truncated(smaller.pop(f"{name}.weight"), rank)
         bias = smaller.pop(f"{name}.bias")
         smaller |= {f"{name}.inner.weight": inner, f"{name}.outer.weight": outer, f"{name}.outer.bias": bias}
-    return dataclasses.replace(known, roi_head=dataclasses.replace(head, ranks=tuple(ranks))), smaller
+    known: Any = spec  # a dataclass with this field
+    return dataclasses.replace(known, roi_head=head.with_ranks(ranks)), smaller

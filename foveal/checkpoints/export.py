@@ -16,7 +16,6 @@ from ..assembly.detector import Spec
 from ..config.overrides import difference
 from ..config.show import to_json
 from ..errors import FovealError, UsageError
-from ..parts.backbones.timm import Timm, whole_names
 from ..weights.keys_detr import Inner
 from ..weights.keys_torchvision import recognize, to_ours, to_torchvision, upgrade
 from ..weights.open import State
@@ -25,7 +24,6 @@ from .foreign.detr import export_detr
 from .huggingface import write_hub_folder
 
 Target = Literal["foveal", "hf", "hf4", "torchvision", "detr", "darknet", "backbone"]
-_BACKBONES = ("backbone.network.", "backbone.body.", "backbone.")  # timm's network, a pyramid's, any other
 # settings with others of which the same weights find other boxes
 _BOXES = re.compile(r"(anchors|priors|pool|input\.(mean|std)|(\w+\.)*coder)\b")
 _SUFFIX: dict[str, Target] = {".safetensors": "foveal", ".weights": "darknet", "": "hf"}
@@ -82,7 +80,7 @@ def remarks(to: Target, spec: Spec, state: State) -> list[str]:
     from .. import presets
 
     said = []
-    if getattr(getattr(spec, "backbone", None), "eps", None) == 0:
+    if spec.backbone is not None and spec.backbone.eps == 0:
         said = ["its norms have an epsilon of 0: torchvision.models.detection._utils.overwrite_eps(model, 0.0)"]
     plain = presets.get(recognize(_theirs(state), ""))
     other = dict.fromkeys(found[0] for path, *_ in difference(spec, plain) if (found := _BOXES.match(path)))
@@ -111,12 +109,11 @@ def _theirs(state: State) -> State:
 
 
 def _backbone(spec: Spec, state: State) -> State:
-    prefix = next((p for p in _BACKBONES if any(key.startswith(p) for key in state)), None)
-    if prefix is None:
+    prefix = "backbone."
+    tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not tensors:
         raise UsageError(f"{type(spec).__name__} has no backbone of its own", where="--to backbone")
-    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    backbone = getattr(spec, "backbone", None)
-    return whole_names(backbone.name, own) if isinstance(backbone, Timm) else own
+    return tensors if spec.backbone is None else spec.backbone.package_state(tensors)
 
 
 # ------------------------------------------------------------------------------------------------ files

@@ -38,16 +38,13 @@ def anchors(
     from ..data.anchor_clusters import cluster, mean_iou
     from ..data.open import check_trainable, open_dataset
     from ..errors import UsageError
-    from ..parts.coders import GridCoder
     from ..parts.necks.fpn import Neck
-    from ..parts.priors.cells import Cells
 
     spec = override(find_spec(preset)[0], overrides or ())
-    cells = getattr(spec, "cells", None)
-    if not isinstance(cells, Cells):
+    cells = spec.grid
+    if cells is None:
         raise UsageError(f"{preset} has no shapes to find", fix="Choose one of the YOLO presets: `foveal models`")
-    coder = getattr(getattr(spec, "task", None), "coder", None)
-    if isinstance(coder, GridCoder) and coder.sides == "square":
+    if not spec.tasks["task"].coder.scales_priors:
         raise UsageError(f"{preset} is a YOLOv1, whose boxes have no shapes", fix="Choose a YOLOv2 or YOLOv3")
     dataset = open_dataset(paths(data), split=split, images=images, classes=names(classes))
     tell_findings(dataset)

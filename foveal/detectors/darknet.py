@@ -22,6 +22,7 @@ from ..parts.darknet.cfg_graph import Layer, Net, cfg_text, read_net, with_outpu
 from ..parts.darknet.heads import Detection, Head, Region, Yolo
 from ..parts.darknet.module import DarknetNetwork
 from ..parts.darknet.weights import read_darknet
+from ..parts.heads.dense import DenseHead
 from ..parts.heads.yolo import split_cells, start_biases
 from ..parts.heads.yolo_v1 import split_grid
 from ..parts.losses.classification import BinaryCrossEntropy, ClassLoss, CrossEntropy, SquaredError, prior_bias
@@ -30,11 +31,11 @@ from ..parts.losses.objectness import Objectness
 from ..parts.losses.yolo import YOLOBoxLoss
 from ..parts.necks.fpn import Identity, Neck
 from ..parts.priors.cells import Cells
-from ..parts.resizing import Letterbox, Stretch
+from ..parts.resizing import BLACK, UNIT_PIXELS, WHITE, Letterbox, PixelStatistics, Stretch
 from ..recipe import AdamW, Cosine, Recipe
 from ..types import Predictions
 from ..weights.state import load_state
-from .yolo import BLACK, V1_TASK, V2_TASK, V3_TASK, WHITE
+from .yolo import V1_TASK, V2_TASK, V3_TASK
 
 _START = 0.01  # probability of an object that new last layers begin with; Darknet's one half needs more pictures
 # For a few hundred pictures of one's own; Darknet's recipe (SGD, 500,200 batches of 64) is for COCO.
@@ -83,6 +84,18 @@ class DarknetDetector(Spec):
             return cls(text, cells, task, input=Stretch())
         return cls(text, cells, task)
 
+    @property
+    def grid(self) -> Cells:
+        return self.cells
+
+    @property
+    def weights_file(self) -> str | None:
+        return self.weights
+
+    @property
+    def pixels(self) -> PixelStatistics | None:
+        return None if self.weights is None else UNIT_PIXELS
+
     def build(self, classes: Sequence[str]) -> OneStage:
         """The detector with random weights; for another number of classes than the cfg's with other last layers."""
         loss, count = self.task.cls_loss, len(classes)
@@ -99,7 +112,7 @@ class DarknetDetector(Spec):
         network = DarknetNetwork(net, [head.sources[0] for head in heads], eps=self.eps)
         detection = heads[0].head
         if isinstance(detection, Detection):
-            head: nn.Module = GridOutputs(detection.boxes, logits)
+            head: DenseHead = GridOutputs(detection.boxes, logits)
             neck: Neck = GridMaps(network, detection.side, width)
         else:
             head, neck = CellOutputs(logits), Identity().build(network.channels, network.strides)
@@ -206,7 +219,7 @@ class GridMaps(Neck):
         return [features[0].reshape(len(features[0]), -1, self.side, self.side)]
 
 
-class CellOutputs(nn.Module):
+class CellOutputs(DenseHead):
     """Raw maps of ``[region]`` and ``[yolo]`` -> ``Predictions``."""
 
     def __init__(self, logits: int) -> None:
@@ -217,7 +230,7 @@ class CellOutputs(nn.Module):
         return split_cells(maps, self.logits)
 
 
-class GridOutputs(nn.Module):
+class GridOutputs(DenseHead):
     """The raw map of ``[detection]`` -> ``Predictions``."""
 
     def __init__(self, boxes: int, logits: int) -> None:

@@ -60,10 +60,6 @@ class DETR(Spec):
         head = self.head.build(neck.channels, loss.channels(count), loss.bias(count))
         return OneStage(self, classes, backbone, neck, head, WholeImage(self.head.queries), self.task)
 
-    def load_pretrained(self, detector: Detector) -> None:
-        """Reads the backbone's weights file, where it names one."""
-        self.backbone.load_pretrained(detector.get_submodule("backbone"))
-
 
 @torch.no_grad()
 def attention_maps(detector: Detector, images: Images, layer: int = -1) -> tuple[Tensor, Outputs]:

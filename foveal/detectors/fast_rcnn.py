@@ -69,7 +69,16 @@ class FastRCNN(Spec):
         neck = self.neck.build(backbone.channels, backbone.strides)
         pool = with_levels(self.pool, backbone.strides if isinstance(self.neck, FPN) else neck.strides)
         head = build_roi_head(self.roi_head, self.roi, neck.channels[0], pool, len(classes))
-        return TwoStage(self, classes, backbone, neck, ExternalProposals(self.proposals), None, pool, head, self.roi)
+        return TwoStage(
+            self,
+            classes,
+            backbone=backbone,
+            neck=neck,
+            proposer=ExternalProposals(self.proposals),
+            pool=pool,
+            roi_head=head,
+            roi=self.roi,
+        )
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one, and from it the head's part."""

@@ -18,6 +18,7 @@ from ..parts.backbones.base import BackboneSpec
 from ..parts.backbones.torchvision import Torchvision
 from ..parts.coders import Delta
 from ..parts.heads.dense import RoIHeadSpec, RoIMLP, RPNHead
+from ..parts.heads.mask import MaskBranch
 from ..parts.losses.box import SmoothL1
 from ..parts.losses.classification import BinaryCrossEntropy, CrossEntropy
 from ..parts.losses.normalizers import Sampled
@@ -83,8 +84,22 @@ class FasterRCNN(Spec):
             )
         pool = with_levels(self.pool, backbone.strides if isinstance(self.neck, FPN) else neck.strides)
         roi_head = build_roi_head(self.roi_head, self.roi, neck.channels[0], pool, len(classes))
-        proposer = FromRPN(anchors, self.rpn, self.train_proposals, self.test_proposals)
-        return TwoStage(self, classes, backbone, neck, proposer, rpn_head, pool, roi_head, self.roi)
+        return TwoStage(
+            self,
+            classes,
+            backbone=backbone,
+            neck=neck,
+            proposer=FromRPN(anchors, self.rpn, self.train_proposals, self.test_proposals),
+            pool=pool,
+            roi_head=roi_head,
+            roi=self.roi,
+            rpn_head=rpn_head,
+            mask_head=self._build_mask_head(neck.channels[0], len(classes), pool),
+        )
+
+    def _build_mask_head(self, channels: int, classes: int, pool: Pool) -> MaskBranch | None:
+        """Mask R-CNN's third branch, for feature maps of these channels; ``pool``: that of the boxes."""
+        return None
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..assembly.detector import Detector, Spec
+from ..assembly.detector import Spec
 from ..assembly.one_stage import OneStage
 from ..assembly.task import BoxTask
 from ..parts.backbones.base import BackboneSpec
@@ -57,7 +57,3 @@ class FCOS(Spec):
         points, loss, count = at_strides(self.points, neck.strides), self.task.cls_loss, len(classes)
         head = self.head.build(neck.channels, points.per_location, loss.channels(count), loss.bias(count))
         return OneStage(self, classes, backbone, neck, head, points, self.task)
-
-    def load_pretrained(self, detector: Detector) -> None:
-        """Reads the backbone's weights file, where it names one."""
-        self.backbone.load_pretrained(detector.get_submodule("backbone"))

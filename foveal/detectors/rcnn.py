@@ -96,8 +96,17 @@ class RCNN(Spec):
         pixels, loss, count = Pixels(), self.roi.cls_loss, len(classes)
         neck = Identity().build(pixels.channels, pixels.strides)
         head = self.head.build(cnn.channels[-1], self.cells, loss.channels(count), count, loss.bias(count), cnn)
-        proposer = ExternalProposals(self.proposals)
-        return TwoStage(self, classes, pixels, neck, proposer, None, self.pool, head, self.roi, joined=False)
+        return TwoStage(
+            self,
+            classes,
+            backbone=pixels,
+            neck=neck,
+            proposer=ExternalProposals(self.proposals),
+            pool=self.pool,
+            roi_head=head,
+            roi=self.roi,
+            append_gt=False,
+        )
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the CNN's weights file, where it names one, its connected layers included."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..assembly.detector import Detector, Spec
+from ..assembly.detector import Spec
 from ..assembly.one_stage import OneStage
 from ..assembly.task import BoxTask
 from ..parts.backbones.base import BackboneSpec
@@ -40,7 +40,3 @@ class RPN(Spec):
         anchors, loss = at_strides(self.anchors, neck.strides), self.task.cls_loss
         head = self.head.build(neck.channels, anchors.per_location, loss.channels(1), loss.bias(1))
         return OneStage(self, classes, backbone, neck, head, anchors, self.task, class_agnostic=True)
-
-    def load_pretrained(self, detector: Detector) -> None:
-        """Reads the backbone's weights file, where it names one."""
-        self.backbone.load_pretrained(detector.get_submodule("backbone"))

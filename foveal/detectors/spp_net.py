@@ -79,7 +79,14 @@ class SPPNet(Spec):
         loss, count, channels = self.roi.cls_loss, len(classes), self.pool.channels(backbone.channels[-1])
         head = self.head.build(channels, 1, loss.channels(count), count, loss.bias(count))
         return TwoStage(
-            self, classes, backbone, neck, ExternalProposals(self.proposals), None, self.pool, head, self.roi
+            self,
+            classes,
+            backbone=backbone,
+            neck=neck,
+            proposer=ExternalProposals(self.proposals),
+            pool=self.pool,
+            roi_head=head,
+            roi=self.roi,
         )
 
     def load_pretrained(self, detector: Detector) -> None:

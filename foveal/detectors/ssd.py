@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from ..assembly.detector import Detector, Spec
 from ..assembly.one_stage import OneStage
@@ -24,16 +24,14 @@ from ..parts.losses.box import SmoothL1
 from ..parts.losses.classification import CrossEntropy
 from ..parts.losses.normalizers import Positives
 from ..parts.matching.bipartite import BipartiteThenIoU
-from ..parts.necks.ssd import Extra, Extras, L2Norm, ReducedFC, map_sides
+from ..parts.necks.ssd import Extra, Extras, L2Norm, ReducedFC, Trunk, map_sides
 from ..parts.postprocess.nms import NMS
 from ..parts.postprocess.select import Select
 from ..parts.priors.default_boxes import DefaultBoxes, PyramidBoxes, boxes_at
-from ..parts.resizing import Input, Resize, Stretch
+from ..parts.resizing import CAFFE_MEAN, LEVELS, Input, Stretch
 from ..parts.samplers import HardNegatives
 from ..recipe import Recipe
 
-CAFFE_MEAN = (123 / 255, 117 / 255, 104 / 255)  # of the released code, here in RGB on the scale 0..1
-LEVELS = (1 / 255,) * 3  # divided by this, pixels are levels from 0 to 255, as Caffe's networks want them
 VGG_EXTRAS = (
     Extra(256, 512),
     Extra(128, 256),
@@ -74,8 +72,7 @@ class SSD(Spec):
         backbone = self.backbone.build(levels=self.levels)
         neck = self.neck.build(backbone.channels, backbone.strides)
         priors, loss, count = boxes_at(self.priors, neck.strides), self.task.cls_loss, len(classes)
-        if not isinstance(self.input, Resize):  # its canvas is as large as the pictures make it
-            canvas = self.input.canvas(())
+        if (canvas := self.input.fixed_canvas) is not None:
             maps = map_sides(backbone, *canvas)
             priors.check([*maps, *neck.sides(*maps[-1])], canvas)
         head = self.head.build(neck.channels, priors.per_location, loss.channels(count), loss.bias(count))
@@ -83,7 +80,7 @@ class SSD(Spec):
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one: the backbone, and fc6 and fc7 of a VGG."""
-        self.backbone.load_pretrained(detector.get_submodule("backbone"))
-        file, name = self.backbone.weights_file, getattr(self.backbone, "name", "")
-        if file and self.neck.fc is not None and name.startswith("vgg"):
-            cast(Any, detector.get_submodule("neck.fc")).load_pretrained(file)
+        super().load_pretrained(detector)
+        file = self.backbone.weights_file
+        if file and self.neck.fc is not None and self.backbone.is_vgg:
+            cast(Trunk, detector.get_submodule("neck.fc")).load_pretrained(file)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..assembly.detector import Detector, Spec
+from ..assembly.detector import Spec
 from ..assembly.one_stage import OneStage
 from ..assembly.task import BoxTask
 from ..parts.backbones.base import BackboneSpec
@@ -31,10 +31,8 @@ from ..parts.necks.yolo import Passthrough, Upsampling
 from ..parts.postprocess.nms import NMS
 from ..parts.postprocess.select import Select
 from ..parts.priors.cells import Cells
-from ..parts.resizing import Input, Letterbox
+from ..parts.resizing import BLACK, WHITE, Input, Letterbox
 from ..recipe import Recipe
-
-BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # Darknet normalizes to 0..1 and nothing more
 
 # Boxes that overlap an object by more than .7 without being its own are left alone (COCO; .5 for VOC).
 V3_TASK = BoxTask(
@@ -88,6 +86,10 @@ class YOLO(Spec):
     task: BoxTask = V3_TASK
     fit: Recipe = Recipe()  # the recipe it is trained by
 
+    @property
+    def grid(self) -> Cells:
+        return self.cells
+
     def build(self, classes: Sequence[str]) -> OneStage:
         """The detector with random weights."""
         backbone = self.backbone.build(levels=self.levels)
@@ -95,7 +97,3 @@ class YOLO(Spec):
         loss, count = self.task.cls_loss, len(classes)
         head = self.head.build(neck.channels, self.cells.per_location, loss.channels(count), loss.bias(count))
         return OneStage(self, classes, backbone, neck, head, self.cells, self.task)
-
-    def load_pretrained(self, detector: Detector) -> None:
-        """Reads the backbone's weights file, where it names one."""
-        self.backbone.load_pretrained(detector.get_submodule("backbone"))

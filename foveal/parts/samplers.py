@@ -19,6 +19,8 @@ from ..types import Match, Priors
 
 class Sampler(ABC):
     needs_losses: ClassVar[bool] = False  # whether ``keep`` looks at the loss of every row
+    keeps_all: ClassVar[bool] = False  # whether every row that is not ignored counts
+    count: int | None = None  # rows sampled of each image at most, known before they are chosen; None: any number
 
     @abstractmethod
     def keep(
@@ -43,6 +45,8 @@ class Sampler(ABC):
 @dataclass(frozen=True)
 class All(Sampler):
     """Every row that is not ignored (RetinaNet, FCOS, SSD without mining)."""
+
+    keeps_all: ClassVar[bool] = True
 
     def keep(
         self, match: Match, priors: Priors, row_losses: Tensor | None = None, rng: torch.Generator | None = None

@@ -12,14 +12,20 @@ from torch import Tensor
 from ...assembly.detector import Spec
 from ...assembly.task import BoxTask
 from ...detectors.darknet import DarknetDetector, detection_layers
-from ...detectors.yolo import BLACK, V2_TASK, WHITE
+from ...detectors.yolo import V2_TASK
 from ...errors import FovealError
 from ...parts.darknet.cfg import read_names
 from ...parts.darknet.cfg_graph import cfg_text, read_net, with_geometry, with_outputs
 from ...parts.darknet.heads import Head
 from ...parts.darknet.weights import read_darknet, write_darknet
 from ...parts.losses.yolo import YOLOBoxLoss
+from ...parts.resizing import BLACK, WHITE
 from ...weights.open import State
+
+
+def cfg_of(spec: Spec) -> str | None:
+    """The cfg of a Darknet detector, which its weights file is read with; None: another detector."""
+    return spec.cfg if isinstance(spec, DarknetDetector) else None
 
 
 def import_darknet(

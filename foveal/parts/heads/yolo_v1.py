@@ -12,6 +12,7 @@ from ...errors import UsageError
 from ...types import Predictions
 from ..layers.darknet import SLOPE
 from ..layers.local import Local
+from .dense import DenseHead
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class GridHead:
         return Grid(self, channels[0], per_location[0], logits, bias)
 
 
-class Grid(nn.Module):
+class Grid(DenseHead):
     """[(B, c, side, side)] -> ``Predictions`` of logits (B, A, K), deltas (B, A, 4), objectness (B, A)."""
 
     def __init__(self, spec: GridHead, inputs: int, boxes: int, logits: int, bias: float | None) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import UsageError
-from ..coders import Coder, GridCoder, at_least_fp32
+from ..coders import Coder, at_least_fp32
 from .box import BoxLoss
 from .normalizers import Normalizer, PerImage
 
@@ -20,9 +20,9 @@ class YOLOBoxLoss(BoxLoss):
 
     Its gradient is Darknet's (which writes gradients, not losses). Centers are compared as places in the cell:
     "squared" is 1/2 (f(tx) - x)^2 (YOLOv1, YOLOv2); "logistic" is cross-entropy, whose gradient by tx is f(tx) - x
-    (YOLOv3). ``small_box_weight``: the loss of an object counts 2 - w h times, w and h as fractions of the image (YOLOv2
-    on). For the first ``warmup_images`` images, priors without an object are pulled to their anchors with weight 0.01
-    (YOLOv2: 12,800).
+    (YOLOv3). ``small_box_weight``: the loss of an object counts 2 - w h times, w and h as fractions of the image
+    (YOLOv2 on). For the first ``warmup_images`` images, priors without an object are pulled to their anchors with
+    weight 0.01 (YOLOv2: 12,800).
     """
 
     center: Literal["squared", "logistic"] = "squared"
@@ -38,7 +38,7 @@ class YOLOBoxLoss(BoxLoss):
     def __call__(self, deltas: Tensor, priors: Tensor, boxes: Tensor, coder: Coder) -> Tensor:
         deltas, wanted = at_least_fp32(deltas), coder.encode(at_least_fp32(boxes), at_least_fp32(priors)).detach()
         found, place = deltas[..., :2], wanted[..., :2]
-        if isinstance(coder, GridCoder) and coder.logistic:
+        if coder.logistic:
             place = place.sigmoid()
             if self.center == "logistic":
                 across = F.binary_cross_entropy_with_logits(found, place, reduction="none")
