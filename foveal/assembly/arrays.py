@@ -79,7 +79,7 @@ def pad_targets(
         if classes is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise FovealError(
                 f"targets[{i}] has labels from {int(labels.min())} to {int(labels.max())}, expected 0 to {classes - 1}",
-                fix="Number the labels from 0, without a class for background",
+                fix="Make the labels 0-based, without one for background",
             )
     given: Sequence[Masks | None] = _network_masks(targets, images) if masks else [None] * len(targets)
     pairs = zip(targets, given, strict=True)

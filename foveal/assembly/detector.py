@@ -80,6 +80,11 @@ class Spec(ABC):
         return None
 
     @property
+    def zero_initialized(self) -> tuple[str, ...]:
+        """Paths of parts that start with zeros, not at random, and are meant to work so until a stage fits them."""
+        return ()
+
+    @property
     def weights_file(self) -> str | None:
         """The file that :meth:`load_pretrained` reads, if any."""
         return None if self.backbone is None else self.backbone.weights_file

@@ -142,17 +142,17 @@ def normalization_mismatch(spec: Spec) -> str | None:
 def frozen_random_parts(spec: Spec, detector: Detector) -> list[str]:
     """The parts that start from random weights and are frozen in the first stage, which needs a trained detector.
 
-    A part of constants (R-CNN's box layer starts with zeros, and leaves boxes as proposed) is none of them.
+    R-CNN's box layer is none of them: it starts with zeros, and leaves boxes as proposed unless a stage fits it.
     """
     first, backbone = spec.fit.stages[0], spec.backbone
     loaded = ("backbone.",) if backbone is not None and backbone.weights is not None else ()
     # solved by a later stage, or of the task that has no loss in this one
     later = (stage for stage in spec.fit.stages if stage.inputs == "features" or first.learning)
-    trained = (*first.trains, *loaded, *(path for stage in later for path in stage.trains))
+    expected = (*first.trains, *loaded, *spec.zero_initialized, *(path for stage in later for path in stage.trains))
     random = (
         name
-        for name, value in detector.named_parameters()
-        if value.requires_grad and not name.startswith(trained) and bool(value.min() < value.max())
+        for name, parameter in detector.named_parameters()
+        if parameter.requires_grad and not name.startswith(expected)
     )
     return sorted({".".join(name.split(".")[: 1 + name.startswith("neck.")]) for name in random})
 

@@ -90,6 +90,10 @@ class RCNN(Spec):
     def source(self) -> ProposalSource:
         return self.proposals
 
+    @property
+    def zero_initialized(self) -> tuple[str, ...]:
+        return (BOXES,)
+
     def build(self, classes: Sequence[str]) -> TwoStage:
         """The detector with random weights."""
         cnn: Any = self.backbone.build()  # its last map, whatever the stride

@@ -72,6 +72,10 @@ class SPPNet(Spec):
     def source(self) -> ProposalSource:
         return self.proposals
 
+    @property
+    def zero_initialized(self) -> tuple[str, ...]:
+        return (BOXES,)
+
     def build(self, classes: Sequence[str]) -> TwoStage:
         """The detector with random weights."""
         backbone: Any = self.backbone.build(self.levels)
