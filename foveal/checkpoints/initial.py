@@ -13,7 +13,7 @@ from ..errors import FovealError, UsageError
 from ..parts.darknet.weights import is_darknet
 from ..parts.layers.norms import FrozenBatchNorm
 from ..weights.cache import is_alias, is_published
-from ..weights.open import State, is_classifier, read_state
+from ..weights.open import StateDict, is_classifier, read_state
 from .foreign.darknet import cfg_of
 from .load import find
 from .transfer import LoadReport, pretrained, transfer
@@ -97,7 +97,7 @@ def load_backbone(spec: Spec, detector: Detector) -> LoadReport | None:
     return pretrained(detector, lambda: spec.load_pretrained(detector), file)
 
 
-def _is_classifier(source: str | Path, state: State | None) -> bool:
+def _is_classifier(source: str | Path, state: StateDict | None) -> bool:
     """Whether it is a classification network's: a file with this state, or a published one by name."""
     if state is not None:
         return is_classifier(state)
