@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 import foveal
-from foveal.assembly.detector import to_detections
+from foveal.assembly.task import to_detections
 from foveal.data.images.load import load_image
 from foveal.data.open import open_dataset
 from foveal.evaluation import DetectionTable, GroundTruth, score_detections

@@ -14,11 +14,10 @@ from torch import Tensor
 from ..errors import FovealError
 from ..masks.paste import paste
 from ..masks.rle import Masks
-from ..parts.resizing import Input
+from ..parts.resizing import ImageArray, Input
 from ..parts.selective_search import ProposalSource
 from ..types import Boxes, Images, Target, Targets
 
-ImageArray = np.ndarray[Any, np.dtype[np.uint8]]  # (H, W, 3) RGB
 Boxes4 = np.ndarray[Any, np.dtype[np.float32]]  # (P, 4) xyxy
 
 _DECODED = 8  # images in memory at once: decoded ones are large
@@ -49,10 +48,10 @@ def from_tensors(images: list[Tensor], rule: Input, source: ProposalSource | Non
     if source is None:
         return batch
     arrays = [(t.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().contiguous().numpy() for t in images]
-    return with_proposals(batch, arrays, source)
+    return attach_proposals(batch, arrays, source)
 
 
-def with_proposals(
+def attach_proposals(
     batch: Images, images: Sequence[ImageArray], source: ProposalSource, given: Sequence[Boxes4] | None = None
 ) -> Images:
     """The batch with external proposals: those ``given`` (P, 4) in the pixels of each image, else the source's."""

@@ -14,12 +14,11 @@ from ..types import Detections
 if TYPE_CHECKING:
     from .detector import Detector
 
-
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]  # (images done, of how many)
 
 
 def detect(
-    detector: Detector, dataset: Dataset, *, progress: Progress | None = None
+    detector: Detector, dataset: Dataset, *, progress: OnProgress | None = None
 ) -> tuple[list[Detections], list[ImageError]]:
     """Detections of every record, in order; none where the picture cannot be read."""
     found: list[Detections] = []

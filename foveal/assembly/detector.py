@@ -11,18 +11,17 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from .. import boxes as box_ops
 from ..errors import UsageError
 from ..parts.backbones.base import BackboneSpec
 from ..parts.heads.roi import RoIHeadSpec
 from ..parts.pooling.roi_align import Pool
 from ..parts.priors.cells import Cells
-from ..parts.resizing import Input, PixelStatistics
+from ..parts.resizing import ImageArray, Input, PixelStatistics
 from ..parts.selective_search import ProposalSource
 from ..recipe import Recipe
 from ..types import Boxes, Detections, Images, Predictions, Priors, Targets
-from .arrays import Boxes4, ImageArray, decoded, from_tensors, pad_targets, paste_masks, with_proposals
-from .task import BoxTask, merge_classes
+from .arrays import Boxes4, attach_proposals, decoded, from_tensors, pad_targets
+from .task import BoxTask, merge_classes, to_detections
 
 
 @dataclass(frozen=True)
@@ -250,7 +249,7 @@ class Detector(nn.Module, ABC):
         makes them.
         """
         batch = self.spec.input.batch(list(arrays)).to(self.device)
-        return batch if self.source is None else with_proposals(batch, arrays, self.source, proposals)
+        return batch if self.source is None else attach_proposals(batch, arrays, self.source, proposals)
 
     def normalize(self, images: Images) -> Images:
         """Raw uint8 pixels become normalized ones; a batch that already is normalized stays as it is."""
@@ -281,19 +280,6 @@ class Detector(nn.Module, ABC):
         several, groups = decoded(source)
         detections = [d for group in groups for d in self.predict_arrays(group)]
         return detections if several else detections[0]
-
-
-def to_detections(
-    boxes: Boxes, images: Images, names: tuple[str, ...], mask_threshold: float | None = None
-) -> list[Detections]:
-    """Network pixels -> original pixels, clipped to the image, one object an image. The one transfer to the CPU."""
-    original = box_ops.clip(images.to_original(boxes.boxes), images.original)
-    counts: list[int] = boxes.valid.sum(1).tolist()
-    masks = paste_masks(boxes, original, images, counts, mask_threshold) if boxes.masks is not None else None
-    return [
-        Detections(original[i, :n], boxes.scores[i, :n], boxes.labels[i, :n], names, masks[i] if masks else None)
-        for i, n in enumerate(counts)
-    ]
 
 
 def network_pixels(module: nn.Module, images: Images) -> Tensor:

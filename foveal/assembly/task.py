@@ -22,7 +22,8 @@ from ..parts.matching.matcher import Matcher
 from ..parts.postprocess.nms import NMS, Suppress
 from ..parts.postprocess.select import Select
 from ..parts.samplers import All, Sampler
-from ..types import Boxes, Images, Match, Predictions, Priors, Targets
+from ..types import Boxes, Detections, Images, Match, Predictions, Priors, Targets
+from .arrays import paste_masks
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,19 @@ class BoxTask:
     def with_counts(self, before: int, after: int) -> BoxTask:
         """The same task with other candidate counts: before suppression (each level) and after it."""
         return replace(self, select=replace(self.select, per_level=before), suppress=replace(self.suppress, top=after))
+
+
+def to_detections(
+    boxes: Boxes, images: Images, names: tuple[str, ...], mask_threshold: float | None = None
+) -> list[Detections]:
+    """Network pixels -> original pixels, clipped to the image, one object an image. The one transfer to the CPU."""
+    original = box_ops.clip(images.to_original(boxes.boxes), images.original)
+    counts: list[int] = boxes.valid.sum(1).tolist()
+    masks = paste_masks(boxes, original, images, counts, mask_threshold) if boxes.masks is not None else None
+    return [
+        Detections(original[i, :n], boxes.scores[i, :n], boxes.labels[i, :n], names, masks[i] if masks else None)
+        for i, n in enumerate(counts)
+    ]
 
 
 def merge_classes(targets: Targets) -> Targets:

@@ -23,23 +23,24 @@ from .foreign.darknet import export_darknet
 from .foreign.detr import export_detr
 from .huggingface import write_hub_folder
 
-Target = Literal["foveal", "hf", "hf4", "torchvision", "detr", "darknet", "backbone"]
+ExportFormat = Literal["foveal", "hf", "hf4", "torchvision", "detr", "darknet", "backbone"]
 # settings with others of which the same weights find other boxes
 _BOXES = re.compile(r"(anchors|priors|pool|input\.(mean|std)|(\w+\.)*coder)\b")
-_SUFFIX: dict[str, Target] = {".safetensors": "foveal", ".weights": "darknet", "": "hf"}
+_SUFFIX: dict[str, ExportFormat] = {".safetensors": "foveal", ".weights": "darknet", "": "hf"}
 
 
-def target_of(out: Path) -> Target:
+def target_of(out: Path) -> ExportFormat:
     """What a name without further words means. Raises ``UsageError`` for one that means nothing."""
-    found = _SUFFIX.get(out.suffix.lower())
-    if found is None:
-        raise UsageError(f"{out.name} does not say what to write", where="--out", fix=f"Give --to {_list(Target)}")
-    return found
+    form = _SUFFIX.get(out.suffix.lower())
+    if form is None:
+        fix = f"Give --to {_list(ExportFormat)}"
+        raise UsageError(f"{out.name} does not say what to write", where="--out", fix=fix)
+    return form
 
 
 def export(
     out: Path,
-    to: Target,
+    to: ExportFormat,
     spec: Spec,
     classes: Sequence[str],
     state: StateDict,
@@ -73,7 +74,7 @@ def export(
     return [out]
 
 
-def remarks(to: Target, spec: Spec, state: StateDict) -> list[str]:
+def remarks(to: ExportFormat, spec: Spec, state: StateDict) -> list[str]:
     """What the reader of the file has to know, and the file does not say."""
     if to != "torchvision":
         return []

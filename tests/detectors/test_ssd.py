@@ -21,6 +21,7 @@ from foveal.parts.necks.dssd import Deconvolution, Gap
 from foveal.parts.necks.ssd import Extra, Extras, L2Norm, ReducedFC
 from foveal.parts.postprocess.nms import NMS
 from foveal.parts.postprocess.select import Select
+from foveal.parts.resizing import IMAGENET_MEAN, IMAGENET_STD
 from foveal.recipe import Stage
 from foveal.training.loop.optimizers import freeze, frozen_norm_modules
 from foveal.types import Images, Predictions, Priors, Target, Targets
@@ -352,7 +353,7 @@ def test_caffes_vgg_wants_caffes_pixels(monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("ssd300_vgg16", "ssd300_vgg16_paper"):
         for file, is_caffes in (("vgg16_features", True), ("vgg16", False)):
             caffe = override(presets.get(name), [f"backbone.weights={file}"])
-            imagenet = override(caffe, ["input=Stretch(300, 300)"])
+            imagenet = override(caffe, [f"input=Stretch(300, 300, {IMAGENET_MEAN}, {IMAGENET_STD})"])
             right, wrong = (caffe, imagenet) if is_caffes else (imagenet, caffe)
             assert normalization_mismatch(right) is None
             advice = str(normalization_mismatch(wrong))
