@@ -26,10 +26,10 @@ from .task import BoxTask, merge_classes, to_detections
 
 @dataclass(frozen=True)
 class Spec(ABC):
-    """A detector as a value: all its settings. Subclasses add the fields and say how to build it.
+    """A detector as a value: all its settings. Subclasses add the fields and build the module.
 
-    The properties below are what training, evaluation and checkpoints ask of a detector. A subclass replaces one by a
-    field of the same name, which needs a default (else the dataclass would take the property for one).
+    Training, evaluation and checkpoints use the properties below. A subclass may replace one with a field of the same
+    name, which needs a default (without one the dataclass would take the property for the default).
     """
 
     def __init_subclass__(cls) -> None:
@@ -49,7 +49,7 @@ class Spec(ABC):
 
     @property
     def backbone(self) -> BackboneSpec | None:
-        """The network that makes the feature maps; None: it is no part of its own that could be exchanged."""
+        """The network that makes the feature maps; None: it has no spec of its own."""
         return None
 
     @property
@@ -65,7 +65,7 @@ class Spec(ABC):
 
     @property
     def pool(self) -> Pool | None:
-        """What cuts the features of each proposal out, in a two-stage detector."""
+        """The pool that extracts the features of each proposal, in a two-stage detector."""
         return None
 
     @property
@@ -80,7 +80,7 @@ class Spec(ABC):
 
     @property
     def zero_initialized(self) -> tuple[str, ...]:
-        """Paths of parts that start with zeros, not at random, and are meant to work so until a stage fits them."""
+        """Paths of parts that are initialized with zeros on purpose, and work so until a stage fits them."""
         return ()
 
     @property

@@ -16,7 +16,7 @@ from .task import BoxTask, without_validity
 
 
 class OneStage(Detector):
-    """RetinaNet, SSD, YOLO, FCOS, DETR; with one class and a plain head, the RPN alone."""
+    """RetinaNet, SSD, YOLO, FCOS and DETR; class-agnostic, the RPN as a detector."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class OneStage(Detector):
         *,
         class_agnostic: bool = False,
     ) -> None:
-        """``class_agnostic``: it finds objects of the one class ``object``, which are proposals for others."""
+        """``class_agnostic``: all objects are of the one class ``object``, and the detections are proposals."""
         names = ("object",) if class_agnostic else classes
         super().__init__(spec, names, has_proposals=class_agnostic, class_agnostic=class_agnostic)
         self.backbone, self.neck, self.head = backbone, neck, head

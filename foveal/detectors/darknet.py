@@ -1,7 +1,7 @@
-"""A Darknet detector as its own files describe it: YOLOv1, YOLOv2, YOLOv3, tiny or any other cfg of that kind.
+"""A Darknet detector, defined by its cfg: YOLOv1, YOLOv2, YOLOv3, tiny or any other cfg of that kind.
 
-The cfg's text is the network. What its last layers say (anchors, masks, thresholds) becomes our parts, so they can be
-replaced like everywhere: ``[yolo]`` YOLOv3's, ``[region]`` YOLOv2's, ``[detection]`` YOLOv1's.
+The cfg's text is the network. The settings of its last layers (anchors, masks, thresholds) become our parts, so they
+can be replaced as in any detector: ``[yolo]`` YOLOv3's, ``[region]`` YOLOv2's, ``[detection]`` YOLOv1's.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from ..types import Predictions
 from ..weights.state import load_state
 from .yolo import V1_TASK, V2_TASK, V3_TASK
 
-_START = 0.01  # probability of an object that new last layers begin with; Darknet's one half needs more pictures
-# For a few hundred pictures of one's own; Darknet's recipe (SGD, 500,200 batches of 64) is for COCO.
+_START = 0.01  # initial objectness of new last layers; Darknet's 1/2 needs more images
+# For a data set of a few hundred images; Darknet's recipe (SGD, 500,200 batches of 64) is for COCO.
 FINE_TUNE = Recipe(
     epochs=12,
     batch=8,
@@ -57,11 +57,11 @@ class DarknetDetector(Spec):
     """The network of a cfg, with the parts its last layers ask for (see :meth:`from_cfg`)."""
 
     cfg: str  # a cfg's text, or the path of the file
-    cells: Cells  # the shapes of the boxes of each level, finest first
+    cells: Cells  # the anchors of each level, finest first
     task: BoxTask
-    input: Letterbox | Stretch = Letterbox()  # resize rule; without a size the cfg's, and pixels 0..1
+    input: Letterbox | Stretch = Letterbox()  # the resize rule; by default the cfg's size, and pixels in 0..1
     weights: str | None = None  # a .weights file of this cfg, or of its first layers, read when training starts
-    eps: float = 1e-5  # of the norms: Darknet's own on a GPU; 1e-6 on a processor and in OpenCV
+    eps: float = 1e-5  # of the norms: Darknet's on a GPU; 1e-6 on a CPU and in OpenCV
     fit: Recipe = FINE_TUNE  # the recipe it is trained by
 
     def __post_init__(self) -> None:
@@ -80,7 +80,7 @@ class DarknetDetector(Spec):
         net = read_net(text, cfg if text != str(cfg) else None)
         heads = detection_layers(net)
         cells, task = _cells(heads), _task(heads, seen)
-        if isinstance(heads[0].head, Detection):  # whose own command stretches pictures
+        if isinstance(heads[0].head, Detection):  # whose own command stretches images
             return cls(text, cells, task, input=Stretch())
         return cls(text, cells, task)
 
@@ -97,7 +97,7 @@ class DarknetDetector(Spec):
         return None if self.weights is None else UNIT_PIXELS
 
     def build(self, classes: Sequence[str]) -> OneStage:
-        """The detector with random weights; for another number of classes than the cfg's with other last layers."""
+        """The detector with random weights, its last layers as wide as the number of classes requires."""
         loss, count = self.task.cls_loss, len(classes)
         logits = loss.channels(count)
         height, width = self.input.canvas(())
@@ -123,7 +123,7 @@ class DarknetDetector(Spec):
     def load_pretrained(self, detector: Detector) -> None:
         """Reads ``weights``, if any: a file of the whole network, or of its first layers (``darknet53.conv.74``).
 
-        For other classes than the cfg's the last layers keep their random start.
+        For another number of classes than the cfg's the last layers keep their random weights.
         """
         if self.weights is None:
             return
@@ -173,7 +173,7 @@ def _cells(heads: Sequence[CfgLayer]) -> Cells:
         elif isinstance(what, Region):
             return Cells((what.anchors,), unit="cells")
         elif isinstance(what, Detection):
-            return Cells((((1.0, 1.0),) * what.boxes,), unit="cells")  # they have no shape of their own
+            return Cells((((1.0, 1.0),) * what.boxes,), unit="cells")  # its boxes have no anchors
     return Cells(tuple(shapes), scale_xy=tuple(scale_xy) if max(scale_xy) > 1 else None)
 
 
@@ -200,7 +200,7 @@ def _task(heads: Sequence[CfgLayer], seen: int) -> BoxTask:
 
 
 def _start(layer: nn.Module, logits: int, bias: float | None) -> None:
-    """The last convolution's biases: objects are rare."""
+    """Initializes the biases of the last convolution: objects are rare."""
     conv = layer[0] if isinstance(layer, nn.Sequential) and len(layer) == 1 else None
     if isinstance(conv, nn.Conv2d) and conv.bias is not None:
         start_biases(conv.bias, logits, prior_bias(_START), bias)

@@ -1,7 +1,7 @@
 """DETR: end-to-end object detection with transformers (Carion et al., ECCV 2020).
 
-ResNet -> its last map -> encoder -> decoder, which asks one learned question for each object there may be -> class and
-box of every query. Each object is matched to one query, so nothing is found twice: there are no anchors and no NMS.
+ResNet -> its last map -> encoder -> decoder with a fixed number of learned object queries -> class and box of every
+query. Each object is matched to one query, so there are no duplicates: no anchors and no NMS.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from ..recipe import Recipe
 
 @dataclass(frozen=True)
 class DETR(Spec):
-    """The paper's form (the original code). ``backbone.dilated=True``: holes in place of the last stride (DC5)."""
+    """The paper's form (the original code). ``backbone.dilated=True``: dilation instead of the last stride (DC5)."""
 
     input: Input = Resize(800, 1333, multiple=1)  # the resize rule of prediction and evaluation
-    backbone: BackboneSpec = Torchvision("resnet50")  # conv1 and layer1 keep still, norms are constants
-    neck: SingleLevel = SingleLevel()  # the map that is looked at
+    backbone: BackboneSpec = Torchvision("resnet50")  # conv1, layer1 and the norms are frozen
+    neck: SingleLevel = SingleLevel()  # the feature map of the encoder
     head: Transformer = Transformer()
     task: BoxTask = BoxTask(
         matcher=Hungarian(),

@@ -14,7 +14,7 @@ from .faster_rcnn import FasterRCNN
 
 @dataclass(frozen=True)
 class MaskRCNN(FasterRCNN):
-    """Everything of a Faster R-CNN, and ``mask``. It learns from data with masks and refuses boxes alone."""
+    """A Faster R-CNN with ``mask``. It needs training data with masks."""
 
     mask: MaskHead = MaskHead()  # the third branch
 

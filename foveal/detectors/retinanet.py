@@ -1,7 +1,7 @@
 """RetinaNet: focal loss for dense detection (Lin et al., ICCV 2017).
 
 ResNet -> FPN P3..P7 -> two towers shared over the levels -> 9 anchors a cell, K sigmoid logits and 4 deltas each.
-Every anchor counts (no sampling); focal loss keeps the easy ones from drowning the rest.
+Every anchor counts (no sampling); the focal loss keeps the many easy ones from dominating.
 """
 
 from __future__ import annotations

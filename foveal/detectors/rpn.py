@@ -1,4 +1,4 @@
-"""The region proposal network as a detector of its own: one class, ``object``, whatever the data set calls it."""
+"""The region proposal network as a class-agnostic detector: all objects are of the one class ``object``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RPN(Spec):
 
     input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
     backbone: BackboneSpec = Torchvision("resnet50")
-    levels: tuple[int, ...] = (2, 3, 4, 5)  # of the backbone (stride 2^level), where it has them and names none itself
+    levels: tuple[int, ...] = (2, 3, 4, 5)  # of the backbone (stride 2^level), where it has them and no returns
     neck: FPN | SingleLevel | Identity = FPN(256, extra="pool")
     head: RPNHead = RPNHead()  # 3 x 3 convolution and two sibling 1 x 1
     anchors: Anchors | PyramidAnchors = Anchors(sizes=((32,), (64,), (128,), (256,), (512,)), ratios=(0.5, 1.0, 2.0))

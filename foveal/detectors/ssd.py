@@ -1,9 +1,9 @@
 """SSD: single shot multibox detector (Liu et al., ECCV 2016), and DSSD (Fu et al., 2017).
 
 Backbone -> its finer maps and a few coarser ones -> on each map one convolution for classes and one for boxes, for a
-few default boxes a place. Every object has a prior of its own, others follow by overlap; of the negatives the three
-hardest for each positive count. DSSD adds a way back from coarse to fine (``neck.deconv``) and a residual block before
-each prediction (``head.module``).
+few default boxes a location. Every object is assigned its best prior, other priors are assigned by overlap; of the
+negatives the three hardest for each positive count. DSSD adds a path from coarse to fine (``neck.deconv``) and a
+residual block before each prediction (``head.module``).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class SSD(Spec):
     input: Input = Stretch(300, 300, mean=CAFFE_MEAN, std=LEVELS)  # the resize rule of prediction and evaluation
     # conv4_3 and conv5_3, each behind its ReLU
     backbone: BackboneSpec = Torchvision("vgg16", returns=("features.22", "features.29"), frozen_stages=0, ceil=True)
-    levels: tuple[int, ...] = (3, 4)  # the backbone's maps where it does not say itself: l has stride 2^l
+    levels: tuple[int, ...] = (3, 4)  # the backbone's maps where it has no returns: l has stride 2^l
     neck: Extras = Extras(VGG_EXTRAS, rescale=L2Norm(), fc=ReducedFC())
     head: PerLevel = PerLevel()
     priors: DefaultBoxes | PyramidBoxes = DefaultBoxes(steps=(8, 16, 32, 64, 100, 300))
@@ -66,8 +66,8 @@ class SSD(Spec):
     def build(self, classes: Sequence[str]) -> OneStage:
         """The detector with random weights.
 
-        ``UsageError`` where pictures of ``input`` are too small for the neck, or the priors for pictures of another
-        size.
+        Raises :class:`UsageError` where the canvas of ``input`` is too small for the neck, or the priors are for
+        another size.
         """
         backbone = self.backbone.build(levels=self.levels)
         neck = self.neck.build(backbone.channels, backbone.strides)
