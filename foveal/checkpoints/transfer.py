@@ -1,4 +1,4 @@
-"""What a training takes from somebody's weights: kept, made new, not used, all of it by name."""
+"""Loads weights into a detector and reports which tensors were loaded, newly initialized or unused."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from ..assembly.detector import Detector
 
 _COUNTER = "num_batches_tracked"  # no output depends on it
-_INVENTED = re.compile(r"(class|unused) \d+|label_\d+")  # names, in small letters, where a file does not tell them
+_INVENTED = re.compile(
+    r"(class|unused) \d+|label_\d+"
+)  # in lower case: placeholder names of a file without class names
 _SHOWN = 8  # names a line
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Names of the detector's tensors, and of the file's that nobody wanted."""
+    """The names of the detector's tensors by what happened to them, and of the file's unused ones."""
 
     source: str
     kept: tuple[str, ...]
@@ -34,7 +36,7 @@ class LoadReport:
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """For the console: groups of names, the longest lists shortened."""
+        """For the console: groups of names, long lists truncated."""
         total = len(self.kept) + sum(map(len, self.new.values()))
         share = " of ".join(f"{n / 1e6:.2f}" for n in self.numbers)
         found = [f"{self.source}: {len(self.kept)} of {total} tensors kept ({share} million numbers)"]

@@ -31,9 +31,9 @@ from ..recipe import Recipe
 from .faster_rcnn import with_levels
 
 # Sections 2.3 and 3, and the released code: 64 proposals of an image, 16 of them positive (IoU of .5 or more), the
-# others background with an IoU of .1 or more, which replaces hard-example mining. Its target deviations are measured for
-# each class; ours are py-faster-rcnn's fixed (.1, .1, .2, .2): the same layer in other units, so the spec is complete
-# without a pass over the data. Of each class the 100 best proposals go to NMS; there is no score threshold.
+# others background with an IoU of .1 or more, which replaces hard-example mining. Its target deviations are measured
+# for each class; ours are py-faster-rcnn's fixed (.1, .1, .2, .2): the same layer in other units, so the spec is
+# complete without a pass over the data. Of each class the 100 best proposals go to NMS; there is no score threshold.
 FAST_TASK = BoxTask(
     matcher=IoUMatcher(0.5, 0.5, low_quality=False, background=0.1),
     cls_loss=CrossEntropy(normalizer=Sampled()),

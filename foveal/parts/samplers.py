@@ -38,8 +38,8 @@ class Sampler(ABC):
         return order, keep.gather(1, order)
 
     def most(self, keep: Tensor) -> int:
-        """R of :meth:`rows` for what was kept (B, A): the largest count of the batch, which the device is asked for."""
-        return max(1, int(keep.sum(1).max()))
+        """R of :meth:`rows`: :attr:`count`; without one the largest number of the batch, for which the CPU waits."""
+        return max(1, int(keep.sum(1).max())) if self.count is None else self.count
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,6 @@ class OHEM(Sampler):
             chosen = self._choose(image[0][:total], image[1][:total], image[2][:total])
             keep[i].index_fill_(0, order[i][chosen], 1.0)
         return keep
-
-    def most(self, keep: Tensor) -> int:
-        return self.count
 
     def _choose(self, boxes: Tensor, losses: Tensor, positive: Tensor) -> Tensor:
         """Rows of one image by falling loss -> the places kept (at most ``count``)."""
