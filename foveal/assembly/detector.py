@@ -6,22 +6,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..parts.backbones.base import BackboneSpec
-from ..parts.heads.roi import RoIHeadSpec
-from ..parts.pooling.roi_align import Pool
-from ..parts.priors.cells import Cells
 from ..parts.resizing import ImageArray, Input, PixelStatistics
 from ..parts.selective_search import ProposalSource
 from ..recipe import Recipe
 from ..types import Boxes, Detections, Images, Predictions, Priors, Targets
 from .arrays import Boxes4, attach_proposals, decoded, from_tensors, pad_targets
 from .task import BoxTask, merge_classes, to_detections
+
+if TYPE_CHECKING:
+    from ..parts.backbones.base import BackboneSpec
+    from ..parts.heads.roi import RoIHeadSpec
+    from ..parts.pooling.roi_align import Pool
+    from ..parts.priors.cells import Cells
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,7 @@ class Spec(ABC):
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the weights file that the spec names, if any, into a detector that it built.
 
-        Called when a training run starts, never when a checkpoint is loaded. Raises :class:`FovealError` where the file
-        does not fit.
+        Called when training starts, not when a checkpoint is loaded. Raises :class:`FovealError` for a wrong file.
         """
         if self.backbone is not None:
             self.backbone.load_pretrained(detector.get_submodule("backbone"))

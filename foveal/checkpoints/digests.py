@@ -1,9 +1,14 @@
-"""The files of a checkpoint and the list of their SHA-256 digests: writing it, and naming the file that differs."""
+"""The files of a checkpoint: their bytes, the list of their SHA-256 digests, and which file differs from it."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
 
 SUMS = "SHA256SUMS"
 MODEL, RAW, OPTIMIZER, STATE, SPEC = (
@@ -14,6 +19,23 @@ MODEL, RAW, OPTIMIZER, STATE, SPEC = (
     "spec.json",
 )
 FILES = {MODEL, RAW, OPTIMIZER, STATE, SPEC}
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """A safetensors file."""
+    seen: set[int] = set()
+    plain: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        flat = tensor.detach().cpu().contiguous()
+        # safetensors refuses two names for one storage (tied weights): the second becomes a copy
+        plain[name] = flat.clone() if flat.data_ptr() in seen else flat
+        seen.add(flat.data_ptr())
+    return safetensors.torch.save(plain)
+
+
+def json_bytes(value: dict[str, Any]) -> bytes:
+    """A JSON file in UTF-8."""
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(errors="backslashreplace")
 
 
 def sums_text(sums: Mapping[str, str]) -> bytes:

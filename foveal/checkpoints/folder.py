@@ -21,7 +21,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ..errors import FovealError, UsageError
 from ..files.atomic import read_object
-from .digests import MODEL, OPTIMIZER, RAW, SPEC, STATE, SUMS, blame, sums_text
+from .digests import MODEL, OPTIMIZER, RAW, SPEC, STATE, SUMS, blame, json_bytes, sums_text, tensor_bytes
 
 SCHEMA = 1
 Tensors = Mapping[str, Tensor]
@@ -67,9 +67,13 @@ class Loaded:
     @property
     def spec(self) -> Any:
         """The spec, parsed; a detector is ``spec.build(classes)``."""
-        from ..config.parse import parse_spec
+        return self.parsed()
 
-        return parse_spec(self.text)
+    def parsed(self, parts: Sequence[type] = ()) -> Any:
+        """The spec, whose text may name ``parts`` of one's own."""
+        from ..config.parse import parse_spec, stored_homes
+
+        return parse_spec(self.text, parts=parts, homes=stored_homes(self.meta))
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -195,8 +199,8 @@ def newest(folder: Path) -> tuple[int, Content, list[DamagedCheckpoint]] | None:
         except DamagedCheckpoint as error:
             damaged.append(error)
     if damaged:
-        reasons = "; ".join(str(e) for e in damaged)
-        raise FovealError(f"every checkpoint is damaged: {reasons}", path=folder, fix="Remove the folder to restart")
+        message = f"every checkpoint is damaged: {'; '.join(map(str, damaged))}"
+        raise FovealError(message, path=folder, fix="Remove the folder to restart")
     return None
 
 
@@ -228,27 +232,12 @@ def load_checkpoint(path: str | Path) -> Loaded:
 
 # ----------------------------------------------------------------------------------------------- inside
 def _serialized(content: Content) -> Iterable[tuple[str, bytes]]:
-    yield MODEL, _bytes(content.model)
+    yield MODEL, tensor_bytes(content.model)
     if content.raw:
-        yield RAW, _bytes(content.raw)
-    yield OPTIMIZER, _bytes(content.optimizer)
-    yield STATE, _json_bytes(content.state)
-    yield SPEC, _json_bytes({"schema": SCHEMA, **content.spec})
-
-
-def _bytes(tensors: Tensors) -> bytes:
-    seen: set[int] = set()
-    plain: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        flat = tensor.detach().cpu().contiguous()
-        # safetensors refuses two names for one storage (tied weights): the second becomes a copy
-        plain[name] = flat.clone() if flat.data_ptr() in seen else flat
-        seen.add(flat.data_ptr())
-    return safetensors.torch.save(plain)
-
-
-def _json_bytes(value: JSON) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(errors="backslashreplace")
+        yield RAW, tensor_bytes(content.raw)
+    yield OPTIMIZER, tensor_bytes(content.optimizer)
+    yield STATE, json_bytes(content.state)
+    yield SPEC, json_bytes({"schema": SCHEMA, **content.spec})
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

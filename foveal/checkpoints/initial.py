@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..detectors.darknet import DarknetDetector
 from ..errors import FovealError, UsageError
 from ..parts.darknet.weights import is_darknet
 from ..parts.layers.norms import FrozenBatchNorm
 from ..weights.cache import is_alias, is_published
 from ..weights.open import StateDict, is_classifier, read_state
-from .foreign.darknet import cfg_of
 from .load import find
 from .transfer import LoadReport, pretrained, transfer
 
@@ -22,32 +20,37 @@ if TYPE_CHECKING:
     from ..assembly.detector import Detector, Spec
 
 
-def find_spec(source: Spec | str | Path) -> tuple[Spec, str | Path | None]:
+def find_spec(source: Spec | str | Path, parts: Sequence[type] = ()) -> tuple[Spec, str | Path | None]:
     """The spec that ``source`` stands for, and where its weights are (None: it stands for none).
 
     ``source``: a spec; a preset's name; a Darknet cfg; or a model (a run, a checkpoint, a Hugging Face folder, a
-    weights file, an alias), which is the source of the weights too. Raises :class:`FovealError` for anything else.
+    weights file, an alias), which is the source of the weights too. ``parts``: classes of your own
+    that the spec names. Raises :class:`FovealError` for anything else.
     """
     if not isinstance(source, str | Path):
         return source, None
     path = Path(source)
     if path.suffix == ".cfg" and path.is_file():
+        from ..detectors.darknet import DarknetDetector
+
         return DarknetDetector.from_cfg(source), None
     from .. import presets
 
     name = str(source)
     if path.exists() or (name not in presets.names() and is_alias(name)):
-        return find(source).spec(), source
+        return find(source, parts=parts).spec(), source
     return presets.get(name), None
 
 
-def begin(spec: Spec, detector: Detector, weights: str | Path | None) -> tuple[LoadReport | None, list[str]]:
+def begin(
+    spec: Spec, detector: Detector, weights: str | Path | None, parts: Sequence[type] = ()
+) -> tuple[LoadReport | None, list[str]]:
     """Loads the initial weights of a new run: ``weights``, else those that the spec names, if any.
 
     Returns a report of what was loaded, and the lines to print: the report's, and warnings.
     """
     if weights is not None:
-        report = load_weights(detector, weights)
+        report = load_weights(detector, weights, parts)
         return report, report.lines()
     loaded = load_backbone(spec, detector)
     return loaded, [*(loaded.lines() if loaded else ()), *_warnings(spec, detector)]
@@ -69,12 +72,14 @@ def _warnings(spec: Spec, detector: Detector) -> Iterator[str]:
 
 
 # ------------------------------------------------------------------------------------------------ loading
-def load_weights(detector: Detector, source: str | Path) -> LoadReport:
+def load_weights(detector: Detector, source: str | Path, parts: Sequence[type] = ()) -> LoadReport:
     """Loads another detector's weights as far as names, shapes and classes agree, and reports which.
 
     A classification network's file is loaded into the backbone. A head for other classes keeps its random weights.
     Raises :class:`FovealError` where nothing fits.
     """
+    from .foreign.darknet import cfg_of
+
     cfg = cfg_of(detector.spec) if is_darknet(source) else None
     if cfg is None and is_darknet(source):
         raise FovealError(
@@ -85,7 +90,7 @@ def load_weights(detector: Detector, source: str | Path) -> LoadReport:
     state = read_state(source) if cfg is None and Path(source).is_file() else None
     if _is_classifier(source, state):
         return _into_backbone(detector, source)
-    model = find(source, cfg=cfg, state=state)
+    model = find(source, cfg=cfg, state=state, parts=parts)
     return transfer(detector, model.state, source, model.classes)
 
 

@@ -6,7 +6,20 @@ from typing import Annotated, cast
 
 import typer
 
-from .common import Classes, Data, ImagesDir, Overrides, Split, names, paths, say, single, tell_findings
+from .common import (
+    Classes,
+    Data,
+    ImagesDir,
+    Overrides,
+    OwnParts,
+    Split,
+    names,
+    own_parts,
+    paths,
+    say,
+    single,
+    tell_findings,
+)
 
 
 def anchors(
@@ -16,6 +29,7 @@ def anchors(
     split: Split = None,
     classes: Classes = None,
     images: ImagesDir = None,
+    parts: OwnParts = None,
     most: Annotated[int, typer.Option("--most", min=1, help="Tries 1 to so many shapes.")] = 9,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
 ) -> None:
@@ -40,7 +54,8 @@ def anchors(
     from ..errors import UsageError
     from ..parts.necks.fpn import Neck
 
-    spec = override(find_spec(preset)[0], overrides or ())
+    own = own_parts(parts)
+    spec = override(find_spec(preset, own)[0], overrides or (), parts=own)
     cells = spec.grid
     if cells is None:
         raise UsageError(f"{preset} has no shapes to find", fix="Choose one of the YOLO presets: `foveal models`")
