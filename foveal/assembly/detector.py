@@ -315,6 +315,6 @@ def _explained() -> Iterator[None]:
         if not str(error).startswith("Expected more than 1 value per channel"):
             raise
         raise UsageError(
-            "a batch norm has a single value per channel: the batch is one image with a feature map of 1 x 1",
+            "a norm has a single value per channel: the batch is one image with a feature map of 1 x 1",
             fix="Use larger images or, in training, batches of two or more",
         ) from error

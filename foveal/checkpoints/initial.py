@@ -83,7 +83,7 @@ def load_weights(detector: Detector, source: str | Path, parts: Sequence[type] =
     cfg = cfg_of(detector.spec) if is_darknet(source) else None
     if cfg is None and is_darknet(source):
         raise FovealError(
-            f"holds Darknet weights, which fit the networks of a cfg and not {type(detector.spec).__name__}",
+            f"are Darknet's weights, which fit its own networks and no {type(detector.spec).__name__}",
             path=source,
             fix=f"Train their cfg: foveal train FILE.cfg --weights {source}",
         )

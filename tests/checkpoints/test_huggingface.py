@@ -191,7 +191,7 @@ def test_a_folder_is_a_model_for_every_verb(
     capsys.readouterr()
     train = ["train", str(folder), *data, "--epochs", "1", "--batch", "2", "--workers", "0", "--no-report"]
     assert main([*train, "--out", str(tmp_path / "run")]) == 0
-    assert "kept: backbone" in capsys.readouterr().err
+    assert "loaded: backbone" in capsys.readouterr().err
     assert main(["weights", "export", str(tmp_path / "run"), "--out", str(tmp_path / "mine")]) == 0
     assert main(["eval", str(tmp_path / "mine"), *data]) == 0
     assert main(["check", str(tmp_path / "mine"), *data, "--encode-only"]) == 0

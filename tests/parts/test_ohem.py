@@ -208,8 +208,8 @@ def test_the_first_look_leaves_no_trace_in_norms() -> None:
     fresh(seen[1], 2)
     other: Any = next(m for m in fresh.modules() if isinstance(m, nn.BatchNorm2d))
     torch.testing.assert_close(norm.running_mean, other.running_mean)
-    detector.resting = (norm,)
     detector.train()
+    norm.eval()  # as a stage does that freezes it
     detector(images, targets)
     assert int(norm.num_batches_tracked) == 1 and not norm.training and detector.roi_head.training
 

@@ -25,7 +25,7 @@ from ...types import Images, Targets
 from .ema import EMA
 from .log import Clock, Log, Meter
 from .nonfinite import Guard, NonFiniteLoss
-from .optimizers import build_solver, freeze, frozen_norm_modules, restore_solver, set_lr, solver_tensors
+from .optimizers import build_solver, freeze, restore_solver, set_lr, set_training_mode, solver_tensors
 from .state import FINISHED, OUT_OF_TIME, STOPPED_EARLY, Pace, State, differs, full_plan, plan_on_resume, timed_plan
 from .update import Updater, to_device
 from .validate import Validation, Validator
@@ -222,9 +222,7 @@ class Loop:
         if resumed is not None:
             restore_solver(self.solver, detector, resumed.optimizer)
             set_lr(self.solver, self._rate(max(0, self.state.step - 1))[1])  # a line may be written before an update
-        detector.train()
-        for norm in frozen_norm_modules(detector, self.trainable):
-            norm.eval()
+        set_training_mode(detector, self.trainable)
         model = self.fabric.setup_module(self.job.learner or detector, move_to_device=False)
         self.updater = Updater(
             self.fabric,
