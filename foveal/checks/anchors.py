@@ -15,7 +15,6 @@ from ..data.anchor_clusters import cluster, mean_iou
 from ..data.open import check_trainable
 from ..data.records.dataset import Dataset
 from ..errors import UsageError
-from ..parts.coders import GridCoder
 from ..parts.necks.fpn import Neck
 from ..parts.priors.cells import Cells
 
@@ -60,11 +59,10 @@ def fit_anchors(spec: Spec, dataset: Dataset, *, largest: int = 9, seed: int = 0
 
 def anchor_cells(spec: Spec) -> Cells:
     """The cells of a detector whose anchors can be fitted. Raises :class:`UsageError` for another."""
-    cells, name = getattr(spec, "cells", None), type(spec).__name__
-    if not isinstance(cells, Cells):
+    cells, name = spec.grid, type(spec).__name__
+    if cells is None:
         raise UsageError(f"{name} has no anchors to fit", fix="Choose one of the YOLO presets: `foveal models`")
-    coder = getattr(getattr(spec, "task", None), "coder", None)
-    if isinstance(coder, GridCoder) and coder.sides == "square":
+    if not spec.tasks["task"].coder.scales_priors:
         raise UsageError(f"this {name} is a YOLOv1, whose boxes have no anchors", fix="Choose a YOLOv2 or YOLOv3")
     return cells
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ..assembly.detector import Detector
-from ..assembly.one_stage import OneStage, without_validity
+from ..assembly.one_stage import OneStage
 from ..assembly.proposers import FromRPN
-from ..assembly.task import BoxTask
+from ..assembly.task import BoxTask, merge_classes, without_validity
 from ..assembly.two_stage import TwoStage
 from ..data.images.load import ImageError, load_image
 from ..data.loader.shared_records import network_targets
@@ -89,8 +89,6 @@ def _tasks(detector: Detector, images: Images, targets: Targets) -> list[tuple[s
     if isinstance(detector, OneStage):
         return [("task", detector.task, outputs.priors, targets)]
     if isinstance(detector, TwoStage):
-        from ..assembly.detector import merge_classes
-
         size = (targets.boxes[..., 2:] - targets.boxes[..., :2]).repeat(1, 1, 2)
         shift = torch.tensor([0.06, -0.04, 0.03, 0.05])
         proposals = Priors(targets.boxes + size * shift, (targets.boxes.shape[1],), targets.valid)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..assembly.detect_dataset import Progress, detect
+from ..assembly.detect_dataset import OnProgress, detect
 from ..data.images.load import ImageError
 from ..data.open import open_dataset, open_sources
 from ..data.records.dataset import Dataset
@@ -68,7 +68,7 @@ def score_detector(
     *,
     protocol: str | Protocol = "coco",
     classes: Sequence[str] | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Scored:
     """Runs a detector over a data set and scores it on the classes of :func:`known_classes`."""
     from ..data.records.subsets import select_classes

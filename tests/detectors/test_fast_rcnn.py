@@ -85,7 +85,7 @@ def test_the_source_is_asked_where_nothing_is_given() -> None:
     tensors = detector([torch.from_numpy(PICTURE).permute(2, 0, 1) / 255])[0]
     for other in (given, tensors):
         torch.testing.assert_close(asked.boxes, other.boxes, rtol=0, atol=1e-3)
-    with pytest.raises(UsageError, match="takes its proposals from outside, and the batch has none"):
+    with pytest.raises(UsageError, match="needs external proposals, and the batch has none"):
         detector(replace(images, proposals=None))
 
 

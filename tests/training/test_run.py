@@ -189,7 +189,7 @@ def test_weights_to_start_from(data: Path, tmp_path: Path, capsys: pytest.Captur
     first = train_tiny(data, tmp_path / "first", tiny(ema=None))
     capsys.readouterr()
     train_tiny(data, tmp_path / "next", tiny(ema=None, lr=1e-12, epochs=1), weights=first.path, progress=True)
-    assert "10 of 10 tensors kept" in capsys.readouterr().err
+    assert "10 of 10 tensors loaded" in capsys.readouterr().err
     old, new = weights(first.path, "best"), weights(tmp_path / "next")
     assert all(torch.allclose(old[k], new[k], atol=1e-6) for k in old if "running" not in k and "num" not in k)
     (tmp_path / "empty").mkdir()

@@ -21,7 +21,7 @@ from .ema import EMA
 from .job import Job
 from .log import Clock, Log, Meter
 from .nonfinite import Guard, NonFiniteLoss
-from .optimizers import build_solver, freeze, frozen_norm_modules, restore_solver, set_lr, solver_tensors
+from .optimizers import build_solver, freeze, restore_solver, set_lr, set_training_mode, solver_tensors
 from .state import FINISHED, OUT_OF_TIME, STOPPED_EARLY, Pace, State, differs, full_plan, plan_on_resume, timed_plan
 from .update import Updater, to_device
 from .validate import Validation
@@ -123,7 +123,9 @@ class Loop:
         if due:
             self.progress.say(f"epoch {self._epoch_name()}: validating on {len(self.job.validator.dataset)} images")
             with self._saved_by(interrupt):  # not closed: resuming begins with this validation
-                found = self.job.validator(self.weights, interrupt.check, self.progress.making("validated"))
+                found = self.job.validator(
+                    self.weights, interrupt.check, self.progress.making("validated"), self.updater.learning
+                )
             state.validation = found.seconds
             # this epoch is the one that just ended, not the one that begins at this step
             judge(state, found, f"epoch {self._epoch_name()}", self._epoch_name(), self.log, self.progress)
@@ -189,15 +191,20 @@ class Loop:
         self._stage = index
         stage, detector = self.fit.stages[index], self.job.detector
         freeze(detector, stage, self.trainable)
-        detector.frozen_norms = frozen_norm_modules(detector, self.trainable)
         self.solver = build_solver(detector, self.fit, stage)
         if resumed is not None:
             restore_solver(self.solver, detector, resumed.optimizer)
             set_lr(self.solver, self._rate(max(0, self.state.step - 1))[1])  # a line may be written before an update
-        detector.train()
+        set_training_mode(detector, self.trainable)
         model = self.fabric.setup_module(self.job.learner or detector, move_to_device=False)
         self.updater = Updater(
-            self.fabric, model, self.solver, seed=self.arguments.seed, clip=self.fit.clip, clock=self.clock
+            self.fabric,
+            model,
+            self.solver,
+            seed=self.arguments.seed,
+            clip=self.fit.clip,
+            clock=self.clock,
+            learning=stage.learning,
         )
         if resumed is not None and self.updater.scaler is not None and resumed.state["scaler"]:
             self.updater.scaler.load_state_dict(resumed.state["scaler"])
@@ -208,7 +215,7 @@ class Loop:
         if pace is None or not self._agreed(pace.due(self._elapsed(), state.plan, state.step)):
             return
         assert self.arguments.max_time is not None
-        state.validation = state.validation or self.job.validator.pace(self.weights)
+        state.validation = state.validation or self.job.validator.pace(self.weights, self.updater.learning)
         plan = timed_plan(
             state.plan,
             self.most,
