@@ -16,7 +16,6 @@ from foveal import presets
 from foveal.assembly.detector import Detector
 from foveal.masks.rle import Masks
 from foveal.parts.heads import transformer
-from foveal.parts.losses import objectness
 from foveal.parts.matching import bipartite, points
 from foveal.parts.matching import matcher as matchers
 from foveal.parts.postprocess import nms as suppress
@@ -28,9 +27,8 @@ from common import OpCount
 
 
 def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matchers, "match_on_host", matchers.match_on_device)
-    monkeypatch.setattr(objectness, "match_on_host", matchers.match_on_device)
-    monkeypatch.setattr(bipartite, "_on_host", lambda tensor: False)
+    monkeypatch.setattr(matchers, "match_on_cpu", matchers.match_on_device)
+    monkeypatch.setattr(bipartite, "on_cpu", lambda tensor: False)
     monkeypatch.setattr(points, "grids_of", lambda *_: None)
     monkeypatch.setattr(suppress, "suppress_on_host", suppress.suppress_on_device)
     monkeypatch.setattr(transformer, "_whole", lambda images: False)

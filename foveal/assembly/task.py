@@ -85,7 +85,7 @@ class BoxTask:
             found = rows.detach() if self.sampler.needs_losses else None
             kept = self.sampler.keep(match, priors, found, rng)
         keep = kept.to(rows.dtype)
-        by_class = self.cls_loss.row_weight(match.positive)
+        by_class = self.cls_loss.prior_weight(match.positive)
         weighted = keep if by_class is None else keep * by_class
         factor = self.cls_loss.normalizer(weighted, match.positive)
         losses = {"cls": _total(rows, weighted, factor, self.cls_loss.weight)}
@@ -96,10 +96,10 @@ class BoxTask:
         if self.quality is not None and predictions.quality is not None:
             found_boxes = self.coder.decode(deltas.detach(), where) if self.quality.needs_boxes else None
             losses["quality"] = self.quality.loss(predictions.quality, found_boxes, priors, targets, match, keep)
-            by_row = self.quality.row_weight(priors, truth, match)
+            by_row = self.quality.prior_weight(priors, truth, match)
             counted = keep if by_row is None else keep * by_row
         factor = self.box_loss.normalizer(counted, match.positive)
-        by_size = self.box_loss.row_weight(where, truth)
+        by_size = self.box_loss.prior_weight(where, truth)
         share = match.positive if by_size is None else match.positive * by_size
         rest = self.box_loss.background(seen)
         share = share if rest == 0 else share + rest * ~match.positive
@@ -112,7 +112,7 @@ class BoxTask:
         loss beside it. OHEM chooses proposals by it (Shrivastava et al. 2016)."""
         where, truth, deltas = self._regression(predictions, priors, targets, match)
         box_rows = self.box_loss(deltas, where, truth, self.coder) * self.box_loss.weight
-        by_size = self.box_loss.row_weight(where, truth)
+        by_size = self.box_loss.prior_weight(where, truth)
         box_rows = box_rows if by_size is None else box_rows * by_size
         rows = self._class_rows(predictions, targets, match) * self.cls_loss.weight
         return rows + torch.where(match.positive, box_rows, 0.0)

@@ -284,7 +284,7 @@ def test_a_center_on_the_far_border_belongs_to_the_last_cell() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     priors, whole = priors_of(Cells(SHAPES_V3), 32, 16), None
     for budget in (1 << 20, 256):
-        monkeypatch.setattr("foveal.parts.matching.cells.HOST_BUDGET", budget)
+        monkeypatch.setattr("foveal.parts.matching.matcher.CPU_BUDGET", budget)
         match = ShapeMatcher()(priors, objects())
         whole = whole or match
         assert torch.equal(match.positive, whole.positive) and torch.equal(match.gt, whole.gt)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import sigmoid_focal_loss
 
 from foveal.errors import UsageError
-from foveal.parts.losses import sigmoid_kernel as row_losses
+from foveal.parts.losses import sigmoid_kernel
 from foveal.parts.losses.classification import (
     BalancedCrossEntropy,
     BinaryCrossEntropy,
@@ -188,7 +188,7 @@ def test_gradcheck(loss: SigmoidLoss) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("loss", SIGMOID, ids=repr)
 def test_fast_form_equals_plain_form(loss: SigmoidLoss, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_losses, "_CACHE_CHUNK", 500)  # several chunks, the last one short
+    monkeypatch.setattr(sigmoid_kernel, "_CACHE_CHUNK", 500)  # several chunks, the last one short
     logits, labels, positive, weights = batch()
     x = logits.to(dtype).requires_grad_()
     value, grad = value_and_grad(loss(x, labels, positive), weights, x)
@@ -200,7 +200,7 @@ def test_fast_form_equals_plain_form(loss: SigmoidLoss, dtype: torch.dtype, monk
     # 1 - p is multiplied by gamma and by the softplus, which matters where p is nearly 1.
     step = {
         torch.float64: 1e-10,
-        torch.float32: 1e-6 * max(1, loss.curve.power),
+        torch.float32: 1e-6 * max(1, loss.params.power),
         torch.bfloat16: 2**-7,
         torch.float16: 2**-9,
     }[dtype]
@@ -265,7 +265,7 @@ def test_layout_labels_of_background_and_chunks_do_not_matter(
     other = logits.float().permute(2, 0, 1).contiguous().permute(1, 2, 0).requires_grad_()
     assert not other.is_contiguous()
     junk = torch.where(positive, labels, -1)
-    monkeypatch.setattr(row_losses, "_CACHE_CHUNK", 1)
+    monkeypatch.setattr(sigmoid_kernel, "_CACHE_CHUNK", 1)
     value2, grad2 = value_and_grad(loss(other, junk, positive), weights, other)
     torch.testing.assert_close(value2, value, rtol=1e-6, atol=1e-12)
     torch.testing.assert_close(grad2, grad, rtol=1e-6, atol=1e-12)

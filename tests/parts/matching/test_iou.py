@@ -14,7 +14,7 @@ from torchvision.ops import box_iou
 from foveal.errors import UsageError
 from foveal.parts.matching import matcher as matchers
 from foveal.parts.matching.iou import IoUMatcher
-from foveal.parts.matching.matcher import match_on_device, match_on_host
+from foveal.parts.matching.matcher import match_on_cpu, match_on_device
 from foveal.types import Match, Priors, Target, Targets
 
 
@@ -69,8 +69,8 @@ def test_equals_torchvision_on_many_random_cases_with_ties(
     monkeypatch: pytest.MonkeyPatch, host: bool, low_quality: bool
 ) -> None:
     if not host:
-        monkeypatch.setattr(matchers, "match_on_host", match_on_device)
-    monkeypatch.setattr(matchers, "HOST_BUDGET", 1 << 11)  # several pieces also in small cases
+        monkeypatch.setattr(matchers, "match_on_cpu", match_on_device)
+    monkeypatch.setattr(matchers, "CPU_BUDGET", 1 << 11)  # several pieces also in small cases
     monkeypatch.setattr(matchers, "DEVICE_BUDGET", 1 << 11)
     rng = torch.Generator().manual_seed(3)
     matcher = IoUMatcher(0.5, 0.4, low_quality=low_quality)
@@ -107,7 +107,7 @@ def test_host_and_device_forms_agree_bit_for_bit() -> None:
         if not shared:
             priors = torch.stack([priors, random_boxes(9000, rng, 300)])
         targets = pad([random_boxes(30, rng, 300), random_boxes(7, rng, 300)])
-        for a, b in zip(match_on_host(priors, targets.boxes), match_on_device(priors, targets.boxes), strict=True):
+        for a, b in zip(match_on_cpu(priors, targets.boxes), match_on_device(priors, targets.boxes), strict=True):
             assert a is not None and b is not None
             assert torch.equal(a, b)
 
@@ -168,13 +168,13 @@ def test_ignored_regions_take_background_out_but_never_positives() -> None:
 
 def test_empty_and_inverted_boxes_are_harmless() -> None:
     priors = Priors(torch.tensor([[0.0, 0, 0, 0], [9, 9, 3, 3], [0, 0, 10, 10]]), (3,))
-    for match in (match_on_host, match_on_device):
+    for match in (match_on_cpu, match_on_device):
         iou, _, best = match(priors.boxes, torch.tensor([[[0.0, 0, 10, 10], [0, 0, 0, 0]]]))
         assert iou.tolist() == [[0, 0, 1]] and best is not None and best.tolist() == [[False, False, True]]
 
 
 def test_the_device_form_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matchers, "match_on_host", match_on_device)
+    monkeypatch.setattr(matchers, "match_on_cpu", match_on_device)
     rng = torch.Generator().manual_seed(0)
     target = Target(random_boxes(9, rng), torch.zeros(9, dtype=torch.int64), ignore=torch.arange(9) > 6)
     targets = Targets.pad([target, target])

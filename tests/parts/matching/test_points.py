@@ -11,6 +11,7 @@ from foveal import presets
 from foveal.errors import UsageError
 from foveal.parts.heads.dense import PointTower
 from foveal.parts.losses.centerness import Centerness, centerness
+from foveal.parts.matching import matcher as matchers
 from foveal.parts.matching import points
 from foveal.parts.matching.points import PointMatcher
 from foveal.parts.priors.anchors import Anchors, PyramidAnchors
@@ -65,7 +66,7 @@ def by_loop(matcher: PointMatcher, priors: Priors, targets: Targets, image: int)
 @pytest.mark.parametrize("budget", [None, 1 << 18, 1])
 def test_matcher_against_a_loop(radius: float | None, budget: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if budget is not None:  # the form for accelerators; 1: in pieces of 256 priors
-        monkeypatch.setattr(points, "HOST_BUDGET", budget)
+        monkeypatch.setattr(matchers, "CPU_BUDGET", budget)
         monkeypatch.setattr(points, "grids_of", lambda *_: None)
     matcher, priors, targets = PointMatcher(radius), cells(256, 256), objects(3, (12, 0, 5))
     match = matcher(priors, targets)
