@@ -30,7 +30,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matchers, "match_on_cpu", matchers.match_on_device)
     monkeypatch.setattr(bipartite, "on_cpu", lambda tensor: False)
     monkeypatch.setattr(points, "grids_of", lambda *_: None)
-    monkeypatch.setattr(suppress, "suppress_on_host", suppress.suppress_on_device)
+    monkeypatch.setattr(suppress, "suppress_on_cpu", suppress.suppress_on_device)
     monkeypatch.setattr(transformer, "_whole", lambda images: False)
 
 

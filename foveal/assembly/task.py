@@ -83,7 +83,7 @@ class BoxTask:
         rows = self._class_rows(predictions, targets, match)
         if kept is None:
             found = rows.detach() if self.sampler.needs_losses else None
-            kept = self.sampler.keep(match, priors, found, rng)
+            kept = self.sampler.sample(match, priors, found, rng)
         keep = kept.to(rows.dtype)
         by_class = self.cls_loss.prior_weight(match.positive)
         weighted = keep if by_class is None else keep * by_class

@@ -118,11 +118,11 @@ class TwoStage(Detector):
             with in_evaluation(self.roi_head):
                 looked = self._run_head(features, priors.boxes, sizes, HEAD_CHUNK)
             match = task.match(looked, priors, targets)
-            return match, *sampler.rows(match, priors, task.row_losses(looked, priors, targets, match), rng)
+            return match, *sampler.indices(match, priors, task.row_losses(looked, priors, targets, match), rng)
         if not isinstance(sampler, Balanced) or task.matcher.needs_outputs:
             return None
         match = task.matcher(priors, targets)
-        return match, *sampler.rows(match, priors, rng=rng)
+        return match, *sampler.indices(match, priors, rng=rng)
 
     def _mask_loss(
         self,

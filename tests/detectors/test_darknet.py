@@ -383,5 +383,5 @@ def test_check_begins_where_a_training_would(data: Path, tmp_path: Path, monkeyp
 
 
 def test_priors_without_a_grid_are_refused() -> None:
-    with pytest.raises(UsageError, match="measures in cells"):
+    with pytest.raises(UsageError, match="needs the grid cells"):
         GridCoder().decode(torch.zeros(1, 4), Priors(torch.zeros(1, 4), (1,)).places(1))

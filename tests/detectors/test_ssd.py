@@ -370,7 +370,7 @@ def test_candidates_of_each_class() -> None:
             best = scores[image, :, k].sort(descending=True)
             mine = found.labels[image] == k
             assert torch.equal(found.values[image, mine], best.values[:7])
-            assert torch.equal(found.rows[image, mine], best.indices[:7])
+            assert torch.equal(found.priors[image, mine], best.indices[:7])
     logits = scores.logit()
     logits[0, :, 1] = -torch.inf
     again = Select(score=0.5, per_level=None, per_class=60).candidates(logits, (40, 10), torch.sigmoid)

@@ -152,7 +152,7 @@ def by_every_row(detector: TwoStage, images: Images, targets: Targets) -> dict[s
     deltas = found.deltas.gather(2, labels[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
     beside = F.smooth_l1_loss(deltas, wanted, reduction="none").sum(-1)
     losses = losses + torch.where(match.positive, beside, 0.0)
-    keep = detector.roi.sampler.keep(match, priors, losses.detach())
+    keep = detector.roi.sampler.sample(match, priors, losses.detach())
     assert 0 < int(keep.sum()) < keep.numel()
     return detector.roi.losses(found, priors, targets, match=match, kept=keep)
 

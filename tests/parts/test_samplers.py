@@ -57,12 +57,12 @@ def there(match: Match, priors: Priors) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("seed", range(5))
 def test_zero_or_one_and_never_ignored_or_invalid(sampler: Sampler, seed: int) -> None:
     match, priors, losses = case(seed=seed)
-    keep = sampler.keep(match, priors, losses, seeded(seed))
+    keep = sampler.sample(match, priors, losses, seeded(seed))
     assert keep.shape == (4, 400) and keep.dtype == torch.float32
     assert ((keep == 0) | (keep == 1)).all()
     assert priors.valid is not None
     assert not (keep[match.ignored] > 0).any() and not (keep[~priors.valid] > 0).any()
-    again = sampler.keep(match, priors, losses, seeded(seed))
+    again = sampler.sample(match, priors, losses, seeded(seed))
     assert torch.equal(keep, again)
 
 
@@ -70,15 +70,15 @@ def test_zero_or_one_and_never_ignored_or_invalid(sampler: Sampler, seed: int) -
 def test_shared_priors_and_nothing_to_keep(sampler: Sampler) -> None:
     match, priors, losses = case()
     shared = Priors(priors.boxes[0], priors.counts)
-    keep = sampler.keep(match, shared, losses, seeded(0))
+    keep = sampler.sample(match, shared, losses, seeded(0))
     assert keep.shape == (4, 400) and (keep.sum(1)[1:] > 0).all()
     nothing = Match(match.gt, torch.zeros_like(match.positive), torch.ones_like(match.ignored))
-    assert sampler.keep(nothing, priors, losses, seeded(0)).sum() == 0
+    assert sampler.sample(nothing, priors, losses, seeded(0)).sum() == 0
 
 
 def test_all() -> None:
     match, priors, _ = case()
-    assert counts(All().keep(match, priors), match) == there(match, priors)
+    assert counts(All().sample(match, priors), match) == there(match, priors)
 
 
 # -------------------------------------------------------------------------------------------------- balanced
@@ -91,18 +91,18 @@ def test_balanced_counts_are_torchvision_s(count: int, share: float, positives: 
     labels = torch.where(match.positive, 1, 0).masked_fill(match.ignored | ~priors.valid, -1)
     torch.manual_seed(0)
     expected = [(int(p.sum()), int(n.sum())) for p, n in zip(*peer(list(labels)), strict=True)]
-    assert counts(sampler.keep(match, priors, rng=seeded(0)), match) == expected
+    assert counts(sampler.sample(match, priors, rng=seeded(0)), match) == expected
 
 
 @pytest.mark.parametrize(("count", "share"), [(256, 0.5), (64, 0.25), (1000, 0.5)])
 def test_balanced_rows_are_the_kept_ones(count: int, share: float) -> None:
     match, priors, _ = case(seed=2)
     sampler = Balanced(count, share)
-    index, kept = sampler.rows(match, priors, rng=seeded(3))
+    index, kept = sampler.indices(match, priors, rng=seeded(3))
     assert index.shape == kept.shape == (4, min(count, 400))
     assert index.dtype == torch.int64 and kept.dtype == torch.bool
     assert int(index.min()) >= 0 and int(index.max()) < 400
-    keep = sampler.keep(match, priors, rng=seeded(3))
+    keep = sampler.sample(match, priors, rng=seeded(3))
     for b in range(4):
         rows = index[b][kept[b]]
         assert len(rows.unique()) == len(rows)
@@ -118,10 +118,10 @@ def test_balanced_draws_evenly() -> None:
     positive[0, ::6] = True
     match = Match(torch.zeros(1, 240, dtype=torch.int64), positive, torch.zeros_like(positive))
     priors, rng, draws = Priors(torch.zeros(240, 4), (240,)), seeded(0), 2000
-    many = torch.stack([Balanced(20, 0.5).keep(match, priors, rng=rng)[0] for _ in range(draws)]).mean(0)
+    many = torch.stack([Balanced(20, 0.5).sample(match, priors, rng=rng)[0] for _ in range(draws)]).mean(0)
     assert (many[positive[0]] - 0.25).abs().max() < 5 * (0.25 * 0.75 / draws) ** 0.5
     assert (many[~positive[0]] - 0.05).abs().max() < 5 * (0.05 * 0.95 / draws) ** 0.5
-    first, second = (Balanced(20, 0.5).keep(match, priors, rng=rng) for _ in range(2))
+    first, second = (Balanced(20, 0.5).sample(match, priors, rng=rng) for _ in range(2))
     assert not torch.equal(first, second)
 
 
@@ -130,7 +130,7 @@ def test_balanced_draws_evenly() -> None:
 def test_hard_negatives_equal_a_plain_loop(ratio: float, minimum: int) -> None:
     match, priors, losses = case(positives=0.03, seed=3)
     assert priors.valid is not None
-    keep = HardNegatives(ratio, minimum).keep(match, priors, losses)
+    keep = HardNegatives(ratio, minimum).sample(match, priors, losses)
     for b in range(4):
         may = [i for i in range(400) if priors.valid[b, i] and not match.ignored[b, i]]
         expected = {i for i in may if match.positive[b, i]}
@@ -158,7 +158,7 @@ def test_ohem_equals_a_plain_loop(sampler: OHEM, crowded: bool) -> None:
     if crowded:
         losses = losses - match.positive.float()  # and the positives come last
     assert priors.valid is not None
-    keep = sampler.keep(match, Priors(boxes, priors.counts, priors.valid), losses)
+    keep = sampler.sample(match, Priors(boxes, priors.counts, priors.valid), losses)
     for b in range(4):
         may = (priors.valid[b] & ~match.ignored[b]).nonzero()[:, 0]
         chosen = plain_ohem(boxes[b, may], losses[b, may], match.positive[b, may], sampler)
@@ -170,8 +170,8 @@ def test_ohem_by_hand() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 9, 10], [50, 50, 60, 60]])
     none = torch.zeros(1, 4, dtype=torch.bool)
     match, losses = Match(torch.zeros(1, 4, dtype=torch.int64), none, none), torch.tensor([[0.2, 0.9, 0.8, 0.1]])
-    assert OHEM(4, 0.7).keep(match, Priors(boxes, (4,)), losses).tolist() == [[0, 1, 0, 1]]
-    assert OHEM(1, 0.7).keep(match, Priors(boxes, (4,)), losses).tolist() == [[0, 1, 0, 0]]
+    assert OHEM(4, 0.7).sample(match, Priors(boxes, (4,)), losses).tolist() == [[0, 1, 0, 1]]
+    assert OHEM(1, 0.7).sample(match, Priors(boxes, (4,)), losses).tolist() == [[0, 1, 0, 0]]
 
 
 def test_losses_are_asked_for() -> None:
@@ -179,22 +179,22 @@ def test_losses_are_asked_for() -> None:
     assert [s.needs_losses for s in (All(), Balanced(), HardNegatives(), OHEM())] == [False, False, True, True]
     for sampler in (HardNegatives(), OHEM()):
         with pytest.raises(UsageError, match=type(sampler).__name__):
-            sampler.keep(match, priors)
+            sampler.sample(match, priors)
 
 
 def test_no_gradient_flows_through_the_choice() -> None:
     match, priors, losses = case()
     for sampler in (HardNegatives(), OHEM(64)):
-        assert not sampler.keep(match, priors, losses.clone().requires_grad_()).requires_grad
+        assert not sampler.sample(match, priors, losses.clone().requires_grad_()).requires_grad
 
 
 @pytest.mark.parametrize("sampler", [All(), Balanced(), HardNegatives()], ids=repr)
 def test_nothing_waits_for_the_device(sampler: Sampler) -> None:
     match, priors, losses = case()
     with Syncs() as syncs:
-        sampler.keep(match, priors, losses, seeded(0))
+        sampler.sample(match, priors, losses, seeded(0))
         if isinstance(sampler, Balanced):
-            sampler.rows(match, priors, rng=seeded(0))
+            sampler.indices(match, priors, rng=seeded(0))
     assert not syncs.found
 
 

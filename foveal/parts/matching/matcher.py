@@ -162,7 +162,8 @@ class _Chunks:
 
     def at(self, index: Tensor) -> _Corners:
         """The chunks of these indices (n,), copied: (n, size) each."""
-        return _Corners(*self.columns[:, index].unbind(), self.area[index])
+        x1, y1, x2, y2 = self.columns[:, index].unbind()
+        return _Corners(x1, y1, x2, y2, self.area[index])
 
 
 def _match_image(
@@ -241,7 +242,8 @@ def _object_corners(objects: Tensor) -> _Corners:
 
 def _prior_corners(columns: Tensor, area: Tensor) -> _Corners:
     """Columns (..., 4, k) and areas (..., k) -> (..., 1, k) each."""
-    return _Corners(*(column.unsqueeze(-2) for column in columns.unbind(-2)), area.unsqueeze(-2))
+    x1, y1, x2, y2 = columns.unsqueeze(-3).unbind(-2)
+    return _Corners(x1, y1, x2, y2, area.unsqueeze(-2))
 
 
 def _iou(objects: _Corners, priors: _Corners, buffers: Tensor) -> Tensor:
