@@ -1,6 +1,6 @@
 """A training step never waits for the device: RetinaNet, FCOS and SSD not at all, Faster R-CNN in NMS alone.
 
-Counted by a dispatch mode over forward and backward; the matcher runs in its accelerator form, because on a processor
+Counted by a dispatch mode over forward and backward; the matcher runs in its accelerator form, because on a CPU
 it reads memory directly.
 """
 
@@ -47,7 +47,7 @@ def built(name: str) -> tuple[Detector, Images]:
 
 @pytest.mark.parametrize("name", [n for n in presets.names() if n.endswith("_mini")])
 def test_host_syncs_of_detecting_a_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At most three, whatever the number of pictures."""
+    """At most three, whatever the number of images."""
     on_device(monkeypatch)
     detector, images = built(name)
     detector.eval()

@@ -14,7 +14,7 @@ from ..parts.heads.mask import MaskBranch
 from ..parts.heads.rcnn import RCNNHeadLayers
 from ..parts.heads.roi import RoIHead, RoIHeadSpec
 from ..parts.necks.fpn import Neck
-from ..parts.pooling.roi_align import Pool, look_at
+from ..parts.pooling.roi_align import Pool, apply_pooled
 from ..parts.samplers import Balanced
 from ..types import Boxes, Images, Match, Predictions, Priors, Targets
 from .detector import Detector, Outputs, Spec, in_evaluation
@@ -177,7 +177,7 @@ class TwoStage(Detector):
         rows = at_a_time if self.pool.rows is None else max(1, self.pool.rows // len(boxes))
         step = count if torch.is_grad_enabled() or rows is None else rows
         for start in range(0, count, step):
-            yield look_at(look, self.pool, features, boxes[:, start : start + step], self.strides, sizes)
+            yield apply_pooled(look, self.pool, features, boxes[:, start : start + step], self.strides, sizes)
 
 
 def build_roi_head(spec: RoIHeadSpec, task: BoxTask, channels: int, pool: Pool, classes: int) -> RoIHead:

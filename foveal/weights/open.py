@@ -28,7 +28,7 @@ _FIX = "Give a .pth file that holds a state dict, or a .safetensors file."
 
 
 def read_state(path: str | Path) -> StateDict:
-    """Tensor of every name in a weights file, on the processor.
+    """Tensor of every name in a weights file, on the CPU.
 
     Takes plain state dicts, those wrapped as ``{"state_dict": ...}`` or ``{"model": ...}``, keys with a ``module.``
     prefix, old and new PyTorch files and safetensors. Raises ``FovealError`` that names the file and says what it is

@@ -1,4 +1,4 @@
-"""The five scales of SPP-Net and Fast R-CNN: one backbone, run on the picture in several sizes."""
+"""The five scales of SPP-Net and Fast R-CNN: one backbone, run on the image in several sizes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .base import BackboneSpec
 
 @dataclass(frozen=True)
 class ImagePyramid(BackboneSpec):
-    """The last map of ``backbone`` for the picture at each of ``scales``, the largest first (SPP-Net, section 4.1).
+    """The last map of ``backbone`` for the image at each of ``scales``, the largest first (SPP-Net, section 4.1).
 
-    ``scales`` are short sides; the largest must be that of the resize rule (``input.short``), and the smaller pictures
+    ``scales`` are short sides; the largest must be that of the resize rule (``input.short``), and the smaller images
     are made from that one, bilinear without antialias, where the paper resizes the file for each. A map's stride is
-    counted in pixels of the picture as given: 16 at the largest scale, 16 * 1200 / 480 = 40 at 480.
+    counted in pixels of the image as given: 16 at the largest scale, 16 * 1200 / 480 = 40 at 480.
     """
 
     backbone: BackboneSpec
     scales: tuple[int, ...] = (1200, 864, 688, 576, 480)  # short sides, pixels
-    in_training: bool = True  # False: training sees the picture as it comes, in a size that is drawn (Fast R-CNN)
+    in_training: bool = True  # False: training sees the image as it comes, in a size that is drawn (Fast R-CNN)
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) < 1 or list(self.scales) != sorted(set(self.scales), reverse=True):

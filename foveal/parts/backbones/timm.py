@@ -27,7 +27,7 @@ _PROBE = (192, 256)  # pixels; on the meta device, where nothing is computed
 class Timm(BackboneSpec):
     """A classification network of timm without its classifier, by timm's name for it.
 
-    Networks that give no maps at growing strides (plain vision transformers) or want one size of picture are refused.
+    Networks that give no maps at growing strides (plain vision transformers) or want one size of image are refused.
     """
 
     name: str  # timm's name, such as resnet18 or convnext_atto
@@ -116,14 +116,14 @@ class TimmBackbone(nn.Module):
 
     @torch.no_grad()
     def probe(self, name: str) -> None:
-        """Raises ``UsageError`` where the maps of an ordinary picture are not of the promised sizes."""
+        """Raises ``UsageError`` where the maps of an ordinary image are not of the promised sizes."""
         state = {k: v.to("meta") for k, v in (*self.named_parameters(), *self.named_buffers())}
         try:
             maps = torch.func.functional_call(self.eval(), state, (torch.empty(1, 3, *_PROBE, device="meta"),))
         except (AssertionError, RuntimeError, ValueError) as error:
             raise UsageError(
-                f"{name} does not take a picture of {_PROBE[1]} x {_PROBE[0]} pixels: {error}",
-                fix="Choose a network that takes pictures of any size",
+                f"{name} does not take a image of {_PROBE[1]} x {_PROBE[0]} pixels: {error}",
+                fix="Choose a network that takes images of any size",
             ) from None
         finally:
             self.train()

@@ -78,14 +78,14 @@ def test_the_grammar_is_darknets() -> None:
         (NET.replace("32", "32.5", 1) + CONV, "width is 32.5, expected a whole number"),
         (NET.replace("32", "nan") + CONV, "width is 'nan', expected a number|height is 'nan', expected a number"),
         (NET.replace("32", "1e999") + CONV, "is '1e999', expected a number"),
-        (NET + "channels=1\n" + CONV, "line 4 \\[net\\]: channels is 1; pictures are RGB"),
+        (NET + "channels=1\n" + CONV, "line 4 \\[net\\]: channels is 1; images are RGB"),
         (NET + "\n[capsule]\n", "line 5 \\[capsule\\]: layer 'capsule' is not known. Known: avgpool"),
         (NET + "[convolutional]\nsize=3\n", "line 4 \\[convolutional\\]: filters is missing"),
         (NET + CONV.format("many"), "line 5 \\[convolutional\\]: filters is 'many', expected a number"),
         (NET + CONV.format(0), "filters is 0, expected 1 or more"),
         (EIGHT.replace("linear", "bent"), "line 7 .*activation 'bent' is not known. Known: linear"),
         (EIGHT + "groups=3\n", "groups is 3, which does not divide"),
-        (EIGHT + "dilation=2\n", "dilation=2 is not known here, only dilation=1"),
+        (EIGHT + "dilation=2\n", "dilation=2 is not supported, only dilation=1"),
         (EIGHT.replace("size=1", "size=40"), "leaves nothing of a map of 3 x 32 x 32"),
         (EIGHT + "[route]\nlayers=-2\n", "line 9 \\[route\\]: layers names layer -2, which is not before"),
         (EIGHT + "[route]\nlayers=-1,1\n", "layers names layer 1, which is not before it. It is layer 1"),
@@ -96,14 +96,14 @@ def test_the_grammar_is_darknets() -> None:
         (EIGHT + "[reorg]\nstride=3\n", "stride 3 does not divide a map of 8 x 32 x 32"),
         (GOOD + YOLO.replace("mask=0,1", "mask=0,3"), "line 9 \\[yolo\\]: mask names anchor 3, .* 3"),
         (GOOD + YOLO.replace("num=3", "num=4"), "line 10 \\[yolo\\]: anchors holds 3 pairs, num is 4"),
-        (GOOD + YOLO.replace("5,6", "5"), "anchors holds 5 numbers, expected pairs"),
+        (GOOD + YOLO.replace("5,6", "5"), "anchors has 5 numbers, expected pairs"),
         (GOOD + YOLO.replace("5,6", "5,0"), "a side that is not above 0"),
         (NET + CONV.format(15) + YOLO, "2 boxes of 5 \\+ 2 classes need 14 channels, the layer before has 15"),
         (NET + CONV.format(15) + REGION, "need 14 channels, the layer before has 15. Set filters=14 there"),
         (GOOD + YOLO + BATCH, "line 13 .*reads layer 1, \\[yolo\\] of line 8, which ends a branch"),
         (GOOD + "[detection]\nclasses=2\nside=3\nnum=1\nsqrt=1\n", "need 63 numbers, the layer before has 14336"),
         (GOOD + REGION + "tree=x\n", "line 12 \\[region\\]: tree: YOLO9000's"),
-        (GOOD + "[softmax]\ngroups=4\n", "groups=4 is not known here"),
+        (GOOD + "[softmax]\ngroups=4\n", "groups=4 is not supported"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_line(text: str, words: str) -> None:
@@ -181,7 +181,7 @@ def test_every_real_pair_is_read_and_written_back(cfg: str, data: Path, tmp_path
 def test_a_wrong_pair_is_refused_with_both_counts(data: Path) -> None:
     base = data / "weights/yolo-lite/MISMATCH-tiny-yolov2-trial8"
     net = read_net(read_cfg_text(base.with_suffix(".cfg")), base.with_suffix(".cfg"))
-    with pytest.raises(FovealError, match=r"MISMATCH.*holds 572,317 floats.*MISMATCH.*\.cfg needs 574,189"):
+    with pytest.raises(FovealError, match=r"MISMATCH.*has 572,317 floats.*MISMATCH.*\.cfg needs 574,189"):
         read_darknet(base.with_suffix(".weights"), net)
 
 
@@ -194,9 +194,9 @@ def test_files_that_are_cut_empty_or_something_else(data: Path, tmp_path: Path) 
     assert sum(v.numel() for v in state.values()) == net.floats == 194
     other = data / "photos/darknet/dog.jpg"
     cases = (
-        (good[:-4], "holds 193 floats behind its header, the cfg needs 194.*cut off"),
-        (good[:-1], "holds 193 floats and 3 bytes behind its header, the cfg needs 194"),
-        (good + bytes(4), "holds 195 floats"),
+        (good[:-4], "has 193 floats after its header, the cfg needs 194.*cut off"),
+        (good[:-1], "has 193 floats and 3 bytes after its header, the cfg needs 194"),
+        (good + bytes(4), "has 195 floats"),
         (good[:18], "is cut off in its header"),
         (good[:7], "not Darknet weights"),
         (b"", "is an empty file"),
@@ -257,7 +257,7 @@ def test_the_first_layers_alone(tmp_path: Path) -> None:
             _, state = read_darknet(file, net, needed=needed)
             assert {int(re.findall(r"\d+", key)[0]) for key in state} == set(range(held))
         else:
-            with pytest.raises(FovealError, match="floats behind its header"):
+            with pytest.raises(FovealError, match="floats after its header"):
                 read_darknet(file, net, needed=needed)
-    with pytest.raises(FovealError, match="floats behind its header"):
+    with pytest.raises(FovealError, match="floats after its header"):
         read_darknet(file, net)

@@ -330,7 +330,7 @@ def test_backbone_norms_layers_and_first_layers_alone(data: Path, tmp_path: Path
     again = Darknet(text, returns=("layers.14",)).build()
     Darknet(text).load_pretrained(again, part)
     assert torch.equal(again.layers[14][0].weight, network.layers[14][0].weight)  # type: ignore[index]
-    with pytest.raises(FovealError, match="floats behind its header"):
+    with pytest.raises(FovealError, match="floats after its header"):
         Darknet(text).load_pretrained(Darknet(text).build(), part)
     with pytest.raises(UsageError, match=r"no layer 'layers\.99'"):
         Darknet(text, returns=("layers.99",)).build()

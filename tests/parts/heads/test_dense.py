@@ -18,7 +18,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from foveal.errors import FovealError, UsageError
 from foveal.parts.backbones.torchvision import Torchvision
-from foveal.parts.heads.dense import Predictor, ResNetTail, RoIConv, RoIMLP, RPNHead, Tower, VGGTail
+from foveal.parts.heads.dense import RPNHead, Tower
+from foveal.parts.heads.roi import Predictor, ResNetTail, RoIConv, RoIMLP, VGGTail
 from foveal.parts.layers import norms
 from foveal.parts.layers.norms import FrozenBatchNorm
 from foveal.parts.necks.fpn import FPN

@@ -36,7 +36,7 @@ def pairs(n: int) -> tuple[Tensor, Tensor]:
     return draw(), draw()
 
 
-def centerd(cx: float, cy: float, w: float, h: float) -> Tensor:
+def centered(cx: float, cy: float, w: float, h: float) -> Tensor:
     return torch.tensor([[cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]], dtype=torch.float64)
 
 
@@ -49,7 +49,7 @@ def centerd(cx: float, cy: float, w: float, h: float) -> Tensor:
     ],
 )
 def test_giou_figure(wanted: tuple[float, ...], found: tuple[float, ...], iou: float, giou: float) -> None:
-    a, b = centerd(*found), centerd(*wanted)
+    a, b = centered(*found), centered(*wanted)
     assert math.isclose(1 - float(between(IoU(), a, b)), iou, abs_tol=0.005)
     assert math.isclose(1 - float(between(GIoU(), a, b)), giou, abs_tol=0.005)
 
@@ -65,7 +65,7 @@ def test_overlap_losses_by_hand() -> None:
     a, b = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).double(), torch.tensor([[2.0, 0.0, 3.0, 1.0]]).double()
     assert math.isclose(float(between(GIoU(), a, b)), 1 + 1 / 3, rel_tol=1e-9)
     # one center, 4 x 4 and 2 x 8: I = 8, U = 24, v = 4/pi^2 (atan(1) - atan(1/4))^2
-    a, b = centerd(0, 0, 4, 4), centerd(0, 0, 2, 8)
+    a, b = centered(0, 0, 4, 4), centered(0, 0, 2, 8)
     v = 4 / math.pi**2 * (math.atan(0.25) - math.atan(1)) ** 2
     assert math.isclose(float(between(CIoU(), a, b)), 2 / 3 + v * v / (2 / 3 + v), rel_tol=1e-6)
 

@@ -61,7 +61,7 @@ def answer(match: Match) -> list[list[int]]:
 @pytest.mark.parametrize("budget", [1 << 18, 1])
 @pytest.mark.parametrize("per_image", [False, True])
 def test_bipartite_is_the_released_codes(budget: int, per_image: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``budget`` 1: in pieces of 256 priors. The form for an accelerator, which never looks, gives the same."""
+    """``budget`` 1: in pieces of 256 priors. The form for a GPU, which never looks, gives the same."""
     monkeypatch.setattr(matchers, "CPU_BUDGET", budget)
     for seed in range(4):
         g = torch.Generator().manual_seed(seed)

@@ -36,7 +36,7 @@ class Syncs(TorchDispatchMode):
 
 
 def random_boxes(n: int, rng: torch.Generator, size: int = 60, whole: bool = True) -> Tensor:
-    """Whole coordinates on a small picture give many equal overlaps."""
+    """Whole coordinates on a small image give many equal overlaps."""
     corner = torch.rand(n, 2, generator=rng) * size
     side = torch.rand(n, 2, generator=rng) * size / 2 + 1
     boxes = torch.cat([corner, corner + side], 1)
