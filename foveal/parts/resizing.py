@@ -27,7 +27,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Placement(NamedTuple):
-    """Where a image comes to lie on the canvas, in pixels."""
+    """The size and location of an image on the canvas, in pixels."""
 
     height: int
     width: int
@@ -48,7 +48,7 @@ class Input(ABC):
 
     @abstractmethod
     def placement(self, height: int, width: int) -> Placement:
-        """Size and place on the canvas of a image of this size."""
+        """Size and location on the canvas of an image of this size."""
 
     @abstractmethod
     def canvas(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -56,7 +56,7 @@ class Input(ABC):
 
     @property
     def padding(self) -> tuple[float, float, float]:
-        """What surrounds a image, RGB on the scale 0..1: the mean, which normalizes to zero."""
+        """What surrounds an image, RGB on the scale 0..1: the mean, which normalizes to zero."""
         return self.mean
 
     @property
@@ -66,7 +66,7 @@ class Input(ABC):
         return r, g, b
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) that a image is resized to."""
+        """(height, width) that an image is resized to."""
         place = self.placement(height, width)
         return place.height, place.width
 
@@ -74,7 +74,7 @@ class Input(ABC):
         """Upright RGB images (H, W, 3) uint8 of any sizes -> a normalized float32 batch on the CPU."""
         for a in arrays:
             if a.ndim != 3 or a.shape[2] != 3 or a.dtype != np.uint8 or a.size == 0:
-                raise FovealError(f"a image of shape {a.shape} and type {a.dtype}, expected (height, width, 3) uint8")
+                raise FovealError(f"an image of shape {a.shape} and type {a.dtype}, expected (height, width, 3) uint8")
         return self._batch([torch.from_numpy(_writable(a)).float().div_(255) for a in arrays])
 
     def batch_tensors(self, tensors: Sequence[Tensor]) -> Images:
@@ -82,7 +82,7 @@ class Input(ABC):
         for t in tensors:
             if t.dim() != 3 or t.shape[0] != 3 or not t.is_floating_point() or t.numel() == 0:
                 raise FovealError(
-                    f"a image of shape {tuple(t.shape)} and type {t.dtype}, expected (3, height, width) float"
+                    f"an image of shape {tuple(t.shape)} and type {t.dtype}, expected (3, height, width) float"
                 )
         return self._batch([t.permute(1, 2, 0).float().clone(memory_format=torch.contiguous_format) for t in tensors])
 

@@ -37,7 +37,7 @@ class ProposalSource(ABC):
 
     @abstractmethod
     def __call__(self, image: RGBImage) -> Proposed:
-        """All proposals of a image (H, W, 3) uint8 RGB, whatever ``top`` is."""
+        """All proposals of an image (H, W, 3) uint8 RGB, whatever ``top`` is."""
 
     @property
     def setting(self) -> str:
@@ -60,24 +60,24 @@ _FUSION = 60  # the constant of reciprocal rank fusion (Cormack et al., 2009): l
 
 @dataclass(frozen=True)
 class SelectiveSearch(ProposalSource):
-    """Regions of a graph segmentation, merged step by step with the neighbor most alike (Uijlings et al., IJCV 2013),
+    """Regions of a graph segmentation, merged step by step with the most similar neighbor (Uijlings et al., IJCV 2013),
     with R-CNN's settings (``selective_search_boxes.m``): the image resized to a width of 500, HSV and Lab, k = 50 and
     100 with regions of k pixels at least, similarity by color + texture + size + fill and by texture + size + fill,
-    boxes narrower than 20 px (at that width) dropped, repeats folded. ``quality``: five color spaces, four k, four
+    boxes narrower than 20 px (at that width) dropped, duplicates merged. ``quality``: five color spaces, four k, four
     similarities, which is ten times the work. Needs OpenCV's contrib modules (``pip install 'foveal[rcnn]'``).
 
-    Differences: OpenCV ranks regions by its own random numbers, which change from call to call; here each of the
-    groupings (color x k x similarity) is run by itself and ranked by size, as regions nearer the top of the hierarchy
-    are larger, and a box scores the sum of 1 / (60 + rank) over the groupings that found it. The *set* of boxes is
-    OpenCV's, the order is reproducible and finds more objects among the first hundreds. A image more than twice as
-    high as wide is resized to a height of 1000 in place of a width of 500.
+    Differences: OpenCV ranks regions by random numbers, which change from call to call; here each of the
+    groupings (color x k x similarity) is run separately and ranked by size, as regions nearer the top of the hierarchy
+    are larger, and the score of a box is the sum of 1 / (60 + rank) over the groupings that contain it. The *set* of
+    boxes is OpenCV's, the order is reproducible and has a higher recall in the first hundreds. An image more than twice
+    as high as wide is resized to a height of 1000 instead of a width of 500.
 
     Raises :class:`UsageError` where OpenCV's contrib modules are missing.
     """
 
     mode: Literal["fast", "quality"] = "fast"
     top: int = 2000  # proposals of each image that a detector looks at, the best ones
-    width: int = 500  # pixels that a image is resized to
+    width: int = 500  # pixels that an image is resized to
     min_side: float = 20.0  # boxes with a shorter side are dropped, pixels of the resized image
     sigma: float = 0.8  # of the smoothing before the segmentation
 
@@ -139,7 +139,7 @@ class SelectiveSearch(ProposalSource):
 
 
 def _color(cv2: Any, image: RGBImage, name: str) -> RGBImage:
-    """A image (H, W, 3) RGB in another color space: (H, W, 3) or (H, W), 0 to 255."""
+    """An image (H, W, 3) RGB in another color space: (H, W, 3) or (H, W), 0 to 255."""
     if name == "rgi":  # red and green as shares of the light, and the light
         light = image.astype(np.float32).sum(2, keepdims=True)
         shares = 255 * image[..., :2] / np.maximum(light, 1)

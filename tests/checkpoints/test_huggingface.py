@@ -238,7 +238,7 @@ SPOILED = {
     "json": "cannot be read as JSON",
     "half": "damaged safetensors",
     "gone": "has no model.safetensors",
-    "pickle": "holds code",
+    "pickle": "contains code",
     "headless": "does not fit RetinaNet with 3 classes: missing",
 }
 
@@ -288,7 +288,7 @@ def test_bad_files(
     if how == "preset":
         extra = ["--preset", "retinanet_r50_fpn"]
     words = {
-        "half": "cut off", "pickle": "holds code", "other": "not a torchvision detector known here",
+        "half": "truncated", "pickle": "contains code", "other": "not a supported torchvision detector",
         "classes": "has 3 classes, 2 names", "names": "has 3 classes, 2 names", "missing": "class_embed.bias",
         "preset": "retinanet_r50_fpn is no DETR", "depth": "no ResNet-50 or 101",
     }  # fmt: skip

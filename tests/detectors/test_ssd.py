@@ -313,7 +313,7 @@ def test_a_norm_of_one_value_is_refused_in_words(change: str) -> None:
         ("neck.deconv=Deconvolution(0)", "Deconvolution: channels is 0"),
         ("head.module=Prediction(0, 8)", "Prediction: middle is 0"),
         ("input=Stretch(-4, 5)", "Stretch: width and height are pixels from 1 on"),
-        ("task.select.per_class=0", "per_class are counts from 1 on"),
+        ("task.select.per_class=0", "per_class of at least 1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(change: str, words: str) -> None:

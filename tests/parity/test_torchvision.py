@@ -191,7 +191,7 @@ def test_losses(both) -> None:
 
 
 def test_same_detections_from_the_command_line(both, tmp_path) -> None:
-    """torchvision's checkpoint file and a image file that needs no resizing (both resize: theirs floats, ours bytes).
+    """torchvision's checkpoint file and an image file that needs no resizing (both resize: theirs floats, ours bytes).
 
     The model that predicts has its norms folded into its convolutions, hence the wider tolerances.
     """

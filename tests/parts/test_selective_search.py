@@ -94,7 +94,7 @@ def test_without_opencv_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(UsageError, match=r"OpenCV is not installed.*foveal\[rcnn\]"):
         SelectiveSearch()(sample_image())
     monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(__version__="4.9"))  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"4\.9\) has no contrib modules"), SelectiveSearch().session():
+    with pytest.raises(UsageError, match=r"4\.9 has no contrib modules"), SelectiveSearch().session():
         pass
 
 

@@ -122,7 +122,7 @@ class TimmBackbone(nn.Module):
             maps = torch.func.functional_call(self.eval(), state, (torch.empty(1, 3, *_PROBE, device="meta"),))
         except (AssertionError, RuntimeError, ValueError) as error:
             raise UsageError(
-                f"{name} does not take a image of {_PROBE[1]} x {_PROBE[0]} pixels: {error}",
+                f"{name} does not take an image of {_PROBE[1]} x {_PROBE[0]} pixels: {error}",
                 fix="Choose a network that takes images of any size",
             ) from None
         finally:

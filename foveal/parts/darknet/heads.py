@@ -19,9 +19,9 @@ Pairs = tuple[tuple[float, float], ...]
 def _checked_anchors(section: Section, number: int) -> Pairs:
     pairs = section.pairs("anchors")
     if len(pairs) != number:
-        raise section.error(f"anchors holds {len(pairs)} pairs, num is {number}", key="anchors")
+        raise section.error(f"anchors has {len(pairs)} pairs, num is {number}", key="anchors")
     if any(side <= 0 for pair in pairs for side in pair):
-        raise section.error("anchors holds a side that is not above 0", key="anchors")
+        raise section.error("anchors has a side that is not above 0", key="anchors")
     return pairs
 
 
@@ -141,9 +141,7 @@ class Detection(Kind):
     def read(cls, section: Section, index: int) -> Self:
         section.refuse(coords=4, softmax=0)
         if not section.flag("sqrt"):
-            raise section.error(
-                "sqrt=0 (sides instead of their square roots) is not supported", key="sqrt", fix="sqrt=1"
-            )
+            raise section.error("sqrt=0 (sides and not their roots) is not supported", key="sqrt", fix="sqrt=1")
         classes, side = section.integer("classes", least=1), section.integer("side", least=1)
         return cls(classes, side, section.integer("num", least=1), HeadScales.read(section))
 

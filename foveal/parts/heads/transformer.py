@@ -28,10 +28,10 @@ _SIDE = -math.log(4)  # logit of the initial sides of the boxes of anchored quer
 
 @dataclass(frozen=True)
 class Transformer:
-    """Encoder and decoder of Vaswani et al. (2017), norms behind each block; the sides of the boxes are a sigmoid's."""
+    """Encoder and decoder of Vaswani et al. (2017), a norm after each block; boxes are predicted through a sigmoid."""
 
-    queries: int = 100  # most objects that can be found in a image
-    width: int = 256  # numbers a place or query
+    queries: int = 100  # largest number of detections of an image
+    width: int = 256  # embedding dimension of locations and queries
     heads: int = 8  # of each attention
     encoder: int = 6  # layers
     decoder: int = 6  # layers, each with losses (auxiliary losses)
@@ -79,8 +79,8 @@ class TransformerHead(LayeredHead):
         states = self.states(features, images)
         boxes = self.bbox_embed(states).float()
         if self.anchors is not None:
-            boxes = boxes + F.pad(self.anchors.flip(1), (0, 2))  # the center is said from where the query stands
-        boxes = boxes.sigmoid()  # in fp32: half a image in bf16 is right to 1/512 alone
+            boxes = boxes + F.pad(self.anchors.flip(1), (0, 2))  # the center is relative to the query's location
+        boxes = boxes.sigmoid()  # in fp32: bf16 would be accurate to 1/512 of the image only
         return [Predictions(*layer) for layer in zip(self.class_embed(states), boxes, strict=True)]
 
     def states(self, features: list[Tensor], images: Images) -> Tensor:

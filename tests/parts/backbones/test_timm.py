@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         Timm("resnet18x").build()
     with pytest.raises(UsageError, match="not what a detector needs"):
         Timm("vit_tiny_patch16_224").build()
-    with pytest.raises(UsageError, match="does not take a image"):
+    with pytest.raises(UsageError, match="does not take an image"):
         Timm("swin_tiny_patch4_window7_224").build()
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
     spec = Timm("resnet18")

@@ -95,7 +95,7 @@ def test_the_grammar_is_darknets() -> None:
         (EIGHT + BATCH + "[shortcut]\nfrom=-2\n", "adds 8 x 32 x 32 \\(from\\) to 4 x 16 x 16"),
         (EIGHT + "[reorg]\nstride=3\n", "stride 3 does not divide a map of 8 x 32 x 32"),
         (GOOD + YOLO.replace("mask=0,1", "mask=0,3"), "line 9 \\[yolo\\]: mask names anchor 3, .* 3"),
-        (GOOD + YOLO.replace("num=3", "num=4"), "line 10 \\[yolo\\]: anchors holds 3 pairs, num is 4"),
+        (GOOD + YOLO.replace("num=3", "num=4"), "line 10 \\[yolo\\]: anchors has 3 pairs, num is 4"),
         (GOOD + YOLO.replace("5,6", "5"), "anchors has 5 numbers, expected pairs"),
         (GOOD + YOLO.replace("5,6", "5,0"), "a side that is not above 0"),
         (NET + CONV.format(15) + YOLO, "2 boxes of 5 \\+ 2 classes need 14 channels, the layer before has 15"),
