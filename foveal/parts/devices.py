@@ -1,4 +1,4 @@
-"""Which of the two forms of a part runs: the CPU's, which may look at values, or the one that never waits."""
+"""Whether a part runs its CPU form, which may read values, or its device form, which never waits for the device."""
 
 from __future__ import annotations
 

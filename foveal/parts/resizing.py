@@ -67,8 +67,8 @@ class Input(ABC):
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) that an image is resized to."""
-        place = self.placement(height, width)
-        return place.height, place.width
+        placement = self.placement(height, width)
+        return placement.height, placement.width
 
     def batch(self, arrays: Sequence[ImageArray]) -> Images:
         """Upright RGB images (H, W, 3) uint8 of any sizes -> a normalized float32 batch on the CPU."""
@@ -89,7 +89,7 @@ class Input(ABC):
     def normalize(self, images: Images, dtype: torch.dtype = torch.float32) -> Images:
         """Raw uint8 pixels (B, 3, H, W) on any device -> normalized ``dtype``, channels-last; zero outside ``sizes``.
 
-        No host sync. The arithmetic is fp32 whatever ``dtype`` is.
+        No device sync. The arithmetic is fp32 whatever ``dtype`` is.
         """
         b, _, h, w = images.pixels.shape
         mean, std = self._rows(w, images.pixels.device)
@@ -113,29 +113,31 @@ class Input(ABC):
         if not images:
             raise FovealError("a batch needs at least one image")
         original = [(int(p.shape[0]), int(p.shape[1])) for p in images]
-        places = [self.placement(h, w) for h, w in original]
-        height, width = self.canvas([(p.height, p.width) for p in places])
+        placements = [self.placement(h, w) for h, w in original]
+        height, width = self.canvas([(p.height, p.width) for p in placements])
         pixels = images[0].new_zeros(len(images), height, width, 3)
         if self.padding != self.mean:
             mean, std = self._rows(1, pixels.device)
             pixels += (torch.tensor(self.padding, device=pixels.device) - mean) / std
-        for out, image, place in zip(pixels, images, places, strict=True):
+        for out, image, placement in zip(pixels, images, placements, strict=True):
             mean, std = self._rows(image.shape[1], pixels.device)
             image.view(len(image), -1).sub_(mean).div_(std)
-            out[place.y : place.y + place.height, place.x : place.x + place.width] = _resized(image, place)
-        return Images(pixels.permute(0, 3, 1, 2), *self.frames(original, places, (height, width)))
+            out[placement.y : placement.y + placement.height, placement.x : placement.x + placement.width] = _resized(
+                image, placement
+            )
+        return Images(pixels.permute(0, 3, 1, 2), *self.frames(original, placements, (height, width)))
 
     def frames(
-        self, original: Sequence[tuple[int, int]], places: Sequence[Placement], canvas: tuple[int, int]
+        self, original: Sequence[tuple[int, int]], placements: Sequence[Placement], canvas: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """``sizes``, ``frame`` and ``original`` of :class:`Images` for images of ``original`` (height, width)."""
-        sizes = [self.extent(p, canvas) for p in places]
-        frame = [(p.width / w, p.height / h, p.x, p.y) for p, (h, w) in zip(places, original, strict=True)]
+        sizes = [self.extent(p, canvas) for p in placements]
+        frame = [(p.width / w, p.height / h, p.x, p.y) for p, (h, w) in zip(placements, original, strict=True)]
         return torch.tensor(sizes), torch.tensor(frame, dtype=torch.float32), torch.tensor(list(original))
 
-    def extent(self, place: Placement, canvas: tuple[int, int]) -> tuple[int, int]:
+    def extent(self, placement: Placement, canvas: tuple[int, int]) -> tuple[int, int]:
         """The part of the canvas that counts as image: boxes are clipped to it."""
-        return place.height, place.width
+        return placement.height, placement.width
 
 
 @dataclass(frozen=True)
@@ -233,14 +235,14 @@ class Letterbox(_Fixed):
     def padding(self) -> tuple[float, float, float]:
         return (self.gray, self.gray, self.gray)
 
-    def extent(self, place: Placement, canvas: tuple[int, int]) -> tuple[int, int]:
+    def extent(self, placement: Placement, canvas: tuple[int, int]) -> tuple[int, int]:
         """The network sees the gray border too, and it lies on both sides: all of the canvas counts."""
         return canvas
 
 
-def _resized(image: Tensor, place: Placement) -> Tensor:
+def _resized(image: Tensor, placement: Placement) -> Tensor:
     """(H, W, 3) -> (h, w, 3). The form with a leading 1 is one that the kernel knows as channels-last."""
-    size = (place.height, place.width)
+    size = (placement.height, placement.width)
     if tuple(image.shape[:2]) == size:
         return image
     out = F.interpolate(image[None].permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=False)

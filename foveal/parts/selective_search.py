@@ -76,7 +76,7 @@ class SelectiveSearch(ProposalSource):
     """
 
     mode: Literal["fast", "quality"] = "fast"
-    top: int = 2000  # proposals of each image that a detector looks at, the best ones
+    top: int = 2000  # how many of the best proposals of each image a detector uses
     width: int = 500  # pixels that an image is resized to
     min_side: float = 20.0  # boxes with a shorter side are dropped, pixels of the resized image
     sigma: float = 0.8  # of the smoothing before the segmentation

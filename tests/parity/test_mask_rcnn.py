@@ -95,16 +95,16 @@ def test_heads_boxes_and_masks(both: Any) -> None:
         hook.remove()
     # the head on the peer's own boxes
     own = seen["roi"]
-    most = max(len(r["labels"]) for r in own)
-    boxes, labels = torch.zeros(2, most, 4), torch.zeros(2, most, dtype=torch.int64)
-    rows = torch.zeros(2, most, dtype=torch.bool)
+    longest = max(len(r["labels"]) for r in own)
+    boxes, labels = torch.zeros(2, longest, 4), torch.zeros(2, longest, dtype=torch.int64)
+    valid = torch.zeros(2, longest, dtype=torch.bool)
     for i, r in enumerate(own):
         n = len(r["labels"])
         assert n > 5
-        boxes[i, :n], labels[i, :n], rows[i, :n] = r["boxes"], r["labels"] - 1, True
+        boxes[i, :n], labels[i, :n], valid[i, :n] = r["boxes"], r["labels"] - 1, True
     with torch.inference_mode():
-        logits = ours.mask_head(outputs.features, boxes, labels, ours.strides)[rows]
-    close(logits, seen["logits"][torch.arange(len(logits)), labels[rows] + 1])
+        logits = ours.mask_head(outputs.features, boxes, labels, ours.strides)[valid]
+    close(logits, seen["logits"][torch.arange(len(logits)), labels[valid] + 1])
     # all of it
     for e, f in zip(expected, found, strict=True):
         assert len(f) == len(e["scores"])

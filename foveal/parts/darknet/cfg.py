@@ -120,9 +120,11 @@ def read_sections(text: str, path: str | Path | None = None) -> tuple[Section, l
     if not sections:
         raise FovealError("is empty, expected the sections of a Darknet cfg", path=path)
     if sections[0].kind not in ("net", "network"):
-        raise sections[0].error("the first section is not [net]", fix="[net] says the width and height of the input")
+        raise sections[0].error(
+            "the first section is not [net]", fix="Begin with [net], the width and height of the input"
+        )
     if len(sections) == 1:
-        raise sections[0].error("there is no layer behind [net]")
+        raise sections[0].error("there is no layer after [net]")
     return sections[0], sections[1:]
 
 
@@ -141,7 +143,7 @@ def read_names(path: str | Path) -> tuple[str, ...]:
             raise FovealError("is empty, expected a class name", path=path, where=f"line {number}")
         if name in lines[: number - 1]:
             first = lines.index(name) + 1
-            raise FovealError(f"{name!r} stands in line {first} already", path=path, where=f"line {number}")
+            raise FovealError(f"{name!r} is in line {first} already", path=path, where=f"line {number}")
     if not lines:
         raise FovealError("holds no name", path=path, fix="A .names file has one class name a line")
     return tuple(lines)

@@ -118,7 +118,7 @@ def _layer(section: Section, before: list[CfgLayer], image: Shape) -> CfgLayer:
 def with_outputs(text: str, logits: int) -> str:
     """The same cfg for detection layers of ``logits`` classes: their ``classes``, and the width of the layers before.
 
-    A layer before them that has no width of its own is refused with its line.
+    Raises :class:`FovealError` with the line of a layer before them whose width cannot be set.
     """
     net, lines = read_net(text), text.splitlines()
     for head in net.heads:
@@ -128,7 +128,7 @@ def with_outputs(text: str, logits: int) -> str:
             continue
         key = {"convolutional": "filters", "connected": "output"}.get(last.kind)
         if key is None:
-            raise last.section.error(f"stands before [{head.kind}] and cannot be made for {logits} classes")
+            raise last.section.error(f"precedes [{head.kind}] and cannot be changed to {logits} classes")
         outputs = what.boxes * (5 + logits)
         if isinstance(what, heads.Detection):
             outputs = what.side**2 * (5 * what.boxes + logits)

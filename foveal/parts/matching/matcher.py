@@ -78,7 +78,7 @@ def best_overlaps(priors: Tensor, objects: Tensor, ties: bool = True) -> tuple[T
 
 
 def match_on_device(priors: Tensor, objects: Tensor, ties: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
-    """:func:`best_overlaps` on any device, without a host sync."""
+    """:func:`best_overlaps` on any device, without a device sync."""
     b, g = objects.shape[:2]
     count = priors.shape[-2]
     chunk = min(count, max(256, DEVICE_BUDGET // (b * g)))
@@ -276,7 +276,7 @@ def _intersection(a: _Corners, b: _Corners, buffers: Tensor) -> tuple[Tensor, Te
 
 
 def in_ignored_region(priors: Tensor, targets: Targets) -> Tensor:
-    """(B, A) bool: at least half of the prior lies in one region of ``targets.ignore``. No host sync."""
+    """(B, A) bool: at least half of the prior lies in one region of ``targets.ignore``. No device sync."""
     regions = torch.where(targets.ignore[..., None], targets.boxes, targets.boxes.new_zeros(())).float()
     b, g = regions.shape[:2]
     count = priors.shape[-2]

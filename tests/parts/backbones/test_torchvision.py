@@ -148,10 +148,10 @@ def test_frozen_stages_are_torchvisions(trainable: int) -> None:
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 
     peer = _resnet_fpn_extractor(torchvision.models.resnet18(), trainable)
-    wanted = {n for n, p in peer.body.named_parameters() if p.requires_grad}
+    expected = {n for n, p in peer.body.named_parameters() if p.requires_grad}
     ours = Torchvision("resnet18", norm="batch", frozen_stages=5 - trainable).build()
     mine = {n for n, p in ours.named_parameters() if p.requires_grad}
-    assert mine == wanted
+    assert mine == expected
 
 
 @pytest.mark.parametrize("trainable", [1, 3, 6])
@@ -160,7 +160,7 @@ def test_mobilenet_detection_form(trainable: int) -> None:
 
     network = torchvision.models.mobilenet_v3_large()
     peer = _mobilenet_extractor(network, True, trainable)
-    wanted = {"features." + n for n, p in peer.body.named_parameters() if p.requires_grad}
+    expected = {"features." + n for n, p in peer.body.named_parameters() if p.requires_grad}
     # torchvision counts the last convolution as a stage of its own; we have five stages, by stride
     frozen = {6: 0, 3: 3, 1: 5}[trainable]
     ours = Torchvision(
@@ -169,7 +169,7 @@ def test_mobilenet_detection_form(trainable: int) -> None:
     assert ours.channels == (160, 960)
     assert ours.strides == (32, 32)
     mine = {n for n, p in ours.named_parameters() if p.requires_grad}
-    assert mine == (wanted if trainable > 1 else set())
+    assert mine == (expected if trainable > 1 else set())
     assert {m.eps for m in ours.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-5}
 
 
@@ -309,7 +309,7 @@ def test_autocast_stays_in_low_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         frozen, trained = body(sample_image(64))
     assert frozen.dtype == trained.dtype == torch.bfloat16
-    assert not frozen.requires_grad  # nothing is kept for a backward pass through the two frozen stages
+    assert not frozen.requires_grad  # nothing is stored for a backward pass through the two frozen stages
     trained.float().sum().backward()
     assert {n.split(".")[0] for n, p in body.named_parameters() if p.grad is not None} == {"layer2"}
 
@@ -329,8 +329,8 @@ def test_real_squeezenet_features(data: Path) -> None:
         x = ((torch.from_numpy(reference[f"input_{photo}"]) / 255 - mean) / std).permute(2, 0, 1)[None]
         with torch.no_grad():
             features = body.eval()(x)[-1]
-        wanted = torch.from_numpy(reference[f"features_{photo}"]).reshape(features.shape)
-        assert relative(features, wanted) <= 1e-5
+        expected = torch.from_numpy(reference[f"features_{photo}"]).reshape(features.shape)
+        assert relative(features, expected) <= 1e-5
 
 
 def test_building_reads_no_file() -> None:

@@ -32,13 +32,13 @@ def test_floats_of_every_real_cfg(data: Path) -> None:
     which the mean and variance of 13,184 normalized channels come."""
     counts = json.loads((data / "weights/darknet-cfg/float_counts.json").read_text())["cfg"]
     assert len(counts) == 10
-    for name, wanted in counts.items():
+    for name, expected in counts.items():
         path = data / "weights/darknet-cfg" / name
         net = read_net(read_cfg_text(path), path)
         kinds = [layer.kind for layer in net.layers]
-        assert net.floats == wanted["floats"], name
-        assert {kind: kinds.count(kind) for kind in kinds} == wanted["layers"], name
-        assert net.shape(-1) == tuple(wanted["input_chw"]), name
+        assert net.floats == expected["floats"], name
+        assert {kind: kinds.count(kind) for kind in kinds} == expected["layers"], name
+        assert net.shape(-1) == tuple(expected["input_chw"]), name
     net = read_net(read_cfg_text(data / "weights/darknet-cfg/yolov1.cfg"))
     assert net.floats == 197_301_875 + 2 * 13_184
     assert [layer.shape for layer in net.heads] == [(1715, 1, 1)]

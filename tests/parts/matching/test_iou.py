@@ -19,7 +19,7 @@ from foveal.types import Match, Priors, Target, Targets
 
 
 class Syncs(TorchDispatchMode):
-    """Names of the operations that make a GPU's host wait."""
+    """Names of the operations that make a CPU wait for the GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,12 +63,12 @@ def reference(objects: Tensor, priors: Tensor, positive: float, negative: float,
     return found
 
 
-@pytest.mark.parametrize("host", [True, False])
+@pytest.mark.parametrize("cpu", [True, False])
 @pytest.mark.parametrize("low_quality", [True, False])
 def test_equals_torchvision_on_many_random_cases_with_ties(
-    monkeypatch: pytest.MonkeyPatch, host: bool, low_quality: bool
+    monkeypatch: pytest.MonkeyPatch, cpu: bool, low_quality: bool
 ) -> None:
-    if not host:
+    if not cpu:
         monkeypatch.setattr(matchers, "match_on_cpu", match_on_device)
     monkeypatch.setattr(matchers, "CPU_BUDGET", 1 << 11)  # several pieces also in small cases
     monkeypatch.setattr(matchers, "DEVICE_BUDGET", 1 << 11)
@@ -100,7 +100,7 @@ def test_the_original_torchvision_matcher_agrees_where_every_object_is_touched()
     assert torch.equal(as_torchvision(found)[0], expected)
 
 
-def test_host_and_device_forms_agree_bit_for_bit() -> None:
+def test_cpu_and_device_forms_agree_bit_for_bit() -> None:
     rng = torch.Generator().manual_seed(1)
     for shared in (True, False):
         priors = random_boxes(9000, rng, 300)
@@ -127,7 +127,7 @@ def test_an_object_that_nothing_touches_forces_nothing() -> None:
     assert as_torchvision(found).tolist() == [[1, -1]]
 
 
-def test_a_forced_prior_answers_for_its_own_best_object() -> None:
+def test_a_forced_prior_is_assigned_to_its_own_best_object() -> None:
     """Object 1's best prior (IoU 5/15) overlaps object 0 more (10/20): it goes to object 0, as in torchvision."""
     priors = Priors(torch.tensor([[0.0, 0, 10, 10]]), (1,))
     objects = torch.tensor([[0.0, 0, 20, 10], [5, 0, 15, 10]])
@@ -144,7 +144,7 @@ def test_low_quality_floor_is_detectrons_rule() -> None:
 
 
 def test_background_needs_some_overlap_where_the_paper_says_so() -> None:
-    """Fast R-CNN: background is [.1, .5), what lies below is not looked at."""
+    """Fast R-CNN: background is [.1, .5), below that priors are ignored."""
     priors = Priors(torch.tensor([[0.0, 0, 100, 10], [0, 0, 100, 1], [0, 50, 100, 60]]), (3,))
     found = IoUMatcher(0.5, 0.5, low_quality=False, background=0.1)(priors, pad([torch.tensor([[0.0, 0, 20, 10]])]))
     assert as_torchvision(found).tolist() == [[-1, -2, -2]]
@@ -184,7 +184,7 @@ def test_the_device_form_never_waits_for_the_device(monkeypatch: pytest.MonkeyPa
     assert syncs.found == []
 
 
-def test_the_host_form_uses_no_operation_that_syncs() -> None:
+def test_the_cpu_form_uses_no_operation_that_syncs() -> None:
     rng = torch.Generator().manual_seed(0)
     targets = pad([random_boxes(9, rng), random_boxes(2, rng)])
     with Syncs() as syncs:
