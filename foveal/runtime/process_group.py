@@ -23,7 +23,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
-from ..training.loop.interrupt import Interrupt
+from .interrupt import Interrupt
 
 PATIENCE = 30.0  # seconds for a thread or a process that should end at once; it takes some on a machine that is busy
 

@@ -62,11 +62,20 @@ def find_published(name: str) -> Published:
 
 
 def weights_folder() -> Path:
-    """The folder of fetched files: ``FOVEAL_CACHE``, or ``foveal`` in the user's cache folder."""
-    folder = os.environ.get("FOVEAL_CACHE")
-    if folder:
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "foveal"
+    """The folder of fetched files: ``FOVEAL_CACHE``, or ``foveal`` in the user's cache folder.
+
+    A relative ``XDG_CACHE_HOME`` does not count, as its specification says. Raises :class:`FovealError` for a user
+    without a home folder.
+    """
+    cache = os.environ.get("FOVEAL_CACHE")
+    try:
+        if cache:
+            return Path(cache).expanduser()
+        folder = Path(os.environ.get("XDG_CACHE_HOME", "")).expanduser()
+        return (folder if folder.is_absolute() else Path.home() / ".cache") / "foveal"
+    except RuntimeError:  # pathlib's for a home that neither HOME nor the list of users knows
+        fix = "Set FOVEAL_CACHE to the full path of a folder of yours"
+        raise FovealError("no cache folder: the home folder is not known", where=cache or "", fix=fix) from None
 
 
 def is_offline() -> bool:

@@ -91,10 +91,8 @@ class _Step(nn.Module):
 
     def _enlarged(self, x: Tensor, height: int, width: int) -> Tensor:
         """Upsampled to (height, width): cropped where the coarser side was rounded up, extended where rounded down."""
-        size, kernel, stride, padding = (height, width), *self.gap
-        missing = [
-            side - ((int(s) - 1) * stride - 2 * padding + kernel) for side, s in zip(size, x.shape[-2:], strict=True)
-        ]
-        fill = [min(max(0, m), stride - 1) for m in missing]
-        x = F.conv_transpose2d(x, self.up.weight, self.up.bias, stride, padding, fill)[..., :height, :width]
-        return x if x.shape[-2:] == size else F.interpolate(x, size, mode="nearest")
+        target, kernel, stride, padding = (height, width), *self.gap
+        smallest = [(int(s) - 1) * stride - 2 * padding + kernel for s in x.shape[-2:]]
+        size = [min(max(n, side), n + stride - 1) for n, side in zip(smallest, target, strict=True)]
+        x = self.up(x, size)[..., :height, :width]
+        return x if x.shape[-2:] == target else F.interpolate(x, target, mode="nearest")
