@@ -155,7 +155,7 @@ def test_detections_in_float64(both) -> None:
     """In float64, from torchvision's own resized pixels. In float32 random weights give nearly equal scores and IoUs
     that rounding (another number of threads, another CPU) exchanges; NMS then keeps the other box."""
     name, theirs, ours = both
-    images, seen, shift = [x.double() for x in pictures()], {}, int(name in FRCNN)
+    images, seen, shift = [x.double() for x in sample_images()], {}, int(name in FRCNN)
     hook = theirs.transform.register_forward_hook(lambda m, i, o: seen.update(pixels=o[0].tensors))
     try:
         theirs.double()
