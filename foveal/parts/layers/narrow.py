@@ -39,7 +39,7 @@ def guard_narrow(module: nn.Module) -> None:
 
 
 def _again(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-    """A forward hook: the output in fp32 arithmetic where the map is narrow; otherwise None, which does not change it."""
+    """A forward hook: the output in fp32 arithmetic where the map is narrow; otherwise None (no change)."""
     x: Tensor = args[0]
     small = x if isinstance(layer, nn.ConvTranspose2d) else output
     if output.dtype not in HALF or output.device.type != "cpu" or not is_narrow(small):
