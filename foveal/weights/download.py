@@ -40,18 +40,18 @@ def digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def download(url: str, place: Path, sha256: str, *, progress: Progress | None = None, by_hand: str = "") -> None:
-    """Downloads ``url`` to ``place``. ``sha256``: its hash, or the first digits of it.
+def download(url: str, target: Path, sha256: str, *, progress: Progress | None = None, by_hand: str = "") -> None:
+    """Downloads ``url`` to ``target``. ``sha256``: its hash, or the first digits of it.
 
     An interrupted connection is resumed, also by the next call. Raises ``FovealError`` where the file cannot be
     downloaded (with ``by_hand`` as the way to get it), where another process downloads it, and where its hash is
     another: then the download is removed.
     """
-    part = place.with_name(place.name + ".part")
+    part = target.with_name(target.name + ".part")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         with _opened(part) as file:
-            if place.is_file() and digest(place).startswith(sha256):
+            if target.is_file() and digest(target).startswith(sha256):
                 return  # another process has downloaded it in the meantime
             resumed = _download_rest(url, file, progress)
             if not (actual := digest(part)).startswith(sha256) and resumed:  # the file was replaced in between
@@ -61,15 +61,15 @@ def download(url: str, place: Path, sha256: str, *, progress: Progress | None = 
             if not actual.startswith(sha256):
                 part.unlink()
                 raise FovealError(
-                    f"is not {place.name}: its SHA-256 starts with {actual[: max(8, len(sha256[:12]))]}, "
+                    f"is not {target.name}: its SHA-256 starts with {actual[: max(8, len(sha256[:12]))]}, "
                     f"not {sha256[:12]}",
                     path=url,
                     fix="Check the address and try again; the damaged or different file was deleted",
                 )
             os.fsync(file.fileno())
-            os.replace(part, place)
+            os.replace(part, target)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _refused(error, url, place, part, by_hand) from error
+        raise _refused(error, url, target, part, by_hand) from error
 
 
 def _download_rest(url: str, file: IO[bytes], progress: Progress | None) -> bool:
@@ -176,11 +176,11 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
         return False
 
 
-def _refused(error: Exception, url: str, place: Path, part: Path, by_hand: str) -> FovealError:
+def _refused(error: Exception, url: str, target: Path, part: Path, by_hand: str) -> FovealError:
     if isinstance(error, OSError) and error.errno in _DISK:
         fix = "Set FOVEAL_CACHE to a writable folder with enough space"
-        return FovealError(f"cannot be written ({error.strerror})", path=place, fix=fix)
+        return FovealError(f"cannot be written ({error.strerror})", path=target, fix=fix)
     reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", None) or error
     size = part.stat().st_size if part.exists() else 0
     resume = f"Run the same command again to resume after {size:,} bytes. " if size else ""
-    return FovealError(f"could not be fetched from {url} ({reason})", path=place, fix=resume + by_hand)
+    return FovealError(f"could not be fetched from {url} ({reason})", path=target, fix=resume + by_hand)

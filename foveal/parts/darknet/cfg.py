@@ -60,12 +60,12 @@ class Section:
             raise self.error(f"{key} is {text!r}, expected a number", key=key)
         return values
 
-    def integer(self, key: str, default: int | None = None, *, least: int | None = None) -> int:
+    def integer(self, key: str, default: int | None = None, *, minimum: int | None = None) -> int:
         value = self.number(key, default)
         if value != int(value):
             raise self.error(f"{key} is {self.text(key)}, expected a whole number", key=key)
-        if least is not None and value < least:
-            raise self.error(f"{key} is {int(value)}, expected {least} or more", key=key)
+        if minimum is not None and value < minimum:
+            raise self.error(f"{key} is {int(value)}, expected {minimum} or more", key=key)
         return int(value)
 
     def integers(self, key: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:

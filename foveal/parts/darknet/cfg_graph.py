@@ -86,7 +86,7 @@ def read_net(text: str, path: str | Path | None = None, *, size: tuple[int, int]
     Raises :class:`FovealError` with line, value and what was expected.
     """
     net, sections = read_sections(text, path)
-    width, height = net.integer("width", least=1), net.integer("height", least=1)
+    width, height = net.integer("width", minimum=1), net.integer("height", minimum=1)
     height, width = size or (height, width)
     channels = net.integer("channels", 3)
     if channels != 3:

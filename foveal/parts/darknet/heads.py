@@ -77,8 +77,8 @@ class Region(Kind):
             if section.has(key):
                 raise section.error(f"{key}: YOLO9000's tree of classes is not supported", key=key)
         return cls(
-            classes=section.integer("classes", least=1),
-            anchors=_checked_anchors(section, section.integer("num", least=1)),
+            classes=section.integer("classes", minimum=1),
+            anchors=_checked_anchors(section, section.integer("num", minimum=1)),
             softmax=section.flag("softmax"),
             thresh=_share(section, "thresh"),
             scales=HeadScales.read(section),
@@ -106,7 +106,7 @@ class Yolo(Kind):
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
         section.refuse(new_coords=0)
-        anchors = _checked_anchors(section, section.integer("num", least=1))
+        anchors = _checked_anchors(section, section.integer("num", minimum=1))
         mask = section.integers("mask", tuple(range(len(anchors))))
         for k in mask:
             if not 0 <= k < len(anchors):
@@ -117,7 +117,7 @@ class Yolo(Kind):
         scale = section.number("scale_x_y", 1)
         if scale < 1:
             raise section.error(f"scale_x_y is {scale:g}, expected 1 or more", key="scale_x_y")
-        return cls(section.integer("classes", least=1), anchors, mask, _share(section, "ignore_thresh"), scale)
+        return cls(section.integer("classes", minimum=1), anchors, mask, _share(section, "ignore_thresh"), scale)
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
         _check_channels(section, inputs[0], len(self.mask), self.classes)
@@ -142,8 +142,8 @@ class Detection(Kind):
         section.refuse(coords=4, softmax=0)
         if not section.flag("sqrt"):
             raise section.error("sqrt=0 (sides and not their roots) is not supported", key="sqrt", fix="sqrt=1")
-        classes, side = section.integer("classes", least=1), section.integer("side", least=1)
-        return cls(classes, side, section.integer("num", least=1), HeadScales.read(section))
+        classes, side = section.integer("classes", minimum=1), section.integer("side", minimum=1)
+        return cls(classes, side, section.integer("num", minimum=1), HeadScales.read(section))
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
         outputs = self.side**2 * (self.classes + 5 * self.boxes)

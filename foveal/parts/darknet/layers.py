@@ -63,15 +63,15 @@ class Convolutional(Kind):
         section.refuse(
             binary=0, xnor=0, flipped=0, dilation=1, antialiasing=0, deform=0, stretch=0, sway=0, rotate=0, coordconv=0
         )
-        size, stride = section.integer("size", 1, least=1), section.integer("stride", 1, least=1)
+        size, stride = section.integer("size", 1, minimum=1), section.integer("stride", 1, minimum=1)
         section.refuse(stride_x=stride, stride_y=stride)
-        padding = size // 2 if section.flag("pad") else section.integer("padding", 0, least=0)
+        padding = size // 2 if section.flag("pad") else section.integer("padding", 0, minimum=0)
         return cls(
-            filters=section.integer("filters", least=1),
+            filters=section.integer("filters", minimum=1),
             size=size,
             stride=stride,
             padding=padding,
-            groups=section.integer("groups", 1, least=1),
+            groups=section.integer("groups", 1, minimum=1),
             norm=section.flag("batch_normalize"),
             activation=read_activation(section, "logistic"),
         )
@@ -97,7 +97,7 @@ class Connected(Kind):
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
-        outputs, norm = section.integer("output", least=1), section.flag("batch_normalize")
+        outputs, norm = section.integer("output", minimum=1), section.flag("batch_normalize")
         return cls(outputs, norm, read_activation(section, "logistic"))
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
@@ -119,10 +119,10 @@ class Local(Kind):
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
-        size, pad = section.integer("size", least=1), section.flag("pad")
+        size, pad = section.integer("size", minimum=1), section.flag("pad")
         if pad and size != 3:
             raise section.error(f"pad=1 with size={size} is not supported, only size=3", key="size")
-        filters, stride = section.integer("filters", least=1), section.integer("stride", 1, least=1)
+        filters, stride = section.integer("filters", minimum=1), section.integer("stride", 1, minimum=1)
         return cls(filters, size, stride, pad, read_activation(section, "logistic"))
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
@@ -144,10 +144,10 @@ class MaxPool(Kind):
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
         section.refuse(maxpool_depth=0, antialiasing=0, out_channels=1)
-        stride = section.integer("stride", 1, least=1)
+        stride = section.integer("stride", 1, minimum=1)
         section.refuse(stride_x=stride, stride_y=stride)
-        size = section.integer("size", stride, least=1)
-        padding = section.integer("padding", size - 1, least=0)
+        size = section.integer("size", stride, minimum=1)
+        padding = section.integer("padding", size - 1, minimum=0)
         if padding > 2 * (size - 1):
             raise section.error(f"padding is {padding}, more than windows of {size} pixels can reach", key="padding")
         return cls(size, stride, padding)
@@ -179,7 +179,7 @@ class Upsample(Kind):
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
-        return cls(section.integer("stride", 2, least=1), section.number("scale", 1))
+        return cls(section.integer("stride", 2, minimum=1), section.number("scale", 1))
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
         c, h, w = inputs[0]
@@ -195,7 +195,7 @@ class Reorg(Kind):
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
         section.refuse(reverse=0, flatten=0, extra=0)
-        return cls(section.integer("stride", 1, least=1))
+        return cls(section.integer("stride", 1, minimum=1))
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
         (c, h, w), s = inputs[0], self.stride
@@ -246,7 +246,7 @@ class Crop(Kind):
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
-        height, width = section.integer("crop_height", least=1), section.integer("crop_width", least=1)
+        height, width = section.integer("crop_height", minimum=1), section.integer("crop_width", minimum=1)
         return cls(height, width, not section.flag("noadjust"))
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:

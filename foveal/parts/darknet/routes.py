@@ -30,7 +30,7 @@ class Route(Kind):
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
-        groups, group = section.integer("groups", 1, least=1), section.integer("group_id", 0, least=0)
+        groups, group = section.integer("groups", 1, minimum=1), section.integer("group_id", 0, minimum=0)
         if group >= groups:
             raise section.error(f"group_id is {group} of {groups} groups, which count from 0", key="group_id")
         return cls(_indices(section, "layers", index), groups, group)

@@ -58,9 +58,9 @@ class ClassLoss(ABC):
     def scores(self, logits: Tensor) -> Tensor:
         """logits (..., K) -> probabilities (..., C) float32."""
 
-    @abstractmethod
     def bias(self, classes: int) -> float | None:
         """The initial bias of the head's last layer; None: zero."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,6 @@ class CrossEntropy(ClassLoss):
     def scores(self, logits: Tensor) -> Tensor:
         probabilities = logits.float().softmax(-1)
         return probabilities[..., :-1] if self.background else probabilities
-
-    def bias(self, classes: int) -> float | None:
-        return None
 
 
 class SigmoidLoss(ClassLoss):
@@ -284,9 +281,6 @@ class SquaredError(ClassLoss):
 
     def scores(self, logits: Tensor) -> Tensor:
         return logits.float()
-
-    def bias(self, classes: int) -> float | None:
-        return None
 
 
 def prior_bias(prior: float | None) -> float | None:

@@ -35,6 +35,3 @@ class SoftmaxOrSVM(ClassLoss):
     def scores(self, logits: Tensor) -> Tensor:
         logits = logits.float()
         return (logits[..., :-1] - logits[..., -1:]).sigmoid()
-
-    def bias(self, classes: int) -> float | None:
-        return None
