@@ -56,7 +56,7 @@ def find_published(name: str) -> Published:
     if key is None:
         known = [*ALIASES, *PUBLISHED]
         near = difflib.get_close_matches(name, known, 3)
-        fix = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(known)}."
+        fix = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Choose one of {', '.join(known)}"
         raise UsageError(f"no published checkpoint is called {name!r}", fix=fix)
     return PUBLISHED[key]
 
@@ -74,7 +74,7 @@ def weights_folder() -> Path:
         folder = Path(os.environ.get("XDG_CACHE_HOME", "")).expanduser()
         return (folder if folder.is_absolute() else Path.home() / ".cache") / "foveal"
     except RuntimeError:  # pathlib's for a home that neither HOME nor the list of users knows
-        fix = "Set FOVEAL_CACHE to the full path of a folder of yours"
+        fix = "Set FOVEAL_CACHE to the full path of a writable folder"
         raise FovealError("no cache folder: the home folder is not known", where=cache or "", fix=fix) from None
 
 

@@ -322,7 +322,7 @@ def test_export_reads_what_import_reads(data: Path, tmp_path: Path, capsys: pyte
     options = ["--cfg", str(folder / f"{name}.cfg"), "--names", str(folder / "coco.names")]
     weights, out = str(folder / f"{name}.weights"), str(tmp_path / "m.safetensors")
     assert main(["weights", "export", weights, "--out", out]) == 1
-    assert "Darknet weights need their cfg: --cfg" in capsys.readouterr().err
+    assert "Give its cfg as well: --cfg" in capsys.readouterr().err
     assert main(["weights", "export", weights, *options, "--out", out]) == 0
     assert len(find(out).classes) == 80
 

@@ -166,7 +166,7 @@ def test_background_counts_a_tenth_as_in_torchs_weighted_mean() -> None:
     expected = F.cross_entropy(logits.flatten(0, 1), wanted, torch.tensor([1.0, 1, 1, 0.1]))
     torch.testing.assert_close(found["cls"], expected)
     assert CrossEntropy().prior_weight(positive) is None
-    with pytest.raises(UsageError, match="more than zero"):
+    with pytest.raises(UsageError, match="more than 0"):
         CrossEntropy(background_weight=0.0)
 
 

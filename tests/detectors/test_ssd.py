@@ -322,7 +322,7 @@ def test_settings_that_cannot_be_are_refused(change: str, words: str) -> None:
 
 
 def test_a_way_back_needs_two_maps() -> None:
-    with pytest.raises(UsageError, match="one map alone"):
+    with pytest.raises(UsageError, match="only one map"):
         override(presets.dssd_mini, ["levels=(5,)", "neck.maps=()"]).build("a")
 
 

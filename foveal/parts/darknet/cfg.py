@@ -38,7 +38,7 @@ class Section:
         if key in self.values:
             return self.values[key][0]
         if default is None:
-            raise self.error(f"{key} is missing", fix=f"[{self.kind}] needs a line {key}=...")
+            raise self.error(f"{key} is missing", fix=f"Add a line {key}=... to [{self.kind}]")
         return default
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -107,7 +107,9 @@ def read_sections(text: str, path: str | Path | None = None) -> tuple[Section, l
             continue
         if bare.startswith("["):
             if not bare.endswith("]") or len(bare) < 3:
-                raise FovealError(f"{_short(line)} is not a section", path=path, where=f"line {number}", fix="[name]")
+                raise FovealError(
+                    f"{_short(line)} is not a section", path=path, where=f"line {number}", fix="Write [name]"
+                )
             values = {}
             sections.append(Section(bare[1:-1].lower(), number, values, path))
             continue
@@ -145,7 +147,7 @@ def read_names(path: str | Path) -> tuple[str, ...]:
             first = lines.index(name) + 1
             raise FovealError(f"{name!r} is in line {first} already", path=path, where=f"line {number}")
     if not lines:
-        raise FovealError("holds no name", path=path, fix="A .names file has one class name a line")
+        raise FovealError("has no names", path=path, fix="Write one class name on each line")
     return tuple(lines)
 
 
@@ -154,7 +156,7 @@ def _read_text(path: Path, what: str) -> str:
         with path.open("rb") as file:
             content = file.read(_LONGEST + 1)
     except OSError as error:
-        raise FovealError(f"cannot be read ({error.strerror})", path=path, fix=f"Name {what}") from None
+        raise FovealError(f"cannot be read ({error.strerror})", path=path, fix=f"Give {what}") from None
     if b"\0" in content or len(content) > _LONGEST:
         raise FovealError(f"is not {what}, which is a short text", path=path)
     return content.decode("utf-8", "replace")

@@ -15,7 +15,7 @@ def _indices(section: Section, key: str, index: int) -> tuple[int, ...]:
     indices = tuple(index + k if k < 0 else k for k in section.integers(key))
     for k, source in zip(section.integers(key), indices, strict=True):
         if not 0 <= source < index:
-            fix = f"It is layer {index}: 0 to {index - 1}, or -{index} to -1" if index else "It is the first layer"
+            fix = f"Use 0 to {index - 1}, or -{index} to -1" if index else "Remove it: no layer precedes the first"
             raise section.error(f"{key} names layer {k}, which is not before it", key=key, fix=fix)
     return indices
 
@@ -42,7 +42,7 @@ class Route(Kind):
         sizes = {s[1:] for s in inputs}
         if len(sizes) > 1:
             shown = ", ".join(f"{k}: {h} x {w}" for k, (_, h, w) in zip(self.layers, inputs, strict=True))
-            fix = "Input sides that are multiples of the largest stride (32 as a rule) keep them equal"
+            fix = "Set input sides that are multiples of the largest stride (usually 32)"
             raise section.error(f"joins maps of different sizes ({shown})", key="layers", fix=fix)
         if any(c % self.groups for c, _, _ in inputs):
             raise section.error(f"groups is {self.groups}, which does not divide the channels", key="groups")

@@ -140,7 +140,7 @@ def test_names(tmp_path: Path, data: Path) -> None:
     assert len(read_names(data / "weights/darknet-cfg/coco.names")) == 80
     assert read_names(data / "weights/yolo-lite/voc.names")[-1] == "tvmonitor"
     file = tmp_path / "my.names"
-    cases = {"": "holds no name", "a\n\nb\n": "line 2: is empty", "a\nb\na\n": "line 3: 'a' stands in line 1"}
+    cases = {"": "has no names", "a\n\nb\n": "line 2: is empty", "a\nb\na\n": "line 3: 'a' stands in line 1"}
     for text, words in cases.items():
         file.write_text(text)
         with pytest.raises(FovealError, match=words):

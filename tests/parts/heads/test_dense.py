@@ -136,7 +136,7 @@ def test_resnet_tail_is_torchvisions(tmp_path: Path) -> None:
         torch.testing.assert_close(vectors, network.layer4(x).mean((2, 3)), rtol=1e-4, atol=1e-5)
         assert head(x, 2).deltas.shape == (2, 2, 3, 4)
     assert all(m.fused for m in head.modules() if isinstance(m, FrozenBatchNorm))
-    with pytest.raises(UsageError, match="needs a ResNet"):
+    with pytest.raises(UsageError, match="the name of a ResNet"):
         ResNetTail("vgg16").build(512, (7, 7), 4, 3, None)
 
 
