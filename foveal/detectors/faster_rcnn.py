@@ -17,8 +17,9 @@ from ..errors import UsageError
 from ..parts.backbones.base import BackboneSpec
 from ..parts.backbones.torchvision import Torchvision
 from ..parts.coders import Delta
-from ..parts.heads.dense import RoIHeadSpec, RoIMLP, RPNHead
+from ..parts.heads.dense import RPNHead
 from ..parts.heads.mask import MaskBranch
+from ..parts.heads.roi import RoIHeadSpec, RoIMLP
 from ..parts.losses.box import SmoothL1
 from ..parts.losses.classification import BinaryCrossEntropy, CrossEntropy
 from ..parts.losses.normalizers import Sampled

@@ -160,7 +160,7 @@ def _same(trained: Any, data: Any) -> bool:
 
 
 @contextmanager
-def _silent(what: str) -> Iterator[Progress | None]:
+def _silent(what: str) -> Iterator[OnProgress | None]:
     yield None
 
 
@@ -177,7 +177,7 @@ def score_model(
     limit: int | None = None,
     parts: Sequence[type] = (),
     on_data: Callable[[Dataset], None] | None = None,
-    task: Callable[[str], AbstractContextManager[Progress | None]] = _silent,
+    task: Callable[[str], AbstractContextManager[OnProgress | None]] = _silent,
 ) -> Scored:
     """What :func:`foveal.evaluate` does, with all that the results are made from.
 

@@ -111,7 +111,7 @@ def test_rows_of_the_paper() -> None:
 
         def losses(self, predictions: Any, rows: Priors, *args: Any, match: Any, kept: Tensor, **more: Any) -> Any:
             seen.append((rows.boxes, match.positive, kept))
-            return plain(predictions, rows, *args, match=match, kept=kept, **more)
+            return plain(predictions, rows, *args, match=match, sample=kept, **more)
 
     detector.roi = Watched()  # type: ignore[assignment]
     losses = detector(images, targets)

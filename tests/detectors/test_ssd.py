@@ -323,7 +323,7 @@ def test_a_norm_of_one_value_is_refused_in_words(change: str) -> None:
         ("neck.deconv=Deconvolution(0)", "Deconvolution: channels is 0"),
         ("head.module=PredictionModule(0, 8)", "PredictionModule: middle is 0"),
         ("input=Stretch(-4, 5)", "Stretch: width and height are pixels from 1 on"),
-        ("task.select.per_class=0", "per_class are counts from 1 on"),
+        ("task.select.per_class=0", "per_class of at least 1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(change: str, words: str) -> None:
@@ -332,7 +332,7 @@ def test_settings_that_cannot_be_are_refused(change: str, words: str) -> None:
 
 
 def test_a_way_back_needs_two_maps() -> None:
-    with pytest.raises(UsageError, match="one map alone"):
+    with pytest.raises(UsageError, match="only one map"):
         override(presets.dssd_mini, ["levels=(5,)", "neck.maps=()"]).build("a")
 
 
@@ -380,7 +380,7 @@ def test_candidates_of_each_class() -> None:
             best = scores[image, :, k].sort(descending=True)
             mine = found.labels[image] == k
             assert torch.equal(found.values[image, mine], best.values[:7])
-            assert torch.equal(found.rows[image, mine], best.indices[:7])
+            assert torch.equal(found.priors[image, mine], best.indices[:7])
     logits = scores.logit()
     logits[0, :, 1] = -torch.inf
     again = Select(score=0.5, per_level=None, per_class=60).candidates(logits, (40, 10), torch.sigmoid)
