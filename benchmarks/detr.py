@@ -63,7 +63,7 @@ def training(args: Any) -> None:
     raw, targets = batch(images, truth)
     pixels, mask = ours.normalize(raw).pixels.contiguous(), torch.ones(args.batch, height, width)
     sides = torch.tensor([width, height, width, height])
-    labels = [{"class_labels": t["labels"] - 1, "boxes": centerd(t["boxes"] / sides)} for t in truth]
+    labels = [{"class_labels": t["labels"] - 1, "boxes": to_cxcywh(t["boxes"] / sides)} for t in truth]
     contenders = {
         "transformers fp32": step(theirs, lambda: {"loss": theirs(pixels, mask, labels=labels).loss}),
         "foveal fp32": step(ours, lambda: ours(raw, targets)),
@@ -77,7 +77,7 @@ def training(args: Any) -> None:
         print(f"{label:36s} {ops.total:6d} operations, host syncs: {dict(ops.syncs)}")
 
 
-def centerd(boxes: Tensor) -> Tensor:
+def to_cxcywh(boxes: Tensor) -> Tensor:
     return torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
 
 

@@ -11,7 +11,7 @@ import torch
 from common import PeakMemory, parser, race, setup
 
 from foveal import presets
-from foveal.assembly.two_stage import Region
+from foveal.assembly.two_stage import TwoStage
 from foveal.parts.backbones.small import SmallResNet
 from foveal.parts.heads.roi import RoIMLP, VGGTail
 from foveal.parts.pooling.roi_align import RoIAlign, RoIPool
@@ -25,7 +25,7 @@ HEADS = {  # a step of the second takes many seconds: --rounds 0 leaves the race
 }
 
 
-def build(head: RoIMLP | VGGTail, pool: RoIAlign | RoIPool, channels: int) -> Region:
+def build(head: RoIMLP | VGGTail, pool: RoIAlign | RoIPool, channels: int) -> TwoStage:
     mini = presets.fast_rcnn_mini
     body = SmallResNet((16, 16, 16, 32))
     spec = replace(mini, backbone=body, pool=pool, roi_head=head, neck=replace(mini.neck, channels=channels))
@@ -42,12 +42,12 @@ def batch() -> tuple[Images, Targets]:
     return images.with_proposals([corners]), Targets.pad([Target(objects, torch.tensor([3, 7]))])
 
 
-def step(detector: Region, images: Images, targets: Targets) -> None:
+def step(detector: TwoStage, images: Images, targets: Targets) -> None:
     torch.stack(list(detector(images, targets).values())).sum().backward()
     detector.zero_grad(set_to_none=True)
 
 
-def every_row(detector: Region) -> None:
+def every_row(detector: TwoStage) -> None:
     """The head sees all rows with gradient, and the class loss chooses."""
     detector._chosen = MethodType(lambda *_: None, detector)  # type: ignore[method-assign]
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 from torchvision.models import detection
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d
 
 from foveal import presets
@@ -44,9 +45,22 @@ def pair(name: str, short: int = 800, long: int = 1333) -> tuple[nn.Module, Dete
     ours.load_state_dict(
         {k: v for k, v in torchvision_to_ours(theirs.state_dict()).items() if k in known or "tracked" not in k}
     )
-    counts = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (theirs, ours)]
-    assert counts[0] == counts[1], f"{name}: they train {counts[0]} numbers, we {counts[1]}"
+    counts = [trained_parameters(theirs), trained_parameters(ours)]
+    assert counts[0] == counts[1], f"{name}: torchvision trains {counts[0]} parameters, foveal {counts[1]}"
     return theirs, ours.to(memory_format=torch.channels_last)
+
+
+def trained_parameters(detector: nn.Module) -> int:
+    """The number of parameters that a training step changes.
+
+    Torchvision's Faster R-CNN also has four box outputs for the background. No loss reaches them, and ours leaves them
+    out, so they do not count.
+    """
+    count = sum(p.numel() for p in detector.parameters() if p.requires_grad)
+    for module in detector.modules():
+        if isinstance(module, FastRCNNPredictor):
+            count -= 4 * (module.bbox_pred.in_features + 1)
+    return count
 
 
 def _calm(module: nn.Module) -> None:

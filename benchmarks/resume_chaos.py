@@ -21,7 +21,7 @@ from pathlib import Path
 
 PROGRAM = """
 import json, sys
-from foveal.train.run import train
+from foveal.training.run import train
 train(**json.loads(sys.argv[1]))
 """
 FILES = ("model.safetensors", "raw.safetensors", "optimizer.safetensors")
