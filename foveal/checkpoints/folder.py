@@ -21,7 +21,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,13 @@ class Loaded:
     @property
     def spec(self) -> Any:
         """The spec, parsed; a detector is ``spec.build(classes)``."""
-        from ..config.parse import parse_spec
+        return self.parsed()
 
-        return parse_spec(self.text)
+    def parsed(self, parts: Sequence[type] = ()) -> Any:
+        """The spec, whose text may name ``parts`` of one's own."""
+        from ..config.parse import parse_spec, stored_homes
+
+        return parse_spec(self.text, parts=parts, homes=stored_homes(self.meta))
 
 
 # ---------------------------------------------------------------------------------------------- writing

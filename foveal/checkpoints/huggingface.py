@@ -11,19 +11,20 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ..assembly.detector import Spec
 from ..config.parse import spec_from_json
 from ..config.show import spec_to_json
-from ..detectors.detr import DETR
 from ..errors import FovealError, UsageError
 from ..files.atomic import read_object
-from ..weights.keys_detr import Form, Inner
 from ..weights.open import StateDict, read_state
-from .foreign.detr import export_detr, import_detr, label_names, processor_config, transformers_config
+
+if TYPE_CHECKING:
+    from ..detectors.detr import DETR
+    from ..weights.keys_detr import Form, Inner
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -35,8 +36,12 @@ def is_hub_folder(path: Path) -> bool:
     return (path / CONFIG).is_file() and not (path / "SHA256SUMS").exists()
 
 
-def read_hub_folder(path: Path, preset: str | None = None) -> tuple[Spec, tuple[str, ...], StateDict]:
+def read_hub_folder(
+    path: Path, preset: str | None = None, parts: Sequence[type] = ()
+) -> tuple[Spec, tuple[str, ...], StateDict]:
     """Spec, class names and state. Raises ``FovealError`` that names the file where one is missing or wrong."""
+    from .foreign.detr import import_detr, label_names
+
     config = read_object(path / CONFIG)
     file = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if file is None:
@@ -46,7 +51,7 @@ def read_hub_folder(path: Path, preset: str | None = None) -> tuple[Spec, tuple[
         if preset is not None:
             raise UsageError(f"{path} says itself what it is", fix="Leave the preset out")
         try:
-            spec = spec_from_json(config)
+            spec = spec_from_json(config, parts=parts)
         except FovealError as error:
             raise type(error)(error.message, path=path / CONFIG, where=error.where, fix=error.fix) from error
         return spec, label_names(config.get("id2label"), path / CONFIG), read_state(file)
@@ -64,6 +69,9 @@ def write_hub_folder(
 
     Raises ``FovealError`` where the folder holds something.
     """
+    from ..detectors.detr import DETR
+    from .foreign.detr import export_detr, processor_config, transformers_config
+
     files: dict[str, Mapping[str, Any]] = {}
     if isinstance(spec, DETR) and _is_theirs(spec):
         theirs = export_detr(spec, state, form, inner)
@@ -77,6 +85,8 @@ def write_hub_folder(
 
 def _is_theirs(spec: DETR) -> bool:
     """Whether transformers can compute it."""
+    from .foreign.detr import export_detr, processor_config
+
     try:
         export_detr(spec, {}, "original")
         processor_config(spec)

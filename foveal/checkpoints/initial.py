@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
     from ..assembly.detector import Detector, Spec
 
 
-def find_spec(source: Spec | str | Path) -> tuple[Spec, str | Path | None]:
+def find_spec(source: Spec | str | Path, parts: Sequence[type] = ()) -> tuple[Spec, str | Path | None]:
     """A spec as it is; a preset by name; the spec of a Darknet cfg; of anything else that is a model (a run, a
-    checkpoint, a Hugging Face folder, a weights file, an alias) its spec, and the source again: its weights."""
+    checkpoint, a Hugging Face folder, a weights file, an alias) its spec, and the source again: its weights.
+    ``parts``: classes of one's own that the spec names."""
     if not isinstance(source, str | Path):
         return source, None
     path = Path(source)
@@ -46,16 +48,18 @@ def find_spec(source: Spec | str | Path) -> tuple[Spec, str | Path | None]:
 
     name = str(source)
     if path.exists() or (name not in presets.names() and is_alias(name)):
-        return find(source).spec(), source
+        return find(source, parts=parts).spec(), source
     return presets.get(name), None
 
 
-def begin(spec: Spec, detector: Detector, weights: str | Path | None) -> tuple[LoadReport | None, list[str]]:
+def begin(
+    spec: Spec, detector: Detector, weights: str | Path | None, parts: Sequence[type] = ()
+) -> tuple[LoadReport | None, list[str]]:
     """Puts in the weights that a new run begins with: ``weights``, else those that the spec names, if any.
 
     Returns what became of them, and what a person should know of it.
     """
-    taken = load_backbone(spec, detector) if weights is None else load_weights(detector, weights)
+    taken = load_backbone(spec, detector) if weights is None else load_weights(detector, weights, parts)
     said = [] if taken is None else taken.lines()
     if weights is not None:
         return taken, said
@@ -66,15 +70,15 @@ def begin(spec: Spec, detector: Detector, weights: str | Path | None) -> tuple[L
             "warning: the backbone starts from random weights, and a part of it is frozen and will never learn; "
             "name a file in backbone.weights, or set backbone.frozen_stages=0 and backbone.norm=batch"
         )
-    if parts := frozen_random_parts(spec, detector):
+    if resting := frozen_random_parts(spec, detector):
         said.append(
-            f"warning: the first stage keeps {', '.join(parts)} still, at random weights; "
+            f"warning: the first stage keeps {', '.join(resting)} still, at random weights; "
             "begin from a trained detector: --weights RUN"
         )
     return taken, said
 
 
-def load_weights(detector: Detector, source: str | Path) -> LoadReport:
+def load_weights(detector: Detector, source: str | Path, parts: Sequence[type] = ()) -> LoadReport:
     """Puts a detector's weights in as far as names, shapes and classes agree, and says how far that is.
 
     A file of a classification network goes into the backbone. A head for other classes keeps its random start. Raises
@@ -90,7 +94,7 @@ def load_weights(detector: Detector, source: str | Path) -> LoadReport:
     state = read_state(source) if cfg is None and Path(source).is_file() else None
     if _is_backbone(source, state):
         return _into_backbone(detector, source)
-    found = find(source, cfg=cfg, state=state)
+    found = find(source, cfg=cfg, state=state, parts=parts)
     return transfer(detector, found.state, source, found.classes)
 
 

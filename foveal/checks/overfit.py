@@ -59,14 +59,16 @@ def overfit(
     epochs: int = 400,
     weights: str | Path | None = None,
     proposals: Sequence[str | Path] | None = None,
+    parts: Sequence[type] = (),
 ) -> Overfit:
     """Trains on ``count`` images without augmentation and scores the same images.
 
     A recipe of several stages takes no time limit. It is trained anew, twice as long each time, until the images are
     learned or another training would not end within ``max_time`` or ``epochs``.
 
-    ``weights``: a run or checkpoint to start from, as a training of it would; ``proposals``: files of them. Raises
-    :class:`~foveal.errors.FovealError` where no image has an object, and for proposals that do not fit.
+    ``weights``: a run or checkpoint to start from, as a training of it would; ``proposals``: files of them;
+    ``parts``: see :func:`foveal.load`. Raises :class:`~foveal.errors.FovealError` where no image has an object, and for
+    proposals that do not fit.
     """
     from ..data.convert import convert
     from ..data.records.subsets import take
@@ -97,7 +99,7 @@ def overfit(
             changed: Any = replace(spec, fit=fit)  # type: ignore[call-arg]  # every spec has it as a field
             train(
                 changed, data=data, val=data, out=Path(folder) / out, device=device, weights=weights,
-                proposals=proposals, tensorboard=False, **limits,
+                proposals=proposals, parts=parts, tensorboard=False, **limits,
             )  # fmt: skip
             record = read_record(Path(folder) / out)
             losses = record.series("train", "loss")[1]

@@ -6,7 +6,20 @@ from typing import Annotated, cast
 
 import typer
 
-from .common import Classes, Data, ImagesDir, Overrides, Split, names, paths, say, single, tell_findings
+from .common import (
+    Classes,
+    Data,
+    ImagesDir,
+    Overrides,
+    OwnParts,
+    Split,
+    names,
+    own_parts,
+    paths,
+    say,
+    single,
+    tell_findings,
+)
 
 
 def anchors(
@@ -16,6 +29,7 @@ def anchors(
     split: Split = None,
     classes: Classes = None,
     images: ImagesDir = None,
+    parts: OwnParts = None,
     most: Annotated[int, typer.Option("--most", min=1, help="Tries 1 to so many shapes.")] = 9,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
 ) -> None:
@@ -42,7 +56,8 @@ def anchors(
     from ..parts.necks.fpn import Neck
     from ..parts.priors.cells import Cells
 
-    spec = override(find_spec(preset)[0], overrides or ())
+    own = own_parts(parts)
+    spec = override(find_spec(preset, own)[0], overrides or (), parts=own)
     cells = getattr(spec, "cells", None)
     if not isinstance(cells, Cells):
         raise UsageError(f"{preset} has no shapes to find", fix="Choose one of the YOLO presets: `foveal models`")

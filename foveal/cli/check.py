@@ -12,10 +12,12 @@ from .common import (
     Device,
     ImagesDir,
     Overrides,
+    OwnParts,
     ProposalFile,
     Split,
     names,
     note,
+    own_parts,
     paths,
     progress,
     say,
@@ -38,6 +40,7 @@ def check(
     max_time: Annotated[str, typer.Option("--max-time", help="Of the overfitting.")] = "5m",
     skip_overfit: Annotated[bool, typer.Option("--encode-only", help="Only encode and decode.")] = False,
     proposals: ProposalFile = None,
+    parts: OwnParts = None,
     device: Device = "auto",
 ) -> int:
     """Is a detector wired up right for this data?
@@ -60,8 +63,9 @@ def check(
     from ..config.overrides import override
     from ..data.open import check_trainable, open_dataset
 
-    found, weights = find_spec(preset)
-    spec = override(found, overrides or ())
+    own = own_parts(parts)
+    found, weights = find_spec(preset, own)
+    spec = override(found, overrides or (), parts=own)
     if split is None:
         from ..data.open import open_sources
 
@@ -86,7 +90,7 @@ def check(
     if skip_overfit or not passed:
         return 0 if passed else 1
     note(f"overfitting 8 images, {budget:.0f} s at most")
-    learned = overfit(spec, dataset, max_time=budget, device=device, weights=weights, proposals=proposals)
+    learned = overfit(spec, dataset, max_time=budget, device=device, weights=weights, proposals=proposals, parts=own)
     ap50 = "undefined" if learned.ap50 is None else f"{learned.ap50:.4f}"
     say(
         f"overfit: {learned.images} images, AP50 {ap50}: {'passed' if learned.passed else f'FAILED: {learned.verdict}'}"

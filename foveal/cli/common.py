@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import re
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from ..config.fields import is_part
 from ..errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +42,10 @@ ProposalFile = Annotated[
     typer.Option(
         "--proposals", help="What `foveal proposals --out` wrote, for a detector that takes them from outside; several."
     ),
+]
+OwnParts = Annotated[
+    list[str] | None,
+    typer.Option("--parts", help="A module or .py file with parts of one's own, such as my_parts; several."),
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings to replace.")]
 
@@ -125,6 +131,28 @@ def names(text: str | None) -> list[str] | None:
 def paths(data: Sequence[Path]) -> Path | list[Path]:
     """One path, or several to join."""
     return data[0] if len(data) == 1 else list(data)
+
+
+def own_parts(modules: Sequence[str] | None) -> tuple[type, ...]:
+    """The parts in one's own modules or .py files, which may lie in the current folder. This runs their code."""
+    found: list[type] = []
+    for word in modules or ():
+        file = Path(word) if word.endswith(".py") else None
+        folder = str((file.parent if file is not None else Path()).resolve())
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        name = word if file is None else file.stem
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise UsageError(f"cannot import {word} ({error})", where="--parts") from error
+        if file is not None and Path(module.__file__ or "").resolve() != file.resolve():
+            raise UsageError(f"another module is named {name}", path=file, where="--parts", fix="Rename the file")
+        here = [c for c in vars(module).values() if is_part(c) and f"{c.__module__}.".startswith(f"{name}.")]
+        if not here:
+            raise UsageError(f"no parts in {word}", where="--parts", fix="A part is a frozen dataclass")
+        found += here
+    return tuple(found)
 
 
 # ----------------------------------------------------------------------------------------------- output

@@ -16,11 +16,13 @@ from .common import (
     ImagesDir,
     Limit,
     NamesFile,
+    OwnParts,
     Precision,
     ProposalFile,
     Split,
     names,
     note,
+    own_parts,
     paths,
     progress,
     say,
@@ -59,6 +61,7 @@ def evaluate(
     cfg: CfgFile = None,
     names_file: NamesFile = None,
     proposals: ProposalFile = None,
+    parts: OwnParts = None,
     device: Device = "auto",
     precision: Precision = None,
     limit: Limit = None,
@@ -98,7 +101,14 @@ def evaluate(
         from ..checkpoints.load import load
 
         detector = load(
-            model, preset=preset, cfg=cfg, names=names_file, device=device, precision=precision, overrides=words
+            model,
+            preset=preset,
+            cfg=cfg,
+            names=names_file,
+            device=device,
+            precision=precision,
+            overrides=words,
+            parts=own_parts(parts),
         )
         results, truth, found = _score_model(detector, model, data, split, images, classes, protocol, limit, proposals)
     if str(json) != "-":

@@ -15,10 +15,12 @@ from .common import (
     Classes,
     Device,
     NamesFile,
+    OwnParts,
     Precision,
     ProposalFile,
     names,
     note,
+    own_parts,
     progress,
     say,
     single,
@@ -49,6 +51,7 @@ def predict(
     cfg: CfgFile = None,
     names_file: NamesFile = None,
     proposals: ProposalFile = None,
+    parts: OwnParts = None,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
@@ -84,7 +87,14 @@ def predict(
     from ..checkpoints.load import load
 
     detector = load(
-        model, preset=preset, cfg=cfg, names=names_file, device=device, precision=precision, overrides=overrides
+        model,
+        preset=preset,
+        cfg=cfg,
+        names=names_file,
+        device=device,
+        precision=precision,
+        overrides=overrides,
+        parts=own_parts(parts),
     )
     with progress("proposing") as update:
         outside = Outside.of(detector, files, proposals, progress=update)

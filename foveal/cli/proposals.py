@@ -15,10 +15,12 @@ from .common import (
     Device,
     ImagesDir,
     Limit,
+    OwnParts,
     Precision,
     Split,
     names,
     note,
+    own_parts,
     paths,
     progress,
     say,
@@ -51,6 +53,7 @@ def proposals(
     ] = None,
     json: Annotated[Path | None, typer.Option("--json", help="The recall as JSON; - is standard output.")] = None,
     limit: Limit = None,
+    parts: OwnParts = None,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
@@ -75,8 +78,9 @@ def proposals(
     if out is not None and out.exists() and not out.is_dir():
         raise FovealError("is a file, not a folder", path=out)
     where = paths(data)
-    source = _source(method)
-    setting, maker = (source.setting, from_source(source)) if source else _own(method, device, precision)
+    own = own_parts(parts)
+    source = _source(method, own)
+    setting, maker = (source.setting, from_source(source)) if source else _own(method, device, precision, own)
     divided = None if source else divided_ids(method, where)
     dataset = evaluation_set(where, split=split, images=images, divided=divided)
     if classes is not None:
@@ -127,9 +131,10 @@ def _sources() -> dict[str, ProposalSource]:
     }
 
 
-def _source(method: str) -> ProposalSource | None:
+def _source(method: str, parts: Sequence[type]) -> ProposalSource | None:
     """A source by its name, or as a spec has it; None: something that has proposals of its own."""
-    from ..config.parse import parse_value, vocabulary
+    from ..config.parse import parse_value
+    from ..config.table import Vocabulary
     from ..parts.selective_search import ProposalSource
 
     known = _sources()
@@ -140,19 +145,19 @@ def _source(method: str) -> ProposalSource | None:
         if near:
             raise UsageError(f"there is no method {method!r}", where="--method", fix=f"Did you mean {near[0]}?")
         return None
-    source = parse_value(method, vocabulary(), where="--method")
+    source = parse_value(method, Vocabulary(parts), where="--method")
     if not isinstance(source, ProposalSource):
         fix = "Give SelectiveSearch(...) or SlidingWindows(...)"
         raise UsageError(f"{type(source).__name__} is no source of proposals", where="--method", fix=fix)
     return source
 
 
-def _own(method: str, device: str, precision: str | None) -> tuple[str, Maker]:
+def _own(method: str, device: str, precision: str | None, parts: Sequence[type]) -> tuple[str, Maker]:
     """Setting and maker of a detector's own proposals."""
     from ..checkpoints.load import load
     from ..external_proposals.detector import proposal_maker, proposal_setting
 
-    detector = load(method, device=device, precision=precision)
+    detector = load(method, device=device, precision=precision, parts=parts)
     if not detector.has_proposals:
         raise UsageError(
             f"{type(detector.spec).__name__} has no proposals of its own",

@@ -15,10 +15,12 @@ from .common import (
     ImagesDir,
     Limit,
     Overrides,
+    OwnParts,
     Precision,
     ProposalFile,
     names,
     note,
+    own_parts,
     paths,
     say,
     seconds,
@@ -50,6 +52,7 @@ def train(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="So many runs; mean and spread.")] = 1,
     weights: Annotated[str | None, typer.Option("--weights", help="A detector to start from.")] = None,
     proposals: ProposalFile = None,
+    parts: OwnParts = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     device: Device = "auto",
     devices: Annotated[int | None, typer.Option("--devices", min=1, help="Processes on this machine.")] = None,
@@ -74,6 +77,7 @@ def train(
     from ..training.run import default_out
     from ..training.run import train as run
 
+    own = own_parts(parts)
     target = out or default_out(preset, resume=resume)
     done = run(
         preset,
@@ -98,6 +102,7 @@ def train(
         max_time=seconds_,
         limit=limit,
         overrides=overrides or (),
+        parts=own,
     )
     from ..report.run_report import headline
     from ..runtime.processes import first_process
@@ -109,7 +114,7 @@ def train(
         if report:
             from ..report.run_report import report_run
 
-            note(f"report: {report_run(each.path, device=device)}")
+            note(f"report: {report_run(each.path, device=device, parts=own)}")
 
 
 def _split(text: str | None) -> dict[str, str] | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import FovealError, UsageError
-from .common import CfgFile, NamesFile, group, names, note, progress, say
+from .common import CfgFile, NamesFile, OwnParts, group, names, note, own_parts, progress, say
 
 app = group()
 
@@ -114,6 +114,7 @@ def import_(
     ] = None,
     cfg: CfgFile = None,
     names_file: NamesFile = None,
+    parts: OwnParts = None,
 ) -> None:
     """Reads a foreign checkpoint, safely, and writes it as one of ours, which every verb takes.
 
@@ -131,12 +132,15 @@ def import_(
     from ..checkpoints.folder import Content, save
     from ..checkpoints.load import find
     from ..config.show import show
+    from ..config.table import own_parts as named
     from ..runtime.processes import versions
 
-    found = find(model, preset, cfg=cfg, names=names_file or names(classes))
+    found = find(model, preset, cfg=cfg, names=names_file or names(classes), parts=own_parts(parts))
     spec = found.spec()
     detector = found.build(spec)
     described = {"spec": show(spec), "classes": list(found.classes), "versions": versions()}
+    if written := named(spec):
+        described["parts"] = written
     origin = {"step": 0, "imported": found.path.name}
     save(out / "checkpoints", 0, Content(detector.state_dict(), {}, {}, origin, described))
     say(f"{out}: {type(spec).__name__}, {len(found.classes)} classes")
@@ -161,6 +165,7 @@ def export(
     preset: Annotated[str | None, typer.Option("--preset", help="Of a weights file, where it is not clear.")] = None,
     cfg: CfgFile = None,
     names_file: NamesFile = None,
+    parts: OwnParts = None,
 ) -> None:
     """Writes the weights of a run in the form that a program reads, whole or not at all.
 
@@ -184,7 +189,7 @@ def export(
 
     form = to or target_of(out)
 
-    found = find(model, preset, cfg=cfg, names=names_file)
+    found = find(model, preset, cfg=cfg, names=names_file, parts=own_parts(parts))
     spec, state = found.spec(), found.state
     found.build(spec)  # half a detector is refused, not written
     if svd is not None:

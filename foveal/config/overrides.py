@@ -10,9 +10,10 @@ from typing import Any, Protocol, get_args, runtime_checkable
 from ..errors import UsageError
 from .fields import Mismatch, element, fitted, hints, name_of, settings
 from .literals import CONSTANTS, made, nearest, parse_value, short
-from .parse import T, vocabulary
+from .parse import T
 from .renamed import field_name
 from .show import _flat
+from .table import Vocabulary
 
 __all__ = ["difference", "is_override", "override"]
 
@@ -26,14 +27,17 @@ def is_override(text: str) -> bool:
     return OVERRIDE.match(text) is not None
 
 
-def override(spec: T, items: Sequence[str], names: Mapping[str, type] | None = None) -> T:
+def override(
+    spec: T, items: Sequence[str], names: Mapping[str, type] | None = None, *, parts: Sequence[type] = ()
+) -> T:
     """A spec with settings replaced by path: ``["rpn.cls_loss=Focal(gamma=1.5)", "fit.augment.0.p=.3"]``.
 
-    Later items see the effect of earlier ones. A word where a string is wanted needs no quotes. Raises
-    :class:`UsageError` for an unknown path, part or field and for a value of the wrong type.
+    Later items see the effect of earlier ones. A word where a string is wanted needs no quotes. ``names`` and
+    ``parts``: see :func:`parse_spec`. Raises :class:`UsageError` for an unknown path, part or field and for a value of
+    the wrong type.
     """
     if items and names is None:
-        names = vocabulary()
+        names = Vocabulary(parts)
     for item in items:
         if not is_override(item):
             raise UsageError(f"{short(item)} is not of the form key=value")

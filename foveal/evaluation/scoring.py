@@ -167,12 +167,13 @@ def evaluate(
     classes: Sequence[str] | None = None,
     images: PathLike | None = None,
     proposals: PathLike | Sequence[PathLike] | None = None,
+    parts: Sequence[type] = (),
 ) -> Results:
     """Scores a detector (or a run, checkpoint, alias or weights file) on a data set.
 
     Without ``split``: ``val`` where the data has splits; the validation images of a run that divided this data itself;
     else the whole set. ``classes``: those to score; else all that detector and data share. ``proposals``: a file of
-    ``foveal proposals``, for a detector that takes them from outside.
+    ``foveal proposals``, for a detector that takes them from outside. ``parts``: see :func:`foveal.load`.
     """
     from ..assembly.detector import Detector
     from ..checkpoints.folder import Run
@@ -180,7 +181,7 @@ def evaluate(
     from ..external_proposals.detector import with_proposals
 
     place = model.path if isinstance(model, Run) else model
-    detector = place if isinstance(place, Detector) else load(place)
+    detector = place if isinstance(place, Detector) else load(place, parts=parts)
     divided = None if isinstance(place, Detector) else divided_ids(place, data)
     dataset = evaluation_set(data, split=split, images=images, divided=divided)
     dataset = with_proposals(detector, dataset, proposals)

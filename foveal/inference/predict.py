@@ -64,22 +64,23 @@ def predict(
     json: PathLike | None = None,
     batch: int | None = None,
     proposals: PathLike | Sequence[PathLike] | Outside | None = None,
+    parts: Sequence[type] = (),
     progress: Callable[[int, int], None] | None = None,
     each: Callable[[Prediction], None] | None = None,
 ) -> Predictions:
     """Detects objects in images, folders and globs, in their order.
 
-    ``detector`` may be anything that :func:`foveal.load` takes. Detections below ``score`` and of other ``classes`` are
-    left out. ``proposals`` is a file of ``foveal proposals``, for a detector that takes them from outside, or what
-    :meth:`Outside.of` found; without it they come from the cache, where new ones are put. Drawings go to ``out`` (JPEG,
-    named after the picture), all detections to the file ``json``. ``each`` is called with every result. Pictures that
-    cannot be read are skipped and named in the answer; where none can be read :class:`FovealError` is raised. Raises
-    :class:`UsageError` for an unknown class or a source that holds no image.
+    ``detector`` may be anything that :func:`foveal.load` takes, with ``parts`` of one's own. Detections below ``score``
+    and of other ``classes`` are left out. ``proposals`` is a file of ``foveal proposals``, for a detector that takes
+    them from outside, or what :meth:`Outside.of` found; without it they come from the cache, where new ones are put.
+    Drawings go to ``out`` (JPEG, named after the picture), all detections to the file ``json``. ``each`` is called with
+    every result. Pictures that cannot be read are skipped and named in the answer; where none can be read
+    :class:`FovealError` is raised. Raises :class:`UsageError` for an unknown class or a source that holds no image.
     """
     if isinstance(detector, (str, Path)):
         from ..checkpoints.load import load
 
-        detector = load(detector)
+        detector = load(detector, parts=parts)
     if not 0 <= score <= 1:
         raise UsageError(f"score is {score:g}; it must lie between 0 and 1")
     unknown = [c for c in classes or () if c not in detector.classes]

@@ -28,7 +28,7 @@ SHOWN = 0.3  # detections from this score on are drawn
 LEGIBLE = 320  # pixels: pictures with a shorter longest side are enlarged before names are written into them
 
 
-def report_run(run: str | Path, *, device: str = "auto", budget: float = 60.0) -> Path:
+def report_run(run: str | Path, *, device: str = "auto", budget: float = 60.0, parts: Sequence[type] = ()) -> Path:
     """Writes ``report.html``. Precision-recall curves are left out where detecting takes more than ``budget`` seconds.
 
     The data is read again; where it is gone, the page says so and has no pictures.
@@ -42,7 +42,7 @@ def report_run(run: str | Path, *, device: str = "auto", budget: float = 60.0) -
         return write_report(record, notes=[f"The data could not be read again, so there are no pictures: {error}"])
     if not len(dataset):
         return write_report(record)
-    detector = load(run, device=device, precision=record.story.get("precision"))
+    detector = load(run, device=device, precision=record.story.get("precision"), parts=parts)
     if detector.class_agnostic:
         from ..data.records.subsets import merged
 

@@ -26,6 +26,7 @@ class Arguments:
     seed: int
     weights: PathLike | None
     proposals: PathLike | Sequence[PathLike] | None
+    parts: tuple[type, ...]
     resume: bool
     device: str
     devices: int | None

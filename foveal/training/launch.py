@@ -12,11 +12,13 @@ from ..checkpoints.folder import Run
 from ..checkpoints.initial import begin
 from ..checkpoints.transfer import LoadReport
 from ..config.show import show
+from ..config.table import own_parts
 from ..data.open import split_pair
 from ..data.records.fingerprint import fingerprint, proposal_fingerprint
 from ..data.records.segmentation import check_masks
 from ..errors import UsageError
 from ..files.atomic import write_json
+from ..parts.layers.narrow import guard_narrow
 from ..runtime import process_group as processes
 from ..runtime import processes as environment
 from ..runtime.precision import layout
@@ -73,13 +75,17 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     check_alternation(detector, fit)
     taken: LoadReport | None = None
     if resumed is None:
-        taken, said = begin(spec, detector, arguments.weights)
+        taken, said = begin(spec, detector, arguments.weights, arguments.parts)
         for line in said:
             console.say(line)
     detector.to(fabric.device).to(memory_format=layout(detector, fabric.device))
+    if precision != "32" and fabric.device.type == "cpu":
+        guard_narrow(detector)
 
     # ---- the folder
     described = {"spec": show(spec), "classes": list(detector.classes), "versions": environment.versions()}
+    if own := own_parts(spec):
+        described["parts"] = own
     fixed = {
         "seed": arguments.seed,
         "batch_size": batch,
@@ -93,7 +99,7 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     for line in banner(arguments, spec, batch, fabric, precision, sets):
         console.say(line)
     if resumed is not None:
-        console.say(check_same(resumed, spec, described, fixed))
+        console.say(check_same(resumed, spec, described, fixed, arguments.parts))
     told = {
         **run_record(arguments, described, fixed, fabric, sets),
         "start": None if taken is None else taken.to_dict(),

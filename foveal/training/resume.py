@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,11 @@ def open_folder(out: Path, resume: bool) -> tuple[Content, list[DamagedCheckpoin
     return None if found is None else (found[1], found[2])
 
 
-def check_same(resumed: Content, spec: Spec, described: dict[str, Any], fixed: dict[str, Any]) -> str:
+def check_same(
+    resumed: Content, spec: Spec, described: dict[str, Any], fixed: dict[str, Any], parts: Sequence[type] = ()
+) -> str:
     """Raises :class:`UsageError` where the call is not the one that began the run. What may differ is said."""
-    changes = _changes(resumed, spec) if resumed.spec["spec"] != described["spec"] else ""
+    changes = _changes(resumed, spec, parts) if resumed.spec["spec"] != described["spec"] else ""
     if changes:
         raise UsageError(f"the run has another spec: {changes}", fix="Resume with the same settings")
     if resumed.spec["classes"] != described["classes"]:
@@ -92,9 +95,9 @@ def check_best(out: Path, state: dict[str, Any]) -> str:
     return ""
 
 
-def _changes(resumed: Content, spec: Spec) -> str:
+def _changes(resumed: Content, spec: Spec, parts: Sequence[type]) -> str:
     """How the stored spec differs; nothing where an earlier version wrote the same spec in other words."""
-    from ..config.parse import parse_spec
+    from ..config.parse import parse_spec, stored_homes
 
-    changes = difference(parse_spec(resumed.spec["spec"]), spec)
+    changes = difference(parse_spec(resumed.spec["spec"], parts=parts, homes=stored_homes(resumed.spec)), spec)
     return "; ".join(f"{path} was {old} and is {new}" for path, old, new in changes[:5])

@@ -49,6 +49,7 @@ def train(
     max_time: float | None = None,
     limit: int | None = None,
     overrides: Sequence[str] = (),
+    parts: Sequence[type] = (),
     save_every: float = 300.0,
     progress: bool = True,
     tensorboard: bool = True,
@@ -83,6 +84,8 @@ def train(
         the first so many images of each set
     ``overrides``
         ``["fit.lr=0.01", ...]``
+    ``parts``
+        classes of one's own that ``overrides`` name, or the spec of a run that is named by its path
     ``save_every``
         seconds between checkpoints within an epoch
     ``progress``, ``tensorboard``
@@ -92,8 +95,8 @@ def train(
     :class:`~foveal.training.loop.nonfinite.NonFiniteLoss`, and ``KeyboardInterrupt`` after a checkpoint was saved.
     """
     began = loop.now()
-    found, own_weights = find_spec(spec)
-    found = override(found, list(overrides))
+    found, own_weights = find_spec(spec, parts)
+    found = override(found, list(overrides), parts=parts)
     arguments = Arguments(
         data=data,
         val=val,
@@ -107,6 +110,7 @@ def train(
         seed=seed,
         weights=weights or own_weights,
         proposals=proposals,
+        parts=tuple(parts),
         resume=resume,
         device=device,
         devices=devices,

@@ -53,6 +53,7 @@ def run_record(
     call = {
         k: _plain(_absolute(v) if k in ("data", "val", "images", "proposals") else v)
         for k, v in vars(arguments).items()
+        if k != "parts"
     }
     both = (("train", sets.training), ("val", sets.validation))
     divided = {name: [r.id for r in d.records] for name, d in both} if sets.note else None
@@ -61,6 +62,7 @@ def run_record(
         "environment": environment.describe(fabric),
         "spec": described["spec"],
         "classes": described["classes"],
+        **({"parts": described["parts"]} if "parts" in described else {}),  # of one's own: name -> module
         **{k: v for k, v in fixed.items() if k != "threads"},
         "data_sets": {
             name: {"split": d.split, "images": len(d), "objects": sum(map(len, d.records)), "format": d.format}

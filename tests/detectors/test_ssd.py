@@ -348,7 +348,7 @@ def test_what_keeps_still_at_random_is_said() -> None:
 
 def test_caffes_vgg_wants_caffes_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of both VGG-16 files, each with the normalization that it was trained on and with the other's."""
-    monkeypatch.setattr("foveal.parts.backbones.torchvision.published_file", lambda name: PUBLISHED[name].file)
+    monkeypatch.setattr("foveal.weights.cache.published_file", lambda name: PUBLISHED[name].file)
     for name in ("ssd300_vgg16", "ssd300_vgg16_paper"):
         for file, is_caffes in (("vgg16_features", True), ("vgg16", False)):
             caffe = override(presets.get(name), [f"backbone.weights={file}"])

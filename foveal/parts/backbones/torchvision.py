@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ...weights.cache import PUBLISHED, published_file
 from ...weights.state import load_network_file
 from ..layers.norms import FrozenBatchNorm, NormKind, fuse_frozen, replace_norms
 from .base import BackboneSpec, returned
@@ -112,6 +111,8 @@ class Torchvision(BackboneSpec):
 
 def _file(source: str | Path | None) -> str | None:
     """A path as it is; of a published name the fetched file."""
+    from ...weights.cache import PUBLISHED, published_file
+
     if source and str(source) in PUBLISHED and not Path(source).exists():
         return str(published_file(str(source)))
     return None if source is None else str(source)
