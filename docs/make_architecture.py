@@ -2,13 +2,14 @@
 
     python docs/make_architecture.py
 
-The table of modules (first line of each docstring) goes between two marks of ``architecture.md``; the import order and
+The list of modules (first sentence of each docstring) goes between two marks of ``architecture.md``; the import order and
 the route of an image become ``images/imports.svg`` and ``images/route.svg``. A test runs this and compares.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
 from html import escape
 from pathlib import Path
@@ -80,8 +81,14 @@ STYLE = (
 
 
 def first_line(path: Path) -> str:
-    """The first sentence line of a module's docstring."""
-    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
+    """The first sentence of a module's docstring."""
+    paragraph = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
+    sentence = re.split(r"(?<=[.!?])\s", " ".join(paragraph.split()))[0]
+    return sentence.replace("``", "`")
+
+
+def capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def modules() -> str:
@@ -90,11 +97,14 @@ def modules() -> str:
     folders = sorted({p.parent for p in PACKAGE.rglob("*.py")})
     for folder in folders:
         name = folder.relative_to(PACKAGE.parent).as_posix() + "/"
-        rows = [(p.stem, first_line(p)) for p in sorted(folder.glob("*.py")) if p.stem != "__init__"]
-        about = first_line(folder / "__init__.py") if (folder / "__init__.py").is_file() else ""
-        lines += [f"**`{name}`**" + (f" {about}" if about else ""), ""]
-        for stem, text in rows:
-            entry = f"- `{stem}`: {text}" if text else f"- `{stem}`"
+        rows = [(p.name, first_line(p)) for p in sorted(folder.glob("*.py")) if p.stem != "__init__"]
+        if not rows and not (folder / "__init__.py").is_file():
+            continue
+        key = folder.name if folder.parent == PACKAGE else ""
+        about = (first_line(folder / "__init__.py") or capitalized(FOLDERS.get(key, ""))).rstrip(".")
+        lines += [f"**`{name}`**" + (f": {about}" if about else ""), ""]
+        for file, text in rows:
+            entry = f"- `{file}`: {text}" if text else f"- `{file}`"
             lines += textwrap.wrap(entry, 100, subsequent_indent="  ", break_on_hyphens=False)
         lines.append("")
     return "\n".join(lines).rstrip()
