@@ -30,15 +30,16 @@ from foveal.parts.losses.classification import (
 )
 from foveal.parts.losses.normalizers import Positives
 
-BATCH, ANCHORS, CLASSES = 2, 76_725, 80
+BATCH, CLASSES = 2, 80
 Step = Callable[[], Tensor]
 
 
 def main() -> None:
     p = parser(__doc__)
+    p.add_argument("--anchors", type=int, default=76_725, help="of each image")
     p.add_argument("--all", action="store_true", help="the other sigmoid losses, gammas and bfloat16 as well")
     args = setup(p)
-    logits, labels, positive, ignored = inputs()
+    logits, labels, positive, ignored = inputs(args.anchors)
     logits.requires_grad_()
     tensors = (logits, labels, positive, ignored)
     rows = (logits, labels, positive, (~ignored).float())
@@ -50,17 +51,17 @@ def main() -> None:
     }
     steps = {name: step(fn, logits) for name, fn in contenders.items()}
     agree(steps, logits)
-    race("focal loss, forward + backward, 2 x 76,725 x 80", steps, rounds=args.rounds)
+    race(f"focal loss, forward + backward, {BATCH} x {args.anchors:,} x {CLASSES}", steps, rounds=args.rounds)
     memory(steps, logits)
     if args.all:
         others(rows, args.rounds)
 
 
-def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def inputs(anchors: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rng = torch.Generator().manual_seed(0)
-    logits = torch.randn(BATCH, ANCHORS, CLASSES, generator=rng) - 4.6
-    labels = torch.randint(CLASSES, (BATCH, ANCHORS), generator=rng)
-    place = torch.randperm(BATCH * ANCHORS, generator=rng).view(BATCH, ANCHORS)
+    logits = torch.randn(BATCH, anchors, CLASSES, generator=rng) - 4.6
+    labels = torch.randint(CLASSES, (BATCH, anchors), generator=rng)
+    place = torch.randperm(BATCH * anchors, generator=rng).view(BATCH, anchors)
     return logits, labels, place < 600, (place >= 600) & (place < 1500)
 
 

@@ -41,6 +41,9 @@ def main() -> None:
     peer = SimpleNamespace(center_sampling_radius=1.5, head=SimpleNamespace(compute_loss=keep))
     ours = PointMatcher(1.5)
     for n in (10, 100, 500):
+        title = f"assign {len(priors.boxes)} points to {n} objects"
+        if args.only not in title:
+            continue
         boxes = objects(n)
         targets = Targets.pad([Target(boxes, torch.zeros(n, dtype=torch.int64))])
         theirs = [{"boxes": boxes}]
@@ -53,7 +56,7 @@ def main() -> None:
         contenders["torchvision"]()
         match = ours(priors, targets)
         assert torch.equal(torch.where(match.positive, match.gt, -1)[0], found["peer"])
-        race(f"assign {len(priors.boxes)} points to {n} objects", contenders, rounds=args.rounds)
+        race(title, contenders, rounds=args.rounds)
         for name in contenders:
             with PeakMemory() as memory:
                 contenders[name]()

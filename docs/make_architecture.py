@@ -1,4 +1,4 @@
-"""Writes what ``architecture.md`` says about files from the files themselves.
+"""Writes the list of modules in ``architecture.md``, and its pictures, from the code.
 
     python docs/make_architecture.py
 
@@ -28,19 +28,19 @@ LEVELS = (  # of the import order, lowest first; a folder imports from its own l
 )
 FOLDERS = {  # what each top-level folder is for
     "errors": "the two exceptions",
-    "files": "atomic writes, careful reads, paths",
+    "files": "reading and writing files",
     "boxes": "box arithmetic",
-    "masks": "masks as runs",
-    "types": "Images, Targets, Match, ...: the glossary",
-    "recipe": "optimizer, schedule, stages, augmentation",
+    "masks": "masks as run lengths",
+    "types": "Images, Targets, Match",
+    "recipe": "optimizer, schedule, stages",
     "weights": "published files: names, cache, reading, key tables",
-    "parts": "what detectors are made of, by role",
+    "parts": "the parts of detectors, in a folder per role",
     "runtime": "devices, processes, precision, progress",
     "data": "records, formats, images, augmentation, loader, doctor",
-    "assembly": "task, one-stage and two-stage detectors",
-    "detectors": "one page a paper",
-    "config": "spec <-> text, overrides",
-    "external_proposals": "proposals that are computed beforehand",
+    "assembly": "task, one-stage, two-stage",
+    "detectors": "one file per paper",
+    "config": "specs as text, overrides",
+    "external_proposals": "precomputed proposals",
     "presets": "named specs",
     "checkpoints": "save, load, transfer, import, export",
     "evaluation": "COCO, VOC, recall, diagnosis",
@@ -48,7 +48,7 @@ FOLDERS = {  # what each top-level folder is for
     "training": "arguments, loop, stages, resume",
     "report": "report pages, plots, compare",
     "checks": "encode/decode check, overfit check",
-    "cli": "one module a verb",
+    "cli": "one module per verb",
 }
 ROUTE = (  # a training iteration, then a prediction: step, where it is
     (
@@ -56,8 +56,8 @@ ROUTE = (  # a training iteration, then a prediction: step, where it is
         ("decode", "data/images/load"),
         ("augment", "data/augment"),
         ("batch (uint8)", "data/loader"),
-        ("network", "parts/backbones, ..."),
-        ("match, sample", "parts/matching, samplers"),
+        ("network", "backbones, heads"),
+        ("match, sample", "matching, samplers"),
         ("losses", "parts/losses"),
         ("optimizer step", "training/loop"),
     ),
@@ -65,7 +65,7 @@ ROUTE = (  # a training iteration, then a prediction: step, where it is
         ("image file", ""),
         ("decode", "data/images/load"),
         ("resize", "parts/resizing"),
-        ("network", "parts/backbones, ..."),
+        ("network", "backbones, heads"),
         ("scores, decode", "assembly/task"),
         ("candidates, NMS", "parts/postprocess"),
         ("Detections", "types"),
@@ -83,8 +83,8 @@ STYLE = (
 def first_line(path: Path) -> str:
     """The first sentence of a module's docstring."""
     paragraph = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
-    sentence = re.split(r"(?<=[.!?])\s", " ".join(paragraph.split()))[0]
-    return sentence.replace("``", "`")
+    sentence = re.split(r"(?<=[.!?])(?<!al\.)\s", " ".join(paragraph.split()))[0]
+    return re.sub(r":[a-z]+:`~?([^`]*)`", r"`\1`", sentence.replace("``", "`"))
 
 
 def capitalized(text: str) -> str:
@@ -111,6 +111,7 @@ def modules() -> str:
 
 
 def box(x: float, y: float, width: float, name: str, note: str) -> str:
+    """A rectangle with a name, and a note below it."""
     return (
         f'<rect x="{x}" y="{y}" width="{width}" height="42" rx="5"/>'
         f'<text x="{x + width / 2}" y="{y + 18}" text-anchor="middle">{escape(name)}</text>'
@@ -119,6 +120,7 @@ def box(x: float, y: float, width: float, name: str, note: str) -> str:
 
 
 def svg(width: int, height: int, body: str, title: str) -> str:
+    """A whole picture, in the colors of the reader's light or dark page."""
     arrow = (
         '<defs><marker id="a" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 1 9 5 0 9" /></marker></defs>'
@@ -138,9 +140,7 @@ def imports_svg() -> str:
         w = (width - 40 - gap * (len(names) - 1)) / len(names)
         for k, name in enumerate(names):
             label = name if (PACKAGE / f"{name}.py").is_file() else name + "/"
-            note = FOLDERS[name]
-            note = note if len(note) * 6.1 < w else textwrap.shorten(note, int(w / 6.1), placeholder=" ...")
-            parts.append(box(round(20 + k * (w + gap), 1), y, round(w, 1), label, note))
+            parts.append(box(round(20 + k * (w + gap), 1), y, round(w, 1), label, FOLDERS[name]))
         if row + 1 < len(rows):
             parts.append(
                 f'<line x1="{width / 2}" y1="{y + 44}" x2="{width / 2}" y2="{y + step - 3}" marker-end="url(#a)"/>'
@@ -158,13 +158,12 @@ def route_svg() -> str:
         parts.append(f'<text x="20" y="{y}">{name}</text>')
         for k, (step, where) in enumerate(steps):
             x = 20 + k * (w + gap)
-            short = where if len(where) < 22 else textwrap.shorten(where.replace("parts/", ""), 24, placeholder="")
-            parts.append(box(x, y + 10, w, step, short))
+            parts.append(box(x, y + 10, w, step, where))
             if k:
                 parts.append(
                     f'<line x1="{x - gap + 1}" y1="{y + 31}" x2="{x - 2}" y2="{y + 31}" marker-end="url(#a)"/>'
                 )
-    return svg(width, 200, "".join(parts), "The route of an image through foveal")
+    return svg(width, 178, "".join(parts), "The route of an image through foveal")
 
 
 def written(page: str) -> str:
@@ -173,12 +172,20 @@ def written(page: str) -> str:
     return head + BEGIN + "\n\n" + modules() + "\n\n" + END + rest.split(END)[1]
 
 
-def main() -> None:
+def files() -> dict[Path, str]:
+    """Every file that this script writes, with its text."""
     page = HERE / "architecture.md"
-    page.write_text(written(page.read_text(encoding="utf-8")), encoding="utf-8")
+    return {
+        page: written(page.read_text(encoding="utf-8")),
+        HERE / "images" / "imports.svg": imports_svg(),
+        HERE / "images" / "route.svg": route_svg(),
+    }
+
+
+def main() -> None:
     (HERE / "images").mkdir(exist_ok=True)
-    (HERE / "images" / "imports.svg").write_text(imports_svg(), encoding="utf-8")
-    (HERE / "images" / "route.svg").write_text(route_svg(), encoding="utf-8")
+    for path, text in files().items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
