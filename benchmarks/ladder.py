@@ -135,14 +135,23 @@ def rungs(weights: str, passes: float) -> dict[str, Rung]:
         test_proposals=Counts(300, 300),
     )
     found = (
-        Rung("rcnn", rcnn, ("detectors/rcnn.py", "parts/warp.py", "data/windows.py")),
-        Rung("spp_net", spp, ("detectors/spp_net.py", "parts/spp.py", "data/maps.py", "train/maps.py")),
+        Rung("rcnn", rcnn, ("detectors/rcnn.py", "parts/pooling/warp.py", "data/loader/window_batches.py")),
+        Rung(
+            "spp_net",
+            spp,
+            (
+                "detectors/spp_net.py",
+                "parts/pooling/spp.py",
+                "data/loader/stored_maps.py",
+                "training/stages/cache_maps.py",
+            ),
+        ),
         Rung("fast_rcnn", fast, ("detectors/fast_rcnn.py",)),
         Rung(
             "faster_rcnn_four_steps", replace(faster, fit=replace(images, stages=four)), ("detectors/faster_rcnn.py",)
         ),
         Rung("faster_rcnn", faster, ("detectors/faster_rcnn.py",)),
-        Rung("fpn", fpn, ("detectors/faster_rcnn.py", "parts/necks.py")),
+        Rung("fpn", fpn, ("detectors/faster_rcnn.py", "parts/necks/fpn.py")),
     )
     return {rung.name: rung for rung in found}
 

@@ -2,8 +2,8 @@
 
     python docs/make_architecture.py
 
-The list of modules (first sentence of each docstring) goes between two marks of ``architecture.md``; the import order and
-the route of an image become ``images/imports.svg`` and ``images/route.svg``. A test runs this and compares.
+The list of modules (first sentence of each docstring) goes between two marks of ``architecture.md``; the import order
+and the route of an image become ``images/imports.svg`` and ``images/route.svg``. A test compares the files with it.
 """
 
 from __future__ import annotations
