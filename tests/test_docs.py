@@ -8,8 +8,8 @@ import runpy
 import sys
 import types
 from collections.abc import Iterator
-from functools import cache
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,6 @@ PAGE = DOCS / "adding-a-part.md"
 PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "CHANGELOG.md"]
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 FAMILIES = r"retinanet|fcos|ssd\d*|ssdlite\d+|dssd\d*|yolo_v\d|detr|rcnn|spp_net|fast_rcnn|faster_rcnn|mask_rcnn|rpn"
-    r"retinanet|fcos|ssd\d+|ssdlite\d+|ssd|dssd\d*|yolo_v\d|detr|rcnn|spp_net|fast_rcnn|faster_rcnn|mask_rcnn|rpn"
-)
 DIALECT = r"\b[Pp]ictures?\b|learned by heart|[Kk]eeps? still|\bgone? on with\b|\bthe peer\b|not a number|\bmade new\b"
 # class names in backticks that are not foveal's
 FOREIGN = {"AdaptiveMaxPool2d", "DetrForObjectDetection"}
