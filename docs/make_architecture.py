@@ -1,4 +1,4 @@
-"""Writes the list of modules in ``architecture.md``, and its pictures, from the code.
+"""Writes the list of modules in ``architecture.md``, and its diagrams, from the code.
 
     python docs/make_architecture.py
 
