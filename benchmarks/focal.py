@@ -2,11 +2,11 @@
 
 python benchmarks/focal.py [--rounds 5] [--threads 1] [--only focal]
 
-2 images of 640 x 640 (76,725 anchors each) and 80 classes; 600 positive and 900 ignored rows, logits around the
+2 images of 640 x 640 (76,725 anchors each) and 80 classes; 600 positive and 900 ignored anchors, logits around the
 prior bias. Every contender computes the normalized sum and the gradient of all logits; the first table shows that
 they agree. "x logits" is the peak of memory above the logits, in multiples of their 47 MB; 1.0 is the gradient alone.
 
-torchvision is there twice: all rows at once, and image by image as its RetinaNet calls it. The second is faster than
+torchvision is measured twice: all anchors at once, and image by image as its RetinaNet calls it. The second is faster than
 its arithmetic explains: tensors under 32 MB are reused by the C library, larger ones come as fresh pages every time.
 """
 
