@@ -53,8 +53,8 @@ def pair(name: str, short: int = 800, long: int = 1333) -> tuple[nn.Module, Dete
 def trained_parameters(detector: nn.Module) -> int:
     """The number of parameters that a training step changes.
 
-    Torchvision's Faster R-CNN also has four box outputs for the background. No loss reaches them, and foveal's has none,
-    so they do not count.
+    Torchvision's Faster R-CNN also has four box outputs for the background. No loss reaches them, and foveal's has
+    none, so they do not count.
     """
     count = sum(p.numel() for p in detector.parameters() if p.requires_grad)
     for module in detector.modules():

@@ -109,9 +109,8 @@ def main() -> int:
         finish(start(out, options))
         different = [name for name, value in outcome(out).items() if value != expected.get(name)]
         equal += not different
-        print(
-            f"chain {chain}: killed after {kills} s: {', '.join(different) + ' differ' if different else 'bit-identical'}"
-        )
+        outcome_text = f"{', '.join(different)} differ" if different else "bit-identical"
+        print(f"chain {chain}: killed after {kills} s: {outcome_text}")
     print(f"{equal} of {options.chains} bit-identical")
     return 0 if equal == options.chains else 1
 
