@@ -7,7 +7,8 @@ prior bias. Every contender computes the normalized sum and the gradient of all 
 they agree. "x logits" is the peak of memory above the logits, in multiples of their 47 MB; 1.0 is the gradient alone.
 
 torchvision is measured twice: all anchors at once, and image by image as its RetinaNet calls it. The second is
-faster than its arithmetic explains: tensors under 32 MB are reused by the C library, larger ones come as fresh pages every time.
+faster than its arithmetic explains: tensors under 32 MB are reused by the C library, larger ones are
+allocated anew every time.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python benchmarks/minis.py --presets ssd_mini,yolo_v3_mini --minutes 5
     python benchmarks/minis.py --presets detr_mini --images 17820 --minutes 29 --devices 2 --out minis-detr
 
-Every preset is trained on the same images at the same size. YOLO's anchors are found by k-means, as in `foveal anchors`.
+Every preset is trained on the same images at the same size. YOLO's anchors come from k-means, as in `foveal anchors`.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
         --weights DATA/weights/torch/squeezenet1_0-deepcompression.pth --minutes 20 --seed 0 --out runs/peer
 
 The same backbone, images, batch, optimizer, schedule, image size and widths as foveal's ``*_mini`` preset; the model,
-its losses and its sampling are torchvision's, in fp32 as torchvision trains on a CPU. Evaluated with the last weights by
-foveal's evaluator (which agrees with pycocotools to 1e-12).
+its losses and its sampling are torchvision's, in fp32 as torchvision trains on a CPU. Evaluated with the last weights
+by foveal's evaluator (which agrees with pycocotools to 1e-12).
 """
 
 from __future__ import annotations
