@@ -25,6 +25,7 @@ from ..parts.layers.norms import FrozenBatchNorm
 from ..parts.losses.normalizers import Sampled
 from ..parts.resizing import IMAGENET_MEAN, IMAGENET_STD
 from ..parts.samplers import All
+from ..recipe import Solve
 from ..weights.cache import PUBLISHED, is_alias, is_published
 from ..weights.open import StateDict, is_classifier, read_state
 from .load import find
@@ -165,7 +166,7 @@ def frozen_random_parts(spec: Spec, detector: Detector) -> list[str]:
     first, backbone = spec.fit.stages[0], getattr(spec, "backbone", None)
     read = ("backbone.",) if getattr(backbone, "weights", None) is not None else ()
     # solved by a later stage, or of the task that has no loss in this one
-    later = (stage for stage in spec.fit.stages if stage.inputs == "features" or first.learning)
+    later = (stage for stage in spec.fit.stages if isinstance(stage, Solve) or first.learning)
     awaited = tuple(path for stage in later for path in stage.trains)
     if isinstance(getattr(detector, "roi_head", None), RCNNHeadLayers):
         awaited += (BOXES,)

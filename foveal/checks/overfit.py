@@ -71,16 +71,14 @@ def overfit(
     from ..data.convert import convert
     from ..data.records.subsets import take
     from ..external_proposals.cache import fill
-    from ..recipe import Constant
+    from ..recipe import Constant, GradientStage, OnStoredMaps, OnWindows
     from ..report.read_run import read_record
     from ..training.run import train
 
     usable = [take(r, ~(r.crowd | r.ignore)) for r in dataset.records]
     few = replace(dataset, records=[r for r in usable if len(r)][:count], split=None)
     several = len(spec.fit.stages) > 1
-    windows = any(
-        stage.inputs in ("windows", "maps") for stage in spec.fit.stages
-    )  # the batch counts these, not images
+    windows = any(isinstance(stage, OnWindows | OnStoredMaps) for stage in spec.fit.stages)  # what the batch counts
     batch = spec.fit.batch if windows else min(count, spec.fit.batch)
     fit = replace(
         spec.fit, augment=(), ema=None, schedule=Constant(), warmup_steps=min(20, spec.fit.warmup_steps),
@@ -106,8 +104,8 @@ def overfit(
 
         if not several:
             return learned(fit, "run", epochs=epochs, max_time=max_time)
-        own = [stage if stage.inputs == "features" else replace(stage, epochs=None) for stage in fit.stages]
-        fit = replace(fit, stages=tuple(own))
+        equal = (replace(stage, epochs=None) if isinstance(stage, GradientStage) else stage for stage in fit.stages)
+        fit = replace(fit, stages=tuple(equal))
         return _ever_longer(lambda n: learned(replace(fit, epochs=n), f"run-{n}"), epochs, max_time)
 
 

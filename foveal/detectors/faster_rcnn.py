@@ -29,7 +29,7 @@ from ..parts.postprocess.select import Select
 from ..parts.priors.anchors import Anchors, PyramidAnchors, at_strides
 from ..parts.resizing import Input, Resize
 from ..parts.samplers import Balanced
-from ..recipe import Recipe, Stage
+from ..recipe import GradientStage, OnImages, OnProposals, Recipe
 
 RPN_TASK = BoxTask(
     matcher=IoUMatcher(0.7, 0.3, low_quality=True),
@@ -91,7 +91,7 @@ class FasterRCNN(Spec):
         load_parts(detector, self.backbone, self.roi_head)
 
 
-def alternating(*shared: str) -> tuple[Stage, ...]:
+def alternating(*shared: str) -> tuple[GradientStage, ...]:
     """The first paper's four steps (section 3.2): an RPN; a Fast R-CNN on its proposals, as a net of its own; the RPN
     again, on the features of that; the head again, on the proposals of this. ``shared``: what both stand on in the end.
 
@@ -99,10 +99,10 @@ def alternating(*shared: str) -> tuple[Stage, ...]:
     """
     rpn, head = ("rpn_head",), ("roi_head",)
     return (
-        Stage(trains=(*shared, *rpn), task="rpn"),
-        Stage(trains=(*shared, *head), inputs="proposals", begin=shared),
-        Stage(trains=rpn, task="rpn", begin=rpn),
-        Stage(trains=head, inputs="proposals", begin=("roi_head.predictor",)),
+        OnImages("rpn", trains=(*shared, *rpn)),
+        OnProposals(trains=(*shared, *head), begin=shared),
+        OnImages("rpn", trains=rpn, begin=rpn),
+        OnProposals(trains=head, begin=("roi_head.predictor",)),
     )
 
 

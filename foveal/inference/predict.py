@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.images.load import RGB, ImageError, find_images, is_image, load_image
 from ..errors import FovealError, UsageError
-from ..files.paths import PathLike
+from ..files.paths import OnProgress, PathLike
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +64,7 @@ def predict(
     json: PathLike | None = None,
     batch: int | None = None,
     proposals: PathLike | Sequence[PathLike] | Outside | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | None = None,
     each: Callable[[Prediction], None] | None = None,
 ) -> Predictions:
     """Detects objects in images, folders and globs, in their order.
@@ -195,7 +195,7 @@ class Outside:
         names: Sequence[str],
         files: PathLike | Sequence[PathLike] | None = None,
         *,
-        progress: Callable[[int, int], None] | None = None,
+        progress: OnProgress | None = None,
     ) -> Outside | None:
         """Those of ``files``; without them of the cache, where the detector's source puts what is new. None for a
         detector that makes its own. Raises :class:`UsageError` for files that it has no use for."""

@@ -36,3 +36,8 @@ class Arguments:
     save_every: float
     progress: bool
     tensorboard: bool
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.out

@@ -19,10 +19,10 @@ from ..errors import UsageError
 from ..files.atomic import write_json
 from ..runtime import processes as environment
 from ..runtime.precision import layout
-from ..runtime.progress import Progress
+from ..runtime.progress import Console
 from .arguments import Arguments
 from .datasets import Datasets
-from .loop import loop
+from .loop.job import Job
 from .loop.log import Log
 from .loop.state import State
 from .loop.update import START, derive_seed
@@ -53,7 +53,7 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     torch.set_num_threads(stored.get("threads", torch.get_num_threads()))
     fabric = environment.launch(device, arguments.devices, precision)
     first = fabric.is_global_zero
-    console = Progress(shown=arguments.progress and first)
+    console = Console(shown=arguments.progress and first)
 
     # ---- data and detector
     sets = _divided(arguments).with_proposals(spec.source, arguments.proposals, fabric, console)
@@ -67,14 +67,14 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     detector = spec.build(training.classes)
     if detector.has_masks:
         for gap in filter(None, map(check_masks, sets.both)):
-            console.say(gap)
+            console.print(gap)
     check_stages(detector, fit)
     check_alternation(detector, fit)
     taken: LoadReport | None = None
     if resumed is None:
         taken, said = begin(spec, detector, arguments.weights)
         for line in said:
-            console.say(line)
+            console.print(line)
     detector.to(fabric.device).to(memory_format=layout(detector, fabric.device))
 
     # ---- the folder
@@ -90,9 +90,9 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
         "proposals": proposal_fingerprint(training),
     }
     for line in banner(arguments, spec, batch, fabric, precision, sets):
-        console.say(line)
+        console.print(line)
     if resumed is not None:
-        console.say(check_same(resumed, spec, described, fixed))
+        console.print(check_same(resumed, spec, described, fixed))
     told = {
         **run_record(arguments, described, fixed, fabric, sets),
         "start": None if taken is None else taken.to_dict(),
@@ -113,14 +113,15 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
     lines = environment.first_alone(fabric, prepare)
     if resumed is not None:
         for line in (*lines, check_best(out, stored), f"resuming after update {State.from_json(stored).updates}"):
-            console.say(line)
+            console.print(line)
 
     # ---- the loop
     job = _job(arguments, spec, fabric, detector, sets, described, fixed, batch, began)
+    loaders = _loaders(arguments, spec, fabric, detector, sets, batch)
     offset, step = stored.get("log_bytes", 0), stored.get("first", 0) + stored.get("step", 0)
     log = Log(out, active=first, offset=offset, step=step, tensorboard=arguments.tensorboard)
     try:
-        state = run_segments(job, resumed, log, console)
+        state = run_segments(job, loaders, resumed, log, console)
     finally:
         log.close()
         console.close()
@@ -136,7 +137,7 @@ def _complete(arguments: Arguments, state: State) -> Run:
     line = f"{out}: the run is complete ({state.ended})"
     if arguments.epochs is not None and arguments.epochs != state.plan.epochs:
         line += f" after {state.plan.epochs} epochs; for more, begin a new run with --weights {out}"
-    Progress(shown=arguments.progress and writes).say(line)
+    Console(shown=arguments.progress and writes).print(line)
     if writes:
         clear(out)
     if writes and not (out / "results.json").exists():
@@ -167,42 +168,40 @@ def _job(
     fixed: dict[str, Any],
     batch: int,
     began: float,
-) -> loop.Job:
-    fit, rank, world = spec.fit, fabric.global_rank, fabric.world_size
-    workers = environment.workers(arguments.workers, fabric.device)
-    loaders = Loaders(
-        sets.training,
-        spec,
-        batch // fit.accumulate,
-        arguments.seed,
-        workers=workers,
-        rank=rank,
-        world=world,
-        masks=detector.has_masks,
-    )
+) -> Job:
     validator = Validator(
         fabric,
         sets.validation,
-        fit,
+        spec.fit,
         arguments.seed,
-        batch=1 if fabric.device.type == "cpu" else 8,  # on a processor one picture at a time is fastest
-        workers=min(workers, 2),
+        batch=1 if fabric.device.type == "cpu" else 8,  # on a CPU one image at a time is fastest
+        workers=min(environment.workers(arguments.workers, fabric.device), 2),
         split=sets.validation.split or "val",
     )
-    return loop.Job(
+    return Job(
+        arguments=arguments,
         fabric=fabric,
         detector=detector,
-        fit=fit,
-        loader=loaders,
+        fit=spec.fit,
         train=sets.training,
         validator=validator,
-        out=arguments.out,
         spec=described,
         fixed=fixed,
         batch=batch,
-        seed=arguments.seed,
-        epochs=arguments.epochs,
-        max_time=arguments.max_time,
-        save_every=arguments.save_every,
         began=began,
+    )
+
+
+def _loaders(
+    arguments: Arguments, spec: Spec, fabric: Fabric, detector: Detector, sets: Datasets, batch: int
+) -> Loaders:
+    return Loaders(
+        sets.training,
+        spec,
+        batch // spec.fit.accumulate,
+        arguments.seed,
+        workers=environment.workers(arguments.workers, fabric.device),
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        masks=detector.has_masks,
     )

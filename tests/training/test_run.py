@@ -17,7 +17,7 @@ import torch
 
 from foveal.checkpoints import folder as checkpoint
 from foveal.errors import FovealError, UsageError
-from foveal.recipe import Cosine, Stage
+from foveal.recipe import Cosine, OnImages
 from foveal.runtime.precision import choose, fast_bf16
 from foveal.training.loop import loop
 from foveal.training.loop.nonfinite import NonFiniteLoss
@@ -174,7 +174,7 @@ def test_accumulation_sees_the_same_batch(data: Path, tmp_path: Path) -> None:
 
 
 def test_stages_train_their_own_parameters(data: Path, tmp_path: Path) -> None:
-    stages = (Stage(trains=("cls", "box"), epochs=1), Stage(trains=("backbone",), epochs=1, lr=0.01))
+    stages = (OnImages(trains=("cls", "box"), epochs=1), OnImages(trains=("backbone",), epochs=1, lr=0.01))
     train_tiny(data, tmp_path, TinySpec(fit=replace(FIT, ema=None, stages=stages), norm=False))
     first = checkpoint.read(tmp_path / "checkpoints" / "step-3")
     last = checkpoint.read(tmp_path / "checkpoints" / "step-6")
@@ -455,10 +455,10 @@ def test_pace_leaves_out_the_first_updates() -> None:
 
 
 def test_epochs_of_several_stages_are_not_overridden() -> None:
-    fit = replace(FIT, stages=(Stage(epochs=2), Stage()))
-    assert full_plan(fit, 5).stages == (10, 15)
+    fit = replace(FIT, stages=(OnImages(epochs=2), OnImages()))
+    assert full_plan(fit, fit.stages, 5).stages == (10, 15)
     with pytest.raises(UsageError, match="--epochs"):
-        full_plan(fit, 5, 3)
+        full_plan(fit, fit.stages, 5, 3)
 
 
 # -------------------------------------------------------------------------------------- seeds, precision
