@@ -259,7 +259,7 @@ class Recipe:
     warmup_steps: int = 500  # iterations of warm-up, at most a fifth of all
     warmup_factor: float = 0.001  # of the learning rate, where the warm-up starts
     warmup_power: float = 1.0  # shape of the warm-up: 1 linear, 4 Darknet's burn-in
-    clip: float | None = None  # largest norm of all gradients taken together
+    clip: float | None = None  # largest norm of all gradients together
     accumulate: int = 1  # parts of a batch that run one after the other, to save memory
     ema: float | None = None  # decay of the averaged weights; None: no average
     early_stop: int | None = None  # validations without a better AP before training stops; None: never

@@ -302,8 +302,18 @@ def test_differences_go_as_deep_as_the_classes_agree() -> None:
 
 def test_vocabulary_holds_parts_and_specs_only() -> None:
     names = config.vocabulary()
-    assert {"Focal", "BoxTask", "Fit", "RetinaNet", "HorizontalFlip", "IoUMatcher", "SGD"} <= set(names)
-    assert not {"ClassLoss", "Spec", "Matcher", "Tensor", "Targets"} & set(names)
+    assert {
+        "Focal",
+        "BoxTask",
+        "Recipe",
+        "OnImages",
+        "Solve",
+        "RetinaNet",
+        "HorizontalFlip",
+        "IoUMatcher",
+        "SGD",
+    } <= set(names)
+    assert not {"ClassLoss", "Spec", "Matcher", "Tensor", "Targets", "Stage", "GradientStage"} & set(names)
 
 
 def test_importing_config_does_not_import_torch() -> None:

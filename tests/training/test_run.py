@@ -147,12 +147,12 @@ def _with_scores(patch: pytest.MonkeyPatch, scores: list[float | None], data: Pa
     """A training whose validations give these APs."""
     from foveal.training.loop.validate import Validator
 
-    queue, original = iter(scores), Validator._scored
+    queue, original = iter(scores), Validator._evaluate
 
-    def scored(self: Any, found: Any, *, merges: bool) -> dict[str, Any]:
-        return original(self, found, merges=merges) | {"AP": next(queue)}
+    def scored(self: Any, detections: Any, class_agnostic: bool) -> dict[str, Any]:
+        return original(self, detections, class_agnostic) | {"AP": next(queue)}
 
-    patch.setattr(Validator, "_scored", scored)
+    patch.setattr(Validator, "_evaluate", scored)
     return train_tiny(data, out, tiny(**fit))
 
 
@@ -205,7 +205,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> 
     message = str(stopped.value)
     for part in (
         "cls",
-        "update 4",
+        "iteration 4",
         "cls=nan",
         "learning rate 0.0",
         "train-",

@@ -20,7 +20,7 @@ from .state import State
 from .validate import Validator
 
 
-class Arguments(Protocol):
+class LoopArguments(Protocol):
     """What a loop reads of the training arguments."""
 
     @property
@@ -60,7 +60,7 @@ class BatchSource(Protocol):
 class Job:
     """A training run: its detector, recipe and data, fixed from the first iteration to the last."""
 
-    arguments: Arguments
+    arguments: LoopArguments
     fabric: Fabric
     detector: Detector  # on its device
     fit: Recipe

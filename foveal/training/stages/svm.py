@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...errors import FovealError
 from ...recipe import SVM
-from .feature_rows import Floats, ImageFeatures, LinearFit, mean_norm
+from .feature_rows import FloatArray, ImageFeatures, LinearFit, mean_norm
 
 UNTRAINED = -100.0  # the margin of a class that had nothing to learn from: its score is under 1e-43
 MAX_PASSES = 20_000  # of liblinear over the vectors of a class; it needs hundreds
@@ -46,13 +46,13 @@ def fit_svms(settings: SVM, images: Iterable[ImageFeatures], classes: int) -> Li
 class _Learner:
     """The SVM of one class. ``weight`` and ``bias`` are for unscaled features."""
 
-    def __init__(self, settings: SVM, positives: Floats, scale: float) -> None:
+    def __init__(self, settings: SVM, positives: FloatArray, scale: float) -> None:
         self.settings, self.positives, self.scale = settings, positives, scale
         self.weight, self.bias = np.zeros(positives.shape[1]), UNTRAINED
-        self.negatives: list[Floats] = []
+        self.negatives: list[FloatArray] = []
         self.new, self.fitted = 0, False
 
-    def mine(self, features: Floats, margins: Floats, negative: NDArray[np.bool_]) -> None:
+    def mine(self, features: FloatArray, margins: FloatArray, negative: NDArray[np.bool_]) -> None:
         """Adds the hard negatives of an image; before the first fit, all negatives."""
         if not len(self.positives):
             return
@@ -95,9 +95,9 @@ def _linear_svc(settings: SVM) -> Any:
     )
 
 
-def _objects(images: Iterable[ImageFeatures], classes: int) -> list[Floats]:
+def _objects(images: Iterable[ImageFeatures], classes: int) -> list[FloatArray]:
     """The vectors (n, d) of the objects of each class."""
-    vectors: list[list[Floats]] = [[] for _ in range(classes)]
+    vectors: list[list[FloatArray]] = [[] for _ in range(classes)]
     width, dtype = 0, np.dtype(np.float32)
     for image in images:
         if len(image):
