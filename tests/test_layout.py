@@ -17,7 +17,7 @@ PACKAGE = Path(foveal.__file__).resolve().parent
 
 # Lowest first. A module imports from its own folder, or from what stands to the left of it.
 ORDER = (
-    *("errors", "boxes", "masks", "types", "recipe", "files", "weights", "parts", "runtime", "data", "assembly"),
+    *("errors", "files", "boxes", "masks", "types", "recipe", "weights", "parts", "runtime", "data", "assembly"),
     *("detectors", "config", "external_proposals", "presets", "checkpoints", "evaluation", "inference", "training"),
     *("report", "checks", "cli"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -159,6 +160,8 @@ def write_json(value: Any, target: Path | None) -> None:
 def write_text(text: str, target: Path) -> None:
     """To a file whose folder is made where it is missing, or to standard output for ``-``."""
     if str(target) == "-":
+        if isinstance(sys.stdout, io.TextIOWrapper):  # JSON and HTML are UTF-8, whatever the terminal speaks
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         sys.stdout.write(text)
         return
     target.parent.mkdir(parents=True, exist_ok=True)

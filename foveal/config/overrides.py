@@ -76,8 +76,9 @@ class Completed(Protocol):
     def like(self, other: Any) -> Any: ...
 
 
-# a name or a relative path; an absolute path, or one from ./, ../ or ~/; a name that begins with a digit
-_WORD = re.compile(r"[A-Za-z_][\w./:-]*|(?:~?/|\.\.?/)[\w./:~+-]+|\d[\w-]*[A-Za-z_-][\w-]*")
+# a name or a relative path; an absolute path, or one from ./, ../ or ~/, of any letters, since no literal begins so; a
+# name that begins with a digit
+_WORD = re.compile(r"[A-Za-z_][\w./:-]*|(?:~?/|\.\.?/).+|\d[\w-]*[A-Za-z_-][\w-]*")
 
 
 def _new_value(old: Any, hint: Any, text: str, where: str, names: Mapping[str, type]) -> Any:

@@ -121,7 +121,7 @@ def predict(
     if json is not None:
         Path(json).parent.mkdir(parents=True, exist_ok=True)
         text = json_module.dumps([p.to_dict() for p in done.images], indent=1, ensure_ascii=False, allow_nan=False)
-        Path(json).write_text(text + "\n", encoding="utf-8")
+        Path(json).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     return done
 
 

@@ -17,6 +17,7 @@ from ..data.records.fingerprint import fingerprint, proposal_fingerprint
 from ..data.records.segmentation import check_masks
 from ..errors import UsageError
 from ..files.atomic import write_json
+from ..runtime import process_group as processes
 from ..runtime import processes as environment
 from ..runtime.precision import layout
 from ..runtime.progress import Console
@@ -127,7 +128,7 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
         console.close()
     if first:
         write_json(out / "results.json", results(state))
-    fabric.barrier()
+    processes.meet(fabric)
     return Run(out)
 
 

@@ -64,11 +64,20 @@ def find_published(name: str) -> Published:
 
 
 def weights_folder() -> Path:
-    """Where fetched files lie: ``FOVEAL_CACHE``, or ``foveal`` in the user's cache folder."""
+    """Where fetched files lie: ``FOVEAL_CACHE``, or ``foveal`` in the user's cache folder.
+
+    A relative ``XDG_CACHE_HOME`` does not count, as its specification says. Raises :class:`FovealError` for a user
+    without a home folder.
+    """
     own = os.environ.get("FOVEAL_CACHE")
-    if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "foveal"
+    try:
+        if own:
+            return Path(own).expanduser()
+        folder = Path(os.environ.get("XDG_CACHE_HOME", "")).expanduser()
+        return (folder if folder.is_absolute() else Path.home() / ".cache") / "foveal"
+    except RuntimeError:  # pathlib's for a home that neither HOME nor the list of users knows
+        fix = "Set FOVEAL_CACHE to the full path of a folder of yours"
+        raise FovealError("no cache folder: the home folder is not known", where=own or "", fix=fix) from None
 
 
 def is_offline() -> bool:

@@ -13,10 +13,10 @@ from contextlib import closing, contextmanager
 from ...assembly.detector import Detector
 from ...checkpoints.folder import Content
 from ...errors import FovealError
+from ...runtime.interrupt import Interrupt
 from ...runtime.progress import Console
 from ...types import Images, Targets
 from .ema import EMA
-from .interrupt import Interrupt
 from .job import Job, Segment, save_checkpoint
 from .log import Clock, Log, Meter
 from .nonfinite import NonFiniteCheck, NonFiniteLoss

@@ -16,8 +16,8 @@ from ...data.loader.window_batches import Crops, WindowLoader, WindowSource
 from ...data.records.dataset import Dataset
 from ...errors import UsageError
 from ...recipe import GradientStage, OnProposals, OnStoredMaps, OnWindows, Recipe, Solve, WindowSampling
+from ...runtime.interrupt import Interrupt
 from ...runtime.progress import Console
-from ..loop.interrupt import Interrupt
 from ..loop.job import BatchSource, Job, Segment, save_checkpoint
 from ..loop.log import Log
 from ..loop.loop import Loop, now
