@@ -47,7 +47,7 @@ def layout(detector: nn.Module, device: torch.device) -> torch.memory_format:
     """The memory format: channels-last, except for large detectors on a CPU with AVX2 alone.
 
     There the gradients of wide convolutions take a third longer in channels-last; narrow ones gain (measured with
-    torch 2.15 on ResNet-50, VGG-16 and the small presets; SSD300 5.0 against 6.8 s per iteration, SSDLite .38 against .29).
+    torch 2.15 on ResNet-50, VGG-16 and the small presets; SSD300 5.0 against 6.8 s, SSDLite .38 against .29).
     """
     slow = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
     large = sum(p.numel() for p in detector.parameters()) > 10_000_000

@@ -440,6 +440,32 @@ def test_plan_by_hand() -> None:
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
+def test_a_timed_run_has_five_validations_where_they_are_cheap() -> None:
+    endless = Plan(5, (50_000,))
+    settings = {"done": 0, "elapsed": 0.0, "pace": 1.0, "limit": 100.0, "val_every": 12}
+    # 95 s: 19 epochs of 5 s, and validations of 0 s. Every 12 epochs these would be 2
+    plan = timed_plan(endless, 50_000, validation=0.0, **settings)
+    assert (plan.total, plan.val_every) == (95, 3)
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    # 7 of 1 s: 88 s are left
+    assert (plan := timed_plan(endless, 50_000, validation=1.0, **settings)).val_every == 3
+    assert plan.total + -(-plan.epochs // 3) == 95
+    # 6 of 4 s would be more than a fifth of the time
+    assert timed_plan(endless, 50_000, validation=4.0, **settings).val_every == 0
+    # more than five as it is
+    assert timed_plan(endless, 50_000, validation=0.0, **{**settings, "val_every": 2}).val_every == 0
+    assert "val_every" not in Plan(5, (50,)).to_json()
+
+
+def test_validations_come_as_the_plan_says(data: Path, tmp_path: Path, slow: FakeTime) -> None:
+    """A validation takes 6 of 1000 s, so that the recipe's every 40 epochs are too few."""
+    run = train_tiny(data, tmp_path, tiny(val_every=40), max_time=1000.0)
+    plan = json.loads((run.last / "state.json").read_text())["plan"]
+    epochs = [row["epoch"] for row in lines(tmp_path, "val")]
+    assert len(epochs) >= 5 and all(epoch % plan["val_every"] == 0 for epoch in epochs[:-1])
+    assert slow.seconds - 1000 <= 1000.0
+
+
 def test_pace_leaves_out_the_first_updates() -> None:
     pace = Pace(100.0, 0.0)
     for seconds in (2.9, 2.5, 1.0):
