@@ -257,6 +257,6 @@ def test_a_class_without_an_object_is_named(data: Path, tmp_path: Path, capfd: p
     assert absent
     run(spec, data, tmp_path / "a", limit=1, progress=True)
     told = capfd.readouterr().err
-    assert all(f"{dataset.classes[k]!r}; it will never be found" in told for k in absent)
+    assert all(f"{dataset.classes[k]!r}; it will never be detected" in told for k in absent)
     bias = load(tmp_path / "a").state_dict()[f"{CLASSES}.bias"]
     assert [k for k in range(len(dataset.classes)) if bias[k] == UNTRAINED] == sorted(absent)
