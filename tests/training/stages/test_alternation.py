@@ -349,7 +349,7 @@ def cut(data: Path, tmp_path: Path) -> Iterator[Path]:
 def test_what_a_step_needs_and_is_gone_is_named(cut: Path, data: Path) -> None:
     for path in (cut / "proposals").glob("*/*.safetensors"):
         path.unlink()
-    with pytest.raises(FovealError, match=r"the proposals that this stage began with are gone.*new run"):
+    with pytest.raises(FovealError, match=r"the stored proposals of this stage are missing.*new run"):
         run(data, cut, resume=True)
 
 
