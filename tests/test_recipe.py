@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from foveal.config.overrides import override
-from foveal.config.parse import parse_value, vocabulary
+from foveal.config.parse import parse_value
+from foveal.config.table import Vocabulary
 from foveal.errors import UsageError
 from foveal.recipe import (
     SGD,
@@ -112,7 +113,7 @@ def test_the_recipe_is_a_literal() -> None:
         ema=0.99,
         stages=(OnImages(trains=("backbone", "neck"), epochs=1), OnImages(solver=SGD(nesterov=True), lr=0.1)),
     )
-    assert parse_value(repr(fit), vocabulary(), where="fit") == fit
+    assert parse_value(repr(fit), Vocabulary(), where="fit") == fit
 
 
 # -------------------------------------------------------------------------------------------------- the stages
@@ -143,8 +144,8 @@ STORED = {  # as earlier versions wrote them: one class with the fields of all k
 
 @pytest.mark.parametrize("text", STORED, ids=[str(i) for i in range(len(STORED))])
 def test_stages_of_earlier_versions_are_read(text: str) -> None:
-    assert parse_value(text, vocabulary()) == STORED[text]
-    assert parse_value(f"Fit(stages=({text},))", vocabulary()) == Recipe(stages=(STORED[text],))
+    assert parse_value(text, Vocabulary()) == STORED[text]
+    assert parse_value(f"Fit(stages=({text},))", Vocabulary()) == Recipe(stages=(STORED[text],))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_stages_of_earlier_versions_are_read(text: str) -> None:
 )
 def test_stages_of_earlier_versions_that_were_refused_still_are(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        parse_value(text, vocabulary())
+        parse_value(text, Vocabulary())
 
 
 def test_overrides_reach_the_fields_of_each_kind() -> None:

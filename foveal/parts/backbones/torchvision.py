@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ...weights.cache import PUBLISHED, published_file
 from ...weights.state import load_network_file
 from ..layers.norms import FrozenBatchNorm, NormKind, fuse_frozen, replace_norms
+from ..resizing import CAFFE_PIXELS, IMAGENET_PIXELS, PixelStatistics
 from .base import BackboneSpec, returned
 
 _CONTAINERS = ("features", "layers", "trunk_output")  # their children are the links
@@ -103,6 +103,19 @@ class Torchvision(BackboneSpec):
         """The file that ``weights`` means: a path, or a name of ``foveal weights list`` that was fetched."""
         return _file(self.weights)
 
+    @property
+    def pixels(self) -> PixelStatistics:
+        """Those of torchvision's files; Caffe's for a published file that was converted from Caffe."""
+        from ...weights.cache import PUBLISHED
+
+        file = Path(self.weights_file or "").name
+        caffe = any(entry.caffe_pixels and entry.file == file for entry in PUBLISHED.values())
+        return CAFFE_PIXELS if caffe else IMAGENET_PIXELS
+
+    @property
+    def is_vgg(self) -> bool:
+        return self.name.startswith("vgg")
+
     def _opened(self, network: nn.Module) -> frozenset[str]:
         """The inverted residual blocks of which an inner layer is returned (SSDLite: "features.13.block.0")."""
         inner = {item.rpartition(".block.")[0] for item in self.returns or () if isinstance(item, str)}
@@ -112,6 +125,8 @@ class Torchvision(BackboneSpec):
 
 def _file(source: str | Path | None) -> str | None:
     """A path as it is; of a published name the fetched file."""
+    from ...weights.cache import PUBLISHED, published_file
+
     if source and str(source) in PUBLISHED and not Path(source).exists():
         return str(published_file(str(source)))
     return None if source is None else str(source)

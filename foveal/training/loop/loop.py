@@ -20,7 +20,7 @@ from .ema import EMA
 from .job import Job, Segment, save_checkpoint
 from .log import Clock, Log, Meter
 from .nonfinite import NonFiniteCheck, NonFiniteLoss
-from .optimizers import build_optimizer, freeze, frozen_norm_modules, optimizer_tensors, restore_optimizer, set_lr
+from .optimizers import build_optimizer, freeze, optimizer_tensors, restore_optimizer, set_lr, set_training_mode
 from .state import FINISHED, OUT_OF_TIME, STOPPED_EARLY, Pace, State, differs, full_plan, plan_on_resume
 from .update import Updater, to_device
 from .validate import record_validation
@@ -125,11 +125,11 @@ class Loop:
         if due:
             self.console.detail(f"{name}: validating on {len(self.job.validator.dataset)} images")
             with self._saved_by(interrupt):  # not closed: resuming begins with this validation
-                validation = self.job.validator(self.weights, interrupt.check, self.console.task("validated"))
+                on_progress = self.console.task("validated")
+                validation = self.job.validator(self.weights, interrupt.check, on_progress, self._learning)
             state.validation = validation.seconds
             # this epoch is the one that just ended, not the one that begins at this step
-            left = self._seconds_left()
-            record_validation(state, validation, name, epoch, self.log, self.console, left=left)
+            record_validation(state, validation, name, epoch, self.log, self.console, self._seconds_left())
         else:
             self.console.print(f"{name}: {self.console.epoch_summary(self._seconds_left())}")
         skipped = (*self.segment.batches.skipped, *self.job.validator.loader.skipped)
@@ -181,19 +181,20 @@ class Loop:
 
     def _begin_stage(self, index: int, resumed: Content | None) -> None:
         """An optimizer for the parameters that learn now, and (with several processes) their synchronization."""
-        self._stage = index
         stage, detector = self.segment.stages[index], self.job.detector
+        self._stage, self._learning = index, stage.learning
         freeze(detector, stage, self.trainable)
-        detector.frozen_norms = frozen_norm_modules(detector, self.trainable)
         self.optimizer = build_optimizer(detector, self.fit, stage)
         if resumed is not None:
             restore_optimizer(self.optimizer, detector, resumed.optimizer)
             # a line may be written before the next iteration
             set_lr(self.optimizer, self._rate(max(0, self.state.step - 1))[1])
-        detector.train()
+        set_training_mode(detector, self.trainable)
         model = self.fabric.setup_module(self.segment.learner, move_to_device=False)
         seed, clip = self.arguments.seed, self.fit.clip
-        self.updater = Updater(self.fabric, model, self.optimizer, seed=seed, clip=clip, clock=self.clock)
+        self.updater = Updater(
+            self.fabric, model, self.optimizer, seed=seed, clip=clip, clock=self.clock, learning=stage.learning
+        )
         if resumed is not None and self.updater.scaler is not None and resumed.state["scaler"]:
             self.updater.scaler.load_state_dict(resumed.state["scaler"])
 
@@ -203,7 +204,7 @@ class Loop:
         pace, state = self.pace, self.state
         if pace is None or not self._agreed(pace.due(self._elapsed(), state.plan, state.step)):
             return
-        state.validation = state.validation or self.job.validator.pace(self.weights)
+        state.validation = state.validation or self.job.validator.pace(self.weights, self._learning)
         plan = pace.plan(state, self.max_iterations, self._elapsed(), self.fit.val_every)
         plan, seconds = self.fabric.broadcast((plan, pace.seconds))
         pace.restart(self._elapsed())

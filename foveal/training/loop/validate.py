@@ -55,17 +55,24 @@ class Validator:
         self.seed, self.split, self.batch = seed, split, batch
         self.loader = EvalLoader(dataset, batch, workers=workers, rank=fabric.global_rank, world=fabric.world_size)
 
-    def pace(self, detector: Detector) -> float:
+    def pace(self, detector: Detector, learning: str | None = None) -> float:
         """Seconds of a complete pass, estimated from a few batches. Uses the slowest process's time."""
         start = time.perf_counter()
-        images = self._pass(detector, lambda: None, PACE_BATCHES)[2]
+        images = self._pass(detector, lambda: None, PACE_BATCHES, learning)[2]
         estimate = (time.perf_counter() - start) * len(self.dataset) / self.fabric.world_size / max(1, images)
         return float(max(self._gathered(estimate)))
 
     def __call__(
-        self, detector: Detector, check: Callable[[], None] = lambda: None, on_progress: OnProgress | None = None
+        self,
+        detector: Detector,
+        check: Callable[[], None] = lambda: None,
+        on_progress: OnProgress | None = None,
+        learning: str | None = None,
     ) -> Validation:
-        """One pass in evaluation mode. ``check`` runs before every batch and may raise."""
+        """One pass in evaluation mode. ``check`` runs before every batch and may raise.
+
+        ``learning``: the task whose losses alone count, of a two-stage detector; None: all.
+        """
         start, done = time.perf_counter(), itertools.count(0, self.batch * self.fabric.world_size)
 
         def before_batch() -> None:
@@ -73,7 +80,7 @@ class Validator:
             if on_progress is not None:
                 on_progress(min(next(done), len(self.dataset)), len(self.dataset))
 
-        parts = self._gathered(self._pass(detector, before_batch))
+        parts = self._gathered(self._pass(detector, before_batch, learning=learning))
         detections: dict[int, Detections] = {}
         losses: dict[str, float] = {}
         images = max(1, sum(count for _, _, count in parts))
@@ -97,12 +104,13 @@ class Validator:
 
     @torch.no_grad()
     def _pass(
-        self, detector: Detector, check: Callable[[], None], batches: int | None = None
+        self, detector: Detector, check: Callable[[], None], batches: int | None = None, learning: str | None = None
     ) -> tuple[dict[str, float], dict[int, Detections], int]:
         """Sums of losses over images, detections by image index, and the number of images."""
         sums: dict[str, Tensor] = {}
         detections: dict[int, Detections] = {}
         rng = torch.Generator(self.fabric.device)
+        options = {} if learning is None else {"learning": learning}
         with in_evaluation(detector):
             for batch in itertools.islice(self.loader.epoch(), batches):
                 check()
@@ -115,7 +123,7 @@ class Validator:
                 rng.manual_seed(seed)
                 losses: dict[str, Tensor]
                 with self.fabric.autocast():
-                    losses, answers = detector(images, targets, detect=True, rng=rng)
+                    losses, answers = detector(images, targets, detect=True, rng=rng, **options)
                 for name, value in losses.items():
                     weighted = value.float() * len(records)
                     sums[name] = sums[name] + weighted if name in sums else weighted
@@ -138,7 +146,6 @@ def record_validation(
     epoch: int,
     log: Log,
     console: Console,
-    *,
     left: float | None = None,
 ) -> None:
     """Writes a validation into the state and the log, and prints a line that begins with ``name``."""

@@ -68,7 +68,6 @@ def run_segments(job: Job, loaders: Loaders, resumed: Content | None, log: Log, 
         segment = segments[index]
         for name, parameter in detector.named_parameters():
             parameter.requires_grad_(learnable[name])
-        detector.frozen_norms, detector.learning = (), None
         if len(segments) > 1:
             console.begin_stage(f"stage {index + 1} of {len(segments)}: {_description(segment)}")
         if isinstance(segment, Solve):
@@ -137,13 +136,12 @@ def train_stages(
 ) -> State:
     """Runs the stages of one loop, from their start or from a checkpoint within them."""
     stage, detector = stages[0], job.detector
-    detector.learning = stage.learning
     if isinstance(stage, OnProposals):  # they are made before any weights are reset
         job = _with_proposals(job, resumed, console)
         loaders = replace(loaders, dataset=job.train)
     if resumed is None:
         restore_initial(detector, job.out, stage)
-    pool: Any = getattr(loaders.spec, "pool", None)
+    pool: Any = loaders.spec.pool  # check_stages has checked that it fits
     learner: nn.Module = detector
     batches: BatchSource
     if isinstance(stage, OnWindows):
