@@ -126,7 +126,7 @@ def _check(detector: Detector, score: float, classes: Sequence[str] | None) -> N
 
 
 def _batches(
-    files: Sequence[str], size: int, skipped: list[ImageError], progress: Callable[[int, int], None] | None
+    files: Sequence[str], size: int, skipped: list[ImageError], progress: OnProgress | None
 ) -> Iterator[list[tuple[str, RGB]]]:
     """Names and pixels of ``size`` images at a time; images that cannot be read go to ``skipped``."""
     batch: list[tuple[str, RGB]] = []

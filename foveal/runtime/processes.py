@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -15,9 +15,6 @@ from ..errors import FovealError, UsageError
 from ..recipe import Precision
 from . import process_group as processes
 from .precision import choose, plugin
-
-if TYPE_CHECKING:
-    pass
 
 
 def find_device(asked: str) -> torch.device:

@@ -130,8 +130,7 @@ class Loop:
                 )
             state.validation = validation.seconds
             # this epoch is the one that just ended, not the one that begins at this step
-            left = self._seconds_left()
-            record_validation(state, validation, name, epoch, self.log, self.console, left=left)
+            record_validation(state, validation, name, epoch, self.log, self.console, self._seconds_left())
         else:
             self.console.print(f"{name}: {self.console.epoch_summary(self._seconds_left())}")
         skipped = (*self.segment.batches.skipped, *self.job.validator.loader.skipped)
@@ -183,8 +182,8 @@ class Loop:
 
     def _begin_stage(self, index: int, resumed: Content | None) -> None:
         """An optimizer for the parameters that learn now, and (with several processes) their synchronization."""
-        self._stage = index
         stage, detector = self.segment.stages[index], self.job.detector
+        self._stage, self._learning = index, stage.learning
         freeze(detector, stage, self.trainable)
         self.optimizer = build_optimizer(detector, self.fit, stage)
         if resumed is not None:

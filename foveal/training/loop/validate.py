@@ -146,7 +146,6 @@ def record_validation(
     epoch: int,
     log: Log,
     console: Console,
-    *,
     left: float | None = None,
 ) -> None:
     """Writes a validation into the state and the log, and prints a line that begins with ``name``."""
