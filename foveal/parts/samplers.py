@@ -19,6 +19,8 @@ from ..types import Match, Priors
 
 class Sampler(ABC):
     needs_losses: ClassVar[bool] = False  # whether ``keep`` looks at the loss of every row
+    keeps_all: ClassVar[bool] = False  # whether every row that is not ignored counts
+    count: int | None = None  # rows sampled of each image at most, known before they are chosen; None: any number
 
     @abstractmethod
     def keep(
@@ -36,13 +38,15 @@ class Sampler(ABC):
         return order, keep.gather(1, order)
 
     def most(self, keep: Tensor) -> int:
-        """R of :meth:`rows` for what was kept (B, A): the largest count of the batch, which the device is asked for."""
-        return max(1, int(keep.sum(1).max()))
+        """R of :meth:`rows`: :attr:`count`; without one the largest number of the batch, for which the CPU waits."""
+        return max(1, int(keep.sum(1).max())) if self.count is None else self.count
 
 
 @dataclass(frozen=True)
 class All(Sampler):
     """Every row that is not ignored (RetinaNet, FCOS, SSD without mining)."""
+
+    keeps_all: ClassVar[bool] = True
 
     def keep(
         self, match: Match, priors: Priors, row_losses: Tensor | None = None, rng: torch.Generator | None = None
@@ -158,9 +162,6 @@ class OHEM(Sampler):
             chosen = self._choose(image[0][:total], image[1][:total], image[2][:total])
             keep[i].index_fill_(0, order[i][chosen], 1.0)
         return keep
-
-    def most(self, keep: Tensor) -> int:
-        return self.count
 
     def _choose(self, boxes: Tensor, losses: Tensor, positive: Tensor) -> Tensor:
         """Rows of one image by falling loss -> the places kept (at most ``count``)."""

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ...errors import UsageError
 from ...types import Images, Predictions
-from .dense import LayeredHead
+from .dense import DenseHead
 
 _EPS = 1e-6
 _GAIN = 2.0  # of their projections: at 1 a query hardly prefers its own place
@@ -53,7 +53,7 @@ class Transformer:
         return TransformerHead(self, channels[-1], logits, bias)
 
 
-class TransformerHead(LayeredHead):
+class TransformerHead(DenseHead):
     """The last map (B, c, h, w) -> for each decoder layer logits (B, Q, K) and boxes (B, Q, 4): center and sides as
     parts of the picture."""
 
@@ -73,6 +73,10 @@ class TransformerHead(LayeredHead):
             nn.init.zeros_(self.query_embed.weight)  # they differ by their places
             for layer in self.decoder.layers:
                 cast(DecoderLayer, layer).multihead_attn.look_alike()
+
+    def layers(self, features: list[Tensor], images: Images) -> list[Predictions]:
+        predictions: list[Predictions] = self(features, images)
+        return predictions
 
     def forward(self, features: list[Tensor], images: Images) -> list[Predictions]:
         states = self.states(features, images)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from ...errors import UsageError
 
 
 class Normalizer(ABC):
+    counts_negatives: ClassVar[bool] = False  # whether rows without an object are part of the denominator
+
     @abstractmethod
     def __call__(self, keep: Tensor, positive: Tensor) -> Tensor:
         """keep (B, A) float, positive (B, A) bool -> factor (B, 1) float32."""
@@ -26,6 +29,8 @@ class Normalizer(ABC):
 class Sampled(Normalizer):
     """One over the rows kept in the batch, or over the sum of their weights: a mean (Fast R-CNN; torchvision's RPN and
     RoI heads; DETR)."""
+
+    counts_negatives: ClassVar[bool] = True
 
     def __call__(self, keep: Tensor, positive: Tensor) -> Tensor:
         count = keep.detach().float().sum()
