@@ -140,7 +140,7 @@ def others(rows: tuple[Tensor, Tensor, Tensor, Tensor], rounds: int) -> None:
     race(
         "the other sigmoid losses",
         {"torch BCE with logits, one-hot": step(dense, logits)}
-        | {f"foveal {type(loss).__name__} {loss.curve.power:g}": bound(loss, logits) for loss in losses}
+        | {f"foveal {type(loss).__name__} {loss.params.power:g}": bound(loss, logits) for loss in losses}
         | {"foveal Focal 2, bfloat16": bound(Focal(), half)},
         rounds=rounds,
     )

@@ -76,55 +76,56 @@ class BoxTask:
         rng: torch.Generator | None = None,
         *,
         match: Match | None = None,
-        kept: Tensor | None = None,
+        sample: Tensor | None = None,
         seen: int = 0,
     ) -> dict[str, Tensor]:
         """``{"cls", "box"[, "quality"]}``, each a scalar; their plain sum is the loss.
 
-        ``match`` and ``kept`` (B, A), the sampled priors, are given where sampling came before the head. ``seen``:
+        ``match`` and ``sample`` (B, A), the sampled priors, are given where sampling came before the head. ``seen``:
         images trained on so far.
         """
         if match is None:
             match = self.match(predictions, priors, targets)
-        rows = self._class_rows(predictions, targets, match)
-        if kept is None:
-            kept = self.sampler.keep(match, priors, rows.detach() if self.sampler.needs_losses else None, rng)
-        keep = kept.to(rows.dtype)
-        by_class = self.cls_loss.row_weight(match.positive)
-        weighted = keep if by_class is None else keep * by_class
-        factor = self.cls_loss.normalizer(weighted, match.positive)
-        losses = {"cls": _total(rows, weighted, factor, self.cls_loss.weight)}
+        class_losses = self._class_losses(predictions, targets, match)  # (B, A)
+        if sample is None:
+            ranked = class_losses.detach() if self.sampler.needs_losses else None
+            sample = self.sampler.sample(match, priors, ranked, rng)
+        sample = sample.to(class_losses.dtype)
+        by_class = self.cls_loss.prior_weight(match.positive)
+        weight = sample if by_class is None else sample * by_class
+        factor = self.cls_loss.normalizer(weight, match.positive)
+        losses = {"cls": _total(class_losses, weight, factor, self.cls_loss.weight)}
 
         prior_boxes, truth, deltas = self._regression(predictions, priors, targets, match)
-        box_rows = self.box_loss(deltas, prior_boxes, truth, self.coder)  # (B, A)
-        counted = keep
+        box_losses = self.box_loss(deltas, prior_boxes, truth, self.coder)  # (B, A)
+        counted = sample
         if self.quality is not None and predictions.quality is not None:
             decoded = self.coder.decode(deltas.detach(), prior_boxes) if self.quality.needs_boxes else None
-            losses["quality"] = self.quality.loss(predictions.quality, decoded, priors, targets, match, keep)
-            by_row = self.quality.row_weight(priors, truth, match)
-            counted = keep if by_row is None else keep * by_row
+            losses["quality"] = self.quality.loss(predictions.quality, decoded, priors, targets, match, sample)
+            by_quality = self.quality.prior_weight(priors, truth, match)
+            counted = sample if by_quality is None else sample * by_quality
         factor = self.box_loss.normalizer(counted, match.positive)
-        by_size = self.box_loss.row_weight(prior_boxes, truth)
+        by_size = self.box_loss.prior_weight(prior_boxes, truth)
         weight = match.positive if by_size is None else match.positive * by_size
         background = self.box_loss.background(seen)
         weight = weight if background == 0 else weight + background * ~match.positive
-        losses["box"] = _total(box_rows, counted * weight, factor, self.box_loss.weight)
+        losses["box"] = _total(box_losses, counted * weight, factor, self.box_loss.weight)
         return losses
 
     @torch.no_grad()
-    def row_losses(self, predictions: Predictions, priors: Priors, targets: Targets, match: Match) -> Tensor:
+    def prior_losses(self, predictions: Predictions, priors: Priors, targets: Targets, match: Match) -> Tensor:
         """The loss of each prior before any normalizer (B, A): its class loss, and the box loss of a positive one.
 
         OHEM ranks proposals by it (Shrivastava et al. 2016).
         """
         prior_boxes, truth, deltas = self._regression(predictions, priors, targets, match)
-        box_rows = self.box_loss(deltas, prior_boxes, truth, self.coder) * self.box_loss.weight
-        by_size = self.box_loss.row_weight(prior_boxes, truth)
-        box_rows = box_rows if by_size is None else box_rows * by_size
-        rows = self._class_rows(predictions, targets, match) * self.cls_loss.weight
-        return rows + torch.where(match.positive, box_rows, 0.0)
+        box_losses = self.box_loss(deltas, prior_boxes, truth, self.coder) * self.box_loss.weight
+        by_size = self.box_loss.prior_weight(prior_boxes, truth)
+        box_losses = box_losses if by_size is None else box_losses * by_size
+        class_losses = self._class_losses(predictions, targets, match) * self.cls_loss.weight
+        return class_losses + torch.where(match.positive, box_losses, 0.0)
 
-    def _class_rows(self, predictions: Predictions, targets: Targets, match: Match) -> Tensor:
+    def _class_losses(self, predictions: Predictions, targets: Targets, match: Match) -> Tensor:
         """The class loss of every prior (B, A)."""
         labels = targets.labels.gather(1, match.gt)
         rows = self.cls_loss(predictions.logits, labels, match.positive)

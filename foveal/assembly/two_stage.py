@@ -15,7 +15,7 @@ from ..parts.heads.mask import MaskBranch
 from ..parts.heads.rcnn import RCNNHeadLayers
 from ..parts.heads.roi import RoIHead, RoIHeadSpec
 from ..parts.necks.fpn import Neck
-from ..parts.pooling.roi_align import Pool, look_at
+from ..parts.pooling.roi_align import Pool, apply_pooled
 from ..types import Boxes, Images, Match, Predictions, Priors, Targets
 from .detector import Detector, Outputs, Spec, in_evaluation, network_pixels
 from .proposers import EXTERNAL, Proposer
@@ -105,7 +105,7 @@ class TwoStage(Detector):
         boxes = priors.boxes.gather(1, index[..., None].expand(-1, -1, 4))
         rois = Priors(boxes, (boxes.shape[1],), kept)
         predictions = self._run_head(features, boxes, images.sizes)
-        losses = self.roi.losses(predictions, rois, targets, rng, match=match, kept=kept.float())
+        losses = self.roi.losses(predictions, rois, targets, rng, match=match, sample=kept.float())
         match = replace(match, positive=match.positive & kept)
         return losses | self._mask_loss(features, boxes, match, targets, images, rng)
 
@@ -123,11 +123,11 @@ class TwoStage(Detector):
             with in_evaluation(self.roi_head):
                 predictions = self._run_head(features, priors.boxes, sizes, HEAD_CHUNK)
             match = task.match(predictions, priors, targets)
-            return match, *sampler.rows(match, priors, task.row_losses(predictions, priors, targets, match), rng)
+            return match, *sampler.indices(match, priors, task.prior_losses(predictions, priors, targets, match), rng)
         if sampler.count is None or task.matcher.needs_outputs:
             return None
         match = task.matcher(priors, targets)
-        return match, *sampler.rows(match, priors, rng=rng)
+        return match, *sampler.indices(match, priors, rng=rng)
 
     def _mask_loss(
         self,
@@ -180,7 +180,7 @@ class TwoStage(Detector):
         size = chunk if self.pool.rows is None else max(1, self.pool.rows // len(boxes))
         step = count if torch.is_grad_enabled() or size is None else size
         for start in range(0, count, step):
-            yield look_at(head, self.pool, features, boxes[:, start : start + step], self.strides, sizes)
+            yield apply_pooled(head, self.pool, features, boxes[:, start : start + step], self.strides, sizes)
 
 
 def build_roi_head(spec: RoIHeadSpec, task: BoxTask, channels: int, pool: Pool, classes: int) -> RoIHead:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..assembly.detect_dataset import OnProgress, detect
+from ..assembly.detect_dataset import detect
 from ..data.images.load import ImageError
 from ..data.open import open_dataset, open_sources
 from ..data.records.dataset import Dataset
 from ..data.records.findings import Finding
 from ..data.records.subsets import merged
 from ..errors import FovealError, UsageError
-from ..files.paths import PathLike
+from ..files.paths import OnProgress, PathLike
 from ..types import Detections
 from . import DetectionTable, GroundTruth, Results
 from . import score_detections as score
@@ -160,7 +160,7 @@ def _same(trained: Any, data: Any) -> bool:
 
 
 @contextmanager
-def _silent(what: str) -> Iterator[Progress | None]:
+def _silent(what: str) -> Iterator[OnProgress | None]:
     yield None
 
 
@@ -177,7 +177,7 @@ def score_model(
     limit: int | None = None,
     parts: Sequence[type] = (),
     on_data: Callable[[Dataset], None] | None = None,
-    task: Callable[[str], AbstractContextManager[Progress | None]] = _silent,
+    task: Callable[[str], AbstractContextManager[OnProgress | None]] = _silent,
 ) -> Scored:
     """What :func:`foveal.evaluate` does, with all that the results are made from.
 

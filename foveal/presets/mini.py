@@ -17,9 +17,10 @@ from ..detectors.ssd import SSD
 from ..detectors.yolo import V1_TASK, V2_TASK, V3_TASK, YOLO
 from ..parts.backbones.small import SmallResNet
 from ..parts.coders import Delta
-from ..parts.heads.dense import PointTower, RoIMLP, Tower
+from ..parts.heads.dense import PointTower, Tower
 from ..parts.heads.mask import MaskHead
 from ..parts.heads.rcnn import RCNNHead
+from ..parts.heads.roi import RoIMLP
 from ..parts.heads.ssd import PerLevel, PredictionModule
 from ..parts.heads.yolo import CellHead
 from ..parts.losses.box import GIoU
@@ -40,7 +41,7 @@ from ..parts.priors.default_boxes import PyramidBoxes
 from ..parts.resizing import Letterbox, Resize, Stretch
 from ..parts.samplers import Balanced
 from ..parts.selective_search import SelectiveSearch
-from ..recipe import SGD, Cosine, Recipe, Ridge, Stage, WindowSampling
+from ..recipe import SGD, Cosine, OnImages, Recipe, Ridge, WindowSampling
 from .faster_rcnn import with_focal
 from .recipes import FLIP, SMALL_FIT
 
@@ -257,7 +258,7 @@ spp_net_mini = SPPNet(
         _FIT,
         batch=4,
         stages=(
-            Stage(trains=("backbone", "roi_head.trunk", CLASSES)),
+            OnImages(trains=("backbone", "roi_head.trunk", CLASSES)),
             CLASS_SVMS,
             replace(BOX_RIDGE, solver=Ridge(alpha=100.0, iou=0.5)),
         ),

@@ -238,7 +238,7 @@ SPOILED = {
     "json": "cannot be read as JSON",
     "half": "damaged safetensors",
     "gone": "has no model.safetensors",
-    "pickle": "holds code",
+    "pickle": "contains code",
     "headless": "does not fit RetinaNet with 3 classes: missing",
 }
 
@@ -288,7 +288,7 @@ def test_bad_files(
     if how == "preset":
         extra = ["--preset", "retinanet_r50_fpn"]
     words = {
-        "half": "cut off", "pickle": "holds code", "other": "not a torchvision detector known here",
+        "half": "truncated", "pickle": "contains code", "other": "not a supported torchvision detector",
         "classes": "has 3 classes, 2 names", "names": "has 3 classes, 2 names", "missing": "class_embed.bias",
         "preset": "retinanet_r50_fpn is not a DETR", "depth": "not a DETR on ResNet-50 or 101",
     }  # fmt: skip
@@ -322,7 +322,7 @@ def test_export_reads_what_import_reads(data: Path, tmp_path: Path, capsys: pyte
     options = ["--cfg", str(folder / f"{name}.cfg"), "--names", str(folder / "coco.names")]
     weights, out = str(folder / f"{name}.weights"), str(tmp_path / "m.safetensors")
     assert main(["weights", "export", weights, "--out", out]) == 1
-    assert "Darknet weights need their cfg: --cfg" in capsys.readouterr().err
+    assert "Give its cfg as well: --cfg" in capsys.readouterr().err
     assert main(["weights", "export", weights, *options, "--out", out]) == 0
     assert len(find(out).classes) == 80
 

@@ -164,15 +164,15 @@ def test_background_counts_a_tenth_as_in_torchs_weighted_mean() -> None:
     wanted = torch.where(positive, labels, 3).flatten()
     expected = F.cross_entropy(logits.flatten(0, 1), wanted, torch.tensor([1.0, 1, 1, 0.1]))
     torch.testing.assert_close(found["cls"], expected)
-    assert CrossEntropy().row_weight(positive) is None
-    with pytest.raises(UsageError, match="more than zero"):
+    assert CrossEntropy().prior_weight(positive) is None
+    with pytest.raises(UsageError, match="more than 0"):
         CrossEntropy(background_weight=0.0)
 
 
 def test_the_best_class_of_each_query() -> None:
     scores = torch.tensor([[[0.1, 0.6, 0.2], [0.7, 0.65, 0.0], [0.05, 0.0, 0.06]]])
     found = Select(score=0.0, best_class=True).candidates(scores, (3,))
-    assert found.rows.tolist() == [[1, 0, 2]] and found.labels.tolist() == [[0, 1, 2]]
+    assert found.priors.tolist() == [[1, 0, 2]] and found.labels.tolist() == [[0, 1, 2]]
     torch.testing.assert_close(found.values, torch.tensor([[0.7, 0.6, 0.06]]))
     with pytest.raises(UsageError, match="exclude"):
         Select(per_level=None, per_class=5, best_class=True)

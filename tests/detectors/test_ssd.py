@@ -23,7 +23,7 @@ from foveal.parts.necks.ssd import Extra, Extras, L2Norm, ReducedFC
 from foveal.parts.postprocess.nms import NMS
 from foveal.parts.postprocess.select import Select
 from foveal.parts.resizing import IMAGENET_MEAN, IMAGENET_STD
-from foveal.recipe import Stage
+from foveal.recipe import OnImages
 from foveal.training.loop.optimizers import freeze, frozen_norm_modules, set_training_mode
 from foveal.types import Images, Predictions, Priors, Target, Targets
 from foveal.weights.cache import PUBLISHED
@@ -211,7 +211,7 @@ def test_a_dssd_begins_from_an_ssd() -> None:
 def test_norms_that_never_learn_are_left_to_their_detector() -> None:
     detector = presets.retinanet_mini.build("a")
     names = frozenset(n for n, _ in detector.named_parameters())
-    freeze(detector, Stage(("head",)), names)
+    freeze(detector, OnImages(trains=("head",)), names)
     assert len(frozen_norm_modules(detector, names)) == sum(isinstance(m, nn.BatchNorm2d) for m in detector.modules())
     assert frozen_norm_modules(detector, frozenset()) == ()
 
@@ -323,7 +323,7 @@ def test_a_norm_of_one_value_is_refused_in_words(change: str) -> None:
         ("neck.deconv=Deconvolution(0)", "Deconvolution: channels is 0"),
         ("head.module=PredictionModule(0, 8)", "PredictionModule: middle is 0"),
         ("input=Stretch(-4, 5)", "Stretch: width and height are pixels from 1 on"),
-        ("task.select.per_class=0", "per_class are counts from 1 on"),
+        ("task.select.per_class=0", "per_class of at least 1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(change: str, words: str) -> None:
@@ -332,7 +332,7 @@ def test_settings_that_cannot_be_are_refused(change: str, words: str) -> None:
 
 
 def test_a_way_back_needs_two_maps() -> None:
-    with pytest.raises(UsageError, match="one map alone"):
+    with pytest.raises(UsageError, match="only one map"):
         override(presets.dssd_mini, ["levels=(5,)", "neck.maps=()"]).build("a")
 
 
@@ -380,7 +380,7 @@ def test_candidates_of_each_class() -> None:
             best = scores[image, :, k].sort(descending=True)
             mine = found.labels[image] == k
             assert torch.equal(found.values[image, mine], best.values[:7])
-            assert torch.equal(found.rows[image, mine], best.indices[:7])
+            assert torch.equal(found.priors[image, mine], best.indices[:7])
     logits = scores.logit()
     logits[0, :, 1] = -torch.inf
     again = Select(score=0.5, per_level=None, per_class=60).candidates(logits, (40, 10), torch.sigmoid)

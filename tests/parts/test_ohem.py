@@ -152,9 +152,9 @@ def by_every_row(detector: TwoStage, images: Images, targets: Targets) -> dict[s
     deltas = found.deltas.gather(2, labels[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
     beside = F.smooth_l1_loss(deltas, wanted, reduction="none").sum(-1)
     losses = losses + torch.where(match.positive, beside, 0.0)
-    keep = detector.roi.sampler.keep(match, priors, losses.detach())
+    keep = detector.roi.sampler.sample(match, priors, losses.detach())
     assert 0 < int(keep.sum()) < keep.numel()
-    return detector.roi.losses(found, priors, targets, match=match, kept=keep)
+    return detector.roi.losses(found, priors, targets, match=match, sample=keep)
 
 
 def gradients(detector: TwoStage, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -185,7 +185,7 @@ def test_a_weighted_loss_counts_by_its_weight() -> None:
     with torch.no_grad():
         found = detector._run_head(detector.outputs(images).features, priors.boxes, images.sizes)
     match = TASK.matcher(priors, targets)
-    once, thrice = (t.row_losses(found, priors, targets, match) for t in (TASK, task))
+    once, thrice = (t.prior_losses(found, priors, targets, match) for t in (TASK, task))
     assert match.positive.any()
     torch.testing.assert_close(once[~match.positive], thrice[~match.positive])
     assert (thrice[match.positive] > once[match.positive]).all()

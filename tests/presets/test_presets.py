@@ -223,11 +223,11 @@ def test_the_pool_looks_at_the_backbones_levels_unless_told() -> None:
 
 def test_labels_that_do_not_fit_are_refused() -> None:
     detector = presets.retinanet_mini.build("ab")
-    picture, box = torch.rand(3, 64, 64), torch.tensor([[4.0, 4, 40, 40]])
+    image, box = torch.rand(3, 64, 64), torch.tensor([[4.0, 4, 40, 40]])
     for labels in (torch.tensor([2]), torch.tensor([-1])):
         with pytest.raises(FovealError, match="0-based"):
-            detector([picture], [{"boxes": box, "labels": labels}])
+            detector([image], [{"boxes": box, "labels": labels}])
     with pytest.raises(FovealError, match="expected"):
-        detector([picture], [{"boxes": box[0], "labels": torch.tensor([0])}])
+        detector([image], [{"boxes": box[0], "labels": torch.tensor([0])}])
     with pytest.raises(FovealError, match="targets for"):
-        detector([picture], [])
+        detector([image], [])

@@ -1,4 +1,4 @@
-"""The five scales of SPP-Net and Fast R-CNN: one backbone, run on the picture in several sizes."""
+"""The image pyramid of SPP-Net and Fast R-CNN: one backbone on the image at several scales."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .base import BackboneSpec
 
 @dataclass(frozen=True)
 class ImagePyramid(BackboneSpec):
-    """The last map of ``backbone`` for the picture at each of ``scales``, the largest first (SPP-Net, section 4.1).
+    """The last map of ``backbone`` for the image at each of ``scales``, the largest first (SPP-Net, section 4.1).
 
-    ``scales`` are short sides; the largest must be that of the resize rule (``input.short``), and the smaller pictures
-    are made from that one, bilinear without antialias, where the paper resizes the file for each. A map's stride is
-    counted in pixels of the picture as given: 16 at the largest scale, 16 * 1200 / 480 = 40 at 480.
+    ``scales`` are short sides; the largest must be that of the resize rule (``input.short``), and the smaller images
+    are resized from that one, bilinear without antialias, where the paper resizes the file for each. A map's stride is
+    measured in pixels of the given image: 16 at the largest scale, 16 * 1200 / 480 = 40 at 480.
     """
 
     backbone: BackboneSpec
     scales: tuple[int, ...] = (1200, 864, 688, 576, 480)  # short sides, pixels
-    in_training: bool = True  # False: training sees the picture as it comes, in a size that is drawn (Fast R-CNN)
+    in_training: bool = True  # False: training uses the given image alone, at a random scale (Fast R-CNN)
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) < 1 or list(self.scales) != sorted(set(self.scales), reverse=True):
-            raise UsageError(f"ImagePyramid: scales are {self.scales}; give short sides, the largest first")
+            raise UsageError(f"ImagePyramid: scales are {self.scales}, expected short sides, the largest first")
 
     @property
     def weights(self) -> str | None:  # type: ignore[override]  # a field elsewhere, here the inner one's
@@ -62,7 +62,7 @@ class ImagePyramid(BackboneSpec):
 
 
 class PyramidScales(nn.Module):
-    """Pixels (B, 3, H, W) -> a map (B, c, h, w) for each size; in training the first alone, unless asked for all."""
+    """Pixels (B, 3, H, W) -> a map (B, c, h, w) for each scale; in training the first alone, unless ``in_training``."""
 
     def __init__(self, body: Any, ratios: Sequence[float], in_training: bool = True) -> None:
         super().__init__()
