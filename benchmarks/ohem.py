@@ -49,7 +49,7 @@ def step(detector: TwoStage, images: Images, targets: Targets) -> None:
 
 def every_row(detector: TwoStage) -> None:
     """Runs the head on all RoIs with gradient; the class loss chooses."""
-    detector._chosen = MethodType(lambda *_: None, detector)  # type: ignore[method-assign]
+    detector._sample = MethodType(lambda *_: None, detector)  # type: ignore[method-assign]
 
 
 def main() -> None:
