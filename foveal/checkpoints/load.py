@@ -111,7 +111,10 @@ def load(
     overrides: Sequence[str] = (),
     parts: Sequence[type] = (),
 ) -> Detector:
-    """The detector of anything that :func:`find` finds, ready for inference (see :func:`ready`).
+    """Loads a detector, ready for inference, from a run, a checkpoint, a Hugging Face folder, a file or an alias.
+
+        detector = foveal.load("runs/first", overrides=["roi.select.score=0.3"])
+        detections = foveal.load("accurate").predict("photo.jpg")
 
     ``cfg`` and ``names`` belong to a Darknet file: ``load("x.weights", cfg="x.cfg", names="coco.names")``.
     ``precision`` is "32", "bf16" or "16"; None takes what the device is fast at. ``overrides`` change the spec before
@@ -120,6 +123,38 @@ def load(
     """
     found = find(source, preset, cfg=cfg, names=names, parts=parts)
     return ready(found.build(override(found.spec(), list(overrides), parts=parts)), device, precision)
+
+
+def import_model(
+    source: str | Path,
+    out: str | Path,
+    *,
+    preset: str | None = None,
+    cfg: str | Path | None = None,
+    names: str | Path | Sequence[str] | None = None,
+    parts: Sequence[type] = (),
+) -> tuple[Spec, tuple[str, ...]]:
+    """Writes any model that :func:`find` finds as a checkpoint in the new folder ``out``; its spec and class names.
+
+    Raises :class:`FovealError` where ``out`` holds something, or where the weights do not fit their detector.
+    """
+    from ..config.show import show
+    from ..config.table import own_parts
+    from ..runtime.processes import versions
+    from .folder import Content, save
+
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FovealError("exists already", path=out, fix="Give a new or empty folder")
+    found = find(source, preset, cfg=cfg, names=names, parts=parts)
+    spec = found.spec()
+    detector = found.build(spec)
+    described = {"spec": show(spec), "classes": list(found.classes), "versions": versions()}
+    if own := own_parts(spec):
+        described["parts"] = own
+    origin = {"step": 0, "imported": found.path.name}
+    save(out / "checkpoints", 0, Content(detector.state_dict(), {}, {}, origin, described))
+    return spec, found.classes
 
 
 def _read_published(name: str, preset: str | None, names: str | Path | Sequence[str] | None) -> ResolvedModel:

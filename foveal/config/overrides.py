@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -75,9 +76,12 @@ def _replaced(old: Any, hint: Any, path: Sequence[str], done: int, text: str, na
 
 @runtime_checkable
 class Completed(Protocol):
-    """A part that takes what it leaves open from the part it replaces, as ``Stretch()`` does with its size."""
+    """A part that takes what it leaves open from the part it replaces: a resize rule its pixels' mean and std.
 
-    def like(self, other: Any) -> Any: ...
+    ``given``: the names of the fields that are set explicitly.
+    """
+
+    def like(self, other: Any, given: frozenset[str]) -> Any: ...
 
 
 # a name or a relative path; an absolute path, or one from ./, ../ or ~/, of any letters, since no literal begins so; a
@@ -93,8 +97,16 @@ def _new_value(old: Any, hint: Any, text: str, where: str, names: Mapping[str, t
             return word
     new = parse_value(text, names, where=where, hint=hint)
     if dataclasses.is_dataclass(old) and isinstance(new, Completed):
-        return made(lambda: new.like(old), where)
+        return made(lambda: new.like(old, _given(text, type(new))), where)
     return new
+
+
+def _given(text: str, cls: type) -> frozenset[str]:
+    """The names of the fields that a call of ``cls`` sets: ``Stretch(320, height=320)`` -> width, height."""
+    call = ast.parse(text.strip(), mode="eval").body
+    assert isinstance(call, ast.Call)
+    positional = [name for name, field in settings(cls).items() if not field.kw_only][: len(call.args)]
+    return frozenset([*positional, *(field_name(cls, keyword.arg or "") for keyword in call.keywords)])
 
 
 def _as_word(text: str, hint: Any, where: str) -> str | None:

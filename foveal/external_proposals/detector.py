@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..assembly.detect_dataset import Progress
+from ..assembly.detect_dataset import OnProgress
 from ..data.images.load import ImageError, load_image
 from ..data.records.dataset import Dataset, Record
 from ..errors import UsageError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def with_proposals(
-    detector: Detector, dataset: Dataset, files: Files | None = None, *, progress: Progress | None = None
+    detector: Detector, dataset: Dataset, files: Files | None = None, *, progress: OnProgress | None = None
 ) -> Dataset:
     """The data set with proposals from outside where the detector takes such: of files, else of its source's cache.
 

@@ -23,6 +23,13 @@ _EPS = 1e-6  # pixels: sides below this count as this, so that log and division 
 class Coder(ABC):
     """Boxes (..., 4) in pixels <-> deltas (..., 4) at priors (..., 4)."""
 
+    logistic: bool = False  # whether the center's deltas are logits of its location in the cell
+
+    @property
+    def scales_priors(self) -> bool:
+        """Whether the sides of a box are multiples of its prior's, so that the shapes of the priors matter."""
+        return True
+
     @abstractmethod
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
         """``xyxy`` boxes (..., 4) at ``xyxy`` priors (..., 4) -> deltas (..., 4)."""
@@ -150,6 +157,10 @@ class GridCoder(Coder):
     def __post_init__(self) -> None:
         if self.sides not in ("exp", "square"):
             raise UsageError(f"GridCoder(sides={self.sides!r}): expected 'exp' or 'square'")
+
+    @property
+    def scales_priors(self) -> bool:
+        return self.sides == "exp"
 
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
         boxes, priors = at_least_fp32(boxes), at_least_fp32(priors)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -24,6 +24,15 @@ ImageArray = np.ndarray[Any, np.dtype[np.uint8]]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # Darknet's networks see RGB in 0..1 as it is
+CAFFE_MEAN = (123 / 255, 117 / 255, 104 / 255)  # of the released Caffe code, here in RGB on the scale 0..1
+LEVELS = (1 / 255,) * 3  # divided by this, pixels are levels from 0 to 255, as Caffe's networks expect them
+
+RGB = tuple[float, float, float]
+PixelStatistics = tuple[RGB, RGB]  # mean and std, RGB on the scale 0..1
+IMAGENET_PIXELS: PixelStatistics = (IMAGENET_MEAN, IMAGENET_STD)
+UNIT_PIXELS: PixelStatistics = (BLACK, WHITE)
+CAFFE_PIXELS: PixelStatistics = (CAFFE_MEAN, LEVELS)
 
 
 class Placement(NamedTuple):
@@ -37,6 +46,8 @@ class Placement(NamedTuple):
 
 class Input(ABC):
     """The rule of one detector; subclasses are frozen dataclasses. ``mean`` and ``std`` are RGB on the scale 0..1."""
+
+    has_short_side: ClassVar[bool] = False  # whether each image is resized by its short side, whatever its shape
 
     @property
     @abstractmethod
@@ -53,6 +64,33 @@ class Input(ABC):
     @abstractmethod
     def canvas(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
         """Height and width of the batch that holds images *resized* to these (height, width)."""
+
+    @property
+    def fixed_canvas(self) -> tuple[int, int] | None:
+        """(height, width) of every batch; None: the canvas is as large as the images of the batch make it."""
+        return None
+
+    def like(self, other: Input, given: Collection[str] | None = None) -> Self:
+        """This rule with the pixels (``mean`` and ``std``) of ``other``, the rule that it replaces.
+
+        Pixels belong to the weights, which were trained on them, and not to the resize rule. ``given``: the fields that
+        were set explicitly, which stay as they are; None: all of them.
+        """
+        if given is None:
+            return self
+        known: Any = self  # every subclass is a dataclass
+        kept = {name: value for name, value in (("mean", other.mean), ("std", other.std)) if name not in given}
+        return replace(known, **kept)  # type: ignore[no-any-return]
+
+    def resized(self, side: int) -> Self:
+        """The rule for multi-scale training, with ``side`` (pixels) as the short side of the image or canvas.
+
+        Raises :class:`UsageError` for a rule that does not resize.
+        """
+        raise UsageError(
+            f"{type(self).__name__} keeps the size of the images",
+            fix="Set input to Resize, Stretch or Letterbox for multi-scale training",
+        )
 
     @property
     def padding(self) -> tuple[float, float, float]:
@@ -147,6 +185,7 @@ class Resize(Input):
     Fast R-CNN's rule, as torchvision has it: one scale for both axes, the new sides rounded down.
     """
 
+    has_short_side: ClassVar[bool] = True
     short: int = 800  # pixels
     long: int = 1333  # pixels
     multiple: int = 32  # the sides of the canvas are multiples of this
@@ -156,6 +195,9 @@ class Resize(Input):
     def __post_init__(self) -> None:
         if min(self.short, self.long, self.multiple) < 1:
             raise UsageError(f"{type(self).__name__}: short, long and multiple are pixels from 1 on, got {self}")
+
+    def resized(self, side: int) -> Self:
+        return replace(self, short=side)
 
     def placement(self, height: int, width: int) -> Placement:
         scale = min(self.short / min(height, width), self.long / max(height, width))
@@ -193,12 +235,23 @@ class _Fixed(Input):
         if any(n is not None and n < 1 for n in (self.width, self.height)):
             raise UsageError(f"{type(self).__name__}: width and height are pixels from 1 on, got {self}")
 
-    def like(self, other: Input) -> Self:
-        """This rule with the canvas and normalization of ``other``, where it has no size of its own."""
+    def like(self, other: Input, given: Collection[str] | None = None) -> Self:
+        """As :meth:`Input.like`; without a size of its own, also with the canvas of ``other``."""
         if self.width is not None and self.height is not None:
-            return self
-        width, height = (other.short, other.short) if isinstance(other, Resize) else (other.width, other.height)  # type: ignore[attr-defined]
-        return replace(self, width=width, height=height, mean=other.mean, std=other.std)
+            return super().like(other, given)
+        size = (other.short, other.short) if isinstance(other, Resize) else other.fixed_canvas
+        if size is None:
+            raise UsageError(f"{type(self).__name__} needs a size here: {type(self).__name__}(width, height)")
+        return replace(self, height=size[0], width=size[1]).like(other, given or ())
+
+    @property
+    def fixed_canvas(self) -> tuple[int, int] | None:
+        return None if self.width is None or self.height is None else (self.height, self.width)
+
+    def resized(self, side: int) -> Self:
+        height, width = self.canvas(())
+        scale = side / min(width, height)
+        return replace(self, width=round(width * scale), height=round(height * scale))
 
     def canvas(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
         if self.width is None or self.height is None:

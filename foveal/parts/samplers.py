@@ -21,6 +21,8 @@ class Sampler(ABC):
     """The role of a sampler. Subclasses are frozen dataclasses."""
 
     needs_losses: ClassVar[bool] = False  # whether the sampler needs the loss of every prior
+    keeps_all: ClassVar[bool] = False  # whether every prior that is not ignored is sampled
+    count: int | None = None  # priors sampled of each image at most, known beforehand; None: any number
 
     @abstractmethod
     def sample(
@@ -41,13 +43,16 @@ class Sampler(ABC):
         return order, sampled.gather(1, order)
 
     def max_count(self, sampled: Tensor) -> int:
-        """S of :meth:`indices`, given what is sampled (B, A): the largest count of the batch, by one device sync."""
-        return max(1, int(sampled.sum(1).max()))
+        """S of :meth:`indices`, given what is sampled (B, A): :attr:`count`, else the largest count of the batch,
+        by one device sync."""
+        return max(1, int(sampled.sum(1).max())) if self.count is None else self.count
 
 
 @dataclass(frozen=True)
 class All(Sampler):
     """Every prior that is not ignored (RetinaNet, FCOS, SSD without mining)."""
+
+    keeps_all: ClassVar[bool] = True
 
     def sample(
         self, match: Match, priors: Priors, losses: Tensor | None = None, rng: torch.Generator | None = None
@@ -163,9 +168,6 @@ class OHEM(Sampler):
             chosen = self._choose(image[0][:total], image[1][:total], image[2][:total])
             sampled[i].index_fill_(0, order[i][chosen], 1.0)
         return sampled
-
-    def max_count(self, sampled: Tensor) -> int:
-        return self.count
 
     def _choose(self, boxes: Tensor, losses: Tensor, positive: Tensor) -> Tensor:
         """The priors of one image by falling loss: boxes (n, 4), losses (n,), positive (n,) -> the indices sampled, at

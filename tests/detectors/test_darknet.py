@@ -266,7 +266,7 @@ def test_fine_tuning_on_other_classes(data: Path, tmp_path: Path) -> None:
     fresh = find(checkpoint).spec().build(["cat", "dog", "bird"])
     taken = load_weights(fresh, checkpoint)
     assert taken.new == {"3 classes here, 20 there": ("backbone.layers.11.0.weight", "backbone.layers.11.0.bias")}
-    assert taken.lines()[2] == "  made new (3 classes here, 20 there): backbone.layers.11"
+    assert taken.lines()[2] == "  newly initialized (3 classes here, 20 there): backbone.layers.11"
     assert fresh.state_dict()["backbone.layers.11.0.weight"].shape[0] == 5 * 8
     again = DarknetDetector.from_cfg(cfg).build(["cat"])
     assert list(load_weights(again, weights).new) == [

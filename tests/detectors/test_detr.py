@@ -18,7 +18,6 @@ from foveal.boxes import pairwise_giou
 from foveal.config.overrides import override
 from foveal.data.augment.transforms import ResizedCrop, Sample, ShortSide
 from foveal.data.loader.batches import collate, prepare
-from foveal.detectors.detr import attention_maps
 from foveal.errors import UsageError
 from foveal.parts.coders import ImageRelative
 from foveal.parts.heads.transformer import Attention, Transformer, image_part, sine_positions, spread_out
@@ -28,7 +27,7 @@ from foveal.parts.matching.hungarian import Hungarian, solve_assignment
 from foveal.parts.postprocess.select import Select
 from foveal.parts.priors.whole_image import WholeImage
 from foveal.parts.resizing import Resize
-from foveal.report.attention import attention_images
+from foveal.report.attention import attention_images, attention_maps
 from foveal.types import Images, Match, Predictions, Priors, Target, Targets
 
 SMALL = Transformer(queries=6, width=32, heads=4, encoder=1, decoder=3, hidden=32)
@@ -327,3 +326,12 @@ def test_the_crop_has_detrs_sizes() -> None:
         )  # fmt: skip
         assert not after.ignore.any()
     assert ResizedCrop(p=0.0)(before, np.random.default_rng(0)) is before
+
+
+def test_the_earlier_path_of_attention_maps_warns() -> None:
+    from foveal.detectors import detr
+
+    with pytest.warns(DeprecationWarning, match=r"foveal\.report\.attention\.attention_maps"):
+        assert detr.attention_maps is attention_maps
+    with pytest.raises(AttributeError, match="nonsense"):
+        detr.nonsense  # noqa: B018

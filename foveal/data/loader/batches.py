@@ -183,13 +183,7 @@ def _empty(shape: tuple[int, ...], shared: bool) -> Tensor:
 
 def resized_rule(rule: Input, side: int | None) -> Input:
     """The resize rule with another short side (``Resize``) or a canvas whose shorter side is ``side``."""
-    if side is None:
-        return rule
-    known: Any = rule  # the two families of rules share no field
-    if hasattr(known, "short"):
-        return cast("Input", replace(known, short=side))
-    scale = side / min(known.width, known.height)
-    return cast("Input", replace(known, width=round(known.width * scale), height=round(known.height * scale)))
+    return rule if side is None else rule.resized(side)
 
 
 Purpose = Literal["order", "sample", "batch", "window"]

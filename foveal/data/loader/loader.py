@@ -195,7 +195,7 @@ class Loader(_Loader[Batch]):
         own = [t for t in augment if isinstance(t, ShortSide)]
         if len(scales) + len(own) > 1:
             raise UsageError("multi-scale is set twice")
-        if own and not hasattr(input, "short"):
+        if own and not input.has_short_side:
             raise UsageError("ShortSide is for the resize rule Resize", fix="Use MultiScale, or input=Resize(...)")
         packed = PackedRecords(dataset.records, difficult, crowd, masks=masks)
         tall = packed.sizes[:, 0] > packed.sizes[:, 1] if group_by_aspect else None

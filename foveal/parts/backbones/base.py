@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import UsageError
+from ..resizing import IMAGENET_PIXELS, PixelStatistics
 
 LayerT = TypeVar("LayerT")
 
@@ -29,12 +31,32 @@ class BackboneSpec(ABC):
     def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
         """Loads the weights file that the spec names (or ``path``), if any, into a module that it built."""
 
-    weights: str | None
+    weights: str | None  # a file, or the name of a published one; None: random weights
+    eps: float | None = None  # of the norms; None: the network's own
 
     @property
     def weights_file(self) -> str | None:
         """The file that :meth:`load_pretrained` reads, if any."""
         return self.weights
+
+    def with_weights(self, weights: str) -> Self:
+        """The same backbone starting from another file. Raises ``UsageError`` where it has no pretrained form."""
+        known: Any = self  # every subclass is a dataclass
+        return dataclasses.replace(known, weights=weights)  # type: ignore[no-any-return]
+
+    @property
+    def pixels(self) -> PixelStatistics:
+        """(mean, std) of the pixels that its pretrained weights expect, RGB on the scale 0..1."""
+        return IMAGENET_PIXELS
+
+    @property
+    def is_vgg(self) -> bool:
+        """Whether its weights file ends in VGG's fc6 and fc7, which SSD turns into convolutions."""
+        return False
+
+    def package_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state of a module that it built, under the keys of the package that the network comes from."""
+        return dict(state)
 
 
 def returned(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...weights.state import load_network_file
+from ..resizing import CAFFE_PIXELS, PixelStatistics
 from .base import BackboneSpec, returned
 
 FULLY_CONNECTED = tuple(f"{name}.{kind}" for name in ("fc6", "fc7", "fc8") for kind in ("weight", "bias"))
@@ -29,6 +30,10 @@ class CaffeSpec(BackboneSpec):
     weights: str | None
     returns: tuple[str | int, ...] | None
     frozen_stages: int
+
+    @property
+    def pixels(self) -> PixelStatistics:
+        return CAFFE_PIXELS
 
     @abstractmethod
     def layers(self) -> list[tuple[str, nn.Module]]:

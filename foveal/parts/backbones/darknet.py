@@ -20,6 +20,7 @@ from ..darknet.module import DarknetNetwork
 from ..darknet.networks import NETWORKS, network_cfg
 from ..darknet.weights import read_darknet
 from ..layers.norms import NormKind, fuse_frozen
+from ..resizing import UNIT_PIXELS, PixelStatistics
 from .base import BackboneSpec, returned
 
 _LEVELS = (2, 3, 4, 5)
@@ -50,6 +51,10 @@ class Darknet(BackboneSpec):
         if self.norm == "group" and self.weights:
             raise UsageError("weights were trained with batch norm", fix="Use norm='frozen' or 'batch' with them")
         self.net()
+
+    @property
+    def pixels(self) -> PixelStatistics:
+        return UNIT_PIXELS
 
     def net(self) -> Net:
         """Its layers. Raises :class:`FovealError` for a cfg that is not a network."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import UsageError
+from ..resizing import PixelStatistics
 from .base import BackboneSpec
 
 
@@ -38,6 +39,20 @@ class ImagePyramid(BackboneSpec):
     @property
     def weights_file(self) -> str | None:
         return self.backbone.weights_file
+
+    def with_weights(self, weights: str) -> Self:
+        return replace(self, backbone=self.backbone.with_weights(weights))
+
+    @property
+    def pixels(self) -> PixelStatistics:
+        return self.backbone.pixels
+
+    @property
+    def is_vgg(self) -> bool:
+        return self.backbone.is_vgg
+
+    def package_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.backbone.package_state({key.removeprefix("body."): value for key, value in state.items()})
 
     def build(self, levels: Sequence[int] = (4,)) -> PyramidScales:
         return PyramidScales(self.backbone.build(levels), [s / self.scales[0] for s in self.scales], self.in_training)

@@ -64,6 +64,9 @@ class Timm(BackboneSpec):
         body.probe(self.name)
         return body
 
+    def package_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return whole_names(self.name, {key.removeprefix("network."): value for key, value in state.items()})
+
     def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
         """Loads ``weights`` (or ``path``) into ``backbone``; does nothing where neither is given.
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ...weights.state import load_network_file
 from ..layers.norms import FrozenBatchNorm, NormKind, fuse_frozen, replace_norms
+from ..resizing import CAFFE_PIXELS, IMAGENET_PIXELS, PixelStatistics
 from .base import BackboneSpec, returned
 
 _CONTAINERS = ("features", "layers", "trunk_output")  # their children are the links
@@ -101,6 +102,19 @@ class Torchvision(BackboneSpec):
     def weights_file(self) -> str | None:
         """The file of ``weights``: a path, or the fetched file of a name of ``foveal weights list``."""
         return _file(self.weights)
+
+    @property
+    def pixels(self) -> PixelStatistics:
+        """Those of torchvision's files; Caffe's for a published file that was converted from Caffe."""
+        from ...weights.cache import PUBLISHED
+
+        file = Path(self.weights_file or "").name
+        caffe = any(entry.caffe_pixels and entry.file == file for entry in PUBLISHED.values())
+        return CAFFE_PIXELS if caffe else IMAGENET_PIXELS
+
+    @property
+    def is_vgg(self) -> bool:
+        return self.name.startswith("vgg")
 
     def _opened(self, network: nn.Module) -> frozenset[str]:
         """The inverted residual blocks of which an inner layer is returned (SSDLite: "features.13.block.0")."""

@@ -7,7 +7,6 @@ priors of a location last. The heads of the second stage are in ``roi.py``.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,12 +19,18 @@ from ...types import Images, Predictions
 from ..layers.norms import NormKind, conv_block
 
 
-class LayeredHead(nn.Module, ABC):
-    """A head over the whole image with predictions of each decoder layer (DETR)."""
+class DenseHead(nn.Module):
+    """The module of a one-stage detector's head, or of an RPN's: feature maps -> predictions.
 
-    @abstractmethod
-    def forward(self, features: list[Tensor], images: Images) -> list[Predictions]:
-        """The predictions of each decoder layer; the last are those of the detector. ``images.sizes`` mask padding."""
+    ``forward(features)`` returns one ``Predictions``. A head with several decoder layers overrides :meth:`layers`.
+    """
+
+    def layers(self, features: list[Tensor], images: Images) -> list[Predictions]:
+        """Features [(B, c, h, w), ...], finest first -> the predictions of each decoder layer, the final ones last.
+
+        ``images.sizes`` are the valid sizes of the images on the canvas, which attention needs (DETR).
+        """
+        return [self(features)]
 
 
 _STD = 0.01  # of every new layer (RetinaNet, section 4.1; Faster R-CNN, section 3.1.3)
@@ -45,7 +50,7 @@ class Tower:
         return TowerHead(self, inputs, priors, logits, bias)
 
 
-class TowerHead(nn.Module):
+class TowerHead(DenseHead):
     """Features [(B, c, h, w), ...] -> ``Predictions`` of logits (B, A, K) and deltas (B, A, 4)."""
 
     def __init__(self, spec: Tower, inputs: int, priors: int, logits: int, bias: float | None) -> None:
@@ -90,7 +95,7 @@ class PointTower:
         return PointHead(self, inputs, len(channels), logits, bias)
 
 
-class PointHead(nn.Module):
+class PointHead(DenseHead):
     """Features [(B, c, h, w), ...] -> ``Predictions`` of logits (B, A, K), sides (B, A, 4) and quality (B, A)."""
 
     def __init__(self, spec: PointTower, inputs: int, levels: int, logits: int, bias: float | None) -> None:
@@ -159,7 +164,7 @@ class RPNHead:
         return ProposalHead(self, inputs, priors, logits, bias)
 
 
-class ProposalHead(nn.Module):
+class ProposalHead(DenseHead):
     """Features [(B, c, h, w), ...] -> ``Predictions`` of logits (B, A, K) and deltas (B, A, 4)."""
 
     def __init__(self, spec: RPNHead, inputs: int, priors: int, logits: int, bias: float | None) -> None:

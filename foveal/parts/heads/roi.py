@@ -7,10 +7,10 @@ torchvision's names.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,12 @@ class RoIHeadSpec(ABC):
     """The role of an RoI head. Subclasses are frozen dataclasses with a field ``predictor``."""
 
     predictor: Predictor
+    ranks: tuple[int, ...] | None = None  # of its connected layers, () for whole ones; None: they are not compressed
+
+    def with_ranks(self, ranks: Sequence[int]) -> Self:
+        """The same head with each fully connected layer as two, of these ranks."""
+        known: Any = self  # every subclass is a dataclass
+        return replace(known, ranks=tuple(ranks))  # type: ignore[no-any-return]
 
     @abstractmethod
     def trunk(self, channels: int, size: tuple[int, int]) -> tuple[nn.Module, int]:

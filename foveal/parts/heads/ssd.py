@@ -12,7 +12,7 @@ from ...errors import UsageError, at_least
 from ...types import Predictions
 from ..layers.norms import NormKind, init_xavier, norm_conv
 from ..layers.residual import Residual
-from .dense import by_prior
+from .dense import DenseHead, by_prior
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PerLevel:
         return LevelHead(self, channels, per_location, logits, bias)
 
 
-class LevelHead(nn.Module):
+class LevelHead(DenseHead):
     """Features [(B, c, h, w), ...] -> ``Predictions`` of logits (B, A, K) and deltas (B, A, 4)."""
 
     def __init__(

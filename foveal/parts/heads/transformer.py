@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ...errors import UsageError
 from ...types import Images, Predictions
 from ..devices import on_cpu
-from .dense import LayeredHead
+from .dense import DenseHead
 
 _EPS = 1e-6
 _GAIN = 2.0  # of the projections of anchored queries: at 1 a query hardly prefers its own location
@@ -54,7 +54,7 @@ class Transformer:
         return TransformerHead(self, channels[-1], logits, bias)
 
 
-class TransformerHead(LayeredHead):
+class TransformerHead(DenseHead):
     """The last map (B, c, h, w) -> for each decoder layer logits (B, Q, K) and boxes (B, Q, 4): center and sides as
     fractions of the image."""
 
@@ -74,6 +74,10 @@ class TransformerHead(LayeredHead):
             nn.init.zeros_(self.query_embed.weight)  # queries differ by their locations
             for layer in self.decoder.layers:
                 cast(DecoderLayer, layer).multihead_attn.attend_to_similar()
+
+    def layers(self, features: list[Tensor], images: Images) -> list[Predictions]:
+        predictions: list[Predictions] = self(features, images)
+        return predictions
 
     def forward(self, features: list[Tensor], images: Images) -> list[Predictions]:
         states = self.states(features, images)

@@ -13,7 +13,7 @@ from ...errors import UsageError
 from ...types import Predictions
 from ..layers.darknet import leaky_block
 from ..losses.classification import prior_bias
-from .dense import by_prior
+from .dense import DenseHead, by_prior
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CellHead:
         return CellPredictor(channels, widths, per_location, logits, bias, prior_bias(self.prior))
 
 
-class CellPredictor(nn.Module):
+class CellPredictor(DenseHead):
     """Features [(B, c, h, w), ...] -> ``Predictions`` of logits (B, A, K), deltas (B, A, 4), objectness (B, A)."""
 
     def __init__(

@@ -12,6 +12,7 @@ from ...errors import UsageError
 from ...types import Predictions
 from ..layers.darknet import SLOPE
 from ..layers.local import LocallyConnected
+from .dense import DenseHead
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class GridHead:
         return GridLayers(self, channels[0], per_location[0], logits, bias)
 
 
-class GridLayers(nn.Module):
+class GridLayers(DenseHead):
     """[(B, c, side, side)] -> ``Predictions`` of logits (B, A, K), deltas (B, A, 4), objectness (B, A)."""
 
     def __init__(self, spec: GridHead, inputs: int, boxes: int, logits: int, bias: float | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from ...errors import UsageError
 
 
 class Normalizer(ABC):
+    counts_negatives: ClassVar[bool] = False  # whether rows without an object are part of the denominator
+
     @abstractmethod
     def __call__(self, sampled: Tensor, positive: Tensor) -> Tensor:
         """sampled (B, A) float, positive (B, A) bool -> factor (B, 1) float32."""
@@ -27,6 +30,8 @@ class Normalizer(ABC):
 class Sampled(Normalizer):
     """One over the sampled priors of the batch, or over the sum of their weights: a mean (Fast R-CNN; torchvision's RPN
     and RoI heads; DETR)."""
+
+    counts_negatives: ClassVar[bool] = True
 
     def __call__(self, sampled: Tensor, positive: Tensor) -> Tensor:
         count = sampled.detach().float().sum()

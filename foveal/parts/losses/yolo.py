@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import UsageError
-from ..coders import Coder, GridCoder, at_least_fp32
+from ..coders import Coder, at_least_fp32
 from .box import BoxLoss
 from .normalizers import Normalizer, PerImage
 
@@ -38,7 +38,7 @@ class YOLOBoxLoss(BoxLoss):
     def __call__(self, deltas: Tensor, priors: Tensor, boxes: Tensor, coder: Coder) -> Tensor:
         deltas, target = at_least_fp32(deltas), coder.encode(at_least_fp32(boxes), at_least_fp32(priors)).detach()
         center, target_center = deltas[..., :2], target[..., :2]
-        if isinstance(coder, GridCoder) and coder.logistic:
+        if coder.logistic:
             target_center = target_center.sigmoid()
             if self.center == "logistic":
                 loss = F.binary_cross_entropy_with_logits(center, target_center, reduction="none")

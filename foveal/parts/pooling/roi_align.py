@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 class Pool(ABC):
     """The role of an RoI pool. Subclasses are frozen dataclasses."""
+
+    crops: ClassVar[bool] = False  # whether it crops the image itself (R-CNN); then windows are drawn from images
 
     @property
     @abstractmethod

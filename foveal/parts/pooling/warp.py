@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ class Warp(Pool):
     last pixel, takes one pixel more.
     """
 
+    crops: ClassVar[bool] = True
     size: int = 227  # side of the crop, pixels
     context: int = 16  # pixels of the crop
     mode: Literal["warp", "square"] = "warp"

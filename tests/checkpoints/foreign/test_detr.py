@@ -105,7 +105,7 @@ def test_a_detr_that_nobody_else_computes_is_not_written_as_theirs(change: str, 
     spec = override(SMALL, [change])
     state = spec.build(CLASSES).state_dict()
     if not change.startswith("input"):  # a state dict says nothing of sizes
-        with pytest.raises(UsageError, match=rf"{change.partition('=')[0]}=.*ours alone"):
+        with pytest.raises(UsageError, match=rf"{change.partition('=')[0]}=.*other projects have no such setting"):
             export(tmp_path / "m.pth", "detr", spec, CLASSES, state)
     export(tmp_path / "m", "hf", spec, CLASSES, state)
     assert json.loads((tmp_path / "m" / "config.json").read_text())["model_type"] == "foveal"
