@@ -155,7 +155,7 @@ def test_a_server_that_fails_for_a_while_and_one_that_does_not_have_it(server: S
         published.fetch("accurate")
     assert len(server.asked) == 5
     server.status, server.asked = 404, []
-    with pytest.raises(FovealError, match=r"404.*Without a network: get http"):
+    with pytest.raises(FovealError, match=r"404.*Without a network: download http"):
         published.fetch("accurate")
     assert len(server.asked) == 1
     assert cached() == []

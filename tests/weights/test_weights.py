@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import detection as tv
 
-from foveal import weights
+from foveal.checkpoints.foreign.torchvision import import_weights
 from foveal.errors import FovealError, UsageError
 from foveal.weights import cache as published
 from foveal.weights.coco_names import COCO_NAMES
@@ -147,7 +147,7 @@ def test_no_cut_of_a_file_gets_through(tmp_path: Path) -> None:
         whole = file.read_bytes()
         for length in range(0, len(whole) - 1, max(1, len(whole) // 60)):
             file.write_bytes(whole[:length])
-            with pytest.raises(FovealError, match="truncated"):
+            with pytest.raises(FovealError, match="cut"):
                 read_state(file)
 
 
@@ -181,7 +181,7 @@ def test_mapped_keys_are_those_of_our_parts(preset: str, tmp_path: Path) -> None
     state = peer_state(preset)
     file = tmp_path / "model.pth"
     torch.save(state, file)
-    spec, classes, ours = weights.import_weights(file)
+    spec, classes, ours = import_weights(file)
     with torch.device("meta"):
         detector = spec.build(classes)
     detector.load_state_dict(ours, assign=True)
@@ -200,7 +200,7 @@ def test_a_file_with_frozen_norms_makes_frozen_norms(tmp_path: Path) -> None:
     """torchvision's published MobileNet detectors hold constants, whatever the preset trains with."""
     state = peer_state("faster_rcnn_mobilenet_v3_large_fpn", 3)
     torch.save({k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}, tmp_path / "m.pth")
-    spec, classes, ours = weights.import_weights(tmp_path / "m.pth")
+    spec, classes, ours = import_weights(tmp_path / "m.pth")
     assert spec.backbone.norm == "frozen"
     with torch.device("meta"):
         detector = spec.build(classes)
@@ -265,7 +265,7 @@ def test_zero_epsilon_only_for_the_published_legacy_files(tmp_path: Path, monkey
     like = replace(entry, url=f"x/y-{published.digest(file)[:8]}.pth", megabytes=size)
     monkeypatch.setitem(published.PUBLISHED, entry.name, like)
     assert read_torchvision(file).eps == 0.0
-    spec, _, _ = weights.import_weights(file)
+    spec, _, _ = import_weights(file)
     assert spec.backbone.eps == 0.0
     assert [e.name for e in published.PUBLISHED.values() if e.zero_eps] == [
         "fasterrcnn_resnet50_fpn",
@@ -282,7 +282,7 @@ def test_other_networks_are_named(tmp_path: Path) -> None:
         recognize_network({"roi_heads.mask_head.0.0.weight": torch.ones(1)}, "m.pth")
     with pytest.raises(UsageError, match="no preset 'nothing'"):
         torch.save(peer_state("faster_rcnn_mobilenet_v3_large_fpn", 2), tmp_path / "m.pth")
-        weights.import_weights(tmp_path / "m.pth", "nothing")
+        import_weights(tmp_path / "m.pth", "nothing")
 
 
 # --------------------------------------------------------------------------------------------------- published
@@ -307,14 +307,14 @@ def test_broken_ssds_are_refused(change: str, tmp_path: Path) -> None:
     }
     torch.save({"backbone.scale_weight": torch.ones(512), **heads[change]}, tmp_path / "m.pth")
     with pytest.raises(FovealError, match=r"m\.pth: is an SSD whose prediction layers .* inconsistent"):
-        weights.import_weights(tmp_path / "m.pth")
+        import_weights(tmp_path / "m.pth")
 
 
 def test_a_preset_on_another_kind_of_network_is_refused(tmp_path: Path) -> None:
     state = tv.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3).state_dict()
     torch.save(state, tmp_path / "m.pth")
     with pytest.raises(UsageError, match=r"ssd_mini is not on one of torchvision's.*ssdlite320_mobilenet_v3_large"):
-        weights.import_weights(tmp_path / "m.pth", "ssd_mini")
+        import_weights(tmp_path / "m.pth", "ssd_mini")
 
 
 def test_table_is_torchvisions() -> None:
@@ -336,12 +336,12 @@ def test_table_is_torchvisions() -> None:
 
 
 def test_aliases_are_detectors() -> None:
-    assert weights.is_alias("accurate")
-    assert weights.is_alias("retinanet_resnet50_fpn_v2")
-    assert not weights.is_alias("resnet50")
-    assert not weights.is_alias("photo.jpg")
+    assert published.is_alias("accurate")
+    assert published.is_alias("retinanet_resnet50_fpn_v2")
+    assert not published.is_alias("resnet50")
+    assert not published.is_alias("photo.jpg")
     with pytest.raises(UsageError, match="Did you mean 'accurate'"):
-        weights.find("acurate")
+        published.find_published("acurate")
 
 
 @pytest.fixture
@@ -371,27 +371,27 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 def test_fetch_and_use(small: tuple[published.Published, bytes]) -> None:
     entry, content = small
-    with pytest.raises(FovealError, match=r"not in the cache yet.*weights fetch accurate.*Without a network: get http"):
-        weights.published_file("accurate")
+    with pytest.raises(FovealError, match=r"not in the cache yet.*weights fetch accurate.*Without a network: download"):
+        published.published_file("accurate")
     seen: list[tuple[int, int]] = []
-    path = weights.fetch("accurate", progress=lambda done, total: seen.append((done, total)))
+    path = published.fetch("accurate", progress=lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == content
-    assert path == weights.published_file("accurate") == published.weights_folder() / entry.file
+    assert path == published.published_file("accurate") == published.weights_folder() / entry.file
     assert seen[-1] == (len(content), len(content))
     assert len(seen) >= 3
     seen.clear()
-    assert weights.fetch("accurate", progress=lambda *a: seen.append(a)) == path  # type: ignore[arg-type]
+    assert published.fetch("accurate", progress=lambda *a: seen.append(a)) == path  # type: ignore[arg-type]
     assert not seen  # from the cache
     path.write_bytes(content[:-1])
     with pytest.raises(FovealError, match="Delete it and fetch it again"):
-        weights.published_file("accurate")
-    assert weights.fetch("accurate").read_bytes() == content  # repaired
+        published.published_file("accurate")
+    assert published.fetch("accurate").read_bytes() == content  # repaired
     assert [p.name for p in path.parent.iterdir()] == [entry.file]
 
 
 def test_fetch_from_a_file_url(small: tuple[published.Published, bytes], tmp_path: Path) -> None:
     entry, content = small
-    path = weights.fetch("accurate", tmp_path / "other", url=(tmp_path / "server" / entry.file).as_uri())
+    path = published.fetch("accurate", tmp_path / "other", url=(tmp_path / "server" / entry.file).as_uri())
     assert path.parent == tmp_path / "other"
     assert path.read_bytes() == content
 
@@ -400,7 +400,7 @@ def test_wrong_content_never_enters_the_cache(small: tuple[published.Published, 
     entry, _ = small
     (tmp_path / "server" / entry.file).write_bytes(b"<html>Sign in</html>")
     with pytest.raises(FovealError, match=r"is not small-.*SHA-256 starts with .* not "):
-        weights.fetch("accurate")
+        published.fetch("accurate")
     assert list(published.weights_folder().iterdir()) == []
 
 
@@ -408,10 +408,10 @@ def test_without_a_network(small: tuple[published.Published, bytes], tmp_path: P
     entry, _ = small
     nowhere = f"http://127.0.0.1:1/{entry.file}"
     with pytest.raises(FovealError) as caught:
-        weights.fetch("accurate", url=nowhere)
+        published.fetch("accurate", url=nowhere)
     assert re.search(rf"could not be fetched from {nowhere}.*copy it to .*{entry.file}", str(caught.value))
     with pytest.raises(FovealError, match="404"):
-        weights.fetch("accurate", url=entry.url + "x")
+        published.fetch("accurate", url=entry.url + "x")
     assert list(published.weights_folder().iterdir()) == []
 
 
@@ -428,5 +428,5 @@ def test_import_of_the_table_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys; from foveal.weights import PUBLISHED, is_alias; assert 'torch' not in sys.modules"
+    code = "import sys; from foveal.weights.cache import PUBLISHED, is_alias; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

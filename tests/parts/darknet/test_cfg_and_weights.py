@@ -101,7 +101,7 @@ def test_the_grammar_is_darknets() -> None:
         (NET + CONV.format(15) + YOLO, "2 boxes of 5 \\+ 2 classes need 14 channels, the layer before has 15"),
         (NET + CONV.format(15) + REGION, "need 14 channels, the layer before has 15. Set filters=14 there"),
         (GOOD + YOLO + BATCH, "line 13 .*reads layer 1, \\[yolo\\] of line 8, which ends a branch"),
-        (GOOD + "[detection]\nclasses=2\nside=3\nnum=1\nsqrt=1\n", "need 63 numbers, the layer before has 14336"),
+        (GOOD + "[detection]\nclasses=2\nside=3\nnum=1\nsqrt=1\n", "need 63 outputs, the layer before has 14336"),
         (GOOD + REGION + "tree=x\n", "line 12 \\[region\\]: tree: YOLO9000's"),
         (GOOD + "[softmax]\ngroups=4\n", "groups=4 is not supported"),
     ],
@@ -140,7 +140,7 @@ def test_names(tmp_path: Path, data: Path) -> None:
     assert len(read_names(data / "weights/darknet-cfg/coco.names")) == 80
     assert read_names(data / "weights/yolo-lite/voc.names")[-1] == "tvmonitor"
     file = tmp_path / "my.names"
-    cases = {"": "has no names", "a\n\nb\n": "line 2: is empty", "a\nb\na\n": "line 3: 'a' stands in line 1"}
+    cases = {"": "has no names", "a\n\nb\n": "line 2: is empty", "a\nb\na\n": "line 3: 'a' is in line 1"}
     for text, words in cases.items():
         file.write_text(text)
         with pytest.raises(FovealError, match=words):
