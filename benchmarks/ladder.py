@@ -39,7 +39,7 @@ from foveal.parts.necks.fpn import FPN, SingleLevel
 from foveal.parts.pooling.roi_align import RoIAlign, RoIPool
 from foveal.parts.pooling.spp import SPP
 from foveal.parts.pooling.warp import Warp
-from foveal.parts.postprocess.select import Select
+from foveal.parts.postprocess import Select
 from foveal.parts.priors.anchors import Anchors, PyramidAnchors
 from foveal.parts.resizing import Resize
 from foveal.parts.samplers import Balanced

@@ -26,7 +26,7 @@ from ..data.records.dataset import Dataset
 from ..data.records.subsets import merged
 from ..evaluation import DetectionTable, GroundTruth, score_detections
 from ..files.paths import OnProgress
-from ..parts.postprocess.nms import NMS
+from ..parts.postprocess import NMS
 from ..types import Images, Predictions, Priors, Targets
 
 if TYPE_CHECKING:

@@ -26,8 +26,7 @@ from ..parts.losses.normalizers import Sampled
 from ..parts.matching.iou import IoUMatcher
 from ..parts.necks.fpn import FPN, Identity, SingleLevel
 from ..parts.pooling.roi_align import Pool, RoIAlign
-from ..parts.postprocess.nms import NMS
-from ..parts.postprocess.select import Select
+from ..parts.postprocess import NMS, Select
 from ..parts.priors.anchors import Anchors, PyramidAnchors, at_strides
 from ..parts.resizing import Input, Resize
 from ..parts.samplers import Balanced

@@ -28,8 +28,7 @@ from ..parts.losses.svm import SoftmaxOrSVM
 from ..parts.matching.iou import IoUMatcher
 from ..parts.necks.fpn import Identity
 from ..parts.pooling.warp import Warp
-from ..parts.postprocess.nms import NMS
-from ..parts.postprocess.select import Select
+from ..parts.postprocess import NMS, Select
 from ..parts.resizing import Input, Original
 from ..parts.samplers import Balanced
 from ..parts.selective_search import ProposalSource, SelectiveSearch

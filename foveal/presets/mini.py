@@ -34,7 +34,7 @@ from ..parts.necks.ssd import Extra, Extras
 from ..parts.necks.yolo import Passthrough, Upsampling
 from ..parts.pooling.roi_align import RoIAlign
 from ..parts.pooling.warp import Warp
-from ..parts.postprocess.select import Select
+from ..parts.postprocess import Select
 from ..parts.priors.anchors import PyramidAnchors
 from ..parts.priors.cells import Cells
 from ..parts.priors.default_boxes import PyramidBoxes

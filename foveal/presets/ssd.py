@@ -15,8 +15,7 @@ from ..parts.heads.ssd import PerLevel, PredictionModule
 from ..parts.matching.bipartite import BipartiteThenIoU
 from ..parts.necks.dssd import Deconvolution
 from ..parts.necks.ssd import Extra, Extras, L2Norm, ReducedFC
-from ..parts.postprocess.nms import NMS
-from ..parts.postprocess.select import Select
+from ..parts.postprocess import NMS, Select
 from ..parts.priors.default_boxes import DefaultBoxes
 from ..parts.resizing import CAFFE_MEAN, LEVELS, Stretch
 from ..recipe import SGD, Cosine, OnImages, Recipe, Steps

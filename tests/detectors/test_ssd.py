@@ -20,8 +20,7 @@ from foveal.parts.layers.residual import Residual
 from foveal.parts.necks import ssd as ssd_parts
 from foveal.parts.necks.dssd import Deconvolution, Gap
 from foveal.parts.necks.ssd import Extra, Extras, L2Norm, ReducedFC
-from foveal.parts.postprocess.nms import NMS
-from foveal.parts.postprocess.select import Select
+from foveal.parts.postprocess import NMS, Select
 from foveal.parts.resizing import IMAGENET_MEAN, IMAGENET_STD
 from foveal.recipe import OnImages
 from foveal.training.loop.optimizers import freeze, frozen_norm_modules, set_training_mode

@@ -78,12 +78,6 @@ def build_optimizer(module: nn.Module, fit: Recipe, stage: GradientStage) -> tor
     return optimizer
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the learning rate of this iteration, times each group's factor."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["scale"]
-
-
 def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
     """Every buffer of the optimizer under ``parameter/buffer``."""
     names = {parameter: name for name, parameter in module.named_parameters()}

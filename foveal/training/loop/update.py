@@ -33,6 +33,12 @@ class Result:
     nonfinite: Tensor  # () float32: 1 where the iteration was skipped because loss or gradients were not finite
 
 
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate of this iteration, times each group's factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["scale"]
+
+
 class Updater:
     """Runs the iterations of one model with one optimizer."""
 

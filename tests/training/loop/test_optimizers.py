@@ -20,9 +20,8 @@ from foveal.training.loop.optimizers import (
     optimizer_tensors,
     parameter_groups,
     restore_optimizer,
-    set_lr,
 )
-from foveal.training.loop.update import Updater, derive_seed
+from foveal.training.loop.update import Updater, derive_seed, set_lr
 
 
 class Net(nn.Module):
