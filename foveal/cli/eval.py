@@ -90,7 +90,7 @@ def evaluate(
             raise UsageError(f"{words[0]!r}: detections have no settings to replace")
         if split is None:
             split = _only_split(paths(data), images)
-        dataset = open_dataset(paths(data), split=split, images=images, look=False)
+        dataset = open_dataset(paths(data), split=split, images=images, require_images=False)
         tell_findings(dataset)
         results, truth, found = _score_file(detections, dataset, limit, classes, protocol)
     else:

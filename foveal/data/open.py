@@ -12,9 +12,8 @@ from typing import Literal
 from ..errors import FovealError, UsageError
 from ..files.paths import PathLike
 from ..files.reading import nearest
-from .formats.coco import CocoSource
-from .formats.sniff import Source, recognize
-from .formats.voc import VocSource
+from .formats.sniff import recognize
+from .formats.source import Source
 from .records.dataset import Dataset
 from .records.findings import Finding, Findings
 from .records.splits import find_split
@@ -31,7 +30,7 @@ def open_dataset(
     classes: str | Sequence[str] | None = None,
     others: Others = "background",
     absent: Literal["refuse", "accept"] = "refuse",
-    look: bool = True,
+    require_images: bool = True,
 ) -> Dataset:
     """Reads a data set, recognized by what it holds; several paths are joined.
 
@@ -39,15 +38,14 @@ def open_dataset(
     with the annotations. ``classes`` chooses and orders classes (:func:`~.subsets.select_classes` says what happens to
     the others; ``absent="accept"`` allows names that the set does not have).
 
-    Bad records are left out and named in ``Dataset.findings``; images are looked at by their headers only, and with
-    ``look=False`` not at all where a COCO or VOC file states their size (detections are scored without images). Raises
-    :class:`~foveal.errors.FovealError` where the path holds no data set, or more than one, or not this split, and
-    :class:`~foveal.errors.UsageError` for an unknown class.
+    Invalid records are skipped and listed in ``Dataset.findings``. Of the images only the headers are read; with
+    ``require_images=False`` not even these where a COCO or VOC file states the size (detections are evaluated without
+    images). Raises :class:`~foveal.errors.FovealError` where the path holds no dataset, several datasets, or not this
+    split, and :class:`~foveal.errors.UsageError` for an unknown class.
     """
     sources = open_sources(path, images)
     for source in sources:
-        if isinstance(source, CocoSource | VocSource):  # a YOLO file's boxes are parts of the image: its size is needed
-            source.look = look
+        source.require_images = require_images
     dataset = join([_read(source, split) for source in sources])
     if len(sources) > 1:
         dataset.splits = _common_splits(sources)
@@ -140,8 +138,7 @@ def check_trainable(dataset: Dataset) -> None:
 def _read(source: Source, split: str | None) -> Dataset:
     if split is None:
         return source.read(None)
-    of_one_class = source.class_splits if isinstance(source, VocSource) else ()
-    name = find_split(split, (*source.splits, *of_one_class))
+    name = find_split(split, (*source.splits, *source.class_splits))
     if name is not None:
         return source.read(name)
     if split == "trainval":  # not listed as such: train and val together

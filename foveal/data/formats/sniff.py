@@ -13,11 +13,11 @@ from ...files.reading import Unreadable, check_exists, read_json, read_yaml, wal
 from ..images.load import EXTENSIONS
 from ..records.splits import split_word
 from .coco import CocoSource
+from .source import Source
 from .validate import report_refused
 from .voc import VocSource
 from .yolo import YoloSource
 
-Source = VocSource | CocoSource | YoloSource
 _ANNOTATION_FOLDERS = {"annotations", "annotation", "labels", "label", "json", "coco"}
 _IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img")
 _WHOLE = 64 << 20  # JSON beyond this is judged by its end alone, where it is not the one to be read
@@ -55,7 +55,7 @@ def recognize(path: Path, images: Path | None = None) -> Source:
     found = _look(path)
     sources = _yolo(found, path, images) + _coco(found, path, images) + _voc(found, path, images)
     if len(sources) == 1:
-        report_refused(found.refused, sources[0].early)
+        report_refused(found.refused, sources[0].findings)
         return sources[0]
     if not sources:
         raise FovealError(_nothing(found), path=path, fix="foveal reads VOC XML, COCO JSON and YOLO data.yaml")

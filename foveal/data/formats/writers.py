@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 from ..records.dataset import Dataset, Record
 from ..records.segmentation import coded
 from ..records.splits import SPLIT_ALIASES
-from .voc_xml import WRITTEN_BY_US
+from .voc_xml import SOURCE
 from .yolo import FLAGS
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # and bytes of file names that are no UTF-8
@@ -112,7 +112,7 @@ def voc_xml(record: Record, classes: Sequence[str], file_name: str) -> str:
     lines = [
         "<annotation>",
         f"\t<filename>{text(file_name)}</filename>",
-        f"\t<source><annotation>{WRITTEN_BY_US}</annotation></source>",
+        f"\t<source><annotation>{SOURCE}</annotation></source>",
         f"\t<size><width>{record.width}</width><height>{record.height}</height><depth>3</depth></size>",
         "\t<segmented>0</segmented>",
     ]

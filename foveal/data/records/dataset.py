@@ -12,15 +12,18 @@ from numpy.typing import NDArray
 from .findings import Finding
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A mask in a picture of its own: the pixels whose value is ``object`` (VOC's ``SegmentationObject``)."""
+@dataclass(frozen=True, repr=False)
+class IndexedMask:
+    """A mask in an image file: the pixels whose value is ``index`` (VOC's ``SegmentationObject``)."""
 
-    picture: str
-    object: int  # from 1, in the order of the annotation file
+    image: str
+    index: int  # from 1, in the order of the annotation file
+
+    def __repr__(self) -> str:  # fingerprints of stored runs were made from this text
+        return f"Drawn(picture={self.image!r}, object={self.index!r})"
 
 
-Segmentation = list[list[float]] | dict[str, Any] | Drawn  # COCO polygons, COCO RLE (counts as list or string), VOC's
+Segmentation = list[list[float]] | dict[str, Any] | IndexedMask  # COCO polygons, COCO RLE (list or string), VOC
 
 
 @dataclass

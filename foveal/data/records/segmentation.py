@@ -14,7 +14,7 @@ from PIL import Image
 from ...errors import FovealError
 from ...masks.polygons import rasterize
 from ...masks.rle import Masks, unsqueeze
-from .dataset import Dataset, Drawn, Record, Segmentation
+from .dataset import Dataset, IndexedMask, Record, Segmentation
 
 FAR = 2.0  # times the picture's side: nobody draws so far outside, and walking such an outline takes memory
 SLACK = 1.0 + 1e-6  # pixels over the edge that are rounding, and are cut without a word
@@ -22,15 +22,15 @@ PLAIN = 4.0  # pixels: a polygon of this width, height and area is not counted p
 Problem = tuple[str, str, str]  # code of the finding, what is wrong and what became of it, what to do
 
 
-def settle_mask(value: Any, width: int, height: int) -> tuple[Segmentation | None, list[Problem]]:
+def validate_mask(value: Any, width: int, height: int) -> tuple[Segmentation | None, list[Problem]]:
     """The mask to use, if there is one, and what is wrong with what the file says.
 
     ``None``, ``[]`` and ``{}`` say that there is no mask, and nothing is wrong with that.
     """
     if value is None or value == [] or value == {}:
         return None, []
-    if isinstance(value, Drawn):
-        problem = _bad_picture(value.picture, width, height)
+    if isinstance(value, IndexedMask):
+        problem = _bad_picture(value.image, width, height)
         return (value, []) if problem is None else (None, [problem])
     if isinstance(value, dict):
         problem = _bad_lengths(value, width, height)
@@ -54,9 +54,9 @@ def settle_mask(value: Any, width: int, height: int) -> tuple[Segmentation | Non
     return good or None, problems
 
 
-def covers(segmentation: Segmentation, width: int, height: int) -> bool:
-    """Whether what :func:`settle_mask` let pass has a pixel. A picture of masks is not opened for that: it counts."""
-    if isinstance(segmentation, Drawn):
+def covers_pixel(segmentation: Segmentation, width: int, height: int) -> bool:
+    """Whether what :func:`validate_mask` let pass has a pixel. A picture of masks is not opened for that: it counts."""
+    if isinstance(segmentation, IndexedMask):
         return True
     if isinstance(segmentation, dict):
         return bool(read_lengths(segmentation["counts"])[1::2].any())
@@ -149,10 +149,10 @@ def read_lengths(counts: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def masks_of(segmentations: Sequence[Segmentation | None], width: int, height: int) -> Masks:
-    """One mask an object, empty where it has none; what :func:`settle_mask` let pass."""
+    """One mask an object, empty where it has none; what :func:`validate_mask` let pass."""
     size = height, width
     found = rasterize([s if isinstance(s, list) else [] for s in segmentations], size)
-    for kind, read in ((dict, _of_lengths), (Drawn, _of_picture)):
+    for kind, read in ((dict, _of_lengths), (IndexedMask, _of_picture)):
         rows = [k for k, s in enumerate(segmentations) if isinstance(s, kind)]
         if rows:
             more = read([segmentations[k] for k in rows], size)
@@ -168,7 +168,7 @@ def _of_lengths(segmentations: Sequence[Any], size: tuple[int, int]) -> Masks:
 
 def _of_picture(segmentations: Sequence[Any], size: tuple[int, int]) -> Masks:
     """Masks of one picture. Raises :class:`FovealError` where it cannot be read any more."""
-    picture = segmentations[0].picture
+    picture = segmentations[0].image
     try:
         with Image.open(picture) as file:
             values = np.asarray(file)
@@ -176,27 +176,27 @@ def _of_picture(segmentations: Sequence[Any], size: tuple[int, int]) -> Masks:
         raise FovealError(f"the picture of masks cannot be read ({error})", path=picture) from None
     if values.shape != size:
         raise FovealError(f"the picture of masks is not {size[1]} x {size[0]} any more", path=picture)
-    return Masks.of_dense(values == np.array([s.object for s in segmentations])[:, None, None])
+    return Masks.of_dense(values == np.array([s.index for s in segmentations])[:, None, None])
 
 
 def coded(record: Record) -> list[list[list[float]] | dict[str, Any] | None]:
     """The masks of a record as COCO has them."""
     own = record.masks or [None] * len(record)
-    if not any(isinstance(m, Drawn) for m in own):
-        return [None if isinstance(m, Drawn) else m for m in own]
+    if not any(isinstance(m, IndexedMask) for m in own):
+        return [None if isinstance(m, IndexedMask) else m for m in own]
     lengths = masks_of(own, record.width, record.height).to_coco()
-    return [text if isinstance(m, Drawn) else m for m, text in zip(own, lengths, strict=True)]
+    return [text if isinstance(m, IndexedMask) else m for m, text in zip(own, lengths, strict=True)]
 
 
 def to_json(segmentation: Segmentation | None) -> Any:
     """As a JSON value; :func:`from_json` is the inverse."""
-    return [segmentation.picture, segmentation.object] if isinstance(segmentation, Drawn) else segmentation
+    return [segmentation.image, segmentation.index] if isinstance(segmentation, IndexedMask) else segmentation
 
 
 def from_json(value: Any) -> Segmentation | None:
     """From what :func:`to_json` made."""
     picture = isinstance(value, list) and isinstance(value[0], str)
-    return Drawn(*value) if picture else value
+    return IndexedMask(*value) if picture else value
 
 
 def check_masks(dataset: Dataset) -> str:
