@@ -30,7 +30,7 @@ from foveal.checkpoints.load import ready
 from foveal.data.images.load import load_image
 from foveal.parts.layers.norms import FrozenBatchNorm
 from foveal.runtime.precision import fast_bf16, layout
-from foveal.weights.keys_detr import to_theirs
+from foveal.weights.keys_detr import detr_to_theirs
 
 CPU = torch.device("cpu")
 
@@ -46,7 +46,7 @@ def pair(short: int, long: int, auxiliary: bool, dropout: float = 0.1) -> tuple[
     theirs = DetrForObjectDetection(
         DetrConfig(num_labels=91, use_timm_backbone=True, auxiliary_loss=auxiliary, dropout=dropout)
     )
-    theirs.load_state_dict(to_theirs(ours.state_dict(), "transformers"))
+    theirs.load_state_dict(detr_to_theirs(ours.state_dict(), "transformers"))
     for name, parameter in theirs.named_parameters():  # with timm's ResNet they let everything learn
         if "backbone" in name and not any(f"layer{k}." in name for k in (2, 3, 4)):
             parameter.requires_grad_(False)

@@ -17,7 +17,7 @@ import numpy as np
 from common import parser, race, setup
 from numpy.typing import NDArray
 
-from foveal.evaluation import DetectionTable, GroundTruth, evaluate
+from foveal.evaluation import DetectionTable, GroundTruth, score_detections
 
 
 def make(images: int, objects: int, classes: int, per_image: int, seed: int) -> tuple[GroundTruth, DetectionTable]:
@@ -105,7 +105,7 @@ def coco(args: argparse.Namespace) -> None:
     ours: list[float] = []
     for _ in range(args.rounds):
         start = time.perf_counter()
-        numbers = evaluate(truth, found).numbers
+        numbers = score_detections(truth, found).numbers
         ours.append(time.perf_counter() - start)
     theirs, seconds = pycocotools_numbers(truth, found)
     gap = max(abs((-1.0 if v is None else v) - t) for v, t in zip(numbers.values(), theirs, strict=True))
@@ -153,10 +153,13 @@ def voc(args: argparse.Namespace) -> None:
     title = f"voc07: {len(truth.images)} images, {len(truth)} objects, {len(found)} detections"
     race(
         title,
-        {"classic loop": lambda: classic_voc07(truth, found), "foveal": lambda: evaluate(truth, found, "voc07")},
+        {
+            "classic loop": lambda: classic_voc07(truth, found),
+            "foveal": lambda: score_detections(truth, found, "voc07"),
+        },
         rounds=args.rounds,
     )
-    theirs, ours = classic_voc07(truth, found), evaluate(truth, found, "voc07").per_class.values()
+    theirs, ours = classic_voc07(truth, found), score_detections(truth, found, "voc07").per_class.values()
     gap = max(abs((o["AP"] or 0.0) - t) for o, t in zip(ours, theirs, strict=True))
     print(f"  largest difference of a class      {gap:8.1e}")
 

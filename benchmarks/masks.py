@@ -16,7 +16,7 @@ import torch
 from common import parser, race, setup
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
-from foveal.evaluation import DetectionTable, GroundTruth, evaluate
+from foveal.evaluation import DetectionTable, GroundTruth, score_detections
 from foveal.evaluation.masks import MaskRuns
 from foveal.masks.rle import Masks
 from foveal.masks.targets import mask_targets
@@ -142,7 +142,7 @@ def main() -> None:
         truth, found, own, seen = make(args.images, args.objects, args.per_image)
         ap, seconds = pycocotools(truth, found, own, seen)
         began = time.perf_counter()
-        results = evaluate(truth, found)
+        results = score_detections(truth, found)
         spent = time.perf_counter() - began
         assert results.masks is not None and abs(results.masks["AP"] - ap) < 1e-12
         print(f"mask AP {ap:.4f} of {len(found)} detections: pycocotools {seconds:.2f} s, "

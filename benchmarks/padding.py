@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import foveal
 from foveal.data.images.load import load_image
 from foveal.data.open import open_dataset
-from foveal.evaluation import DetectionTable, GroundTruth, evaluate
+from foveal.evaluation import DetectionTable, GroundTruth, score_detections
 from foveal.types import Images
 
 
@@ -50,7 +50,7 @@ def main() -> None:
                 moved.append((layer.deltas - plain[i].deltas).abs()[sure].flatten())
                 boxes = detector.detections(outputs, wider)
                 found += [d.cpu() for d in detector._answer(boxes, wider, detector.classes)]
-        scores = evaluate(GroundTruth.of(dataset), DetectionTable.of(found), "coco").to_dict()
+        scores = score_detections(GroundTruth.of(dataset), DetectionTable.of(found), "coco").to_dict()
         print(f"| {pixels} | {scores['AP50']:.3f} | {scores['AP']:.3f} | {float(torch.cat(moved).mean()):.4f} |")
 
 

@@ -30,7 +30,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 
 from foveal.data.images.load import load_image
 from foveal.data.open import split_pair
-from foveal.evaluation import DetectionTable, GroundTruth, evaluate
+from foveal.evaluation import DetectionTable, GroundTruth, score_detections
 from foveal.types import Detections
 
 
@@ -151,7 +151,7 @@ def main() -> None:
             image, _ = sample(record, False, shift)
             out = model([image])[0]
             found.append(Detections(out["boxes"], out["scores"], out["labels"] - shift, train.classes))
-    scores = evaluate(GroundTruth.of(val), DetectionTable.of(found), a.protocol).to_dict()
+    scores = score_detections(GroundTruth.of(val), DetectionTable.of(found), a.protocol).to_dict()
     Path(a.out).mkdir(parents=True, exist_ok=True)
     scores |= {"model": a.model, "seed": a.seed, "steps": step, "seconds": trained, "images": len(train)}
     scores["epochs"] = step * a.batch / len(train)

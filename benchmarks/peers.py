@@ -12,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from foveal import presets
 from foveal.assembly.detector import Detector
 from foveal.types import Images, Target, Targets
-from foveal.weights.keys_torchvision import to_ours
+from foveal.weights.keys_torchvision import torchvision_to_ours
 
 PRESET = {
     "fasterrcnn_resnet50_fpn": "faster_rcnn_r50_fpn",
@@ -41,7 +41,9 @@ def pair(name: str, short: int = 800, long: int = 1333) -> tuple[nn.Module, Dete
     background = name.startswith(("faster", "ssd"))  # the others have a column for class 0, which nobody trains
     ours = spec.build([f"c{i}" for i in range(91 - background)])
     known = set(ours.state_dict())
-    ours.load_state_dict({k: v for k, v in to_ours(theirs.state_dict()).items() if k in known or "tracked" not in k})
+    ours.load_state_dict(
+        {k: v for k, v in torchvision_to_ours(theirs.state_dict()).items() if k in known or "tracked" not in k}
+    )
     counts = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (theirs, ours)]
     assert counts[0] == counts[1], f"{name}: they train {counts[0]} numbers, we {counts[1]}"
     return theirs, ours.to(memory_format=torch.channels_last)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ..assembly.detector import Spec
 from ..config.overrides import difference
-from ..config.show import to_json
+from ..config.show import spec_to_json
 from ..errors import FovealError, UsageError
 from ..parts.backbones.timm import Timm, whole_names
 from ..weights.keys_detr import Inner
-from ..weights.keys_torchvision import recognize, to_ours, to_torchvision, upgrade
-from ..weights.open import State
+from ..weights.keys_torchvision import recognize_network, to_torchvision, torchvision_to_ours, upgrade
+from ..weights.open import StateDict
 from .foreign.darknet import export_darknet
 from .foreign.detr import export_detr
 from .huggingface import write_hub_folder
@@ -44,7 +44,7 @@ def export(
     to: Target,
     spec: Spec,
     classes: Sequence[str],
-    state: State,
+    state: StateDict,
     *,
     inner: Inner = "timm",
     seen: int = 0,
@@ -64,7 +64,7 @@ def export(
     if out.exists():
         raise FovealError("is there already", path=out, fix="Name a new file")
     if to == "foveal":
-        header = {**to_json(spec), "classes": list(classes)}
+        header = {**spec_to_json(spec), "classes": list(classes)}
         _safetensors(state, out, {"foveal": json.dumps(header)})
     elif to == "detr":
         _either({"model": export_detr(spec, state, "original")}, out)
@@ -75,7 +75,7 @@ def export(
     return [out]
 
 
-def remarks(to: Target, spec: Spec, state: State) -> list[str]:
+def remarks(to: Target, spec: Spec, state: StateDict) -> list[str]:
     """What the reader of the file has to know, and the file does not say."""
     if to != "torchvision":
         return []
@@ -84,19 +84,19 @@ def remarks(to: Target, spec: Spec, state: State) -> list[str]:
     said = []
     if getattr(getattr(spec, "backbone", None), "eps", None) == 0:
         said = ["its norms have an epsilon of 0: torchvision.models.detection._utils.overwrite_eps(model, 0.0)"]
-    plain = presets.get(recognize(_theirs(state), ""))
+    plain = presets.get(recognize_network(_theirs(state), ""))
     other = dict.fromkeys(found[0] for path, *_ in difference(spec, plain) if (found := _BOXES.match(path)))
     if other:
         said.append(f"{', '.join(other)}: not torchvision's own. Its model needs the same, else it finds other boxes")
     return said
 
 
-def _torchvision(spec: Spec, state: State) -> State:
+def _torchvision(spec: Spec, state: StateDict) -> StateDict:
     """Raises ``UsageError`` for a detector that torchvision has not."""
     theirs = _theirs(state)
     try:
-        recognize(theirs, "")
-        same = to_ours(upgrade(theirs)).keys() == state.keys()
+        recognize_network(theirs, "")
+        same = torchvision_to_ours(upgrade(theirs)).keys() == state.keys()
     except FovealError:
         same = False
     if not same:
@@ -106,11 +106,11 @@ def _torchvision(spec: Spec, state: State) -> State:
     return theirs
 
 
-def _theirs(state: State) -> State:
+def _theirs(state: StateDict) -> StateDict:
     return to_torchvision(state, features=any(key.startswith("backbone.features.") for key in state))
 
 
-def _backbone(spec: Spec, state: State) -> State:
+def _backbone(spec: Spec, state: StateDict) -> StateDict:
     prefix = next((p for p in _BACKBONES if any(key.startswith(p) for key in state)), None)
     if prefix is None:
         raise UsageError(f"{type(spec).__name__} has no backbone of its own", where="--to backbone")

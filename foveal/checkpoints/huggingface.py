@@ -16,13 +16,13 @@ from typing import Any
 from torch import Tensor
 
 from ..assembly.detector import Spec
-from ..config.parse import from_json
-from ..config.show import to_json
+from ..config.parse import spec_from_json
+from ..config.show import spec_to_json
 from ..detectors.detr import DETR
 from ..errors import FovealError, UsageError
 from ..files.atomic import read_object
 from ..weights.keys_detr import Form, Inner
-from ..weights.open import State, read_state
+from ..weights.open import StateDict, read_state
 from .foreign.detr import export_detr, import_detr, label_names, processor_config, transformers_config
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -35,7 +35,7 @@ def is_hub_folder(path: Path) -> bool:
     return (path / CONFIG).is_file() and not (path / "SHA256SUMS").exists()
 
 
-def read_hub_folder(path: Path, preset: str | None = None) -> tuple[Spec, tuple[str, ...], State]:
+def read_hub_folder(path: Path, preset: str | None = None) -> tuple[Spec, tuple[str, ...], StateDict]:
     """Spec, class names and state. Raises ``FovealError`` that names the file where one is missing or wrong."""
     config = read_object(path / CONFIG)
     file = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
@@ -46,7 +46,7 @@ def read_hub_folder(path: Path, preset: str | None = None) -> tuple[Spec, tuple[
         if preset is not None:
             raise UsageError(f"{path} says itself what it is", fix="Leave the preset out")
         try:
-            spec = from_json(config)
+            spec = spec_from_json(config)
         except FovealError as error:
             raise type(error)(error.message, path=path / CONFIG, where=error.where, fix=error.fix) from error
         return spec, label_names(config.get("id2label"), path / CONFIG), read_state(file)
@@ -58,7 +58,7 @@ def read_hub_folder(path: Path, preset: str | None = None) -> tuple[Spec, tuple[
 
 
 def write_hub_folder(
-    out: Path, spec: Spec, classes: Sequence[str], state: State, form: Form = "transformers", inner: Inner = "timm"
+    out: Path, spec: Spec, classes: Sequence[str], state: StateDict, form: Form = "transformers", inner: Inner = "timm"
 ) -> list[Path]:
     """The folder, whole or not at all; the paths written. ``form`` and ``inner`` are for a DETR on a ResNet.
 
@@ -71,7 +71,7 @@ def write_hub_folder(
         files[PROCESSOR] = processor_config(spec)
         return _written(out, theirs, files)
     labels = {"id2label": {str(i): n for i, n in enumerate(classes)}, "label2id": {n: i for i, n in enumerate(classes)}}
-    files[CONFIG] = {"model_type": OURS, "architectures": [type(spec).__name__], **labels, **to_json(spec)}
+    files[CONFIG] = {"model_type": OURS, "architectures": [type(spec).__name__], **labels, **spec_to_json(spec)}
     return _written(out, state, files)
 
 

@@ -26,7 +26,7 @@ from ..parts.losses.normalizers import Sampled
 from ..parts.resizing import IMAGENET_MEAN, IMAGENET_STD
 from ..parts.samplers import All
 from ..weights.cache import PUBLISHED, is_alias, is_published
-from ..weights.open import State, is_classifier, read_state
+from ..weights.open import StateDict, is_classifier, read_state
 from .load import find
 from .transfer import LoadReport, pretrained, transfer
 
@@ -94,7 +94,7 @@ def load_weights(detector: Detector, source: str | Path) -> LoadReport:
     return transfer(detector, found.state, source, found.classes)
 
 
-def _is_backbone(source: str | Path, state: State | None) -> bool:
+def _is_backbone(source: str | Path, state: StateDict | None) -> bool:
     """Whether it is a classification network's: a file's with this state, or a published one by name."""
     if state is not None:
         return is_classifier(state)

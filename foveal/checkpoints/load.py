@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ..assembly.detector import Detector, Spec
 from ..config.overrides import override
-from ..config.parse import from_json
+from ..config.parse import spec_from_json
 from ..errors import FovealError, UsageError
-from ..parts.layers.norms import fold
-from ..weights.open import State
+from ..parts.layers.norms import fold_norms
+from ..weights.open import StateDict
 from ..weights.state import load_state
 
 
@@ -45,7 +45,7 @@ def find(
     *,
     cfg: str | Path | None = None,
     names: str | Path | Sequence[str] | None = None,
-    state: State | None = None,
+    state: StateDict | None = None,
 ) -> ResolvedModel:
     """The model of a run folder (its best checkpoint), a checkpoint folder, a Hugging Face folder, an alias or a file.
 
@@ -122,7 +122,7 @@ def load(
 
 def _read_published(name: str, preset: str | None, names: str | Path | Sequence[str] | None) -> ResolvedModel:
     """A fetched checkpoint, as what it is published."""
-    from ..weights.cache import find as entry_of
+    from ..weights.cache import find_published as entry_of
     from ..weights.cache import published_files
 
     weights, *others = published_files(name)
@@ -133,7 +133,7 @@ def _read_published(name: str, preset: str | None, names: str | Path | Sequence[
 
 
 def _read_file(
-    path: Path, preset: str | None, names: str | Path | Sequence[str] | None = None, state: State | None = None
+    path: Path, preset: str | None, names: str | Path | Sequence[str] | None = None, state: StateDict | None = None
 ) -> ResolvedModel:
     """A file that ``foveal weights export`` wrote, or somebody else's."""
     from ..parts.darknet.cfg import read_names
@@ -154,7 +154,7 @@ def _read_file(
     if names is not None:
         raise UsageError(f"{path} has its class names in it", fix="Leave the names out")
     story, classes = _story(own, path)
-    return ResolvedModel(path, lambda: from_json(story), classes, state or read_state(path))
+    return ResolvedModel(path, lambda: spec_from_json(story), classes, state or read_state(path))
 
 
 def _read_darknet(
@@ -191,4 +191,4 @@ def ready(detector: Detector, device: str = "auto", precision: str | None = None
 
     where = find_device(device)
     kind = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[choose(precision, where)]
-    return cast(Detector, fold(detector)).to(where, kind).eval()
+    return cast(Detector, fold_norms(detector)).to(where, kind).eval()

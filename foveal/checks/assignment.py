@@ -24,7 +24,7 @@ from ..data.images.load import ImageError, load_image
 from ..data.loader.shared_records import network_targets
 from ..data.records.dataset import Dataset
 from ..data.records.subsets import merged
-from ..evaluation import DetectionTable, GroundTruth, evaluate
+from ..evaluation import DetectionTable, GroundTruth, score_detections
 from ..parts.postprocess.nms import NMS
 from ..types import Images, Predictions, Priors, Targets
 
@@ -214,7 +214,7 @@ def _ap(rows: _Gathered, names: Sequence[str], images: int) -> float | None:
         [r[0] for r in rows.found], [r[1] for r in rows.found],
         np.array([r[2] for r in rows.found]).reshape(-1, 4), [r[3] for r in rows.found],
     )  # fmt: skip
-    return evaluate(truth, found, "coco", max_dets=(1, 10, 10_000)).headline
+    return score_detections(truth, found, "coco", max_dets=(1, 10, 10_000)).headline
 
 
 __all__ = ["ImageError", "Stage", "encode", "perfect"]

@@ -129,14 +129,14 @@ def _score_file(
 ) -> tuple[Results, GroundTruth, DetectionTable]:
     """Detections of images beyond the limit are read, and checked, but not scored."""
     from ..data.records.subsets import select_classes
-    from ..evaluation import GroundTruth, evaluate, read_detections
+    from ..evaluation import GroundTruth, read_detections, score_detections
 
     if classes is not None:
         dataset = select_classes(dataset, names(classes) or [])
     found = read_detections(file, GroundTruth.of(dataset), unknown_classes="error" if classes is None else "drop")
     truth = GroundTruth.of(_limited(dataset, limit), masks=found.masks is not None)
     found = found[found.image < len(truth.images)]
-    return evaluate(truth, found, protocol, split=dataset.split), truth, found
+    return score_detections(truth, found, protocol, split=dataset.split), truth, found
 
 
 def _score_model(

@@ -37,10 +37,10 @@ def list_(
       foveal weights list
       foveal weights list accurate
     """
-    from ..weights.cache import ALIASES, PUBLISHED, cache_folder, find
+    from ..weights.cache import ALIASES, PUBLISHED, find_published, weights_folder
 
     if name is not None:
-        entry = find(name)
+        entry = find_published(name)
         say(entry.name)
         for what, text in entry.card():
             say(f"  {what}: {text}")
@@ -48,7 +48,7 @@ def list_(
     short = {name: alias for alias, name in ALIASES.items()}
     rows = [("name", "alias", "preset", "MB", "score", "here")]
     for entry in PUBLISHED.values():
-        here = "yes" if all((cache_folder() / part.file).is_file() for part in entry.parts) else "no"
+        here = "yes" if all((weights_folder() / part.file).is_file() for part in entry.parts) else "no"
         score = "-" if entry.score is None else f"{entry.score:.1f} {entry.metric}"
         preset = entry.preset or ("its cfg" if entry.cfg else "-")
         rows.append((entry.name, short.get(entry.name, "-"), preset, f"{entry.megabytes:.0f}", score, here))
@@ -56,7 +56,7 @@ def list_(
     for row in rows:
         say("  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip())
     say("timm's: timm/NAME. `foveal weights list NAME` shows data, licence and source of one.")
-    say(f"Fetched files lie in {cache_folder()}")
+    say(f"Fetched files lie in {weights_folder()}")
 
 
 @app.command()
@@ -81,7 +81,7 @@ def fetch(
       foveal weights fetch https://example.org/mine-0123abcd.pth
     """
     from ..weights.cache import fetch as run
-    from ..weights.cache import fetch_url, find
+    from ..weights.cache import fetch_url, find_published
 
     if "://" in name:
         with progress(f"fetching {name}") as update:
@@ -89,7 +89,7 @@ def fetch(
         return
     if sha256 is not None:
         raise UsageError(f"the hash of {name} is known", where="--sha256", fix="It is for an address")
-    for what, text in find(name).card():
+    for what, text in find_published(name).card():
         if what in ("data", "licence", "source"):
             note(f"{what}: {text}")
     with progress(f"fetching {name}") as update:
@@ -180,9 +180,9 @@ def export(
     """
     from ..checkpoints.export import export as write
     from ..checkpoints.export import remarks, target_of
+    from ..checkpoints.load import find
 
     form = to or target_of(out)
-    from ..checkpoints.load import find
 
     found = find(model, preset, cfg=cfg, names=names_file)
     spec, state = found.spec(), found.state

@@ -22,7 +22,7 @@ from .show import SCHEMA
 if TYPE_CHECKING:
     from ..assembly.detector import Spec
 
-__all__ = ["FieldHelp", "describe", "from_json", "nearest", "parse_spec", "parse_value", "vocabulary"]
+__all__ = ["FieldHelp", "describe", "nearest", "parse_spec", "parse_value", "spec_from_json", "vocabulary"]
 
 PACKAGES = ("foveal.parts", "foveal.detectors")  # every module in these
 MODULES = ("foveal.assembly.proposers", "foveal.assembly.task", "foveal.recipe", "foveal.data.augment.transforms")
@@ -66,7 +66,7 @@ def parse_spec(text: str, names: Mapping[str, type] | None = None) -> Spec:
     return spec  # type: ignore[no-any-return]
 
 
-def from_json(stored: Mapping[str, Any], names: Mapping[str, type] | None = None) -> Spec:
+def spec_from_json(stored: Mapping[str, Any], names: Mapping[str, type] | None = None) -> Spec:
     """The inverse of :func:`to_json`. Raises :class:`FovealError` for another schema or another content."""
     schema, text = stored.get("schema"), stored.get("spec")
     if schema != SCHEMA or not isinstance(text, str):

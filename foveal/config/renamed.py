@@ -12,6 +12,7 @@ PARTS: Mapping[str, str] = {
     "Fit": "Recipe",
     "KeptRows": "Sampled",
     "Margin": "SoftmaxOrSVM",
+    "Prediction": "PredictionModule",
     "TwoTaps": "RCNNHead",
 }
 

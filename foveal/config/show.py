@@ -7,7 +7,7 @@ from typing import Any
 
 from .fields import settings
 
-__all__ = ["show", "to_json"]
+__all__ = ["show", "spec_to_json"]
 
 SCHEMA = 1  # of the stored text; rises when old text can no longer be read as it stands
 
@@ -47,6 +47,6 @@ def _flat(value: Any) -> str:
     return repr(value)
 
 
-def to_json(spec: Any) -> dict[str, Any]:
+def spec_to_json(spec: Any) -> dict[str, Any]:
     """``{"schema": 1, "spec": text}``, ready for ``json.dump``."""
     return {"schema": SCHEMA, "spec": _flat(spec)}

@@ -18,7 +18,7 @@ from ..assembly.one_stage import OneStage
 from ..assembly.task import BoxTask
 from ..data.augment.transforms import HorizontalFlip
 from ..errors import FovealError, UsageError
-from ..parts.darknet.cfg_graph import Layer, Net, cfg_text, read_net, with_outputs
+from ..parts.darknet.cfg_graph import CfgLayer, Net, cfg_text, read_net, with_outputs
 from ..parts.darknet.heads import Detection, Head, Region, Yolo
 from ..parts.darknet.module import DarknetNetwork
 from ..parts.darknet.weights import read_darknet
@@ -131,7 +131,7 @@ def _counted(levels: Sequence[int]) -> str:
     return " and ".join(map(str, levels))
 
 
-def detection_layers(net: Net) -> list[Layer]:
+def detection_layers(net: Net) -> list[CfgLayer]:
     """The detection layers, finest map first. Raises :class:`FovealError` where there is none, or a mixture."""
     if not net.heads:
         raise FovealError(
@@ -150,7 +150,7 @@ def detection_layers(net: Net) -> list[Layer]:
     return sorted(net.heads, key=lambda layer: -layer.shape[1] * layer.shape[2])
 
 
-def _cells(heads: Sequence[Layer]) -> Cells:
+def _cells(heads: Sequence[CfgLayer]) -> Cells:
     shapes, scale_xy = [], []
     for layer in heads:
         what = layer.head
@@ -164,7 +164,7 @@ def _cells(heads: Sequence[Layer]) -> Cells:
     return Cells(tuple(shapes), scale_xy=tuple(scale_xy) if max(scale_xy) > 1 else None)
 
 
-def _task(heads: Sequence[Layer], seen: int) -> BoxTask:
+def _task(heads: Sequence[CfgLayer], seen: int) -> BoxTask:
     what = heads[0].head
     if isinstance(what, Yolo):
         return replace(V3_TASK, quality=Objectness(ignore=what.ignore_thresh))

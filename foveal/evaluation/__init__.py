@@ -5,7 +5,7 @@ from .curves import Curve, Curves
 from .detections import read_detections, read_text_detections, save_detections
 from .diagnosis import diagnose
 from .matching import MatchTable, match_table
-from .protocols import PROTOCOLS, Results, evaluate
+from .protocols import PROTOCOLS, Results, score_detections
 from .recall import ProposalRecall, recall
 from .tables import DetectionTable, GroundTruth
 from .voc import Voc
@@ -22,10 +22,10 @@ __all__ = [
     "Results",
     "Voc",
     "diagnose",
-    "evaluate",
     "match_table",
     "read_detections",
     "read_text_detections",
     "recall",
     "save_detections",
+    "score_detections",
 ]

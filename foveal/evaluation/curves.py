@@ -79,6 +79,6 @@ def mean_defined(values: Any) -> float | None:
     return float(array.mean()) if array.size else None
 
 
-def number(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
     """NaN -> ``None``."""
     return None if np.isnan(value) else float(value)

@@ -16,12 +16,14 @@ from ..errors import FovealError, UsageError
 from .mask_files import read_masks, written_masks
 from .tables import DetectionTable, Floats, GroundTruth, Ints
 
-Others = Literal["error", "drop"]
+UnknownClasses = Literal["error", "drop"]
 NUMBER = {int, float}
 ONE_BASED = np.array([1.0, 1.0, 0.0, 0.0])  # half-open -> 1-based inclusive corners
 
 
-def read_detections(path: str | Path, truth: GroundTruth, *, unknown_classes: Others = "error") -> DetectionTable:
+def read_detections(
+    path: str | Path, truth: GroundTruth, *, unknown_classes: UnknownClasses = "error"
+) -> DetectionTable:
     """COCO results JSON, with masks where its records have a ``segmentation``, or a folder of VOC
     ``comp{3,4}_det_*.txt`` files.
 
@@ -59,7 +61,7 @@ def save_detections(
 
 
 # ---------------------------------------------------------------------------------------------------- COCO
-def _read_coco(path: Path, truth: GroundTruth, others: Others) -> DetectionTable:
+def _read_coco(path: Path, truth: GroundTruth, others: UnknownClasses) -> DetectionTable:
     try:
         data = json.loads(path.read_bytes().decode("utf-8-sig"))
     except json.JSONDecodeError as e:
@@ -131,7 +133,7 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def _labels(path: Path, categories: list[Any], truth: GroundTruth, others: Others) -> Ints:
+def _labels(path: Path, categories: list[Any], truth: GroundTruth, others: UnknownClasses) -> Ints:
     """Label of each record, -1 where its class is to be dropped."""
     ids = truth.category_ids or tuple(range(1, 1 + len(truth.classes)))
     label = {number: k for k, number in enumerate(ids)}
@@ -163,7 +165,7 @@ def _coco_records(found: DetectionTable, truth: GroundTruth) -> list[dict[str, A
 
 
 # ----------------------------------------------------------------------------------------------------- VOC
-def _read_voc(folder: Path, truth: GroundTruth, others: Others) -> DetectionTable:
+def _read_voc(folder: Path, truth: GroundTruth, others: UnknownClasses) -> DetectionTable:
     files = sorted(folder.glob("comp[34]_det_*.txt"))
     if not files:
         fix = "VOC results are files comp4_det_<split>_<class>.txt; COCO results are one JSON file"

@@ -1,4 +1,4 @@
-"""``evaluate``: one call for every protocol, and the results it gives."""
+"""``score_detections``: one call for every protocol, and the results it returns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UsageError
 from .coco import Coco, score_coco
-from .curves import Curves, mean_defined, number
+from .curves import Curves, finite_or_none, mean_defined
 from .matching import MatchTable
 from .tables import DetectionTable, GroundTruth
 from .voc import Voc, score_voc
@@ -68,7 +68,7 @@ class Results:
         return "\n".join(lines)
 
 
-def evaluate(
+def score_detections(
     truth: GroundTruth,
     found: DetectionTable,
     protocol: str | Protocol = "coco",
@@ -100,7 +100,7 @@ def evaluate(
     else:
         voc = score_voc(truth, found, rules)
         numbers = {"mAP": mean_defined(voc.ap)}
-        per_class = {name: {"AP": number(voc.ap[k])} for k, name in enumerate(truth.classes)}
+        per_class = {name: {"AP": finite_or_none(voc.ap[k])} for k, name in enumerate(truth.classes)}
         verdicts, table = voc.verdicts, voc.table
     results = Results(
         protocol=rules,

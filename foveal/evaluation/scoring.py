@@ -19,7 +19,7 @@ from ..errors import FovealError, UsageError
 from ..files.paths import PathLike
 from ..types import Detections
 from . import DetectionTable, GroundTruth, Results
-from . import evaluate as score
+from . import score_detections as score
 from .protocols import Protocol
 
 if TYPE_CHECKING:

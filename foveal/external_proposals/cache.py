@@ -143,9 +143,9 @@ class Kept:
 
 def cache_folder(setting: str, root: Path | None = None) -> Path:
     """Where the proposals of a setting are kept."""
-    from ..weights.cache import cache_folder
+    from ..weights.cache import weights_folder
 
-    return (root or cache_folder() / "proposals") / hashlib.blake2b(setting.encode(), digest_size=8).hexdigest()
+    return (root or weights_folder() / "proposals") / hashlib.blake2b(setting.encode(), digest_size=8).hexdigest()
 
 
 def kept(

@@ -250,3 +250,16 @@ def unsqueeze(text: str) -> Ints:
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return values
+
+
+def pad_runs(masks: Sequence[Masks | None], objects: int) -> Short | None:
+    """The runs of all masks of B images, padded to the mask with the most of them: (B, G, M, 3); None without masks."""
+    if all(m is None for m in masks):
+        return None
+    longest = max(int(np.diff(m.starts).max(initial=1)) for m in masks if m is not None)
+    runs = np.zeros((len(masks), objects, longest, 3), np.int32)
+    for padded, m in zip(runs, masks, strict=True):
+        if m is not None:
+            owner = m.owner
+            padded[owner, np.arange(len(owner)) - m.starts[owner]] = np.stack([m.x, m.top, m.bottom], 1)
+    return runs

@@ -20,7 +20,7 @@ from ..parts.coders import Delta
 from ..parts.heads.dense import PointTower, RoIMLP, Tower
 from ..parts.heads.mask import MaskHead
 from ..parts.heads.rcnn import RCNNHead
-from ..parts.heads.ssd import PerLevel, Prediction
+from ..parts.heads.ssd import PerLevel, PredictionModule
 from ..parts.heads.yolo import CellHead
 from ..parts.losses.box import GIoU
 from ..parts.losses.centerness import Centerness
@@ -201,7 +201,7 @@ ssd_mini = SSD(
 dssd_mini = replace(
     ssd_mini,
     neck=replace(ssd_mini.neck, deconv=Deconvolution(64, norm="group")),
-    head=PerLevel(module=Prediction(32, 64, norm="group")),
+    head=PerLevel(module=PredictionModule(32, 64, norm="group")),
 )
 
 # Proposals alone: one class, "object".

@@ -11,7 +11,7 @@ from ..data.augment.transforms import Expand, HorizontalFlip, IoUCrop, Photometr
 from ..detectors.ssd import CAFFE_MEAN, LEVELS, SSD, VGG_EXTRAS
 from ..parts.backbones.torchvision import Torchvision
 from ..parts.coders import Delta
-from ..parts.heads.ssd import PerLevel, Prediction
+from ..parts.heads.ssd import PerLevel, PredictionModule
 from ..parts.matching.bipartite import BipartiteThenIoU
 from ..parts.necks.dssd import Deconvolution
 from ..parts.necks.ssd import Extra, Extras, L2Norm, ReducedFC
@@ -169,7 +169,7 @@ ssd321_r101 = replace(
         "resnet101", returns=("layer2", "layer4"), frozen_stages=0, norm="batch", eps=1e-3, ceil=True, dilated=True
     ),
     neck=Extras((_SHRINK, _SHRINK, _CUT, _CUT), block="residual", norm="batch", eps=1e-3),
-    head=PerLevel((5, 5, 3), module=Prediction()),
+    head=PerLevel((5, 5, 3), module=PredictionModule()),
     priors=DefaultBoxes(
         tuple(321 * p / 100 for p in (10, 20, 38, 56, 74, 92, 110)),
         (_EIGHT,) * 6,

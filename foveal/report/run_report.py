@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..data.records.segmentation import masks_of
 from ..errors import FovealError
-from ..evaluation import DetectionTable, GroundTruth, evaluate
+from ..evaluation import DetectionTable, GroundTruth, score_detections
 from ..evaluation.curves import Curves
 from ..inference.draw import draw, draw_boxes
 from .page import Example, write_report
@@ -91,7 +91,7 @@ def _looked_at(detector: Detector, dataset: Dataset, budget: float) -> tuple[lis
     if expected > budget:
         return examples, None, [*notes, f"Precision-recall curves are left out: they would take {expected:.0f} s."]
     everything, _ = detect(detector, dataset)
-    return examples, evaluate(GroundTruth.of(dataset), DetectionTable.of(everything), "coco").curves, notes
+    return examples, score_detections(GroundTruth.of(dataset), DetectionTable.of(everything), "coco").curves, notes
 
 
 def choose(dataset: Dataset, count: int) -> list[int]:

@@ -21,16 +21,16 @@ __all__ = [
     "ALIASES",
     "PUBLISHED",
     "Published",
-    "cache_folder",
     "digest",
     "fetch",
     "fetch_url",
-    "find",
+    "find_published",
     "is_alias",
     "is_offline",
     "is_published",
     "published_file",
     "published_files",
+    "weights_folder",
 ]
 
 TIMM = "timm/"  # before timm's own names
@@ -47,7 +47,7 @@ def is_published(name: str) -> bool:
     return _resolve(name) is not None or name.startswith(TIMM)
 
 
-def find(name: str) -> Published:
+def find_published(name: str) -> Published:
     """The entry of an alias, a published name, a preset or ``timm/NAME``. Raises ``UsageError`` with the nearest."""
     if name.startswith(TIMM):
         from .timm_cards import timm_card
@@ -62,7 +62,7 @@ def find(name: str) -> Published:
     return PUBLISHED[key]
 
 
-def cache_folder() -> Path:
+def weights_folder() -> Path:
     """Where fetched files lie: ``FOVEAL_CACHE``, or ``foveal`` in the user's cache folder."""
     own = os.environ.get("FOVEAL_CACHE")
     if own:
@@ -82,7 +82,7 @@ def published_file(name: str, cache: str | Path | None = None) -> Path:
 
 def published_files(name: str, cache: str | Path | None = None) -> list[Path]:
     """All cached files of a published checkpoint, checked: the weights; of Darknet then the cfg and the names."""
-    entry = find(name)
+    entry = find_published(name)
     found = []
     for part in entry.parts:
         fix = f"Run `foveal weights fetch {name}` ({entry.megabytes:.0f} MB). {_by_hand(part, _place(part, cache))}"
@@ -103,7 +103,7 @@ def fetch(
     ``progress`` is called with bytes so far and in all; ``url``: another place to take the weights from; ``offline``:
     only what is in the cache. See :func:`foveal.weights.download.download` for what is resumed, refused and raised.
     """
-    entry = find(name)
+    entry = find_published(name)
     if offline or is_offline():
         return published_file(name, cache)
     weights, *others = entry.parts
@@ -187,7 +187,7 @@ def _resolve(name: str) -> str | None:
 
 
 def _place(part: Part, cache: str | Path | None) -> Path:
-    return (cache_folder() if cache is None else Path(cache)) / part.file
+    return (weights_folder() if cache is None else Path(cache)) / part.file
 
 
 def _by_hand(part: Part, path: Path) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FovealError
-from .open import State
+from .open import StateDict
 
 Form = Literal["original", "transformers", "transformers-4"]
 Inner = Literal["timm", "transformers"]  # whose names the ResNet inside has
@@ -71,7 +71,7 @@ def is_detr(state: Mapping[str, Tensor]) -> bool:
     return any(key in state for key in ("query_embed.weight", "model.query_position_embeddings.weight"))
 
 
-def to_ours(state: Mapping[str, Tensor]) -> State:
+def detr_to_ours(state: Mapping[str, Tensor]) -> StateDict:
     """A state of any form -> the same under our keys. Raises ``FovealError`` where it is of no form known here."""
     if not is_detr(state):
         first = ", ".join(list(state)[:3])
@@ -83,7 +83,7 @@ def to_ours(state: Mapping[str, Tensor]) -> State:
     return {_from_transformers(key): value for key, value in joined.items()}
 
 
-def to_theirs(state: Mapping[str, Tensor], form: Form, inner: Inner = "timm") -> State:
+def detr_to_theirs(state: Mapping[str, Tensor], form: Form, inner: Inner = "timm") -> StateDict:
     """The inverse of :func:`to_ours`, in the form wanted. ``inner`` is for transformers' forms."""
     if form == "original":
         return {_key(key, _ORIGINAL): value for key, value in state.items()}
@@ -160,9 +160,9 @@ def _transformers_name(key: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------- projections
-def _joined(state: Mapping[str, Tensor]) -> State:
+def _joined(state: Mapping[str, Tensor]) -> StateDict:
     """``q_proj``, ``k_proj`` and ``v_proj`` of each attention as the rows of ``in_proj``, in that order."""
-    new: State = {}
+    new: StateDict = {}
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
         found = _SPLIT.match(key)
@@ -180,8 +180,8 @@ def _joined(state: Mapping[str, Tensor]) -> State:
     return new
 
 
-def _split(state: Mapping[str, Tensor]) -> State:
-    new: State = {}
+def _split(state: Mapping[str, Tensor]) -> StateDict:
+    new: StateDict = {}
     for key, value in state.items():
         found = _JOINED.match(key)
         if found is None:

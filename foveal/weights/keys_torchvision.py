@@ -19,7 +19,7 @@ from ..errors import FovealError
 from .cache import PUBLISHED, digest
 from .coco_names import COCO_NAMES
 from .keys_torchvision_ssd import check_ssd, is_ssd, recognize_ssd, ssd_columns, ssd_to_ours, ssd_to_torchvision
-from .open import State, is_classifier, read_state
+from .open import StateDict, is_classifier, read_state
 
 # Renamed in torchvision 0.13. The left sides cannot occur in a new file: there every block has one more index.
 _OLD = (
@@ -53,11 +53,13 @@ class Imported:
 
     preset: str  # name of the preset it fits
     classes: tuple[str, ...]
-    state: State
+    state: StateDict
     eps: float | None  # of the frozen norms, where the file needs another than the preset's
 
 
-def read_torchvision(path: str | Path, *, names: Sequence[str] | None = None, state: State | None = None) -> Imported:
+def read_torchvision(
+    path: str | Path, *, names: Sequence[str] | None = None, state: StateDict | None = None
+) -> Imported:
     """Reads a torchvision detector's file.
 
     ``names``: of the classes, without background. Without it: COCO's for 91 columns, else ``class 1``, ``class 2``, ...
@@ -65,17 +67,17 @@ def read_torchvision(path: str | Path, *, names: Sequence[str] | None = None, st
     Raises ``FovealError`` where the file is no weights file, or not of a detector known here.
     """
     state = upgrade(read_state(path) if state is None else state)
-    preset = recognize(state, path)
-    ours = to_ours(state)
+    preset = recognize_network(state, path)
+    ours = torchvision_to_ours(state)
     classes = _class_names(ours, names, path)
     return Imported(preset, classes, ours, 0.0 if _needs_zero_eps(Path(path)) else None)
 
 
-def upgrade(state: Mapping[str, Tensor]) -> State:
+def upgrade(state: Mapping[str, Tensor]) -> StateDict:
     """The keys of torchvision 0.12 and before -> those of today. FCOS is younger than that."""
     if _FCOS in state:
         return dict(state)
-    new: State = {}
+    new: StateDict = {}
     for key, value in state.items():
         for old, now in _OLD:
             key = re.sub(old, now, key)
@@ -87,7 +89,7 @@ def upgrade(state: Mapping[str, Tensor]) -> State:
     return new
 
 
-def recognize(state: Mapping[str, Tensor], path: str | Path) -> str:
+def recognize_network(state: Mapping[str, Tensor], path: str | Path) -> str:
     """The preset an upgraded state belongs to. Raises ``FovealError`` that says what the file seems to be instead."""
     ssd = recognize_ssd(state)
     if ssd is not None:
@@ -113,11 +115,11 @@ def recognize(state: Mapping[str, Tensor], path: str | Path) -> str:
     )
 
 
-def to_ours(state: Mapping[str, Tensor]) -> State:
+def torchvision_to_ours(state: Mapping[str, Tensor]) -> StateDict:
     """An upgraded torchvision state under our keys, the background's column moved from the front to the back."""
     if recognize_ssd(state):
         return ssd_to_ours(state)
-    new: State = {}
+    new: StateDict = {}
     for key, value in state.items():
         for old, now in _PREFIXES:
             key = re.sub(old, now, key, count=1)
@@ -134,7 +136,7 @@ def to_ours(state: Mapping[str, Tensor]) -> State:
     return new
 
 
-def to_torchvision(state: Mapping[str, Tensor], *, features: bool = False) -> State:
+def to_torchvision(state: Mapping[str, Tensor], *, features: bool = False) -> StateDict:
     """The inverse of :func:`to_ours`; ``features``: the backbone is a MobileNet. The background's box and mask are
     zero."""
     if is_ssd(state):
@@ -148,7 +150,7 @@ def to_torchvision(state: Mapping[str, Tensor], *, features: bool = False) -> St
         ("mask_head.trunk.", "roi_heads.mask_head."),
         ("mask_head.predictor.", "roi_heads.mask_predictor."),
     )
-    new: State = {}
+    new: StateDict = {}
     for key, value in state.items():
         if key.startswith(_CLASSES):
             value = value.roll(1, 0)

@@ -12,8 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import FovealError
-
-State = dict[str, Tensor]
+from .open import StateDict
 
 _VGG, _LITE = "backbone.scale_weight", "head.classification_head.module_list.0.0.0.weight"
 _SCALE, _FC6, _FC7 = "neck.rescale.weight", "neck.fc.fc6.", "neck.fc.fc7."
@@ -53,14 +52,14 @@ def check_ssd(state: Mapping[str, Tensor], path: str | Path) -> None:
         )
 
 
-def ssd_to_ours(state: Mapping[str, Tensor]) -> State:
+def ssd_to_ours(state: Mapping[str, Tensor]) -> StateDict:
     """Keys and columns as we have them."""
     rename = _from_vgg if _VGG in state else _from_mobilenet
     new = {_from_head(rename(key)): value for key, value in state.items()}
     return _rolled(new, -1)
 
 
-def ssd_to_torchvision(state: Mapping[str, Tensor]) -> State:
+def ssd_to_torchvision(state: Mapping[str, Tensor]) -> StateDict:
     """The inverse of :func:`ssd_to_ours`."""
     rename = _to_vgg if _SCALE in state else _to_mobilenet
     return {_to_head(rename(key)): value for key, value in _rolled(state, 1).items()}
@@ -77,7 +76,7 @@ def is_ssd(state: Mapping[str, Tensor]) -> bool:
     return _CLASSES + "0.1.bias" in state or _CLASSES + "0.bias" in state
 
 
-def _rolled(state: Mapping[str, Tensor], places: int) -> State:
+def _rolled(state: Mapping[str, Tensor], places: int) -> StateDict:
     """The background's column of each prior from the front to the back (-1) or the other way (1)."""
     columns, new = ssd_columns(state), dict(state)
     for key, value in state.items():

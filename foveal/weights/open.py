@@ -20,14 +20,14 @@ from torch import Tensor
 
 from ..errors import FovealError
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "params")  # where training scripts put the weights
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 _FIX = "Give a .pth file that holds a state dict, or a .safetensors file."
 
 
-def read_state(path: str | Path) -> State:
+def read_state(path: str | Path) -> StateDict:
     """Tensor of every name in a weights file, on the processor.
 
     Takes plain state dicts, those wrapped as ``{"state_dict": ...}`` or ``{"model": ...}``, keys with a ``module.``
@@ -65,7 +65,7 @@ def sniff(path: str | Path) -> str:
     return _name_of_other(head)
 
 
-def is_classifier(state: State) -> bool:
+def is_classifier(state: StateDict) -> bool:
     """Whether a state is that of a classification network, by the name of its last layer."""
     heads = ("fc", "classifier", "head", "head.fc", "head.head", "classifier.0", "classifier.1", "classifier.2",
              "classif", "last_linear")  # fmt: skip
@@ -122,7 +122,7 @@ def _fix(kind: str) -> str:
     return _FIX
 
 
-def _read_safetensors(path: Path) -> State:
+def _read_safetensors(path: Path) -> StateDict:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -156,7 +156,7 @@ def _read_pickle(path: Path) -> Any:
         raise FovealError(reason, path=path, fix="Download or copy it again.") from error
 
 
-def _unwrap(loaded: Any, path: Path) -> State:
+def _unwrap(loaded: Any, path: Path) -> StateDict:
     for _ in range(3):  # {"state_dict": {"model": ...}} happens; more does not
         if not isinstance(loaded, Mapping):
             raise FovealError(f"holds a {type(loaded).__name__}, not weights by name", path=path, fix=_FIX)
@@ -167,7 +167,7 @@ def _unwrap(loaded: Any, path: Path) -> State:
     return _checked(loaded, path)
 
 
-def _checked(loaded: Mapping[Any, Any], path: Path) -> State:
+def _checked(loaded: Mapping[Any, Any], path: Path) -> StateDict:
     if not loaded:
         raise FovealError("holds no weights", path=path, fix=_FIX)
     for key, value in loaded.items():

@@ -29,7 +29,7 @@ from foveal.errors import FovealError, UsageError
 from foveal.parts.backbones.torchvision import Torchvision
 from foveal.parts.heads.transformer import Transformer
 from foveal.parts.resizing import Resize
-from foveal.weights.keys_detr import to_theirs
+from foveal.weights.keys_detr import detr_to_theirs
 from foveal.weights.open import read_state
 
 CLASSES = ("cat", "dog", "bird")
@@ -266,7 +266,7 @@ def test_bad_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    theirs = to_theirs(detr, "original")
+    theirs = detr_to_theirs(detr, "original")
     extra: list[str] = []
     if how == "depth":  # a ResNet of another depth
         theirs = {k: v for k, v in theirs.items() if "layer3.5" not in k}

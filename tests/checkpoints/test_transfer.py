@@ -22,7 +22,7 @@ from foveal.errors import FovealError, UsageError
 from foveal.parts.backbones.torchvision import Torchvision
 from foveal.parts.heads.transformer import Transformer
 from foveal.parts.resizing import Resize
-from foveal.weights.keys_detr import to_theirs
+from foveal.weights.keys_detr import detr_to_theirs
 
 HEAD = Transformer(queries=5, width=64, heads=2, encoder=1, decoder=1, hidden=32)
 SMALL_DETR = DETR(input=Resize(64, 96, multiple=1), head=HEAD)
@@ -70,7 +70,7 @@ def test_a_torchvision_state_dict_on_other_classes(tmp_path: Path) -> None:
 def test_every_form_of_detr_on_other_classes(form: str, tmp_path: Path) -> None:
     trained = SMALL_DETR.build([f"c{i}" for i in range(7)])
     file = tmp_path / "detr.safetensors"
-    save_file(to_theirs(trained.state_dict(), form), file)  # type: ignore[arg-type]
+    save_file(detr_to_theirs(trained.state_dict(), form), file)  # type: ignore[arg-type]
     spec, _ = find_spec(file)
     fresh = spec.build(["a", "b"])
     taken = load_weights(fresh, file)

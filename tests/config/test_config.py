@@ -17,8 +17,8 @@ from foveal.config import parse as config
 from foveal.config.fields import Mismatch, describe, fitted
 from foveal.config.literals import parse_value
 from foveal.config.overrides import difference, override
-from foveal.config.parse import from_json, parse_spec
-from foveal.config.show import show, to_json
+from foveal.config.parse import parse_spec, spec_from_json
+from foveal.config.show import show, spec_to_json
 from foveal.errors import FovealError, UsageError
 
 
@@ -77,7 +77,7 @@ def test_text_reads_back_as_an_equal_value(house: House) -> None:
     assert parse_value(repr(house), NAMES) == house
     for width in (1, 40, 10_000):
         assert parse_value(show(house, width), NAMES) == house
-    assert from_json(to_json(house), NAMES) == house
+    assert spec_from_json(spec_to_json(house), NAMES) == house
 
 
 @pytest.mark.parametrize("name", presets.names())
@@ -101,7 +101,7 @@ def test_show_breaks_lines_only_where_needed() -> None:
 
 def test_another_schema_is_refused() -> None:
     with pytest.raises(FovealError, match="schema 99"):
-        from_json({"schema": 99, "spec": "House()"}, NAMES)
+        spec_from_json({"schema": 99, "spec": "House()"}, NAMES)
 
 
 def test_a_part_is_no_spec() -> None:

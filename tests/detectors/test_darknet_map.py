@@ -15,7 +15,7 @@ import pytest
 
 from foveal.checkpoints.load import load
 from foveal.data.open import open_dataset
-from foveal.evaluation import evaluate
+from foveal.evaluation import score_detections
 from foveal.evaluation.scoring import score_detector
 from foveal.weights.coco_names import COCO_NAMES
 
@@ -81,7 +81,7 @@ def test_voc_ap(name: str, data: Path) -> None:
     detector = loaded(name, data, "task.suppress.top=1000", "task.select.per_level=5000")
     scored = score_detector(detector, dataset, protocol="voc10")
     for protocol, key in (("voc10", "all_point"), ("voc07", "11_point")):
-        per_class = evaluate(scored.truth, scored.found, protocol).to_dict()["per_class"]
+        per_class = score_detections(scored.truth, scored.found, protocol).to_dict()["per_class"]
         found = {c: per_class[c]["AP"] for c in told}
         print(name, key, {c: (round(found[c], 4), told[c][key]) for c in told})
         slack = TOLERANCE if protocol == "voc10" else 2 * TOLERANCE  # 11 points jump where a recall is just missed

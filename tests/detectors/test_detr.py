@@ -24,7 +24,7 @@ from foveal.parts.coders import ImageRelative
 from foveal.parts.heads.transformer import Attention, Transformer, image_part, sine_positions, spread_out
 from foveal.parts.losses.classification import CrossEntropy
 from foveal.parts.matching import hungarian
-from foveal.parts.matching.hungarian import Hungarian, assign
+from foveal.parts.matching.hungarian import Hungarian, solve_assignment
 from foveal.parts.postprocess.select import Select
 from foveal.parts.priors.whole_image import WholeImage
 from foveal.parts.resizing import Resize
@@ -124,9 +124,9 @@ def test_all_layers_are_matched_at_once(monkeypatch: pytest.MonkeyPatch) -> None
 
     def counted(cost: Any) -> Any:
         calls.append(cost.shape)
-        return assign(cost)
+        return solve_assignment(cost)
 
-    monkeypatch.setattr(hungarian, "assign", counted)
+    monkeypatch.setattr(hungarian, "solve_assignment", counted)
     torch.manual_seed(0)
     detector = replace(presets.detr_mini, head=SMALL).build(["a", "b"])
     batch = images((64, 96), (80, 64))

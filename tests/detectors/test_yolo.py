@@ -21,7 +21,7 @@ from foveal.parts.coders import GridCoder
 from foveal.parts.heads.yolo import CellHead, split_cells
 from foveal.parts.heads.yolo_v1 import GridHead, split_grid
 from foveal.parts.layers.darknet import reorg
-from foveal.parts.layers.local import Local
+from foveal.parts.layers.local import LocallyConnected
 from foveal.parts.losses.box import GIoU
 from foveal.parts.losses.classification import Focal
 from foveal.parts.losses.objectness import Objectness
@@ -438,7 +438,7 @@ def test_grid_outputs_lie_in_darknets_order() -> None:
 
 
 def test_a_local_layer_is_a_convolution_where_its_filters_agree() -> None:
-    local, conv = Local(3, 4, (5, 5)), torch.nn.Conv2d(3, 4, 3, padding=1, bias=False)
+    local, conv = LocallyConnected(3, 4, (5, 5)), torch.nn.Conv2d(3, 4, 3, padding=1, bias=False)
     with torch.no_grad():
         local.weight.copy_(conv.weight.flatten(1).expand(25, -1, -1))
     x = torch.randn(2, 3, 5, 5)
@@ -446,9 +446,9 @@ def test_a_local_layer_is_a_convolution_where_its_filters_agree() -> None:
 
 
 def test_a_local_layer_says_which_map_it_wants() -> None:
-    assert Local(3, 4, (5, 4))(torch.zeros(1, 3, 5, 4)).shape == (1, 4, 5, 4)
+    assert LocallyConnected(3, 4, (5, 4))(torch.zeros(1, 3, 5, 4)).shape == (1, 4, 5, 4)
     with pytest.raises(UsageError, match="is for 5 x 5 places, here are 5 x 4"):
-        Local(3, 4, (5, 5))(torch.zeros(1, 3, 5, 4))
+        LocallyConnected(3, 4, (5, 5))(torch.zeros(1, 3, 5, 4))
 
 
 def test_a_grid_head_says_which_canvas_it_wants() -> None:

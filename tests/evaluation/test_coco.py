@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from foveal.cli import main as cli
 from foveal.data.records.dataset import Dataset, Record
 from foveal.errors import UsageError
-from foveal.evaluation import Coco, DetectionTable, GroundTruth, evaluate, match_table, read_detections, recall
+from foveal.evaluation import Coco, DetectionTable, GroundTruth, match_table, read_detections, recall, score_detections
 from foveal.evaluation import matching as matching_module
 from foveal.evaluation.coco import NUMBERS, RECALLS, _hits_needed, score_coco
 from foveal.evaluation.matching import chunks, falling, running_max_from_right
@@ -131,7 +131,7 @@ def test_500_random_sets_equal_pycocotools() -> None:
     for _ in range(500):
         truth, found = random_set(rng)
         scorer = pycocotools(*as_json(truth, found))
-        results = evaluate(truth, found)
+        results = score_detections(truth, found)
         np.testing.assert_allclose(numbers(results.numbers.values()), defined(scorer.stats), rtol=0, atol=1e-12)
         table = scorer.eval["precision"][..., 0, 2]  # (T, R, C)
         for k, name in enumerate(truth.classes):
@@ -166,7 +166,7 @@ def equal_overlaps(order: list[int], labels: list[int]) -> tuple[GroundTruth, De
 @pytest.mark.parametrize(("order", "ar"), [([0, 1], 0.5), ([1, 0], 1.0)])
 def test_of_equal_overlaps_the_last_object_is_taken(order: list[int], ar: float) -> None:
     truth, found = equal_overlaps(order, [0, 0])
-    ours = evaluate(truth, found).numbers
+    ours = score_detections(truth, found).numbers
     np.testing.assert_allclose(numbers(ours.values()), defined(pycocotools(*as_json(truth, found)).stats), atol=1e-12)
     assert matching_score(truth, found, (1, 10, 100)).recall[0, 0, 0, 2] == ar
 
@@ -206,7 +206,7 @@ def test_hotcoco_agrees(tmp_path: Path) -> None:
         scorer.accumulate()
         with contextlib.redirect_stdout(io.StringIO()):
             scorer.summarize()
-        ours = numbers(evaluate(truth, found).numbers.values())
+        ours = numbers(score_detections(truth, found).numbers.values())
         np.testing.assert_allclose(ours, defined(np.array(scorer.stats)[:12]), rtol=0, atol=1e-12)
 
 
@@ -266,7 +266,7 @@ def test_val2014_sample_to_full_precision(data: Path) -> None:
     expected = json.loads((folder / "expected.json").read_text())
     truth = truth_of(folder / "instances_val2014_100.json")
     found = read_detections(folder / "instances_val2014_fakebbox100_results.json", truth)
-    got = evaluate(truth, found).to_dict()
+    got = score_detections(truth, found).to_dict()
     for name, value in expected["also_stated_in_source_tests_full_precision"].items():
         assert got[name] == pytest.approx(value, abs=1e-12), name
     for name, value in expected["expected"].items():
@@ -281,15 +281,15 @@ def test_only_the_images_with_detections_is_the_known_wrong_number(data: Path) -
     found = read_detections(folder / "instances_val2014_fakebbox100_results.json", truth)
     used = np.isin(truth.image, found.image)
     assert len(np.unique(found.image)) == 99
-    assert evaluate(truth[used], found).numbers["AP"] == pytest.approx(0.506985, abs=1e-6)
-    assert evaluate(truth, found).numbers["AP"] == pytest.approx(0.504581, abs=1e-6)
+    assert score_detections(truth[used], found).numbers["AP"] == pytest.approx(0.506985, abs=1e-6)
+    assert score_detections(truth, found).numbers["AP"] == pytest.approx(0.504581, abs=1e-6)
 
 
 def test_coco128(data: Path) -> None:
     folder = data / "coco128-train2017"
     expected = json.loads((folder / "expected.json").read_text())["expected"]
     truth = truth_of(folder / "annotations" / "instances_train2017_first128.json")
-    got = evaluate(truth, read_detections(folder / "detections_yolo-fastest-1.1-xl.json", truth)).to_dict()
+    got = score_detections(truth, read_detections(folder / "detections_yolo-fastest-1.1-xl.json", truth)).to_dict()
     assert {name: round(got[name], 6) for name in expected} == expected
 
 
@@ -304,30 +304,32 @@ def test_an_annotation_with_id_zero_can_be_found() -> None:
     data, results = as_json(truth, found)
     data["annotations"] = [{**a, "id": a["id"] - 1} for a in data["annotations"]]
     assert pycocotools(data, results).stats[0] < 0.6
-    assert evaluate(truth, found).numbers["AP"] == pytest.approx(1.0, abs=1e-12)
+    assert score_detections(truth, found).numbers["AP"] == pytest.approx(1.0, abs=1e-12)
 
 
 def test_difficult_objects_are_neither_hits_nor_misses() -> None:
     """By hand: one object, hit by the second detection; the first sits on a difficult object."""
     found = DetectionTable.build([0, 0], [0, 0], [[0, 0, 50, 50], [100, 100, 150, 150]], [0.9, 0.8])
-    assert evaluate(one(difficult=[True, False]), found).numbers["AP"] == pytest.approx(1.0)
+    assert score_detections(one(difficult=[True, False]), found).numbers["AP"] == pytest.approx(1.0)
     again = DetectionTable.build(
         [0, 0, 0], [0] * 3, [[0, 0, 50, 50], [0, 0, 50, 50], [100, 100, 150, 150]], [0.9, 0.85, 0.8]
     )
     # a difficult object is used up by one detection; a crowd never is
-    assert evaluate(one(difficult=[True, False]), again).numbers["AP"] == pytest.approx(0.5)
-    assert evaluate(one(crowd=[True, False]), again).numbers["AP"] == pytest.approx(1.0)
+    assert score_detections(one(difficult=[True, False]), again).numbers["AP"] == pytest.approx(0.5)
+    assert score_detections(one(crowd=[True, False]), again).numbers["AP"] == pytest.approx(1.0)
 
 
 def test_ignore_regions_are_no_part_of_the_score() -> None:
     found = DetectionTable.build([0], [0], [[100, 100, 150, 150]], [0.8])
-    assert evaluate(one(ignore=[True, False]), found).numbers["AP"] == pytest.approx(1.0)
-    assert evaluate(one(ignore=[True, True]), found).numbers["AP"] is None
+    assert score_detections(one(ignore=[True, False]), found).numbers["AP"] == pytest.approx(1.0)
+    assert score_detections(one(ignore=[True, True]), found).numbers["AP"] is None
 
 
 def test_undefined_is_none_and_stays_out_of_the_mean() -> None:
     truth = GroundTruth.build([1], ["x", "never"], [0], [0], [[0, 0, 50, 50]])
-    results = evaluate(truth, DetectionTable.build([0, 0], [0, 1], [[0, 0, 50, 50]] * 2, [0.9, 0.8]), split="val")
+    results = score_detections(
+        truth, DetectionTable.build([0, 0], [0, 1], [[0, 0, 50, 50]] * 2, [0.9, 0.8]), split="val"
+    )
     got = results.to_dict()
     assert list(got) == ["protocol", "split", "images", *NUMBERS, "per_class"]
     assert got["per_class"]["never"] == {"AP": None, "AP50": None}
@@ -339,13 +341,13 @@ def test_undefined_is_none_and_stays_out_of_the_mean() -> None:
 def test_text_names_the_protocol_and_cuts_nothing() -> None:
     name = "a class with a very long name " * 5
     truth = GroundTruth.build([1], [name], [0], [0], [[0, 0, 50, 50]])
-    text = evaluate(truth, DetectionTable.build([0], [0], [[0, 0, 50, 50]], [0.9])).text()
+    text = score_detections(truth, DetectionTable.build([0], [0], [[0, 0, 50, 50]], [0.9])).text()
     assert text.startswith("COCO") and name in text and "AP50" in text and "101 recalls" in text
 
 
 def test_curves_by_hand() -> None:
     boxes = [[0, 0, 50, 50], [300, 300, 310, 310], [100, 100, 150, 150]]
-    results = evaluate(one(), DetectionTable.build([0] * 3, [0] * 3, boxes, [0.9, 0.8, 0.7]))
+    results = score_detections(one(), DetectionTable.build([0] * 3, [0] * 3, boxes, [0.9, 0.8, 0.7]))
     curve = results.curves["x"]
     np.testing.assert_allclose(curve.recall, [0.5, 0.5, 1.0])
     np.testing.assert_allclose(curve.precision, [1.0, 0.5, 2 / 3])
@@ -355,7 +357,7 @@ def test_curves_by_hand() -> None:
 
 def test_a_crowd_is_left_out_of_the_curve() -> None:
     boxes = [[0, 0, 20, 20], [5, 5, 30, 30], [100, 100, 150, 150]]
-    results = evaluate(one(crowd=[True, False]), DetectionTable.build([0] * 3, [0] * 3, boxes, [0.9, 0.8, 0.7]))
+    results = score_detections(one(crowd=[True, False]), DetectionTable.build([0] * 3, [0] * 3, boxes, [0.9, 0.8, 0.7]))
     curve = results.curves["x"]
     assert curve.precision.tolist() == [1.0] and curve.recall.tolist() == [1.0]
 
@@ -363,11 +365,11 @@ def test_a_crowd_is_left_out_of_the_curve() -> None:
 def test_options_are_checked() -> None:
     found = DetectionTable.build([], [], [], [])
     with pytest.raises(UsageError, match="max_dets"):
-        evaluate(one(), found, max_det=(1, 2, 3))
+        score_detections(one(), found, max_det=(1, 2, 3))
     with pytest.raises(UsageError, match="voc07, voc10"):
-        evaluate(one(), found, "coco17")
+        score_detections(one(), found, "coco17")
     with pytest.raises(UsageError, match="rising"):
-        evaluate(one(), found, max_dets=(10, 1, 3))
+        score_detections(one(), found, max_dets=(10, 1, 3))
 
 
 # --------------------------------------------------------------------------------------------- the table

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from foveal.evaluation import DetectionTable, GroundTruth, diagnose, evaluate
+from foveal.evaluation import DetectionTable, GroundTruth, diagnose, score_detections
 from foveal.evaluation.box_formats import with_boxes
 from foveal.evaluation.tables import Floats, width_height
 
@@ -59,9 +59,9 @@ def numbers(pattern: str, text: str) -> list[float]:
 
 def test_faultless_detections_have_no_diagnosis() -> None:
     truth, found = make()
-    assert evaluate(truth, found).numbers["AP50"] > 0.6  # type: ignore[operator]
+    assert score_detections(truth, found).numbers["AP50"] > 0.6  # type: ignore[operator]
     assert diagnose(truth, found) == []
-    assert evaluate(truth, found).notes == ()
+    assert score_detections(truth, found).notes == ()
 
 
 # -------------------------------------------------------------------------------------------- the boxes
@@ -195,15 +195,15 @@ def test_cut_at_a_threshold() -> None:
     truth, found = make()
     cut = found[found.score >= 0.3]
     told(truth, cut, "The lowest score is 0.3")
-    assert "cut at a threshold" in evaluate(truth, cut).notes[0]  # said also when AP is good
+    assert "cut at a threshold" in score_detections(truth, cut).notes[0]  # said also when AP is good
 
 
 def test_a_cut_that_is_known() -> None:
     """Scores of SVMs or queries begin where they like: what the detector leaves out decides."""
     truth, found = make()
     high = found[found.score >= 0.3]
-    assert not evaluate(truth, replace(high, cut=0.01)).notes
-    assert "keeps nothing below a score of 0.2" in evaluate(truth, replace(high, cut=0.2)).notes[0]
+    assert not score_detections(truth, replace(high, cut=0.01)).notes
+    assert "keeps nothing below a score of 0.2" in score_detections(truth, replace(high, cut=0.2)).notes[0]
 
 
 def test_an_untrained_detector() -> None:
@@ -229,8 +229,8 @@ def test_nothing_to_find_and_nothing_found() -> None:
 def test_a_zero_comes_with_its_diagnosis() -> None:
     truth, found = make()
     truth1 = replace(truth, classes=(*truth.classes, "last"))
-    results = evaluate(truth1, replace(found, label=found.label + 1)[np.arange(len(found)) < 200])
+    results = score_detections(truth1, replace(found, label=found.label + 1)[np.arange(len(found)) < 200])
     assert results.headline is not None and results.headline < 0.005
     assert "shifted by one" in results.notes[0] and f"note: {results.notes[0]}" in results.text()
-    empty = evaluate(truth[:0], found)
+    empty = score_detections(truth[:0], found)
     assert empty.headline is None and "no object at all" in empty.text()

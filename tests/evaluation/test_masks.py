@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from foveal.errors import FovealError
-from foveal.evaluation import DetectionTable, GroundTruth, evaluate, read_detections, save_detections
+from foveal.evaluation import DetectionTable, GroundTruth, read_detections, save_detections, score_detections
 from foveal.evaluation import masks as masks_module
 from foveal.evaluation.coco import NUMBERS
 from foveal.evaluation.masks import MaskRuns, Shared
@@ -126,7 +126,7 @@ def test_numbers_are_pycocotools(seed: int, monkeypatch: pytest.MonkeyPatch) -> 
     if seed == 4:  # in many small pieces
         monkeypatch.setattr("foveal.evaluation.matching.RUNS", 50)
         monkeypatch.setattr("foveal.evaluation.matching.CHUNK", 7)
-    results = evaluate(truth, found, "coco")
+    results = score_detections(truth, found, "coco")
     expected, precision = peer(truth, found, objects, drawn)
     assert results.masks is not None
     for name, value in zip(NUMBERS, expected, strict=True):
@@ -165,14 +165,14 @@ def test_objects_without_a_mask_are_left_out() -> None:
         drawn=[True, True, False],
     )  # fmt: skip
     found = DetectionTable.build([0], [0], [[5, 5, 15, 15]], [0.9], masks=MaskRuns.of([Masks.of_dense(square)]))
-    results = evaluate(truth, found)
+    results = score_detections(truth, found)
     assert (
         results.masks is not None and results.masks["AR100"] == 0.5 and results.numbers["AR100"] == pytest.approx(1 / 3)
     )
     assert any("1 objects have no mask" in note for note in results.notes)
     assert "masks" in results.text() and "mAP50" in results.text()
     bare = GroundTruth.build((1, 2), ("a",), [0], [0], [[5, 5, 15, 15]], sizes=sizes)
-    plain = evaluate(bare, found)
+    plain = score_detections(bare, found)
     assert plain.masks is None and "masks" not in plain.to_dict()
     assert any("no masks" in note for note in plain.notes)
 
@@ -184,7 +184,7 @@ def test_files_keep_masks(tmp_path: Path) -> None:
     again = read_detections(tmp_path / "d.json", truth)
     assert again.masks is not None and found.masks is not None
     np.testing.assert_array_equal(again.masks.area(), found.masks.area())
-    assert evaluate(truth, again).to_dict() == evaluate(truth, found).to_dict()
+    assert score_detections(truth, again).to_dict() == score_detections(truth, found).to_dict()
     text = json.loads((tmp_path / "d.json").read_text())[0]["segmentation"]
     assert set(text) == {"size", "counts"} and isinstance(text["counts"], str)
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from foveal.evaluation import DetectionTable, GroundTruth, Voc, evaluate, read_detections, read_text_detections
+from foveal.evaluation import DetectionTable, GroundTruth, Voc, read_detections, read_text_detections, score_detections
 from foveal.evaluation.voc import ELEVEN
 
 
@@ -102,7 +102,7 @@ def test_random_sets_equal_the_plain_loop(metric: Any, iou: float, strict: bool,
     some = 0
     for _ in range(100):
         truth, found = random_set(rng)
-        got = [v["AP"] for v in evaluate(truth, found, protocol).per_class.values()]
+        got = [v["AP"] for v in score_detections(truth, found, protocol).per_class.values()]
         for k, ap in enumerate(got):
             want = plain_loop(truth, found, k, metric == "11-point", iou, strict, float(plus_one))
             assert np.isclose(np.nan if ap is None else ap, want, rtol=0, atol=1e-12, equal_nan=True)
@@ -122,8 +122,8 @@ def test_both_forms_by_hand() -> None:
     """Hit, miss, hit of three objects: precision 1, 1/2, 2/3 at recall 1/3, 1/3, 2/3."""
     found = DetectionTable.build([0] * 3, [0] * 3, [OBJECTS[0], [80, 80, 90, 90], OBJECTS[1]], [0.9, 0.8, 0.7])
     # recalls 0, .1, .2, .3 see precision 1; .4, .5, .6 see 2/3; the rest 0
-    assert evaluate(three(), found, "voc07").headline == pytest.approx((4 + 3 * 2 / 3) / 11, abs=1e-15)
-    assert evaluate(three(), found, "voc10").headline == pytest.approx((1 + 2 / 3) / 3, abs=1e-15)
+    assert score_detections(three(), found, "voc07").headline == pytest.approx((4 + 3 * 2 / 3) / 11, abs=1e-15)
+    assert score_detections(three(), found, "voc10").headline == pytest.approx((1 + 2 / 3) / 3, abs=1e-15)
 
 
 def test_the_eleven_thresholds_are_those_of_arange() -> None:
@@ -132,41 +132,41 @@ def test_the_eleven_thresholds_are_those_of_arange() -> None:
     boxes = [[20 * i, 0, 20 * i + 10, 10] for i in range(10)]
     truth = GroundTruth.build(["a"], ["x"], [0] * 10, [0] * 10, boxes)
     found = DetectionTable.build([0] * 3, [0] * 3, boxes[:3], [0.9, 0.8, 0.7])
-    assert evaluate(truth, found, "voc07").headline == pytest.approx(3 / 11, abs=1e-15)
+    assert score_detections(truth, found, "voc07").headline == pytest.approx(3 / 11, abs=1e-15)
 
 
 def test_no_second_choice() -> None:
     """Both detections overlap the first object most; the second is a miss although another object is free."""
     truth = GroundTruth.build(["a"], ["x"], [0, 0], [0, 0], [[0, 0, 100, 100], [0, 10, 100, 110]])
     found = DetectionTable.build([0, 0], [0, 0], [[0, 0, 100, 100], [0, 1, 100, 101]], [0.9, 0.8])
-    assert evaluate(truth, found, "voc10").headline == pytest.approx(0.5)
-    assert evaluate(truth, found, "coco").numbers["AP50"] == pytest.approx(1.0)  # COCO gives it the second
+    assert score_detections(truth, found, "voc10").headline == pytest.approx(0.5)
+    assert score_detections(truth, found, "coco").numbers["AP50"] == pytest.approx(1.0)  # COCO gives it the second
 
 
 def test_difficult_is_neither() -> None:
     found = DetectionTable.build([0] * 3, [0] * 3, [OBJECTS[0], OBJECTS[0], OBJECTS[1]], [0.9, 0.8, 0.7])
-    results = evaluate(three(difficult=[True, False, False]), found, "voc10")
+    results = score_detections(three(difficult=[True, False, False]), found, "voc10")
     assert results.headline == pytest.approx(0.5) and results.objects == {"x": 2}
     assert results.curves["x"].precision.tolist() == [1.0]
     # a crowd under a VOC protocol is treated the same way
-    assert evaluate(three(crowd=[True, False, False]), found, "voc10").headline == pytest.approx(0.5)
-    assert evaluate(three(difficult=[True] * 3), found, "voc10").headline is None
+    assert score_detections(three(crowd=[True, False, False]), found, "voc10").headline == pytest.approx(0.5)
+    assert score_detections(three(difficult=[True] * 3), found, "voc10").headline is None
 
 
 def test_the_border_of_a_hit() -> None:
     """IoU exactly one half is a hit, but for the strict form."""
     found = DetectionTable.build([0], [0], [[0, 0, 10, 5]], [0.9])
     truth = GroundTruth.build(["a"], ["x"], [0], [0], [[0, 0, 10, 10]])
-    assert evaluate(truth, found, "voc10").headline == 1.0
-    assert evaluate(truth, found, "voc10", strict=True).headline == 0.0
-    assert evaluate(truth, found, "voc10", iou=0.51).headline == 0.0
+    assert score_detections(truth, found, "voc10").headline == 1.0
+    assert score_detections(truth, found, "voc10", strict=True).headline == 0.0
+    assert score_detections(truth, found, "voc10", iou=0.51).headline == 0.0
     # 11 x 6 of 11 x 11 pixels
-    assert evaluate(truth, found, "voc10", strict=True, plus_one=True).headline == 1.0
+    assert score_detections(truth, found, "voc10", strict=True, plus_one=True).headline == 1.0
 
 
 def test_stable_form_and_text() -> None:
     truth = GroundTruth.build(["a"], ["x", "never"], [0], [0], [[0, 0, 10, 10]])
-    results = evaluate(truth, DetectionTable.build([0], [0], [[0, 0, 10, 10]], [0.9]), "voc07", split="test")
+    results = score_detections(truth, DetectionTable.build([0], [0], [[0, 0, 10, 10]], [0.9]), "voc07", split="test")
     assert results.to_dict() == {
         "protocol": "voc07",
         "split": "test",
@@ -195,9 +195,9 @@ def test_object_detection_metrics(data: Path) -> None:
     assert (len(truth), len(found)) == (15, 24)
     for iou, want in expected.items():
         for protocol, name in (("voc07", "eleven_point"), ("voc10", "every_point")):
-            got = evaluate(truth, found, protocol, iou=float(iou), plus_one=True).headline
+            got = score_detections(truth, found, protocol, iou=float(iou), plus_one=True).headline
             assert got == pytest.approx(want[name], abs=1e-10), (iou, name)  # some digits are cut, not rounded
-    assert evaluate(truth, found, "voc10", iou=0.3).headline == pytest.approx(0.2253968254, abs=5e-11)
+    assert score_detections(truth, found, "voc10", iou=0.3).headline == pytest.approx(0.2253968254, abs=5e-11)
 
 
 def toy_truth(folder: Path, classes: list[str]) -> GroundTruth:
@@ -217,7 +217,7 @@ def toy_check(folder: Path, truth: GroundTruth, found: DetectionTable) -> None:
     expected = json.loads((folder / "expected.json").read_text())["expected"]
     for iou, want in expected.items():
         for protocol, name in (("voc07", "eleven_point"), ("voc10", "every_point")):
-            got = evaluate(truth, found, protocol, iou=float(iou)).headline
+            got = score_detections(truth, found, protocol, iou=float(iou)).headline
             assert got is not None and round(got, 4) == want[name], (iou, name)
 
 

@@ -25,7 +25,7 @@ from foveal.parts.losses.box import L1, GIoU
 from foveal.parts.losses.normalizers import Positives
 from foveal.parts.resizing import Resize
 from foveal.types import Images, Target, Targets
-from foveal.weights.keys_detr import to_ours, to_theirs
+from foveal.weights.keys_detr import detr_to_ours, detr_to_theirs
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -88,7 +88,7 @@ def both(request: pytest.FixtureRequest) -> tuple[nn.Module, Detector]:
         head=HEAD,
     )
     ours = spec.build([f"c{i}" for i in range(CLASSES)]).eval()
-    ours.load_state_dict(to_ours(theirs.state_dict()))
+    ours.load_state_dict(detr_to_ours(theirs.state_dict()))
     return theirs, ours
 
 
@@ -205,19 +205,19 @@ def test_alone_with_the_batchs_padding_as_in_the_batch(both: tuple[nn.Module, De
 def test_import_and_export_are_inverses(both: tuple[nn.Module, Detector], form: Any, inner: Any) -> None:
     """Of every form: bit-equal tensors under the same keys, whichever way round one begins."""
     ours = both[1].state_dict()
-    theirs = to_theirs(ours, form, inner)
-    back = to_ours(theirs)
+    theirs = detr_to_theirs(ours, form, inner)
+    back = detr_to_ours(theirs)
     assert back.keys() == ours.keys() and all(torch.equal(back[k], ours[k]) for k in ours)
-    again = to_theirs(back, form, inner)
+    again = detr_to_theirs(back, form, inner)
     assert again.keys() == theirs.keys() and all(torch.equal(again[k], theirs[k]) for k in theirs)
 
 
 def test_exported_keys_are_the_peers(both: tuple[nn.Module, Detector]) -> None:
     theirs, ours = both
     inner: Any = "transformers" if any("embedder" in k for k in theirs.state_dict()) else "timm"
-    exported = to_theirs(ours.state_dict(), "transformers", inner)
+    exported = detr_to_theirs(ours.state_dict(), "transformers", inner)
     theirs.load_state_dict(exported)  # strict
-    old = to_theirs(ours.state_dict(), "transformers-4", inner)
+    old = detr_to_theirs(ours.state_dict(), "transformers-4", inner)
     assert "model.backbone.conv_encoder.model." in next(k for k in old if "backbone" in k)
     assert "model.encoder.layers.0.fc1.weight" in old and "model.encoder.layers.0.self_attn.out_proj.bias" in old
 
@@ -226,7 +226,7 @@ def test_original_keys() -> None:
     """The names of facebookresearch/detr, from its modules: ``DETR``, ``Transformer``, ``Joiner``."""
     with torch.device("meta"):
         state = presets.detr_r50.build([f"c{i}" for i in range(91)]).state_dict()
-    names = set(to_theirs(state, "original"))
+    names = set(detr_to_theirs(state, "original"))
     assert {
         "transformer.encoder.layers.5.self_attn.in_proj_weight", "class_embed.bias",
         "transformer.decoder.layers.5.multihead_attn.out_proj.bias",

@@ -19,7 +19,7 @@ from torchvision.models import detection as peer
 from foveal.assembly.proposers import Counts
 from foveal.checkpoints.foreign.torchvision import import_weights
 from foveal.parts.samplers import All
-from foveal.weights.keys_torchvision import recognize, to_ours, to_torchvision, upgrade
+from foveal.weights.keys_torchvision import recognize_network, to_torchvision, torchvision_to_ours, upgrade
 from tests.parity.test_torchvision import close, lively, same_detections
 
 NAMES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
@@ -148,8 +148,8 @@ def test_losses(both: Any) -> None:
 def test_weights_there_and_back(both: Any, tmp_path: Path) -> None:
     name, theirs, _ = both
     state = theirs.state_dict()
-    assert recognize(state, "x.pth") == "mask_rcnn" + name.removeprefix("maskrcnn").replace("resnet", "r")
-    back = to_torchvision(to_ours(state))
+    assert recognize_network(state, "x.pth") == "mask_rcnn" + name.removeprefix("maskrcnn").replace("resnet", "r")
+    back = to_torchvision(torchvision_to_ours(state))
     assert back.keys() == state.keys()
     for key, value in state.items():  # of the background's mask and box nothing is left, and nothing reads them
         first = {"mask_fcn_logits": 1, "bbox_pred": 4}.get(key.split(".")[-2], 0)

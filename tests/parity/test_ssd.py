@@ -17,7 +17,7 @@ from torchvision.models import detection as peer
 from foveal import presets
 from foveal.cli import main as cli
 from foveal.types import Detections
-from foveal.weights.keys_torchvision import to_ours
+from foveal.weights.keys_torchvision import torchvision_to_ours
 from tests.parity.test_torchvision import close, pictures, same_detections, truth
 
 NAMES = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
@@ -49,7 +49,7 @@ def both(request):
     theirs = getattr(peer, name)(weights=None, weights_backbone=None, num_classes=CLASSES)
     lively(theirs)
     ours = presets.get(name).build([f"c{i}" for i in range(CLASSES - 1)])
-    ours.load_state_dict(to_ours(theirs.state_dict()))  # not a key is missing or left over
+    ours.load_state_dict(torchvision_to_ours(theirs.state_dict()))  # not a key is missing or left over
     return name, theirs.eval(), ours.eval()
 
 

@@ -20,7 +20,7 @@ from foveal.assembly.proposers import Counts
 from foveal.cli import main as cli
 from foveal.parts.samplers import All
 from foveal.types import Detections, Images
-from foveal.weights.keys_torchvision import to_ours
+from foveal.weights.keys_torchvision import torchvision_to_ours
 
 FRCNN = ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn",
          "fasterrcnn_mobilenet_v3_large_320_fpn")  # fmt: skip
@@ -67,7 +67,7 @@ def pair(name: str):
         spec = replace(spec, train_proposals=Counts(150, 150), test_proposals=Counts(150, 150))
     names = [f"c{i}" for i in range(CLASSES - name.startswith("faster"))]
     ours = spec.build(names)
-    missing, unexpected = ours.load_state_dict(to_ours(theirs.state_dict()), strict=False)
+    missing, unexpected = ours.load_state_dict(torchvision_to_ours(theirs.state_dict()), strict=False)
     assert not [k for k in missing if not k.endswith("num_batches_tracked")]
     assert not [k for k in unexpected if not k.endswith("num_batches_tracked")]
     return theirs.eval(), ours.eval()

@@ -88,7 +88,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
 
 
 def cached() -> list[str]:
-    folder = published.cache_folder()
+    folder = published.weights_folder()
     return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
 
 
@@ -124,8 +124,8 @@ def test_a_server_without_ranges_sends_all_again(server: Server) -> None:
 @pytest.mark.parametrize("here", [CONTENT, CONTENT + b"more", b"x" * 2000, b"x" * len(CONTENT)])
 def test_whatever_lies_there_half_the_file_becomes_right(server: Server, here: bytes) -> None:
     """All of it (killed before it was renamed), too much, and the beginning or the whole of another file."""
-    published.cache_folder().mkdir(parents=True)
-    (published.cache_folder() / (NAME + ".part")).write_bytes(here)
+    published.weights_folder().mkdir(parents=True)
+    (published.weights_folder() / (NAME + ".part")).write_bytes(here)
     assert published.fetch("accurate").read_bytes() == CONTENT
     assert cached() == [NAME]
 
@@ -142,7 +142,7 @@ def test_a_wrong_length(server: Server) -> None:
     server.length = len(CONTENT) + 10  # more is promised than comes; asked for the rest, the server says there is none
     assert published.fetch("accurate").read_bytes() == CONTENT
     assert server.asked == [None, f"bytes={len(CONTENT)}-"]
-    (published.cache_folder() / NAME).unlink()
+    (published.weights_folder() / NAME).unlink()
     server.length = len(CONTENT) - 10  # less: what comes is not the file
     with pytest.raises(FovealError, match="SHA-256"):
         published.fetch("accurate")
@@ -182,7 +182,7 @@ def locked(part: Path) -> IO[bytes]:
 
 def test_two_at_once_do_not_mix(server: Server) -> None:
     """The second is refused and leaves the first one's file alone, also while there is nothing in it yet."""
-    part = published.cache_folder() / (NAME + ".part")
+    part = published.weights_folder() / (NAME + ".part")
     with locked(part) as file:
         with pytest.raises(FovealError, match="is being fetched by another process"):
             published.fetch("accurate")
@@ -197,7 +197,7 @@ def test_another_process_ends_while_this_one_opens_the_file(
     """The lock that is got then is on the finished file, or on one that was removed: neither is written to. (The server
     knows no ranges: going on with a file would begin with emptying it.)"""
     server.ranges = False
-    place = published.cache_folder() / NAME
+    place = published.weights_folder() / NAME
     part = place.with_name(NAME + ".part")
     take, calls = download._lock, []
 
@@ -297,7 +297,7 @@ def test_a_card_says_what_is_known(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_timms_names() -> None:
     pytest.importorskip("timm", reason="timm is not installed")
-    entry = published.find("timm/resnet18.a1_in1k")
+    entry = published.find_published("timm/resnet18.a1_in1k")
     assert entry.file.endswith(f"-{entry.sha256}.pth") and entry.licence == "apache-2.0"
     with pytest.raises(UsageError, match=r"resnet18\.a1_in2k.*Did you mean"):
-        published.find("timm/resnet18.a1_in2k")
+        published.find_published("timm/resnet18.a1_in2k")

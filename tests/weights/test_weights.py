@@ -26,7 +26,13 @@ from foveal import weights
 from foveal.errors import FovealError, UsageError
 from foveal.weights import cache as published
 from foveal.weights.coco_names import COCO_NAMES
-from foveal.weights.keys_torchvision import read_torchvision, recognize, to_ours, to_torchvision, upgrade
+from foveal.weights.keys_torchvision import (
+    read_torchvision,
+    recognize_network,
+    to_torchvision,
+    torchvision_to_ours,
+    upgrade,
+)
 from foveal.weights.open import read_state
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2, dtype=torch.float16)}
@@ -208,7 +214,7 @@ def test_background_moves_to_the_last_column() -> None:
         "roi_heads.box_predictor.bbox_pred.weight": torch.arange(12.0)[:, None],
         "roi_heads.box_predictor.bbox_pred.bias": torch.arange(12.0),
     }
-    ours = to_ours(state)
+    ours = torchvision_to_ours(state)
     assert ours["roi_head.predictor.cls_score.bias"].tolist() == [1, 2, 0]
     assert ours["roi_head.predictor.cls_score.weight"][:, 0].tolist() == [1, 2, 0]
     assert ours["roi_head.predictor.bbox_pred.bias"].tolist() == list(range(4, 12))
@@ -273,7 +279,7 @@ def test_other_networks_are_named(tmp_path: Path) -> None:
     with pytest.raises(FovealError, match=r"r18\.pth.*classification network.*Known: Faster"):
         read_torchvision(tmp_path / "r18.pth")
     with pytest.raises(FovealError, match="Mask R-CNN"):  # among those that are known; this is none of any size
-        recognize({"roi_heads.mask_head.0.0.weight": torch.ones(1)}, "m.pth")
+        recognize_network({"roi_heads.mask_head.0.0.weight": torch.ones(1)}, "m.pth")
     with pytest.raises(UsageError, match="no preset 'nothing'"):
         torch.save(peer_state("faster_rcnn_mobilenet_v3_large_fpn", 2), tmp_path / "m.pth")
         weights.import_weights(tmp_path / "m.pth", "nothing")
@@ -324,9 +330,9 @@ def test_table_is_torchvisions() -> None:
         score = numbers["acc@1" if entry.preset is None else "box_map"]
         assert entry.score == (None if math.isnan(score) else score)
         assert re.fullmatch(r"[0-9a-f]{8}", entry.sha256)
-    assert published.find("accurate").score == 46.7
-    assert published.find("fast").preset == "faster_rcnn_mobilenet_v3_large_320_fpn"
-    assert published.find("retinanet_r50_fpn").name == "retinanet_resnet50_fpn"
+    assert published.find_published("accurate").score == 46.7
+    assert published.find_published("fast").preset == "faster_rcnn_mobilenet_v3_large_320_fpn"
+    assert published.find_published("retinanet_r50_fpn").name == "retinanet_resnet50_fpn"
 
 
 def test_aliases_are_detectors() -> None:
@@ -370,7 +376,7 @@ def test_fetch_and_use(small: tuple[published.Published, bytes]) -> None:
     seen: list[tuple[int, int]] = []
     path = weights.fetch("accurate", progress=lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == content
-    assert path == weights.published_file("accurate") == published.cache_folder() / entry.file
+    assert path == weights.published_file("accurate") == published.weights_folder() / entry.file
     assert seen[-1] == (len(content), len(content))
     assert len(seen) >= 3
     seen.clear()
@@ -395,7 +401,7 @@ def test_wrong_content_never_enters_the_cache(small: tuple[published.Published, 
     (tmp_path / "server" / entry.file).write_bytes(b"<html>Sign in</html>")
     with pytest.raises(FovealError, match=r"is not small-.*SHA-256 starts with .* not "):
         weights.fetch("accurate")
-    assert list(published.cache_folder().iterdir()) == []
+    assert list(published.weights_folder().iterdir()) == []
 
 
 def test_without_a_network(small: tuple[published.Published, bytes], tmp_path: Path) -> None:
@@ -406,7 +412,7 @@ def test_without_a_network(small: tuple[published.Published, bytes], tmp_path: P
     assert re.search(rf"could not be fetched from {nowhere}.*put it at .*{entry.file}", str(caught.value))
     with pytest.raises(FovealError, match="404"):
         weights.fetch("accurate", url=entry.url + "x")
-    assert list(published.cache_folder().iterdir()) == []
+    assert list(published.weights_folder().iterdir()) == []
 
 
 def test_backbone_by_published_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

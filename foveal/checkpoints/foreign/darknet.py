@@ -19,12 +19,12 @@ from ...parts.darknet.cfg_graph import cfg_text, read_net, with_geometry, with_o
 from ...parts.darknet.heads import Head
 from ...parts.darknet.weights import read_darknet, write_darknet
 from ...parts.losses.yolo import YOLOBoxLoss
-from ...weights.open import State
+from ...weights.open import StateDict
 
 
 def import_darknet(
     path: str | Path, cfg: str | Path, names: str | Path | Sequence[str] | None = None
-) -> tuple[DarknetDetector, tuple[str, ...], State]:
+) -> tuple[DarknetDetector, tuple[str, ...], StateDict]:
     """Spec, class names and state of a Darknet detector's files.
 
     ``names``: the .names file, or the names; None: ``class 0``, ``class 1``, ... Raises :class:`FovealError` for files
@@ -47,7 +47,7 @@ def import_darknet(
     return spec, found, {f"backbone.{key}": value for key, value in state.items()}
 
 
-def export_darknet(spec: Spec, classes: Sequence[str], state: State, out: Path, *, seen: int = 0) -> list[Path]:
+def export_darknet(spec: Spec, classes: Sequence[str], state: StateDict, out: Path, *, seen: int = 0) -> list[Path]:
     """Writes a detector as Darknet's files: ``out`` (.weights), and beside it its cfg and names. The paths written.
 
     The cfg gets the classes, the size of the input and the shapes of the boxes. ``seen``: images trained on since the

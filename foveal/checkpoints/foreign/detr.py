@@ -17,8 +17,8 @@ from ...parts.heads.transformer import Transformer
 from ...parts.losses.classification import CrossEntropy
 from ...parts.resizing import Resize
 from ...weights.coco_names import COCO_NAMES
-from ...weights.keys_detr import Form, Inner, to_ours, to_theirs
-from ...weights.open import State
+from ...weights.keys_detr import Form, Inner, detr_to_ours, detr_to_theirs
+from ...weights.open import StateDict
 
 _NETWORKS = {"resnet50": 6, "resnet101": 23}  # blocks of its third stage
 _HEAD_WIDTH = 32  # of each attention head in every published form: the weights do not tell
@@ -41,7 +41,7 @@ def import_detr(
     names: Sequence[str] | None = None,
     config: Mapping[str, Any] | None = None,
     processor: Mapping[str, Any] | None = None,
-) -> tuple[DETR, tuple[str, ...], State]:
+) -> tuple[DETR, tuple[str, ...], StateDict]:
     """Spec, class names and state of a DETR's state dict of any form.
 
     ``config`` and ``processor`` are transformers' ``config.json`` and ``preprocessor_config.json``. Without them sizes
@@ -57,7 +57,7 @@ def import_detr(
         if not isinstance(told.get(key, 0), int if key in _COUNTS else int | float):
             raise FovealError(f"{key} is {told[key]!r}, expected a number", path=path)
     try:
-        ours = to_ours(state)
+        ours = detr_to_ours(state)
         base = _base(ours, Path(path), preset, told)
         spec = replace(base, head=_head(ours, told, base.head), input=_input(processor or {}, base))
         columns = len(ours["head.class_embed.bias"]) - 1
@@ -68,7 +68,7 @@ def import_detr(
     return spec, _names(columns, names, told, path), ours
 
 
-def export_detr(spec: Spec, state: State, form: Form, inner: Inner = "timm") -> State:
+def export_detr(spec: Spec, state: StateDict, form: Form, inner: Inner = "timm") -> StateDict:
     """The state under the keys of the original code or of transformers. Raises ``UsageError`` for another network."""
     if not isinstance(spec, DETR) or not isinstance(spec.backbone, Torchvision) or spec.backbone.name not in _NETWORKS:
         raise UsageError(f"{type(spec).__name__} on this backbone is no DETR that others know", fix="Use --to foveal")
@@ -78,7 +78,7 @@ def export_detr(spec: Spec, state: State, form: Form, inner: Inner = "timm") -> 
         own.append(f"task.cls_loss={loss}")
     if own:
         raise UsageError(f"{', '.join(own)}: that is ours alone", fix="Use --to foveal")
-    return to_theirs(state, form, inner)
+    return detr_to_theirs(state, form, inner)
 
 
 def transformers_config(spec: DETR, classes: Sequence[str], inner: Inner) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def processor_config(spec: DETR) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------ inside
-def _base(state: State, path: Path, preset: str | None, config: Mapping[str, Any]) -> DETR:
+def _base(state: StateDict, path: Path, preset: str | None, config: Mapping[str, Any]) -> DETR:
     """The preset it is a form of."""
     from ... import presets  # late: presets are above this module
 
@@ -148,7 +148,7 @@ def _base(state: State, path: Path, preset: str | None, config: Mapping[str, Any
     return spec
 
 
-def _head(state: State, config: Mapping[str, Any], base: Transformer) -> Transformer:
+def _head(state: StateDict, config: Mapping[str, Any], base: Transformer) -> Transformer:
     def layers(part: str) -> int:
         return len({key.split(".")[3] for key in state if key.startswith(f"head.{part}.layers.")})
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import UsageError
 from ...weights.keys_torchvision import read_torchvision
-from ...weights.open import State
+from ...weights.open import StateDict
 
 
 def import_weights(
@@ -17,8 +17,8 @@ def import_weights(
     preset: str | None = None,
     *,
     names: Sequence[str] | None = None,
-    state: State | None = None,
-) -> tuple[Any, tuple[str, ...], State]:
+    state: StateDict | None = None,
+) -> tuple[Any, tuple[str, ...], StateDict]:
     """Spec, class names and state of a torchvision detector's file.
 
     ``preset``: name of the preset to use in place of the recognized one. Raises ``FovealError`` as

@@ -12,7 +12,7 @@ from torch import nn
 
 from ...errors import UsageError
 
-Layer = TypeVar("Layer")
+LayerT = TypeVar("LayerT")
 
 
 class BackboneSpec(ABC):
@@ -40,10 +40,10 @@ class BackboneSpec(ABC):
 def returned(
     wanted: Sequence[str | int] | None,
     levels: Sequence[int],
-    by_level: Mapping[int, Layer],
-    by_name: Mapping[str, Layer],
+    by_level: Mapping[int, LayerT],
+    by_name: Mapping[str, LayerT],
     what: str,
-) -> list[Layer]:
+) -> list[LayerT]:
     """The layers of the network ``what`` that a spec's ``returns`` names, or those of ``levels`` where it is None.
 
     Raises ``UsageError`` for a layer or level that is not there, for none at all and for a repeated one.
@@ -55,7 +55,7 @@ def returned(
         return found
     found = []
     for item in wanted:
-        places: Mapping[Any, Layer] = by_level if isinstance(item, int) else by_name
+        places: Mapping[Any, LayerT] = by_level if isinstance(item, int) else by_name
         if item not in places:
             near = difflib.get_close_matches(str(item), list(by_name), 1)
             hint = f"Did you mean {near[0]!r}?" if near else f"It has levels {', '.join(map(str, by_level))}."

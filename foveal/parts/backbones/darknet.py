@@ -14,7 +14,7 @@ from torch import nn
 
 from ...errors import UsageError
 from ...weights.state import load_state
-from ..darknet.cfg_graph import Layer, Net, cfg_text, read_net
+from ..darknet.cfg_graph import CfgLayer, Net, cfg_text, read_net
 from ..darknet.layers import AvgPool, Connected, Convolutional, Cost, Local, Softmax
 from ..darknet.module import DarknetNetwork
 from ..darknet.networks import NETWORKS, network_cfg
@@ -86,13 +86,13 @@ class Darknet(BackboneSpec):
             _, state = read_darknet(file, self.net(), needed=max(backbone.returns))
             load_state(backbone, state, path=file, known=state.keys(), what="the cfg's network")
 
-    def _returned(self, net: Net, trunk: Sequence[Layer], levels: Sequence[int]) -> list[int]:
+    def _returned(self, net: Net, trunk: Sequence[CfgLayer], levels: Sequence[int]) -> list[int]:
         by_level = {net.stride(layer.index).bit_length() - 1: layer.index for layer in trunk}  # the last one wins
         by_name = {f"layers.{layer.index}": layer.index for layer in net.layers if layer.head is None}
         return returned(self.returns, levels, by_level, by_name, "the cfg")
 
 
-def _trunk(net: Net) -> list[Layer]:
+def _trunk(net: Net) -> list[CfgLayer]:
     """The layers before the classifier: up to the pooling, without the plain convolution that scores the classes."""
     end = next((k for k, layer in enumerate(net.layers) if layer.head or isinstance(layer.what, _ENDS)), None)
     trunk = list(net.layers[:end])

@@ -39,14 +39,14 @@ class ImagePyramid(BackboneSpec):
     def weights_file(self) -> str | None:
         return self.backbone.weights_file
 
-    def build(self, levels: Sequence[int] = (4,)) -> Scales:
-        return Scales(self.backbone.build(levels), [s / self.scales[0] for s in self.scales], self.in_training)
+    def build(self, levels: Sequence[int] = (4,)) -> PyramidScales:
+        return PyramidScales(self.backbone.build(levels), [s / self.scales[0] for s in self.scales], self.in_training)
 
     def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
         self.backbone.load_pretrained(backbone.get_submodule("body"), path)
 
 
-class Scales(nn.Module):
+class PyramidScales(nn.Module):
     """Pixels (B, 3, H, W) -> a map (B, c, h, w) for each size; in training the first alone, unless asked for all."""
 
     def __init__(self, body: Any, ratios: Sequence[float], in_training: bool = True) -> None:

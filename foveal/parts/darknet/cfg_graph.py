@@ -37,7 +37,7 @@ _HEADS = (heads.Region, heads.Yolo, heads.Detection)
 
 
 @dataclass(frozen=True)
-class Layer:
+class CfgLayer:
     """One layer in its place."""
 
     index: int  # from 0, [net] not counted: as routes count
@@ -59,7 +59,7 @@ class Net:
 
     height: int
     width: int
-    layers: tuple[Layer, ...]
+    layers: tuple[CfgLayer, ...]
     path: str | Path | None = None
 
     @cached_property
@@ -68,7 +68,7 @@ class Net:
         return sum(layer.floats for layer in self.layers)
 
     @cached_property
-    def heads(self) -> tuple[Layer, ...]:
+    def heads(self) -> tuple[CfgLayer, ...]:
         """The layers that a detector ends with, in order."""
         return tuple(layer for layer in self.layers if layer.head is not None)
 
@@ -91,13 +91,13 @@ def read_net(text: str, path: str | Path | None = None, *, size: tuple[int, int]
     channels = net.integer("channels", 3)
     if channels != 3:
         raise net.error(f"channels is {channels}; pictures are RGB here", key="channels", fix="channels=3")
-    found: list[Layer] = []
+    found: list[CfgLayer] = []
     for section in sections:
         found.append(_layer(section, found, (channels, height, width)))
     return Net(height, width, tuple(found), path)
 
 
-def _layer(section: Section, before: list[Layer], picture: Shape) -> Layer:
+def _layer(section: Section, before: list[CfgLayer], picture: Shape) -> CfgLayer:
     index, kind = len(before), _SHORT.get(section.kind, section.kind)
     if kind not in KINDS:
         raise section.error(f"layer {kind!r} is not known", fix=f"Known: {', '.join(sorted(KINDS))}")
@@ -112,7 +112,7 @@ def _layer(section: Section, before: list[Layer], picture: Shape) -> Layer:
     if min(shape) < 1:
         c, h, w = inputs[0]
         raise section.error(f"leaves nothing of a map of {c} x {h} x {w}", fix="Give [net] a larger width and height")
-    return Layer(index, kind, what, section, sources, shape, what.floats(inputs))
+    return CfgLayer(index, kind, what, section, sources, shape, what.floats(inputs))
 
 
 def with_outputs(text: str, logits: int) -> str:

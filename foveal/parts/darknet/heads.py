@@ -44,7 +44,7 @@ def _boxes(section: Section) -> str:
 
 
 @dataclass(frozen=True)
-class Scales:
+class HeadScales:
     """What the parts of the loss count, and whether objectness learns the overlap."""
 
     object: float
@@ -68,7 +68,7 @@ class Region(Kind):
     anchors: Pairs  # width, height in cells
     softmax: bool  # over the classes; else every class has a logistic of its own
     thresh: float  # best IoU above which a box without an object is not pushed down
-    scales: Scales
+    scales: HeadScales
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
@@ -81,7 +81,7 @@ class Region(Kind):
             anchors=_checked_anchors(section, section.integer("num", least=1)),
             softmax=section.flag("softmax"),
             thresh=_share(section, "thresh"),
-            scales=Scales.read(section),
+            scales=HeadScales.read(section),
         )
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
@@ -135,7 +135,7 @@ class Detection(Kind):
     classes: int
     side: int
     boxes: int
-    scales: Scales
+    scales: HeadScales
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
@@ -143,7 +143,7 @@ class Detection(Kind):
         if not section.flag("sqrt"):
             raise section.error("sqrt=0 (sides that are no square roots) is not known here", key="sqrt", fix="sqrt=1")
         classes, side = section.integer("classes", least=1), section.integer("side", least=1)
-        return cls(classes, side, section.integer("num", least=1), Scales.read(section))
+        return cls(classes, side, section.integer("num", least=1), HeadScales.read(section))
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
         wanted = self.side**2 * (self.classes + 5 * self.boxes)

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from ...errors import UsageError
 from ..layers.darknet import reorg
-from ..layers.local import Local
+from ..layers.local import LocallyConnected
 from ..layers.norms import NormKind, make_norm
 from . import layers as kinds
 from . import routes as joins
-from .cfg_graph import Layer, Net
+from .cfg_graph import CfgLayer, Net
 
 
 class DarknetNetwork(nn.Module):
@@ -64,34 +64,36 @@ def _last_uses(sources: Sequence[Sequence[int]], returns: Sequence[int]) -> dict
     return lasts
 
 
-def _module(layer: Layer, inputs: kinds.Shape, norm: NormKind, eps: float) -> nn.Module:
+def _module(layer: CfgLayer, inputs: kinds.Shape, norm: NormKind, eps: float) -> nn.Module:
     """``inputs``: the shape of the first map that it reads."""
     what = layer.what
     if isinstance(what, kinds.Convolutional):
         return _convolutional(what, inputs[0], norm, eps)
     if isinstance(what, kinds.Connected):
-        return Connected(what, math.prod(inputs), norm, eps)
+        return ConnectedModule(what, math.prod(inputs), norm, eps)
     if isinstance(what, kinds.Local):
         filters, *places = layer.shape
-        return Local(inputs[0], filters, places, what.size, what.stride, int(what.pad), activation(what.activation))
+        return LocallyConnected(
+            inputs[0], filters, places, what.size, what.stride, int(what.pad), activation(what.activation)
+        )
     if isinstance(what, kinds.MaxPool):
         return _max_pool(what)
     if isinstance(what, kinds.AvgPool):
         return nn.AdaptiveAvgPool2d(1)
     if isinstance(what, joins.Route):
-        return Route(what.groups, what.group)
+        return RouteModule(what.groups, what.group)
     if isinstance(what, joins.Shortcut):
-        return Shortcut(what.activation)
+        return ShortcutModule(what.activation)
     if isinstance(what, kinds.Upsample):
-        return Upsample(what)
+        return UpsampleModule(what)
     if isinstance(what, kinds.Reorg):
-        return Reorg(what.stride)
+        return ReorgModule(what.stride)
     if isinstance(what, kinds.Dropout):
         return nn.Dropout(what.probability, inplace=False)
     if isinstance(what, kinds.Softmax):
         return nn.Softmax(dim=1)
     if isinstance(what, kinds.Crop):
-        return Crop(what)
+        return CropModule(what)
     return nn.Identity()  # cost and the detection layers compute nothing here
 
 
@@ -134,7 +136,7 @@ def _max_pool(what: kinds.MaxPool) -> nn.Module:
     )
 
 
-class Connected(nn.Module):
+class ConnectedModule(nn.Module):
     """(B, c, h, w) -> (B, outputs, 1, 1), over all of the map in the order c, h, w."""
 
     def __init__(self, what: kinds.Connected, inputs: int, norm: NormKind, eps: float) -> None:
@@ -159,7 +161,7 @@ class Connected(nn.Module):
         return y if self.activation is None else self.activation(y)
 
 
-class Route(nn.Module):
+class RouteModule(nn.Module):
     """Maps of equal size side by side in their channels; of each the part ``group`` of ``groups``."""
 
     def __init__(self, groups: int, group: int) -> None:
@@ -172,7 +174,7 @@ class Route(nn.Module):
         return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
 
 
-class Shortcut(nn.Module):
+class ShortcutModule(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.activation = activation(name)
@@ -182,7 +184,7 @@ class Shortcut(nn.Module):
         return y if self.activation is None else self.activation(y)
 
 
-class Upsample(nn.Module):
+class UpsampleModule(nn.Module):
     def __init__(self, what: kinds.Upsample) -> None:
         super().__init__()
         self.stride, self.scale = float(what.stride), what.scale
@@ -192,7 +194,7 @@ class Upsample(nn.Module):
         return y if self.scale == 1 else y * self.scale
 
 
-class Reorg(nn.Module):
+class ReorgModule(nn.Module):
     """Pixels into channels, in Darknet's own order: :func:`~.yolo.reorg`."""
 
     def __init__(self, stride: int) -> None:
@@ -203,7 +205,7 @@ class Reorg(nn.Module):
         return reorg(x, self.stride)
 
 
-class Crop(nn.Module):
+class CropModule(nn.Module):
     """The middle of the picture, from 0..1 to -1..1 unless told otherwise."""
 
     def __init__(self, what: kinds.Crop) -> None:

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from ...errors import FovealError
-from ...weights.open import State, sniff
+from ...weights.open import StateDict, sniff
 from . import layers as kinds
-from .cfg_graph import Layer, Net
+from .cfg_graph import CfgLayer, Net
 
 _VERSION = (0, 2, 0)  # what we write
 
 
 @dataclass(frozen=True)
-class Header:
+class WeightsHeader:
     """The first 16 or 20 bytes of a file."""
 
     major: int
@@ -41,7 +41,7 @@ class Header:
         return self.major > 1000 or self.minor > 1000
 
 
-def read_header(path: str | Path) -> Header:
+def read_weights_header(path: str | Path) -> WeightsHeader:
     """Raises :class:`FovealError` for a file that is no Darknet weights file, saying what it is instead."""
     path = Path(path)
     kind = sniff(path)
@@ -55,7 +55,7 @@ def read_header(path: str | Path) -> Header:
             long = major * 10 + minor >= 2 and not old
             if not long or len(head) == 20:
                 seen = struct.unpack("<q" if long else "<I", head[12 : 20 if long else 16])[0]
-                return Header(major, minor, revision, seen, 20 if long else 16)
+                return WeightsHeader(major, minor, revision, seen, 20 if long else 16)
     what = "cut off in its header" if "Darknet" in kind else kind
     raise FovealError(
         f"is {what}, not Darknet weights", path=path, fix="Give the .weights file that belongs to the cfg"
@@ -65,22 +65,22 @@ def read_header(path: str | Path) -> Header:
 def is_darknet(path: str | Path) -> bool:
     """Whether it is a file that begins like Darknet weights."""
     try:
-        return Path(path).is_file() and read_header(path).bytes > 0
+        return Path(path).is_file() and read_weights_header(path).bytes > 0
     except FovealError:
         return False
 
 
-def read_darknet(path: str | Path, net: Net, *, needed: int | None = None) -> tuple[Header, State]:
+def read_darknet(path: str | Path, net: Net, *, needed: int | None = None) -> tuple[WeightsHeader, StateDict]:
     """The header, and the state of :class:`DarknetNetwork` under its keys.
 
     The number of floats must be the cfg's. With ``needed`` the file may also end behind any layer from that one on
     (``darknet53.conv.74`` and the like hold the first layers alone). Raises :class:`FovealError` with both counts.
     """
-    header = read_header(path)
+    header = read_weights_header(path)
     size = Path(path).stat().st_size - header.bytes
     layers = _held(path, net, size, needed)
     floats = np.fromfile(path, dtype="<f4", offset=header.bytes)
-    state: State = {}
+    state: StateDict = {}
     start = 0
     for layer in layers:
         for key, shape in entries(layer, net):
@@ -108,7 +108,7 @@ def write_darknet(path: str | Path, net: Net, state: Mapping[str, Tensor], *, se
         raise FovealError(f"cannot be written ({error.strerror})", path=path) from None
 
 
-def entries(layer: Layer, net: Net) -> Iterator[tuple[str, tuple[int, ...]]]:
+def entries(layer: CfgLayer, net: Net) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Key and shape of every tensor of a layer, in the order of the file."""
     what, at, inputs = layer.what, f"layers.{layer.index}.", net.shape(layer.sources[0])
     if isinstance(what, kinds.Convolutional):
@@ -129,7 +129,7 @@ def entries(layer: Layer, net: Net) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield at + "weight", (prod(layer.shape[1:]), what.filters, inputs[0] * what.size**2)
 
 
-def _held(path: str | Path, net: Net, size: int, needed: int | None) -> tuple[Layer, ...]:
+def _held(path: str | Path, net: Net, size: int, needed: int | None) -> tuple[CfgLayer, ...]:
     """The layers that a file of ``size`` bytes behind its header holds."""
     if size == 4 * net.floats:
         return net.layers

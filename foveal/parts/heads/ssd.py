@@ -21,7 +21,7 @@ class PerLevel:
 
     kernels: tuple[int, ...] = (3,)  # of each level's convolutions; further levels have the last
     light: bool = False  # a depthwise convolution with batch norm, then 1 x 1 (SSDLite)
-    module: Prediction | None = None  # what comes before them (DSSD)
+    module: PredictionModule | None = None  # what comes before them (DSSD)
 
     def __post_init__(self) -> None:
         if not self.kernels or any(k < 1 or k % 2 == 0 for k in self.kernels):
@@ -75,7 +75,7 @@ def _last(spec: PerLevel, inputs: int, outputs: int, kernel: int) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictionModule:
     """DSSD's prediction module (figure 2c): a residual block of 1 x 1 convolutions before a level's last layers."""
 
     middle: int = 256

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ...types import Predictions
 from ..layers.darknet import SLOPE
-from ..layers.local import Local
+from ..layers.local import LocallyConnected
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,18 @@ class GridHead:
                 f"{self}: side, hidden and local from 1 on, hidden or local but not both, dropout in [0, 1)"
             )
 
-    def build(self, channels: Sequence[int], per_location: Sequence[int], logits: int, bias: float | None) -> Grid:
+    def build(
+        self, channels: Sequence[int], per_location: Sequence[int], logits: int, bias: float | None
+    ) -> GridLayers:
         """For one level of these channels and this number of boxes a cell."""
         if len(channels) != 1 or len(per_location) != 1:
             raise UsageError(
                 f"GridHead looks at one level, got {len(channels)} maps and {len(per_location)} levels of cells"
             )
-        return Grid(self, channels[0], per_location[0], logits, bias)
+        return GridLayers(self, channels[0], per_location[0], logits, bias)
 
 
-class Grid(nn.Module):
+class GridLayers(nn.Module):
     """[(B, c, side, side)] -> ``Predictions`` of logits (B, A, K), deltas (B, A, 4), objectness (B, A)."""
 
     def __init__(self, spec: GridHead, inputs: int, boxes: int, logits: int, bias: float | None) -> None:
@@ -57,7 +59,10 @@ class Grid(nn.Module):
         self.hidden: nn.Module = nn.Identity()
         if spec.local is not None:
             leaky = nn.LeakyReLU(SLOPE)
-            self.hidden, width = Local(inputs, spec.local, (spec.side, spec.side), activation=leaky), spec.local * cells
+            self.hidden, width = (
+                LocallyConnected(inputs, spec.local, (spec.side, spec.side), activation=leaky),
+                spec.local * cells,
+            )
         elif spec.hidden is not None:
             layers = (nn.Flatten(), nn.Linear(width, spec.hidden), nn.LeakyReLU(SLOPE))
             self.hidden, width = nn.Sequential(*layers), spec.hidden

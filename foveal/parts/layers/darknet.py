@@ -25,7 +25,7 @@ def bottlenecks(inputs: int, outputs: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*(leaky_block(a, b, 1 + 2 * (i % 2)) for i, (a, b) in enumerate(pairwise(widths))))
 
 
-class Pooled(nn.Module):
+class SpatialPyramid(nn.Module):
     """Maxima over windows of several sizes beside the map itself: YOLOv3-spp's pooling, 4 times the channels."""
 
     def __init__(self, sides: Sequence[int] = (13, 9, 5)) -> None:
@@ -38,7 +38,7 @@ class Pooled(nn.Module):
 
 def pooled_bottlenecks(inputs: int, outputs: int) -> nn.Sequential:
     """YOLOv3-spp's coarsest level: three blocks, the pooling, three blocks."""
-    return nn.Sequential(*bottlenecks(inputs, outputs, 3), Pooled(), *bottlenecks(4 * outputs, outputs, 3))
+    return nn.Sequential(*bottlenecks(inputs, outputs, 3), SpatialPyramid(), *bottlenecks(4 * outputs, outputs, 3))
 
 
 def reorg(x: Tensor, s: int = 2) -> Tensor:

@@ -14,7 +14,7 @@ from ...errors import UsageError
 _FIX = "Its network is for one size of input: no MultiScale, and the canvas of its own cfg"
 
 
-class Local(nn.Module):
+class LocallyConnected(nn.Module):
     """(B, c, H, W) -> (B, filters, h, w), the sides ``places`` (h, w) being fixed by the number of its filters.
 
     Its weights are (h w, filters, c k k) and its biases (filters, h, w), in the order of Darknet's files. They start

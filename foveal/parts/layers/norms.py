@@ -188,7 +188,7 @@ def fuse_frozen(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def fold(module: nn.Module) -> nn.Module:
+def fold_norms(module: nn.Module) -> nn.Module:
     """A copy for inference only: norms folded into biased convolutions, channels-last, evaluation mode, no gradients.
 
     The outputs are those of ``module.eval()`` up to rounding. The copy does not follow later training of ``module``.

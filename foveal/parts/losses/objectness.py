@@ -58,7 +58,7 @@ class Objectness(Quality):
             rows = ((x.sigmoid() if self.kind == "squared" else x) - wanted).square() / 2
         weight = torch.where(match.positive, self.positive, self.negative)
         if self.ignore is not None:
-            weight = torch.where(match.positive | ~(nearest(boxes, targets) > self.ignore), weight, 0.0)
+            weight = torch.where(match.positive | ~(nearest_objects(boxes, targets) > self.ignore), weight, 0.0)
         weight = weight * keep * self.normalizer(keep, match.positive)
         return (torch.where(weight > 0, rows, 0.0) * weight).sum() * self.weight
 
@@ -67,7 +67,7 @@ class Objectness(Quality):
 
 
 @torch.no_grad()
-def nearest(boxes: Tensor, targets: Targets) -> Tensor:
+def nearest_objects(boxes: Tensor, targets: Targets) -> Tensor:
     """IoU (B, A) of each box (B, A, 4) with the object it overlaps most; 0 where the picture has none."""
     objects = torch.where(targets.valid[..., None], targets.boxes, 0.0).float()
     host = boxes.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -20,9 +20,9 @@ class YOLOBoxLoss(BoxLoss):
 
     Its gradient is Darknet's (which writes gradients, not losses). Centers are compared as places in the cell:
     "squared" is 1/2 (f(tx) - x)^2 (YOLOv1, YOLOv2); "logistic" is cross-entropy, whose gradient by tx is f(tx) - x
-    (YOLOv3). ``small_box_weight``: the loss of an object counts 2 - w h times, w and h as fractions of the image (YOLOv2
-    on). For the first ``warmup_images`` images, priors without an object are pulled to their anchors with weight 0.01
-    (YOLOv2: 12,800).
+    (YOLOv3). ``small_box_weight``: the loss of an object counts 2 - w h times, w and h as fractions of the image
+    (YOLOv2 on). For the first ``warmup_images`` images, priors without an object are pulled to their anchors with
+    weight 0.01 (YOLOv2: 12,800).
     """
 
     center: Literal["squared", "logistic"] = "squared"

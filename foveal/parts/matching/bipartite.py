@@ -11,7 +11,7 @@ from torch import Tensor
 from ...boxes import pairwise_iou
 from ...errors import UsageError
 from ...types import Match, Priors, Targets
-from .matcher import DEVICE_BUDGET, HOST_BUDGET, Matcher, Outputs, finalize_match, mask_invalid
+from .matcher import DEVICE_BUDGET, HOST_BUDGET, DecodedOutputs, Matcher, finalize_match, mask_invalid
 
 LEAST = 1e-6  # an overlap at or below this is none (``MatchBBox`` of the released code)
 
@@ -39,7 +39,7 @@ class BipartiteThenIoU(Matcher):
             raise UsageError(f"{self}: expected 0 < negative <= positive, and first 'bipartite' or 'best'")
 
     @torch.no_grad()
-    def __call__(self, priors: Priors, targets: Targets, outputs: Outputs | None = None) -> Match:
+    def __call__(self, priors: Priors, targets: Targets, outputs: DecodedOutputs | None = None) -> Match:
         """Memory is bounded by priors x objects in pieces, and objects x objects. No host sync on an accelerator."""
         boxes, objects = mask_invalid(priors, targets)
         candidates = objects.shape[1] if self.first == "bipartite" else 1

@@ -13,7 +13,7 @@ from torch import Tensor
 from ... import boxes as box_ops
 from ...errors import UsageError
 from ...types import Match, Priors, Targets
-from .matcher import DEVICE_BUDGET, HOST_BUDGET, Matcher, Outputs, finalize_match
+from .matcher import DEVICE_BUDGET, HOST_BUDGET, DecodedOutputs, Matcher, finalize_match
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ShapeMatcher(Matcher):
     """
 
     @torch.no_grad()
-    def __call__(self, priors: Priors, targets: Targets, outputs: Outputs | None = None) -> Match:
+    def __call__(self, priors: Priors, targets: Targets, outputs: DecodedOutputs | None = None) -> Match:
         """Memory is bounded: priors are looked at in chunks. No host sync."""
         sides = (targets.boxes[..., 2:] - targets.boxes[..., :2]).float()[:, :, None]  # (B, G, 1, 2)
         area = sides.prod(-1)
@@ -54,7 +54,7 @@ class Responsible(Matcher):
     needs_outputs: ClassVar[bool] = True
 
     @torch.no_grad()
-    def __call__(self, priors: Priors, targets: Targets, outputs: Outputs | None = None) -> Match:
+    def __call__(self, priors: Priors, targets: Targets, outputs: DecodedOutputs | None = None) -> Match:
         """Memory is bounded: priors are looked at in chunks. No host sync."""
         if outputs is None:
             raise UsageError("Responsible needs the predicted boxes")

@@ -14,7 +14,7 @@ from ...boxes import pairwise_giou
 from ...errors import UsageError
 from ...types import Match, Priors, Targets
 from ..coders import ImageRelative
-from .matcher import Matcher, Outputs, finalize_match
+from .matcher import DecodedOutputs, Matcher, finalize_match
 
 _WORST = 1e6  # what a cost that is no number counts as; the guard of the training stops such a step
 
@@ -44,15 +44,15 @@ class Hungarian(Matcher):
             raise UsageError(f"{self}: weights are 0 or more, and not all 0")
 
     @torch.no_grad()
-    def __call__(self, priors: Priors, targets: Targets, outputs: Outputs | None = None) -> Match:
+    def __call__(self, priors: Priors, targets: Targets, outputs: DecodedOutputs | None = None) -> Match:
         assert outputs is not None  # needs_outputs
         cost = self.costs(priors, targets, outputs)
-        owner = torch.from_numpy(assign(cost.cpu().numpy())).to(cost.device, non_blocking=True)  # (B, A)
+        owner = torch.from_numpy(solve_assignment(cost.cpu().numpy())).to(cost.device, non_blocking=True)  # (B, A)
         positive = owner >= 0
         found = Priors(outputs[0], priors.counts, priors.valid)
         return finalize_match(owner.clamp(min=0), positive, torch.zeros_like(positive), found, targets)
 
-    def costs(self, priors: Priors, targets: Targets, outputs: Outputs) -> Tensor:
+    def costs(self, priors: Priors, targets: Targets, outputs: DecodedOutputs) -> Tensor:
         """(B, A, G) float32: of every query with every object, infinite where there is no object."""
         boxes, scores = outputs
         a, g = boxes.shape[1], targets.boxes.shape[1]
@@ -65,7 +65,7 @@ class Hungarian(Matcher):
         return cost.masked_fill(~targets.valid[:, None], torch.inf)
 
 
-def assign(cost: NDArray[np.float32]) -> NDArray[np.int64]:
+def solve_assignment(cost: NDArray[np.float32]) -> NDArray[np.int64]:
     """Costs (B, A, G), infinite for an object that is not there -> the object of each query (B, A), -1 for none."""
     from scipy.optimize import linear_sum_assignment  # late: a tenth of a second that other detectors need not wait
 

@@ -8,7 +8,7 @@ import torch
 
 from ...errors import UsageError
 from ...types import Match, Priors, Targets
-from .matcher import Matcher, Outputs, finalize_match, mask_invalid, match_on_device, match_on_host
+from .matcher import DecodedOutputs, Matcher, finalize_match, mask_invalid, match_on_device, match_on_host
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class IoUMatcher(Matcher):
             )
 
     @torch.no_grad()
-    def __call__(self, priors: Priors, targets: Targets, outputs: Outputs | None = None) -> Match:
+    def __call__(self, priors: Priors, targets: Targets, outputs: DecodedOutputs | None = None) -> Match:
         """Memory is bounded: it does not grow with the number of objects. No host sync on an accelerator."""
         boxes, objects = mask_invalid(priors, targets)
         host = boxes.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -20,7 +20,7 @@ from ...types import Match, Priors, Targets
 HOST_BUDGET = 1 << 18  # overlaps held at a time on a CPU: three buffers of 1 MiB stay in the second-level cache
 HOST_CHUNK = 8192  # priors looked at together on a CPU: few enough that most objects do not touch them
 DEVICE_BUDGET = 1 << 24  # on an accelerator: few launches matter more than caches (three buffers of 64 MiB)
-Outputs = tuple[Tensor, Tensor]  # decoded boxes (B, A, 4), scores (B, A, C)
+DecodedOutputs = tuple[Tensor, Tensor]  # decoded boxes (B, A, 4), scores (B, A, C)
 
 IGNORED_SHARE = 0.5  # a prior with this share of its area in an ignored region is left out of the loss
 
@@ -35,7 +35,7 @@ class Matcher(ABC):
     needs_outputs: ClassVar[bool] = False
 
     @abstractmethod
-    def __call__(self, priors: Priors, targets: Targets, outputs: Outputs | None = None) -> Match:
+    def __call__(self, priors: Priors, targets: Targets, outputs: DecodedOutputs | None = None) -> Match:
         """Returns a :class:`Match` with (B, A) tensors on the device of the targets."""
 
 

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...errors import UsageError
 from ...types import Match, Priors, Targets
-from .matcher import DEVICE_BUDGET, HOST_BUDGET, Matcher, Outputs, finalize_match
+from .matcher import DEVICE_BUDGET, HOST_BUDGET, DecodedOutputs, Matcher, finalize_match
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Whole = np.ndarray[Any, np.dtype[np.int64]]
@@ -41,7 +41,7 @@ class PointMatcher(Matcher):
             raise UsageError(f"{self}: expected a positive radius and 0 <= span[0] < span[1]")
 
     @torch.no_grad()
-    def __call__(self, priors: Priors, targets: Targets, outputs: Outputs | None = None) -> Match:
+    def __call__(self, priors: Priors, targets: Targets, outputs: DecodedOutputs | None = None) -> Match:
         """Memory is bounded: it does not grow with the number of objects. No host sync."""
         cells = priors.batched(len(targets.boxes)).detach().float()  # (B, A, 4)
         host = cells.device.type == "cpu" and priors.boxes.dim() == 2 and not torch.compiler.is_compiling()
@@ -72,7 +72,7 @@ class PointMatcher(Matcher):
         gt, area = (torch.cat(columns, 1) for columns in zip(*parts, strict=True))
         return gt, torch.isfinite(area)
 
-    def _near_objects(self, grids: Sequence[Grid], targets: Targets) -> tuple[Tensor, Tensor]:
+    def _near_objects(self, grids: Sequence[LocationGrid], targets: Targets) -> tuple[Tensor, Tensor]:
         """The same answer for CPU tensors, from the points near each object alone: 10 to 100 times faster."""
         shape = (len(targets.boxes), grids[-1].start + len(grids[-1].x))
         gt, positive = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
@@ -89,7 +89,7 @@ class PointMatcher(Matcher):
             positive[image, point] = True
         return torch.from_numpy(gt), torch.from_numpy(positive)
 
-    def _fitting(self, grid: Grid, boxes: Floats, first: bool, last: bool) -> tuple[Whole, Whole]:
+    def _fitting(self, grid: LocationGrid, boxes: Floats, first: bool, last: bool) -> tuple[Whole, Whole]:
         """Pairs (point, box) of one level that may belong together; ``boxes`` (n, 4)."""
         stride = np.float32(grid.stride)
         low = np.float32(0) if first else stride * np.float32(self.span[0])
@@ -122,7 +122,7 @@ class PointMatcher(Matcher):
 
 
 @dataclass(frozen=True)
-class Grid:
+class LocationGrid:
     """The points of one level: row by row, evenly spaced."""
 
     start: int  # the first one's place among the priors
@@ -153,17 +153,17 @@ class Grid:
 _KNOWN = WeakTensorKeyDictionary()  # of priors seen before: they are made once a canvas and kept
 
 
-def grids_of(priors: Tensor, counts: Sequence[int]) -> list[Grid] | None:
+def grids_of(priors: Tensor, counts: Sequence[int]) -> list[LocationGrid] | None:
     """The grids that the cells (A, 4) of these levels are; None where they are no even grids."""
     if priors not in _KNOWN:
         starts = [sum(counts[:i]) for i in range(len(counts))]
         cells = priors.detach().float().numpy()
         grids = [_grid(cells[start : start + n], start) for start, n in zip(starts, counts, strict=True)]
         _KNOWN[priors] = None if None in grids else grids
-    return cast(list[Grid] | None, _KNOWN[priors])
+    return cast(list[LocationGrid] | None, _KNOWN[priors])
 
 
-def _grid(cells: Floats, start: int) -> Grid | None:
+def _grid(cells: Floats, start: int) -> LocationGrid | None:
     x, y = cells[:, 0::2].mean(1), cells[:, 1::2].mean(1)
     columns = int((y == y[0]).sum())
     if len(cells) % columns:
@@ -174,4 +174,4 @@ def _grid(cells: Floats, start: int) -> Grid | None:
     even_y = np.allclose(y.reshape(rows, columns), y[0] + step[1] * np.arange(rows)[:, None], atol=0.01)
     if not (even_x and even_y) or min(step) <= 0:
         return None
-    return Grid(start, columns, x, y, step, float(cells[0, 2] - cells[0, 0]))
+    return LocationGrid(start, columns, x, y, step, float(cells[0, 2] - cells[0, 0]))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ...errors import UsageError
 from ..layers.norms import NormKind, conv_block
 
-Extra = Literal["pool", "p6p7-p5", "p6p7-c5"]
+ExtraLevels = Literal["pool", "p6p7-p5", "p6p7-c5"]
 
 
 class Neck(nn.Module):
@@ -63,7 +63,7 @@ class FPN:
     """
 
     channels: int = 256
-    extra: Extra | None = (
+    extra: ExtraLevels | None = (
         "pool"  # "pool": P6 subsampled from P5; "p6p7-c5" (RetinaNet's paper), "p6p7-p5": convolutions
     )
     norm: NormKind | None = None  # after every convolution, "batch" in torchvision's v2 form of Faster R-CNN

@@ -17,7 +17,7 @@ from ...data.loader.loader import EvalLoader
 from ...data.loader.shared_records import network_targets
 from ...data.records.dataset import Dataset
 from ...data.records.subsets import merged
-from ...evaluation import DetectionTable, GroundTruth, Results, evaluate
+from ...evaluation import DetectionTable, GroundTruth, Results, score_detections
 from ...recipe import Recipe
 from ...types import Detections
 from .update import VALIDATION, derive_seed
@@ -89,7 +89,7 @@ class Validator:
         ordered = DetectionTable.of(
             [found.get(i, nothing) for i in range(len(self.dataset))]
         )  # unreadable: nothing found
-        results: Results = evaluate(truth, ordered, "coco", split=self.split)
+        results: Results = score_detections(truth, ordered, "coco", split=self.split)
         return results.to_dict()
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from foveal.checkpoints.foreign.darknet import export_darknet, import_darknet
 from foveal.config.overrides import override
 from foveal.detectors.darknet import DarknetDetector
 from foveal.errors import FovealError, UsageError
-from foveal.parts.darknet.weights import read_header
+from foveal.parts.darknet.weights import read_weights_header
 from foveal.parts.losses.yolo import YOLOBoxLoss
 from foveal.parts.priors.cells import Cells
 from foveal.parts.resizing import Letterbox, Stretch
@@ -72,7 +72,7 @@ def test_pictures_seen_are_counted_on(tmp_path: Path) -> None:
         folder = tmp_path / str(begun)
         again = there_and_back(spec, folder, seen=later)
         assert isinstance(again.task.box_loss, YOLOBoxLoss) and again.task.box_loss.warmup_images == pull
-        assert read_header(folder / "x.weights").seen == min(begun, 12_800) + later
+        assert read_weights_header(folder / "x.weights").seen == min(begun, 12_800) + later
         assert struct.unpack("<q", (folder / "x.weights").read_bytes()[12:20])[0] == min(begun, 12_800) + later
 
 

@@ -19,7 +19,7 @@ from foveal.parts.backbones.torchvision import Torchvision
 from foveal.parts.resizing import Resize
 from foveal.types import Images
 from foveal.weights.coco_names import COCO_NAMES
-from foveal.weights.keys_detr import to_theirs
+from foveal.weights.keys_detr import detr_to_theirs
 from tests.checkpoints.test_huggingface import CLASSES, SMALL, same
 
 
@@ -58,7 +58,7 @@ def test_names_of_a_config() -> None:
 
 def test_settings_of_a_config_that_are_not_ours(detr: dict[str, Tensor]) -> None:
     """What we would compute otherwise is refused in one line, numbers that are none too."""
-    theirs = to_theirs(detr, "transformers")
+    theirs = detr_to_theirs(detr, "transformers")
     file = "m/model.safetensors"
     for config, words in (
         ({"activation_function": "gelu"}, "activation_function is 'gelu'"),
@@ -85,7 +85,7 @@ def test_settings_of_a_config_that_are_not_ours(detr: dict[str, Tensor]) -> None
 
 
 def test_what_a_config_does_not_say_is_transformers_default(detr: dict[str, Tensor]) -> None:
-    theirs = to_theirs(detr, "transformers")
+    theirs = detr_to_theirs(detr, "transformers")
     assert import_detr(theirs, "m")[0].head.heads == 2  # of width 64, by the published forms' 32 a head
     assert import_detr(theirs, "m", config={"model_type": "detr"})[0].head.heads == 8
     old = import_detr(theirs, "m", processor={"size": 480, "max_size": 640})[0].input
@@ -94,7 +94,7 @@ def test_what_a_config_does_not_say_is_transformers_default(detr: dict[str, Tens
 
 def test_coco_names_of_a_bare_state(tmp_path: Path) -> None:
     state = SMALL.build(COCO_NAMES).state_dict()
-    save_file(to_theirs(state, "original"), tmp_path / "detr.safetensors")
+    save_file(detr_to_theirs(state, "original"), tmp_path / "detr.safetensors")
     found = find(tmp_path / "detr.safetensors")
     assert found.classes == COCO_NAMES and found.spec().backbone == Torchvision("resnet50")
 

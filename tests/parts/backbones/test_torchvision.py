@@ -16,7 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from foveal.errors import FovealError, UsageError
 from foveal.parts.backbones.torchvision import Backbone, Torchvision
-from foveal.parts.layers.norms import FrozenBatchNorm, FrozenConv, fold, fuse_frozen, make_norm, replace_norms
+from foveal.parts.layers.norms import FrozenBatchNorm, FrozenConv, fold_norms, fuse_frozen, make_norm, replace_norms
 
 
 @pytest.fixture(autouse=True)
@@ -265,7 +265,7 @@ def test_eps_of_the_spec_reaches_every_norm(eps: float) -> None:
 def test_fold_is_the_same_function(norm: str) -> None:
     body = Torchvision("resnet18", norm=norm).build()  # type: ignore[arg-type]
     shake(body)
-    folded = fold(body)
+    folded = fold_norms(body)
     x = picture(64)
     with torch.no_grad():
         for a, b in zip(folded(x), body.eval()(x), strict=True):
@@ -280,7 +280,7 @@ def test_fold_leaves_norms_that_follow_no_convolution() -> None:
     """DenseNet normalizes before its convolutions."""
     body = Torchvision("densenet121", frozen_stages=0).build()
     shake(body)
-    folded = fold(body)
+    folded = fold_norms(body)
     assert any(isinstance(m, FrozenBatchNorm) for m in folded.modules())
     with torch.no_grad():
         for a, b in zip(folded(picture(64)), body.eval()(picture(64)), strict=True):

@@ -15,7 +15,7 @@ from foveal.errors import FovealError
 from foveal.parts.darknet.cfg import read_cfg_text, read_names, read_sections
 from foveal.parts.darknet.cfg_graph import cfg_text, read_net
 from foveal.parts.darknet.module import DarknetNetwork
-from foveal.parts.darknet.weights import read_darknet, read_header, write_darknet
+from foveal.parts.darknet.weights import read_darknet, read_weights_header, write_darknet
 from foveal.weights.state import load_state
 
 NET = "[net]\nwidth=32\nheight=32\n"
@@ -175,7 +175,7 @@ def test_every_real_pair_is_read_and_written_back(cfg: str, data: Path, tmp_path
     load_state(network, state, path=file, what=cfg)
     write_darknet(tmp_path / "back.weights", net, network.state_dict(), seen=seen)
     assert (tmp_path / "back.weights").read_bytes()[20:] == file.read_bytes()[size:]
-    assert read_header(tmp_path / "back.weights").seen == seen
+    assert read_weights_header(tmp_path / "back.weights").seen == seen
 
 
 def test_a_wrong_pair_is_refused_with_both_counts(data: Path) -> None:
@@ -237,7 +237,7 @@ def test_header_forms(version: tuple[int, int, int], counter: str, size: int, tm
     file.write_bytes(struct.pack("<3i", *version) + struct.pack(counter, 77) + floats.tobytes())
     if version[0] == 1:  # no Darknet wrote such a file
         with pytest.raises(FovealError, match="unknown format"):
-            read_header(file)
+            read_weights_header(file)
         return
     header, state = read_darknet(file, net)
     assert (header.bytes, header.seen, header.transposed) == (size, 77, max(version) > 1000)

@@ -23,9 +23,9 @@ from foveal.parts.backbones.darknet import Darknet
 from foveal.parts.backbones.torchvision import Torchvision
 from foveal.parts.darknet.cfg import read_cfg_text
 from foveal.parts.darknet.cfg_graph import Net, read_net
-from foveal.parts.darknet.module import DarknetNetwork, Reorg, activation
+from foveal.parts.darknet.module import DarknetNetwork, ReorgModule, activation
 from foveal.parts.darknet.weights import read_darknet, write_darknet
-from foveal.parts.layers.norms import fold
+from foveal.parts.layers.norms import fold_norms
 from foveal.weights.state import load_network_file, load_state
 
 NET = "[net]\nwidth=8\nheight=8\n"
@@ -197,9 +197,9 @@ def test_reorg_has_darknets_order() -> None:
                 for i in range(w):
                     w2, h2 = i * s + offset % s, j * s + offset // s
                     wanted[b, i + w * (j + h * k)] = flat[w2 + w * s * (h2 + h * s * c2)]
-    found = Reorg(s)(x)
+    found = ReorgModule(s)(x)
     assert torch.equal(found, wanted.view(2, c * s * s, h // s, w // s))
-    assert torch.equal(Reorg(s)(x.to(memory_format=torch.channels_last)), found)
+    assert torch.equal(ReorgModule(s)(x.to(memory_format=torch.channels_last)), found)
     assert not torch.equal(found, nn.functional.pixel_unshuffle(x, s))
 
 
@@ -258,7 +258,7 @@ def test_folded_and_resized(data: Path) -> None:
     """Every norm is folded into its convolution; other input sizes need no other network."""
     cfg, weights = (data / "weights" / part for part in REFERENCES["yolo-fastest-1.1-xl"])
     _, network = loaded(cfg, weights, 1e-5)
-    quick = fold(network)
+    quick = fold_norms(network)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in quick.modules())
     with torch.no_grad():
         x = torch.rand(1, 3, 128, 160)
