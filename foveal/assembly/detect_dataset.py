@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..data.images.load import ImageError, load_image
 from ..data.records.dataset import Dataset
+from ..files.aliases import OnProgress
 from ..types import Detections
 
 if TYPE_CHECKING:
     from .detector import Detector
 
 
-Progress = Callable[[int, int], None]
-
-
 def detect(
-    detector: Detector, dataset: Dataset, *, progress: Progress | None = None
+    detector: Detector, dataset: Dataset, *, progress: OnProgress | None = None
 ) -> tuple[list[Detections], list[ImageError]]:
     """Detections of every record, in order; none where the picture cannot be read."""
     found: list[Detections] = []

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .. import boxes as box_ops
 from ..errors import FovealError, UsageError
+from ..files.aliases import ImageArray
 from ..masks.paste import paste
 from ..masks.rle import Masks
 from ..parts.resizing import Input
@@ -22,7 +23,6 @@ from ..parts.selective_search import ProposalSource
 from ..recipe import Recipe
 from ..types import Boxes, Detections, Images, Predictions, Priors, Target, Targets
 
-ImageArray = np.ndarray[Any, np.dtype[np.uint8]]
 Boxes4 = np.ndarray[Any, np.dtype[np.float32]]  # (P, 4) xyxy
 
 

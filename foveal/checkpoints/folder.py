@@ -31,7 +31,7 @@ import safetensors.torch
 from torch import Tensor
 
 from ..errors import FovealError, UsageError
-from ..files.atomic import read_object
+from ..files.atomic import read_object, replace_folder, restore_folders, sync_folder, write_synced
 
 SCHEMA = 1
 SUMS = "SHA256SUMS"
@@ -94,10 +94,10 @@ def save(folder: Path, step: int, content: Content) -> Path:
         sums: dict[str, str] = {}
         for name, data in _serialized(content):
             sums[name] = hashlib.sha256(data).hexdigest()
-            _write(temporary / name, data)
-        _write(temporary / SUMS, _sums_text(sums))
-        _sync(temporary)
-        _replace_folder(temporary, final)
+            write_synced(temporary / name, data)
+        write_synced(temporary / SUMS, _sums_text(sums))
+        sync_folder(temporary)
+        replace_folder(temporary, final)
         point(folder, "last", step)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -120,7 +120,7 @@ def point(folder: Path, name: str, step: int) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(f"step-{step}")
     os.replace(temporary, folder / name)
-    _sync(folder)
+    sync_folder(folder)
 
 
 def prune(folder: Path, keep: Iterable[int]) -> None:
@@ -183,10 +183,7 @@ def steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint, rising. Repairs an exchange that was interrupted half-way."""
     if not folder.is_dir():
         return []
-    for old in folder.glob(".old-step-*"):
-        final = folder / old.name.removeprefix(".old-")
-        if not final.exists():
-            os.replace(old, final)
+    restore_folders(folder, "step-*")
     return sorted(n for n in map(_step_of, folder.iterdir()) if n is not None)
 
 
@@ -293,34 +290,6 @@ def _blame(listed: bytes, sums: Mapping[str, str]) -> tuple[str, str]:
             return name, f"the file is damaged: its SHA-256 is {sums[name][:12]}..., {SUMS} says {digest[:12]}..."
     extra = sorted(sums.keys() - then.keys())
     return (extra[0], f"the file is not in {SUMS}") if extra else (SUMS, "the list of hashes is damaged")
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    if os.name != "posix":  # Windows cannot open a folder
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _replace_folder(new: Path, final: Path) -> None:
-    """A folder cannot be renamed over another: the old one steps aside for a moment (:func:`steps` repairs that)."""
-    old = final.parent / f".old-{final.name}"
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        os.replace(final, old)
-    os.replace(new, final)
-    _sync(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def remove(path: Path) -> None:

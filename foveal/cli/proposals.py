@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import FovealError, UsageError
+from ..errors import FovealError, UsageError, nearest
 from .common import (
     Device,
     ImagesDir,
@@ -136,9 +135,9 @@ def _source(method: str) -> ProposalSource | None:
     if method in known or Path(method).exists():
         return known.get(method)
     if "(" not in method:
-        near = difflib.get_close_matches(method, known, 1)
-        if near:
-            raise UsageError(f"there is no method {method!r}", where="--method", fix=f"Did you mean {near[0]}?")
+        fix = nearest(method, known)
+        if fix:
+            raise UsageError(f"there is no method {method!r}", where="--method", fix=fix)
         return None
     source = parse_value(method, vocabulary(), where="--method")
     if not isinstance(source, ProposalSource):

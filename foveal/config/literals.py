@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import FovealError, UsageError
+from ..errors import FovealError, UsageError, nearest
 from .fields import Mismatch, fitted, hints, settings, takes
 from .renamed import PARTS, field_name
 
@@ -142,12 +141,3 @@ def made(make: Callable[[], Any], where: str) -> Any:
 def short(text: str, limit: int = 120) -> str:
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def nearest(name: str, names: Iterable[str], what: str) -> str:
-    """A sentence that helps with a misspelt name: the closest valid one, and all of them."""
-    valid = sorted(names)
-    folded = {v.lower(): v for v in valid}
-    close = difflib.get_close_matches(name.lower(), folded, 1, 0.5)
-    hint = f"Did you mean {folded[close[0]]}? " if close else ""
-    return f"{hint}Valid {what}: {', '.join(valid)}" if valid else f"There are no {what} here"

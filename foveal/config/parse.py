@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import FovealError, UsageError
 from .fields import FieldHelp, describe
-from .literals import nearest, parse_value
+from .literals import parse_value
 from .show import SCHEMA
 
 if TYPE_CHECKING:
     from ..assembly.detector import Spec
 
-__all__ = ["FieldHelp", "describe", "nearest", "parse_spec", "parse_value", "spec_from_json", "vocabulary"]
+__all__ = ["FieldHelp", "describe", "parse_spec", "parse_value", "spec_from_json", "vocabulary"]
 
 PACKAGES = ("foveal.parts", "foveal.detectors")  # every module in these
 MODULES = ("foveal.assembly.proposers", "foveal.assembly.task", "foveal.recipe", "foveal.data.augment.transforms")

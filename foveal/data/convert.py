@@ -12,10 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from ..errors import FovealError, UsageError
-from ..files.atomic import filled_folder
+from ..errors import FovealError, UsageError, nearest
+from ..files.atomic import atomic_folder
 from ..files.paths import PathLike
-from ..files.reading import nearest
 from .formats.writers import WRITERS, Plan
 from .open import open_sources
 from .records.dataset import Dataset
@@ -74,7 +73,7 @@ def convert(
     ``out`` is not empty or lies within the source, or where there is no image to write.
     """
     if format not in WRITERS:
-        raise UsageError(f"the format {format!r} is unknown", fix=nearest(str(format), list(WRITERS)))
+        raise UsageError(f"the format {format!r} is unknown", fix=nearest(str(format), WRITERS, "formats"))
     if others == "ignore":
         raise UsageError("ignored regions cannot be written", fix="Use others=background or others=skip-image")
     if isinstance(data, Dataset):
@@ -94,7 +93,7 @@ def convert(
     final = _new_folder(Path(out), [part.path for part in parts.values()])
     plan = Plan.of(parts, nested=format != "voc")
     try:
-        with filled_folder(final) as partial:
+        with atomic_folder(final) as partial:
             WRITERS[format](plan, partial, link)
     except OSError as error:
         raise FovealError(f"cannot be written ({error.strerror or error})", path=error.filename or final) from None

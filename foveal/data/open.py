@@ -9,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from ..errors import FovealError, UsageError
+from ..errors import FovealError, UsageError, nearest
 from ..files.paths import PathLike
-from ..files.reading import nearest
 from .formats.sniff import recognize
 from .formats.source import Source
 from .records.dataset import Dataset
@@ -104,7 +103,7 @@ def split_pair(
         missing = [n for n in names_ if n not in known.classes]
         if missing and known.classes:
             raise UsageError(
-                f"there is no class {missing[0]!r}", path=train.path, fix=nearest(missing[0], [*known.classes])
+                f"there is no class {missing[0]!r}", path=train.path, fix=nearest(missing[0], known.classes, "classes")
             )
         train = select_classes(train, names_, others, "accept")
     # Ignored regions are a matter of training; validation counts what was asked for, on the images that are left.
@@ -152,7 +151,7 @@ def _read(source: Source, split: str | None) -> Dataset:
         raise FovealError(
             f"there are no splits, so none is called {split!r}", path=source.path, fix="Leave --split out"
         )
-    raise FovealError(f"there is no split {split!r}", path=source.path, fix=nearest(split, list(source.splits)))
+    raise FovealError(f"there is no split {split!r}", path=source.path, fix=nearest(split, source.splits, "splits"))
 
 
 def _common_splits(sources: Sequence[Source]) -> tuple[str, ...]:

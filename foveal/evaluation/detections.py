@@ -13,8 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import FovealError, UsageError
+from ..files.aliases import Floats, Ints
 from .mask_files import read_masks, written_masks
-from .tables import DetectionTable, Floats, GroundTruth, Ints
+from .tables import DetectionTable, GroundTruth
 
 UnknownClasses = Literal["error", "drop"]
 NUMBER = {int, float}

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import FovealError, UsageError
+from ..files.aliases import Ints
 from ..masks.rle import Masks, squeeze
 from .masks import MaskRuns
-from .tables import DetectionTable, GroundTruth, Ints
+from .tables import DetectionTable, GroundTruth
 
 
 def read_masks(path: Path, records: Sequence[dict[str, Any]], image: Ints, truth: GroundTruth) -> MaskRuns | None:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..assembly.detect_dataset import Progress, detect
+from ..assembly.detect_dataset import detect
 from ..data.images.load import ImageError
 from ..data.open import open_dataset, open_sources
 from ..data.records.dataset import Dataset
 from ..data.records.findings import Finding
 from ..data.records.subsets import merged
 from ..errors import FovealError, UsageError
+from ..files.aliases import OnProgress
 from ..files.paths import PathLike
 from ..types import Detections
 from . import DetectionTable, GroundTruth, Results
@@ -67,7 +68,7 @@ def score_detector(
     *,
     protocol: str | Protocol = "coco",
     classes: Sequence[str] | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Scored:
     """Runs a detector over a data set and scores it on the classes of :func:`known_classes`."""
     from ..data.records.subsets import select_classes

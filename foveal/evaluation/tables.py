@@ -13,15 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import FovealError
+from ..files.aliases import Bools, Floats, Ints
 from ..masks.rle import Masks
 from .masks import MaskRuns
 
 if TYPE_CHECKING:
     from ..data.records.dataset import Dataset, Record
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 
 def width_height(box: Floats) -> tuple[Floats, Floats]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..assembly.detect_dataset import Progress
 from ..data.images.load import ImageError, load_image
 from ..data.records.dataset import Dataset, Record
 from ..errors import UsageError
+from ..files.aliases import OnProgress
 from ..parts.selective_search import Proposed
 from .cache import Made, Maker, fill
 from .file import Files
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def with_proposals(
-    detector: Detector, dataset: Dataset, files: Files | None = None, *, progress: Progress | None = None
+    detector: Detector, dataset: Dataset, files: Files | None = None, *, progress: OnProgress | None = None
 ) -> Dataset:
     """The data set with proposals from outside where the detector takes such: of files, else of its source's cache.
 

@@ -7,7 +7,6 @@ within an image. The boxes of image i are rows ``starts[i]`` to ``starts[i + 1]`
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FovealError, UsageError
+from ..files.atomic import atomic_file
 from ..parts.selective_search import Proposed
 
 SCHEMA = 1
@@ -220,10 +220,9 @@ def write_table(path: Path, setting: str, images: Sequence[Named], found: Sequen
     header = {"__metadata__": {ENTRY: json.dumps(story)}, **_described(len(starts), int(starts[-1]))}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with atomic_file(path) as part, part.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text + starts.tobytes())
             for boxes, _ in found:
                 file.write(np.ascontiguousarray(boxes, "<f4").tobytes())
@@ -231,10 +230,6 @@ def write_table(path: Path, setting: str, images: Sequence[Named], found: Sequen
                 file.write(np.ascontiguousarray(scores, "<f4").tobytes())
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
     except OSError as error:
         fix = "Set FOVEAL_CACHE to a folder of yours, or name another --out"
         raise FovealError(f"cannot be written ({error.strerror})", path=path, fix=fix) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)

@@ -204,15 +204,6 @@ def _foreign(data: bytes) -> str | None:
     return None
 
 
-def nearest(name: str, names: list[str]) -> str:
-    """``did you mean`` for an unknown name, or the list of the known ones."""
-    import difflib
-
-    close = difflib.get_close_matches(name, names, 1, 0.5)
-    listed = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
-    return f"Did you mean {close[0]}?" if close else (f"There is: {listed}" if names else "There is none")
-
-
 def check_exists(path: Path) -> None:
     """Raises :class:`FovealError` for a path that is not there or may not be read."""
     try:

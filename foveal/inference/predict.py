@@ -12,8 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.images.load import RGB, ImageError, find_images, is_image, load_image
+from ..data.images.load import ImageError, find_images, is_image, load_image
 from ..errors import FovealError, UsageError
+from ..files.aliases import ImageArray
 from ..files.paths import PathLike
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def predict(
     done = Predictions()
     size = batch or (1 if detector.device.type == "cpu" else 8)
     outside = proposals if isinstance(proposals, Outside) else Outside.of(detector, files, proposals)
-    waiting: list[tuple[str, RGB]] = []
+    waiting: list[tuple[str, ImageArray]] = []
 
     def flush() -> None:
         boxes = None if outside is None else [outside.boxes(name, pixels) for name, pixels in waiting]
@@ -153,17 +154,17 @@ def find_sources(sources: Sequence[PathLike]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _loaded(files: Sequence[str]) -> Iterator[tuple[str, RGB | ImageError]]:
+def _loaded(files: Sequence[str]) -> Iterator[tuple[str, ImageArray | ImageError]]:
     """Pictures in order, or why there is none, decoded a few ahead."""
 
-    def load(name: str) -> RGB | ImageError:
+    def load(name: str) -> ImageArray | ImageError:
         try:
             return load_image(name)
         except ImageError as error:
             return error
 
     with ThreadPoolExecutor(1) as pool:
-        ahead: deque[tuple[str, Future[RGB | ImageError]]] = deque()
+        ahead: deque[tuple[str, Future[ImageArray | ImageError]]] = deque()
         rest = iter(files)
         try:
             while True:
@@ -220,7 +221,7 @@ class Outside:
 
         return places(self.tables)
 
-    def boxes(self, name: str, pixels: RGB) -> NDArray[np.float32]:
+    def boxes(self, name: str, pixels: ImageArray) -> NDArray[np.float32]:
         """(P, 4). Raises :class:`FovealError` for a picture that the tables do not know."""
         from ..external_proposals.file import content_key
 
@@ -256,7 +257,7 @@ class _Namer:
         if out.exists() and not out.is_dir():
             raise FovealError("is a file, not a folder", path=out, fix="Name a folder for the drawings")
 
-    def save(self, name: str, pixels: RGB, found: Detections) -> Path:
+    def save(self, name: str, pixels: ImageArray, found: Detections) -> Path:
         from .draw import draw
 
         self.out.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .rle import Ints, Masks, ranges
+from ..files.aliases import Ints
+from .rle import Masks, ranges
 
 STEPS = 5  # of the outline, a pixel
 

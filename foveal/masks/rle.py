@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from ..files.aliases import Ints
+
 Short = NDArray[np.int32]
 
 

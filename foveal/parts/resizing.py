@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FovealError, UsageError
+from ..files.aliases import ImageArray
 from ..types import Images
-
-ImageArray = np.ndarray[Any, np.dtype[np.uint8]]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

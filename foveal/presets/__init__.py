@@ -6,10 +6,8 @@ published COCO val2017 unless said; what the ``*_mini`` presets reach in minutes
 
 from __future__ import annotations
 
-import difflib
-
 from ..assembly.detector import Spec
-from ..errors import UsageError
+from ..errors import UsageError, nearest
 from . import detr, fast_rcnn, faster_rcnn, fcos, mask_rcnn, mini, rcnn, retinanet, spp_net, ssd, yolo
 from .detr import *
 from .fast_rcnn import *
@@ -37,6 +35,5 @@ def get(name: str) -> Spec:
     value = globals().get(name)
     if isinstance(value, Spec):
         return value
-    near = difflib.get_close_matches(name, names(), 1)
-    fix = f"Did you mean {near[0]!r}?" if near else ""
-    raise UsageError(f"there is no preset {name!r}", fix=f"{fix} `foveal models` lists them.".strip())
+    fix = f"{nearest(name, names())} Run `foveal models` to list them"
+    raise UsageError(f"there is no preset {name!r}", fix=fix.strip())

@@ -7,15 +7,15 @@ used.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from ..errors import FovealError, UsageError
+from ..errors import FovealError, UsageError, nearest
+from ..files.aliases import OnProgress
 from .catalogue import ALIASES, PUBLISHED, Part, Published
-from .download import Progress, digest, download
+from .download import digest, download
 
 __all__ = [
     "ALIASES",
@@ -56,9 +56,9 @@ def find_published(name: str) -> Published:
     key = _resolve(name)
     if key is None:
         known = [*ALIASES, *PUBLISHED]
-        near = difflib.get_close_matches(name, known, 3)
-        fix = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(known)}."
-        raise UsageError(f"no published checkpoint is called {name!r}", fix=fix)
+        raise UsageError(
+            f"no published checkpoint is called {name!r}", fix=nearest(name, known, "checkpoints", count=3)
+        )
     return PUBLISHED[key]
 
 
@@ -94,7 +94,7 @@ def fetch(
     name: str,
     cache: str | Path | None = None,
     *,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     url: str | None = None,
     offline: bool = False,
 ) -> Path:
@@ -118,7 +118,7 @@ def fetch_url(
     sha256: str | None,
     cache: str | Path | None = None,
     *,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     offline: bool = False,
 ) -> Path:
     """A file that no table here knows, by its address. ``sha256``: its hash, or its first digits from eight on.
@@ -159,7 +159,7 @@ def _cached(part: Part, cache: str | Path | None, what: str, fix: str) -> Path:
     return path
 
 
-def _fetched(part: Part, cache: str | Path | None, progress: Progress | None) -> Path:
+def _fetched(part: Part, cache: str | Path | None, progress: OnProgress | None) -> Path:
     path = _place(part, cache)
     if path.is_file():
         with contextlib.suppress(FovealError):  # a damaged one is fetched anew

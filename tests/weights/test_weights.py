@@ -340,7 +340,7 @@ def test_aliases_are_detectors() -> None:
     assert weights.is_alias("retinanet_resnet50_fpn_v2")
     assert not weights.is_alias("resnet50")
     assert not weights.is_alias("photo.jpg")
-    with pytest.raises(UsageError, match="Did you mean 'accurate'"):
+    with pytest.raises(UsageError, match="Did you mean accurate"):
         weights.find("acurate")
 
 

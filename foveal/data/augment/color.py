@@ -5,22 +5,22 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import Pixels
+from ...files.aliases import ImageArray
 
 _CHUNK = 1 << 14  # pixels at a time: ten float planes of this length stay in a core's own cache
 
 
-def table(add: float, factor: float) -> NDArray[np.uint8]:
+def lookup_table(add: float, factor: float) -> NDArray[np.uint8]:
     """(256,) uint8: every level brightened, cut to 0..255, then stretched, cut and rounded."""
     levels = (np.arange(256.0) + add).clip(0, 255)
-    stretched: Pixels = np.rint((levels * factor).clip(0, 255)).astype(np.uint8)
+    stretched: ImageArray = np.rint((levels * factor).clip(0, 255)).astype(np.uint8)
     return stretched
 
 
 _SAME = np.arange(256, dtype=np.uint8)
 
 
-def apply_table(image: Pixels, levels: NDArray[np.uint8]) -> Pixels:
+def apply_table(image: ImageArray, levels: NDArray[np.uint8]) -> ImageArray:
     """Every byte looked up in a table of 256; the image itself where nothing would change."""
     if np.array_equal(levels, _SAME):
         return image
@@ -29,7 +29,7 @@ def apply_table(image: Pixels, levels: NDArray[np.uint8]) -> Pixels:
     return np.frombuffer(out, dtype=np.uint8).reshape(image.shape)
 
 
-def adjust_hsv(image: Pixels, saturation: float, hue: float) -> Pixels:
+def adjust_hsv(image: ImageArray, saturation: float, hue: float) -> ImageArray:
     """Saturation multiplied and hue turned by degrees, in HSV; (H, W, 3) uint8 -> the same."""
     if saturation == 1 and hue == 0:
         return image
@@ -42,7 +42,9 @@ def adjust_hsv(image: Pixels, saturation: float, hue: float) -> Pixels:
     return out.reshape(image.shape)
 
 
-def _turn_chunk(pixels: Pixels, out: Pixels, work: NDArray[np.float32], saturation: float, sixths: float) -> None:
+def _turn_chunk(
+    pixels: ImageArray, out: ImageArray, work: NDArray[np.float32], saturation: float, sixths: float
+) -> None:
     """One chunk (N, 3). The value (largest channel) stays; the distance to it carries hue and saturation.
 
     With value v, chroma d = v - smallest and hue h in sixths of a turn, red is v - d clip(2 - |h - 3|, 0, 1), green

@@ -18,10 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...files.aliases import Floats, ImageArray
 from ...masks.rle import Masks
-
-Pixels = NDArray[np.uint8]
-Floats = NDArray[np.float64]
 
 MEAN = (124, 116, 104)  # ImageNet's mean color, in RGB: zero after normalization
 
@@ -30,7 +28,7 @@ MEAN = (124, 116, 104)  # ImageNet's mean color, in RGB: zero after normalizatio
 class Sample:
     """One picture with its objects. The rows of ``boxes``, ``labels``, ``ignore`` and ``masks`` belong together."""
 
-    image: Pixels  # (H, W, 3) RGB, never written to
+    image: ImageArray  # (H, W, 3) RGB, never written to
     boxes: Floats  # (G, 4) canvas pixels
     labels: NDArray[np.int64]  # (G,)
     ignore: NDArray[np.bool_]  # (G,) a region to leave out of the loss
@@ -79,7 +77,7 @@ class Sample:
             proposals = inside[some]
         return replace(self, boxes=boxes, proposals=proposals).rows(kept)
 
-    def picture(self) -> Pixels:
+    def picture(self) -> ImageArray:
         """The whole canvas as an array (H, W, 3)."""
         out = torch.empty((*self.canvas, 3), dtype=torch.uint8)
         resample(self, out, (*self.canvas, 0, 0))
@@ -138,7 +136,7 @@ def centers_inside(boxes: Floats, windows: Floats) -> NDArray[np.bool_]:
 
 
 # ------------------------------------------------------------------------------------------------- resizing
-def resize(image: Pixels, height: int, width: int) -> Tensor:
+def resize(image: ImageArray, height: int, width: int) -> Tensor:
     """(H, W, 3) uint8 -> (height, width, 3) uint8, bilinear without antialias, as prediction resizes in float.
 
     Within one level of the rounded float result (torch's fixed-point kernel, 20 times faster than the float one).
@@ -156,7 +154,7 @@ def resample(
     sample: Sample,
     out: Tensor,
     placement: tuple[int, int, int, int],
-    finish: Callable[[Pixels], Pixels] | None = None,
+    finish: Callable[[ImageArray], ImageArray] | None = None,
 ) -> Sample:
     """Resamples the canvas into ``out`` (H, W, 3) at ``placement`` = height, width, top, left; the rest is filled.
 
@@ -211,6 +209,6 @@ def _fill_around(out: Tensor, inner: tuple[int, int, int, int], fill: tuple[int,
                 part[..., channel] = value
 
 
-def _tensor(image: Pixels) -> Tensor:
+def _tensor(image: ImageArray) -> Tensor:
     """The array as a tensor without a copy; read-only arrays are copied, because torch cannot hold them."""
     return torch.from_numpy(image if image.flags.writeable else image.copy())

@@ -13,8 +13,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .color import adjust_hsv, apply_table, table
-from .geometry import Floats, Sample, centers_inside, crop_to_centers, crop_to_visible, flip
+from ...files.aliases import Floats
+from .color import adjust_hsv, apply_table, lookup_table
+from .geometry import Sample, centers_inside, crop_to_centers, crop_to_visible, flip
 
 __all__ = [
     "Expand",
@@ -266,9 +267,9 @@ class PhotometricDistortion(Transform):
         saturation = _between(self.saturation, amount[2]) if on[2] else 1.0
         hue = self.hue * (2 * amount[3] - 1) if on[3] else 0.0
         late = amount[4] < 0.5
-        image = apply_table(sample.image, table(add, 1.0 if late else contrast))
+        image = apply_table(sample.image, lookup_table(add, 1.0 if late else contrast))
         image = adjust_hsv(image, saturation, hue)
-        image = apply_table(image, table(0.0, contrast if late else 1.0))
+        image = apply_table(image, lookup_table(0.0, contrast if late else 1.0))
         return replace(sample, image=image)
 
 

@@ -31,9 +31,10 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
+from ...files.aliases import ImageArray
 from ...files.reading import walk
 from .header import Header, parse_header, read_header
-from .modes import RGB, ImageError, array_rgb, gray_bits, known_format, refusal, to_rgb
+from .modes import ImageError, array_rgb, gray_bits, known_format, refusal, to_rgb
 
 MAX_PIXELS = 200_000_000  # design section 9; read from the header, before any pixel is decoded
 MOST_SKIPPED = 0.05  # of a set's images: training passes over that many that cannot be decoded, and stops at more
@@ -43,7 +44,6 @@ EXTENSIONS = frozenset("." + ending for ending in _ENDINGS.split())  # HEIC is n
 # Pillow's other plug-ins (EPS starts Ghostscript) have no business with files from strangers.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "QOI")
 __all__ = [
-    "RGB",
     "ImageError",
     "as_rgb",
     "decode",
@@ -57,7 +57,7 @@ __all__ = [
 _PILLOW = threading.Lock()  # guards Pillow's global pixel limit and Python's global warning filters
 
 
-def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> RGB:
+def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> ImageArray:
     """The picture in a file: uint8 (H, W, 3) RGB, upright, writable and contiguous.
 
     Raises :class:`ImageError` where the file is missing, damaged, cut off, no image, or larger than ``max_pixels``.
@@ -94,7 +94,7 @@ def probe(
     return header.upright, (header.width, header.height)
 
 
-def decode(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS) -> RGB:
+def decode(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS) -> ImageArray:
     """:func:`load_image` of the bytes of a file; ``name`` is what an error calls it."""
     header = parse_header(data)
     if header is not None:
@@ -107,7 +107,7 @@ def decode(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS) ->
     return _decode_pillow(data, name, header, max_pixels)
 
 
-def as_rgb(source: Any, *, max_pixels: int = MAX_PIXELS) -> RGB:
+def as_rgb(source: Any, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
     """Anything that is one picture -> uint8 (H, W, 3) RGB.
 
     Paths, bytes, binary file objects, PIL images (turned upright), NumPy arrays (H, W), (H, W, 1), (H, W, 3) or
@@ -167,7 +167,7 @@ def is_image(path: Path) -> bool:
     return known_format(head) is not None
 
 
-def upright(pixels: RGB, orientation: int) -> RGB:
+def upright(pixels: ImageArray, orientation: int) -> ImageArray:
     """Turns stored pixels (H, W, 3) as EXIF orientation 1..8 says."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
@@ -239,7 +239,7 @@ def _pillow_size(file: BinaryIO, name: str) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def _decode_pillow(data: bytes, name: str, header: Header | None, max_pixels: int) -> RGB:
+def _decode_pillow(data: bytes, name: str, header: Header | None, max_pixels: int) -> ImageArray:
     # A PNG of ordinary size raises no warning and needs no lock, so that several threads may decode at once.
     free = header is not None and header.format == "PNG" and header.width * header.height < 64_000_000
     try:

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import FovealError
-
-RGB = NDArray[np.uint8]
+from ...files.aliases import ImageArray
 
 
 class ImageError(FovealError):
@@ -37,7 +36,7 @@ def to_rgb(image: Image.Image, name: str, bits: int = 16, background: tuple[int,
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _gray(values: NDArray[Any], name: str, bits: int) -> RGB:
+def _gray(values: NDArray[Any], name: str, bits: int) -> ImageArray:
     """Gray values (H, W) of more than 8 bits, or floats -> (H, W, 3)."""
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
@@ -54,7 +53,7 @@ def _gray(values: NDArray[Any], name: str, bits: int) -> RGB:
     return np.repeat(gray[..., None], 3, axis=2)
 
 
-def array_rgb(array: NDArray[Any]) -> RGB:
+def array_rgb(array: NDArray[Any]) -> ImageArray:
     shape = array.shape
     if array.ndim == 2:
         array = array[..., None]

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import FovealError
+from ...files.aliases import ImageArray
 from ...types import Images, Target, Targets, pad_boxes
-from ..augment.geometry import Pixels, Sample, resample
+from ..augment.geometry import Sample, resample
 from ..augment.transforms import MultiScale, Transform
 from ..images.load import MOST_SKIPPED
 from .shared_records import PackedRecords
@@ -120,7 +121,7 @@ class Prepared:
     """A sample whose geometry is done; ``color_jitter`` is the color that is still to come."""
 
     sample: Sample
-    color_jitter: Callable[[Pixels], Pixels] | None
+    color_jitter: Callable[[ImageArray], ImageArray] | None
 
 
 def prepare(sample: Sample, augment: Sequence[Transform], rng: np.random.Generator) -> Prepared:
@@ -132,7 +133,7 @@ def prepare(sample: Sample, augment: Sequence[Transform], rng: np.random.Generat
     if not colors:
         return Prepared(sample, None)
 
-    def color_jitter(image: Pixels) -> Pixels:
+    def color_jitter(image: ImageArray) -> ImageArray:
         painted = replace(sample, image=image, masks=None)
         for transform in colors:
             painted = transform(painted, rng)

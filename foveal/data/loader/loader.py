@@ -22,13 +22,14 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from ...errors import FovealError, UsageError
+from ...files.aliases import ImageArray
+from ...recipe import Treatment
 from ...types import Images, Targets
-from ..augment.geometry import Pixels
 from ..augment.transforms import MultiScale, ShortSide, Transform
 from ..images.load import MOST_SKIPPED
 from ..records.dataset import Dataset
 from .batches import BatchBuilder, EvalBatches, Order, TrainBatches, WorkerBatch
-from .shared_records import PackedRecords, Treatment, targets_of
+from .shared_records import PackedRecords, targets_of
 
 if TYPE_CHECKING:
     from ...parts.resizing import Input
@@ -60,7 +61,7 @@ class Batch:
 class EvalBatch:
     """Whole pictures as they are: the detector prepares them, in float."""
 
-    arrays: list[Pixels]  # (H, W, 3) uint8
+    arrays: list[ImageArray]  # (H, W, 3) uint8
     indices: list[int]
     data_seconds: float
 

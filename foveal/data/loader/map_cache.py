@@ -7,7 +7,6 @@ is keyed by everything the numbers follow from; under another key it is begun an
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...errors import FovealError
+from ...files.atomic import atomic_file
 from ..images.load import MOST_SKIPPED, load_image
 from ..records.dataset import Record
 
@@ -47,12 +47,10 @@ class Store:
 
     def write(self, index: int, tensors: dict[str, Tensor]) -> None:
         """Whole or not at all. Raises :class:`FovealError` where the disk is full."""
-        temporary = self.folder / f".{index}"
         try:
-            temporary.write_bytes(save(tensors))
-            os.replace(temporary, self.path(index))
+            with atomic_file(self.path(index)) as part:
+                part.write_bytes(save(tensors))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             fix = "Free some space, then go on with --resume; what is stored stays"
             raise FovealError(f"cannot store features: {error.strerror}", path=self.folder, fix=fix) from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import FovealError
-from ...recipe import Recipe
+from ...files.aliases import ImageArray
+from ...recipe import Recipe, Treatment
 from ...types import Images, Target, Targets
-from ..augment.geometry import Pixels, Sample
+from ..augment.geometry import Sample
 from ..images.load import load_image
 from ..records.dataset import Record
 from ..records.segmentation import from_json, masks_of, to_json
@@ -28,9 +29,6 @@ def network_targets(records: Sequence[Record], images: Images, fit: Recipe, *, m
     treatment: dict[str, Any] = {"difficult": fit.difficult, "crowd": fit.crowd, "masks": masks}
     padded = Targets.pad([targets_of(r, f, **treatment) for r, f in rows])
     return padded.to(images.pixels.device)
-
-
-Treatment = Literal["learn", "ignore", "drop"]
 
 
 # -------------------------------------------------------------------------------------------------- records
@@ -104,7 +102,7 @@ class PackedRecords:
     def path(self, index: int) -> Path:
         return Path(self._names[index].decode("utf-8", "surrogateescape"))
 
-    def image(self, index: int) -> Pixels:
+    def image(self, index: int) -> ImageArray:
         """The pixels. Raises :class:`FovealError` where the file is no image or not of the size it was said to be."""
         path = self.path(index)
         image = load_image(path)

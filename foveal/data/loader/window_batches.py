@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ...boxes import array_iou
 from ...errors import FovealError, UsageError
-from ...recipe import WindowSampling
+from ...recipe import Treatment, WindowSampling
 from ...types import Images, Targets
 from ..records.dataset import Dataset
 from .batches import WorkerBatch, generator
 from .loader import Batch, _Loader
-from .shared_records import PackedRecords, Treatment
+from .shared_records import PackedRecords
 
 if TYPE_CHECKING:
     from ...parts.pooling.warp import Warp

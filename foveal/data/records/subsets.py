@@ -10,8 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import UsageError
-from ...files.reading import nearest
+from ...errors import UsageError, nearest
 from .dataset import Dataset, Record
 from .findings import Finding, Findings
 from .splits import meant_to_overlap
@@ -46,11 +45,11 @@ def select_classes(
     """
     names = class_list(classes)
     if others not in OTHERS:
-        raise UsageError(f"others={others!r} is unknown", fix=nearest(str(others), list(OTHERS)))
+        raise UsageError(f"others={others!r} is unknown", fix=nearest(str(others), OTHERS, "values"))
     missing = [n for n in names if n not in dataset.classes]
     if absent == "refuse" and missing and dataset.classes:
         raise UsageError(
-            f"there is no class {missing[0]!r}", path=dataset.path, fix=nearest(missing[0], list(dataset.classes))
+            f"there is no class {missing[0]!r}", path=dataset.path, fix=nearest(missing[0], dataset.classes, "classes")
         )
     if names == dataset.classes:
         return dataset

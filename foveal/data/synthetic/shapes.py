@@ -21,7 +21,7 @@ import simplejpeg
 from PIL import Image
 
 from ...errors import FovealError, UsageError
-from ...files.atomic import filled_folder
+from ...files.atomic import atomic_folder
 from ...masks.rle import Masks
 from .scenes import CLASSES, Scene, draw_scene
 
@@ -61,7 +61,7 @@ def make_shapes(
     held = max(images // 5, min(images - 1, 1))  # two pictures are one and one
     wanted = dict(splits) if splits is not None else {"train": images - held, "val": held}
     _check(out, wanted, seed, format, size)
-    with filled_folder(out) as partial:
+    with atomic_folder(out) as partial:
         writer: _Voc | _Coco = _Voc(partial, masks) if format == "voc" else _Coco(partial, masks)
         counts = np.zeros(len(CLASSES), dtype=np.int64)
         pictures = [(split, i) for split, count in wanted.items() for i in range(count)]

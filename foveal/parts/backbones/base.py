@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from ...errors import UsageError
+from ...errors import UsageError, nearest
 
 LayerT = TypeVar("LayerT")
 
@@ -57,9 +56,8 @@ def returned(
     for item in wanted:
         places: Mapping[Any, LayerT] = by_level if isinstance(item, int) else by_name
         if item not in places:
-            near = difflib.get_close_matches(str(item), list(by_name), 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"It has levels {', '.join(map(str, by_level))}."
-            raise UsageError(f"{what} has no layer {item!r}", fix=hint)
+            fix = nearest(str(item), by_name) or f"Name one of the levels {', '.join(map(str, by_level))}"
+            raise UsageError(f"{what} has no layer {item!r}", fix=fix)
         found.append(places[item])
     if not found or len(set(found)) < len(found):
         raise UsageError(f"returns is {tuple(wanted)}", fix="Name at least one layer, and each once.")

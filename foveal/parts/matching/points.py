@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...errors import UsageError
+from ...files.aliases import Floats32
 from ...types import Match, Priors, Targets
 from .matcher import DEVICE_BUDGET, HOST_BUDGET, DecodedOutputs, Matcher, finalize_match
 
-Floats = np.ndarray[Any, np.dtype[np.float32]]
 Whole = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -89,7 +89,7 @@ class PointMatcher(Matcher):
             positive[image, point] = True
         return torch.from_numpy(gt), torch.from_numpy(positive)
 
-    def _fitting(self, grid: LocationGrid, boxes: Floats, first: bool, last: bool) -> tuple[Whole, Whole]:
+    def _fitting(self, grid: LocationGrid, boxes: Floats32, first: bool, last: bool) -> tuple[Whole, Whole]:
         """Pairs (point, box) of one level that may belong together; ``boxes`` (n, 4)."""
         stride = np.float32(grid.stride)
         low = np.float32(0) if first else stride * np.float32(self.span[0])
@@ -127,12 +127,12 @@ class LocationGrid:
 
     start: int  # the first one's place among the priors
     columns: int
-    x: Floats  # (rows * columns,)
-    y: Floats
+    x: Floats32  # (rows * columns,)
+    y: Floats32
     step: tuple[float, float]  # pixels from column to column, from row to row
     stride: float  # side of a cell
 
-    def near(self, boxes: Floats, radius: float | None, low: float, high: float) -> tuple[Whole, Whole]:
+    def near(self, boxes: Floats32, radius: float | None, low: float, high: float) -> tuple[Whole, Whole]:
         """Pairs (point of this level, box): all that lie near enough and some more. ``boxes`` (n, 4)."""
         middle, reach = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
         longest = 2 * reach.max(1)
@@ -163,7 +163,7 @@ def grids_of(priors: Tensor, counts: Sequence[int]) -> list[LocationGrid] | None
     return cast(list[LocationGrid] | None, _KNOWN[priors])
 
 
-def _grid(cells: Floats, start: int) -> LocationGrid | None:
+def _grid(cells: Floats32, start: int) -> LocationGrid | None:
     x, y = cells[:, 0::2].mean(1), cells[:, 1::2].mean(1)
     columns = int((y == y[0]).sum())
     if len(cells) % columns:

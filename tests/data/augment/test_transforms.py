@@ -13,8 +13,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from foveal.data.augment.color import adjust_hsv, apply_table, table
-from foveal.data.augment.geometry import place, resize
+from foveal.data.augment.color import adjust_hsv, apply_table, lookup_table
+from foveal.data.augment.geometry import resample, resize
 from foveal.data.augment.transforms import (
     Expand,
     FixedCrop,
@@ -88,7 +88,7 @@ def test_boxes_follow_the_pixels(transform: Transform) -> None:
         canvas = after.picture()
         assert canvas.shape == (*after.canvas, 3)
         assert len(after.boxes) == len(after.labels) == len(after.ignore) == len(after.masks)  # type: ignore[arg-type]
-        placed = place(after, torch.empty((*after.canvas, 3), dtype=torch.uint8), (*after.canvas, 0, 0))
+        placed = resample(after, torch.empty((*after.canvas, 3), dtype=torch.uint8), (*after.canvas, 0, 0))
         assert_boxes_on_pixels(canvas, placed, 0)  # nothing was resampled: exact
         np.testing.assert_array_equal(placed.boxes, after.boxes)
         changed += canvas.shape != before.image.shape or not np.array_equal(canvas, before.image)
@@ -239,11 +239,11 @@ def test_the_generator_decides(transform: Transform) -> None:
 
 
 def test_table_by_hand() -> None:
-    assert table(10, 1.5)[[0, 100, 200, 250]].tolist() == [15, 165, 255, 255]
-    assert table(-20, 0.5)[[0, 10, 100]].tolist() == [0, 0, 40]
+    assert lookup_table(10, 1.5)[[0, 100, 200, 250]].tolist() == [15, 165, 255, 255]
+    assert lookup_table(-20, 0.5)[[0, 10, 100]].tolist() == [0, 0, 40]
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    np.testing.assert_array_equal(apply_table(image, table(3, 1.0)), image + 3)
-    assert apply_table(image, table(0, 1.0)) is image
+    np.testing.assert_array_equal(apply_table(image, lookup_table(3, 1.0)), image + 3)
+    assert apply_table(image, lookup_table(0, 1.0)) is image
 
 
 @pytest.mark.parametrize(("saturation", "hue"), [(1.4, 0), (0.5, 0), (1, 18), (1, -18), (1.3, 7.5), (0.6, -170)])

@@ -15,7 +15,7 @@ from foveal.data.convert import convert
 from foveal.data.loader.loader import Loader, targets_of
 from foveal.data.open import open_dataset
 from foveal.data.records import segmentation
-from foveal.data.records.segmentation import check_masks, masks_of, settle_mask
+from foveal.data.records.segmentation import check_masks, masks_of, validate_mask
 from foveal.data.synthetic.shapes import make_shapes
 from foveal.errors import FovealError
 from foveal.parts.resizing import Letterbox, Resize
@@ -47,19 +47,19 @@ SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]
     ],
 )
 def test_what_is_no_mask_is_said(value: Any, code: str, words: str) -> None:
-    used, problems = settle_mask(value, WIDTH, HEIGHT)
+    used, problems = validate_mask(value, WIDTH, HEIGHT)
     assert used is None and problems[0][0] == code and words in problems[0][1]
 
 
 def test_what_can_be_used_is_kept() -> None:
-    assert settle_mask(None, 64, 48) == (None, []) == settle_mask([], 64, 48) == settle_mask({}, 64, 48)
-    assert settle_mask([SQUARE], 64, 48) == ([SQUARE], [])
-    used, problems = settle_mask([SQUARE, [1, 2]], 64, 48)
+    assert validate_mask(None, 64, 48) == (None, []) == validate_mask([], 64, 48) == validate_mask({}, 64, 48)
+    assert validate_mask([SQUARE], 64, 48) == ([SQUARE], [])
+    used, problems = validate_mask([SQUARE, [1, 2]], 64, 48)
     assert used == [SQUARE] and [p[0] for p in problems] == ["polygon-invalid"]
-    used, problems = settle_mask([[10, 10, 70, 10, 70, 30]], 64, 48)
+    used, problems = validate_mask([[10, 10, 70, 10, 70, 30]], 64, 48)
     assert used is not None and [p[0] for p in problems] == ["mask-over-edge"]
     empty = {"size": [48, 64], "counts": [3072]}
-    assert settle_mask(empty, 64, 48) == (empty, [])  # the file says so
+    assert validate_mask(empty, 64, 48) == (empty, [])  # the file says so
     # the square's rows and columns 10 to 29, and the same as run lengths
     coded = {"size": [48, 64], "counts": [490, *[20, 28] * 19, 20, 48 * 64 - 490 - 48 * 19 - 20]}
     masks = masks_of([[SQUARE], coded, None, empty], 64, 48)
