@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 
 from ...boxes import array_iou
 
-AnyFloats = NDArray[np.floating[Any]]
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class ImageFeatures:
     """The windows of one image: its proposals and its objects. R may be 0."""
 
-    features: AnyFloats  # (R, d), any float type
-    boxes: AnyFloats  # (R, 4)
+    features: Floats  # (R, d), any float type
+    boxes: Floats  # (R, 4)
     labels: NDArray[np.int64]  # (R,) the class of a window that is an object itself; -1: a proposal
-    overlaps: AnyFloats  # (R, C) the greatest IoU with an object of each class; 0 where there is none
-    truth: AnyFloats  # (R, 4) the object, of any class, that the window overlaps most; its own box where there is none
-    norms: AnyFloats  # (N,) lengths of the vectors of all windows of the image, of which ``features`` may be a part
+    overlaps: Floats  # (R, C) the greatest IoU with an object of each class; 0 where there is none
+    truth: Floats  # (R, 4) the object, of any class, that the window overlaps most; its own box where there is none
+    norms: Floats  # (N,) lengths of the vectors of all windows of the image, of which ``features`` may be a part
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -50,9 +50,7 @@ def mean_norm(images: Iterable[ImageFeatures]) -> float:
     return total / count if count and total else 1.0
 
 
-def overlaps_of(
-    boxes: AnyFloats, objects: AnyFloats, labels: NDArray[np.int64], classes: int
-) -> tuple[AnyFloats, AnyFloats]:
+def overlaps_of(boxes: Floats, objects: Floats, labels: NDArray[np.int64], classes: int) -> tuple[Floats, Floats]:
     """Windows (R, 4), objects (G, 4), labels (G,) -> ``overlaps`` (R, C) and ``truth`` (R, 4) of :class:`Rows`."""
     found = np.zeros((len(boxes), classes))
     if not len(objects):

@@ -10,7 +10,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 from ...parts.coders import Coder
 from ...recipe import Ridge
-from .feature_rows import AnyFloats, ImageFeatures, LinearFit, mean_norm
+from .feature_rows import Floats, ImageFeatures, LinearFit, mean_norm
 
 MEMORY = 2 << 30  # bytes: classes whose matrices do not fit in together take turns, a pass over the images each time
 BLOCK = 1024  # rows added to a class' matrix at once
@@ -45,15 +45,15 @@ class _Sums:
 
     def __init__(self, width: int) -> None:
         self.gram, self.cross = np.zeros((width + 1, width + 1)), np.zeros((width + 1, 4))
-        self.targets: list[AnyFloats] = []
-        self.waiting: list[AnyFloats] = []
+        self.targets: list[Floats] = []
+        self.waiting: list[Floats] = []
         self.held = 0
 
     @property
     def count(self) -> int:
         return sum(map(len, self.targets))
 
-    def add(self, x: AnyFloats, y: AnyFloats) -> None:
+    def add(self, x: Floats, y: Floats) -> None:
         """ImageFeatures (n, d), scaled, and their deltas (n, 4)."""
         self.waiting.append(np.concatenate([x, np.ones((len(x), 1))], 1))
         self.targets.append(y)
@@ -68,7 +68,7 @@ class _Sums:
             self.cross += x.T @ y
             self.waiting, self.held = [], 0
 
-    def solve(self, settings: Ridge, scale: float) -> tuple[AnyFloats, AnyFloats]:
+    def solve(self, settings: Ridge, scale: float) -> tuple[Floats, Floats]:
         """Weights (4, d) and biases (4,). Y = (X beta) T^-1 + mean, with T = V diag(1 / sqrt(D + eps)) V^T."""
         self.flush()
         y = np.concatenate(self.targets)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...errors import FovealError
 from ...recipe import SVM
-from .feature_rows import AnyFloats, ImageFeatures, LinearFit, mean_norm
+from .feature_rows import Floats, ImageFeatures, LinearFit, mean_norm
 
 NOTHING = -100.0  # the margin of a class that had nothing to learn from: its score is under 1e-43
 MOST_PASSES = 20_000  # of liblinear over the rows of a class; it needs hundreds
@@ -47,13 +47,13 @@ def fit_svms(settings: SVM, images: Iterable[ImageFeatures], classes: int) -> Li
 class _Learner:
     """One class. ``weight`` and ``bias`` are for the features as they are."""
 
-    def __init__(self, settings: SVM, positives: AnyFloats, scale: float) -> None:
+    def __init__(self, settings: SVM, positives: Floats, scale: float) -> None:
         self.settings, self.positives, self.scale = settings, positives, scale
         self.weight, self.bias = np.zeros(positives.shape[1]), NOTHING
-        self.negatives: list[AnyFloats] = []
+        self.negatives: list[Floats] = []
         self.fresh, self.fitted = 0, False
 
-    def look(self, features: AnyFloats, margins: AnyFloats, negative: NDArray[np.bool_]) -> None:
+    def look(self, features: Floats, margins: Floats, negative: NDArray[np.bool_]) -> None:
         """Takes the hard negatives of an image; of the first that has any, all."""
         if not len(self.positives):
             return
@@ -96,9 +96,9 @@ def _linear_svc(settings: SVM) -> Any:
     )
 
 
-def _objects(images: Iterable[ImageFeatures], classes: int) -> list[AnyFloats]:
+def _objects(images: Iterable[ImageFeatures], classes: int) -> list[Floats]:
     """The vectors (n, d) of the objects of each class."""
-    found: list[list[AnyFloats]] = [[] for _ in range(classes)]
+    found: list[list[Floats]] = [[] for _ in range(classes)]
     width, kind = 0, np.dtype(np.float32)
     for rows in images:
         if len(rows):
