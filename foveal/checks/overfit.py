@@ -70,7 +70,7 @@ def overfit(
     """
     from ..data.convert import convert
     from ..data.records.subsets import take
-    from ..external_proposals.cache import fill
+    from ..external_proposals.cache import attach_proposals
     from ..recipe import Constant
     from ..report.read_run import read_record
     from ..training.run import train
@@ -88,7 +88,8 @@ def overfit(
         difficult="learn",
     )  # fmt: skip
     if proposals is not None and spec.source is not None:
-        fill(few, spec.source, proposals)  # what does not fit is refused here, where images have their own names
+        # proposals that do not fit are rejected here, where images have their own names
+        attach_proposals(few, spec.source, proposals)
     with tempfile.TemporaryDirectory(prefix="foveal-check-") as folder:
         data = Path(folder) / "data"
         convert(few, data, "coco", link=True)

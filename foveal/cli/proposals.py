@@ -28,7 +28,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..evaluation import DetectionTable, GroundTruth
-    from ..external_proposals.cache import Maker
+    from ..external_proposals.cache import ComputeProposals
     from ..parts.selective_search import ProposalSource, Proposed
 
 
@@ -68,8 +68,8 @@ def proposals(
     from ..data.records.subsets import select_classes
     from ..evaluation import GroundTruth, recall
     from ..evaluation.scoring import divided_ids, evaluation_set
-    from ..external_proposals.cache import empty, from_source, kept, proposed
-    from ..external_proposals.file import FILE, Named, write_table
+    from ..external_proposals.cache import ensure_cached, find_empty, find_proposals, from_source
+    from ..external_proposals.file import FILE, TableImage, write_table
 
     if out is not None and out.exists() and not out.is_dir():
         raise FovealError("is a file, not a folder", path=out)
@@ -85,12 +85,12 @@ def proposals(
         dataset = replace(dataset, records=dataset.records[:limit])
     start = time.perf_counter()
     with progress("proposing") as update:
-        done = kept(dataset.records, setting, maker, progress=update)
+        done = ensure_cached(dataset.records, setting, maker, progress=update)
     seconds = (time.perf_counter() - start) / done.made if done.made else None
     for error in done.skipped:
         note(f"skipped: {error}")
-    found = proposed([done.table], dataset.records, done.keys)
-    tell_findings(replace(dataset, findings=empty(dataset.records, found)))
+    found = find_proposals([done.table], dataset.records, done.keys)
+    tell_findings(replace(dataset, findings=find_empty(dataset.records, found)))
     truth, flat = GroundTruth.of(dataset), _flat(found)
     result = recall(truth, flat)
     each = len(flat) / max(1, len(dataset))
@@ -111,7 +111,7 @@ def proposals(
         write_json(told, out / "recall.json")
         _save(out / "proposals.npz", truth, flat)
         triples = zip(done.keys, dataset.records, found, strict=True)
-        unique = {key: (Named(key, str(r.id)), f) for key, r, f in triples if key is not None and f is not None}
+        unique = {key: (TableImage(key, str(r.id)), f) for key, r, f in triples if key is not None and f is not None}
         images_, boxes = [n for n, _ in unique.values()], [f for _, f in unique.values()]
         write_table(out / FILE, setting, images_, boxes)
 
@@ -146,7 +146,7 @@ def _source(method: str) -> ProposalSource | None:
     return source
 
 
-def _own(method: str, device: str, precision: str | None) -> tuple[str, Maker]:
+def _own(method: str, device: str, precision: str | None) -> tuple[str, ComputeProposals]:
     """Setting and maker of a detector's own proposals."""
     from ..checkpoints.load import load
     from ..external_proposals.detector import proposal_maker, proposal_setting

@@ -201,7 +201,7 @@ class Outside:
         """Those of ``files``; without them of the cache, where the detector's source puts what is new. None for a
         detector that makes its own. Raises :class:`UsageError` for files that it has no use for."""
         from ..data.records.dataset import Record
-        from ..external_proposals.cache import from_source, kept
+        from ..external_proposals.cache import ensure_cached, from_source
         from ..external_proposals.file import read_tables
 
         source = detector.source
@@ -212,20 +212,20 @@ class Outside:
         if files is not None:
             return cls(read_tables(files), source.top)
         records = [Record.bare(name) for name in names]
-        return cls([kept(records, source.setting, from_source(source), progress=progress).table], source.top)
+        return cls([ensure_cached(records, source.setting, from_source(source), progress=progress).table], source.top)
 
     @cached_property
-    def places(self) -> dict[str, tuple[Table, int]]:
-        """Table and row of every picture, by its content."""
-        from ..external_proposals.file import places
+    def _rows(self) -> dict[str, tuple[Table, int]]:
+        """Hash of the image file -> table and row."""
+        from ..external_proposals.file import index_tables
 
-        return places(self.tables)
+        return index_tables(self.tables)
 
     def boxes(self, name: str, pixels: ImageArray) -> NDArray[np.float32]:
         """(P, 4). Raises :class:`FovealError` for a picture that the tables do not know."""
         from ..external_proposals.file import content_key
 
-        place = self.places.get(content_key(name))
+        place = self._rows.get(content_key(name))
         if place is None:
             path = ", ".join(str(table.path) for table in self.tables)
             fix = "Without --proposals they are computed for each picture"

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from ..data.open import check_trainable
 from ..data.records.dataset import Dataset
 from ..errors import UsageError
-from ..external_proposals.cache import fill, from_source, kept
+from ..external_proposals.cache import attach_proposals, ensure_cached, from_source
 from ..files.paths import PathLike
 from ..runtime.processes import first_alone
 from ..runtime.progress import Progress
@@ -62,11 +62,13 @@ class Datasets:
 
         def prepare() -> list[str]:
             for dataset in self.both if files is None else ():
-                kept(dataset.records, source.setting, from_source(source), progress=console.making("proposals"))
+                ensure_cached(
+                    dataset.records, source.setting, from_source(source), progress=console.making("proposals")
+                )
             return []
 
         making = console.making("proposals")
         if fabric.world_size > 1:
             first_alone(fabric, prepare)
-        training, validation = (fill(d, source, files, progress=making) for d in self.both)
+        training, validation = (attach_proposals(d, source, files, progress=making) for d in self.both)
         return Datasets(training, validation, self.note)

@@ -19,7 +19,7 @@ from ...checkpoints import folder as checkpoint
 from ...data.images.load import load_image
 from ...data.records.dataset import Dataset, Record
 from ...errors import FovealError, UsageError
-from ...external_proposals.cache import Kept, Made, Maker, carried, kept
+from ...external_proposals.cache import CachedProposals, ComputeProposals, ProposalResult, attach_tables, ensure_cached
 from ...external_proposals.detector import proposal_maker, proposal_setting
 from ...recipe import Recipe, Stage
 from ..loop.optimizers import check_trains
@@ -89,7 +89,7 @@ class StageProposals:
 
     root: Path  # of the proposals' folders
     setting: str
-    make: Maker
+    make: ComputeProposals
     fabric: Fabric
 
     @classmethod
@@ -115,9 +115,9 @@ class StageProposals:
             check()
             tell(done, total)
 
-        def stored(part: Sequence[Record]) -> Kept:
+        def stored(part: Sequence[Record]) -> CachedProposals:
             with fabric.autocast():
-                return kept(part, self.setting, self.make, root=self.root, progress=step)
+                return ensure_cached(part, self.setting, self.make, root=self.root, progress=step)
 
         if fabric.world_size > 1:
             stored(records[fabric.global_rank :: fabric.world_size])
@@ -126,10 +126,10 @@ class StageProposals:
                 stored(records)  # joined into one file
             fabric.barrier()
         done = stored(records)
-        return carried(dataset, [done.table], done.keys, len(done.table))  # all of each image
+        return attach_tables(dataset, [done.table], done.keys, len(done.table))  # all of each image
 
 
-def _none(records: Sequence[Record]) -> Generator[Made, None, None]:
+def _none(records: Sequence[Record]) -> Generator[ProposalResult, None, None]:
     """Stands for a maker where all that can be read was made: says so of the rest."""
     for index, record in enumerate(records):
         try:
