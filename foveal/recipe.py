@@ -200,7 +200,7 @@ class Stage:
         if self.task not in (None, "rpn", "roi"):
             raise UsageError(f"fit.stages: task is {self.task!r}, not one of rpn, roi, None")
         if self.task is not None and self.inputs != "images":
-            raise UsageError('fit.stages: task is for inputs="images"', fix="From proposals, roi learns by itself")
+            raise UsageError('fit.stages: task is for inputs="images"', fix="Leave task out")
         if (self.inputs == "features") != isinstance(self.solver, SVM | Ridge):
             raise UsageError("fit.stages: SVM and Ridge learn from features, and nothing else does", fix=str(self))
         if self.inputs == "features" and (self.lr is not None or self.epochs is not None):

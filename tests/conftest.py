@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.processor import sitecustomize
+
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def processor() -> Iterator[None]:
+    """``FOVEAL_TEST_BF16=1`` or ``=0``: the tests see a processor with bf16 arithmetic, or without; unset: their own.
+
+    The automatic precision follows from it, bf16 or fp32, here and in the processes that tests start.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if sitecustomize.wanted():
+            folder = str(Path(sitecustomize.__file__).parent)
+            patch.setenv("PYTHONPATH", folder, prepend=os.pathsep)
+            patch.setattr("foveal.runtime.precision.cpu_flags", sitecustomize.cpu_flags)
+        yield
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real images, annotations and weights that tests may read."""
-    path = Path(os.environ.get("FOVEAL_SHARED", ROOT / ".." / "shared")).resolve()
+    path = Path(os.environ.get("FOVEAL_SHARED") or ROOT.parent / "shared").resolve()
     if not (path / "data").is_dir():
         pytest.skip(f"no shared data at {path} (set FOVEAL_SHARED)")
     return path

@@ -237,7 +237,7 @@ class Detector(nn.Module, ABC):
                 raise
             raise UsageError(
                 "a norm has a single value of each channel to look at: one picture, and a map of 1 x 1",
-                fix="Use larger pictures or, in training, batches of two or more",
+                fix="Use larger images or, in training, batches of two or more",
             ) from error
 
     def _pixels(self, images: Images) -> Tensor:
@@ -273,7 +273,7 @@ class Detector(nn.Module, ABC):
             if not self.class_agnostic and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < top:
                 raise FovealError(
                     f"targets[{i}] has labels from {int(labels.min())} to {int(labels.max())}, expected 0 to {top - 1}",
-                    fix="Labels are 0-based and there is none for background",
+                    fix="Use 0-based labels without one for background",
                 )
         none: Sequence[Masks | None] = [None] * len(targets)
         masks = self._given_masks(targets, images) if self.has_masks else none

@@ -89,7 +89,7 @@ class ExternalProposals(Proposer):
         if boxes is None or valid is None:
             raise UsageError(
                 "the detector takes its proposals from outside, and the batch has none",
-                fix="detector.prepare(arrays) asks its source; Images.with_proposals(boxes) takes yours",
+                fix="Call detector.prepare(arrays), or add proposals with Images.with_proposals(boxes)",
             )
         return Outputs(features, [], Priors(boxes, (boxes.shape[1],), valid))
 

@@ -45,7 +45,7 @@ def compress(spec: Spec, state: Mapping[str, Tensor], ranks: Sequence[int]) -> t
         raise UsageError(
             f"{type(spec).__name__} has no fully connected layers to compress",
             where="--svd",
-            fix="It is for region detectors with a RoIMLP or VGGTail head",
+            fix="Use a two-stage detector with a RoIMLP or VGGTail head",
         )
     if head.ranks:
         raise UsageError(f"the head is compressed already, to {head.ranks}", where="--svd")

@@ -38,7 +38,7 @@ def read_hub_folder(path: Path, preset: str | None = None) -> tuple[Spec, tuple[
     config = read_object(path / CONFIG)
     file = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if file is None:
-        raise FovealError(f"has no {' or '.join(WEIGHTS)}", path=path, fix="Weights in several files are not read")
+        raise FovealError(f"has no {' or '.join(WEIGHTS)}", path=path, fix="Save the weights in one file")
     kind = config.get("model_type")
     if kind == OURS:
         if preset is not None:

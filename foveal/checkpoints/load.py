@@ -15,6 +15,7 @@ from ..assembly.detector import Detector, Spec
 from ..config.overrides import override
 from ..config.parse import spec_from_json
 from ..errors import FovealError, UsageError, nearest
+from ..parts.layers.narrow import guard_narrow
 from ..parts.layers.norms import fold_norms
 from ..weights.open import StateDict
 from ..weights.state import load_state
@@ -188,4 +189,7 @@ def ready(detector: Detector, device: str = "auto", precision: str | None = None
 
     where = find_device(device)
     kind = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[choose(precision, where)]
-    return cast(Detector, fold_norms(detector)).to(where, kind).eval()
+    quick = cast(Detector, fold_norms(detector)).to(where, kind).eval()
+    if kind != torch.float32 and where.type == "cpu":
+        guard_narrow(quick)
+    return quick

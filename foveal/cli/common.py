@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -79,7 +80,7 @@ def invoke(app: typer.Typer, name: str, arguments: Sequence[str]) -> int:
             sys.stdout.write(f"{cast(Any, error).ctx.get_help()}\n")
             return 2
         message = str(cast(Any, error).format_message()).rstrip(".")
-        raise UsageError(message, fix=f"{name} --help shows how") from None
+        raise UsageError(message, fix=f"Run {name} --help for the usage") from None
     if status == INTERRUPTED:  # newer versions of typer turn Ctrl-C into a status
         raise KeyboardInterrupt
     return int(status or 0)
@@ -159,6 +160,8 @@ def write_json(value: Any, target: Path | None) -> None:
 def write_text(text: str, target: Path) -> None:
     """To a file whose folder is made where it is missing, or to standard output for ``-``."""
     if str(target) == "-":
+        if isinstance(sys.stdout, io.TextIOWrapper):  # JSON and HTML are UTF-8, whatever the terminal speaks
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         sys.stdout.write(text)
         return
     target.parent.mkdir(parents=True, exist_ok=True)

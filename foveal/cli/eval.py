@@ -80,7 +80,7 @@ def evaluate(
     words = list(arguments or [])
     model = None if not words or is_override(words[0]) else words.pop(0)
     if (model is None) == (detections is None):
-        raise UsageError("give a model or --detections, one of the two", fix="foveal eval --help shows how")
+        raise UsageError("give a model or --detections, one of the two", fix="Run foveal eval --help for the usage")
     if detections is not None:
         if cfg is not None or names_file is not None:
             raise UsageError("--cfg and --names belong to a model, not to detections")

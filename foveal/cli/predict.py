@@ -70,7 +70,7 @@ def predict(
     darknet = cfg is not None or names_file is not None  # then the first word is their weights, whatever its name
     model = words.pop(0) if words and (darknet or _is_model(words[0])) else DEFAULT_MODEL
     if not words:
-        raise UsageError("no image, folder or pattern is given", fix="foveal predict --help shows how")
+        raise UsageError("no image, folder or pattern is given", fix="Run foveal predict --help for the usage")
     wanted = names(classes)
     if out is None and json is None:
         out = Path("predictions")

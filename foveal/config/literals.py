@@ -32,9 +32,7 @@ def parse_value(text: str, names: Mapping[str, type], *, where: str = "", hint: 
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error) or type(error).__name__
         fix = (
-            'Text in a call needs quotes: Darknet("my.cfg")'
-            if "/" in text
-            else "Write a literal or a call: Focal(gamma=2.0)"
+            'Quote text in a call: Darknet("my.cfg")' if "/" in text else "Write a literal or a call: Focal(gamma=2.0)"
         )
         raise UsageError(f"cannot read {short(text)} ({reason})", where=where, fix=fix) from None
 
@@ -70,7 +68,7 @@ def _value(node: ast.expr, names: Mapping[str, type], where: str, depth: int, hi
     raise UsageError(
         f"{short(ast.unparse(node))} is neither a literal nor a call of a part",
         where=where,
-        fix="Expressions are not evaluated",
+        fix="Write the value itself, for expressions are not evaluated",
     )
 
 
@@ -98,7 +96,7 @@ def _construct(node: ast.Call, names: Mapping[str, type], where: str, depth: int
         values[field] = checked(value, wanted, f"{place}.{field}", names)
     missing = [f for f, d in fields.items() if f not in values and _required(d)]
     if missing:
-        raise UsageError(f"{missing[0]} is missing", where=place, fix=f"Fields: {', '.join(fields)}")
+        raise UsageError(f"{missing[0]} is missing", where=place, fix=f"Set all of its fields: {', '.join(fields)}")
     return made(lambda: cls(**values), place)
 
 

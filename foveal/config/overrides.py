@@ -58,7 +58,7 @@ def _replaced(old: Any, hint: Any, path: Sequence[str], done: int, text: str, na
     if isinstance(old, (tuple, list)):
         if not key.isdecimal() or int(key) >= len(old):
             valid = f"0 to {len(old) - 1}" if old else "none, it is empty"
-            raise UsageError(f"{key} is not a place in it", where=where, fix=f"Valid places: {valid}")
+            raise UsageError(f"{key} is not a place in it", where=where, fix=f"Use one of the indices {valid}")
         items = list(old)
         items[int(key)] = _replaced(items[int(key)], element(hint, int(key)), path, done + 1, text, names)
         return type(old)(items)
@@ -76,8 +76,9 @@ class Completed(Protocol):
     def like(self, other: Any) -> Any: ...
 
 
-# a name or a relative path; an absolute path, or one from ./, ../ or ~/; a name that begins with a digit
-_WORD = re.compile(r"[A-Za-z_][\w./:-]*|(?:~?/|\.\.?/)[\w./:~+-]+|\d[\w-]*[A-Za-z_-][\w-]*")
+# a name or a relative path; an absolute path, or one from ./, ../ or ~/, of any letters, since no literal begins so; a
+# name that begins with a digit
+_WORD = re.compile(r"[A-Za-z_][\w./:-]*|(?:~?/|\.\.?/).+|\d[\w-]*[A-Za-z_-][\w-]*")
 
 
 def _new_value(old: Any, hint: Any, text: str, where: str, names: Mapping[str, type]) -> Any:

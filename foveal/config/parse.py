@@ -73,6 +73,6 @@ def spec_from_json(stored: Mapping[str, Any], names: Mapping[str, type] | None =
         raise FovealError(
             f"schema {schema!r}, expected {SCHEMA} with the text of a spec",
             where="spec",
-            fix="Another version wrote it",
+            fix="Read it with the version that wrote it",
         )
     return parse_spec(text, names)

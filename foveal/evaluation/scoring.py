@@ -50,7 +50,9 @@ def known_classes(detector: Detector, dataset: Dataset, asked: Sequence[str] | N
         unknown = [name for name in asked if name not in detector.classes]
         if unknown:
             classes = ", ".join(detector.classes)
-            raise UsageError(f"the detector does not know the class {unknown[0]!r}", fix=f"It knows: {classes}")
+            raise UsageError(
+                f"the detector does not know the class {unknown[0]!r}", fix=f"Choose from its classes: {classes}"
+            )
         return tuple(asked)
     shared = tuple(name for name in detector.classes if name in dataset.classes)
     if not shared and dataset.classes:

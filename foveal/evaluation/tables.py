@@ -170,7 +170,7 @@ class GroundTruth:
         if len(set(self.images)) != len(self.images):
             seen: set[int | str] = set()
             twice = next(i for i in self.images if i in seen or seen.add(i))  # type: ignore[func-returns-value]
-            raise FovealError(f"image id {twice!r} is there twice", fix="every image needs an id of its own")
+            raise FovealError(f"image id {twice!r} is there twice", fix="Give every image a unique id")
         if self.sizes is not None and len(self.sizes) != len(self.images):
             raise FovealError(f"{len(self.sizes)} sizes for {len(self.images)} images")
         if self.category_ids is not None and len(self.category_ids) != len(self.classes):

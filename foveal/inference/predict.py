@@ -85,7 +85,7 @@ def predict(
         raise UsageError(f"score is {score:g}; it must lie between 0 and 1")
     unknown = [c for c in classes or () if c not in detector.classes]
     if unknown:
-        raise UsageError(f"there is no class {unknown[0]!r}", fix=f"Classes: {', '.join(detector.classes)}")
+        raise UsageError(f"there is no class {unknown[0]!r}", fix=f"Choose from {', '.join(detector.classes)}")
     files = find_sources([sources] if isinstance(sources, (str, Path)) else list(sources))
     namer = None if out is None else _Namer(Path(out), files)
     done = Predictions()
@@ -122,7 +122,7 @@ def predict(
     if json is not None:
         Path(json).parent.mkdir(parents=True, exist_ok=True)
         text = json_module.dumps([p.to_dict() for p in done.images], indent=1, ensure_ascii=False, allow_nan=False)
-        Path(json).write_text(text + "\n", encoding="utf-8")
+        Path(json).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     return done
 
 
@@ -228,7 +228,7 @@ class Outside:
         place = self._rows.get(content_key(name))
         if place is None:
             path = ", ".join(str(table.path) for table in self.tables)
-            fix = "Without --proposals they are computed for each picture"
+            fix = "Leave --proposals out to compute them for each image"
             raise FovealError(f"has no proposals for {name} as it is now", path=path, fix=fix)
         table, row = place
         height, width = pixels.shape[:2]

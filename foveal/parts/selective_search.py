@@ -171,7 +171,7 @@ def _opencv() -> Any:
         cv2 = None
     if not hasattr(cv2, "ximgproc"):
         found = "OpenCV is not installed" if cv2 is None else f"this OpenCV ({cv2.__version__}) has no contrib modules"
-        fix = "pip install 'foveal[rcnn]'" + ("" if cv2 is None else ", after pip uninstall of the other OpenCV")
+        fix = "Run pip install 'foveal[rcnn]'" + ("" if cv2 is None else ", after pip uninstall of the other OpenCV")
         raise UsageError(f"selective search needs OpenCV's contrib modules, and {found}", fix=fix)
     return cv2
 

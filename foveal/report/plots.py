@@ -85,8 +85,11 @@ def precision_recall(curves: Mapping[str, Curve], *, iou: float, most: int = 20)
 
 
 def _plain(name: str) -> str:
-    """A name as it is: matplotlib reads what lies between two ``$`` as a formula, and leaves out labels in ``_``."""
-    text = name.replace("$", r"\$")
+    """A name as it is: matplotlib reads what lies between two ``$`` as a formula, and leaves out labels in ``_``.
+
+    Bytes that are not UTF-8, in the name of a folder, become escapes: it refuses them.
+    """
+    text = name.encode(errors="backslashreplace").decode().replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 

@@ -27,7 +27,7 @@ def fast_bf16(device: torch.device) -> bool:
 def cpu_flags() -> frozenset[str]:
     """What the processor can do, in Linux' words (x86 ``flags``, Arm ``Features``); elsewhere empty."""
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return frozenset()
     match = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)

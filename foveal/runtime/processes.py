@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 
 from ..errors import FovealError, UsageError
 from ..recipe import Precision
+from . import process_group as processes
 from .precision import choose, plugin
 
 
@@ -59,7 +60,7 @@ def launch(device: torch.device, devices: int | None, precision: Precision) -> F
         strategy="ddp" if several else "auto",
         plugins=[plugin(precision, device)],
     )
-    fabric.launch()
+    processes.launch(fabric, several=several)
     return fabric
 
 

@@ -17,6 +17,8 @@ from ..data.records.fingerprint import fingerprint, proposal_fingerprint
 from ..data.records.segmentation import check_masks
 from ..errors import UsageError
 from ..files.atomic import write_json
+from ..parts.layers.narrow import guard_narrow
+from ..runtime import process_group as processes
 from ..runtime import processes as environment
 from ..runtime.precision import layout
 from ..runtime.progress import Progress
@@ -76,6 +78,8 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
         for line in said:
             console.say(line)
     detector.to(fabric.device).to(memory_format=layout(detector, fabric.device))
+    if precision != "32" and fabric.device.type == "cpu":
+        guard_narrow(detector)
 
     # ---- the folder
     described = {"spec": show(spec), "classes": list(detector.classes), "versions": environment.versions()}
@@ -126,7 +130,7 @@ def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
         console.close()
     if first:
         write_json(out / "results.json", results(state))
-    fabric.barrier()
+    processes.meet(fabric)
     return Run(out)
 
 

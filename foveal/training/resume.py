@@ -47,8 +47,9 @@ def open_folder(out: Path, resume: bool) -> tuple[Content, list[DamagedCheckpoin
 
 def check_same(resumed: Content, spec: Spec, described: dict[str, Any], fixed: dict[str, Any]) -> str:
     """Raises :class:`UsageError` where the call is not the one that began the run. What may differ is said."""
-    if resumed.spec["spec"] != described["spec"]:
-        raise UsageError(f"the run has another spec: {_changes(resumed, spec)}", fix="Resume with the same settings")
+    changes = _changes(resumed, spec) if resumed.spec["spec"] != described["spec"] else ""
+    if changes:
+        raise UsageError(f"the run has another spec: {changes}", fix="Resume with the same settings")
     if resumed.spec["classes"] != described["classes"]:
         old, new = ", ".join(resumed.spec["classes"]), ", ".join(described["classes"])
         raise UsageError(f"the run has the classes {old}; the data has {new}")
@@ -92,7 +93,8 @@ def check_best(out: Path, state: dict[str, Any]) -> str:
 
 
 def _changes(resumed: Content, spec: Spec) -> str:
+    """How the stored spec differs; nothing where an earlier version wrote the same spec in other words."""
     from ..config.parse import parse_spec
 
     changes = difference(parse_spec(resumed.spec["spec"]), spec)
-    return "; ".join(f"{path} was {old} and is {new}" for path, old, new in changes[:5]) or "its text differs"
+    return "; ".join(f"{path} was {old} and is {new}" for path, old, new in changes[:5])

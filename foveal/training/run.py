@@ -14,6 +14,7 @@ from ..config.overrides import override
 from ..data.records.subsets import Others
 from ..errors import FovealError
 from ..files.paths import PathLike
+from ..runtime import process_group as processes
 from ..runtime import processes as environment
 from .arguments import Arguments
 from .launch import _train_one
@@ -117,7 +118,9 @@ def train(
         progress=progress,
         tensorboard=tensorboard,
     )
-    if seeds > 1:
+    with processes.together():
+        if seeds <= 1:
+            return _train_one(found, arguments, began)
         return train_seeds(
             lambda k: _train_one(
                 found, replace(arguments, seed=seed + k, out=arguments.out / f"seed-{seed + k}"), loop.now()
@@ -127,7 +130,6 @@ def train(
             seed,
             write=environment.first_process(),
         )
-    return _train_one(found, arguments, began)
 
 
 def _taken(folder: Path) -> bool:

@@ -63,11 +63,20 @@ def find_published(name: str) -> Published:
 
 
 def weights_folder() -> Path:
-    """Where fetched files lie: ``FOVEAL_CACHE``, or ``foveal`` in the user's cache folder."""
+    """Where fetched files lie: ``FOVEAL_CACHE``, or ``foveal`` in the user's cache folder.
+
+    A relative ``XDG_CACHE_HOME`` does not count, as its specification says. Raises :class:`FovealError` for a user
+    without a home folder.
+    """
     own = os.environ.get("FOVEAL_CACHE")
-    if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "foveal"
+    try:
+        if own:
+            return Path(own).expanduser()
+        folder = Path(os.environ.get("XDG_CACHE_HOME", "")).expanduser()
+        return (folder if folder.is_absolute() else Path.home() / ".cache") / "foveal"
+    except RuntimeError:  # pathlib's for a home that neither HOME nor the list of users knows
+        fix = "Set FOVEAL_CACHE to the full path of a folder of yours"
+        raise FovealError("no cache folder: the home folder is not known", where=own or "", fix=fix) from None
 
 
 def is_offline() -> bool:
@@ -135,13 +144,11 @@ def fetch_url(
     if sha256 is None:
         told = re.search(r"-([0-9a-f]{8,64})\.\w+$", file)
         if told is None:
-            raise UsageError(
-                "nothing says what this file should be", path=url, fix="Give its hash: --sha256 (from where it is told)"
-            )
+            raise UsageError("nothing says what this file should be", path=url, fix="Give its hash with --sha256")
         sha256 = told[1]
     sha256 = sha256.lower()
     if not re.fullmatch(r"[0-9a-f]{8,64}", sha256):
-        raise UsageError(f"{sha256!r} is no SHA-256", where="--sha256", fix="8 to 64 hexadecimal digits")
+        raise UsageError(f"{sha256!r} is no SHA-256", where="--sha256", fix="Give 8 to 64 hexadecimal digits")
     stem, dot, suffix = file.rpartition(".")
     name = file if sha256[:8] in file else f"{stem or suffix}-{sha256[:8]}{dot}{suffix if stem else ''}"
     part = Part(url, sha256, name)  # two files of one name must not take each other's place
@@ -175,7 +182,7 @@ def _check(path: Path, part: Part) -> None:
         raise FovealError(
             f"is not {part.file}: its SHA-256 starts with {found[: min(12, len(part.sha256))]}, not {part.sha256[:12]}",
             path=path,
-            fix="Delete it and fetch it again.",
+            fix="Delete it and fetch it again",
         )
 
 

@@ -64,7 +64,7 @@ def download(url: str, place: Path, sha256: str, *, progress: OnProgress | None 
                     f"is not {place.name}: its SHA-256 starts with {found[: max(8, len(sha256[:12]))]}, "
                     f"not {sha256[:12]}",
                     path=url,
-                    fix="The download is damaged or another file; nothing of it was kept.",
+                    fix="Try again, for the download is damaged or another file, and was removed",
                 )
             os.fsync(file.fileno())
             os.replace(part, place)
@@ -163,7 +163,7 @@ def _lock(file: IO[bytes], part: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise FovealError("is being fetched by another process", path=part, fix="Wait until that is done.") from None
+        raise FovealError("is being fetched by another process", path=part, fix="Wait until that is done") from None
     except OSError:  # some network disks have no locks; what two downloads mixed does not have the right hash
         return
 
@@ -178,7 +178,7 @@ def _lies_at(file: IO[bytes], path: Path) -> bool:
 
 def _refused(error: Exception, url: str, place: Path, part: Path, by_hand: str) -> FovealError:
     if isinstance(error, OSError) and error.errno in _DISK:
-        fix = "Set FOVEAL_CACHE to a folder of yours with room for it."
+        fix = "Set FOVEAL_CACHE to a writable folder with enough space"
         return FovealError(f"cannot be written ({error.strerror})", path=place, fix=fix)
     reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", None) or error
     here = part.stat().st_size if part.exists() else 0

@@ -110,8 +110,8 @@ def recognize_network(state: Mapping[str, Tensor], path: str | Path) -> str:
     raise FovealError(
         f"is {_guess(state)}, not a torchvision detector known here",
         path=path,
-        fix="Known: Faster R-CNN (ResNet-50-FPN v1, v2; MobileNetV3 FPN), Mask R-CNN and RetinaNet (ResNet-50-FPN v1, "
-        "v2), FCOS, SSD300, SSDLite; DETR (ResNet-50, 101).",
+        fix="Give the weights of a Faster R-CNN (ResNet-50-FPN v1, v2; MobileNetV3 FPN), Mask R-CNN or RetinaNet "
+        "(ResNet-50-FPN v1, v2), FCOS, SSD300, SSDLite or DETR (ResNet-50, 101)",
     )
 
 

@@ -48,7 +48,7 @@ def check_ssd(state: Mapping[str, Tensor], path: str | Path) -> None:
             f"is an SSD whose levels' predictions ({_CLASSES}module_list, {_BOXES}module_list) lack or contradict each "
             "other",
             path=path,
-            fix="Download or copy it again.",
+            fix="Download or copy it again",
         )
 
 

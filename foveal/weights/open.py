@@ -24,7 +24,7 @@ StateDict = dict[str, Tensor]
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "params")  # where training scripts put the weights
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
-_FIX = "Give a .pth file that holds a state dict, or a .safetensors file."
+_FIX = "Give a .pth file that holds a state dict, or a .safetensors file"
 
 
 def read_state(path: str | Path) -> StateDict:
@@ -144,7 +144,7 @@ def _read_pickle(path: Path) -> Any:
             raise FovealError(
                 f"holds code ({found[1]}), which is never run",
                 path=path,
-                fix="Save the weights alone, with torch.save(model.state_dict(), ...), where the file comes from.",
+                fix="Save the weights alone, with torch.save(model.state_dict(), ...), where the file comes from",
             ) from error
         raise FovealError(
             f"is not a weights file that can be read ({_first_line(error)})", path=path, fix=_FIX
@@ -153,7 +153,7 @@ def _read_pickle(path: Path) -> Any:
         if "TorchScript" in str(error):
             raise FovealError("is a TorchScript program, which holds code", path=path, fix=_FIX) from error
         reason = f"is cut off, damaged or no PyTorch file ({_first_line(error)})"
-        raise FovealError(reason, path=path, fix="Download or copy it again.") from error
+        raise FovealError(reason, path=path, fix="Download or copy it again") from error
 
 
 def _unwrap(loaded: Any, path: Path) -> StateDict:
@@ -176,7 +176,7 @@ def _checked(loaded: Mapping[Any, Any], path: Path) -> StateDict:
             raise FovealError(
                 f"entry {key!r} {what}",
                 path=path,
-                fix=_FIX + " (Is it a training state?)",
+                fix=f"{_FIX} (it may be a training state)",
             )
     state = dict(loaded)
     for prefix in _PREFIXES:

@@ -60,7 +60,7 @@ def load_state(
         raise FovealError(
             f"does not fit {what}: {'; '.join(r for r in reasons if r)}",
             path=path,
-            fix="Give the file of this network, or choose the network of this file.",
+            fix="Give the file of this network, or choose the network of this file",
         )
     given = {k: state[k] for k in own if k in state and state[k].data_ptr() != own[k].data_ptr()}  # not its own again
     module.load_state_dict(given, strict=False)

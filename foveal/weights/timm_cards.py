@@ -19,7 +19,7 @@ def timm_card(name: str) -> Published:
     try:
         import timm
     except ImportError:
-        raise UsageError("timm is not installed", fix="pip install 'foveal[timm]'") from None
+        raise UsageError("timm is not installed", fix="Run pip install 'foveal[timm]'") from None
     try:
         cfg: Any = timm.get_pretrained_cfg(own, allow_unregistered=False)
     except RuntimeError:  # an unknown network, or a tag that it has not

@@ -212,6 +212,7 @@ def test_a_run_from_training_to_prediction(
     """train, eval, predict, compare, weights export: two updates are enough to see that they fit together."""
     monkeypatch.chdir(tmp_path)
     common = ["--data", str(shapes), "--epochs", "1", "--limit", "4", "--batch", "2", "--device", "cpu"]
+    common += ["--precision", "32"]
     small = ["input.short=64", "head.depth=1"]
     assert cli.main(["train", "retinanet_mini", *common, "--out", "a", *small]) == 0
     assert cli.main(["train", "retinanet_mini", *common, "--out", "a", *small]) in (1, 2)  # holds a run

@@ -305,7 +305,8 @@ def test_first_layers_alone_and_other_pixels(data: Path, tmp_path: Path) -> None
 def test_eval_verb(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights, cfg, names = files("MobileNetV2-YOLOv3-Nano-voc", data)
     words = ["--data", str(data / "voc2012-catdogcar/VOCdevkit/VOC2012"), "--limit", "6", "--protocol", "voc10"]
-    assert main(["eval", str(weights), *words, "--cfg", str(cfg), "--names", str(names), "--json", "-"]) == 0
+    shown = ["--cfg", str(cfg), "--names", str(names), "--json", "-", "--precision", "32"]
+    assert main(["eval", str(weights), *words, *shown]) == 0
     assert json.loads(capsys.readouterr().out)["mAP"] > 0.6
     assert main(["eval", str(weights), *words]) == 1
     assert "--cfg" in capsys.readouterr().err
@@ -347,8 +348,8 @@ def test_weights_of_any_name_and_paths_without_quotes(data: Path, tmp_path: Path
     backup.write_bytes(weights.read_bytes())
     picture = str(data / "photos/darknet/dog.jpg")
     assert main(["predict", str(backup), picture, "--cfg", str(cfg), "--out", str(tmp_path / "out")]) == 0
-    spec = override(DarknetDetector.from_cfg(cfg), [f"weights={backup}"])
-    assert spec.weights == str(backup)
+    for path in (str(backup), f"{tmp_path}/my (best) ü, 2/lite.backup", "./my nets/lite.backup"):
+        assert override(DarknetDetector.from_cfg(cfg), [f"weights={path}"]).weights == path
 
 
 def test_weights_that_cannot_start_a_training(data: Path, tmp_path: Path) -> None:

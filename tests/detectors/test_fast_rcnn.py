@@ -264,7 +264,7 @@ def test_train_evaluate_and_predict_fill_the_proposals(tmp_path: Path, monkeypat
         words = ["proposals", "--data", str(data), "--split", name, "--method", "sliding_windows"]
         assert cli.main([*words, "--out", str(tmp_path / name)]) == 0
     spec: Any = replace(TINY, input=Resize(48, 64))
-    runs = [train(spec, data=data, out=tmp_path / "run", epochs=1, progress=False)]
+    runs = [train(spec, data=data, out=tmp_path / "run", epochs=1, progress=False, precision="32")]
     assert len(load_checkpoint(tmp_path / "run").state_dict) > 0 and len(evaluate(runs[0], data=data).to_dict()) > 0
     found = predict(runs[0].path, [str(data / "JPEGImages" / "c.jpg")], json=tmp_path / "f.json", score=0.0)
     assert len(found.images) == 1
@@ -275,8 +275,9 @@ def test_train_evaluate_and_predict_fill_the_proposals(tmp_path: Path, monkeypat
     monkeypatch.setattr(SlidingWindows, "__call__", lambda self, image: asked.append(image) or source(self, image))
     new = image(tmp_path / "new.jpg", seed=9)
     files = [str(data / "JPEGImages" / "c.jpg"), str(new)]
-    first = predict(runs[0].path, files, score=0.0)
-    again = predict(runs[0].path, files[::-1], score=0.0)
+    plain = load(runs[0].path, device="cpu", precision="32")
+    first = predict(plain, files, score=0.0)
+    again = predict(plain, files[::-1], score=0.0)
     assert len(asked) == 1  # the picture that the cache did not know, and that once
     assert [p.to_dict() for p in first.images] == [p.to_dict() for p in again.images[::-1]]
     with pytest.raises(FovealError, match="has no proposals for"):

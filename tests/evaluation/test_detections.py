@@ -16,10 +16,10 @@ from foveal.errors import FovealError, UsageError
 from foveal.evaluation import (
     DetectionTable,
     GroundTruth,
-    evaluate,
     read_detections,
     read_text_detections,
     save_detections,
+    score_detections,
 )
 
 GOOD = {"image_id": 9, "category_id": 18, "bbox": [1.5, 2.0, 10.0, 20.0], "score": 0.5}
@@ -109,9 +109,9 @@ def test_binary_and_missing_files(tmp_path: Path, truth: GroundTruth) -> None:
 
 def test_no_detections_are_fine(tmp_path: Path, truth: GroundTruth) -> None:
     found = read_detections(write(tmp_path / "d.json", []), truth)
-    results = evaluate(truth, found)
+    results = score_detections(truth, found)
     assert len(found) == 0 and results.headline == 0.0 and "no detections at all" in results.notes[0]
-    assert evaluate(truth, found, "voc07").headline == 0.0
+    assert score_detections(truth, found, "voc07").headline == 0.0
 
 
 def test_classes_of_others_are_dropped_on_request(tmp_path: Path, truth: GroundTruth) -> None:
@@ -144,7 +144,7 @@ def test_voc_boxes_are_1_based(tmp_path: Path) -> None:
     found = read_detections(tmp_path, truth)
     assert found.label.tolist() == [1, 0, 0] and found.image.tolist() == [1, 0, 1]
     assert found.box.tolist() == [[0, 1, 3, 4], [0, 0, 10, 10], [1.5, 2, 4, 5]]
-    assert evaluate(truth, found, "voc10").per_class["cat"]["AP"] == 1.0
+    assert score_detections(truth, found, "voc10").per_class["cat"]["AP"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -260,9 +260,9 @@ def test_arrays_are_checked(make: Any, words: str) -> None:
 
 def test_detections_must_belong_to_the_truth(truth: GroundTruth) -> None:
     with pytest.raises(FovealError, match="image of a detection 3"):
-        evaluate(truth, DetectionTable.build([3], [0], [[0, 0, 1, 1]], [1]))
+        score_detections(truth, DetectionTable.build([3], [0], [[0, 0, 1, 1]], [1]))
     with pytest.raises(FovealError, match="label of a detection 2"):
-        evaluate(truth, DetectionTable.build([0], [2], [[0, 0, 1, 1]], [1]))
+        score_detections(truth, DetectionTable.build([0], [2], [[0, 0, 1, 1]], [1]))
 
 
 def test_torch_is_never_imported() -> None:

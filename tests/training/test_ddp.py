@@ -38,10 +38,11 @@ def start(processes: int, arguments: dict[str, Any]) -> subprocess.Popen[str]:
 
 
 def launch(command: list[str]) -> subprocess.Popen[str]:
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -49,8 +50,8 @@ def launch(command: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> None:
-    """Waits for a good end; leaves nothing running in any case."""
+def finish(process: subprocess.Popen[str]) -> str:
+    """Waits for a good end and returns what was said; leaves nothing running in any case."""
     try:
         said, _ = process.communicate(timeout=240)
     except BaseException:
@@ -58,6 +59,7 @@ def finish(process: subprocess.Popen[str]) -> None:
         process.communicate()
         raise
     assert process.returncode == 0, said
+    return said
 
 
 @pytest.mark.parametrize(
@@ -112,3 +114,54 @@ def test_positives_across_ranks(tmp_path: Path) -> None:
     (tmp_path / "across.py").write_text(ACROSS)
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "across.py")]
     finish(launch([sys.executable, *command]))
+
+
+# what a two-process training leaves behind; each process tells by a line of its own
+PARTED = """
+import json, os, sys, threading
+from pathlib import Path
+import torch
+from foveal.errors import FovealError
+from foveal.train.loop import Loop
+from tests.train_tiny import FIT, TinySpec, train_tiny
+from dataclasses import replace
+
+data, out, how, devices = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+spec = TinySpec(fit=replace(FIT, epochs=1))
+failure = {"error": FovealError("no"), "interrupt": KeyboardInterrupt()}.get(how)
+if failure is not None:
+    original = Loop._update
+    def failing(self, parts, files):
+        original(self, parts, files)
+        raise failure
+    Loop._update = failing
+for turn in range(2):  # the second one meets anew
+    try:
+        train_tiny(data, out / str(turn), spec, devices=devices, tensorboard=True)
+        assert failure is None
+    except type(failure) if failure is not None else ():
+        pass
+    assert not torch.distributed.is_initialized()
+    tasks = Path("/proc/self/task")
+    named = [(t / "comm").read_text().strip() for t in tasks.iterdir()] if tasks.is_dir() else []
+    assert not [name for name in named if "gloo" in name], named
+    others = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
+    assert not others, others
+(out / f"parted-{os.environ['LOCAL_RANK']}").touch()
+"""
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "own"])
+@pytest.mark.parametrize("how", ["success", "error", "interrupt"])
+def test_processes_part(tmp_path: Path, launcher: str, how: str) -> None:
+    """However a training ends: no process group, no thread of one, status 0 and no word of it."""
+    data = make_data(tmp_path / "data")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "parted.py").write_text(PARTED)
+    own = [str(tmp_path / "parted.py"), str(data), str(tmp_path / "out"), how, "2"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    said = finish(launch([sys.executable, *(torchrun if launcher == "torchrun" else []), *own]))
+    # the first process waits for those it started, so that both are done
+    assert {p.name for p in (tmp_path / "out").glob("parted-*")} == {"parted-0", "parted-1"}, said
+    for word in ("terminate", "leaked", "destroy_process_group", "Traceback", "Exception ignored"):
+        assert word not in said, said

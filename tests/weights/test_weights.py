@@ -276,7 +276,7 @@ def test_zero_epsilon_only_for_the_published_legacy_files(tmp_path: Path, monkey
 
 def test_other_networks_are_named(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
-    with pytest.raises(FovealError, match=r"r18\.pth.*classification network.*Known: Faster"):
+    with pytest.raises(FovealError, match=r"r18\.pth.*classification network.*Give the weights of a Faster"):
         read_torchvision(tmp_path / "r18.pth")
     with pytest.raises(FovealError, match="Mask R-CNN"):  # among those that are known; this is none of any size
         recognize_network({"roi_heads.mask_head.0.0.weight": torch.ones(1)}, "m.pth")

@@ -62,7 +62,7 @@ def import_detr(
         spec = replace(base, head=_head(ours, told, base.head), input=_input(processor or {}, base))
         columns = len(ours["head.class_embed.bias"]) - 1
     except (KeyError, IndexError) as error:
-        raise FovealError(f"is a DETR without {error.args[0]}", path=path, fix="Download or copy it again.") from error
+        raise FovealError(f"is a DETR without {error.args[0]}", path=path, fix="Download or copy it again") from error
     except FovealError as error:
         raise type(error)(error.message, path=path, where=error.where, fix=error.fix) from error
     return spec, _names(columns, names, told, path), ours
@@ -144,7 +144,7 @@ def _base(state: StateDict, path: Path, preset: str | None, config: Mapping[str,
     name = preset or plain + "_dc5" * dilated
     spec = presets.get(name)
     if not isinstance(spec, DETR):
-        raise UsageError(f"{name} is no DETR, the file is one", where="--preset", fix=f"It is {plain}")
+        raise UsageError(f"{name} is no DETR, the file is one", where="--preset", fix=f"Use {plain}")
     return spec
 
 

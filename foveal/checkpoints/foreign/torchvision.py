@@ -31,7 +31,7 @@ def import_weights(
     spec: Any = presets.get(preset or found.preset)
     backbone = spec.backbone
     if not isinstance(backbone, Torchvision):
-        raise UsageError(f"{preset} is not on one of torchvision's networks", fix=f"The file is of {found.preset}")
+        raise UsageError(f"{preset} is not on one of torchvision's networks", fix=f"Use {found.preset}")
     if found.eps is not None:
         backbone = replace(backbone, eps=found.eps)
     if not any(key.startswith("backbone.") and key.endswith("num_batches_tracked") for key in found.state):

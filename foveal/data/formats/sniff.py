@@ -58,7 +58,7 @@ def recognize(path: Path, images: Path | None = None) -> Source:
         report_refused(found.refused, sources[0].findings)
         return sources[0]
     if not sources:
-        raise FovealError(_nothing(found), path=path, fix="foveal reads VOC XML, COCO JSON and YOLO data.yaml")
+        raise FovealError(_nothing(found), path=path, fix="Give VOC XML, COCO JSON or a YOLO data.yaml")
     listed = "; ".join(f"{s.format.upper()} in {s.path}" for s in sources)
     raise FovealError(f"holds {len(sources)} data sets: {listed}", path=path, fix="Name one of them, or give several")
 

@@ -38,10 +38,10 @@ class Store:
     def begin(self, key: str) -> list[int]:
         """The indices of the images without a file. A folder of another key is emptied."""
         stamp = self.folder / "key"
-        if not stamp.exists() or stamp.read_text() != key:
+        if not stamp.exists() or stamp.read_text(encoding="utf-8") != key:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-            stamp.write_text(key)
+            stamp.write_text(key, encoding="utf-8")
         return [index for index in range(self.images) if not self.path(index).exists()]
 
     def write(self, index: int, tensors: dict[str, Tensor]) -> None:

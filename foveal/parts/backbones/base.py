@@ -60,5 +60,5 @@ def returned(
             raise UsageError(f"{what} has no layer {item!r}", fix=fix)
         found.append(places[item])
     if not found or len(set(found)) < len(found):
-        raise UsageError(f"returns is {tuple(wanted)}", fix="Name at least one layer, and each once.")
+        raise UsageError(f"returns is {tuple(wanted)}", fix="Name at least one layer, and each once")
     return found

@@ -44,11 +44,11 @@ class Darknet(BackboneSpec):
         if self.cfg not in NETWORKS:
             object.__setattr__(self, "cfg", cfg_text(self.cfg))
         if self.frozen_stages < 0:
-            raise UsageError(f"frozen_stages is {self.frozen_stages}", fix="It counts stages: use 0 or more.")
+            raise UsageError(f"frozen_stages is {self.frozen_stages}", fix="Give the number of stages, 0 or more")
         if self.norm not in ("frozen", "batch", "group"):
-            raise UsageError(f"norm {self.norm!r} is unknown", fix="Use 'frozen', 'batch' or 'group'.")
+            raise UsageError(f"norm {self.norm!r} is unknown", fix="Use 'frozen', 'batch' or 'group'")
         if self.norm == "group" and self.weights:
-            raise UsageError("weights were trained with batch norm", fix="Use norm='frozen' or 'batch' with them.")
+            raise UsageError("weights were trained with batch norm", fix="Use norm='frozen' or 'batch' with them")
         self.net()
 
     def net(self) -> Net:

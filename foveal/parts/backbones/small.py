@@ -28,7 +28,7 @@ class SmallResNet(BackboneSpec):
         if self.blocks is not None and (len(self.blocks) != len(self.widths) or min(self.blocks) < 1):
             raise UsageError(f"SmallResNet: blocks are {self.blocks}; give one number from 1 on for each of the widths")
         if self.weights:
-            raise UsageError("SmallResNet has no pretrained weights", fix="Use Torchvision(...) with a weights file.")
+            raise UsageError("SmallResNet has no pretrained weights", fix="Use Torchvision(...) with a weights file")
 
     def build(self, levels: Sequence[int] = _LEVELS) -> Stages:
         """The module, with random weights; ``levels`` it does not have are left out."""

@@ -39,7 +39,7 @@ class Timm(BackboneSpec):
 
     def __post_init__(self) -> None:
         if self.norm not in ("frozen", "batch"):
-            raise UsageError(f"norm {self.norm!r} is unknown", fix="Use 'frozen' or 'batch'.")
+            raise UsageError(f"norm {self.norm!r} is unknown", fix="Use 'frozen' or 'batch'")
 
     def build(self, levels: Sequence[int] = _LEVELS) -> TimmBackbone:
         """The module, with random weights; levels it does not have are left out. Raises ``UsageError``."""
@@ -122,7 +122,7 @@ class TimmBackbone(nn.Module):
         except (AssertionError, RuntimeError, ValueError) as error:
             raise UsageError(
                 f"{name} does not take a picture of {_PROBE[1]} x {_PROBE[0]} pixels: {error}",
-                fix="Choose a network that takes pictures of any size",
+                fix="Choose a network that takes images of any size",
             ) from None
         finally:
             self.train()
@@ -161,7 +161,7 @@ def _timm(name: str) -> Any:
     try:
         import timm
     except ImportError:
-        raise UsageError("timm is not installed", fix="pip install 'foveal[timm]'") from None
+        raise UsageError("timm is not installed", fix="Run pip install 'foveal[timm]'") from None
     if not timm.is_model(name):
         fix = f"{nearest(name, timm.list_models())} List them with timm.list_models()".strip()
         raise UsageError(f"backbone {name!r} is not one of timm's", fix=fix)

@@ -49,11 +49,11 @@ class Torchvision(BackboneSpec):
 
     def __post_init__(self) -> None:
         if self.frozen_stages < 0:
-            raise UsageError(f"frozen_stages is {self.frozen_stages}", fix="It counts stages: use 0 or more.")
+            raise UsageError(f"frozen_stages is {self.frozen_stages}", fix="Give the number of stages, 0 or more")
         if self.norm not in ("frozen", "batch", "group"):
-            raise UsageError(f"norm {self.norm!r} is unknown", fix="Use 'frozen', 'batch' or 'group'.")
+            raise UsageError(f"norm {self.norm!r} is unknown", fix="Use 'frozen', 'batch' or 'group'")
         if self.norm == "group" and self.weights:
-            raise UsageError("weights were trained with batch norm", fix="Use norm='frozen' or 'batch' with them.")
+            raise UsageError("weights were trained with batch norm", fix="Use norm='frozen' or 'batch' with them")
 
     def build(self, levels: Sequence[int] = _LEVELS) -> Backbone:
         """The module, with random weights (see :meth:`load_pretrained`).

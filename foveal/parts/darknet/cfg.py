@@ -38,7 +38,7 @@ class Section:
         if key in self.values:
             return self.values[key][0]
         if default is None:
-            raise self.error(f"{key} is missing", fix=f"[{self.kind}] needs a line {key}=...")
+            raise self.error(f"{key} is missing", fix=f"Add a line {key}=... to [{self.kind}]")
         return default
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -107,20 +107,20 @@ def read_sections(text: str, path: str | Path | None = None) -> tuple[Section, l
             continue
         if bare.startswith("["):
             if not bare.endswith("]") or len(bare) < 3:
-                raise FovealError(f"{_short(line)} is no section", path=path, where=f"line {number}", fix="[name]")
+                raise FovealError(f"{_short(line)} is no section", path=path, where=f"line {number}", fix="Use [name]")
             values = {}
             sections.append(Section(bare[1:-1].lower(), number, values, path))
             continue
         key, equals, value = bare.partition("=")
         if not sections or not equals or not key:
             wanted = "a key=value line" if sections else "[net]"
-            fix = "A Darknet cfg begins with [net]" if not sections else ""
+            fix = "Give a Darknet cfg, which begins with [net]" if not sections else ""
             raise FovealError(f"{_short(line)}, expected {wanted}", path=path, where=f"line {number}", fix=fix)
         values.setdefault(key, (value, number))
     if not sections:
         raise FovealError("is empty, expected the sections of a Darknet cfg", path=path)
     if sections[0].kind not in ("net", "network"):
-        raise sections[0].error("the first section is not [net]", fix="[net] says the width and height of the input")
+        raise sections[0].error("the first section is not [net]", fix="Give width and height in [net]")
     if len(sections) == 1:
         raise sections[0].error("there is no layer behind [net]")
     return sections[0], sections[1:]
@@ -143,7 +143,7 @@ def read_names(path: str | Path) -> tuple[str, ...]:
             first = lines.index(name) + 1
             raise FovealError(f"{name!r} stands in line {first} already", path=path, where=f"line {number}")
     if not lines:
-        raise FovealError("holds no name", path=path, fix="A .names file has one class name a line")
+        raise FovealError("holds no name", path=path, fix="Give a .names file, with one class name a line")
     return tuple(lines)
 
 

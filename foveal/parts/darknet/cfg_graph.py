@@ -90,7 +90,7 @@ def read_net(text: str, path: str | Path | None = None, *, size: tuple[int, int]
     height, width = size or (height, width)
     channels = net.integer("channels", 3)
     if channels != 3:
-        raise net.error(f"channels is {channels}; pictures are RGB here", key="channels", fix="channels=3")
+        raise net.error(f"channels is {channels}; pictures are RGB here", key="channels", fix="Set channels=3")
     found: list[CfgLayer] = []
     for section in sections:
         found.append(_layer(section, found, (channels, height, width)))
@@ -100,7 +100,7 @@ def read_net(text: str, path: str | Path | None = None, *, size: tuple[int, int]
 def _layer(section: Section, before: list[CfgLayer], picture: Shape) -> CfgLayer:
     index, kind = len(before), _SHORT.get(section.kind, section.kind)
     if kind not in KINDS:
-        raise section.error(f"layer {kind!r} is not known", fix=f"Known: {', '.join(sorted(KINDS))}")
+        raise section.error(f"layer {kind!r} is not known", fix=f"Use one of {', '.join(sorted(KINDS))}")
     what = KINDS[kind].read(section, index)
     sources = what.sources(index)
     for k in sources:

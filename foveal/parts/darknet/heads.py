@@ -111,7 +111,7 @@ class Yolo(Kind):
         for k in mask:
             if not 0 <= k < len(anchors):
                 what = f"mask names anchor {k}, there are {len(anchors)}"
-                raise section.error(what, key="mask", fix=f"0 to {len(anchors) - 1}")
+                raise section.error(what, key="mask", fix=f"Use indices 0 to {len(anchors) - 1}")
         if len(set(mask)) < len(mask):
             raise section.error(f"mask {section.text('mask')} names an anchor twice", key="mask")
         scale = section.number("scale_x_y", 1)
@@ -141,7 +141,9 @@ class Detection(Kind):
     def read(cls, section: Section, index: int) -> Self:
         section.refuse(coords=4, softmax=0)
         if not section.flag("sqrt"):
-            raise section.error("sqrt=0 (sides that are no square roots) is not known here", key="sqrt", fix="sqrt=1")
+            raise section.error(
+                "sqrt=0 (sides that are no square roots) is not known here", key="sqrt", fix="Set sqrt=1"
+            )
         classes, side = section.integer("classes", least=1), section.integer("side", least=1)
         return cls(classes, side, section.integer("num", least=1), HeadScales.read(section))
 

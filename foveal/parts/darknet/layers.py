@@ -43,7 +43,7 @@ class Kind(ABC):
 def read_activation(section: Section, default: str) -> str:
     name = section.text("activation", default)
     if name not in ACTIVATIONS:
-        fix = f"Known: {', '.join(ACTIVATIONS)}"
+        fix = f"Use one of {', '.join(ACTIVATIONS)}"
         raise section.error(f"activation {name!r} is not known", key="activation", fix=fix)
     return name
 

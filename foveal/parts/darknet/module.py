@@ -154,7 +154,7 @@ class ConnectedModule(nn.Module):
         if x.shape[1] != self.linear.in_features:
             raise UsageError(
                 f"a connected layer is for {self.linear.in_features} numbers, here are {x.shape[1]}",
-                fix="Its network is for one size of input: no MultiScale, and the canvas of its own cfg",
+                fix="Use the canvas of its cfg without MultiScale, for its network has a fixed input size",
             )
         y: Tensor = self.linear(x)[..., None, None]
         y = y if self.norm is None else self.norm(y)

@@ -15,7 +15,11 @@ def _places(section: Section, key: str, index: int) -> tuple[int, ...]:
     found = tuple(index + k if k < 0 else k for k in section.integers(key))
     for k, place in zip(section.integers(key), found, strict=True):
         if not 0 <= place < index:
-            fix = f"It is layer {index}: 0 to {index - 1}, or -{index} to -1" if index else "It is the first layer"
+            fix = (
+                f"Give a layer from 0 to {index - 1}, or -{index} to -1"
+                if index
+                else "Remove it, for it is the first layer"
+            )
             raise section.error(f"{key} names layer {k}, which is not before it", key=key, fix=fix)
     return found
 
@@ -42,7 +46,7 @@ class Route(Kind):
         sizes = {s[1:] for s in inputs}
         if len(sizes) > 1:
             shown = ", ".join(f"{k}: {h} x {w}" for k, (_, h, w) in zip(self.layers, inputs, strict=True))
-            fix = "Input sides that are multiples of the largest stride (32 as a rule) keep them equal"
+            fix = "Use input sides that are multiples of the largest stride, usually 32"
             raise section.error(f"joins maps of different sizes ({shown})", key="layers", fix=fix)
         if any(c % self.groups for c, _, _ in inputs):
             raise section.error(f"groups is {self.groups}, which does not divide the channels", key="groups")

@@ -90,7 +90,7 @@ def read_darknet(path: str | Path, net: Net, *, needed: int | None = None) -> tu
             value = flat.view(shape[1], shape[0]).t().contiguous() if is_turned else flat.view(shape)
             if key.endswith("running_var") and bool((value < 0).any()):
                 what = f"layer {layer.index} [{layer.kind}] would have a negative variance"
-                raise FovealError(what, path=path, fix="The count fits, the numbers do not: give this file's own cfg")
+                raise FovealError(what, path=path, fix="Give the cfg of this file: the count fits, the values do not")
             state[key] = value
             start = stop
     return header, state

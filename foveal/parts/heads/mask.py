@@ -87,7 +87,7 @@ class MaskBranch(nn.Module):
         Raises :class:`FovealError` where the targets have no masks at all.
         """
         if targets.masks is None:
-            raise FovealError("the targets have no masks", fix="Give one a object, or use a detector of boxes alone")
+            raise FovealError("the targets have no masks", fix="Give one for each object, or use a box detector")
         with torch.no_grad():
             drawn = (targets.masks[..., 2] > targets.masks[..., 1]).any(-1)  # (B, G)
             index, kept = self._rows(match.positive & drawn.gather(1, match.gt), rng)  # (B, K)

@@ -205,7 +205,7 @@ class ResNetTail(RoIHeadSpec):
         from ..backbones.torchvision import torchvision_network
 
         if not self.name.startswith(("res", "wide_resnet")):
-            raise UsageError(f"{self.name} has no layer4", fix="A ResNetTail needs a ResNet's name.")
+            raise UsageError(f"{self.name} has no layer4", fix="Give a ResNetTail the name of a ResNet")
         network = cast("ResNet", torchvision_network(self.name))
         tail = Tail(network.layer4)
         replace_norms(tail, self.norm, self.eps)

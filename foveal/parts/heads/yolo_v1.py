@@ -98,7 +98,7 @@ class GridLayers(nn.Module):
             found = f"{x.shape[-2]} x {x.shape[-1]}"
             raise UsageError(
                 f"GridHead is for {self.side} x {self.side} cells, but the map is {found}",
-                fix="Its layers are fully connected: give input a canvas of side x stride pixels",
+                fix="Give input a canvas of side x stride pixels, which its fully connected layers need",
             )
         x = self.output(self.dropout(self.hidden(x)).flatten(1))
         return split_grid(x, self.side * self.side, self.boxes, self.logits)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ...errors import UsageError
 
-_FIX = "Its network is for one size of input: no MultiScale, and the canvas of its own cfg"
+_FIX = "Use the canvas of its cfg without MultiScale, for its network has a fixed input size"
 
 
 class LocallyConnected(nn.Module):

@@ -102,7 +102,7 @@ def make_norm(kind: NormKind | None, channels: int, eps: float | None = None) ->
         return nn.BatchNorm2d(channels, eps)
     if kind == "group":
         return nn.GroupNorm(math.gcd(32, channels), channels, eps)
-    raise UsageError(f"norm {kind!r} is unknown", fix="Use 'frozen', 'batch', 'group' or None.")
+    raise UsageError(f"norm {kind!r} is unknown", fix="Use 'frozen', 'batch', 'group' or None")
 
 
 def conv_block(

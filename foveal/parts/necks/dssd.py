@@ -92,9 +92,7 @@ class _Step(nn.Module):
     def _enlarged(self, x: Tensor, height: int, width: int) -> Tensor:
         """A map whose side was rounded up on the way down is cut, one that was rounded down is filled up."""
         wanted, kernel, stride, padding = (height, width), *self.gap
-        missing = [
-            w - ((int(s) - 1) * stride - 2 * padding + kernel) for w, s in zip(wanted, x.shape[-2:], strict=True)
-        ]
-        fill = [min(max(0, m), stride - 1) for m in missing]
-        x = F.conv_transpose2d(x, self.up.weight, self.up.bias, stride, padding, fill)[..., :height, :width]
+        least = [(int(s) - 1) * stride - 2 * padding + kernel for s in x.shape[-2:]]
+        size = [min(max(n, w), n + stride - 1) for n, w in zip(least, wanted, strict=True)]
+        x = self.up(x, size)[..., :height, :width]
         return x if x.shape[-2:] == wanted else F.interpolate(x, wanted, mode="nearest")

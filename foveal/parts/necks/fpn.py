@@ -70,7 +70,7 @@ class FPN:
 
     def __post_init__(self) -> None:
         if self.extra not in (None, "pool", "p6p7-p5", "p6p7-c5"):
-            raise UsageError(f"extra {self.extra!r} is unknown", fix="Use 'pool', 'p6p7-p5', 'p6p7-c5' or None.")
+            raise UsageError(f"extra {self.extra!r} is unknown", fix="Use 'pool', 'p6p7-p5', 'p6p7-c5' or None")
 
     def build(self, channels: Sequence[int], strides: Sequence[int]) -> Pyramid:
         """For a backbone of these channels and strides, finest level first."""

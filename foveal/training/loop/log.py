@@ -99,6 +99,10 @@ def _summary_writer(out: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
+    try:
+        os.fsencode(out.absolute()).decode()
+    except UnicodeDecodeError:  # TensorBoard takes only paths that are UTF-8
+        return None
     return SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
 
 

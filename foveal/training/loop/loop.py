@@ -19,10 +19,10 @@ from ...checkpoints import folder as checkpoint
 from ...data.records.dataset import Dataset
 from ...errors import FovealError
 from ...recipe import Recipe
+from ...runtime.interrupt import Interrupt
 from ...runtime.progress import Progress
 from ...types import Images, Targets
 from .ema import EMA
-from .interrupt import Interrupt
 from .log import Clock, Log, Meter
 from .nonfinite import Guard, NonFiniteLoss
 from .optimizers import build_solver, freeze, frozen_norm_modules, restore_solver, set_lr, solver_tensors

@@ -78,8 +78,8 @@ class Guard:
         return NonFiniteLoss(
             f"{what} in update {found.step}: {parts}; learning rate {found.lr:.4g}; images {', '.join(found.files)}",
             path=self.out,
-            fix=f"The weights were not updated, and the batch is in {folder}. Look at those images, or try a lower "
-            f"fit.lr, fit.clip=10, more fit.warmup_steps or --precision 32, in a new run with --weights {self.out}",
+            fix=f"Look at those images (the weights were not updated, and the batch is in {folder}), or try a lower "
+            f"fit.lr, fit.clip=10, more fit.warmup_steps or --precision 32 in a new run with --weights {self.out}",
         )
 
 

@@ -86,7 +86,7 @@ def run_fitted(
         raise FovealError(
             f"{name}: no class has anything to learn from: the training set has not {lack}",
             path=dataset.path,
-            fix="`foveal proposals` says how many objects the proposals find; or leave this stage out of fit.stages",
+            fix="Check their recall with `foveal proposals`, or leave this stage out of fit.stages",
         )
     for label in layer.without:
         console.say(f"warning: {name}: the training set has not {lack} for class {classes[label]!r}; {effect}")

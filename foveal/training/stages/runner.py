@@ -15,8 +15,8 @@ from ...data.loader.window_batches import Crops, WindowLoader
 from ...data.records.dataset import Dataset
 from ...errors import UsageError
 from ...recipe import SVM, Recipe, Ridge, Stage
+from ...runtime.interrupt import Interrupt
 from ...runtime.progress import Progress
-from ..loop.interrupt import Interrupt
 from ..loop.log import Log
 from ..loop.loop import Job, Loop, judge, keep, now
 from ..loop.state import FINISHED, Plan, State

@@ -1,4 +1,4 @@
-"""Ctrl-C between two updates, never inside one."""
+"""Ctrl-C between two iterations, never inside one."""
 
 from __future__ import annotations
 

@@ -1,0 +1,52 @@
+"""A processor other than the one that is here, for the processes that tests start; see ``processor`` in conftest.py.
+
+Python imports the module of this name at its start, where this folder is on ``PYTHONPATH``. It loads nothing of the
+package: the function that reads the processor's flags is replaced when (and if) its module is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import find_spec
+from types import ModuleType
+
+MODULE = "foveal.runtime.precision"
+
+
+def wanted() -> bool:
+    """Whether ``FOVEAL_TEST_BF16`` names a processor."""
+    return os.environ.get("FOVEAL_TEST_BF16", "") != ""
+
+
+def cpu_flags() -> frozenset[str]:
+    """Those of the processor that ``FOVEAL_TEST_BF16`` names: 1, with bf16 arithmetic; 0, without."""
+    return {"1": frozenset({"avx512_bf16"}), "0": frozenset[str]()}[os.environ["FOVEAL_TEST_BF16"]]
+
+
+class Loader(SourceFileLoader):
+    """Loads the module and replaces its function."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        module.cpu_flags = cpu_flags  # type: ignore[attr-defined]
+
+
+class Finder(MetaPathFinder):
+    """Finds that one module, as whoever comes next finds it."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is not None and spec.origin is not None:
+            spec.loader = Loader(name, spec.origin)
+        return spec
+
+
+if __name__ == "sitecustomize" and wanted():
+    sys.meta_path.insert(0, Finder())

@@ -1,0 +1,66 @@
+"""Runs that were stored once are read and answer the same for ever: a code move changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from foveal.checkpoints.load import load
+from foveal.config.parse import parse_spec
+from foveal.training.run import train
+from tests.golden.make import FAMILIES, HERE, RESUMABLE, answers, image, shapes
+
+
+def close(name: str, found: Tensor, expected: Tensor) -> bool:
+    """Bit for bit on the processor that wrote them; another one's order of additions moves raw predictions by up to
+    9e-7 of the largest (measured with oneDNN and ATen held to SSE4.1 and AVX2), boxes by up to 8e-5 px."""
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    if not expected.is_floating_point():
+        return torch.equal(found, expected)
+    largest = max(1.0, float(expected.abs().max()))
+    return bool((found - expected).abs().max() <= (1e-4 if name == "boxes" else 1e-6 * largest))
+
+
+def test_every_family_has_its_run() -> None:
+    assert len(FAMILIES) == 16
+    assert {p.parent.name for p in HERE.glob("*/run.json")} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_stored_run_answers_as_it_did(name: str) -> None:
+    with safe_open(HERE / name / "expected.safetensors", "pt") as file:
+        seed = int(file.metadata()["seed"])
+    expected = load_file(HERE / name / "expected.safetensors")
+    found = answers(load(HERE / name, device="cpu", precision="32"), image(seed))
+    assert found.keys() == expected.keys() and len(expected["boxes"]) >= 12
+    assert [key for key in expected if not close(key, found[key], expected[key])] == []
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_stored_run_is_small_and_names_no_machine(name: str) -> None:
+    checkpoint = (HERE / name / "checkpoints" / "best").resolve()
+    assert sum(p.stat().st_size for p in checkpoint.iterdir()) < 200_000
+    story = json.loads((HERE / name / "run.json").read_text())
+    assert story["arguments"]["data"] == "data/shapes" and parse_spec(story["spec"])
+
+
+def test_a_stored_run_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(HERE / RESUMABLE, out, symlinks=True)
+    assert not (out / "results.json").exists()
+    data = shapes(tmp_path / "shapes")
+    threads = torch.get_num_threads()
+    try:
+        train(out, data=data, out=out, seed=1, resume=True, device="cpu", workers=0, progress=False, tensorboard=False)
+    finally:
+        torch.set_num_threads(threads)  # the run's own
+    assert json.loads((out / "results.json").read_text())["steps"] == 6
+    assert (out / "checkpoints" / "last").resolve().name == "step-6"

@@ -1,0 +1,41 @@
+"""FOVEAL_TEST_BF16 decides the automatic precision, here and in the processes that tests start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from foveal.runtime.precision import choose
+from tests.processor import sitecustomize
+
+CODE = """
+import sys, foveal
+assert "torch" not in sys.modules
+import torch
+from foveal.train.precision import choose
+print(choose(None, torch.device("cpu")))
+"""
+
+
+def chosen(environment: dict[str, str]) -> str:
+    """By a process of its own."""
+    done = subprocess.run([sys.executable, "-c", CODE], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_processes_choose_as_we_do() -> None:
+    assert chosen(dict(os.environ)) == choose(None, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("asked", "precision"), [("1", "bf16"), ("0", "32")])
+def test_another_processor(asked: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(sitecustomize.__file__).parent), prepend=os.pathsep)
+    monkeypatch.setenv("FOVEAL_TEST_BF16", asked)
+    assert chosen(dict(os.environ)) == precision
+    monkeypatch.setattr("foveal.runtime.precision.cpu_flags", sitecustomize.cpu_flags)
+    assert choose(None, torch.device("cpu")) == precision
