@@ -15,7 +15,7 @@ from typing import Literal
 from ..errors import FovealError, UsageError, nearest
 from ..files.atomic import atomic_folder
 from ..files.paths import PathLike
-from .formats.writers import WRITERS, Plan
+from .formats.writers import WRITERS, ExportPlan
 from .open import open_sources
 from .records.dataset import Dataset
 from .records.findings import Finding
@@ -25,7 +25,7 @@ Format = Literal["voc", "coco", "yolo"]
 
 
 @dataclass(frozen=True)
-class Written:
+class Conversion:
     """What was written."""
 
     path: Path
@@ -66,7 +66,7 @@ def convert(
     classes: str | Sequence[str] | None = None,
     others: Others = "background",
     link: bool = False,
-) -> Written:
+) -> Conversion:
     """Writes data (a path, a data set, or one for every split) in another format into a new folder.
 
     ``link`` makes symbolic links to the images instead of copies. Raises :class:`~foveal.errors.FovealError` where
@@ -91,7 +91,7 @@ def convert(
     if any(r.ignore.any() for part in parts.values() for r in part.records):
         raise UsageError("ignored regions cannot be written", fix="Use others=background or others=skip-image")
     final = _new_folder(Path(out), [part.path for part in parts.values()])
-    plan = Plan.of(parts, nested=format != "voc")
+    plan = ExportPlan.of(parts, nested=format != "voc")
     try:
         with atomic_folder(final) as partial:
             WRITERS[format](plan, partial, link)
@@ -102,7 +102,7 @@ def convert(
     if lost and format != "coco":
         message = f"masks of {lost} images are not written: {format.upper()} has no place for them"
         findings.append(Finding("masks-lost", "note", str(final), "", message))
-    return Written(
+    return Conversion(
         final, format, len(plan.records), sum(map(len, plan.records)), tuple(s for s in parts if s), findings
     )
 
@@ -117,7 +117,7 @@ def split(
     format: Format | None = None,
     images: PathLike | None = None,
     link: bool = False,
-) -> Written:
+) -> Conversion:
     """Divides the whole set by a seed into train, val and (if ``test`` > 0) test, and writes it into a new folder.
 
     The same ids and seed give the same parts anywhere. ``format`` is that of the source unless given.

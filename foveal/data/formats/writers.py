@@ -21,7 +21,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # and bytes of file name
 
 
 @dataclass
-class Plan:
+class ExportPlan:
     """Which image goes where: every image once, in the first split that has it."""
 
     classes: tuple[str, ...]
@@ -32,7 +32,7 @@ class Plan:
     members: dict[str, list[int]]  # split -> indices into records
 
     @classmethod
-    def of(cls, parts: Mapping[str, Dataset], nested: bool) -> Plan:
+    def of(cls, parts: Mapping[str, Dataset], nested: bool) -> ExportPlan:
         base = [s for s in SPLIT_ALIASES if s in parts and s != "trainval"]
         order = base + [s for s in parts if s not in base]
         index: dict[str, int] = {}
@@ -86,7 +86,7 @@ def _plain(value: float) -> float | int:
     return int(value) if value == int(value) else float(value)
 
 
-def write_voc(plan: Plan, out: Path, link: bool) -> None:
+def write_voc(plan: ExportPlan, out: Path, link: bool) -> None:
     """A devkit year folder: JPEGImages, Annotations, ImageSets/Main and classes.txt."""
     (out / "Annotations").mkdir()
     for record, name in zip(plan.records, plan.names, strict=True):
@@ -132,7 +132,7 @@ def voc_xml(record: Record, classes: Sequence[str], file_name: str) -> str:
     return "\n".join([*lines, "</annotation>", ""])
 
 
-def write_coco(plan: Plan, out: Path, link: bool) -> None:
+def write_coco(plan: ExportPlan, out: Path, link: bool) -> None:
     """``annotations/instances_SPLIT.json`` (``instances.json`` without splits) and ``images/[SPLIT/]``."""
     own = [r.id for r in plan.records]
     keep = all(isinstance(id, int) for id in own) and len(set(own)) == len(own)
@@ -146,7 +146,7 @@ def write_coco(plan: Plan, out: Path, link: bool) -> None:
         _write_json(doc, out / "annotations" / name)
 
 
-def coco_document(plan: Plan, members: Sequence[int], ids: Sequence[int | str]) -> dict[str, object]:
+def coco_document(plan: ExportPlan, members: Sequence[int], ids: Sequence[int | str]) -> dict[str, object]:
     """The COCO document of some of a plan's images."""
     several = len({s for s in plan.folder}) > 1
     images: list[dict[str, object]] = []
@@ -183,7 +183,7 @@ def _xywh(record: Record, k: int) -> tuple[float, float, float, float]:
     return x1, y1, x2 - x1, y2 - y1
 
 
-def write_yolo(plan: Plan, out: Path, link: bool) -> None:
+def write_yolo(plan: ExportPlan, out: Path, link: bool) -> None:
     """``images/[SPLIT/]``, ``labels/[SPLIT/]``, ``data.yaml``; ``flags.json`` where an object is crowd or difficult."""
     flags: dict[str, dict[str, list[int]]] = {}
     for i, record in enumerate(plan.records):
@@ -207,7 +207,7 @@ def write_yolo(plan: Plan, out: Path, link: bool) -> None:
     (out / "data.yaml").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _yolo_entry(plan: Plan, split: str, out: Path) -> str | list[str]:
+def _yolo_entry(plan: ExportPlan, split: str, out: Path) -> str | list[str]:
     """How ``data.yaml`` names a split: its folder, several folders, or a list of images."""
     members = plan.members[split]
     folders = sorted({plan.folder[i] for i in members}, key=list(plan.members).index)
@@ -234,4 +234,8 @@ def yolo_lines(record: Record) -> str:
     return "".join(lines)
 
 
-WRITERS: dict[str, Callable[[Plan, Path, bool], None]] = {"voc": write_voc, "coco": write_coco, "yolo": write_yolo}
+WRITERS: dict[str, Callable[[ExportPlan, Path, bool], None]] = {
+    "voc": write_voc,
+    "coco": write_coco,
+    "yolo": write_yolo,
+}

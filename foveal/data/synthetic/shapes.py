@@ -25,11 +25,11 @@ from ...files.atomic import atomic_folder
 from ...masks.rle import Masks
 from .scenes import CLASSES, Scene, draw_scene
 
-Format = Literal["voc", "coco"]
+ShapesFormat = Literal["voc", "coco"]
 
 
 @dataclass(frozen=True)
-class Made:
+class ShapesDataset:
     """What was written."""
 
     path: Path
@@ -43,12 +43,12 @@ def make_shapes(
     images: int = 750,
     splits: Mapping[str, int] | None = None,
     seed: int = 0,
-    format: Format = "voc",
+    format: ShapesFormat = "voc",
     size: tuple[int, int] = (256, 256),
     masks: bool = True,
     quality: int = 92,
     progress: Callable[[int, int], None] | None = None,
-) -> Made:
+) -> ShapesDataset:
     """Writes the set into a folder that is new or empty.
 
     ``images`` are divided 4 : 1 into ``train`` and ``val``, at least one each; ``splits`` (name -> number) says
@@ -79,7 +79,7 @@ def make_shapes(
                     if progress is not None:
                         progress(number, len(pictures))
         writer.finish(wanted)
-    return Made(out, wanted, dict(zip(CLASSES, counts.tolist(), strict=True)))
+    return ShapesDataset(out, wanted, dict(zip(CLASSES, counts.tolist(), strict=True)))
 
 
 def _check(out: Path, splits: Mapping[str, int], seed: int, format: str, size: tuple[int, int]) -> None:
