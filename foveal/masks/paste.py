@@ -1,4 +1,4 @@
-"""Small masks of boxes -> masks of the picture, on the host."""
+"""Small masks of boxes -> masks of the image, on the host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .rle import Masks
 
 
 def paste(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float) -> Masks:
-    """``probabilities`` (N, S, S) inside ``boxes`` (N, 4) of a picture of ``size`` = height, width -> N masks.
+    """``probabilities`` (N, S, S) inside ``boxes`` (N, 4) of an image of ``size`` = height, width -> N masks.
 
     Each mask gets a border of one zero, its box grows by as much and is cut to whole pixels, and the mask is resized to
     it, bilinearly (torchvision's ``paste_masks_in_image``). Only a box's own pixels are ever made.

@@ -1,6 +1,6 @@
 """Masks as runs: of every column the stretches of rows that belong to the mask. NumPy only, no torch.
 
-A picture with a hundred objects is 100 MB as bitmaps and some hundred kilobytes as runs, and flipping, cropping,
+An image with a hundred objects is 100 MB as bitmaps and some hundred kilobytes as runs, and flipping, cropping,
 resizing and comparing them are a few operations on flat arrays. COCO's run lengths (one list a mask, column by column,
 zeros first, also squeezed into text) are read and written here.
 """
@@ -189,7 +189,7 @@ class Masks:
         return Masks.of_runs((height, width), len(self), owner, x, top, bottom)
 
     def in_frame(self, sx: float, sy: float, ox: float, oy: float) -> Masks:
-        """On the canvas of a network that sees x of the picture at x * sx + ox; the canvas ends with the picture."""
+        """On the canvas of a network that sees x of the image at x * sx + ox; the canvas ends with the image."""
         height, width = round(self.size[0] * sy), round(self.size[1] * sx)
         top, left = round(oy), round(ox)
         return self.resized(height, width).window(-top, -left, top + height, left + width)

@@ -18,10 +18,10 @@ CACHED = 1 << 18  # the same on a processor, where they stay in the cache
 
 @torch.no_grad()
 def mask_targets(runs: Tensor, gt: Tensor, boxes: Tensor, sizes: Tensor, canvas: tuple[int, int], side: int) -> Tensor:
-    """``runs`` (B, G, M, 3), ``gt`` (B, K) the object of each box, ``boxes`` (B, K, 4), pictures of ``sizes`` (B, 2)
+    """``runs`` (B, G, M, 3), ``gt`` (B, K) the object of each box, ``boxes`` (B, K, 4), images of ``sizes`` (B, 2)
     on a ``canvas`` = height, width -> (B, K, S, S) float32 in 0..1.
 
-    Equals ``torchvision.ops.roi_align(mask, box, S, sampling_ratio=-1)`` on the bitmap of each picture, which is the
+    Equals ``torchvision.ops.roi_align(mask, box, S, sampling_ratio=-1)`` on the bitmap of each image, which is the
     rule of torchvision's ``project_masks_on_boxes``.
     """
     b, k = gt.shape
@@ -49,9 +49,9 @@ def _pick(table: Tensor, index: Tensor) -> Tensor:
 def _covered(start: Tensor, length: Tensor, cells: Tensor, canvas: int, side: int) -> Tensor:
     """(r, S, canvas + 1): how much of each bin lies before row t = 0, 1, ..., canvas; from 0 to 1.
 
-    ``start``, ``length``, ``cells`` (r,): an axis of the box, and of the picture. A bin's n samples stand at a, a + d,
+    ``start``, ``length``, ``cells`` (r,): an axis of the box, and of the image. A bin's n samples stand at a, a + d,
     ...; each counts for min(max(t - its place, 0), 1). Summed over the samples in closed form, so that nothing is
-    added up in an order that changes. A sample beyond the picture's edge row counts for that row.
+    added up in an order that changes. A sample beyond the image's edge row counts for that row.
     """
     size = length.clamp(min=1) / side
     samples = size.ceil()

@@ -1,9 +1,9 @@
-"""A picture with its objects on a canvas, and the one place where its pixels are resampled.
+"""An image with its objects on a canvas, and the one place where its pixels are resampled.
 
-Geometry is free: cropping slices the picture, expanding only moves the canvas's edges, and nothing is filled or copied
+Geometry is free: cropping slices the image, expanding only moves the canvas's edges, and nothing is filled or copied
 before :func:`place` resamples what is left, once, into its slot of the batch. Pixels stay ``uint8`` throughout.
 
-Letters: G objects, H x W the picture. Boxes are ``xyxy`` float pixels of the canvas.
+Letters: G objects, H x W the image. Boxes are ``xyxy`` float pixels of the canvas.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ MEAN = (124, 116, 104)  # ImageNet's mean color, in RGB: zero after normalizatio
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture with its objects. The rows of ``boxes``, ``labels``, ``ignore`` and ``masks`` belong together."""
+    """One image with its objects. The rows of ``boxes``, ``labels``, ``ignore`` and ``masks`` belong together."""
 
     image: ImageArray  # (H, W, 3) RGB, never written to
     boxes: Floats  # (G, 4) canvas pixels
     labels: NDArray[np.int64]  # (G,)
     ignore: NDArray[np.bool_]  # (G,) a region to leave out of the loss
-    masks: Masks | None = None  # G of them, on the picture
-    canvas: tuple[int, int] = (0, 0)  # height, width; (0, 0): the picture's
-    offset: tuple[int, int] = (0, 0)  # y, x of the picture on the canvas
+    masks: Masks | None = None  # G of them, on the image
+    canvas: tuple[int, int] = (0, 0)  # height, width; (0, 0): the image's
+    offset: tuple[int, int] = (0, 0)  # y, x of the image on the canvas
     fill: tuple[int, int, int] = MEAN  # the canvas's color
     proposals: Floats | None = None  # (P, 4) canvas pixels
     short: int | None = None  # the short side that ``Resize`` gives it; None: the rule's own
@@ -47,7 +47,7 @@ class Sample:
         return len(self.boxes)
 
     def rows(self, index: NDArray[Any]) -> Sample:
-        """The chosen objects (a mask or indices); the picture stays."""
+        """The chosen objects (a mask or indices); the image stays."""
         masks = None if self.masks is None else self.masks[index]
         return replace(self, boxes=self.boxes[index], labels=self.labels[index], ignore=self.ignore[index], masks=masks)
 
@@ -77,7 +77,7 @@ class Sample:
             proposals = inside[some]
         return replace(self, boxes=boxes, proposals=proposals).rows(kept)
 
-    def picture(self) -> ImageArray:
+    def render(self) -> ImageArray:
         """The whole canvas as an array (H, W, 3)."""
         out = torch.empty((*self.canvas, 3), dtype=torch.uint8)
         resample(self, out, (*self.canvas, 0, 0))
@@ -158,8 +158,8 @@ def resample(
 ) -> Sample:
     """Resamples the canvas into ``out`` (H, W, 3) at ``placement`` = height, width, top, left; the rest is filled.
 
-    ``finish`` works on the resampled picture, not on the fill. Returns the sample with boxes (and masks) in the pixels
-    of ``out``, clipped to the placement. The picture's own edges are rounded to whole pixels and the boxes follow that
+    ``finish`` works on the resampled image, not on the fill. Returns the sample with boxes (and masks) in the pixels
+    of ``out``, clipped to the placement. The image's own edges are rounded to whole pixels and the boxes follow that
     rounding, so they stay on their objects.
     """
     height, width, top, left = placement

@@ -55,7 +55,7 @@ class HorizontalFlip(Transform):
 
 @dataclass(frozen=True)
 class Expand(Transform):
-    """The picture somewhere on a larger canvas: smaller objects (SSD's "zoom out", section 3.6 of its journal form).
+    """The image somewhere on a larger canvas: smaller objects (SSD's "zoom out", section 3.6 of its journal form).
 
     Each side grows by the same factor, uniform in 1..``ratio``.
     """
@@ -78,9 +78,9 @@ class Expand(Transform):
 
 @dataclass(frozen=True)
 class IoUCrop(Transform):
-    """SSD's crop: the whole picture, or a window with a least overlap with some object (section 2.2 of the paper).
+    """SSD's crop: the whole image, or a window with a least overlap with some object (section 2.2 of the paper).
 
-    One option is drawn: a least IoU with at least one object, ``0`` for any window, ``1`` for the whole picture. Of
+    One option is drawn: a least IoU with at least one object, ``0`` for any window, ``1`` for the whole image. Of
     ``trials`` windows the first that meets it and holds the center of an object is taken; where none does, another
     option is drawn. Objects whose center lies outside the window are gone, the others are clipped. A window's side
     is ``scale`` of the canvas's, its aspect ratio (relative to the canvas's) within ``aspect``, as in the original
@@ -131,9 +131,9 @@ class IoUCrop(Transform):
 
 @dataclass(frozen=True)
 class ScaleJitter(Transform):
-    """The picture zoomed by a factor uniform in ``low``..``high`` while the canvas keeps its size.
+    """The image zoomed by a factor uniform in ``low``..``high`` while the canvas keeps its size.
 
-    Above 1 a random part of the picture is left; below 1 it lies at a random place and the rest is fill. With the
+    Above 1 a random part of the image is left; below 1 it lies at a random place and the rest is fill. With the
     resize rule behind it this is large-scale jitter (Ghiasi et al. 2021): ``ScaleJitter(0.1, 2.0)``. Objects of which
     less than ``visible`` is left become ignored regions.
     """
@@ -152,7 +152,7 @@ class ScaleJitter(Transform):
 
 @dataclass(frozen=True)
 class Jitter(Transform):
-    """Each side of the picture moved in or out by up to ``most`` of its length: Darknet's jitter.
+    """Each side of the image moved in or out by up to ``most`` of its length: Darknet's jitter.
 
     What is outside is fill. Shape and size change; the resize rule comes behind it. Objects of which less than
     ``visible`` is left become ignored regions.
@@ -205,7 +205,7 @@ class MultiScale(Transform):
 
 @dataclass(frozen=True)
 class ShortSide(Transform):
-    """Another short side for every picture, in place of that of ``Resize`` (DETR). The long side's limit stays."""
+    """Another short side for every image, in place of that of ``Resize`` (DETR). The long side's limit stays."""
 
     sides: tuple[int, ...] = tuple(range(480, 801, 32))
 
@@ -215,9 +215,9 @@ class ShortSide(Transform):
 
 @dataclass(frozen=True)
 class ResizedCrop(Transform):
-    """DETR's crop: a random window of the picture as it would be with one of ``shorts`` as its short side.
+    """DETR's crop: a random window of the image as it would be with one of ``shorts`` as its short side.
 
-    Each side of the window is uniform in ``low``..``high`` pixels of that size, and no longer than the picture. All
+    Each side of the window is uniform in ``low``..``high`` pixels of that size, and no longer than the image. All
     objects that reach into it are kept, clipped to it.
     """
 

@@ -21,14 +21,14 @@ _CHUNK = 1 << 16  # the most bytes of a PNG chunk worth reading for its orientat
 
 @dataclass(frozen=True)
 class Header:
-    """What the header says; ``width`` and ``height`` are of the stored picture, before it is turned upright."""
+    """What the header says; ``width`` and ``height`` are of the stored image, before it is turned upright."""
 
     format: Literal["JPEG", "PNG"]
     width: int
     height: int
     orientation: int  # EXIF 1..8
     plain: bool = False  # an 8-bit gray or color JPEG, which simplejpeg decodes
-    complete: bool = True  # the end of the picture was found
+    complete: bool = True  # the end of the image was found
 
     @property
     def upright(self) -> tuple[int, int]:

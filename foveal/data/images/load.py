@@ -1,6 +1,6 @@
 """The one image loader: doctor, train, eval, predict and the server see the same pixels.
 
-Every picture becomes uint8 RGB (H, W, 3), upright by its EXIF orientation, decided by content and never by the file's
+Every image becomes uint8 RGB (H, W, 3), upright by its EXIF orientation, decided by content and never by the file's
 ending. Modes become RGB so:
 
 ====================================  =============================================================================
@@ -38,7 +38,7 @@ from .modes import ImageError, array_rgb, gray_bits, known_format, refusal, to_r
 
 MAX_PIXELS = 200_000_000  # design section 9; read from the header, before any pixel is decoded
 MOST_SKIPPED = 0.05  # of a set's images: training passes over that many that cannot be decoded, and stops at more
-MAX_BYTES = 2 << 30  # a "picture" beyond this is something else
+MAX_BYTES = 2 << 30  # a "image" beyond this is something else
 _ENDINGS = """jpg jpeg jpe jfif mpo png bmp dib gif tif tiff webp avif ppm pgm pbm pnm jp2 j2k qoi heic heif"""
 EXTENSIONS = frozenset("." + ending for ending in _ENDINGS.split())  # HEIC is not read, but named and not overlooked
 # Pillow's other plug-ins (EPS starts Ghostscript) have no business with files from strangers.
@@ -58,7 +58,7 @@ _PILLOW = threading.Lock()  # guards Pillow's global pixel limit and Python's gl
 
 
 def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> ImageArray:
-    """The picture in a file: uint8 (H, W, 3) RGB, upright, writable and contiguous.
+    """The image in a file: uint8 (H, W, 3) RGB, upright, writable and contiguous.
 
     Raises :class:`ImageError` where the file is missing, damaged, cut off, no image, or larger than ``max_pixels``.
     """
@@ -75,7 +75,7 @@ def image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 def probe(
     path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, complete: bool = True
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Upright and stored (width, height), from the header only; they differ where EXIF lays the picture on its side.
+    """Upright and stored (width, height), from the header only; they differ where EXIF lays the image on its side.
 
     With ``complete`` a file whose end is missing is decoded to be sure, and refused if it is cut off.
     """
@@ -108,7 +108,7 @@ def decode(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS) ->
 
 
 def as_rgb(source: Any, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
-    """Anything that is one picture -> uint8 (H, W, 3) RGB.
+    """Anything that is one image -> uint8 (H, W, 3) RGB.
 
     Paths, bytes, binary file objects, PIL images (turned upright), NumPy arrays (H, W), (H, W, 1), (H, W, 3) or
     (H, W, 4), and torch tensors (C, H, W); integers of 8 or 16 bits, booleans, or floats in 0..1. Raises
@@ -131,7 +131,7 @@ def as_rgb(source: Any, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
         data = source.read()
         if isinstance(data, bytes):
             return decode(data, name=str(getattr(source, "name", "image")), max_pixels=max_pixels)
-    raise ImageError(f"a {type(source).__name__} is not a picture", fix="Give a path, bytes, a PIL image or an array")
+    raise ImageError(f"a {type(source).__name__} is not an image", fix="Give a path, bytes, a PIL image or an array")
 
 
 def find_images(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:

@@ -1,4 +1,4 @@
-"""How a picture of any mode becomes uint8 RGB, and what a file is that is no picture."""
+"""How an image of any mode becomes uint8 RGB, and what a file is that is no image."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _gray(values: NDArray[Any], name: str, bits: int) -> ImageArray:
     """Gray values (H, W) of more than 8 bits, or floats -> (H, W, 3)."""
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
-            raise ImageError("a picture with values that are not finite", path=name, fix="Convert it to 8 bits")
+            raise ImageError("an image with values that are not finite", path=name, fix="Convert it to 8 bits")
         low, high = float(values.min(initial=0)), float(values.max(initial=0))
         scaled = values * 255.0 if low >= 0 and high <= 1 else values
         gray = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
@@ -58,17 +58,17 @@ def array_rgb(array: NDArray[Any]) -> ImageArray:
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
-        raise ImageError(f"an array of shape {shape} is not a picture", fix="Give (H, W), (H, W, 3) or (H, W, 4)")
+        raise ImageError(f"an array of shape {shape} is not an image", fix="Give (H, W), (H, W, 3) or (H, W, 4)")
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif array.dtype == np.uint16:
         array = ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     elif array.dtype.kind == "f":
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-            raise ImageError("a floating-point picture must lie in 0..1", fix="Divide by 255, or give uint8")
+            raise ImageError("a floating-point image must lie in 0..1", fix="Divide by 255, or give uint8")
         array = np.rint(array * 255.0).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise ImageError(f"a picture of {array.dtype} values is ambiguous", fix="Give uint8, uint16 or floats in 0..1")
+        raise ImageError(f"an image of {array.dtype} values is ambiguous", fix="Give uint8, uint16 or floats in 0..1")
     if array.shape[2] == 4:
         image = Image.fromarray(np.ascontiguousarray(array))
         return np.array(to_rgb(image, "array"))

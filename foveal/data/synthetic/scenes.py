@@ -1,7 +1,7 @@
-"""Draws one picture of the generated ``shapes`` set: a textured background, things of no class, and flat shapes.
+"""Draws one image of the generated ``shapes`` set: a textured background, things of no class, and flat shapes.
 
 Shapes are signed distance functions (negative inside), so that edges, outlines and soft shadows are the same few lines
-for all of them. Everything is NumPy on small windows: a picture of 256 x 256 takes some milliseconds.
+for all of them. Everything is NumPy on small windows: an image of 256 x 256 takes some milliseconds.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ CLASSES: dict[str, tuple[float, float]] = {
     "star": (0.05, 0.14),
 }
 FAITHFUL = 0.6  # how often a shape has its class's hue
-EMPTY = 0.1  # pictures without an object
-SIZES = (0.08, 0.46)  # smallest and largest diameter, of the shorter side of the picture
+EMPTY = 0.1  # images without an object
+SIZES = (0.08, 0.46)  # smallest and largest diameter, of the shorter side of the image
 VISIBLE = 0.55  # the part of an object that others may not cover
 LEAST = 6  # pixels: no visible box is narrower
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and what is on it, in the order it was drawn."""
+    """One image and what is on it, in the order it was drawn."""
 
     image: NDArray[np.uint8]  # (H, W, 3)
     boxes: NDArray[np.int64]  # (G, 4) half-open pixels around what can be seen
     labels: NDArray[np.int64]  # (G,) index into CLASSES
     owner: NDArray[np.int16]  # (H, W) which object a pixel shows, from 0; -1: none
-    truncated: NDArray[np.bool_]  # (G,) reaches over the picture's edge
+    truncated: NDArray[np.bool_]  # (G,) reaches over the image's edge
     occluded: NDArray[np.bool_]  # (G,) another covers a part of it
 
 
 def draw_scene(width: int, height: int, rng: np.random.Generator) -> Scene:
-    """A picture of this size; the same for the same generator."""
+    """An image of this size; the same for the same generator."""
     canvas = _background(width, height, rng)
     _distractors(canvas, rng)
     count = 0 if rng.random() < EMPTY else min(14, 1 + int(rng.poisson(4)))
@@ -82,7 +82,7 @@ def draw_scene(width: int, height: int, rng: np.random.Generator) -> Scene:
 # -------------------------------------------------------------------------------------------------- placing
 @dataclass(frozen=True)
 class _Shape:
-    """A shape on its window of the picture."""
+    """A shape on its window of the image."""
 
     window: tuple[slice, slice]
     distance: Plane  # to the edge, in pixels, negative inside

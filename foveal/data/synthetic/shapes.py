@@ -1,8 +1,8 @@
 """The generated ``shapes`` set, as a VOC devkit folder or as COCO JSON: small, free, and with every difficulty known.
 
 Six classes of which the last is rare, small and overlapping objects, textured backgrounds with things of no class,
-pictures without any object, exact masks. Picture *i* of a split depends on (seed, size, split, i) alone, so a larger
-set begins with the pictures of a smaller one.
+images without any object, exact masks. Image *i* of a split depends on (seed, size, split, i) alone, so a larger
+set begins with the images of a smaller one.
 """
 
 from __future__ import annotations
@@ -53,31 +53,31 @@ def make_shapes(
 
     ``images`` are divided 4 : 1 into ``train`` and ``val``, at least one each; ``splits`` (name -> number) says
     otherwise. ``size`` is (width, height) in pixels; the objects grow with it. ``masks``: COCO run lengths, or VOC's
-    ``SegmentationObject`` and ``SegmentationClass``. ``progress`` is called with (pictures done, all). The same
+    ``SegmentationObject`` and ``SegmentationClass``. ``progress`` is called with (images done, all). The same
     arguments give the same bytes. The folder appears when it is complete. Raises :class:`UsageError` and, where the
     folder holds something, :class:`FovealError`.
     """
     out = Path(out)
-    held = max(images // 5, min(images - 1, 1))  # two pictures are one and one
+    held = max(images // 5, min(images - 1, 1))  # two images are one and one
     wanted = dict(splits) if splits is not None else {"train": images - held, "val": held}
     _check(out, wanted, seed, format, size)
     with atomic_folder(out) as partial:
         writer: _Voc | _Coco = _Voc(partial, masks) if format == "voc" else _Coco(partial, masks)
         counts = np.zeros(len(CLASSES), dtype=np.int64)
-        pictures = [(split, i) for split, count in wanted.items() for i in range(count)]
+        jobs = [(split, i) for split, count in wanted.items() for i in range(count)]
 
-        def draw(picture: tuple[str, int]) -> tuple[Scene, bytes]:
-            scene = draw_scene(*size, _generator(seed, *picture))
+        def draw(job: tuple[str, int]) -> tuple[Scene, bytes]:
+            scene = draw_scene(*size, _generator(seed, *job))
             return scene, simplejpeg.encode_jpeg(scene.image, quality=quality, colorsubsampling="444")
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for start in range(0, len(pictures), 64):  # in pieces: a drawn picture waits in memory to be written
-                piece = pictures[start : start + 64]
+            for start in range(0, len(jobs), 64):  # in pieces: an image waits in memory until it is written
+                piece = jobs[start : start + 64]
                 for number, (scene, jpeg) in enumerate(pool.map(draw, piece), start + 1):
                     counts += np.bincount(scene.labels, minlength=len(CLASSES))
-                    writer.add(pictures[number - 1][0], number, jpeg, scene)
+                    writer.add(jobs[number - 1][0], number, jpeg, scene)
                     if progress is not None:
-                        progress(number, len(pictures))
+                        progress(number, len(jobs))
         writer.finish(wanted)
     return ShapesDataset(out, wanted, dict(zip(CLASSES, counts.tolist(), strict=True)))
 
@@ -122,9 +122,9 @@ class _Voc:
         if self.masks:
             classes = np.concatenate([scene.labels + 1, [0]])[scene.owner]  # -1, no object, is the last: background
             for folder, values in (("SegmentationObject", scene.owner + 1), ("SegmentationClass", classes)):
-                picture = Image.fromarray(values.astype(np.uint8)).convert("P")
-                picture.putpalette(_palette())
-                picture.save(self.root / folder / f"{name}.png", compress_level=1)
+                image = Image.fromarray(values.astype(np.uint8)).convert("P")
+                image.putpalette(_palette())
+                image.save(self.root / folder / f"{name}.png", compress_level=1)
 
     def finish(self, splits: Mapping[str, int]) -> None:
         lists = {split: self.names.get(split, []) for split in splits}
@@ -138,7 +138,7 @@ class _Voc:
 
 
 def _xml(name: str, scene: Scene, masks: bool) -> str:
-    """VOC's annotation of one picture; its boxes are 1-based and inclusive."""
+    """VOC's annotation of one image; its boxes are 1-based and inclusive."""
     height, width = scene.image.shape[:2]
     names = list(CLASSES)
     lines = [
@@ -175,7 +175,7 @@ def _palette() -> list[int]:
 
 # ----------------------------------------------------------------------------------------------------- coco
 class _Coco:
-    """``annotations/instances_SPLIT.json`` beside a folder of pictures for each split."""
+    """``annotations/instances_SPLIT.json`` beside a folder of images for each split."""
 
     def __init__(self, root: Path, masks: bool) -> None:
         self.root, self.masks = root, masks

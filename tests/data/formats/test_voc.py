@@ -247,7 +247,7 @@ def test_missing_pieces(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path, split="train")
     assert codes(dataset) == ["warning annotation-missing", "warning image-missing"] and not dataset.records
     assert [f.path for f in dataset.findings] == [str(tmp_path / "JPEGImages" / n) for n in ("a.jpg", "b.jpg")]
-    with pytest.raises(FovealError, match="no image that can be used"):
+    with pytest.raises(FovealError, match="no usable image"):
         check_trainable(dataset)
 
 
