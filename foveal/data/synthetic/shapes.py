@@ -1,8 +1,8 @@
-"""The generated ``shapes`` set, as a VOC devkit folder or as COCO JSON: small, free, and with every difficulty known.
+"""Generates the synthetic ``shapes`` dataset, as a VOC devkit folder or as COCO JSON.
 
-Six classes of which the last is rare, small and overlapping objects, textured backgrounds with things of no class,
-images without any object, exact masks. Image *i* of a split depends on (seed, size, split, i) alone, so a larger
-set begins with the images of a smaller one.
+Six classes of which the last is rare, small and overlapping objects, textured backgrounds with distractors, images
+without objects, exact masks. Image *i* of a split depends on (seed, size, split, i) alone, so a larger dataset begins
+with the images of a smaller one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ShapesFormat = Literal["voc", "coco"]
 
 @dataclass(frozen=True)
 class ShapesDataset:
-    """What was written."""
+    """The result of :func:`make_shapes`."""
 
     path: Path
     images: dict[str, int]  # by split
@@ -49,22 +49,22 @@ def make_shapes(
     quality: int = 92,
     progress: Callable[[int, int], None] | None = None,
 ) -> ShapesDataset:
-    """Writes the set into a folder that is new or empty.
+    """Writes the dataset into a folder that is new or empty.
 
-    ``images`` are divided 4 : 1 into ``train`` and ``val``, at least one each; ``splits`` (name -> number) says
-    otherwise. ``size`` is (width, height) in pixels; the objects grow with it. ``masks``: COCO run lengths, or VOC's
-    ``SegmentationObject`` and ``SegmentationClass``. ``progress`` is called with (images done, all). The same
-    arguments give the same bytes. The folder appears when it is complete. Raises :class:`UsageError` and, where the
-    folder holds something, :class:`FovealError`.
+    ``images`` are divided 4 : 1 into ``train`` and ``val``, at least one each, unless ``splits`` (name -> number) is
+    given. ``size`` is (width, height) in pixels; the objects scale with it. ``masks``: COCO run lengths, or VOC's
+    ``SegmentationObject`` and ``SegmentationClass``. ``progress`` is called with (images done, total). The same
+    arguments give the same bytes. The folder appears when it is complete. Raises :class:`UsageError`, and
+    :class:`FovealError` if the folder is not empty.
     """
     out = Path(out)
-    held = max(images // 5, min(images - 1, 1))  # two images are one and one
-    wanted = dict(splits) if splits is not None else {"train": images - held, "val": held}
-    _check(out, wanted, seed, format, size)
+    held_out = max(images // 5, min(images - 1, 1))  # of two images one
+    counts = dict(splits) if splits is not None else {"train": images - held_out, "val": held_out}
+    _check(out, counts, seed, format, size)
     with atomic_folder(out) as partial:
         writer: _Voc | _Coco = _Voc(partial, masks) if format == "voc" else _Coco(partial, masks)
-        counts = np.zeros(len(CLASSES), dtype=np.int64)
-        jobs = [(split, i) for split, count in wanted.items() for i in range(count)]
+        objects = np.zeros(len(CLASSES), dtype=np.int64)
+        jobs = [(split, i) for split, count in counts.items() for i in range(count)]
 
         def draw(job: tuple[str, int]) -> tuple[Scene, bytes]:
             scene = draw_scene(*size, _generator(seed, *job))
@@ -74,28 +74,28 @@ def make_shapes(
             for start in range(0, len(jobs), 64):  # in pieces: an image waits in memory until it is written
                 piece = jobs[start : start + 64]
                 for number, (scene, jpeg) in enumerate(pool.map(draw, piece), start + 1):
-                    counts += np.bincount(scene.labels, minlength=len(CLASSES))
+                    objects += np.bincount(scene.labels, minlength=len(CLASSES))
                     writer.add(jobs[number - 1][0], number, jpeg, scene)
                     if progress is not None:
                         progress(number, len(jobs))
-        writer.finish(wanted)
-    return ShapesDataset(out, wanted, dict(zip(CLASSES, counts.tolist(), strict=True)))
+        writer.finish(counts)
+    return ShapesDataset(out, counts, dict(zip(CLASSES, objects.tolist(), strict=True)))
 
 
 def _check(out: Path, splits: Mapping[str, int], seed: int, format: str, size: tuple[int, int]) -> None:
     if format not in ("voc", "coco"):
-        raise UsageError(f"format {format!r} is not known; it is voc or coco")
+        raise UsageError(f"the format {format!r} is unknown", fix="Use voc or coco")
     if min(size) < 64:
-        raise UsageError(f"size {size[0]} x {size[1]} is too small; at least 64 x 64")
+        raise UsageError(f"size {size[0]} x {size[1]} is too small, expected at least 64 x 64")
     if seed < 0:
-        raise UsageError(f"seed {seed} is negative")
+        raise UsageError(f"seed is {seed}, expected 0 or more")
     for name, count in splits.items():
         if count < 0 or not name or not name.replace("_", "").replace("-", "").isalnum():
-            raise UsageError(f"split {name!r} with {count} images is not possible")
+            raise UsageError(f"the split {name!r} with {count} images is invalid")
     if sum(splits.values()) < 1:
-        raise UsageError("at least one image must be asked for")
+        raise UsageError("there is no image to make, expected at least one")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise FovealError("the folder is not empty", path=out, fix="Name another one, or remove it first")
+        raise FovealError("the folder is not empty", path=out, fix="Choose another folder or remove it")
 
 
 def _generator(seed: int, split: str, index: int) -> np.random.Generator:
@@ -120,7 +120,7 @@ class _Voc:
         (self.root / "JPEGImages" / f"{name}.jpg").write_bytes(jpeg)
         (self.root / "Annotations" / f"{name}.xml").write_text(_xml(name, scene, self.masks), encoding="utf-8")
         if self.masks:
-            classes = np.concatenate([scene.labels + 1, [0]])[scene.owner]  # -1, no object, is the last: background
+            classes = np.concatenate([scene.labels + 1, [0]])[scene.owner]  # -1 is the last: background
             for folder, values in (("SegmentationObject", scene.owner + 1), ("SegmentationClass", classes)):
                 image = Image.fromarray(values.astype(np.uint8)).convert("P")
                 image.putpalette(_palette())
