@@ -228,7 +228,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     cases = {
         tmp_path: "a folder",
-        tmp_path / "pipe": "regular file",
+        tmp_path / "pipe": "regular",
         tmp_path / "no": "no such",
         tmp_path / "loop": "read",
     }
