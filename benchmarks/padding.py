@@ -1,9 +1,9 @@
-"""What padding itself does to a DETR: the same pictures on canvases that are larger on the right and below.
+"""Effect of padding on a DETR: the same images on canvases that are larger on the right and at the bottom.
 
     python benchmarks/padding.py RUN --data DATA --split val
 
-The mask keeps attention and positions off the padding; the backbone has none. Printed for each amount: AP50, AP, and
-how far the boxes of the detections above .5 move on average, in parts of the picture.
+The mask excludes the padding from attention and positions; the backbone has none. Printed for each amount: AP50, AP,
+and how far the boxes of detections above .5 move on average, relative to the image.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 import foveal
+from foveal.assembly.task import to_detections
 from foveal.data.images.load import load_image
 from foveal.data.open import open_dataset
 from foveal.evaluation import DetectionTable, GroundTruth, score_detections
@@ -49,7 +50,7 @@ def main() -> None:
                 sure = detector.task.cls_loss.scores(plain[i].logits).amax(-1) > 0.5
                 moved.append((layer.deltas - plain[i].deltas).abs()[sure].flatten())
                 boxes = detector.detections(outputs, wider)
-                found += [d.cpu() for d in detector._answer(boxes, wider, detector.classes)]
+                found += [d.cpu() for d in to_detections(boxes, wider, detector.classes)]
         scores = score_detections(GroundTruth.of(dataset), DetectionTable.of(found), "coco").to_dict()
         print(f"| {pixels} | {scores['AP50']:.3f} | {scores['AP']:.3f} | {float(torch.cat(moved).mean()):.4f} |")
 

@@ -52,16 +52,6 @@ def array_iou(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """Clips boxes (B, N, 4) to pictures of ``sizes`` (B, 2) = height, width; coordinates lie in [0, side]."""
-    width, height = sizes[:, 1].to(boxes.dtype)[:, None], sizes[:, 0].to(boxes.dtype)[:, None]
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    zero = torch.zeros((), dtype=boxes.dtype, device=boxes.device)
-    return torch.stack(
-        [
-            torch.minimum(torch.maximum(x1, zero), width),
-            torch.minimum(torch.maximum(y1, zero), height),
-            torch.minimum(torch.maximum(x2, zero), width),
-            torch.minimum(torch.maximum(y2, zero), height),
-        ],
-        -1,
-    )
+    """Clips boxes (B, N, 4) to images of ``sizes`` (B, 2) = height, width; coordinates lie in [0, side]."""
+    limit = sizes.flip(-1).to(boxes.dtype).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height
+    return torch.minimum(torch.maximum(boxes, boxes.new_zeros(())), limit)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from foveal.config.parse import parse_value, vocabulary
+from foveal.config.parse import parse_value
+from foveal.config.table import Vocabulary
 from foveal.errors import UsageError
 from foveal.recipe import SGD, AdamW, Constant, Cosine, Recipe, Stage, Steps
 
@@ -96,4 +97,4 @@ def test_the_recipe_is_a_literal() -> None:
         ema=0.99,
         stages=(Stage(trains=("backbone", "neck"), epochs=1), Stage(solver=SGD(nesterov=True), lr=0.1)),
     )
-    assert parse_value(repr(fit), vocabulary(), where="fit") == fit
+    assert parse_value(repr(fit), Vocabulary(), where="fit") == fit

@@ -1,6 +1,6 @@
 """A training step never waits for the device: RetinaNet, FCOS and SSD not at all, Faster R-CNN in NMS alone.
 
-Counted by a dispatch mode over forward and backward; the matcher runs in its accelerator form, because on a processor
+Counted by a dispatch mode over forward and backward; the matcher runs in its accelerator form, because on a CPU
 it reads memory directly.
 """
 
@@ -16,7 +16,6 @@ from foveal import presets
 from foveal.assembly.detector import Detector
 from foveal.masks.rle import Masks
 from foveal.parts.heads import transformer
-from foveal.parts.losses import objectness
 from foveal.parts.matching import bipartite, points
 from foveal.parts.matching import matcher as matchers
 from foveal.parts.postprocess import nms as suppress
@@ -28,11 +27,10 @@ from common import OpCount
 
 
 def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matchers, "match_on_host", matchers.match_on_device)
-    monkeypatch.setattr(objectness, "match_on_host", matchers.match_on_device)
-    monkeypatch.setattr(bipartite, "_on_host", lambda tensor: False)
+    monkeypatch.setattr(matchers, "match_on_cpu", matchers.match_on_device)
+    monkeypatch.setattr(bipartite, "on_cpu", lambda tensor: False)
     monkeypatch.setattr(points, "grids_of", lambda *_: None)
-    monkeypatch.setattr(suppress, "suppress_on_host", suppress.suppress_on_device)
+    monkeypatch.setattr(suppress, "suppress_on_cpu", suppress.suppress_on_device)
     monkeypatch.setattr(transformer, "_whole", lambda images: False)
 
 
@@ -49,7 +47,7 @@ def built(name: str) -> tuple[Detector, Images]:
 
 @pytest.mark.parametrize("name", [n for n in presets.names() if n.endswith("_mini")])
 def test_host_syncs_of_detecting_a_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At most three, whatever the number of pictures."""
+    """At most three, whatever the number of images."""
     on_device(monkeypatch)
     detector, images = built(name)
     detector.eval()

@@ -1,4 +1,4 @@
-"""Runs a detector over a data set in batches."""
+"""Inference on a data set in batches."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ from ..types import Detections
 if TYPE_CHECKING:
     from .detector import Detector
 
+OnProgress = Callable[[int, int], None]  # (images done, of how many)
+
 
 def detect(
     detector: Detector, dataset: Dataset, *, progress: OnProgress | None = None
 ) -> tuple[list[Detections], list[ImageError]]:
-    """Detections of every record, in order; none where the picture cannot be read."""
-    found: list[Detections] = []
+    """Detections of every record, in order (none where the image cannot be read), and the images that cannot."""
+    detections: list[Detections] = []
     skipped: list[ImageError] = []
     nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), detector.classes)
     size = 1 if detector.device.type == "cpu" else 8
     for start in range(0, len(dataset), size):
         records = dataset.records[start : start + size]
-        arrays, boxes, good = [], [], []
+        arrays, boxes, readable = [], [], []
         for record in records:
             try:
                 arrays.append(load_image(record.path))
                 boxes.append(record.proposals)
-                good.append(True)
+                readable.append(True)
             except ImageError as error:
                 skipped.append(error)
-                good.append(False)
-        given = [b for b in boxes if b is not None]  # all of them or none
-        answers = iter(detector.predict_arrays(arrays, proposals=given or None))
-        found += [next(answers) if ok else nothing for ok in good]
+                readable.append(False)
+        given = [b for b in boxes if b is not None]  # all images have them, or none
+        predicted = iter(detector.predict_arrays(arrays, proposals=given or None))
+        detections += [next(predicted) if ok else nothing for ok in readable]
         if progress is not None:
-            progress(len(found), len(dataset))
-    return found, skipped
+            progress(len(detections), len(dataset))
+    return detections, skipped

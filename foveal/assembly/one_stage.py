@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..parts.heads.dense import LayeredHead
+from ..parts.heads.dense import DenseHead
 from ..parts.necks.fpn import Neck
 from ..parts.priors.base import PriorSet
-from ..types import Boxes, Images, Priors, Targets
-from .detector import Detector, Outputs, Spec
-from .task import BoxTask
+from ..types import Boxes, Images, Targets
+from .detector import Detector, Outputs, Spec, network_pixels
+from .task import BoxTask, without_validity
 
 
 class OneStage(Detector):
-    """RetinaNet, SSD, YOLO, FCOS, DETR; with one class and a plain head, the RPN alone."""
+    """RetinaNet, SSD, YOLO, FCOS and DETR; class-agnostic, the RPN as a detector."""
 
     def __init__(
         self,
@@ -24,31 +24,37 @@ class OneStage(Detector):
         classes: Sequence[str],
         backbone: nn.Module,
         neck: Neck,
-        head: nn.Module,
+        head: DenseHead,
         priors: PriorSet,
         task: BoxTask,
         *,
         class_agnostic: bool = False,
     ) -> None:
-        super().__init__(spec, ("object",) if class_agnostic else classes)
+        """``class_agnostic``: all objects are of the one class ``object``, and the detections are proposals."""
+        names = ("object",) if class_agnostic else classes
+        super().__init__(spec, names, has_proposals=class_agnostic, class_agnostic=class_agnostic)
         self.backbone, self.neck, self.head = backbone, neck, head
         self.strides = neck.strides
         self.priors, self.task = priors, task
-        self.class_agnostic = self.has_proposals = class_agnostic
 
     @property
     def threshold(self) -> float:
         return self.task.select.score
 
     def outputs(self, images: Images) -> Outputs:
-        features = self.neck(self.backbone(self._pixels(images)))
-        head = self.head
-        layers = head(features, images) if isinstance(head, LayeredHead) else [head(features)]
+        features = self.neck(self.backbone(network_pixels(self, images)))
+        layers = self.head.layers(features, images)
         return Outputs(features, layers, self.priors(images, features, self.strides))
 
     def losses(
-        self, outputs: Outputs, images: Images, targets: Targets, rng: torch.Generator | None
+        self,
+        outputs: Outputs,
+        images: Images,
+        targets: Targets,
+        rng: torch.Generator | None,
+        learning: str | None = None,
     ) -> dict[str, Tensor]:
+        """Those of the final predictions, then those of earlier decoder layers: ``cls``, ``box``, ``cls.0``, ..."""
         matches = self.task.matches(outputs.layers, outputs.priors, targets)
 
         def of(i: int) -> dict[str, Tensor]:
@@ -64,10 +70,5 @@ class OneStage(Detector):
         return self.task.detect(outputs.layers[-1], without_validity(outputs.priors), images)
 
     def proposals(self, outputs: Outputs, images: Images, *, training: bool = False) -> Boxes:
-        """Those of an RPN; it has one number of them for training and test."""
+        """Those of an RPN; as many in training as in inference."""
         return self.detections(outputs, images) if self.has_proposals else super().proposals(outputs, images)
-
-
-def without_validity(priors: Priors) -> Priors:
-    """Priors without their training filter: crossing the border matters to learning, not to detection."""
-    return Priors(priors.boxes, priors.counts, grid=priors.grid)

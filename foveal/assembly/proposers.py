@@ -1,4 +1,4 @@
-"""Where the boxes of the second stage come from: an RPN, or proposals computed beforehand."""
+"""The proposals of the second stage: from an RPN, or external ones that come with the images."""
 
 from __future__ import annotations
 
@@ -7,60 +7,59 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UsageError
+from ..parts.heads.dense import DenseHead
 from ..parts.priors.anchors import Anchors
 from ..parts.selective_search import ProposalSource
 from ..types import Boxes, Images, Predictions, Priors, Targets
-from .detector import Outputs, merge_classes
-from .one_stage import without_validity
-from .task import BoxTask
+from .detector import Outputs
+from .task import BoxTask, merge_classes, without_validity
 
 
-# --------------------------------------------------------------------------------- where proposals come from
 class Proposer(ABC):
-    """Where the proposals of a region detector come from. Owns no weights: ``head`` is the detector's RPN head."""
+    """The source of a two-stage detector's proposals. Owns no weights: ``head`` is the detector's RPN head."""
 
-    source: ProposalSource | None = None  # of proposals from outside
+    source: ProposalSource | None = None  # of external proposals
 
     @abstractmethod
     def outputs(
-        self, head: nn.Module | None, features: list[Tensor], images: Images, strides: Sequence[int]
+        self, head: DenseHead | None, features: list[Tensor], images: Images, strides: Sequence[int]
     ) -> Outputs:
-        """What is known of the proposals before anything is decided."""
+        """The features, and the RPN's predictions at its anchors, or the external proposals as priors."""
 
     @abstractmethod
     def losses(self, outputs: Outputs, targets: Targets, rng: torch.Generator | None) -> dict[str, Tensor]:
-        """The losses of the proposals themselves."""
+        """The losses of the RPN: ``rpn.cls`` and ``rpn.box``; none of external proposals."""
 
     @abstractmethod
     def __call__(self, outputs: Outputs, images: Images, *, training: bool) -> Boxes:
-        """The proposals in network pixels, by falling score; no gradient flows through them."""
+        """The proposals in network pixels, by descending score; no gradient flows through them."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many proposals are kept."""
+    """Numbers of proposals."""
 
-    before: int = 1000  # of each level, before suppression
-    after: int = 1000  # of each image, after it
+    before: int = 1000  # of each level, before NMS
+    after: int = 1000  # of each image, after NMS
 
 
 @dataclass(frozen=True)
 class FromRPN(Proposer):
-    """A region proposal network of the detector's own (Faster R-CNN)."""
+    """The detector's own region proposal network (Faster R-CNN)."""
 
     anchors: Anchors
     task: BoxTask
-    train: Counts  # proposals kept in training
-    test: Counts
+    train: Counts  # proposals in training
+    test: Counts  # and in inference
 
     def outputs(
-        self, head: nn.Module | None, features: list[Tensor], images: Images, strides: Sequence[int]
+        self, head: DenseHead | None, features: list[Tensor], images: Images, strides: Sequence[int]
     ) -> Outputs:
         assert head is not None
-        return Outputs(features, [head(features)], self.anchors(images, features, strides))
+        return Outputs(features, head.layers(features, images), self.anchors(images, features, strides))
 
     def losses(self, outputs: Outputs, targets: Targets, rng: torch.Generator | None) -> dict[str, Tensor]:
         losses = self.task.losses(outputs.layers[-1], outputs.priors, merge_classes(targets), rng)
@@ -70,26 +69,26 @@ class FromRPN(Proposer):
         return self.counted(training).detect(detached(outputs.layers[-1]), without_validity(outputs.priors), images)
 
     def counted(self, training: bool) -> BoxTask:
-        """The task with the proposal counts of training or test."""
+        """The task with the proposal counts of training or inference."""
         counts = self.train if training else self.test
         return self.task.with_counts(counts.before, counts.after)
 
 
 @dataclass(frozen=True)
 class ExternalProposals(Proposer):
-    """The boxes that came with the images (Fast R-CNN)."""
+    """External proposals, which come with the images (Fast R-CNN)."""
 
     source: ProposalSource | None = None
 
     def outputs(
-        self, head: nn.Module | None, features: list[Tensor], images: Images, strides: Sequence[int]
+        self, head: DenseHead | None, features: list[Tensor], images: Images, strides: Sequence[int]
     ) -> Outputs:
         """Raises :class:`UsageError` for a batch without proposals."""
         boxes, valid = images.proposals, images.proposals_valid
         if boxes is None or valid is None:
             raise UsageError(
-                "the detector takes its proposals from outside, and the batch has none",
-                fix="Call detector.prepare(arrays), or add proposals with Images.with_proposals(boxes)",
+                "the detector needs external proposals, and the batch has none",
+                fix="Call detector.prepare(arrays), which makes them, or pass yours to Images.with_proposals(boxes)",
             )
         return Outputs(features, [], Priors(boxes, (boxes.shape[1],), valid))
 
@@ -106,5 +105,5 @@ EXTERNAL = ExternalProposals()
 
 
 def detached(predictions: Predictions) -> Predictions:
-    """Proposals are inputs to the second stage: no gradient flows through their coordinates."""
+    """The predictions without gradient: proposals are inputs to the second stage."""
     return Predictions(predictions.logits.detach(), predictions.deltas.detach())

@@ -1,4 +1,4 @@
-"""A detector as the file, or the folder, that somebody else's program reads."""
+"""Export: a detector as the file or folder that another program reads."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from ..assembly.detector import Spec
 from ..config.overrides import difference
 from ..config.show import spec_to_json
 from ..errors import FovealError, UsageError
-from ..files.atomic import atomic_file
-from ..parts.backbones.timm import Timm, whole_names
 from ..weights.keys_detr import Inner
 from ..weights.keys_torchvision import recognize_network, to_torchvision, torchvision_to_ours, upgrade
 from ..weights.open import StateDict
+from .compress import compress
 from .foreign.darknet import export_darknet
 from .foreign.detr import export_detr
 from .huggingface import write_hub_folder
+from .load import find
 
-Target = Literal["foveal", "hf", "hf4", "torchvision", "detr", "darknet", "backbone"]
-_BACKBONES = ("backbone.network.", "backbone.body.", "backbone.")  # timm's network, a pyramid's, any other
-# settings with others of which the same weights find other boxes
+ExportFormat = Literal["foveal", "hf", "hf4", "torchvision", "detr", "darknet", "backbone"]
+# settings that change the detections of the same weights
 _BOXES = re.compile(r"(anchors|priors|pool|input\.(mean|std)|(\w+\.)*coder)\b")
-_SUFFIX: dict[str, Target] = {".safetensors": "foveal", ".weights": "darknet", "": "hf"}
+_SUFFIX: dict[str, ExportFormat] = {".safetensors": "foveal", ".weights": "darknet", "": "hf"}
 
 
-def target_of(out: Path) -> Target:
-    """What a name without further words means. Raises ``UsageError`` for one that means nothing."""
-    found = _SUFFIX.get(out.suffix.lower())
-    if found is None:
-        raise UsageError(f"{out.name} does not say what to write", where="--out", fix=f"Give --to {_list(Target)}")
-    return found
+def target_of(out: Path) -> ExportFormat:
+    """The format that a file name implies. Raises ``UsageError`` for a name that implies none."""
+    form = _SUFFIX.get(out.suffix.lower())
+    if form is None:
+        fix = f"Give --to {_list(ExportFormat)}"
+        raise UsageError(f"the name {out.name} does not imply a format", where="--out", fix=fix)
+    return form
 
 
 def export(
     out: Path,
-    to: Target,
+    to: ExportFormat,
     spec: Spec,
     classes: Sequence[str],
     state: StateDict,
@@ -49,20 +49,20 @@ def export(
     inner: Inner = "timm",
     seen: int = 0,
 ) -> list[Path]:
-    """Writes a detector in the form ``to``, whole or not at all; the paths written.
+    """Writes a detector in the format ``to``, whole or not at all. Returns the paths written.
 
     ``foveal``: one safetensors file with spec and class names in its header. ``hf``: a folder (see
     :mod:`foveal.checkpoints.huggingface`), ``hf4`` with the keys of transformers 4. ``torchvision``: a state dict
     of its detector. ``detr``: the original code's. ``darknet``: weights, cfg and names. ``backbone``: the backbone
-    alone, under the keys of the package it is of. ``inner``: whose names the ResNet inside a transformers' DETR
-    has. Raises ``FovealError`` for a detector that has no such form, and for files that are there already.
+    alone, under the keys of the package it comes from. ``inner``: whose names the ResNet inside a transformers' DETR
+    has. Raises ``FovealError`` for a detector that has no such form, and for files that exist already.
     """
     if to == "darknet":
         return export_darknet(spec, classes, state, out, seen=seen)
     if to in ("hf", "hf4"):
         return write_hub_folder(out, spec, classes, state, "transformers" if to == "hf" else "transformers-4", inner)
     if out.exists():
-        raise FovealError("is there already", path=out, fix="Name a new file")
+        raise FovealError("exists already", path=out, fix="Name a new file")
     if to == "foveal":
         header = {**spec_to_json(spec), "classes": list(classes)}
         _safetensors(state, out, {"foveal": json.dumps(header)})
@@ -75,24 +75,55 @@ def export(
     return [out]
 
 
-def remarks(to: Target, spec: Spec, state: StateDict) -> list[str]:
-    """What the reader of the file has to know, and the file does not say."""
+def export_model(
+    source: str | Path,
+    out: str | Path,
+    to: ExportFormat | None = None,
+    *,
+    preset: str | None = None,
+    cfg: str | Path | None = None,
+    names: str | Path | Sequence[str] | None = None,
+    inner: Inner = "timm",
+    svd: Sequence[int] | None = None,
+    parts: Sequence[type] = (),
+) -> tuple[list[Path], list[str]]:
+    """Writes a run, checkpoint, alias or weights file in the form ``to``; default: by the name of ``out``.
+
+    ``preset``, ``cfg``, ``names`` and ``parts`` are as for :func:`foveal.load`. ``svd``: ranks to which the
+    fully connected layers of a region head are compressed. Returns the paths written, and what the reader of the files
+    has to know. Raises what :func:`export` raises, :class:`UsageError` where the name of ``out`` has no form.
+    """
+    out = Path(out)
+    form = to or target_of(out)
+    model = find(source, preset, cfg=cfg, names=names, parts=parts)
+    spec, state = model.spec(), model.state
+    model.build(spec)  # an incomplete detector is refused, not written
+    if svd is not None:
+        spec, state = compress(spec, state, tuple(svd))
+    written = export(out, form, spec, model.classes, state, inner=inner, seen=model.seen)
+    return written, remarks(form, spec, state)
+
+
+def remarks(to: ExportFormat, spec: Spec, state: StateDict) -> list[str]:
+    """What the user of the exported file has to set and the file does not contain, one line each."""
     if to != "torchvision":
         return []
     from .. import presets
 
-    said = []
-    if getattr(getattr(spec, "backbone", None), "eps", None) == 0:
-        said = ["its norms have an epsilon of 0: torchvision.models.detection._utils.overwrite_eps(model, 0.0)"]
+    lines = []
+    if spec.backbone is not None and spec.backbone.eps == 0:
+        lines = ["its norms have an epsilon of 0: torchvision.models.detection._utils.overwrite_eps(model, 0.0)"]
     plain = presets.get(recognize_network(_theirs(state), ""))
     other = dict.fromkeys(found[0] for path, *_ in difference(spec, plain) if (found := _BOXES.match(path)))
     if other:
-        said.append(f"{', '.join(other)}: not torchvision's own. Its model needs the same, else it finds other boxes")
-    return said
+        lines.append(
+            f"{', '.join(other)}: not torchvision's default. Set the same in its model, else the detections differ"
+        )
+    return lines
 
 
 def _torchvision(spec: Spec, state: StateDict) -> StateDict:
-    """Raises ``UsageError`` for a detector that torchvision has not."""
+    """Raises ``UsageError`` for a detector that torchvision does not have."""
     theirs = _theirs(state)
     try:
         recognize_network(theirs, "")
@@ -101,7 +132,7 @@ def _torchvision(spec: Spec, state: StateDict) -> StateDict:
         same = False
     if not same:
         raise UsageError(
-            f"{type(spec).__name__} on this backbone is no detector of torchvision's", fix="Use --to foveal"
+            f"{type(spec).__name__} on this backbone is not one of torchvision's detectors", fix="Use --to foveal"
         )
     return theirs
 
@@ -111,17 +142,16 @@ def _theirs(state: StateDict) -> StateDict:
 
 
 def _backbone(spec: Spec, state: StateDict) -> StateDict:
-    prefix = next((p for p in _BACKBONES if any(key.startswith(p) for key in state)), None)
-    if prefix is None:
+    prefix = "backbone."
+    tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not tensors:
         raise UsageError(f"{type(spec).__name__} has no backbone of its own", where="--to backbone")
-    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    backbone = getattr(spec, "backbone", None)
-    return whole_names(backbone.name, own) if isinstance(backbone, Timm) else own
+    return tensors if spec.backbone is None else spec.backbone.package_state(tensors)
 
 
 # ------------------------------------------------------------------------------------------------ files
 def _either(content: Mapping[str, Any], out: Path) -> None:
-    """As safetensors where the name says so, else as torch writes a state dict."""
+    """As safetensors where the file name ends so, else as torch saves a state dict."""
     if out.suffix.lower() == ".safetensors":
         _safetensors(content.get("model", content), out, {"format": "pt"})
         return

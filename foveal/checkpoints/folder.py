@@ -1,16 +1,16 @@
-"""Checkpoints: a folder that is either whole or refused.
+"""Checkpoint folders: written whole or not at all, verified by hash when read.
 
 ``step-N/`` is written under a temporary name, synced and renamed. Inside, without any pickle:
 
     model.safetensors       the weights to use (the averaged ones where there is an average)
     raw.safetensors         the weights under training, where they are not the ones to use
-    optimizer.safetensors   the solver's tensors, named ``parameter/buffer``
-    state.json              where the training stands
+    optimizer.safetensors   the optimizer's tensors, named ``parameter/buffer``
+    state.json              the progress of the training run
     spec.json               schema number, spec, class names, versions
     SHA256SUMS              the hash of every other file, as ``sha256sum`` writes it
 
-Verification compares ``SHA256SUMS`` byte for byte with what the files say now, so any cut or flipped byte in any
-file, the list itself included, is found.
+Verification compares ``SHA256SUMS`` byte for byte with the hashes of the files, so any truncation or flipped byte in
+any file, the list itself included, is detected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,29 +31,21 @@ import safetensors.torch
 from torch import Tensor
 
 from ..errors import FovealError, UsageError
-from ..files.atomic import read_object, replace_folder, restore_folders, sync_folder, write_synced
+from ..files.atomic import read_object
+from .digests import MODEL, OPTIMIZER, RAW, SPEC, STATE, SUMS, blame, json_bytes, sums_text, tensor_bytes
 
 SCHEMA = 1
-SUMS = "SHA256SUMS"
-MODEL, RAW, OPTIMIZER, STATE, SPEC = (
-    "model.safetensors",
-    "raw.safetensors",
-    "optimizer.safetensors",
-    "state.json",
-    "spec.json",
-)
-FILES = {MODEL, RAW, OPTIMIZER, STATE, SPEC}
 Tensors = Mapping[str, Tensor]
 JSON = dict[str, Any]
 
 
 class DamagedCheckpoint(FovealError):
-    """A checkpoint whose files are not what was written."""
+    """A checkpoint whose files differ from what was written."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """All that a checkpoint holds. ``raw`` and ``optimizer`` may be empty."""
+    """What a checkpoint is written from and read as. ``raw`` and ``optimizer`` may be empty."""
 
     model: Tensors
     raw: Tensors
@@ -64,9 +56,9 @@ class Content:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checkpoint for use."""
+    """A checkpoint read for inference."""
 
-    text: str  # the spec as text, which stands alone
+    text: str  # the spec as text
     classes: tuple[str, ...]
     state_dict: dict[str, Tensor]
     meta: JSON  # spec.json and, under "state", state.json
@@ -75,16 +67,20 @@ class Loaded:
     @property
     def spec(self) -> Any:
         """The spec, parsed; a detector is ``spec.build(classes)``."""
-        from ..config.parse import parse_spec
+        return self.parsed()
 
-        return parse_spec(self.text)
+    def parsed(self, parts: Sequence[type] = ()) -> Any:
+        """The spec, whose text may name ``parts`` of one's own."""
+        from ..config.parse import parse_spec, stored_homes
+
+        return parse_spec(self.text, parts=parts, homes=stored_homes(self.meta))
 
 
 # ---------------------------------------------------------------------------------------------- writing
 def save(folder: Path, step: int, content: Content) -> Path:
     """Writes ``folder/step-N`` whole or not at all, and points ``last`` at it.
 
-    Raises :class:`FovealError` where the disk is full or refuses; nothing half-written stays behind.
+    Raises :class:`FovealError` where the disk is full or refuses; nothing partial remains.
     """
     final, temporary = folder / f"step-{step}", folder / f".writing-step-{step}"
     try:
@@ -94,10 +90,10 @@ def save(folder: Path, step: int, content: Content) -> Path:
         sums: dict[str, str] = {}
         for name, data in _serialized(content):
             sums[name] = hashlib.sha256(data).hexdigest()
-            write_synced(temporary / name, data)
-        write_synced(temporary / SUMS, _sums_text(sums))
-        sync_folder(temporary)
-        replace_folder(temporary, final)
+            _write(temporary / name, data)
+        _write(temporary / SUMS, sums_text(sums))
+        _sync(temporary)
+        _replace_folder(temporary, final)
         point(folder, "last", step)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -105,7 +101,7 @@ def save(folder: Path, step: int, content: Content) -> Path:
             raise FovealError(
                 "no space left for the checkpoint",
                 path=final,
-                fix="Free some space, then go on with --resume; the checkpoints before it are whole",
+                fix="Free some space, then continue with --resume; the checkpoints before it are whole",
             ) from error
         raise FovealError(f"cannot write the checkpoint: {error.strerror}", path=final) from error
     except BaseException:
@@ -115,7 +111,7 @@ def save(folder: Path, step: int, content: Content) -> Path:
 
 
 def point(folder: Path, name: str, step: int) -> None:
-    """Makes the link ``name`` show ``step-N``, in one atomic exchange."""
+    """Makes the link ``name`` point to ``step-N``, atomically."""
     temporary = folder / f".{name}-link"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(f"step-{step}")
@@ -124,18 +120,18 @@ def point(folder: Path, name: str, step: int) -> None:
 
 
 def prune(folder: Path, keep: Iterable[int]) -> None:
-    """Removes every checkpoint but these steps, and what an interrupted write left."""
-    wanted = {f"step-{n}" for n in keep}
+    """Removes every checkpoint except these steps, and the remains of an interrupted write."""
+    kept = {f"step-{n}" for n in keep}
     for entry in folder.iterdir():
         leftover = entry.name.startswith((".writing-step-", ".old-step-"))
-        if leftover or (_step_of(entry) is not None and entry.name not in wanted):
+        if leftover or (_step_of(entry) is not None and entry.name not in kept):
             shutil.rmtree(entry, ignore_errors=True)
 
 
 def check_space(folder: Path, tensors: Iterable[Tensor], copies: int) -> None:
-    """Refuses to start where the checkpoints that will lie side by side cannot fit.
+    """Raises :class:`FovealError` where the disk has no room for the checkpoints that exist at the same time.
 
-    ``copies`` is how many times the given tensors go into one checkpoint (weights, average, solver buffers).
+    ``copies``: how many times the given tensors go into one checkpoint (weights, average, optimizer buffers).
     """
     size = copies * sum(t.numel() * t.element_size() for t in tensors)
     needed = 4 * size + (16 << 20)  # the last two, the best, the one being written; and the logs
@@ -150,7 +146,7 @@ def check_space(folder: Path, tensors: Iterable[Tensor], copies: int) -> None:
 
 # ---------------------------------------------------------------------------------------------- reading
 def verify(path: Path) -> None:
-    """Raises :class:`DamagedCheckpoint`, naming file and reason, unless every byte is as written."""
+    """Raises :class:`DamagedCheckpoint` with the file and the reason unless every byte is as written."""
     try:
         listed = (path / SUMS).read_bytes()
         names = sorted(p.name for p in path.iterdir() if p.name != SUMS)
@@ -158,16 +154,16 @@ def verify(path: Path) -> None:
     except OSError as error:
         where = Path(error.filename or path).name
         raise DamagedCheckpoint(f"cannot be read: {error.strerror}", path=path, where=where) from error
-    if listed == _sums_text(sums):
+    if listed == sums_text(sums):
         return
-    where, reason = _blame(listed, sums)
+    where, reason = blame(listed, sums)
     raise DamagedCheckpoint(reason, path=path, where=where)
 
 
 def read(path: Path) -> Content:
     """Everything in one ``step-N`` folder, after :func:`verify`."""
     verify(path)
-    spec = _json(path / SPEC)
+    spec: JSON = json.loads((path / SPEC).read_bytes())
     if spec.get("schema", 0) > SCHEMA:
         raise FovealError(
             f"schema {spec['schema']} was written by a newer foveal (this one reads up to {SCHEMA})",
@@ -176,11 +172,12 @@ def read(path: Path) -> Content:
             fix="Update foveal",
         )
     raw = _tensors(path / RAW) if (path / RAW).exists() else {}
-    return Content(_tensors(path / MODEL), raw, _tensors(path / OPTIMIZER), _json(path / STATE), spec)
+    state: JSON = json.loads((path / STATE).read_bytes())
+    return Content(_tensors(path / MODEL), raw, _tensors(path / OPTIMIZER), state, spec)
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps that have a checkpoint, rising. Repairs an exchange that was interrupted half-way."""
+    """The steps that have a checkpoint, ascending. Repairs an interrupted replacement of a folder."""
     if not folder.is_dir():
         return []
     restore_folders(folder, "step-*")
@@ -188,9 +185,9 @@ def steps(folder: Path) -> list[int]:
 
 
 def newest(folder: Path) -> tuple[int, Content, list[DamagedCheckpoint]] | None:
-    """The newest whole checkpoint, with what was wrong with those after it. None: there is no checkpoint.
+    """Step and content of the newest whole checkpoint, and the damage of those after it. None: there is no checkpoint.
 
-    Raises :class:`FovealError` where there are checkpoints and every one is damaged.
+    Raises :class:`FovealError` where every checkpoint is damaged.
     """
     damaged: list[DamagedCheckpoint] = []
     for step in reversed(steps(folder)):
@@ -199,13 +196,13 @@ def newest(folder: Path) -> tuple[int, Content, list[DamagedCheckpoint]] | None:
         except DamagedCheckpoint as error:
             damaged.append(error)
     if damaged:
-        reasons = "; ".join(str(e) for e in damaged)
-        raise FovealError(f"every checkpoint is damaged: {reasons}", path=folder, fix="Remove the folder to start anew")
+        message = f"every checkpoint is damaged: {'; '.join(map(str, damaged))}"
+        raise FovealError(message, path=folder, fix="Remove the folder to restart")
     return None
 
 
-def find(path: str | Path) -> Path:
-    """The ``step-N`` folder meant by a run folder (its best, else its last), a checkpoint folder or a link."""
+def find_checkpoint(path: str | Path) -> Path:
+    """The ``step-N`` folder of a run folder (its best, else its last), a checkpoint folder or a link."""
     given = Path(path)
     for candidate in (given, given / "checkpoints" / "best", given / "checkpoints" / "last"):
         if (candidate / SUMS).exists() or (candidate / MODEL).exists():
@@ -218,13 +215,13 @@ def find(path: str | Path) -> Path:
 
 
 def load_checkpoint(path: str | Path) -> Loaded:
-    """Verifies and loads the weights to use.
+    """Verifies and loads a checkpoint's weights for inference.
 
-    ``path`` is a run folder (its best checkpoint), a ``step-N`` folder or a link to one. Raises
-    :class:`DamagedCheckpoint` naming the file, or :class:`UsageError` where there is nothing to load. Weights are never
-    taken from another checkpoint than the one meant.
+    ``path``: a run folder (its best checkpoint), a ``step-N`` folder or a link to one. Raises
+    :class:`DamagedCheckpoint` with the file, or :class:`UsageError` where there is nothing to load. Another checkpoint
+    is never loaded in its place.
     """
-    folder = find(path)
+    folder = find_checkpoint(path)
     content = read(folder)
     meta = {**content.spec, "state": content.state}
     return Loaded(content.spec["spec"], tuple(content.spec["classes"]), dict(content.model), meta, folder)
@@ -232,32 +229,12 @@ def load_checkpoint(path: str | Path) -> Loaded:
 
 # ----------------------------------------------------------------------------------------------- inside
 def _serialized(content: Content) -> Iterable[tuple[str, bytes]]:
-    yield MODEL, _bytes(content.model)
+    yield MODEL, tensor_bytes(content.model)
     if content.raw:
-        yield RAW, _bytes(content.raw)
-    yield OPTIMIZER, _bytes(content.optimizer)
-    yield STATE, _json_bytes(content.state)
-    yield SPEC, _json_bytes({"schema": SCHEMA, **content.spec})
-
-
-def _bytes(tensors: Tensors) -> bytes:
-    seen: set[int] = set()
-    plain: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        flat = tensor.detach().cpu().contiguous()
-        # safetensors refuses two names for one storage (tied weights): the second becomes a copy
-        plain[name] = flat.clone() if flat.data_ptr() in seen else flat
-        seen.add(flat.data_ptr())
-    return safetensors.torch.save(plain)
-
-
-def _json_bytes(value: JSON) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(errors="backslashreplace")
-
-
-def _json(path: Path) -> JSON:
-    value: JSON = json.loads(path.read_bytes())
-    return value
+        yield RAW, tensor_bytes(content.raw)
+    yield OPTIMIZER, tensor_bytes(content.optimizer)
+    yield STATE, json_bytes(content.state)
+    yield SPEC, json_bytes({"schema": SCHEMA, **content.spec})
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -267,47 +244,55 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise DamagedCheckpoint(f"not a safetensors file: {error}", path=path.parent, where=path.name) from error
 
 
-def _sums_text(sums: Mapping[str, str]) -> bytes:
-    return "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode()
-
-
 def _step_of(path: Path) -> int | None:
     match = re.fullmatch(r"step-(\d+)", path.name)
     return int(match[1]) if match and not path.is_symlink() and path.is_dir() else None
 
 
-def _blame(listed: bytes, sums: Mapping[str, str]) -> tuple[str, str]:
-    """Which file of a damaged checkpoint is at fault, and how."""
-    lines = listed.decode("ascii", "replace").splitlines()
-    pairs = [re.fullmatch(r"([0-9a-f]{64})  ([\w.-]+)", line) for line in lines]
-    then = {pair[2]: pair[1] for pair in pairs if pair}
-    if not all(pairs) or not {MODEL, OPTIMIZER, STATE, SPEC} <= then.keys() <= FILES:
-        return SUMS, "the list of hashes is damaged"
-    for name, digest in then.items():
-        if name not in sums:
-            return name, "the file is missing"
-        if digest != sums[name]:
-            return name, f"the file is damaged: its SHA-256 is {sums[name][:12]}..., {SUMS} says {digest[:12]}..."
-    extra = sorted(sums.keys() - then.keys())
-    return (extra[0], f"the file is not in {SUMS}") if extra else (SUMS, "the list of hashes is damaged")
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    if os.name != "posix":  # Windows cannot open a folder
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _replace_folder(new: Path, final: Path) -> None:
+    """A folder cannot be renamed over another: the old one is renamed first (:func:`steps` repairs an interruption)."""
+    old = final.parent / f".old-{final.name}"
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(new, final)
+    _sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def remove(path: Path) -> None:
-    """A folder and all in it, if it is there."""
+    """Removes a folder with its contents, if it exists."""
     shutil.rmtree(path, ignore_errors=True)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder. With several seeds: the folder above theirs, and ``runs`` are they."""
+    """A run folder. With several seeds: the folder that holds one for each, in ``runs``."""
 
     path: Path
     runs: tuple[Run, ...] = ()
 
     @property
     def results(self) -> dict[str, Any]:
-        """``results.json``: the validation of the best weights, and under ``last`` that of the last ones; with several
-        seeds the mean of the last weights, ``spread`` and ``runs``."""
+        """``results.json``: the scores of the best weights, and under ``last`` those of the last ones; with several
+        seeds the mean of the last weights, their standard deviation (``spread``) and ``runs``."""
         return read_object(self.path / "results.json")
 
     @property

@@ -1,4 +1,4 @@
-"""A model as a folder in the Hugging Face way: ``config.json`` with ``id2label``, and ``model.safetensors``.
+"""A model as a folder of the Hugging Face Hub: ``config.json`` with ``id2label``, and ``model.safetensors``.
 
 A DETR is written as transformers' own, which its ``DetrForObjectDetection.from_pretrained`` reads; every other detector
 under our keys, with ``"model_type": "foveal"`` and the spec as text. Both are read back.
@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ..assembly.detector import Spec
 from ..config.parse import spec_from_json
 from ..config.show import spec_to_json
-from ..detectors.detr import DETR
 from ..errors import FovealError, UsageError
-from ..files.atomic import atomic_folder, read_object
-from ..weights.keys_detr import Form, Inner
+from ..files.atomic import read_object
 from ..weights.open import StateDict, read_state
-from .foreign.detr import export_detr, import_detr, label_names, processor_config, transformers_config
+
+if TYPE_CHECKING:
+    from ..detectors.detr import DETR
+    from ..weights.keys_detr import Form, Inner
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -29,28 +30,32 @@ OURS = "foveal"
 
 
 def is_hub_folder(path: Path) -> bool:
-    """Whether it has a ``config.json`` and is none of our own checkpoints."""
+    """Whether it has a ``config.json`` and is not one of our own checkpoints."""
     return (path / CONFIG).is_file() and not (path / "SHA256SUMS").exists()
 
 
-def read_hub_folder(path: Path, preset: str | None = None) -> tuple[Spec, tuple[str, ...], StateDict]:
-    """Spec, class names and state. Raises ``FovealError`` that names the file where one is missing or wrong."""
+def read_hub_folder(
+    path: Path, preset: str | None = None, parts: Sequence[type] = ()
+) -> tuple[Spec, tuple[str, ...], StateDict]:
+    """Spec, class names and state. Raises ``FovealError`` with the file where one is missing or wrong."""
+    from .foreign.detr import import_detr, label_names
+
     config = read_object(path / CONFIG)
     file = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if file is None:
-        raise FovealError(f"has no {' or '.join(WEIGHTS)}", path=path, fix="Save the weights in one file")
+        raise FovealError(f"has no {' or '.join(WEIGHTS)}", path=path, fix="Save the weights in a single file")
     kind = config.get("model_type")
     if kind == OURS:
         if preset is not None:
-            raise UsageError(f"{path} says itself what it is", fix="Leave the preset out")
+            raise UsageError(f"{path} contains its own spec", fix="Leave the preset out")
         try:
-            spec = spec_from_json(config)
+            spec = spec_from_json(config, parts=parts)
         except FovealError as error:
             raise type(error)(error.message, path=path / CONFIG, where=error.where, fix=error.fix) from error
         return spec, label_names(config.get("id2label"), path / CONFIG), read_state(file)
     if kind != "detr":
-        known = f"Known: 'detr', and {OURS!r} as `foveal weights export --to hf` writes it"
-        raise FovealError(f"model_type is {kind!r}, which is not known here", path=path / CONFIG, fix=known)
+        fix = f"Use a folder of model_type 'detr', or of {OURS!r} from `foveal weights export --to hf`"
+        raise FovealError(f"model_type is {kind!r}, which is not supported", path=path / CONFIG, fix=fix)
     processor = read_object(path / PROCESSOR) if (path / PROCESSOR).is_file() else {}
     return import_detr(read_state(file), file, preset, config=config, processor=processor)
 
@@ -58,10 +63,13 @@ def read_hub_folder(path: Path, preset: str | None = None) -> tuple[Spec, tuple[
 def write_hub_folder(
     out: Path, spec: Spec, classes: Sequence[str], state: StateDict, form: Form = "transformers", inner: Inner = "timm"
 ) -> list[Path]:
-    """The folder, whole or not at all; the paths written. ``form`` and ``inner`` are for a DETR on a ResNet.
+    """Writes the folder, whole or not at all. Returns the paths. ``form`` and ``inner`` are for a DETR on a ResNet.
 
-    Raises ``FovealError`` where the folder holds something.
+    Raises ``FovealError`` where the folder is not empty.
     """
+    from ..detectors.detr import DETR
+    from .foreign.detr import export_detr, processor_config, transformers_config
+
     files: dict[str, Mapping[str, Any]] = {}
     if isinstance(spec, DETR) and _is_theirs(spec):
         theirs = export_detr(spec, state, form, inner)
@@ -75,6 +83,8 @@ def write_hub_folder(
 
 def _is_theirs(spec: DETR) -> bool:
     """Whether transformers can compute it."""
+    from .foreign.detr import export_detr, processor_config
+
     try:
         export_detr(spec, {}, "original")
         processor_config(spec)
@@ -88,7 +98,9 @@ def _written(out: Path, state: Mapping[str, Tensor], files: Mapping[str, Mapping
     from safetensors.torch import save_file
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FovealError("is there already", path=out, fix="Name a new or empty folder")
+        raise FovealError("exists already", path=out, fix="Name a new or empty folder")
+    temporary = out.with_name(f".{out.name}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
         with atomic_folder(out) as folder:
             save_file({k: v.contiguous() for k, v in state.items()}, folder / WEIGHTS[0], {"format": "pt"})

@@ -1,31 +1,17 @@
-"""What a training starts from: a spec, and perhaps somebody's weights."""
+"""The initial weights of a training run: from a spec's own weights file or from another detector, with warnings."""
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..assembly.task import BoxTask
-from ..config.fields import settings
-from ..config.overrides import override
-from ..detectors.darknet import DarknetDetector
-from ..detectors.rcnn import BOXES
-from ..detectors.ssd import CAFFE_MEAN, LEVELS
-from ..detectors.yolo import BLACK, WHITE
 from ..errors import FovealError, UsageError
-from ..parts.backbones.base import BackboneSpec
-from ..parts.backbones.caffe import CaffeSpec
-from ..parts.backbones.darknet import Darknet
-from ..parts.backbones.image_pyramid import ImagePyramid
 from ..parts.darknet.weights import is_darknet
-from ..parts.heads.rcnn import RCNNHeadLayers
 from ..parts.layers.norms import FrozenBatchNorm
-from ..parts.losses.normalizers import Sampled
-from ..parts.resizing import IMAGENET_MEAN, IMAGENET_STD
-from ..parts.samplers import All
-from ..weights.cache import PUBLISHED, is_alias, is_published
+from ..weights.cache import is_alias, is_published
 from ..weights.open import StateDict, is_classifier, read_state
 from .load import find
 from .transfer import LoadReport, pretrained, transfer
@@ -34,53 +20,67 @@ if TYPE_CHECKING:
     from ..assembly.detector import Detector, Spec
 
 
-def find_spec(source: Spec | str | Path) -> tuple[Spec, str | Path | None]:
-    """A spec as it is; a preset by name; the spec of a Darknet cfg; of anything else that is a model (a run, a
-    checkpoint, a Hugging Face folder, a weights file, an alias) its spec, and the source again: its weights."""
+def find_spec(source: Spec | str | Path, parts: Sequence[type] = ()) -> tuple[Spec, str | Path | None]:
+    """The spec that ``source`` stands for, and where its weights are (None: it stands for none).
+
+    ``source``: a spec; a preset's name; a Darknet cfg; or a model (a run, a checkpoint, a Hugging Face folder, a
+    weights file, an alias), which is the source of the weights too. ``parts``: classes of your own
+    that the spec names. Raises :class:`FovealError` for anything else.
+    """
     if not isinstance(source, str | Path):
         return source, None
     path = Path(source)
     if path.suffix == ".cfg" and path.is_file():
+        from ..detectors.darknet import DarknetDetector
+
         return DarknetDetector.from_cfg(source), None
     from .. import presets
 
     name = str(source)
     if path.exists() or (name not in presets.names() and is_alias(name)):
-        return find(source).spec(), source
+        return find(source, parts=parts).spec(), source
     return presets.get(name), None
 
 
-def begin(spec: Spec, detector: Detector, weights: str | Path | None) -> tuple[LoadReport | None, list[str]]:
-    """Puts in the weights that a new run begins with: ``weights``, else those that the spec names, if any.
+def begin(
+    spec: Spec, detector: Detector, weights: str | Path | None, parts: Sequence[type] = ()
+) -> tuple[LoadReport | None, list[str]]:
+    """Loads the initial weights of a new run: ``weights``, else those that the spec names, if any.
 
-    Returns what became of them, and what a person should know of it.
+    Returns a report of what was loaded, and the lines to print: the report's, and warnings.
     """
-    taken = load_backbone(spec, detector) if weights is None else load_weights(detector, weights)
-    said = [] if taken is None else taken.lines()
     if weights is not None:
-        return taken, said
+        report = load_weights(detector, weights, parts)
+        return report, report.lines()
+    loaded = load_backbone(spec, detector)
+    return loaded, [*(loaded.lines() if loaded else ()), *_warnings(spec, detector)]
+
+
+def _warnings(spec: Spec, detector: Detector) -> Iterator[str]:
     if line := normalization_mismatch(spec):
-        said.append(line)
+        yield line
     if frozen_random_backbone(spec, detector):
-        said.append(
+        yield (
             "warning: the backbone starts from random weights, and a part of it is frozen and will never learn; "
             "name a file in backbone.weights, or set backbone.frozen_stages=0 and backbone.norm=batch"
         )
     if parts := frozen_random_parts(spec, detector):
-        said.append(
-            f"warning: the first stage keeps {', '.join(parts)} still, at random weights; "
-            "begin from a trained detector: --weights RUN"
+        yield (
+            f"warning: the first stage freezes {', '.join(parts)} at random weights; "
+            "start from a trained detector: --weights RUN"
         )
-    return taken, said
 
 
-def load_weights(detector: Detector, source: str | Path) -> LoadReport:
-    """Puts a detector's weights in as far as names, shapes and classes agree, and says how far that is.
+# ------------------------------------------------------------------------------------------------ loading
+def load_weights(detector: Detector, source: str | Path, parts: Sequence[type] = ()) -> LoadReport:
+    """Loads another detector's weights as far as names, shapes and classes agree, and reports which.
 
-    A file of a classification network goes into the backbone. A head for other classes keeps its random start. Raises
-    :class:`FovealError` where nothing fits.
+    A classification network's file is loaded into the backbone. A head for other classes keeps its random weights.
+    Raises :class:`FovealError` where nothing fits.
     """
-    cfg = detector.spec.cfg if isinstance(detector.spec, DarknetDetector) and is_darknet(source) else None
+    from .foreign.darknet import cfg_of
+
+    cfg = cfg_of(detector.spec) if is_darknet(source) else None
     if cfg is None and is_darknet(source):
         raise FovealError(
             f"are Darknet's weights, which fit its own networks and no {type(detector.spec).__name__}",
@@ -88,102 +88,80 @@ def load_weights(detector: Detector, source: str | Path) -> LoadReport:
             fix=f"Train their cfg: foveal train FILE.cfg --weights {source}",
         )
     state = read_state(source) if cfg is None and Path(source).is_file() else None
-    if _is_backbone(source, state):
+    if _is_classifier(source, state):
         return _into_backbone(detector, source)
-    found = find(source, cfg=cfg, state=state)
-    return transfer(detector, found.state, source, found.classes)
+    model = find(source, cfg=cfg, state=state, parts=parts)
+    return transfer(detector, model.state, source, model.classes)
 
 
-def _is_backbone(source: str | Path, state: StateDict | None) -> bool:
-    """Whether it is a classification network's: a file's with this state, or a published one by name."""
+def load_backbone(spec: Spec, detector: Detector) -> LoadReport | None:
+    """Loads the weights file that the spec itself names, if any, and reports which tensors it was for."""
+    if (file := spec.weights_file) is None:
+        spec.load_pretrained(detector)
+        return None
+    return pretrained(detector, lambda: spec.load_pretrained(detector), file)
+
+
+def _is_classifier(source: str | Path, state: StateDict | None) -> bool:
+    """Whether it is a classification network's: a file with this state, or a published one by name."""
     if state is not None:
         return is_classifier(state)
     return not Path(source).exists() and is_published(str(source)) and not is_alias(str(source))
 
 
 def _into_backbone(detector: Detector, source: str | Path) -> LoadReport:
-    spec = detector.spec
-    backbone = getattr(spec, "backbone", None)
-    if not isinstance(backbone, BackboneSpec) or "weights" not in settings(type(backbone)):
-        raise FovealError(
-            f"is a classification network's, and {type(spec).__name__} has no backbone that reads one", path=source
-        )
+    spec: Any = detector.spec
+    if spec.backbone is None:
+        name = type(spec).__name__
+        raise FovealError(f"is a classification network's, and {name} has no backbone that reads one", path=source)
     try:
-        named: Spec = override(spec, [f"backbone.weights={json.dumps(str(source))}"])
-    except UsageError as error:  # a backbone that takes none
-        raise UsageError(error.message, path=source, where=error.where, fix=error.fix) from None
+        named: Spec = replace(spec, backbone=spec.backbone.with_weights(str(source)))
+    except UsageError as error:
+        where = error.where or "backbone.weights"
+        raise UsageError(error.message, path=source, where=where, fix=error.fix) from None
     return pretrained(detector, lambda: named.load_pretrained(detector), source)
 
 
-def load_backbone(spec: Spec, detector: Detector) -> LoadReport | None:
-    """Reads the weights that a spec itself names, if any, and says what they were for."""
-    backbone = getattr(spec, "backbone", None)
-    named = getattr(spec, "weights", None) or getattr(backbone, "weights_file", None)
-    if named is None:
-        spec.load_pretrained(detector)
-        return None
-    return pretrained(detector, lambda: spec.load_pretrained(detector), named)
-
-
+# ----------------------------------------------------------------------------------------------- warnings
 def frozen_random_backbone(spec: Spec, detector: Detector) -> bool:
-    """Whether the backbone has no weights to start from, and frozen layers that would keep their random ones."""
-    backbone = getattr(spec, "backbone", None)
-    if getattr(backbone, "weights", None) is not None:
+    """Whether the backbone starts from random weights, and frozen layers would keep them."""
+    if spec.backbone is not None and spec.backbone.weights is not None:
         return False
     frozen = (not p.requires_grad for name, p in detector.named_parameters() if name.startswith("backbone."))
-    return any(frozen) or any(isinstance(m, FrozenBatchNorm) for m in detector.modules())
+    return any(frozen) or any(isinstance(module, FrozenBatchNorm) for module in detector.modules())
 
 
 def normalization_mismatch(spec: Spec) -> str | None:
-    """What to say where the backbone's weights were trained on pixels normalized otherwise; None: they were not."""
-    backbone = getattr(spec, "backbone", None)
-    if isinstance(backbone, ImagePyramid):
-        backbone = backbone.backbone
-    if not isinstance(backbone, BackboneSpec) or backbone.weights_file is None:
+    """A warning where the weights that the spec names were trained on pixels normalized otherwise; None: they agree."""
+    if spec.pixels is None:
         return None
-    file = Path(backbone.weights_file).name
-    if isinstance(backbone, Darknet):
-        mean, std = BLACK, WHITE
-    elif isinstance(backbone, CaffeSpec) or any(
-        entry.caffe_pixels and entry.file == file for entry in PUBLISHED.values()
-    ):
-        mean, std = CAFFE_MEAN, LEVELS
-    else:
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
-    found = (*spec.input.mean, *spec.input.std)
-    if all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(found, (*mean, *std), strict=True)):
+    values = zip((*spec.input.mean, *spec.input.std), (value for rgb in spec.pixels for value in rgb), strict=True)
+    if all(math.isclose(ours, theirs, rel_tol=1e-3) for ours, theirs in values):
         return None  # torchvision writes Caffe's mean with five digits
-    wanted = f"input.mean={mean} input.std={std}".replace(", ", ",")
-    return f"warning: {type(backbone).__name__}'s weights were trained on other pixels; set {wanted}"
+    mean, std = spec.pixels
+    kind = type(spec if spec.backbone is None else spec.backbone).__name__
+    settings = f"input.mean={mean} input.std={std}".replace(", ", ",")
+    return f"warning: the weights of {kind} were trained on pixels with another mean and std; set {settings}"
 
 
 def frozen_random_parts(spec: Spec, detector: Detector) -> list[str]:
-    """The parts that start from random weights and keep still in the first stage: it is made for a trained detector.
+    """The parts that start from random weights and are frozen in the first stage, which needs a trained detector.
 
     R-CNN's box layer is none of them: it starts with zeros, and leaves boxes as proposed unless a stage fits it.
     """
-    first, backbone = spec.fit.stages[0], getattr(spec, "backbone", None)
-    read = ("backbone.",) if getattr(backbone, "weights", None) is not None else ()
+    first, backbone = spec.fit.stages[0], spec.backbone
+    loaded = ("backbone.",) if backbone is not None and backbone.weights is not None else ()
     # solved by a later stage, or of the task that has no loss in this one
     later = (stage for stage in spec.fit.stages if stage.inputs == "features" or first.learning)
-    awaited = tuple(path for stage in later for path in stage.trains)
-    if isinstance(getattr(detector, "roi_head", None), RCNNHeadLayers):
-        awaited += (BOXES,)
-    still = (
+    expected = (*first.trains, *loaded, *spec.zero_initialized, *(path for stage in later for path in stage.trains))
+    random = (
         name
         for name, parameter in detector.named_parameters()
-        if parameter.requires_grad and not name.startswith((*first.trains, *read, *awaited))
+        if parameter.requires_grad and not name.startswith(expected)
     )
-    return sorted({".".join(name.split(".")[: 1 + name.startswith("neck.")]) for name in still})
+    return sorted({".".join(name.split(".")[: 1 + name.startswith("neck.")]) for name in random})
 
 
 def diluted_box_loss(spec: Spec) -> list[str]:
-    """The tasks (``rpn``, ``task``) whose box loss is divided by all priors, because nothing is sampled away."""
-    tasks = {name: getattr(spec, name, None) for name in ("rpn", "task")}
-    return [
-        name
-        for name, task in tasks.items()
-        if isinstance(task, BoxTask)
-        and isinstance(task.sampler, All)
-        and isinstance(getattr(task.box_loss, "normalizer", None), Sampled)
-    ]
+    """The tasks over anchors whose box loss is divided by all of them, because none is sampled away."""
+    return [name for name, task in spec.tasks.items() if name != "roi" and task.dilutes_boxes]

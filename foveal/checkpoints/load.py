@@ -46,15 +46,16 @@ def find(
     cfg: str | Path | None = None,
     names: str | Path | Sequence[str] | None = None,
     state: StateDict | None = None,
+    parts: Sequence[type] = (),
 ) -> ResolvedModel:
     """The model of a run folder (its best checkpoint), a checkpoint folder, a Hugging Face folder, an alias or a file.
 
     A published alias is read from the cache and never fetched here: ``foveal weights fetch`` does that. ``preset``
     says what a foreign file holds where it cannot be seen; a Darknet file needs its ``cfg`` (path or text). ``names``
     are the classes of a foreign file (a .names file, or the names themselves). ``state``: what is in the file, where
-    that was read already. Raises :class:`FovealError` for what is no model.
+    that was read already. ``parts``: classes of one's own that the spec names. Raises :class:`FovealError` for what is
+    no model.
     """
-    from ..parts.darknet.weights import is_darknet
     from ..weights.cache import is_alias
     from .folder import load_checkpoint
     from .huggingface import is_hub_folder, read_hub_folder
@@ -66,20 +67,18 @@ def find(
         if names is not None:
             raise UsageError(f"{source} has its class names in it", fix="Leave the names out")
         if is_hub_folder(path):
-            spec, classes, state = read_hub_folder(path, preset)
+            spec, classes, state = read_hub_folder(path, preset, parts)
             return ResolvedModel(path, lambda: spec, classes, state)
         if preset is not None:
             raise UsageError(f"{source} says itself what it is", fix="Leave the preset out")
         found = load_checkpoint(path)
         story = found.meta["state"]
         seen = int(story.get("step", 0)) * int(story.get("batch_size", 0))
-        return ResolvedModel(path, lambda: found.spec, found.classes, found.state_dict, seen)
+        return ResolvedModel(path, lambda: found.parsed(parts), found.classes, found.state_dict, seen)
     if path.is_file():
         if cfg is not None:
             return _read_darknet(path, preset, cfg, names)
-        if names is not None and is_darknet(path):
-            raise UsageError("names without a cfg", fix="Give the cfg of the Darknet weights too")
-        return _read_file(path, preset, names, state)
+        return _read_file(path, preset, names, state, parts)
     if is_alias(str(source)):
         return _read_published(str(source), preset, names)
     raise FovealError(
@@ -107,15 +106,52 @@ def load(
     device: str = "auto",
     precision: str | None = None,
     overrides: Sequence[str] = (),
+    parts: Sequence[type] = (),
 ) -> Detector:
-    """The detector of anything that :func:`find` finds, ready for inference (see :func:`ready`).
+    """Loads a detector, ready for inference, from a run, a checkpoint, a Hugging Face folder, a file or an alias.
+
+        detector = foveal.load("runs/first", overrides=["roi.select.score=0.3"])
+        detections = foveal.load("accurate").predict("photo.jpg")
 
     ``cfg`` and ``names`` belong to a Darknet file: ``load("x.weights", cfg="x.cfg", names="coco.names")``.
     ``precision`` is "32", "bf16" or "16"; None takes what the device is fast at. ``overrides`` change the spec before
-    it is built (``["roi.select.score=0.3"]``).
+    it is built (``["roi.select.score=0.3"]``). ``parts`` are classes of one's own that the spec or they name
+    (``[Brier]``).
     """
-    found = find(source, preset, cfg=cfg, names=names)
-    return ready(found.build(override(found.spec(), list(overrides))), device, precision)
+    found = find(source, preset, cfg=cfg, names=names, parts=parts)
+    return ready(found.build(override(found.spec(), list(overrides), parts=parts)), device, precision)
+
+
+def import_model(
+    source: str | Path,
+    out: str | Path,
+    *,
+    preset: str | None = None,
+    cfg: str | Path | None = None,
+    names: str | Path | Sequence[str] | None = None,
+    parts: Sequence[type] = (),
+) -> tuple[Spec, tuple[str, ...]]:
+    """Writes any model that :func:`find` finds as a checkpoint in the new folder ``out``; its spec and class names.
+
+    Raises :class:`FovealError` where ``out`` holds something, or where the weights do not fit their detector.
+    """
+    from ..config.show import show
+    from ..config.table import own_parts
+    from ..runtime.processes import versions
+    from .folder import Content, save
+
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FovealError("exists already", path=out, fix="Give a new or empty folder")
+    found = find(source, preset, cfg=cfg, names=names, parts=parts)
+    spec = found.spec()
+    detector = found.build(spec)
+    described = {"spec": show(spec), "classes": list(found.classes), "versions": versions()}
+    if own := own_parts(spec):
+        described["parts"] = own
+    origin = {"step": 0, "imported": found.path.name}
+    save(out / "checkpoints", 0, Content(detector.state_dict(), {}, {}, origin, described))
+    return spec, found.classes
 
 
 def _read_published(name: str, preset: str | None, names: str | Path | Sequence[str] | None) -> ResolvedModel:
@@ -131,20 +167,28 @@ def _read_published(name: str, preset: str | None, names: str | Path | Sequence[
 
 
 def _read_file(
-    path: Path, preset: str | None, names: str | Path | Sequence[str] | None = None, state: StateDict | None = None
+    path: Path,
+    preset: str | None,
+    names: str | Path | Sequence[str] | None = None,
+    state: StateDict | None = None,
+    parts: Sequence[type] = (),
 ) -> ResolvedModel:
     """A file that ``foveal weights export`` wrote, or somebody else's."""
     from ..parts.darknet.cfg import read_names
+    from ..parts.darknet.weights import is_darknet
     from ..weights.keys_detr import is_detr
     from ..weights.open import header, read_state
-    from .foreign.detr import import_detr
     from .foreign.torchvision import import_weights
 
+    if names is not None and is_darknet(path):
+        raise UsageError("names without a cfg", fix="Give the cfg of the Darknet weights too")
     own = header(path).get("foveal")
     if own is None or preset is not None:
         words = read_names(names) if isinstance(names, str | Path) else names
         state = state or read_state(path)
         if is_detr(state):
+            from .foreign.detr import import_detr
+
             spec, classes, ours = import_detr(state, path, preset, names=words)
         else:
             spec, classes, ours = import_weights(path, preset, names=words, state=state)
@@ -152,7 +196,7 @@ def _read_file(
     if names is not None:
         raise UsageError(f"{path} has its class names in it", fix="Leave the names out")
     story, classes = _story(own, path)
-    return ResolvedModel(path, lambda: spec_from_json(story), classes, state or read_state(path))
+    return ResolvedModel(path, lambda: spec_from_json(story, parts=parts), classes, state or read_state(path))
 
 
 def _read_darknet(

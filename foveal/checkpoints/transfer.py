@@ -1,4 +1,4 @@
-"""What a training takes from somebody's weights: kept, made new, not used, all of it by name."""
+"""Loads weights into a detector and reports which tensors were loaded, newly initialized or unused."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from ..assembly.detector import Detector
 
 _COUNTER = "num_batches_tracked"  # no output depends on it
-_INVENTED = re.compile(r"(class|unused) \d+|label_\d+")  # names, in small letters, where a file does not tell them
+_INVENTED = re.compile(
+    r"(class|unused) \d+|label_\d+"
+)  # in lower case: placeholder names of a file without class names
 _SHOWN = 8  # names a line
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Names of the detector's tensors, and of the file's that nobody wanted."""
+    """The names of the detector's tensors by what happened to them, and of the file's unused ones."""
 
     source: str
     kept: tuple[str, ...]
@@ -34,20 +36,22 @@ class LoadReport:
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """For the console: groups of names, the longest lists shortened."""
+        """For the console: groups of names, long lists truncated."""
         total = len(self.kept) + sum(map(len, self.new.values()))
         share = " of ".join(f"{n / 1e6:.2f}" for n in self.numbers)
-        found = [f"{self.source}: {len(self.kept)} of {total} tensors kept ({share} million numbers)"]
+        lines = [f"{self.source}: {len(self.kept)} of {total} tensors loaded ({share} million values)"]
         numbered = _numbered([*self.kept, *(name for names in self.new.values() for name in names), *self.unused])
-        found += [f"  {what}: {_short(_folded(names, numbered))}" for what, names in self._groups() if names]
-        return found + [f"  {note}" for note in self.notes]
+        for label, names in self._groups():
+            if names:
+                lines.append(f"  {_shown(label)}: {_short(_folded(names, numbered))}")
+        return lines + [f"  {note}" for note in self.notes]
 
     def to_dict(self) -> dict[str, Any]:
-        """For ``run.json``: the same groups, whole."""
+        """For ``run.json``: the same groups in full, under the keys ``kept``, ``made new (...)`` and ``not used``."""
         return {"from": self.source, **{what: list(names) for what, names in self._groups()}, "notes": self.notes}
 
     def _groups(self) -> list[tuple[str, list[str]]]:
-        """(what, parts): a part stands for all the tensors in it."""
+        """(label, paths): a path stands for all tensors below it."""
         labels = {name: "kept" for name in self.kept}
         for reason, names in self.new.items():
             labels |= dict.fromkeys(names, f"made new ({reason})")
@@ -56,8 +60,15 @@ class LoadReport:
         return [*own.items(), ("not used", apart.get("not used", []))]
 
 
+def _shown(label: str) -> str:
+    """A label of ``run.json`` as it is printed."""
+    if label in ("kept", "not used"):
+        return {"kept": "loaded", "not used": "unused"}[label]
+    return label.replace("made new", "newly initialized", 1)
+
+
 def grouped(labels: Mapping[str, str]) -> dict[str, list[str]]:
-    """Label -> the shortest paths that hold tensors of that label alone: ``{"backbone.conv1.weight": "kept", ...}`` ->
+    """Label -> the shortest paths with tensors of that label alone: ``{"backbone.conv1.weight": "kept", ...}`` ->
     ``{"kept": ["backbone"]}``."""
     kinds: dict[str, set[str]] = {}
     for name, label in labels.items():
@@ -72,16 +83,16 @@ def grouped(labels: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def transfer(detector: Detector, state: Mapping[str, Tensor], source: str | Path, classes: Sequence[str]) -> LoadReport:
-    """Puts ``state`` into ``detector`` as far as names, shapes and classes agree.
+    """Loads ``state`` into ``detector`` as far as names, shapes and classes agree.
 
-    A tensor that depends on the classes is kept only where their names are the same in the same order, or unknown.
-    Raises :class:`FovealError` where nothing fits, or something is not finite.
+    A tensor that depends on the classes is loaded only where their names are the same in the same order, or unknown.
+    Raises :class:`FovealError` where nothing fits, or a value is not finite.
     """
     own: dict[str, Tensor] = detector.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    bad = [name for name, value in fitting.items() if not value.isfinite().all()]
-    if bad:
-        raise FovealError(f"holds values that are not finite: {', '.join(bad[:3])}", path=source)
+    nonfinite = [name for name, value in fitting.items() if not value.isfinite().all()]
+    if nonfinite:
+        raise FovealError(f"holds values that are not finite: {', '.join(nonfinite[:3])}", path=source)
     notes, other = _names(detector, classes)
     fitting = {name: value for name, value in fitting.items() if name not in other}
     learned = {name for name, _ in detector.named_parameters()}
@@ -104,13 +115,13 @@ def transfer(detector: Detector, state: Mapping[str, Tensor], source: str | Path
 
 
 def pretrained(detector: Detector, read: Callable[[], None], source: str | Path) -> LoadReport:
-    """What ``read`` (a spec's ``load_pretrained``) puts into the detector."""
+    """Reports which tensors of the detector ``read`` (a spec's ``load_pretrained``) loads."""
     own: dict[str, Tensor] = detector.state_dict()
-    before = {name: value._version for name, value in own.items()}  # rises with every change in place
+    before = {name: value._version for name, value in own.items()}  # incremented by every change in place
     with record_unused() as readings:
         read()
     kept = {name: value for name, value in own.items() if value._version > before[name]}
-    ignored = [set(names) for names in readings]  # a part may read the layers that another left
+    ignored = [set(names) for names in readings]  # a part may use the layers that another one ignores
     unused = [n for n in readings[0] if all(n in names for names in ignored)] if readings else []
     new = [name for name in own if name not in kept and not name.endswith(_COUNTER)]
     return _made(source, own, kept, {"not in the weights": new} if new else {}, unused, ())
@@ -131,12 +142,14 @@ def _made(
 
 
 def _names(detector: Detector, classes: Sequence[str]) -> tuple[list[str], set[str]]:
-    """What to say of the class names, and the tensors that stand for other classes than the detector's."""
+    """Notes on the class names, and the tensors that belong to other classes than the detector's."""
     here, there = ([name.strip().casefold() for name in names] for names in (detector.classes, classes))
     if here == there:
         return [], set()
     if len(here) == len(there) and all(map(_INVENTED.fullmatch, there)):
-        return [f"the weights do not name their {len(there)} classes: taken to be {', '.join(detector.classes)}"], set()
+        return [
+            f"the weights do not name their {len(there)} classes, which are assumed to be {', '.join(detector.classes)}"
+        ], set()
     notes = []
     if sorted(here) == sorted(there):
         notes = [f"the classes are the same in another order: --classes {','.join(classes)} keeps their columns"]
@@ -144,7 +157,7 @@ def _names(detector: Detector, classes: Sequence[str]) -> tuple[list[str], set[s
 
 
 def _of_classes(detector: Detector) -> set[str]:
-    """The tensors that another number of classes would change."""
+    """The tensors whose shape depends on the number of classes."""
     with torch.device("meta"):
         other = detector.spec.build([*detector.classes, "one more"]).state_dict()
     return {name for name, value in detector.state_dict().items() if other[name].shape != value.shape}
@@ -157,7 +170,7 @@ def _paths(name: str) -> Iterable[str]:
 
 
 def _numbered(names: Iterable[str]) -> dict[str, list[int]]:
-    """The numbers there are below each path: ``["a.0.w", "a.2.w"]`` -> ``{"a": [0, 2]}``."""
+    """The numbers below each path: ``["a.0.w", "a.2.w"]`` -> ``{"a": [0, 2]}``."""
     found: dict[str, set[int]] = {}
     for name in names:
         for path in _paths(name):
@@ -168,20 +181,20 @@ def _numbered(names: Iterable[str]) -> dict[str, list[int]]:
 
 
 def _folded(paths: Sequence[str], numbered: Mapping[str, Sequence[int]]) -> list[str]:
-    """``a.0, a.1, a.2, b`` -> ``a.0-2, b``; numbers that are not there do not interrupt."""
-    found: list[str] = []
-    first = place = -1  # places among its parent's numbers: of the run's beginning, and of its end
-    run = ""  # its parent
+    """``a.0, a.1, a.2, b`` -> ``a.0-2, b``; missing numbers do not interrupt a range."""
+    folded: list[str] = []
+    first = last = -1  # of the current range: indices among its parent's numbers
+    parent_of_range = ""
     for path in paths:
         parent, _, leaf = path.rpartition(".")
         at = numbered[parent].index(int(leaf)) if leaf.isdecimal() else -1
-        if at >= 0 and parent == run and at == place + 1:
-            found[-1] = f"{parent}.{numbered[parent][first]}-{leaf}"
+        if at >= 0 and parent == parent_of_range and at == last + 1:
+            folded[-1] = f"{parent}.{numbered[parent][first]}-{leaf}"
         else:
-            found.append(path)
-            run, first = (parent, at) if at >= 0 else ("", -1)
-        place = at
-    return found
+            folded.append(path)
+            parent_of_range, first = (parent, at) if at >= 0 else ("", -1)
+        last = at
+    return folded
 
 
 def _short(names: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
-"""Is a detector wired up right for this data? Encode the objects and decode them again.
+"""The encode/decode round trip of ``foveal check``: objects to targets to perfect predictions to detections.
 
-Perfect predictions are written for the annotated objects, with the detector's own matcher, coder and classes, and
-decoded with its own score, select and suppress. What comes back must evaluate to AP 1.0, but for objects that cannot
-survive and are listed with the reason. :mod:`foveal.checks.overfit` is the other half: images learned by heart.
+Perfect predictions are made for the annotated objects, with the detector's own matcher, coder and classes, and decoded
+with its own score, select and suppress. The detections must have AP 1.0, except for collisions: objects that cannot
+survive, listed with the reason. :mod:`foveal.checks.overfit` is the other half of the check.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ..assembly.detector import Detector
-from ..assembly.one_stage import OneStage, without_validity
+from ..assembly.one_stage import OneStage
 from ..assembly.proposers import FromRPN
-from ..assembly.task import BoxTask
+from ..assembly.task import BoxTask, merge_classes, without_validity
 from ..assembly.two_stage import TwoStage
 from ..data.images.load import ImageError, load_image
 from ..data.loader.shared_records import network_targets
@@ -36,14 +36,14 @@ SAME = 0.9  # IoU from which a decoded box is the object it came from; COCO's st
 
 
 @dataclass
-class Stage:
-    """What became of the objects in one task: ``rpn``, ``roi`` or ``task``."""
+class TaskCheck:
+    """The round trip of one task: ``rpn``, ``roi`` or ``task``."""
 
     name: str
     objects: int = 0
     ap: float | None = None  # COCO AP of the objects that are not in ``lost``
-    lost: list[str] = field(default_factory=list)  # one sentence an object that cannot be found, and why
-    broken: list[str] = field(default_factory=list)  # objects that are gone for no good reason
+    lost: list[str] = field(default_factory=list)  # collisions: one sentence for each, with the reason
+    broken: list[str] = field(default_factory=list)  # objects lost without such a reason
 
     @property
     def passed(self) -> bool:
@@ -52,45 +52,43 @@ class Stage:
 
 @dataclass
 class _Gathered:
-    """Flat rows for the evaluation of a stage."""
+    """Objects and detections of a task, for its evaluation."""
 
     truth: list[tuple[int, int, list[float]]] = field(default_factory=list)  # image, label, box
-    found: list[tuple[int, int, list[float], float]] = field(default_factory=list)  # image, label, box, score
+    detections: list[tuple[int, int, list[float], float]] = field(default_factory=list)  # image, label, box, score
 
 
 @torch.no_grad()
-def encode(spec: Spec, dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> list[Stage]:
-    """The encode check over every image, stage by stage. Difficult objects take part, crowds and ignored regions not.
+def encode(spec: Spec, dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> list[TaskCheck]:
+    """The round trip of every image, task by task. Difficult objects take part; crowds and ignored regions do not.
 
     Raises :class:`ImageError` for an image that cannot be read.
     """
     detector = spec.build(dataset.classes).eval()
     dataset = merged(dataset) if detector.class_agnostic else dataset
-    stages: dict[str, tuple[Stage, _Gathered]] = {}
+    checks: dict[str, tuple[TaskCheck, _Gathered]] = {}
     fit = replace(spec.fit, difficult="learn", crowd="ignore")
     for number, record in enumerate(dataset.records):
         images = detector.prepare([load_image(record.path)], [record.boxes.astype(np.float32)])
         targets = network_targets([record], images, fit)
         for name, task, priors, goal in _tasks(detector, images, targets):
-            stage, rows = stages.setdefault(name, (Stage(name), _Gathered()))
+            check, rows = checks.setdefault(name, (TaskCheck(name), _Gathered()))
             names = ("object",) if name == "rpn" else dataset.classes
-            _one(stage, rows, number, str(record.id), task, priors, goal, images, names)
+            _one(check, rows, number, str(record.id), task, priors, goal, images, names)
         if progress is not None:
             progress(number + 1, len(dataset))
-    for name, (stage, rows) in stages.items():
-        stage.ap = _ap(rows, ("object",) if name == "rpn" else dataset.classes, len(dataset))
-    return [stage for stage, _ in stages.values()]
+    for name, (check, rows) in checks.items():
+        check.ap = _ap(rows, ("object",) if name == "rpn" else dataset.classes, len(dataset))
+    return [check for check, _ in checks.values()]
 
 
 def _tasks(detector: Detector, images: Images, targets: Targets) -> list[tuple[str, BoxTask, Priors, Targets]]:
-    """Name, task, priors and objects of each stage. The second stage gets the objects as its proposals, moved a little,
+    """Name, task, priors and objects of each task. The second stage gets the objects as its proposals, moved a little,
     because the first one's priors would only add what it lost."""
     outputs = detector.outputs(images)
     if isinstance(detector, OneStage):
         return [("task", detector.task, outputs.priors, targets)]
     if isinstance(detector, TwoStage):
-        from ..assembly.detector import merge_classes
-
         size = (targets.boxes[..., 2:] - targets.boxes[..., :2]).repeat(1, 1, 2)
         shift = torch.tensor([0.06, -0.04, 0.03, 0.05])
         proposals = Priors(targets.boxes + size * shift, (targets.boxes.shape[1],), targets.valid)
@@ -102,7 +100,7 @@ def _tasks(detector: Detector, images: Images, targets: Targets) -> list[tuple[s
 
 
 def perfect(task: BoxTask, priors: Priors, targets: Targets, classes: int) -> tuple[Predictions, Tensor, Tensor]:
-    """What a flawless head would say: predictions (1, A, ...), and the match: object (A,), positive (A,) bool."""
+    """The outputs of a perfect head: predictions (1, A, ...), and the match: object (A,), positive (A,) bool."""
     where = priors.places(1)
     blind = (where[..., :4], where.new_zeros(1, where.shape[1], classes))  # a matcher by outputs sees the priors
     match = task.matcher(priors, targets, blind if task.matcher.needs_outputs else None)
@@ -122,12 +120,12 @@ def perfect(task: BoxTask, priors: Priors, targets: Targets, classes: int) -> tu
 
 
 def _certain(scores: Callable[[Tensor], Tensor]) -> tuple[float, float]:
-    """The outputs that say yes and no: a high and a low logit, or 1 and 0 where the outputs are the scores (YOLOv1)."""
+    """The outputs for yes and no: a high and a low logit, or 1 and 0 where the outputs are the scores (YOLOv1)."""
     return (SURE, -SURE) if scores(torch.tensor([[[SURE, -SURE]]])).max() <= 1 else (1.0, 0.0)
 
 
 def _one(
-    stage: Stage,
+    check: TaskCheck,
     rows: _Gathered,
     number: int,
     image: str,
@@ -139,36 +137,37 @@ def _one(
 ) -> None:
     """Encodes and decodes the objects of one image."""
     predictions, gt, positive = perfect(task, priors, targets, len(names))
-    found = task.detect(predictions, without_validity(priors) if priors.valid is None else priors, images)
-    taken = set(gt[positive].tolist())
+    detections = task.detect(predictions, without_validity(priors) if priors.valid is None else priors, images)
+    matched = set(gt[positive].tolist())
     boxes, labels = targets.boxes[0], targets.labels[0]
     real = [int(g) for g in torch.nonzero(targets.valid[0]).flatten()]
-    stage.objects += len(real)
-    kept = found.valid[0]
-    overlap = _iou(boxes, found.boxes[0][kept]) * (labels[:, None] == found.labels[0][kept])
-    back = _paired(overlap)
+    check.objects += len(real)
+    valid = detections.valid[0]
+    detected, classes, scores = (x[0][valid] for x in (detections.boxes, detections.labels, detections.scores))
+    overlap = _iou(boxes, detected) * (labels[:, None] == classes)
+    recovered = _paired(overlap)
     for g in real:
         who = f"image {image}, object {g + 1} ({names[int(labels[g])]}, {_size(boxes[g])} network px)"
-        if g not in taken:
-            stage.lost.append(f"{who}: no prior answers for it")
-        elif g in back:
+        if g not in matched:
+            check.lost.append(f"{who}: no prior is assigned to it")
+        elif g in recovered:
             rows.truth.append((number, int(labels[g]), boxes[g].tolist()))
         elif reason := _collision(task, g, real, boxes, labels):
-            stage.lost.append(f"{who}: {reason}")
+            check.lost.append(f"{who}: {reason}")
         else:
             best = float(overlap[g].max()) if overlap.shape[1] else 0.0
-            stage.broken.append(f"{who}: encoded, and comes back with IoU {best:.3f}")
+            check.broken.append(f"{who}: encoded, but decoded with IoU {best:.3f}")
             rows.truth.append((number, int(labels[g]), boxes[g].tolist()))
-    for box, label, score in zip(found.boxes[0][kept], found.labels[0][kept], found.scores[0][kept], strict=True):
-        rows.found.append((number, int(label), box.tolist(), float(score)))
+    for box, label, score in zip(detected, classes, scores, strict=True):
+        rows.detections.append((number, int(label), box.tolist(), float(score)))
 
 
 def _paired(overlap: Tensor) -> set[int]:
-    """Objects that came back, each as a detection of its own; (G, N) overlaps of the same class, the highest first."""
+    """Objects with a detection of their own; (G, N) overlaps of the same class, the highest first."""
     objects: set[int] = set()
     used: set[int] = set()
-    for place in overlap.flatten().argsort(descending=True, stable=True).tolist():
-        g, n = divmod(place, overlap.shape[1])
+    for index in overlap.flatten().argsort(descending=True, stable=True).tolist():
+        g, n = divmod(index, overlap.shape[1])
         if float(overlap[g, n]) < SAME:
             break
         if g not in objects and n not in used:
@@ -180,7 +179,7 @@ def _paired(overlap: Tensor) -> set[int]:
 def _collision(task: BoxTask, g: int, real: Sequence[int], boxes: Tensor, labels: Tensor) -> str:
     """Why an object that was encoded may be gone: it overlaps another one too much, or there are too many."""
     if len(real) > task.suppress.top:
-        return f"the image holds more objects than the {task.suppress.top} detections that are kept"
+        return f"the image holds more objects than the {task.suppress.top} detections of an image"
     if task.select.min_size > 0 and float((boxes[g, 2:] - boxes[g, :2]).min()) < task.select.min_size:
         return f"smaller than select.min_size={task.select.min_size:g}"
     if isinstance(task.suppress, NMS):
@@ -205,16 +204,16 @@ def _size(box: Tensor) -> str:
 
 
 def _ap(rows: _Gathered, names: Sequence[str], images: int) -> float | None:
-    """COCO AP with as many detections an image as there are: the limit is another matter, and listed."""
+    """COCO AP with as many detections an image as there are: the limit is a collision of its own, and listed."""
     truth = GroundTruth.build(
         range(images), names, [r[0] for r in rows.truth], [r[1] for r in rows.truth],
         np.array([r[2] for r in rows.truth]).reshape(-1, 4),
     )  # fmt: skip
-    found = DetectionTable.build(
-        [r[0] for r in rows.found], [r[1] for r in rows.found],
-        np.array([r[2] for r in rows.found]).reshape(-1, 4), [r[3] for r in rows.found],
+    detections = DetectionTable.build(
+        [r[0] for r in rows.detections], [r[1] for r in rows.detections],
+        np.array([r[2] for r in rows.detections]).reshape(-1, 4), [r[3] for r in rows.detections],
     )  # fmt: skip
-    return score_detections(truth, found, "coco", max_dets=(1, 10, 10_000)).headline
+    return score_detections(truth, detections, "coco", max_dets=(1, 10, 10_000)).headline
 
 
-__all__ = ["ImageError", "Stage", "encode", "perfect"]
+__all__ = ["ImageError", "TaskCheck", "encode", "perfect"]

@@ -1,4 +1,4 @@
-"""Can a detector learn a few images by heart? Training, data and decoding together, as ``foveal check`` asks."""
+"""The overfitting of ``foveal check``: a detector trained on a few images must detect their objects."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from ..assembly.detector import Spec
     from ..recipe import Recipe
 
-LEARNED = 0.9  # AP50 on images that are known by heart
+LEARNED = 0.9  # AP50 on the training images that passes
 
 
 @dataclass(frozen=True)
 class Overfit:
-    """How well a few images were learned by heart."""
+    """How well a few images were overfitted."""
 
     images: int
     ap50: float | None
@@ -33,11 +33,11 @@ class Overfit:
 
     @property
     def verdict(self) -> str:
-        """Where the chain breaks, in words."""
+        """Which part is likely at fault."""
         if self.passed:
             return "learned"
         if self.first_loss is None or self.last_loss is None:
-            return "no update was made: give it more time"
+            return "no iteration was run: give it more time"
         if self.last_loss > 0.5 * self.first_loss:
             return (
                 f"the loss hardly falls ({self.first_loss:.3f} to {self.last_loss:.3f}): learning rate, loss or "
@@ -59,14 +59,16 @@ def overfit(
     epochs: int = 400,
     weights: str | Path | None = None,
     proposals: Sequence[str | Path] | None = None,
+    parts: Sequence[type] = (),
 ) -> Overfit:
     """Trains on ``count`` images without augmentation and scores the same images.
 
     A recipe of several stages takes no time limit. It is trained anew, twice as long each time, until the images are
-    learned or another training would not end within ``max_time`` or ``epochs``.
+    overfitted or another run would not end within ``max_time`` or ``epochs``.
 
-    ``weights``: a run or checkpoint to start from, as a training of it would; ``proposals``: files of them. Raises
-    :class:`~foveal.errors.FovealError` where no image has an object, and for proposals that do not fit.
+    ``weights``: a run or checkpoint to start from, as a training run would; ``proposals``: files of them;
+    ``parts``: see :func:`foveal.load`. Raises :class:`~foveal.errors.FovealError` where no image has an object, and for
+    proposals that do not fit.
     """
     from ..data.convert import convert
     from ..data.records.subsets import take
@@ -78,14 +80,12 @@ def overfit(
     usable = [take(r, ~(r.crowd | r.ignore)) for r in dataset.records]
     few = replace(dataset, records=[r for r in usable if len(r)][:count], split=None)
     several = len(spec.fit.stages) > 1
-    windows = any(
-        stage.inputs in ("windows", "maps") for stage in spec.fit.stages
-    )  # the batch counts these, not images
+    # the batch counts windows, not images
+    windows = any(stage.inputs in ("windows", "maps") for stage in spec.fit.stages)
     batch = spec.fit.batch if windows else min(count, spec.fit.batch)
     fit = replace(
-        spec.fit, augment=(), ema=None, schedule=Constant(), warmup_steps=min(20, spec.fit.warmup_steps),
-        batch=batch, lr=spec.fit.scaled_lr(batch), val_every=epochs if several else 40, early_stop=None,
-        difficult="learn",
+        spec.fit, augment=(), ema=None, schedule=Constant(), warmup_steps=min(20, spec.fit.warmup_steps), batch=batch,
+        lr=spec.fit.scaled_lr(batch), val_every=epochs if several else 40, early_stop=None, difficult="learn",
     )  # fmt: skip
     if proposals is not None and spec.source is not None:
         # proposals that do not fit are rejected here, where images have their own names
@@ -94,11 +94,11 @@ def overfit(
         data = Path(folder) / "data"
         convert(few, data, "coco", link=True)
 
-        def learned(fit: Recipe, out: str, **limits: Any) -> Overfit:
+        def outcome(fit: Recipe, out: str, **limits: Any) -> Overfit:
             changed: Any = replace(spec, fit=fit)  # type: ignore[call-arg]  # every spec has it as a field
             train(
                 changed, data=data, val=data, out=Path(folder) / out, device=device, weights=weights,
-                proposals=proposals, tensorboard=False, **limits,
+                proposals=proposals, parts=parts, tensorboard=False, **limits,
             )  # fmt: skip
             record = read_record(Path(folder) / out)
             losses = record.series("train", "loss")[1]
@@ -106,19 +106,19 @@ def overfit(
             return Overfit(len(few), last.get("AP50"), losses[0] if losses else None, losses[-1] if losses else None)
 
         if not several:
-            return learned(fit, "run", epochs=epochs, max_time=max_time)
-        own = [stage if stage.inputs == "features" else replace(stage, epochs=None) for stage in fit.stages]
-        fit = replace(fit, stages=tuple(own))
-        return _ever_longer(lambda n: learned(replace(fit, epochs=n), f"run-{n}"), epochs, max_time)
+            return outcome(fit, "run", epochs=epochs, max_time=max_time)
+        stages = [stage if stage.inputs == "features" else replace(stage, epochs=None) for stage in fit.stages]
+        fit = replace(fit, stages=tuple(stages))
+        return _ever_longer(lambda n: outcome(replace(fit, epochs=n), f"run-{n}"), epochs, max_time)
 
 
-def _ever_longer(learned: Callable[[int], Overfit], epochs: int, max_time: float) -> Overfit:
-    """The answer of the last training of 5, 10, 20, ... epochs, as :func:`overfit` says."""
+def _ever_longer(run: Callable[[int], Overfit], epochs: int, max_time: float) -> Overfit:
+    """The outcome of the last run of 5, 10, 20, ... epochs, as :func:`overfit` says."""
     length, end = min(5, epochs), time.monotonic() + max_time
     while True:
         began = time.monotonic()
-        found = learned(length)
+        outcome = run(length)
         now = time.monotonic()
-        if found.passed or length == epochs or now + 2 * (now - began) > end:
-            return found
+        if outcome.passed or length == epochs or now + 2 * (now - began) > end:
+            return outcome
         length = min(2 * length, epochs)

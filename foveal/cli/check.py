@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,39 +12,52 @@ from .common import (
     Device,
     ImagesDir,
     Overrides,
+    OwnParts,
     ProposalFile,
     Split,
+    limited,
     names,
-    note,
+    own_parts,
     paths,
+    print_err,
+    print_findings,
+    print_out,
     progress,
-    say,
     seconds,
     single,
-    tell_findings,
 )
+
+if TYPE_CHECKING:
+    from ..checks.assignment import TaskCheck
 
 SHOWN = 10  # lines of each list; the rest is counted
 
 
+Images = Annotated[int, typer.Option("--limit", min=1, help="Use only the first N images for the round trip.")]
+MaxTime = Annotated[str, typer.Option("--max-time", help="Time limit of the overfitting, as in 90s or 5m.")]
+EncodeOnly = Annotated[bool, typer.Option("--encode-only", help="Skip the overfitting.")]
+
+
 def check(
-    preset: Annotated[str, typer.Argument(metavar="PRESET", help="A preset's name, or a run or checkpoint folder.")],
+    preset: Annotated[str, typer.Argument(metavar="PRESET", help="Name of a preset, or a run or checkpoint folder.")],
     data: Data,
     overrides: Overrides = None,
     split: Split = None,
     classes: Classes = None,
     images: ImagesDir = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Images to encode.")] = 200,
-    max_time: Annotated[str, typer.Option("--max-time", help="Of the overfitting.")] = "5m",
-    skip_overfit: Annotated[bool, typer.Option("--encode-only", help="Only encode and decode.")] = False,
+    limit: Images = 200,
+    max_time: MaxTime = "5m",
+    skip_overfit: EncodeOnly = False,
     proposals: ProposalFile = None,
+    parts: OwnParts = None,
     device: Device = "auto",
 ) -> int:
-    """Is a detector wired up right for this data?
+    """Checks a detector on your data: encode/decode round trip, then overfits 8 images.
 
-    Encodes the annotated objects as the detector's targets, decodes them again (AP must be 1.0, but for listed
-    collisions), then learns 8 images by heart, as a training would begin: from the weights of a run or checkpoint where
-    one is given. Exit status 1 where one of them fails.
+    The objects are encoded as the detector's targets and decoded again: AP must be 1.0, except for collisions, which
+    are listed (objects that share an anchor or suppress each other). The overfitting starts as a training run would,
+    from the weights of a run or checkpoint where one is given, and must reach an AP50 of 0.9. Exit status 1 where one
+    of them fails.
 
     \b
     Example:
@@ -52,46 +65,47 @@ def check(
       foveal check faster_rcnn_mini --data my-photos --max-time 15m input.short=600
     """
     budget = seconds(max_time) or 300.0
-    from dataclasses import replace
-
     from ..checkpoints.initial import find_spec
     from ..checks.assignment import encode
-    from ..checks.overfit import overfit
     from ..config.overrides import override
-    from ..data.open import check_trainable, open_dataset
+    from ..data.open import check_trainable, open_dataset, open_sources
 
-    found, weights = find_spec(preset)
-    spec = override(found, overrides or ())
+    own = own_parts(parts)
+    base, weights = find_spec(preset, own)
+    spec = override(base, overrides or (), parts=own)
     if split is None:
-        from ..data.open import open_sources
-
         split = "train" if any(source.splits for source in open_sources(paths(data), images)) else None
     dataset = open_dataset(paths(data), split=split, images=images, classes=names(classes))
-    tell_findings(dataset)
+    print_findings(dataset)
     check_trainable(dataset)
-    part = replace(dataset, records=dataset.records[:limit])
     with progress("encoding") as update:
-        stages = encode(spec, part, update)
-    passed = True
-    for stage in stages:
-        passed = passed and stage.passed
-        ap = "undefined" if stage.ap is None else f"{stage.ap:.4f}"
-        verdict = "passed" if stage.passed else "FAILED: encoding and decoding do not agree"
-        say(f"encode {stage.name}: {stage.objects} objects, AP {ap}, {len(stage.lost)} collisions: {verdict}")
-        for line in (*stage.broken[:SHOWN], *stage.lost[:SHOWN]):
-            say(f"  {line}")
-        for what, lines in (("broken", stage.broken), ("collisions", stage.lost)):
-            if len(lines) > SHOWN:
-                say(f"  and {len(lines) - SHOWN} more {what}")
-    if skip_overfit or not passed:
-        return 0 if passed else 1
-    note(f"overfitting 8 images, {budget:.0f} s at most")
-    learned = overfit(spec, dataset, max_time=budget, device=device, weights=weights, proposals=proposals)
-    ap50 = "undefined" if learned.ap50 is None else f"{learned.ap50:.4f}"
-    say(
-        f"overfit: {learned.images} images, AP50 {ap50}: {'passed' if learned.passed else f'FAILED: {learned.verdict}'}"
-    )
-    return 0 if learned.passed else 1
+        checked = encode(spec, limited(dataset, limit), update)
+    for task in checked:
+        _print(task)
+    if not all(task.passed for task in checked):
+        return 1
+    if skip_overfit:
+        return 0
+    from ..checks.overfit import overfit
+
+    print_err(f"overfitting 8 images, {budget:.0f} s at most")
+    options: dict[str, Any] = {"device": device, "weights": weights, "proposals": proposals, "parts": own}
+    outcome = overfit(spec, dataset, max_time=budget, **options)
+    ap50 = "undefined" if outcome.ap50 is None else f"{outcome.ap50:.4f}"
+    verdict = "passed" if outcome.passed else f"FAILED: {outcome.verdict}"
+    print_out(f"overfit: {outcome.images} images, AP50 {ap50}: {verdict}")
+    return 0 if outcome.passed else 1
+
+
+def _print(task: TaskCheck) -> None:
+    ap = "undefined" if task.ap is None else f"{task.ap:.4f}"
+    verdict = "passed" if task.passed else "FAILED: encoding and decoding do not agree"
+    print_out(f"encode {task.name}: {task.objects} objects, AP {ap}, {len(task.lost)} collisions: {verdict}")
+    for line in (*task.broken[:SHOWN], *task.lost[:SHOWN]):
+        print_out(f"  {line}")
+    for what, lines in (("broken", task.broken), ("collisions", task.lost)):
+        if len(lines) > SHOWN:
+            print_out(f"  and {len(lines) - SHOWN} more {what}")
 
 
 app = single(check)

@@ -1,7 +1,8 @@
-"""What the verbs share: options, output, progress."""
+"""Options, output and progress that the verbs share."""
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import re
@@ -9,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from ..config.fields import is_part
 from ..errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,24 +27,47 @@ EVERY = 5.0  # seconds between progress lines where there is no terminal
 Progress = Callable[[int, int], None]  # (done, of how many)
 
 # ---------------------------------------------------------------------------------------------- options
-Data = Annotated[list[Path], typer.Option("--data", help="A data set; several are joined.", show_default=False)]
-ImagesDir = Annotated[Path | None, typer.Option("--images", help="Where the images lie, if not with the annotations.")]
-Classes = Annotated[str | None, typer.Option("--classes", help="Class names, comma-separated, in this order.")]
-Split = Annotated[str | None, typer.Option("--split", help="The split to use.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Precision = Annotated[
-    Literal["32", "bf16", "16"] | None, typer.Option("--precision", help="Default: bf16 where it is fast, else 32.")
+Data = Annotated[list[Path], typer.Option("--data", help="Data set; several are joined.", show_default=False)]
+ImagesDir = Annotated[
+    Path | None, typer.Option("--images", help="Folder of the images, if they are not beside the annotations.")
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="The first so many images.")]
-CfgFile = Annotated[Path | None, typer.Option("--cfg", help="Of a Darknet weights file: its network.")]
-NamesFile = Annotated[Path | None, typer.Option("--names", help="Of a Darknet weights file: its class names.")]
+Classes = Annotated[str | None, typer.Option("--classes", help="Names of the classes, comma-separated, in this order.")]
+Split = Annotated[str | None, typer.Option("--split", help="Name of the split to use.")]
+Device = Annotated[str, typer.Option("--device", help="Device to run on: auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[
+    Literal["32", "bf16", "16"] | None,
+    typer.Option(
+        "--precision", help="Floating-point precision; default: bf16 where the device is fast at it, else 32."
+    ),
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N images.")]
+Json = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="[FILE.json]",
+        help="Write the result as JSON to a file whose name ends in .json, or, without one, to standard output.",
+    ),
+]
+PresetOf = Annotated[
+    str | None, typer.Option("--preset", help="Preset of a weights file, where the file does not determine it.")
+]
+CfgFile = Annotated[Path | None, typer.Option("--cfg", help="Network of a Darknet weights file (.cfg).")]
+NamesFile = Annotated[Path | None, typer.Option("--names", help="Class names of a Darknet weights file (.names).")]
 ProposalFile = Annotated[
     list[Path] | None,
     typer.Option(
-        "--proposals", help="What `foveal proposals --out` wrote, for a detector that takes them from outside; several."
+        "--proposals",
+        help="File of `foveal proposals --out`, for a detector that takes external proposals; several are joined.",
     ),
 ]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings to replace.")]
+OwnParts = Annotated[
+    list[str] | None,
+    typer.Option("--parts", help="Module or .py file with parts of one's own, such as my_parts; several are joined."),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings to replace, as in input.short=600.")
+]
 
 
 def single(function: Callable[..., Any]) -> typer.Typer:
@@ -98,7 +124,7 @@ def with_stdout(arguments: Sequence[str]) -> list[str]:
     return out
 
 
-def seconds(text: str | None) -> float | None:
+def seconds(text: str | None, option: str = "--max-time") -> float | None:
     """``90``, ``90s``, ``30m``, ``1.5h``, ``1h30m`` -> seconds."""
     if text is None:
         return None
@@ -108,7 +134,7 @@ def seconds(text: str | None) -> float | None:
         sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
     )
     if total <= 0:
-        raise UsageError(f"{text!r} is no duration", where="--max-time", fix="Write 90s, 30m or 1h30m")
+        raise UsageError(f"{text!r} is not a duration", where=option, fix="Write 90s, 30m or 1h30m")
     return total
 
 
@@ -116,10 +142,15 @@ def names(text: str | None) -> list[str] | None:
     """``a, b`` -> ``["a", "b"]``."""
     if text is None:
         return None
-    found = [name.strip() for name in text.split(",") if name.strip()]
-    if not found:
+    listed = [name.strip() for name in text.split(",") if name.strip()]
+    if not listed:
         raise UsageError("an empty list of names", where="--classes")
-    return found
+    return listed
+
+
+def limited(dataset: Dataset, limit: int | None) -> Dataset:
+    """The first ``limit`` images of a data set."""
+    return dataset if limit is None else replace(dataset, records=dataset.records[:limit])
 
 
 def paths(data: Sequence[Path]) -> Path | list[Path]:
@@ -127,27 +158,49 @@ def paths(data: Sequence[Path]) -> Path | list[Path]:
     return data[0] if len(data) == 1 else list(data)
 
 
+def own_parts(modules: Sequence[str] | None) -> tuple[type, ...]:
+    """The parts in one's own modules or .py files, which may be in the current folder. This runs their code."""
+    classes: list[type] = []
+    for word in modules or ():
+        file = Path(word) if word.endswith(".py") else None
+        folder = str((file.parent if file is not None else Path()).resolve())
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        name = word if file is None else file.stem
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise UsageError(f"cannot import {word} ({error})", where="--parts") from error
+        if file is not None and Path(module.__file__ or "").resolve() != file.resolve():
+            raise UsageError(f"another module is named {name}", path=file, where="--parts", fix="Rename the file")
+        here = [c for c in vars(module).values() if is_part(c) and f"{c.__module__}.".startswith(f"{name}.")]
+        if not here:
+            raise UsageError(f"no parts in {word}", where="--parts", fix="A part is a frozen dataclass")
+        classes += here
+    return tuple(classes)
+
+
 # ----------------------------------------------------------------------------------------------- output
-def say(text: str) -> None:
-    """Lines on standard output, as they are: never cut, wrapped or colored."""
+def print_out(text: str) -> None:
+    """Prints lines on standard output as they are: never cut, wrapped or colored."""
     typer.echo(text)
 
 
-def note(text: str) -> None:
-    """Lines on standard error: what happens, as opposed to what was asked for."""
+def print_err(text: str) -> None:
+    """Prints lines on standard error: what happens, as opposed to the result."""
     typer.echo(text, err=True)
 
 
-def tell_findings(dataset: Dataset) -> None:
-    """What was dropped, repaired or ignored in a data set, repeats folded, on standard error."""
+def print_findings(dataset: Dataset) -> None:
+    """Prints what was dropped, repaired or ignored in a data set, repeats folded, on standard error."""
     from ..data.records.findings import count, fold
 
-    found = [finding for finding in dict.fromkeys(dataset.findings) if finding.severity != "note"]
-    for line in fold(found):
-        note(line)
-    if found:
-        counts = count(found)
-        note(f"{dataset.path}: {counts['error']} errors, {counts['warning']} warnings")
+    findings = [finding for finding in dict.fromkeys(dataset.findings) if finding.severity != "note"]
+    for line in fold(findings):
+        print_err(line)
+    if findings:
+        counts = count(findings)
+        print_err(f"{dataset.path}: {counts['error']} errors, {counts['warning']} warnings")
 
 
 def write_json(value: Any, target: Path | None) -> None:
@@ -192,7 +245,7 @@ def progress(what: str) -> Iterator[Progress]:
         elif now - last >= EVERY:
             last = now
             left = f", {(now - start) * (total - done) / done:.0f} s left" if done and total else ""
-            note(f"{what}: {done}/{total or '?'}{left}")
+            print_err(f"{what}: {done}/{total or '?'}{left}")
 
     try:
         yield update

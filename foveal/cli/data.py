@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..errors import UsageError
-from .common import Classes, ImagesDir, group, names, note, paths, progress, say
+from .common import Classes, ImagesDir, group, names, paths, print_err, print_out, progress
 
 if TYPE_CHECKING:
     from ..data.convert import Conversion
 
 Out = Annotated[Path, typer.Option("--out", help="A new folder.", show_default=False)]
-Sources = Annotated[list[Path], typer.Argument(help="A data set; several are joined.", show_default=False)]
+Sources = Annotated[list[Path], typer.Argument(help="Data set; several are joined.", show_default=False)]
 Link = Annotated[bool, typer.Option("--link", help="Link the images instead of copying them.")]
 
 app = group()
@@ -22,7 +22,7 @@ app = group()
 
 @app.callback()
 def data() -> None:
-    """Makes, converts and splits data sets. Sources are only read.
+    """Makes, converts and splits data sets; never changes a source.
 
     \b
     Example:
@@ -34,15 +34,17 @@ def data() -> None:
 
 @app.command()
 def make(
-    what: Annotated[Literal["shapes"], typer.Argument(help="The set to make.", show_default=False)],
+    what: Annotated[Literal["shapes"], typer.Argument(help="Data set to make.", show_default=False)],
     folder: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
-    images: Annotated[int, typer.Option("--images", min=2, help="Pictures, 4 : 1 for train and val.")] = 750,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    format: Annotated[Literal["voc", "coco"], typer.Option("--format")] = "voc",
-    size: Annotated[str, typer.Option("--size", help="Pixels: one side, or WIDTHxHEIGHT.")] = "256",
-    masks: Annotated[bool, typer.Option("--masks/--no-masks")] = True,
+    images: Annotated[int, typer.Option("--images", min=2, help="Number of images, 4 : 1 for train and val.")] = 750,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
+    format: Annotated[Literal["voc", "coco"], typer.Option("--format", help="Format to write.")] = "voc",
+    size: Annotated[
+        str, typer.Option("--size", help="Image size in pixels: 256, or 320x256 (width x height).")
+    ] = "256",
+    masks: Annotated[bool, typer.Option("--masks/--no-masks", help="Write masks of the objects.")] = True,
 ) -> None:
-    """Draws a data set: six classes, one of them rare, small and overlapping objects, empty pictures, masks.
+    """Draws a data set: six classes (one rare), small and overlapping objects, empty images, masks.
 
     \b
     Example:
@@ -55,24 +57,27 @@ def make(
             folder, images=images, seed=seed, format=format, size=_size(size), masks=masks, progress=update
         )
     parts = ", ".join(f"{n} {split}" for split, n in made.images.items())
-    say(f"{made.path}: {parts}; objects: {', '.join(f'{name} {n}' for name, n in made.objects.items())}")
+    print_out(f"{made.path}: {parts}; objects: {', '.join(f'{name} {n}' for name, n in made.objects.items())}")
 
 
 def _size(text: str) -> tuple[int, int]:
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise UsageError(f"{text!r} is no size", where="--size", fix="Write 256 or 320x256")
+        raise UsageError(f"{text!r} is not a size", where="--size", fix="Write 256 or 320x256")
     return int(sides[0]), int(sides[-1])
 
 
 @app.command()
 def convert(
     data: Sources,
-    to: Annotated[Literal["voc", "coco", "yolo"], typer.Option("--to", help="The format to write.")],
+    to: Annotated[Literal["voc", "coco", "yolo"], typer.Option("--to", help="Format to write.")],
     out: Out,
     images: ImagesDir = None,
     classes: Classes = None,
-    others: Annotated[Literal["background", "skip-image"], typer.Option("--others")] = "background",
+    others: Annotated[
+        Literal["background", "skip-image"],
+        typer.Option("--others", help="What images with objects of other classes become."),
+    ] = "background",
     link: Link = False,
 ) -> None:
     """Writes a data set in another format, every split of it.
@@ -90,16 +95,17 @@ def convert(
 def split(
     data: Sources,
     out: Out,
-    val: Annotated[float, typer.Option("--val", help="The part for validation.")] = 0.2,
-    test: Annotated[float, typer.Option("--test", help="The part for testing.")] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    val: Annotated[float, typer.Option("--val", help="Fraction of the images for val.")] = 0.2,
+    test: Annotated[float, typer.Option("--test", help="Fraction of the images for test.")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
     format: Annotated[
-        Literal["voc", "coco", "yolo"] | None, typer.Option("--format", help="Default: as it is.")
+        Literal["voc", "coco", "yolo"] | None,
+        typer.Option("--format", help="Format to write; default: that of the data."),
     ] = None,
     images: ImagesDir = None,
     link: Link = False,
 ) -> None:
-    """Divides a data set by a seed into train, val and, if wanted, test.
+    """Splits a data set at random into train, val and, with --test, test.
 
     \b
     Example:
@@ -114,6 +120,6 @@ def _told(written: Conversion) -> None:
     from ..data.records.findings import fold
 
     for line in fold(written.findings):
-        note(line)
+        print_err(line)
     parts = f", splits: {', '.join(written.splits)}" if written.splits else ""
-    say(f"{written.path}: {written.format.upper()}, {written.images} images, {written.objects} objects{parts}")
+    print_out(f"{written.path}: {written.format.upper()}, {written.images} images, {written.objects} objects{parts}")

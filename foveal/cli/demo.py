@@ -10,14 +10,14 @@ from typing import Annotated
 import typer
 
 from ..errors import FovealError
-from .common import Device, Precision, note, progress, say, seconds, single
+from .common import Device, Precision, print_err, print_out, progress, seconds, single
 
 PRESET = "faster_rcnn_mini"
 IMAGES = 2200
-VALIDATE = 10  # one picture in so many
+VALIDATE = 10  # one of this many images is for validation
 SIDE = 160  # pixels
 LIMIT = "7m"  # of training; with the installation, data and report it stays under ten minutes on two cores
-# The backbone starts from nothing, so many pictures have to be seen: a narrower neck, fewer and smaller regions.
+# The backbone is trained from scratch, which takes many images: a narrower neck, fewer and smaller regions.
 OVERRIDES = (
     f"input.short={SIDE}",
     "neck.channels=64",
@@ -26,20 +26,22 @@ OVERRIDES = (
     "train_proposals=Counts(200, 200)",
     "fit.batch=8",
     "fit.lr=0.0025",
-    "fit.val_every=100",  # at the end alone: every look at the pictures costs eight seconds
+    "fit.val_every=100",  # only at the end: a validation takes eight seconds
 )
 MARK = ".demo"  # a folder that demo made, and may replace
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="The run folder; one of an earlier demo is replaced.")] = Path(
+    out: Annotated[Path, typer.Option("--out", help="Run folder; that of an earlier demo is replaced.")] = Path(
         "runs/demo"
     ),
-    images: Annotated[int, typer.Option("--images", min=10, help="Pictures to draw.")] = IMAGES,
-    preset: Annotated[str, typer.Option("--preset")] = PRESET,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
-    max_time: Annotated[str, typer.Option("--max-time", help="Of training.")] = LIMIT,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    images: Annotated[int, typer.Option("--images", min=10, help="Number of images to draw.")] = IMAGES,
+    preset: Annotated[str, typer.Option("--preset", help="Preset to train.")] = PRESET,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Number of epochs; overrides the recipe's.")
+    ] = None,
+    max_time: Annotated[str, typer.Option("--max-time", help="Time limit of the training, as in 7m.")] = LIMIT,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of data and training.")] = 0,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
@@ -53,7 +55,8 @@ def demo(
     began = time.monotonic()
     _clear(out)
     _draw(out, images, seed)
-    from ..report.run_report import headline, report_run
+    from ..report.run_report import report_run
+    from ..report.summary import run_summary
     from ..training.run import train
 
     train(
@@ -67,9 +70,10 @@ def demo(
         precision=precision,
         overrides=OVERRIDES if preset == PRESET else (),
     )
-    say(headline(out))
-    say(f"report: {report_run(out, device=device)}")
-    note(f"{(time.monotonic() - began) / 60:.1f} minutes")
+    page = report_run(out, device=device)
+    print_out(run_summary(out))
+    print_out(f"report: {page}")
+    print_err(f"{(time.monotonic() - began) / 60:.1f} minutes")
 
 
 def _draw(out: Path, images: int, seed: int) -> None:
@@ -80,15 +84,15 @@ def _draw(out: Path, images: int, seed: int) -> None:
     splits = {"train": images - images // VALIDATE, "val": images // VALIDATE}
     with progress("drawing") as update:
         made = make_shapes(out / "data", splits=splits, size=(SIDE, SIDE), seed=seed, masks=False, progress=update)
-    note(f"{made.path}: {sum(made.images.values())} pictures drawn, {sum(made.objects.values())} objects")
+    print_err(f"{made.path}: {sum(made.images.values())} images drawn, {sum(made.objects.values())} objects")
 
 
 def _clear(out: Path) -> None:
-    """Makes room. Only a folder that ``demo`` made is replaced."""
+    """Removes the folder of an earlier demo, and refuses any other."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / MARK).is_file():
-        raise FovealError("holds something that demo did not make", path=out, fix="Name another folder with --out")
+        raise FovealError("holds something that demo did not make", path=out, fix="Give another folder with --out")
     shutil.rmtree(out)
 
 

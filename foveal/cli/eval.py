@@ -1,9 +1,9 @@
-"""``foveal eval``."""
+"""``foveal eval``. With --detections it never imports torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,58 +14,70 @@ from .common import (
     Data,
     Device,
     ImagesDir,
+    Json,
     Limit,
     NamesFile,
+    OwnParts,
     Precision,
+    PresetOf,
     ProposalFile,
     Split,
+    limited,
     names,
-    note,
+    own_parts,
     paths,
+    print_err,
+    print_findings,
+    print_out,
     progress,
-    say,
     single,
-    tell_findings,
     write_json,
 )
 
 if TYPE_CHECKING:
-    from ..assembly.detector import Detector
-    from ..data.records.dataset import Dataset
     from ..evaluation import DetectionTable, GroundTruth, Results
+
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[MODEL] [key=value ...]",
+        help="A run, checkpoint, alias or weights file (not with --detections), then settings to replace.",
+    ),
+]
+DetectionFile = Annotated[
+    Path | None,
+    typer.Option("--detections", help="Score these instead: COCO results JSON, or a folder of VOC comp4_det_* files."),
+]
+Protocol = Annotated[Literal["coco", "voc07", "voc10"], typer.Option("--protocol", help="Protocol to score by.")]
+SaveTo = Annotated[
+    Path | None,
+    typer.Option("--save-detections", help="Write the detections to a .json file (COCO), or to a folder (VOC)."),
+]
 
 
 def evaluate(
     data: Data,
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[MODEL] [key=value ...]",
-            help="A run, checkpoint, alias or weights file; not with --detections. Then settings to replace.",
-        ),
-    ] = None,
-    detections: Annotated[
-        Path | None, typer.Option("--detections", help="COCO results JSON, or a folder of VOC comp4_det_* files.")
-    ] = None,
+    arguments: Arguments = None,
+    detections: DetectionFile = None,
     split: Split = None,
-    protocol: Annotated[Literal["coco", "voc07", "voc10"], typer.Option("--protocol")] = "coco",
+    protocol: Protocol = "coco",
     classes: Classes = None,
     images: ImagesDir = None,
-    json: Annotated[Path | None, typer.Option("--json", help="The numbers as JSON; - is standard output.")] = None,
-    save_detections: Annotated[
-        Path | None, typer.Option("--save-detections", help="A .json file (COCO), or a folder (VOC).")
-    ] = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="Of a weights file, where it is not clear.")] = None,
+    json: Json = None,
+    save_detections: SaveTo = None,
+    preset: PresetOf = None,
     cfg: CfgFile = None,
     names_file: NamesFile = None,
     proposals: ProposalFile = None,
+    parts: OwnParts = None,
     device: Device = "auto",
     precision: Precision = None,
     limit: Limit = None,
 ) -> None:
     """Scores a detector, or the detections of any tool, by a named protocol.
 
-    Without --split: val where the data has splits; of a run that divided this data itself, the images that it
+    Without --split: val where the data has splits; for a run that divided this data itself, the images that it
     validated on; else the whole set.
 
     \b
@@ -75,99 +87,91 @@ def evaluate(
       foveal eval --detections results.json --data instances_val.json --json scores.json
     """
     from ..config.overrides import is_override
-    from ..data.open import open_dataset
 
     words = list(arguments or [])
     model = None if not words or is_override(words[0]) else words.pop(0)
     if (model is None) == (detections is None):
-        raise UsageError("give a model or --detections, one of the two", fix="Run foveal eval --help for the usage")
+        raise UsageError("give a model or --detections, one of the two", fix="foveal eval --help shows how")
+    shared: dict[str, Any] = {"data": paths(data), "split": split, "images": images, "protocol": protocol}
+    shared |= {"classes": names(classes), "limit": limit}
     if detections is not None:
-        if cfg is not None or names_file is not None:
-            raise UsageError("--cfg and --names belong to a model, not to detections")
-        if proposals is not None:
-            raise UsageError("--proposals belongs to a model, not to detections")
-        if words:
-            raise UsageError(f"{words[0]!r}: detections have no settings to replace")
-        if split is None:
-            split = _only_split(paths(data), images)
-        dataset = open_dataset(paths(data), split=split, images=images, require_images=False)
-        tell_findings(dataset)
-        results, truth, found = _score_file(detections, dataset, limit, classes, protocol)
+        _refuse(cfg or names_file, proposals, words)
+        results, truth, table = _score_file(detections, **shared)
     else:
-        assert model is not None
-        from ..checkpoints.load import load
-
-        detector = load(
-            model, preset=preset, cfg=cfg, names=names_file, device=device, precision=precision, overrides=words
+        options: dict[str, Any] = {
+            "preset": preset,
+            "cfg": cfg,
+            "names": names_file,
+            "device": device,
+            "precision": precision,
+        }
+        results, truth, table = _score_model(
+            str(model), {**options, "overrides": words, "parts": own_parts(parts)}, proposals, shared
         )
-        results, truth, found = _score_model(detector, model, data, split, images, classes, protocol, limit, proposals)
     if str(json) != "-":
-        say(results.text())
+        print_out(results.text())
     write_json(results.to_dict(), json)
     if save_detections is not None:
         from ..evaluation import save_detections as save
 
         coco = save_detections.suffix.lower() == ".json"
-        save(found, truth, save_detections, "coco" if coco else "voc", split=results.split or "val")
+        save(table, truth, save_detections, "coco" if coco else "voc", split=results.split or "val")
 
 
-def _only_split(data: Path | list[Path], images: Path | None) -> str | None:
-    """``val`` where there are split files, which then say what is in it; else the whole set."""
-    from ..data.open import open_sources
-
-    return "val" if any(source.splits for source in open_sources(data, images)) else None
-
-
-def _limited(dataset: Dataset, limit: int | None) -> Dataset:
-    from dataclasses import replace
-
-    return dataset if limit is None else replace(dataset, records=dataset.records[:limit])
+def _refuse(darknet: Path | None, proposals: list[Path] | None, words: list[str]) -> None:
+    """What belongs to a model and not to detections."""
+    if darknet is not None:
+        raise UsageError("--cfg and --names belong to a model, not to detections")
+    if proposals is not None:
+        raise UsageError("--proposals belongs to a model, not to detections")
+    if words:
+        raise UsageError(f"{words[0]!r}: detections have no settings to replace")
 
 
 def _score_file(
-    file: Path, dataset: Dataset, limit: int | None, classes: str | None, protocol: str
+    file: Path,
+    data: Path | list[Path],
+    split: str | None,
+    images: Path | None,
+    protocol: str,
+    classes: list[str] | None,
+    limit: int | None,
 ) -> tuple[Results, GroundTruth, DetectionTable]:
     """Detections of images beyond the limit are read, and checked, but not scored."""
+    from ..data.open import open_dataset, open_sources
     from ..data.records.subsets import select_classes
     from ..evaluation import GroundTruth, read_detections, score_detections
 
+    if split is None:  # where there are split files, they define what is in it
+        split = "val" if any(source.splits for source in open_sources(data, images)) else None
+    dataset = open_dataset(data, split=split, images=images, look=False)
+    print_findings(dataset)
     if classes is not None:
-        dataset = select_classes(dataset, names(classes) or [])
-    found = read_detections(file, GroundTruth.of(dataset), unknown_classes="error" if classes is None else "drop")
-    truth = GroundTruth.of(_limited(dataset, limit), masks=found.masks is not None)
-    found = found[found.image < len(truth.images)]
-    return score_detections(truth, found, protocol, split=dataset.split), truth, found
+        dataset = select_classes(dataset, classes)
+    table = read_detections(file, GroundTruth.of(dataset), unknown_classes="error" if classes is None else "drop")
+    truth = GroundTruth.of(limited(dataset, limit), masks=table.masks is not None)
+    table = table[table.image < len(truth.images)]
+    return score_detections(truth, table, protocol, split=dataset.split), truth, table
 
 
 def _score_model(
-    detector: Detector,
-    model: str,
-    data: list[Path],
-    split: str | None,
-    images: Path | None,
-    classes: str | None,
-    protocol: str,
-    limit: int | None,
-    proposals: list[Path] | None,
+    model: str, options: dict[str, Any], proposals: list[Path] | None, shared: dict[str, Any]
 ) -> tuple[Results, GroundTruth, DetectionTable]:
-    from ..evaluation.scoring import divided_ids, evaluation_set, score_detector
-    from ..external_proposals.detector import with_proposals
+    """Reports on standard error what is not in the score."""
+    from ..checkpoints.load import load
+    from ..evaluation.scoring import score_model
 
-    where = paths(data)
-    dataset = evaluation_set(where, split=split, images=images, divided=divided_ids(model, where))
-    dataset = _limited(dataset, limit)
-    with progress("proposing") as update:
-        dataset = with_proposals(detector, dataset, proposals, progress=update)
-    tell_findings(dataset)
-    with progress("evaluating") as update:
-        scored = score_detector(detector, dataset, protocol=protocol, classes=names(classes), progress=update)
+    scored = score_model(
+        load(model, **options), source=model, proposals=proposals, on_data=print_findings, task=progress, **shared
+    )
     for error in scored.skipped:
-        note(f"skipped: {error}")
+        print_err(f"skipped: {error}")
     if scored.skipped:
-        note(f"{len(scored.skipped)} of {len(dataset)} images could not be read; nothing counts as found there")
+        count = f"{len(scored.skipped)} of {len(scored.truth.images)}"
+        print_err(f"{count} images could not be read; they count as images without detections")
     if scored.left_out:
-        note(f"classes of the data that the detector does not know, left out: {', '.join(scored.left_out)}")
-    return scored.results, scored.truth, scored.found
+        print_err(f"classes of the data that the detector does not know, left out: {', '.join(scored.left_out)}")
+    return scored.results, scored.truth, scored.table
 
 
 app = single(evaluate)

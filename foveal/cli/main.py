@@ -19,18 +19,18 @@ DONE, REFUSED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 3, 130
 NOT_OURS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES}
 
 VERBS = {
-    "demo": "make a data set, train a small detector on it, score it, write a report: minutes on two cores",
+    "demo": "draw a data set, train a small detector on it, score it, write a report: minutes on two CPU cores",
     "train": "train a detector on your data",
-    "eval": "score a detector, or anybody's detections, by a named protocol",
+    "eval": "score a detector, or the detections of any tool, by a named protocol",
     "predict": "detect objects in images, folders, globs: drawings and JSON",
-    "doctor": "every finding in a data set, before training",
+    "doctor": "check a data set before training",
     "data": "make, convert and split data sets",
-    "check": "is a detector wired up right for this data? encode, decode, overfit",
-    "anchors": "the shapes of boxes that fit a data set best (YOLO)",
-    "proposals": "how many of the objects a detector's proposals hold",
+    "check": "check a detector on your data: encode/decode round trip, then overfit a few images",
+    "anchors": "find the anchors that fit a data set best (YOLO)",
+    "proposals": "compute, cache and evaluate proposals (recall)",
     "weights": "list, fetch, import and export weights",
-    "models": "the detectors there are, their settings and what they reach",
-    "compare": "runs side by side: settings that differ, scores, curves",
+    "models": "list the presets: parameters, published scores, settings",
+    "compare": "compare runs: scores, settings that differ, curves",
 }
 
 HELP = """\
@@ -61,7 +61,7 @@ def run() -> None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be written, at exit neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be written, nor at exit
         if not isinstance(error, BrokenPipeError) and status == DONE:  # else the reader (head, less) has seen enough
             status = _say(f"standard output: {error.strerror}", REFUSED)
     sys.exit(status)

@@ -1,62 +1,83 @@
-"""``foveal models``."""
+"""``foveal models``. The list never imports torch."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UsageError
-from .common import progress, say, single
+from .common import print_out, single
+
+if TYPE_CHECKING:
+    from ..presets.catalogue import PublishedScore
+
+START = """\
+Start here:
+  few images       foveal weights fetch accurate, then: foveal train accurate --data DATA --max-time 1h
+  no weights       foveal train faster_rcnn_mini --data DATA --max-time 30m
+  data like COCO   faster_rcnn_r50_fpn_v2 or retinanet_r50_fpn_v2, on GPUs
+  speed            ssdlite320_mobilenet_v3_large or faster_rcnn_mobilenet_v3_large_320_fpn
+"""
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="A preset.", show_default=False)] = None,
-    classes: Annotated[int, typer.Option("--classes", min=1, help="Classes to count parameters for.")] = 80,
+    name: Annotated[str | None, typer.Argument(help="Name of a preset.", show_default=False)] = None,
+    classes: Annotated[
+        int, typer.Option("--classes", min=1, help="Number of classes that the parameters are counted for.")
+    ] = 80,
 ) -> None:
-    """The presets: what they are, their parameters, what they reach; of one of them, every setting with its help.
+    """Lists the presets by family: parameters, published scores and weights. Of one preset, every setting.
 
     \b
     Example:
       foveal models
       foveal models faster_rcnn_mini
     """
-    from .. import presets
-    from ..presets.catalogue import comments, parameters, settings
-    from ..report.run_report import table
-
-    said = comments()
     if name is None:
-        rows = [("preset", "parameters", "published", "weights")]
-        with progress("counting parameters") as update:
-            every = presets.names()
-            for i, n in enumerate(every):
-                update(i, len(every))
-                try:
-                    count = f"{parameters(presets.get(n), classes):,}"
-                except UsageError as error:  # its networks come with a package that is not there
-                    count = error.message
-                rows.append((n, count, _score(said.get(n, "")), _weights(n) or "-"))
-        say(table(rows))
-        say(f"Parameters with {classes} classes. Published: COCO AP, or VOC mAP where it says so.")
-        say("Weights: what `foveal weights fetch` gets. foveal models NAME tells more.")
-        return
+        _list(classes)
+    else:
+        _show(name, classes)
+
+
+def _list(classes: int) -> None:
+    from ..presets.catalogue import CARDS, FAMILIES
+
+    print_out(START)
+    width = max(map(len, CARDS))
+    for family, cards in FAMILIES.items():
+        print_out(f"{family:<{width + 2}}  {'parameters':>11}  {'published':<9}")
+        for name, card in cards.items():
+            score = _short(card.published[0]) if card.published else "-"
+            weights = f" [weights: {_weights(name)}]" if _weights(name) else ""
+            print_out(f"  {name:<{width}}  {card.parameters(classes):>11,}  {score:<9}  {card.about}{weights}")
+        print_out("")
+    print_out(
+        f"Parameters are counted for {classes} classes. Published scores are COCO AP, or VOC mAP where it says so."
+    )
+    print_out("`foveal weights fetch NAME` downloads weights; `foveal models PRESET` shows all settings of a preset.")
+
+
+def _show(name: str, classes: int) -> None:
+    from .. import presets
+    from ..presets.catalogue import CARDS, comments, setting_rows
+
     spec = presets.get(name)
-    say(f"{name}: {type(spec).__name__}, {parameters(spec, classes):,} parameters with {classes} classes")
-    if said.get(name):
-        say(said[name])
+    print_out(f"{name}: {type(spec).__name__}, {CARDS[name].parameters(classes):,} parameters with {classes} classes")
+    if text := comments().get(name):
+        print_out(text)
+    for score in CARDS[name].published:
+        print_out(f"Published: {score.value:.1f} {score.protocol} ({score.source})")
     if _weights(name):
-        say(f"Published weights: {_weights(name)}")
-    say("\nSettings, to be replaced on the command line as key=value:")
-    for path, value, text in settings(spec):
-        say(f"  {path}={value}" + (f"  # {text}" if text else ""))
+        print_out(f"Published weights: {_weights(name)}")
+    print_out("\nSettings, to be replaced on the command line as key=value:")
+    for path, value, text in setting_rows(spec):
+        print_out(f"  {path}={value}" + (f"  # {text}" if text else ""))
 
 
-def _score(comment: str) -> str:
-    """The first published score that a preset's comment names."""
-    found = re.search(r"(\d\d\.\d) (AP|mAP)\b", comment)
-    return "-" if found is None else found[1] + (" VOC" if found[2] == "mAP" else "")
+def _short(score: PublishedScore) -> str:
+    """``37.0``, ``77.2 VOC``, ``58.0 AR``."""
+    kind = "VOC" if "mAP" in score.protocol else "AR" if "AR@" in score.protocol else ""
+    return f"{score.value:.1f} {kind}".rstrip()
 
 
 def _weights(preset: str) -> str | None:

@@ -1,4 +1,4 @@
-"""``foveal weights list|fetch|import|export``."""
+"""``foveal weights list|fetch|import|export``. The first two never import torch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..errors import FovealError, UsageError
-from .common import CfgFile, NamesFile, group, names, note, progress, say
+from ..errors import UsageError
+from .common import CfgFile, NamesFile, OwnParts, PresetOf, group, names, own_parts, print_err, print_out, progress
 
 app = group()
 
 
 @app.callback()
 def weights() -> None:
-    """Other people's checkpoints: what is published, fetched when you ask for it, read without running their code.
+    """Lists, downloads, imports and exports weights. Files are read without running code that is in them.
 
     \b
     Example:
@@ -28,9 +28,9 @@ def weights() -> None:
 
 @app.command("list")
 def list_(
-    name: Annotated[str | None, typer.Argument(help="One of them: its card.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of one, to show its card.", show_default=False)] = None,
 ) -> None:
-    """The published checkpoints: name, what it is with us, size, score, and whether it is here; of one, its card.
+    """Lists the published checkpoints: name, preset, size, score, and whether it is downloaded; of one, its card.
 
     \b
     Example:
@@ -41,9 +41,9 @@ def list_(
 
     if name is not None:
         entry = find_published(name)
-        say(entry.name)
+        print_out(entry.name)
         for what, text in entry.card():
-            say(f"  {what}: {text}")
+            print_out(f"  {what}: {text}")
         return
     short = {name: alias for alias, name in ALIASES.items()}
     rows = [("name", "alias", "preset", "MB", "score", "here")]
@@ -54,9 +54,9 @@ def list_(
         rows.append((entry.name, short.get(entry.name, "-"), preset, f"{entry.megabytes:.0f}", score, here))
     width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
-        say("  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip())
-    say("timm's: timm/NAME. `foveal weights list NAME` shows data, licence and source of one.")
-    say(f"Fetched files lie in {weights_folder()}")
+        print_out("  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip())
+    print_out("timm's: timm/NAME. `foveal weights list NAME` shows data, licence and source of one.")
+    print_out(f"Fetched files lie in {weights_folder()}")
 
 
 @app.command()
@@ -64,15 +64,17 @@ def fetch(
     name: Annotated[
         str, typer.Argument(help="An alias, a name of `weights list`, timm/NAME, or an address.", show_default=False)
     ],
-    cache: Annotated[Path | None, typer.Option("--cache", help="Another folder to keep it in.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Folder of the downloaded files; default: the cache.")
+    ] = None,
     sha256: Annotated[
-        str | None, typer.Option("--sha256", help="Of an address: the file's hash, or 8 digits of it or more.")
+        str | None, typer.Option("--sha256", help="SHA-256 of the file at an address, or its first 8 digits or more.")
     ] = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Only what is here already (FOVEAL_OFFLINE=1: always).")
+        bool, typer.Option("--offline", help="Use only what is downloaded already (FOVEAL_OFFLINE=1: always).")
     ] = False,
 ) -> None:
-    """Downloads a published checkpoint, once, and checks it by its hash. A cut download goes on where it ended.
+    """Downloads a published checkpoint, once, and checks its hash. An interrupted download resumes.
 
     \b
     Example:
@@ -85,16 +87,16 @@ def fetch(
 
     if "://" in name:
         with progress(f"fetching {name}") as update:
-            say(str(fetch_url(name, sha256, cache, progress=update, offline=offline)))
+            print_out(str(fetch_url(name, sha256, cache, progress=update, offline=offline)))
         return
     if sha256 is not None:
         raise UsageError(f"the hash of {name} is known", where="--sha256", fix="Use it with an address only")
     for what, text in find_published(name).card():
         if what in ("data", "licence", "source"):
-            note(f"{what}: {text}")
+            print_err(f"{what}: {text}")
     with progress(f"fetching {name}") as update:
         path = run(name, cache, progress=update, offline=offline)
-    say(str(path))
+    print_out(str(path))
 
 
 @app.command("import")
@@ -108,14 +110,15 @@ def import_(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="A new folder.", show_default=False)],
-    preset: Annotated[str | None, typer.Option("--preset", help="What it is, where that is not clear.")] = None,
+    preset: PresetOf = None,
     classes: Annotated[
-        str | None, typer.Option("--classes", help="Class names, comma-separated, without background.")
+        str | None, typer.Option("--classes", help="Names of the classes, comma-separated, without background.")
     ] = None,
     cfg: CfgFile = None,
     names_file: NamesFile = None,
+    parts: OwnParts = None,
 ) -> None:
-    """Reads a foreign checkpoint, safely, and writes it as one of ours, which every verb takes.
+    """Converts a foreign checkpoint to one of foveal's, which every verb takes.
 
     \b
     Example:
@@ -124,45 +127,42 @@ def import_(
       foveal weights import yolov3-tiny.weights --cfg yolov3-tiny.cfg --names coco.names --out models/tiny
       foveal predict models/r50 photo.jpg
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FovealError("is there already", path=out, fix="Name a new or empty folder")
     if classes is not None and names_file is not None:
         raise UsageError("--names or --classes, not both")
-    from ..checkpoints.folder import Content, save
-    from ..checkpoints.load import find
-    from ..config.show import show
-    from ..runtime.processes import versions
+    from ..checkpoints.load import import_model
 
-    found = find(model, preset, cfg=cfg, names=names_file or names(classes))
-    spec = found.spec()
-    detector = found.build(spec)
-    described = {"spec": show(spec), "classes": list(found.classes), "versions": versions()}
-    origin = {"step": 0, "imported": found.path.name}
-    save(out / "checkpoints", 0, Content(detector.state_dict(), {}, {}, origin, described))
-    say(f"{out}: {type(spec).__name__}, {len(found.classes)} classes")
+    spec, known = import_model(
+        model, out, preset=preset, cfg=cfg, names=names_file or names(classes), parts=own_parts(parts)
+    )
+    print_out(f"{out}: {type(spec).__name__}, {len(known)} classes")
 
 
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="A run, checkpoint, alias or weights file.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", help="A file or folder that is not there yet.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="A new file or folder.", show_default=False)],
     to: Annotated[
         Literal["foveal", "hf", "hf4", "torchvision", "detr", "darknet", "backbone"] | None,
-        typer.Option("--to", help="The form. Default: .safetensors foveal, .weights darknet, a folder hf."),
+        typer.Option(
+            "--to", help="Format to write; default: foveal for .safetensors, darknet for .weights, hf for a folder."
+        ),
     ] = None,
     resnet: Annotated[
         Literal["timm", "transformers"],
-        typer.Option("--resnet", help="Whose names the ResNet inside a transformers' DETR has."),
+        typer.Option("--resnet", help="Key names of the ResNet in a transformers DETR."),
     ] = "timm",
     svd: Annotated[
         str | None,
-        typer.Option("--svd", help="Ranks of a region head's fully connected layers: each becomes two smaller ones."),
+        typer.Option(
+            "--svd", help="Ranks, such as 1024,256, to compress the fully connected layers of a region head to."
+        ),
     ] = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="Of a weights file, where it is not clear.")] = None,
+    preset: PresetOf = None,
     cfg: CfgFile = None,
     names_file: NamesFile = None,
+    parts: OwnParts = None,
 ) -> None:
-    """Writes the weights of a run in the form that a program reads, whole or not at all.
+    """Writes the weights of a run in the format of another program.
 
     foveal: one safetensors file with spec and class names in its header. hf: a folder with config.json (id2label) and
     model.safetensors; a DETR as transformers' own (hf4: with the keys of its version 4). torchvision, detr: state dicts
@@ -178,28 +178,21 @@ def export(
       foveal weights export runs/fast --out small.safetensors --svd 1024,256
       foveal weights export runs/mine --out mine.weights
     """
-    from ..checkpoints.export import export as write
-    from ..checkpoints.export import remarks, target_of
-    from ..checkpoints.load import find
+    from ..checkpoints.export import export_model
 
-    form = to or target_of(out)
-
-    found = find(model, preset, cfg=cfg, names=names_file)
-    spec, state = found.spec(), found.state
-    found.build(spec)  # half a detector is refused, not written
-    if svd is not None:
-        from ..checkpoints.compress import compress
-
-        spec, state = compress(spec, state, _ranks(svd))
-    for path in write(out, form, spec, found.classes, state, inner=resnet, seen=found.seen):
-        say(str(path))
-    for line in remarks(form, spec, state):
-        note(line)
+    ranks = None if svd is None else _ranks(svd)
+    written, remarks = export_model(
+        model, out, to, preset=preset, cfg=cfg, names=names_file, inner=resnet, svd=ranks, parts=own_parts(parts)
+    )
+    for path in written:
+        print_out(str(path))
+    for line in remarks:
+        print_err(line)
 
 
 def _ranks(text: str) -> tuple[int, ...]:
     """``1024,256`` -> ``(1024, 256)``."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
-        raise UsageError(f"{text!r} is no list of ranks", where="--svd", fix="Write 1024,256")
+        raise UsageError(f"{text!r} is not a list of ranks", where="--svd", fix="Write 1024,256")
     return tuple(map(int, parts))

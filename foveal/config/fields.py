@@ -35,6 +35,13 @@ class Mismatch(Exception):
 
 
 # ---------------------------------------------------------------------------------------------- fields
+def is_part(cls: Any) -> bool:
+    """Whether it is a class of values: a frozen dataclass that is not abstract."""
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)) or inspect.isabstract(cls):
+        return False
+    return bool(cls.__dataclass_params__.frozen)  # type: ignore[attr-defined]
+
+
 def settings(cls: type) -> dict[str, dataclasses.Field[Any]]:
     """The fields that a constructor call can set, in order."""
     return {f.name: f for f in dataclasses.fields(cls) if f.init}

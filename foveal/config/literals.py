@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import FovealError, UsageError, nearest
 from .fields import Mismatch, fitted, hints, settings, takes
 from .renamed import PARTS, field_name
+from .table import Vocabulary
 
 DEPTH = 50  # nested calls and brackets; real specs stay under 10
 CONSTANTS: Mapping[str, float] = {"inf": math.inf, "nan": math.nan}  # as ``repr`` writes them
@@ -63,7 +64,7 @@ def _value(node: ast.expr, names: Mapping[str, type], where: str, depth: int, hi
         if node.id in names:
             raise UsageError(f"{node.id} is a part", where=where, fix=f"Write {node.id}() to make one")
         quoted = f"Text needs quotes here: {node.id!r}" if _takes_text(hint) else ""
-        fix = quoted or nearest(node.id, _fitting(names, hint), "parts")
+        fix = quoted or _nearest_part(node.id, names, hint)
         raise UsageError(f"unknown name {node.id}", where=where, fix=fix)
     raise UsageError(
         f"{short(ast.unparse(node))} is neither a literal nor a call of a part",
@@ -77,7 +78,7 @@ def _construct(node: ast.Call, names: Mapping[str, type], where: str, depth: int
     assert isinstance(node.func, ast.Name)
     name = node.func.id if node.func.id in names else PARTS.get(node.func.id, node.func.id)
     if name not in names:
-        raise UsageError(f"unknown part {name}", where=where, fix=nearest(name, _fitting(names, hint), "parts"))
+        raise UsageError(f"unknown part {name}", where=where, fix=_nearest_part(name, names, hint))
     cls = names[name]
     fields, place = settings(cls), f"{where}: {name}" if where else name
     positional = [f for f, field in fields.items() if not field.kw_only]
@@ -124,6 +125,11 @@ def _takes_text(hint: Any) -> bool:
 def _fitting(names: Mapping[str, type], hint: Any) -> list[str]:
     """The parts that may stand where ``hint`` is annotated; all of them where none is known to."""
     return [n for n, cls in names.items() if hint is not Any and takes(hint, cls)] or list(names)
+
+
+def _nearest_part(name: str, names: Mapping[str, type], hint: Any) -> str:
+    help_ = nearest(name, _fitting(names, hint), "parts")
+    return f"{help_}. {names.missing(name)}" if isinstance(names, Vocabulary) else help_
 
 
 def made(make: Callable[[], Any], where: str) -> Any:

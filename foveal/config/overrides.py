@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,11 @@ from typing import Any, Protocol, get_args, runtime_checkable
 
 from ..errors import UsageError, nearest
 from .fields import Mismatch, element, fitted, hints, name_of, settings
-from .literals import CONSTANTS, made, parse_value, short
-from .parse import T, vocabulary
+from .literals import CONSTANTS, made, nearest, parse_value, short
+from .parse import T
 from .renamed import field_name
 from .show import _flat
+from .table import Vocabulary
 
 __all__ = ["difference", "is_override", "override"]
 
@@ -26,14 +28,17 @@ def is_override(text: str) -> bool:
     return OVERRIDE.match(text) is not None
 
 
-def override(spec: T, items: Sequence[str], names: Mapping[str, type] | None = None) -> T:
+def override(
+    spec: T, items: Sequence[str], names: Mapping[str, type] | None = None, *, parts: Sequence[type] = ()
+) -> T:
     """A spec with settings replaced by path: ``["rpn.cls_loss=Focal(gamma=1.5)", "fit.augment.0.p=.3"]``.
 
-    Later items see the effect of earlier ones. A word where a string is wanted needs no quotes. Raises
-    :class:`UsageError` for an unknown path, part or field and for a value of the wrong type.
+    Later items see the effect of earlier ones. A word where a string is wanted needs no quotes. ``names`` and
+    ``parts``: see :func:`parse_spec`. Raises :class:`UsageError` for an unknown path, part or field and for a value of
+    the wrong type.
     """
     if items and names is None:
-        names = vocabulary()
+        names = Vocabulary(parts)
     for item in items:
         if not is_override(item):
             raise UsageError(f"{short(item)} is not of the form key=value")
@@ -71,9 +76,12 @@ def _replaced(old: Any, hint: Any, path: Sequence[str], done: int, text: str, na
 
 @runtime_checkable
 class Completed(Protocol):
-    """A part that takes what it leaves open from the part it replaces, as ``Stretch()`` does with its size."""
+    """A part that takes what it leaves open from the part it replaces: a resize rule its pixels' mean and std.
 
-    def like(self, other: Any) -> Any: ...
+    ``given``: the names of the fields that are set explicitly.
+    """
+
+    def like(self, other: Any, given: frozenset[str]) -> Any: ...
 
 
 # a name or a relative path; an absolute path, or one from ./, ../ or ~/, of any letters, since no literal begins so; a
@@ -89,8 +97,16 @@ def _new_value(old: Any, hint: Any, text: str, where: str, names: Mapping[str, t
             return word
     new = parse_value(text, names, where=where, hint=hint)
     if dataclasses.is_dataclass(old) and isinstance(new, Completed):
-        return made(lambda: new.like(old), where)
+        return made(lambda: new.like(old, _given(text, type(new))), where)
     return new
+
+
+def _given(text: str, cls: type) -> frozenset[str]:
+    """The names of the fields that a call of ``cls`` sets: ``Stretch(320, height=320)`` -> width, height."""
+    call = ast.parse(text.strip(), mode="eval").body
+    assert isinstance(call, ast.Call)
+    positional = [name for name, field in settings(cls).items() if not field.kw_only][: len(call.args)]
+    return frozenset([*positional, *(field_name(cls, keyword.arg or "") for keyword in call.keywords)])
 
 
 def _as_word(text: str, hint: Any, where: str) -> str | None:

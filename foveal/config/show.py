@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from .fields import settings
+from .table import own_parts
 
 __all__ = ["show", "spec_to_json"]
 
@@ -48,5 +49,6 @@ def _flat(value: Any) -> str:
 
 
 def spec_to_json(spec: Any) -> dict[str, Any]:
-    """``{"schema": 1, "spec": text}``, ready for ``json.dump``."""
-    return {"schema": SCHEMA, "spec": _flat(spec)}
+    """``{"schema": 1, "spec": text}``, ready for ``json.dump``; under ``"parts"`` the modules of those of one's own."""
+    own = own_parts(spec)
+    return {"schema": SCHEMA, "spec": _flat(spec), **({"parts": own} if own else {})}

@@ -1,7 +1,7 @@
-"""A Darknet detector as its own files describe it: YOLOv1, YOLOv2, YOLOv3, tiny or any other cfg of that kind.
+"""A Darknet detector, defined by its cfg: YOLOv1, YOLOv2, YOLOv3, tiny or any other cfg of that kind.
 
-The cfg's text is the network. What its last layers say (anchors, masks, thresholds) becomes our parts, so they can be
-replaced like everywhere: ``[yolo]`` YOLOv3's, ``[region]`` YOLOv2's, ``[detection]`` YOLOv1's.
+The cfg's text is the network. The settings of its last layers (anchors, masks, thresholds) become our parts, so they
+can be replaced as in any detector: ``[yolo]`` YOLOv3's, ``[region]`` YOLOv2's, ``[detection]`` YOLOv1's.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..parts.darknet.cfg_graph import CfgLayer, Net, cfg_text, read_net, with_ou
 from ..parts.darknet.heads import Detection, Head, Region, Yolo
 from ..parts.darknet.module import DarknetNetwork
 from ..parts.darknet.weights import read_darknet
+from ..parts.heads.dense import DenseHead
 from ..parts.heads.yolo import split_cells, start_biases
 from ..parts.heads.yolo_v1 import split_grid
 from ..parts.losses.classification import BinaryCrossEntropy, ClassLoss, CrossEntropy, SquaredError, prior_bias
@@ -30,14 +31,14 @@ from ..parts.losses.objectness import Objectness
 from ..parts.losses.yolo import YOLOBoxLoss
 from ..parts.necks.fpn import Identity, Neck
 from ..parts.priors.cells import Cells
-from ..parts.resizing import Letterbox, Stretch
+from ..parts.resizing import BLACK, UNIT_PIXELS, WHITE, Letterbox, PixelStatistics, Stretch
 from ..recipe import AdamW, Cosine, Recipe
 from ..types import Predictions
 from ..weights.state import load_state
-from .yolo import BLACK, V1_TASK, V2_TASK, V3_TASK, WHITE
+from .yolo import V1_TASK, V2_TASK, V3_TASK
 
-_START = 0.01  # probability of an object that new last layers begin with; Darknet's one half needs more pictures
-# For a few hundred pictures of one's own; Darknet's recipe (SGD, 500,200 batches of 64) is for COCO.
+_START = 0.01  # initial objectness of new last layers; Darknet's 1/2 needs more images
+# For a data set of a few hundred images; Darknet's recipe (SGD, 500,200 batches of 64) is for COCO.
 FINE_TUNE = Recipe(
     epochs=12,
     batch=8,
@@ -56,11 +57,11 @@ class DarknetDetector(Spec):
     """The network of a cfg, with the parts its last layers ask for (see :meth:`from_cfg`)."""
 
     cfg: str  # a cfg's text, or the path of the file
-    cells: Cells  # the shapes of the boxes of each level, finest first
+    cells: Cells  # the anchors of each level, finest first
     task: BoxTask
-    input: Letterbox | Stretch = Letterbox()  # resize rule; without a size the cfg's, and pixels 0..1
+    input: Letterbox | Stretch = Letterbox()  # the resize rule; by default the cfg's size, and pixels in 0..1
     weights: str | None = None  # a .weights file of this cfg, or of its first layers, read when training starts
-    eps: float = 1e-5  # of the norms: Darknet's own on a GPU; 1e-6 on a processor and in OpenCV
+    eps: float = 1e-5  # of the norms: Darknet's on a GPU; 1e-6 on a CPU and in OpenCV
     fit: Recipe = FINE_TUNE  # the recipe it is trained by
 
     def __post_init__(self) -> None:
@@ -79,12 +80,24 @@ class DarknetDetector(Spec):
         net = read_net(text, cfg if text != str(cfg) else None)
         heads = detection_layers(net)
         cells, task = _cells(heads), _task(heads, seen)
-        if isinstance(heads[0].head, Detection):  # whose own command stretches pictures
+        if isinstance(heads[0].head, Detection):  # whose own command stretches images
             return cls(text, cells, task, input=Stretch())
         return cls(text, cells, task)
 
+    @property
+    def grid(self) -> Cells:
+        return self.cells
+
+    @property
+    def weights_file(self) -> str | None:
+        return self.weights
+
+    @property
+    def pixels(self) -> PixelStatistics | None:
+        return None if self.weights is None else UNIT_PIXELS
+
     def build(self, classes: Sequence[str]) -> OneStage:
-        """The detector with random weights; for another number of classes than the cfg's with other last layers."""
+        """The detector with random weights, its last layers as wide as the number of classes requires."""
         loss, count = self.task.cls_loss, len(classes)
         logits = loss.channels(count)
         height, width = self.input.canvas(())
@@ -99,7 +112,7 @@ class DarknetDetector(Spec):
         network = DarknetNetwork(net, [head.sources[0] for head in heads], eps=self.eps)
         detection = heads[0].head
         if isinstance(detection, Detection):
-            head: nn.Module = GridOutputs(detection.boxes, logits)
+            head: DenseHead = GridOutputs(detection.boxes, logits)
             neck: Neck = GridMaps(network, detection.side, width)
         else:
             head, neck = CellOutputs(logits), Identity().build(network.channels, network.strides)
@@ -110,7 +123,7 @@ class DarknetDetector(Spec):
     def load_pretrained(self, detector: Detector) -> None:
         """Reads ``weights``, if any: a file of the whole network, or of its first layers (``darknet53.conv.74``).
 
-        For other classes than the cfg's the last layers keep their random start.
+        For another number of classes than the cfg's the last layers keep their random weights.
         """
         if self.weights is None:
             return
@@ -160,7 +173,7 @@ def _cells(heads: Sequence[CfgLayer]) -> Cells:
         elif isinstance(what, Region):
             return Cells((what.anchors,), unit="cells")
         elif isinstance(what, Detection):
-            return Cells((((1.0, 1.0),) * what.boxes,), unit="cells")  # they have no shape of their own
+            return Cells((((1.0, 1.0),) * what.boxes,), unit="cells")  # its boxes have no anchors
     return Cells(tuple(shapes), scale_xy=tuple(scale_xy) if max(scale_xy) > 1 else None)
 
 
@@ -187,7 +200,7 @@ def _task(heads: Sequence[CfgLayer], seen: int) -> BoxTask:
 
 
 def _start(layer: nn.Module, logits: int, bias: float | None) -> None:
-    """The last convolution's biases: objects are rare."""
+    """Initializes the biases of the last convolution: objects are rare."""
     conv = layer[0] if isinstance(layer, nn.Sequential) and len(layer) == 1 else None
     if isinstance(conv, nn.Conv2d) and conv.bias is not None:
         start_biases(conv.bias, logits, prior_bias(_START), bias)
@@ -206,7 +219,7 @@ class GridMaps(Neck):
         return [features[0].reshape(len(features[0]), -1, self.side, self.side)]
 
 
-class CellOutputs(nn.Module):
+class CellOutputs(DenseHead):
     """Raw maps of ``[region]`` and ``[yolo]`` -> ``Predictions``."""
 
     def __init__(self, logits: int) -> None:
@@ -217,7 +230,7 @@ class CellOutputs(nn.Module):
         return split_cells(maps, self.logits)
 
 
-class GridOutputs(nn.Module):
+class GridOutputs(DenseHead):
     """The raw map of ``[detection]`` -> ``Predictions``."""
 
     def __init__(self, boxes: int, logits: int) -> None:

@@ -17,7 +17,9 @@ from ..errors import UsageError
 from ..parts.backbones.base import BackboneSpec
 from ..parts.backbones.torchvision import Torchvision
 from ..parts.coders import Delta
-from ..parts.heads.dense import RoIHeadSpec, RoIMLP, RPNHead
+from ..parts.heads.dense import RPNHead
+from ..parts.heads.mask import MaskBranch
+from ..parts.heads.roi import RoIHeadSpec, RoIMLP
 from ..parts.losses.box import SmoothL1
 from ..parts.losses.classification import BinaryCrossEntropy, CrossEntropy
 from ..parts.losses.normalizers import Sampled
@@ -58,14 +60,14 @@ class FasterRCNN(Spec):
 
     input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
     backbone: BackboneSpec = Torchvision("resnet50")
-    levels: tuple[int, ...] = (2, 3, 4, 5)  # of the backbone (stride 2^level), where it has them and names none itself
+    levels: tuple[int, ...] = (2, 3, 4, 5)  # of the backbone (stride 2^level), where it has them and no returns
     neck: FPN | SingleLevel | Identity = FPN(256, extra="pool")  # P2..P6; the last is the RPN's alone
     rpn_head: RPNHead = RPNHead()  # 3 x 3 convolution and two sibling 1 x 1
     anchors: Anchors | PyramidAnchors = Anchors(sizes=((32,), (64,), (128,), (256,), (512,)), ratios=(0.5, 1.0, 2.0))
     rpn: BoxTask = RPN_TASK  # the first stage: object or not
     pool: Pool = RoIAlign(7, ratio=2)
     roi_head: RoIHeadSpec = RoIMLP(1024)
-    roi: BoxTask = ROI_TASK  # the second stage: which class, and the box again
+    roi: BoxTask = ROI_TASK  # the second stage: classification and box refinement
     train_proposals: Counts = Counts(2000, 2000)
     test_proposals: Counts = Counts(1000, 1000)
     fit: Recipe = Recipe()  # the recipe it is trained by
@@ -83,8 +85,22 @@ class FasterRCNN(Spec):
             )
         pool = with_levels(self.pool, backbone.strides if isinstance(self.neck, FPN) else neck.strides)
         roi_head = build_roi_head(self.roi_head, self.roi, neck.channels[0], pool, len(classes))
-        proposer = FromRPN(anchors, self.rpn, self.train_proposals, self.test_proposals)
-        return TwoStage(self, classes, backbone, neck, proposer, rpn_head, pool, roi_head, self.roi)
+        return TwoStage(
+            self,
+            classes,
+            backbone=backbone,
+            neck=neck,
+            proposer=FromRPN(anchors, self.rpn, self.train_proposals, self.test_proposals),
+            pool=pool,
+            roi_head=roi_head,
+            roi=self.roi,
+            rpn_head=rpn_head,
+            mask_head=self._build_mask_head(neck.channels[0], len(classes), pool),
+        )
+
+    def _build_mask_head(self, channels: int, classes: int, pool: Pool) -> MaskBranch | None:
+        """Mask R-CNN's third branch, for feature maps of these channels; ``pool``: that of the boxes."""
+        return None
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one."""
@@ -92,10 +108,11 @@ class FasterRCNN(Spec):
 
 
 def alternating(*shared: str) -> tuple[Stage, ...]:
-    """The first paper's four steps (section 3.2): an RPN; a Fast R-CNN on its proposals, as a net of its own; the RPN
-    again, on the features of that; the head again, on the proposals of this. ``shared``: what both stand on in the end.
+    """Alternating training in four steps (section 3.2 of the first paper): an RPN; a separate Fast R-CNN on its
+    proposals; the RPN on that network's features; the head on the proposals of this RPN.
 
-    As in the released code, what is new in step 3 is the RPN, in step 4 the last layers: the head's others go on.
+    ``shared``: the layers that both share in the end. As in the released code, the RPN is initialized again in step 3,
+    and only the last layers of the head in step 4.
     """
     rpn, head = ("rpn_head",), ("roi_head",)
     return (
@@ -107,7 +124,7 @@ def alternating(*shared: str) -> tuple[Stage, ...]:
 
 
 def with_levels(pool: Pool, strides: Sequence[int]) -> Pool:
-    """RoIAlign looks at the levels that there are, unless it names its own; a neck's extra ones are not among them."""
+    """RoIAlign pools from the backbone's levels, without the extra ones of a neck, unless it names its own."""
     if not isinstance(pool, RoIAlign) or pool.levels is not None:
         return pool
     return replace(pool, levels=(strides[0].bit_length() - 1, strides[-1].bit_length() - 1))

@@ -1,7 +1,7 @@
 """FCOS: fully convolutional one-stage detection (Tian et al., ICCV 2019).
 
 ResNet -> FPN P3..P7 -> two towers shared over the levels -> at every point K sigmoid logits, the distances to the four
-sides of a box, and center-ness. No anchors: a point answers for the object it lies in.
+sides of a box, and center-ness. No anchors: a point is assigned to the object that contains it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..assembly.detector import Detector, Spec
+from ..assembly.detector import Spec
 from ..assembly.one_stage import OneStage
 from ..assembly.task import BoxTask
 from ..parts.backbones.base import BackboneSpec
@@ -27,7 +27,7 @@ from ..parts.priors.anchors import Anchors, PyramidAnchors, at_strides
 from ..parts.resizing import Input, Resize
 from ..recipe import Recipe
 
-POINTS = PyramidAnchors(scale=1.0, octaves=1, ratios=(1.0,))  # one cell a place, a stride wide
+POINTS = PyramidAnchors(scale=1.0, octaves=1, ratios=(1.0,))  # one cell a location, a stride wide
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class FCOS(Spec):
     backbone: BackboneSpec = Torchvision("resnet50")  # levels C3, C4, C5
     neck: FPN = FPN(256, extra="p6p7-p5")  # P3..P7
     head: PointTower = PointTower(scales=True)  # one tower for classes, one for boxes and center-ness
-    points: Anchors | PyramidAnchors = POINTS  # cells of one stride; their middles are the points
+    points: Anchors | PyramidAnchors = POINTS  # cells of one stride; their centers are the points
     task: BoxTask = BoxTask(
         matcher=PointMatcher(radius=1.5),
         cls_loss=Focal(),
@@ -57,7 +57,3 @@ class FCOS(Spec):
         points, loss, count = at_strides(self.points, neck.strides), self.task.cls_loss, len(classes)
         head = self.head.build(neck.channels, points.per_location, loss.channels(count), loss.bias(count))
         return OneStage(self, classes, backbone, neck, head, points, self.task)
-
-    def load_pretrained(self, detector: Detector) -> None:
-        """Reads the backbone's weights file, where it names one."""
-        self.backbone.load_pretrained(detector.get_submodule("backbone"))

@@ -5,27 +5,21 @@ backbone -> FPN -> RPN -> RoIAlign 7 -> classes and boxes;   RoIAlign 14 of the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..assembly.two_stage import TwoStage
-from ..parts.heads.mask import MaskHead
-from ..parts.pooling.roi_align import RoIAlign
+from ..parts.heads.mask import MaskBranch, MaskHead
+from ..parts.pooling.roi_align import Pool, RoIAlign
 from .faster_rcnn import FasterRCNN
 
 
 @dataclass(frozen=True)
 class MaskRCNN(FasterRCNN):
-    """Everything of a Faster R-CNN, and ``mask``. It learns from data with masks and refuses boxes alone."""
+    """A Faster R-CNN with ``mask``. It needs training data with masks."""
 
     mask: MaskHead = MaskHead()  # the third branch
 
-    def build(self, classes: Sequence[str]) -> TwoStage:
-        """The detector with random weights."""
-        detector = super().build(classes)
-        pool, boxes = self.mask.pool, detector.pool
-        if isinstance(pool, RoIAlign) and pool.levels is None and isinstance(boxes, RoIAlign):
-            pool = replace(pool, levels=boxes.levels)  # the levels that there are
-        detector.mask_head = self.mask.build(detector.neck.channels[0], len(classes), pool)
-        detector.mask_threshold = self.mask.threshold
-        return detector
+    def _build_mask_head(self, channels: int, classes: int, pool: Pool) -> MaskBranch:
+        mask_pool = self.mask.pool
+        if isinstance(mask_pool, RoIAlign) and mask_pool.levels is None and isinstance(pool, RoIAlign):
+            mask_pool = replace(mask_pool, levels=pool.levels)  # the levels that there are
+        return self.mask.build(channels, classes, mask_pool)

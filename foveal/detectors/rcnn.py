@@ -1,10 +1,10 @@
 """R-CNN (Girshick et al., CVPR 2014).
 
-proposals from outside -> each box with its context warped to the CNN's input -> CNN -> class layer on the connected
-layers' output, box layer on the last map -> per-class NMS
+external proposals -> each box with its context warped to the CNN's input -> CNN -> class layer on the output of the
+fully connected layers, box layer on the last map -> per-class NMS
 
-It is ``TwoStage`` with the pixels themselves as features, ``Warp`` as pool and the CNN as head; only its fitting is its
-own: the CNN and a softmax on windows of the whole set, then SVMs in the softmax' place, then a ridge regression.
+It is ``TwoStage`` with the pixels as features, ``Warp`` as pool and the CNN as head. Its training differs: the CNN and
+a softmax on windows of the whole set, then SVMs instead of the softmax, then a ridge regression.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from ..recipe import SGD, SVM, Recipe, Ridge, Stage, Steps, WindowSampling
 
 CLASSES, BOXES = "roi_head.predictor.cls_score", "roi_head.predictor.bbox_pred"
 
-# At most 100 boxes a class and image before suppression, as there. The released code also raises a threshold over the
-# whole test set until some 40 a class and image remain; here an image is judged by itself.
+# At most 100 boxes a class and image before NMS, as in the released code, which also raises a threshold over the whole
+# test set until some 40 a class and image remain; here images are independent.
 WINDOW_TASK = BoxTask(
     matcher=IoUMatcher(0.5, 0.5, low_quality=False),
     cls_loss=SoftmaxOrSVM(),
-    box_loss=SmoothL1(beta=1.0, weight=0.0),  # boxes are not descended to: a stage solves them
+    box_loss=SmoothL1(beta=1.0, weight=0.0),  # boxes are fitted in closed form by a stage of their own
     sampler=Balanced(128, 0.25),
     coder=Delta(),
     select=Select(score=0.01, per_level=None, per_class=100, min_size=1e-2),
@@ -53,8 +53,8 @@ FINE_TUNE = Stage(trains=("roi_head.backbone", "roi_head.trunk", CLASSES), input
 CLASS_SVMS = Stage(trains=(CLASSES,), inputs="features", solver=SVM())
 BOX_RIDGE = Stage(trains=(BOXES,), inputs="features", solver=Ridge())
 
-# SGD .001 on 128 windows, ten times that for the new class layer; a tenth after 20,000 updates. An epoch is 64 windows
-# an image: 2,505 updates on VOC 2007 trainval, 28 epochs are the 70,000 that were used.
+# SGD .001 on 128 windows, ten times that for the new class layer; a tenth after 20,000 iterations. An epoch is 64
+# windows an image: 2,505 iterations on VOC 2007 trainval; 28 epochs are the 70,000 of the paper.
 RCNN_FIT = Recipe(
     epochs=28,
     batch=128,
@@ -71,15 +71,15 @@ RCNN_FIT = Recipe(
 
 @dataclass(frozen=True)
 class RCNN(Spec):
-    """The paper's by default, on CaffeNet. Ablations: ``fit.stages`` without the SVMs, or without the boxes."""
+    """The paper's form by default, on CaffeNet. Ablations: ``fit.stages`` without the SVMs, or without the boxes."""
 
-    input: Input = Original()  # the resize rule of prediction and evaluation: none, crops are resized
-    proposals: ProposalSource = SelectiveSearch()  # where proposals come from
-    backbone: BackboneSpec = CaffeNet()  # the CNN that sees each crop, up to its last map
+    input: Input = Original()  # the resize rule of prediction and evaluation: none, since the crops are resized
+    proposals: ProposalSource = SelectiveSearch()  # the source of proposals
+    backbone: BackboneSpec = CaffeNet()  # the CNN of each crop, up to its last map
     pool: Warp = Warp(227)
     cells: int = 6  # side of the last map; a map of another size is averaged to it
     head: RCNNHead = RCNNHead()
-    roi: BoxTask = WINDOW_TASK  # which class, and the box
+    roi: BoxTask = WINDOW_TASK  # classification and box refinement
     fit: Recipe = RCNN_FIT  # the recipe it is trained by
 
     def __post_init__(self) -> None:
@@ -90,14 +90,27 @@ class RCNN(Spec):
     def source(self) -> ProposalSource:
         return self.proposals
 
+    @property
+    def zero_initialized(self) -> tuple[str, ...]:
+        return (BOXES,)
+
     def build(self, classes: Sequence[str]) -> TwoStage:
         """The detector with random weights."""
         cnn: Any = self.backbone.build()  # its last map, whatever the stride
         pixels, loss, count = Pixels(), self.roi.cls_loss, len(classes)
         neck = Identity().build(pixels.channels, pixels.strides)
         head = self.head.build(cnn.channels[-1], self.cells, loss.channels(count), count, loss.bias(count), cnn)
-        proposer = ExternalProposals(self.proposals)
-        return TwoStage(self, classes, pixels, neck, proposer, None, self.pool, head, self.roi, joined=False)
+        return TwoStage(
+            self,
+            classes,
+            backbone=pixels,
+            neck=neck,
+            proposer=ExternalProposals(self.proposals),
+            pool=self.pool,
+            roi_head=head,
+            roi=self.roi,
+            append_gt=False,
+        )
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the CNN's weights file, where it names one, its connected layers included."""

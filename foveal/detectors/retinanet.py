@@ -1,7 +1,7 @@
 """RetinaNet: focal loss for dense detection (Lin et al., ICCV 2017).
 
 ResNet -> FPN P3..P7 -> two towers shared over the levels -> 9 anchors a cell, K sigmoid logits and 4 deltas each.
-Every anchor counts (no sampling); focal loss keeps the easy ones from drowning the rest.
+Every anchor counts (no sampling); the focal loss keeps the many easy ones from dominating.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..assembly.detector import Detector, Spec
+from ..assembly.detector import Spec
 from ..assembly.one_stage import OneStage
 from ..assembly.task import BoxTask
 from ..parts.backbones.base import BackboneSpec
@@ -56,7 +56,3 @@ class RetinaNet(Spec):
             neck.channels, anchors.per_location, loss.channels(len(classes)), loss.bias(len(classes))
         )
         return OneStage(self, classes, backbone, neck, head, anchors, self.task)
-
-    def load_pretrained(self, detector: Detector) -> None:
-        """Reads the backbone's weights file, where it names one."""
-        self.backbone.load_pretrained(detector.get_submodule("backbone"))

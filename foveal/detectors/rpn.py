@@ -1,11 +1,11 @@
-"""The region proposal network as a detector of its own: one class, ``object``, whatever the data set calls it."""
+"""The region proposal network as a class-agnostic detector: all objects are of the one class ``object``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..assembly.detector import Detector, Spec
+from ..assembly.detector import Spec
 from ..assembly.one_stage import OneStage
 from ..assembly.task import BoxTask
 from ..parts.backbones.base import BackboneSpec
@@ -26,7 +26,7 @@ class RPN(Spec):
 
     input: Input = Resize(800, 1333)  # the resize rule of prediction and evaluation
     backbone: BackboneSpec = Torchvision("resnet50")
-    levels: tuple[int, ...] = (2, 3, 4, 5)  # of the backbone (stride 2^level), where it has them and names none itself
+    levels: tuple[int, ...] = (2, 3, 4, 5)  # of the backbone (stride 2^level), where it has them and no returns
     neck: FPN | SingleLevel | Identity = FPN(256, extra="pool")
     head: RPNHead = RPNHead()  # 3 x 3 convolution and two sibling 1 x 1
     anchors: Anchors | PyramidAnchors = Anchors(sizes=((32,), (64,), (128,), (256,), (512,)), ratios=(0.5, 1.0, 2.0))
@@ -40,7 +40,3 @@ class RPN(Spec):
         anchors, loss = at_strides(self.anchors, neck.strides), self.task.cls_loss
         head = self.head.build(neck.channels, anchors.per_location, loss.channels(1), loss.bias(1))
         return OneStage(self, classes, backbone, neck, head, anchors, self.task, class_agnostic=True)
-
-    def load_pretrained(self, detector: Detector) -> None:
-        """Reads the backbone's weights file, where it names one."""
-        self.backbone.load_pretrained(detector.get_submodule("backbone"))

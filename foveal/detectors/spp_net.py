@@ -1,10 +1,10 @@
 """SPP-Net (He et al., ECCV 2014).
 
-backbone, once an image -> proposals from outside, each pooled by a pyramid of bins -> connected layers -> class layer
-on their output, box layer on the pooled vector -> per-class NMS
+backbone, once an image -> external proposals, each pooled by a pyramid of bins -> connected layers -> class layer on
+their output, box layer on the pooled vector -> per-class NMS
 
-Fitted as R-CNN is, but for the backbone, which keeps still, so that its maps are made once: the connected layers and a
-softmax on windows of the whole set, then SVMs, then a ridge regression.
+Trained as R-CNN is, but with a frozen backbone, so that its maps are computed once: the connected layers and a softmax
+on windows of the whole set, then SVMs, then a ridge regression.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SPP_TASK = replace(
 
 FINE_TUNE_TOP = Stage(trains=("roi_head.trunk", CLASSES), inputs="maps", draw=WindowSampling(low=0.1))
 
-# .001, .0001, .00001 for 30,000 updates each on 128 windows: 36 epochs of 64 windows an image of VOC 2007 trainval.
+# .001, .0001, .00001 for 30,000 iterations each on 128 windows: 36 epochs of 64 windows an image of VOC 2007 trainval.
 SPP_FIT = Recipe(
     epochs=36,
     batch=128,
@@ -57,20 +57,24 @@ SPP_FIT = Recipe(
 
 @dataclass(frozen=True)
 class SPPNet(Spec):
-    """The paper's by default, on ZF-5 at one scale. Five: ``backbone=ImagePyramid(ZF5()) input.short=1200``."""
+    """The paper's form by default, on ZF-5 at one scale. Five: ``backbone=ImagePyramid(ZF5()) input.short=1200``."""
 
     input: Input = Resize(688, 4000, multiple=1)  # the resize rule of prediction and evaluation
-    proposals: ProposalSource = SelectiveSearch()  # where proposals come from
+    proposals: ProposalSource = SelectiveSearch()  # the source of proposals
     backbone: BackboneSpec = ZF5()
-    levels: tuple[int, ...] = (4,)  # of the backbone (stride 2^level), where it names none itself
+    levels: tuple[int, ...] = (4,)  # of the backbone (stride 2^level), where it has no returns
     pool: SPP = SPP()
     head: RCNNHead = RCNNHead(bias=1.0)
-    roi: BoxTask = SPP_TASK  # which class, and the box
+    roi: BoxTask = SPP_TASK  # classification and box refinement
     fit: Recipe = SPP_FIT  # the recipe it is trained by
 
     @property
     def source(self) -> ProposalSource:
         return self.proposals
+
+    @property
+    def zero_initialized(self) -> tuple[str, ...]:
+        return (BOXES,)
 
     def build(self, classes: Sequence[str]) -> TwoStage:
         """The detector with random weights."""
@@ -79,7 +83,14 @@ class SPPNet(Spec):
         loss, count, channels = self.roi.cls_loss, len(classes), self.pool.channels(backbone.channels[-1])
         head = self.head.build(channels, 1, loss.channels(count), count, loss.bias(count))
         return TwoStage(
-            self, classes, backbone, neck, ExternalProposals(self.proposals), None, self.pool, head, self.roi
+            self,
+            classes,
+            backbone=backbone,
+            neck=neck,
+            proposer=ExternalProposals(self.proposals),
+            pool=self.pool,
+            roi_head=head,
+            roi=self.roi,
         )
 
     def load_pretrained(self, detector: Detector) -> None:

@@ -1,9 +1,9 @@
 """SSD: single shot multibox detector (Liu et al., ECCV 2016), and DSSD (Fu et al., 2017).
 
 Backbone -> its finer maps and a few coarser ones -> on each map one convolution for classes and one for boxes, for a
-few default boxes a place. Every object has a prior of its own, others follow by overlap; of the negatives the three
-hardest for each positive count. DSSD adds a way back from coarse to fine (``neck.deconv``) and a residual block before
-each prediction (``head.module``).
+few default boxes a location. Every object is assigned its best prior, other priors are assigned by overlap; of the
+negatives the three hardest for each positive count. DSSD adds a path from coarse to fine (``neck.deconv``) and a
+residual block before each prediction (``head.module``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from ..assembly.detector import Detector, Spec
 from ..assembly.one_stage import OneStage
@@ -24,16 +24,14 @@ from ..parts.losses.box import SmoothL1
 from ..parts.losses.classification import CrossEntropy
 from ..parts.losses.normalizers import Positives
 from ..parts.matching.bipartite import BipartiteThenIoU
-from ..parts.necks.ssd import Extra, Extras, L2Norm, ReducedFC, map_sides
+from ..parts.necks.ssd import Extra, Extras, L2Norm, ReducedFC, Trunk, map_sides
 from ..parts.postprocess.nms import NMS
 from ..parts.postprocess.select import Select
 from ..parts.priors.default_boxes import DefaultBoxes, PyramidBoxes, boxes_at
-from ..parts.resizing import Input, Resize, Stretch
+from ..parts.resizing import CAFFE_MEAN, LEVELS, Input, Stretch
 from ..parts.samplers import HardNegatives
 from ..recipe import Recipe
 
-CAFFE_MEAN = (123 / 255, 117 / 255, 104 / 255)  # of the released code, here in RGB on the scale 0..1
-LEVELS = (1 / 255,) * 3  # divided by this, pixels are levels from 0 to 255, as Caffe's networks want them
 VGG_EXTRAS = (
     Extra(256, 512),
     Extra(128, 256),
@@ -49,7 +47,7 @@ class SSD(Spec):
     input: Input = Stretch(300, 300, mean=CAFFE_MEAN, std=LEVELS)  # the resize rule of prediction and evaluation
     # conv4_3 and conv5_3, each behind its ReLU
     backbone: BackboneSpec = Torchvision("vgg16", returns=("features.22", "features.29"), frozen_stages=0, ceil=True)
-    levels: tuple[int, ...] = (3, 4)  # the backbone's maps where it does not say itself: l has stride 2^l
+    levels: tuple[int, ...] = (3, 4)  # the backbone's maps where it has no returns: l has stride 2^l
     neck: Extras = Extras(VGG_EXTRAS, rescale=L2Norm(), fc=ReducedFC())
     head: PerLevel = PerLevel()
     priors: DefaultBoxes | PyramidBoxes = DefaultBoxes(steps=(8, 16, 32, 64, 100, 300))
@@ -68,14 +66,13 @@ class SSD(Spec):
     def build(self, classes: Sequence[str]) -> OneStage:
         """The detector with random weights.
 
-        ``UsageError`` where pictures of ``input`` are too small for the neck, or the priors for pictures of another
-        size.
+        Raises :class:`UsageError` where the canvas of ``input`` is too small for the neck, or the priors are for
+        another size.
         """
         backbone = self.backbone.build(levels=self.levels)
         neck = self.neck.build(backbone.channels, backbone.strides)
         priors, loss, count = boxes_at(self.priors, neck.strides), self.task.cls_loss, len(classes)
-        if not isinstance(self.input, Resize):  # its canvas is as large as the pictures make it
-            canvas = self.input.canvas(())
+        if (canvas := self.input.fixed_canvas) is not None:
             maps = map_sides(backbone, *canvas)
             priors.check([*maps, *neck.sides(*maps[-1])], canvas)
         head = self.head.build(neck.channels, priors.per_location, loss.channels(count), loss.bias(count))
@@ -83,7 +80,7 @@ class SSD(Spec):
 
     def load_pretrained(self, detector: Detector) -> None:
         """Reads the backbone's weights file, where it names one: the backbone, and fc6 and fc7 of a VGG."""
-        self.backbone.load_pretrained(detector.get_submodule("backbone"))
-        file, name = self.backbone.weights_file, getattr(self.backbone, "name", "")
-        if file and self.neck.fc is not None and name.startswith("vgg"):
-            cast(Any, detector.get_submodule("neck.fc")).load_pretrained(file)
+        super().load_pretrained(detector)
+        file = self.backbone.weights_file
+        if file and self.neck.fc is not None and self.backbone.is_vgg:
+            cast(Trunk, detector.get_submodule("neck.fc")).load_pretrained(file)

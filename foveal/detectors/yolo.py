@@ -1,10 +1,10 @@
 """YOLO, versions 1 to 3 (Redmon et al. 2016, Redmon and Farhadi 2017, 2018), with Darknet's losses.
 
 A network of leaky blocks -> at every cell of a grid a few boxes, each with an objectness and class scores. The cell
-that an object's center lies in answers for it. The versions differ in their parts, not in the assembly:
+that contains an object's center predicts it. The versions differ in their parts, not in the assembly:
 
-- v1: one 7 x 7 grid, fully connected head, two shapeless boxes a cell, everything a squared error;
-- v2: convolutions all the way, shapes of boxes found by k-means, a finer map passed through, softmax classes;
+- v1: one 7 x 7 grid, fully connected head, two boxes a cell without anchors, everything a squared error;
+- v2: fully convolutional, anchors from k-means, a finer map passed through, softmax classes;
 - v3: three grids, logistic classes and objectness.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..assembly.detector import Detector, Spec
+from ..assembly.detector import Spec
 from ..assembly.one_stage import OneStage
 from ..assembly.task import BoxTask
 from ..parts.backbones.base import BackboneSpec
@@ -31,12 +31,10 @@ from ..parts.necks.yolo import Passthrough, Upsampling
 from ..parts.postprocess.nms import NMS
 from ..parts.postprocess.select import Select
 from ..parts.priors.cells import Cells
-from ..parts.resizing import Input, Letterbox
+from ..parts.resizing import BLACK, WHITE, Input, Letterbox
 from ..recipe import Recipe
 
-BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # Darknet normalizes to 0..1 and nothing more
-
-# Boxes that overlap an object by more than .7 without being its own are left alone (COCO; .5 for VOC).
+# Negatives that overlap an object by more than .7 are ignored in the objectness loss (COCO; .5 for VOC).
 V3_TASK = BoxTask(
     matcher=ShapeMatcher(),
     cls_loss=BinaryCrossEntropy(normalizer=PerImage(), background=False),
@@ -47,7 +45,7 @@ V3_TASK = BoxTask(
     suppress=NMS(iou=0.45, per="class", top=100),
 )
 
-# Objectness learns the overlap and counts five times; the first 12,800 pictures draw every box to its prior.
+# Objectness learns the IoU, with weight 5; for the first 12,800 images every box is pulled to its anchor.
 V2_OBJECTNESS = Objectness("squared", target="iou", ignore=0.6, positive=5.0)
 V2_TASK = replace(
     V3_TASK,
@@ -56,7 +54,7 @@ V2_TASK = replace(
     quality=V2_OBJECTNESS,
 )
 
-# Boxes count five times, objectness without an object half.
+# Boxes have weight 5, objectness without an object .5.
 V1_TASK = replace(
     V3_TASK,
     matcher=Responsible(),
@@ -84,9 +82,13 @@ class YOLO(Spec):
     levels: tuple[int, ...] = (3, 4, 5)  # of the backbone: level l has stride 2^l
     neck: Upsampling | Passthrough | SingleLevel | Identity = Upsampling()
     head: CellHead | GridHead = CellHead()
-    cells: Cells = Cells(V3_SHAPES)  # the shapes of the boxes of each level, finest first
+    cells: Cells = Cells(V3_SHAPES)  # the anchors of each level, finest first
     task: BoxTask = V3_TASK
     fit: Recipe = Recipe()  # the recipe it is trained by
+
+    @property
+    def grid(self) -> Cells:
+        return self.cells
 
     def build(self, classes: Sequence[str]) -> OneStage:
         """The detector with random weights."""
@@ -95,7 +97,3 @@ class YOLO(Spec):
         loss, count = self.task.cls_loss, len(classes)
         head = self.head.build(neck.channels, self.cells.per_location, loss.channels(count), loss.bias(count))
         return OneStage(self, classes, backbone, neck, head, self.cells, self.task)
-
-    def load_pretrained(self, detector: Detector) -> None:
-        """Reads the backbone's weights file, where it names one."""
-        self.backbone.load_pretrained(detector.get_submodule("backbone"))

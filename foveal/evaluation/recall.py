@@ -1,15 +1,28 @@
-"""How many of the objects a set of proposals holds, whatever their class. Source: cocoapi with ``useCats = 0``."""
+"""Recall of class-agnostic proposals, and proposals of a data set with their recall.
+
+Source of the recall: cocoapi with ``useCats = 0``. Importing this module does not import torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import FovealError, UsageError
 from .coco import AREAS, THRESHOLDS, Coco, score_coco
 from .curves import mean_defined
 from .tables import DetectionTable, GroundTruth
+
+if TYPE_CHECKING:
+    from ..data.records.dataset import Dataset
+    from ..external_proposals.cache import Maker
+    from ..parts.selective_search import ProposalSource, Proposed
 
 SIZES = ("all", "small", "medium", "large")
 
@@ -80,3 +93,160 @@ def recall(
         at50=by_size(slice(0, 1)),
         at70=by_size(slice(4, 5)),  # .50, .55, .60, .65, .70
     )
+
+
+# --------------------------------------------------------------------- proposals of a data set, and their recall
+@dataclass(frozen=True, eq=False)
+class ScoredProposals:
+    """The proposals of a data set, from the cache or computed, and their recall."""
+
+    method: str
+    setting: str  # what computed them: source or detector, with its settings
+    dataset: Dataset  # images without any proposal are findings
+    recall: ProposalRecall
+    table: DetectionTable  # all proposals; ``image`` indexes ``truth.images``
+    truth: GroundTruth
+    keys: list[str | None]  # content of each image; None where its file cannot be read
+    proposals: list[Proposed | None]  # of each image
+    skipped: list[FovealError]  # images that could not be read
+    made: int  # images that were not in the cache
+    seconds: float | None  # for each image that was computed
+
+    @property
+    def per_image(self) -> float:
+        """Mean number of proposals of an image."""
+        return len(self.table) / max(1, len(self.dataset))
+
+    def to_dict(self) -> dict[str, Any]:
+        """``recall.json``."""
+        return self.recall.to_dict() | {
+            "method": self.method,
+            "setting": self.setting,
+            "boxes_per_image": self.per_image,
+            "made": self.made,
+            "seconds_per_image": self.seconds,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Writes proposals.safetensors (for ``--proposals``), proposals.npz (flat arrays) and recall.json.
+
+        proposals.npz: ``images`` (I,) ids as text, ``image`` (N,) index into them, ``boxes`` (N, 4) xyxy, ``scores``.
+        """
+        from ..external_proposals.file import FILE, Named, write_table
+        from ..files.atomic import write_json
+
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "recall.json", self.to_dict())
+        np.savez_compressed(
+            folder / "proposals.npz",
+            images=np.array([str(i) for i in self.truth.images]),
+            image=self.table.image,
+            boxes=self.table.box.astype(np.float32),
+            scores=self.table.score.astype(np.float32),
+        )
+        triples = zip(self.keys, self.dataset.records, self.proposals, strict=True)
+        unique = {key: (Named(key, str(r.id)), p) for key, r, p in triples if key is not None and p is not None}
+        write_table(folder / FILE, self.setting, [n for n, _ in unique.values()], [p for _, p in unique.values()])
+
+
+def score_proposals(
+    method: ProposalMethod | str, dataset: Dataset, *, progress: Callable[[int, int], None] | None = None
+) -> ScoredProposals:
+    """Computes the proposals of a data set, or takes them from the cache, and measures their recall.
+
+    ``method``: a text that :meth:`ProposalMethod.of` takes, or what it returned.
+    """
+    from ..external_proposals.cache import empty, kept, proposed
+
+    method = ProposalMethod.of(method) if isinstance(method, str) else method
+    start = perf_counter()
+    done = kept(dataset.records, method.setting, method.maker, progress=progress)
+    seconds = (perf_counter() - start) / done.made if done.made else None
+    proposals = proposed([done.table], dataset.records, done.keys)
+    dataset = replace(dataset, findings=empty(dataset.records, proposals))
+    truth, table = GroundTruth.of(dataset), _flat(proposals)
+    return ScoredProposals(
+        method=method.name,
+        setting=method.setting,
+        dataset=dataset,
+        recall=recall(truth, table),
+        table=table,
+        truth=truth,
+        keys=done.keys,
+        proposals=proposals,
+        skipped=done.skipped,
+        made=done.made,
+        seconds=seconds,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class ProposalMethod:
+    """What computes proposals: a source, or a detector with proposals of its own."""
+
+    name: str  # as it was given
+    setting: str  # all that decides its proposals: the key of the cache
+    maker: Maker
+    trained: bool  # a detector: the images it was trained on are not held out
+
+    @classmethod
+    def of(
+        cls, name: str, device: str = "auto", precision: str | None = None, parts: Sequence[type] = ()
+    ) -> ProposalMethod:
+        """selective_search, selective_search_quality or sliding_windows; a source as a spec has it, such as
+        ``"SelectiveSearch(width=320)"``; or a run, checkpoint or alias. Raises :class:`UsageError` for another."""
+        source = _source(name, parts)
+        if source is not None:
+            from ..external_proposals.cache import from_source
+
+            return cls(name, source.setting, from_source(source), trained=False)
+        from ..checkpoints.load import load
+        from ..external_proposals.detector import proposal_maker, proposal_setting
+
+        detector = load(name, device=device, precision=precision, parts=parts)
+        if not detector.has_proposals:
+            raise UsageError(
+                f"{type(detector.spec).__name__} has no proposals of its own",
+                path=name,
+                fix=f"Give a Faster R-CNN or RPN, or one of {', '.join(_sources())}",
+            )
+        return cls(name, proposal_setting(detector), proposal_maker(detector), trained=True)
+
+
+def _source(method: str, parts: Sequence[type]) -> ProposalSource | None:
+    """A source by its name, or as a spec has it; None: a detector with proposals of its own."""
+    from ..config.parse import parse_value
+    from ..config.table import Vocabulary
+    from ..parts.selective_search import ProposalSource
+
+    known = _sources()
+    if method in known or Path(method).exists():
+        return known.get(method)
+    if "(" not in method:
+        near = difflib.get_close_matches(method, known, 1)
+        if near:
+            raise UsageError(f"there is no method {method!r}", where="--method", fix=f"Did you mean {near[0]}?")
+        return None
+    source = parse_value(method, Vocabulary(parts), where="--method")
+    if not isinstance(source, ProposalSource):
+        fix = "Give SelectiveSearch(...) or SlidingWindows(...)"
+        raise UsageError(f"{type(source).__name__} is no source of proposals", where="--method", fix=fix)
+    return source
+
+
+def _sources() -> dict[str, ProposalSource]:
+    from ..parts.selective_search import SelectiveSearch, SlidingWindows
+
+    return {
+        "selective_search": SelectiveSearch(),
+        "selective_search_quality": SelectiveSearch("quality"),
+        "sliding_windows": SlidingWindows(),
+    }
+
+
+def _flat(proposals: Sequence[Proposed | None]) -> DetectionTable:
+    """All proposals in one table; none of an image that could not be read."""
+    counts = [0 if p is None else len(p.boxes) for p in proposals]
+    boxes = np.concatenate([np.zeros((0, 4)), *(p.boxes for p in proposals if p is not None)])
+    scores = np.concatenate([np.zeros(0), *(p.scores for p in proposals if p is not None)])
+    return DetectionTable.build(np.repeat(np.arange(len(proposals)), counts), np.zeros(len(boxes)), boxes, scores)

@@ -1,15 +1,16 @@
-"""A detector's detections of a whole data set, and what they are worth."""
+"""``foveal.evaluate``: runs a detector over a data set and scores its detections."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..assembly.detect_dataset import detect
+from ..assembly.detect_dataset import OnProgress, detect
 from ..data.images.load import ImageError
 from ..data.open import open_dataset, open_sources
 from ..data.records.dataset import Dataset
@@ -36,8 +37,8 @@ class Scored:
 
     results: Results
     truth: GroundTruth
-    found: DetectionTable
-    skipped: list[ImageError]  # pictures that could not be read: nothing is found there
+    table: DetectionTable
+    skipped: list[ImageError]  # images that could not be read: they count without detections
     left_out: tuple[str, ...]  # classes of the data that the detector does not know
 
 
@@ -76,26 +77,26 @@ def score_detector(
     from ..data.records.subsets import select_classes
 
     if detector.class_agnostic:
-        wanted, left_out = detector.classes, tuple[str, ...]()
+        scored, left_out = detector.classes, tuple[str, ...]()
         dataset = merged(dataset)
     else:
-        wanted = known_classes(detector, dataset, classes)
-        left_out = () if classes is not None else tuple(c for c in dataset.classes if c not in wanted)
-        dataset = select_classes(dataset, wanted, "background", "accept") if wanted else dataset
+        scored = known_classes(detector, dataset, classes)
+        left_out = () if classes is not None else tuple(c for c in dataset.classes if c not in scored)
+        dataset = select_classes(dataset, scored, "background", "accept") if scored else dataset
     detections, skipped = detect(detector, dataset, progress=progress)
     truth = GroundTruth.of(dataset, masks=detector.has_masks)
-    found = DetectionTable.of([relabeled(d, detector.classes, wanted) for d in detections], cut=detector.threshold)
-    results = score(truth, found, protocol, split=dataset.split)
-    return Scored(results, truth, found, skipped, left_out)
+    table = DetectionTable.of([relabeled(d, detector.classes, scored) for d in detections], cut=detector.threshold)
+    results = score(truth, table, protocol, split=dataset.split)
+    return Scored(results, truth, table, skipped, left_out)
 
 
-def relabeled(found: Detections, old: Sequence[str], new: Sequence[str]) -> Detections:
+def relabeled(detections: Detections, old: Sequence[str], new: Sequence[str]) -> Detections:
     """The detections whose class is in ``new``, with labels that index it."""
     if tuple(old) == tuple(new):
-        return found
+        return detections
     table = torch.tensor([new.index(name) if name in new else -1 for name in old])
-    labels = table[found.labels]
-    return replace(found, labels=labels, names=tuple(new))[labels >= 0]
+    labels = table[detections.labels]
+    return replace(detections, labels=labels, names=tuple(new))[labels >= 0]
 
 
 # ------------------------------------------------------------------------------------------------- data
@@ -122,20 +123,20 @@ def evaluation_set(
 
 def _held_out(dataset: Dataset, ids: set[Any]) -> Dataset:
     """The records that training validated on."""
-    kept = [r for r in dataset.records if r.id in ids]
-    gone = sorted(map(str, ids - {r.id for r in kept}))
+    held_out = [r for r in dataset.records if r.id in ids]
+    gone = sorted(map(str, ids - {r.id for r in held_out}))
     listed = ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else "")
-    if not kept:
+    if not held_out:
         raise FovealError(
-            f"not one of the {len(ids)} images that the run validated on is here any more ({listed})",
+            f"not one of the {len(ids)} images that the run validated on exists any more ({listed})",
             path=dataset.path,
-            fix="Put them back, or name other data",
+            fix="Put them back, or give other data",
         )
     findings = list(dataset.findings)
     if gone:
         message = f"{len(gone)} of the {len(ids)} images that the run validated on are gone ({listed}); scored without"
         findings.append(Finding("validation-image-missing", "warning", str(dataset.path), "", message, "Put them back"))
-    return replace(dataset, records=kept, split="val", findings=findings)
+    return replace(dataset, records=held_out, split="val", findings=findings)
 
 
 def divided_ids(model: str | Path, data: PathLike | Sequence[PathLike]) -> list[Any] | None:
@@ -144,21 +145,65 @@ def divided_ids(model: str | Path, data: PathLike | Sequence[PathLike]) -> list[
 
     for folder in (Path(model), *Path(model).resolve().parents[:2]):  # a run, or one of its checkpoints
         try:
-            story = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        divided, own = story.get("divided"), story.get("arguments", {}).get("data")
-        if divided and _same(own, data):
+        divided, trained = run.get("divided"), run.get("arguments", {}).get("data")
+        if divided and _same(trained, data):
             return list(divided["val"])
         return None
     return None
 
 
-def _same(own: Any, data: Any) -> bool:
+def _same(trained: Any, data: Any) -> bool:
     def resolved(value: Any) -> list[Path]:
         return sorted(Path(p).resolve() for p in (value if isinstance(value, (list, tuple)) else [value]))
 
-    return own is not None and resolved(own) == resolved(data)
+    return trained is not None and resolved(trained) == resolved(data)
+
+
+@contextmanager
+def _silent(what: str) -> Iterator[OnProgress | None]:
+    yield None
+
+
+def score_model(
+    model: Detector | Run | PathLike,
+    *,
+    data: PathLike | Sequence[PathLike],
+    source: PathLike | None = None,
+    split: str | None = None,
+    protocol: str | Protocol = "coco",
+    classes: Sequence[str] | None = None,
+    images: PathLike | None = None,
+    proposals: PathLike | Sequence[PathLike] | None = None,
+    limit: int | None = None,
+    parts: Sequence[type] = (),
+    on_data: Callable[[Dataset], None] | None = None,
+    task: Callable[[str], AbstractContextManager[OnProgress | None]] = _silent,
+) -> Scored:
+    """What :func:`foveal.evaluate` does, with all that the results are made from.
+
+    ``source``: what a ``Detector`` was loaded from, which says what images its run held out. ``on_data`` is called with
+    the data set before the detector runs; ``task("evaluating")`` makes the progress callback of a part of the work.
+    """
+    from ..assembly.detector import Detector
+    from ..checkpoints.folder import Run
+    from ..checkpoints.load import load
+    from ..external_proposals.detector import with_proposals
+
+    given = model.path if isinstance(model, Run) else model
+    detector = given if isinstance(given, Detector) else load(given, parts=parts)
+    source = source if isinstance(given, Detector) else given
+    divided = None if source is None else divided_ids(source, data)
+    dataset = evaluation_set(data, split=split, images=images, divided=divided)
+    dataset = replace(dataset, records=dataset.records[:limit])
+    with task("proposing") as progress:
+        dataset = with_proposals(detector, dataset, proposals, progress=progress)
+    if on_data is not None:
+        on_data(dataset)
+    with task("evaluating") as progress:
+        return score_detector(detector, dataset, protocol=protocol, classes=classes, progress=progress)
 
 
 def evaluate(
@@ -170,21 +215,44 @@ def evaluate(
     classes: Sequence[str] | None = None,
     images: PathLike | None = None,
     proposals: PathLike | Sequence[PathLike] | None = None,
+    limit: int | None = None,
+    parts: Sequence[type] = (),
 ) -> Results:
-    """Scores a detector (or a run, checkpoint, alias or weights file) on a data set.
+    """Scores a detector on a data set by a named protocol.
 
-    Without ``split``: ``val`` where the data has splits; the validation images of a run that divided this data itself;
-    else the whole set. ``classes``: those to score; else all that detector and data share. ``proposals``: a file of
-    ``foveal proposals``, for a detector that takes them from outside.
+        results = foveal.evaluate("runs/first", data="my-photos", split="test", protocol="voc10")
+        results = foveal.evaluate(foveal.load("accurate"), data="my-photos", classes=["cat", "dog"])
+        print(results.text())
+
+    model
+        a detector, or what :func:`foveal.load` takes: a run, checkpoint, alias or weights file
+    data, images
+        data sets, several are joined; folder of the images, if they are not beside the annotations
+    split
+        name of the split to score on; default: ``val`` where the data has splits; the validation images of a run that
+        divided this very data itself; else the whole set
+    protocol
+        ``"coco"`` (AP over IoU .50:.05:.95), ``"voc07"`` (11 points) or ``"voc10"`` (all points)
+    classes
+        names of the classes to score; default: all that detector and data share
+    proposals
+        file of ``foveal proposals``, for a detector that takes external proposals
+    limit
+        use only the first images
+    parts
+        see :func:`foveal.load`
+
+    Raises :class:`UsageError` for a class that the detector does not know, :class:`FovealError` for data that cannot
+    be read or has no class in common with the detector.
     """
-    from ..assembly.detector import Detector
-    from ..checkpoints.folder import Run
-    from ..checkpoints.load import load
-    from ..external_proposals.detector import with_proposals
-
-    place = model.path if isinstance(model, Run) else model
-    detector = place if isinstance(place, Detector) else load(place)
-    divided = None if isinstance(place, Detector) else divided_ids(place, data)
-    dataset = evaluation_set(data, split=split, images=images, divided=divided)
-    dataset = with_proposals(detector, dataset, proposals)
-    return score_detector(detector, dataset, protocol=protocol, classes=classes).results
+    return score_model(
+        model,
+        data=data,
+        split=split,
+        protocol=protocol,
+        classes=classes,
+        images=images,
+        proposals=proposals,
+        limit=limit,
+        parts=parts,
+    ).results

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..assembly.detect_dataset import OnProgress
 from ..data.images.load import ImageError, load_image
 from ..data.records.dataset import Dataset, Record
 from ..errors import UsageError

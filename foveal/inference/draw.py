@@ -65,7 +65,7 @@ def ink(background: RGB) -> RGB:
 # --------------------------------------------------------------------------------------------- drawing
 @dataclass(frozen=True)
 class _Scale:
-    """Sizes in pixels that go with the size of the picture."""
+    """Sizes in pixels, proportional to the size of the image."""
 
     line: int
     font: int
@@ -79,7 +79,7 @@ class _Scale:
 
 
 def draw(image: NDArray[np.uint8], detections: Detections, *, line: int | None = None) -> Image.Image:
-    """A new RGB picture of ``image`` (H, W, 3) uint8 with the detections (original pixels) drawn in.
+    """A new RGB image of ``image`` (H, W, 3) uint8 with the detections (original pixels) drawn in.
 
     Whatever is there is drawn: choose with ``detections.above(score)`` first. ``line`` sets the line width in pixels.
     """
@@ -107,17 +107,17 @@ def draw_boxes(
 ) -> Image.Image:
     """As :func:`draw`, from plain values: boxes xyxy, N masks (H, W). Without scores chips hold the name alone."""
     height, width = image.shape[:2]
-    picture = Image.fromarray(np.ascontiguousarray(_with_masks(image, labels, masks)))
+    canvas = Image.fromarray(np.ascontiguousarray(_with_masks(image, labels, masks)))
     scale = _Scale.of(width, height)
     stroke = line or scale.line
     order = sorted(range(len(boxes)), key=lambda i: scores[i] if scores else -i)  # the surest is drawn last, on top
-    layer = ImageDraw.Draw(picture, "RGBA")
+    layer = ImageDraw.Draw(canvas, "RGBA")
     rects = {i: _inside(boxes[i], width, height) for i in order}
     for i in order:
         _outline(layer, rects[i], color(labels[i]), stroke)
     chips: list[Rect] = []
     placed = []
-    for i in reversed(order):  # the surest chooses its place first
+    for i in reversed(order):  # the best score chooses its location first
         name = names[labels[i]] if names else str(labels[i])
         text, size = _text(name, None if scores is None else scores[i], scale, width)
         if text and size[1] <= height:
@@ -126,7 +126,7 @@ def draw_boxes(
             placed.append((chip, text, color(labels[i])))
     for chip, text, paint in reversed(placed):
         _chip(layer, chip, text, paint, scale)
-    return picture
+    return canvas
 
 
 def _with_masks(
@@ -147,7 +147,7 @@ def _with_masks(
 
 
 def _inside(box: Sequence[float], width: int, height: int) -> Rect:
-    """Pixel columns and rows of the outline: half-open continuous edges -> the pixels they cover, in the picture."""
+    """Pixel columns and rows of the outline: half-open continuous edges -> the pixels they cover, inside the image."""
     x1, y1, x2, y2 = (v if math.isfinite(v) else 0.0 for v in box)
     left, top = min(max(round(x1), 0), width - 1), min(max(round(y1), 0), height - 1)
     right, bottom = min(max(round(x2) - 1, left), width - 1), min(max(round(y2) - 1, top), height - 1)
@@ -168,7 +168,7 @@ def _font(size: int) -> Any:
 
 
 def _text(name: str, score: float | None, scale: _Scale, width: int) -> tuple[str, tuple[float, float]]:
-    """The longest form of the label that the picture is wide enough for, and the chip's size; "" if none is."""
+    """The longest form of the label that the image is wide enough for, and the chip's size; "" if none is."""
     percent = "" if score is None else f"{100 * score:.0f}%"
     font = _font(scale.font)
     height = sum(font.getmetrics()) + scale.pad
@@ -179,8 +179,8 @@ def _text(name: str, score: float | None, scale: _Scale, width: int) -> tuple[st
     return "", (0, 0)
 
 
-def _place(rect: Rect, size: tuple[float, float], stroke: int, width: int, height: int, taken: Sequence[Rect]) -> Rect:
-    """Where a chip goes: in the picture, at its box, off other chips; where all places touch, the least covered."""
+def _place(rect: Rect, size: tuple[float, float], stroke: int, width: int, height: int, used: Sequence[Rect]) -> Rect:
+    """Where a chip goes: in the image, at its box, off other chips; where all locations overlap, the least covered."""
     w, h = size
     left, top, right, bottom = rect
     right, bottom = right + 1, bottom + 1
@@ -199,8 +199,8 @@ def _place(rect: Rect, size: tuple[float, float], stroke: int, width: int, heigh
     for rank, (x, y) in enumerate(corners):
         inside_x, inside_y = min(max(x, 0), width - w), min(max(y, 0), height - h)
         chip = (inside_x, inside_y, inside_x + w, inside_y + h)
-        moved = abs(inside_y - y) / h  # a chip pushed back into the picture covers its own object
-        cost = sum(_overlap(chip, other) for other in taken) / (w * h) + 0.5 * moved + 0.02 * rank
+        moved = abs(inside_y - y) / h  # a chip pushed back into the image covers its own object
+        cost = sum(_overlap(chip, other) for other in used) / (w * h) + 0.5 * moved + 0.02 * rank
         if cost < least:
             best, least = chip, cost
     return best

@@ -1,4 +1,4 @@
-"""Detections of files: images, folders, globs in; drawings and JSON out."""
+"""``foveal.predict``: detects objects in image files, folders and globs; writes drawings and JSON."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from ..assembly.detector import Detector
     from ..external_proposals.file import Table
     from ..types import Detections
-LOOK_AHEAD = 4  # pictures decoded while the detector works
+
+LOOK_AHEAD = 4  # images decoded while the detector works
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was found in one picture."""
+    """The detections of one image."""
 
     image: str  # the path as it was given
     width: int
@@ -48,8 +49,8 @@ class Prediction:
 
 
 @dataclass
-class Predictions:
-    """What :func:`predict` did: one entry a picture, and the pictures that could not be read."""
+class PredictedImages:
+    """What :func:`predict` returns: the images with their detections, and those that could not be read."""
 
     images: list[Prediction] = field(default_factory=list)
     skipped: list[ImageError] = field(default_factory=list)
@@ -64,98 +65,116 @@ def predict(
     classes: Sequence[str] | None = None,
     json: PathLike | None = None,
     batch: int | None = None,
-    proposals: PathLike | Sequence[PathLike] | Outside | None = None,
+    proposals: PathLike | Sequence[PathLike] | ImageProposals | None = None,
+    parts: Sequence[type] = (),
+    limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     each: Callable[[Prediction], None] | None = None,
-) -> Predictions:
+) -> PredictedImages:
     """Detects objects in images, folders and globs, in their order.
 
-    ``detector`` may be anything that :func:`foveal.load` takes. Detections below ``score`` and of other ``classes`` are
-    left out. ``proposals`` is a file of ``foveal proposals``, for a detector that takes them from outside, or what
-    :meth:`Outside.of` found; without it they come from the cache, where new ones are put. Drawings go to ``out`` (JPEG,
-    named after the picture), all detections to the file ``json``. ``each`` is called with every result. Pictures that
-    cannot be read are skipped and named in the answer; where none can be read :class:`FovealError` is raised. Raises
-    :class:`UsageError` for an unknown class or a source that holds no image.
+        done = foveal.predict("runs/first", ["photo.jpg", "holiday/"], out="drawings", json="detections.json")
+        for image in done.images:
+            print(image.image, image.detections.to_list())
+
+    ``detector`` may be anything that :func:`foveal.load` takes, with the same ``parts``. Only detections of at least
+    ``score`` and of ``classes`` are returned. ``limit``: only the first images. Drawings go to folder ``out`` (JPEG,
+    named after the image), all detections to the file ``json``. ``proposals``: a file of ``foveal proposals`` or an
+    :class:`ImageProposals`, for a detector that takes external proposals; default: computed, and cached. ``batch``:
+    images at a time; default: 1 on a CPU, else 8. ``each`` is called with every result, ``progress`` with the number of
+    images done and of all.
+
+    Images that cannot be read are skipped and listed in the result. Raises :class:`FovealError` where none can be read,
+    :class:`UsageError` for an unknown class and for a source without images.
     """
     if isinstance(detector, (str, Path)):
         from ..checkpoints.load import load
 
-        detector = load(detector)
-    if not 0 <= score <= 1:
-        raise UsageError(f"score is {score:g}; it must lie between 0 and 1")
-    unknown = [c for c in classes or () if c not in detector.classes]
-    if unknown:
-        raise UsageError(f"there is no class {unknown[0]!r}", fix=f"Choose from {', '.join(detector.classes)}")
-    files = find_sources([sources] if isinstance(sources, (str, Path)) else list(sources))
-    namer = None if out is None else _Namer(Path(out), files)
-    done = Predictions()
+        detector = load(detector, parts=parts)
+    _check(detector, score, classes)
+    files = find_sources([sources] if isinstance(sources, (str, Path)) else list(sources))[:limit]
+    drawings = None if out is None else _Drawings(Path(out), files)
+    external = proposals if isinstance(proposals, ImageProposals) else ImageProposals.of(detector, files, proposals)
     size = batch or (1 if detector.device.type == "cpu" else 8)
-    outside = proposals if isinstance(proposals, Outside) else Outside.of(detector, files, proposals)
-    waiting: list[tuple[str, ImageArray]] = []
-
-    def flush() -> None:
-        boxes = None if outside is None else [outside.boxes(name, pixels) for name, pixels in waiting]
-        answers = detector.predict_arrays([p for _, p in waiting], size, boxes)
-        for (name, pixels), found in zip(waiting, answers, strict=True):
-            found = found.above(score)
-            if classes:
-                found = found.only(classes)
-            drawing = None if namer is None else namer.save(name, pixels, found)
+    done = PredictedImages()
+    for loaded in _batches(files, size, done.skipped, progress):
+        boxes = None if external is None else [external.boxes(name, pixels) for name, pixels in loaded]
+        results = detector.predict_arrays([pixels for _, pixels in loaded], size, boxes)
+        for (name, pixels), result in zip(loaded, results, strict=True):
+            shown = result.above(score).only(classes) if classes else result.above(score)
+            drawing = None if drawings is None else drawings.save(name, pixels, shown)
             height, width = pixels.shape[:2]
-            done.images.append(Prediction(name, width, height, found, drawing))
+            done.images.append(Prediction(name, width, height, shown, drawing))
             if each is not None:
                 each(done.images[-1])
-        waiting.clear()
-
-    for number, (name, loaded) in enumerate(_loaded(files), 1):
-        if isinstance(loaded, ImageError):
-            done.skipped.append(loaded)
-        else:
-            waiting.append((name, loaded))
-        if len(waiting) >= size:
-            flush()
-        if progress is not None:
-            progress(number, len(files))
-    flush()
     if not done.images:
         _refuse(done.skipped)
     if json is not None:
         Path(json).parent.mkdir(parents=True, exist_ok=True)
         text = json_module.dumps([p.to_dict() for p in done.images], indent=1, ensure_ascii=False, allow_nan=False)
-        Path(json).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        Path(json).write_text(text + "\n", encoding="utf-8")
     return done
 
 
+def _check(detector: Detector, score: float, classes: Sequence[str] | None) -> None:
+    if not 0 <= score <= 1:
+        raise UsageError(f"score is {score:g}, expected a number from 0 to 1")
+    unknown = [c for c in classes or () if c not in detector.classes]
+    if unknown:
+        raise UsageError(
+            f"the detector does not know the class {unknown[0]!r}", fix=f"Choose of {', '.join(detector.classes)}"
+        )
+
+
+def _batches(
+    files: Sequence[str], size: int, skipped: list[ImageError], progress: Callable[[int, int], None] | None
+) -> Iterator[list[tuple[str, RGB]]]:
+    """Names and pixels of ``size`` images at a time; images that cannot be read go to ``skipped``."""
+    batch: list[tuple[str, RGB]] = []
+    for number, (name, loaded) in enumerate(_prefetch(files), 1):
+        if isinstance(loaded, ImageError):
+            skipped.append(loaded)
+        else:
+            batch.append((name, loaded))
+        if len(batch) >= size:
+            yield batch
+            batch = []
+        if progress is not None:
+            progress(number, len(files))
+    if batch:
+        yield batch
+
+
 def find_sources(sources: Sequence[PathLike]) -> list[str]:
-    """The image files that are meant, each once, in order: files as they are, the images of folders, matches of globs.
+    """Image files, each once, in order: files as they are, the images of folders, the matches of globs.
 
     A file that does not exist stays in the list, so that loading names it. Raises :class:`FovealError` for a folder or
     a pattern without images.
     """
-    found: list[str] = []
+    files: list[str] = []
     for source in map(str, sources):
         path = Path(source)
         if path.is_dir():
             inside = [str(p) for p in find_images(path)]
             if not inside:
                 raise FovealError(
-                    "no image in this folder", path=path, fix="Name another, or a pattern: 'DIR/**/*.jpg'"
+                    "no image in this folder", path=path, fix="Give another folder, or a pattern such as 'DIR/**/*.jpg'"
                 )
-            found += inside
+            files += inside
         elif not path.exists() and glob.has_magic(source):
             matches = sorted(p for p in glob.glob(source, recursive=True) if Path(p).is_file() and is_image(Path(p)))
             if not matches:
                 raise FovealError("no image matches this pattern", path=source)
-            found += matches
+            files += matches
         else:
-            found.append(source)
-    if not found:
+            files.append(source)
+    if not files:
         raise UsageError("no image is given")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(files))
 
 
-def _loaded(files: Sequence[str]) -> Iterator[tuple[str, ImageArray | ImageError]]:
-    """Pictures in order, or why there is none, decoded a few ahead."""
+def _prefetch(files: Sequence[str]) -> Iterator[tuple[str, RGB | ImageError]]:
+    """Names and pixels in order (or the error of an image that cannot be read), decoded a few ahead."""
 
     def load(name: str) -> ImageArray | ImageError:
         try:
@@ -164,11 +183,11 @@ def _loaded(files: Sequence[str]) -> Iterator[tuple[str, ImageArray | ImageError
             return error
 
     with ThreadPoolExecutor(1) as pool:
-        ahead: deque[tuple[str, Future[ImageArray | ImageError]]] = deque()
-        rest = iter(files)
+        ahead: deque[tuple[str, Future[RGB | ImageError]]] = deque()
+        remaining = iter(files)
         try:
             while True:
-                for name in rest:
+                for name in remaining:
                     ahead.append((name, pool.submit(load, name)))
                     if len(ahead) > LOOK_AHEAD:
                         break
@@ -182,12 +201,12 @@ def _loaded(files: Sequence[str]) -> Iterator[tuple[str, ImageArray | ImageError
 
 
 @dataclass
-class Outside:
-    """The proposals of pictures for a detector that makes none itself, found by the content of each."""
+class ImageProposals:
+    """External proposals of images, looked up by the content of each image."""
 
     tables: Sequence[Table]
-    top: int  # of a picture that are used
-    without: list[str] = field(default_factory=list)  # pictures that turned out to have none
+    top: int  # proposals of an image that are used
+    without: list[str] = field(default_factory=list)  # images that turned out to have none
 
     @classmethod
     def of(
@@ -197,9 +216,11 @@ class Outside:
         files: PathLike | Sequence[PathLike] | None = None,
         *,
         progress: Callable[[int, int], None] | None = None,
-    ) -> Outside | None:
-        """Those of ``files``; without them of the cache, where the detector's source puts what is new. None for a
-        detector that makes its own. Raises :class:`UsageError` for files that it has no use for."""
+    ) -> ImageProposals | None:
+        """Those of ``files``; without them of the cache, where the detector's source puts what it computes.
+
+        None for a detector that makes its own. Raises :class:`UsageError` for files that it has no use for.
+        """
         from ..data.records.dataset import Record
         from ..external_proposals.cache import ensure_cached, from_source
         from ..external_proposals.file import read_tables
@@ -207,7 +228,7 @@ class Outside:
         source = detector.source
         if source is None:
             if files is not None:
-                raise UsageError(f"{type(detector.spec).__name__} takes no proposals from outside", where="--proposals")
+                raise UsageError(f"{type(detector.spec).__name__} takes no external proposals", where="--proposals")
             return None
         if files is not None:
             return cls(read_tables(files), source.top)
@@ -215,27 +236,27 @@ class Outside:
         return cls([ensure_cached(records, source.setting, from_source(source), progress=progress).table], source.top)
 
     @cached_property
-    def _rows(self) -> dict[str, tuple[Table, int]]:
-        """Hash of the image file -> table and row."""
-        from ..external_proposals.file import index_tables
+    def rows(self) -> dict[str, tuple[Table, int]]:
+        """Table and row of every image, by its content."""
+        from ..external_proposals.file import places
 
         return index_tables(self.tables)
 
-    def boxes(self, name: str, pixels: ImageArray) -> NDArray[np.float32]:
-        """(P, 4). Raises :class:`FovealError` for a picture that the tables do not know."""
+    def boxes(self, name: str, pixels: RGB) -> NDArray[np.float32]:
+        """(P, 4) xyxy pixels. Raises :class:`FovealError` for an image that the tables do not hold."""
         from ..external_proposals.file import content_key
 
-        place = self._rows.get(content_key(name))
-        if place is None:
+        entry = self.rows.get(content_key(name))
+        if entry is None:
             path = ", ".join(str(table.path) for table in self.tables)
-            fix = "Leave --proposals out to compute them for each image"
+            fix = "Leave --proposals out, and they are computed"
             raise FovealError(f"has no proposals for {name} as it is now", path=path, fix=fix)
-        table, row = place
+        table, row = entry
         height, width = pixels.shape[:2]
-        found = table.of(row, width, height).boxes[: self.top]
-        if not len(found):
+        boxes = table.of(row, width, height).boxes[: self.top]
+        if not len(boxes):
             self.without.append(name)
-        return found
+        return boxes
 
 
 def _refuse(skipped: Sequence[ImageError]) -> None:
@@ -245,33 +266,35 @@ def _refuse(skipped: Sequence[ImageError]) -> None:
     raise FovealError(f"none of the {len(skipped)} images can be read: {shown}")
 
 
-class _Namer:
+class _Drawings:
     """Writes drawings into a folder, under names that never clash and never beside a source."""
 
     def __init__(self, out: Path, files: Sequence[str]) -> None:
-        self.out, self.taken = out, set[str]()
+        self.out, self.used = out, set[str]()
         real = out.resolve()
         for name in files:
             if Path(name).resolve().parent == real:
-                raise FovealError("the pictures themselves lie here", path=out, fix="Name another folder for drawings")
+                raise FovealError(
+                    "the source images are in this folder", path=out, fix="Give another folder for the drawings"
+                )
         if out.exists() and not out.is_dir():
-            raise FovealError("is a file, not a folder", path=out, fix="Name a folder for the drawings")
+            raise FovealError("is a file, not a folder", path=out, fix="Give a folder for the drawings")
 
-    def save(self, name: str, pixels: ImageArray, found: Detections) -> Path:
+    def save(self, name: str, pixels: RGB, detections: Detections) -> Path:
         from .draw import draw
 
         self.out.mkdir(parents=True, exist_ok=True)
-        target = self.out / self.free(Path(name))
-        draw(pixels, found).save(target, quality=92)
+        target = self.out / self.free_name(Path(name))
+        draw(pixels, detections).save(target, quality=92)
         return target
 
-    def free(self, path: Path) -> str:
-        """``dog.jpg``; where that is taken ``dog.png.jpg``, ``photos_dog.jpg``, then ``dog-2.jpg``, ..."""
+    def free_name(self, path: Path) -> str:
+        """``dog.jpg``; where that is in use ``dog.png.jpg``, ``photos_dog.jpg``, then ``dog-2.jpg``, ..."""
         options = [path.stem, path.name, f"{path.resolve().parent.name}_{path.stem}"]
         number = 2
-        while (stem := options.pop(0)).lower() in self.taken:  # some file systems do not know capitals
+        while (stem := options.pop(0)).lower() in self.used:  # some file systems ignore case
             if not options:
                 options.append(f"{path.stem}-{number}")
                 number += 1
-        self.taken.add(stem.lower())
+        self.used.add(stem.lower())
         return stem + ".jpg"

@@ -1,8 +1,8 @@
-"""Coders: how four regressed numbers stand for a box.
+"""Coders: boxes to regression targets (deltas) and back.
 
-A coder is a pair of inverses. ``encode`` turns a box into the numbers that a head should have produced at a prior,
-``decode`` turns a head's numbers into a box. Both take any leading dimensions and broadcast, compute in float32 at
-least, and never return a box whose right or lower side lies before its left or upper one.
+A coder is a pair of inverses. ``encode`` turns a box into the deltas that a head should predict at a prior, ``decode``
+turns predicted deltas into a box. Both take any leading dimensions and broadcast, compute in at least float32, and
+never return an inverted box.
 """
 
 from __future__ import annotations
@@ -23,13 +23,20 @@ _EPS = 1e-6  # pixels: sides below this count as this, so that log and division 
 class Coder(ABC):
     """Boxes (..., 4) in pixels <-> deltas (..., 4) at priors (..., 4)."""
 
+    logistic: bool = False  # whether the center's deltas are logits of its location in the cell
+
+    @property
+    def scales_priors(self) -> bool:
+        """Whether the sides of a box are multiples of its prior's, so that the shapes of the priors matter."""
+        return True
+
     @abstractmethod
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
         """``xyxy`` boxes (..., 4) at ``xyxy`` priors (..., 4) -> deltas (..., 4)."""
 
     @abstractmethod
     def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
-        """Deltas (..., 4) at ``xyxy`` priors (..., 4) -> ``xyxy`` boxes (..., 4). Not clipped to the picture."""
+        """Deltas (..., 4) at ``xyxy`` priors (..., 4) -> ``xyxy`` boxes (..., 4), not clipped to the image."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,8 @@ class Delta(Coder):
     ``dx = wx (cx - cx_a) / w_a``, ``dy = wy (cy - cy_a) / h_a``, ``dw = ww ln(w / w_a)``, ``dh = wh ln(h / h_a)``.
 
     ``weights`` are one over the standard deviations of the targets: (10, 10, 5, 5) for variances (.1, .1, .2, .2).
-    ``clamp`` bounds ``dw / ww`` and ``dh / wh`` on decoding, so that ``exp`` cannot overflow; Detectron and
-    torchvision take ln(1000 / 16), the Caffe originals have none. Beyond it the pair is no longer inverse.
+    ``clamp`` limits ``dw / ww`` and ``dh / wh`` on decoding, so that ``exp`` cannot overflow; Detectron and
+    torchvision use ln(1000 / 16), the Caffe originals none. Beyond it the pair is not inverse.
     """
 
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
@@ -76,9 +83,9 @@ class LTRB(Coder):
 
     ``l = (cx_a - x1) / w_a``, ``t = (cy_a - y1) / h_a``, ``r = (x2 - cx_a) / w_a``, ``b = (y2 - cy_a) / h_a``.
 
-    ``normalize=False`` leaves the division out: distances in pixels, as in the paper. With it and priors of one
-    stride they are in strides, as in torchvision. The center need not lie inside the box: negative distances are kept
-    as long as the box is valid; else its right (lower) side is moved onto its left (upper) one.
+    ``normalize=False`` omits the division: distances in pixels, as in the paper. With it and cells one stride wide
+    they are in strides, as in torchvision. The center may lie outside the box: negative distances are decoded as they
+    are while the box is valid; otherwise its right (lower) side is moved onto its left (upper) one.
     """
 
     normalize: bool = True
@@ -101,10 +108,10 @@ class LTRB(Coder):
 
 @dataclass(frozen=True)
 class ImageRelative(Coder):
-    """Center and sides as parts of the prior's sides, which is the whole picture (DETR, section 3.1).
+    """Center and sides as fractions of the prior, which is the whole image (DETR, section 3.1).
 
     ``dx = (cx - x1_a) / w_a``, ``dy = (cy - y1_a) / h_a``, ``dw = w / w_a``, ``dh = h / h_a``: 0 to 1 within the
-    picture, which is what the head gives.
+    image, as the head predicts them.
     """
 
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
@@ -131,17 +138,17 @@ def _center_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return boxes[..., 0] + 0.5 * w, boxes[..., 1] + 0.5 * h, w.clamp(min=_EPS), h.clamp(min=_EPS)
 
 
-_EDGE = 1e-6  # of a cell: centers are kept so far from its border, where the logistic function would need infinity
+_EDGE = 1e-6  # of a cell: smallest distance of a center from its border, where the inverse logistic is infinite
 _CLAMP = 16.0  # largest exponent of a side, e^16 = 9 million anchors; Darknet has none and overflows
 
 
 @dataclass(frozen=True)
 class GridCoder(Coder):
-    """The center as a place in its cell, the sides as multiples of the prior's or as parts of the picture.
+    """The center as a location in its cell, the sides as multiples of the anchor's or as fractions of the canvas.
 
-    ``x = (column + f(tx)) cell``, ``y`` alike; ``f`` is the logistic function (YOLOv2 on) or nothing (YOLOv1). Sides:
-    "exp", ``w = w_a exp(tw)`` (YOLOv2 on); or "square", ``w = tw^2 canvas`` (YOLOv1). Only with :class:`Cells`, whose
-    ``scale_xy`` s stretches ``f`` around the middle of the cell: ``s (f - 1/2) + 1/2``.
+    ``x = (column + f(tx)) cell``, ``y`` alike; ``f`` is the logistic function (since YOLOv2) or the identity (YOLOv1).
+    Sides: "exp", ``w = w_a exp(tw)`` (since YOLOv2); or "square", ``w = tw^2 canvas`` (YOLOv1). Only with
+    :class:`Cells`, whose ``scale_xy`` s stretches ``f`` around the middle of the cell: ``s (f - 1/2) + 1/2``.
     """
 
     logistic: bool = True
@@ -151,20 +158,24 @@ class GridCoder(Coder):
         if self.sides not in ("exp", "square"):
             raise UsageError(f"GridCoder(sides={self.sides!r}): expected 'exp' or 'square'")
 
+    @property
+    def scales_priors(self) -> bool:
+        return self.sides == "exp"
+
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
         boxes, priors = at_least_fp32(boxes), at_least_fp32(priors)
         middle, prior, cell, canvas = _grid(priors)
-        place = ((boxes[..., :2] + boxes[..., 2:]) / 2 - middle) / cell + 0.5
+        center = ((boxes[..., :2] + boxes[..., 2:]) / 2 - middle) / cell + 0.5
         if self.logistic:
-            place = torch.logit(place.clamp(_EDGE, 1 - _EDGE))
+            center = torch.logit(center.clamp(_EDGE, 1 - _EDGE))
         side = (boxes[..., 2:] - boxes[..., :2]).clamp(min=_EDGE)
-        return torch.cat([place, (side / canvas).sqrt() if self.sides == "square" else (side / prior).log()], -1)
+        return torch.cat([center, (side / canvas).sqrt() if self.sides == "square" else (side / prior).log()], -1)
 
     def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
         deltas, priors = at_least_fp32(deltas), at_least_fp32(priors)
         middle, prior, cell, canvas = _grid(priors)
-        place, side = deltas[..., :2], deltas[..., 2:]
-        center = middle + ((place.sigmoid() if self.logistic else place) - 0.5) * cell
+        offset, side = deltas[..., :2], deltas[..., 2:]
+        center = middle + ((offset.sigmoid() if self.logistic else offset) - 0.5) * cell
         half = (side.square() * canvas if self.sides == "square" else side.clamp(max=_CLAMP).exp() * prior) / 2
         return torch.cat([center - half, center + half], -1)
 
@@ -172,6 +183,6 @@ class GridCoder(Coder):
 def _grid(priors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Middle, sides, cell times scale_xy and canvas of priors (..., 9), each (..., 2)."""
     if priors.shape[-1] != 9:
-        raise UsageError("the coder GridCoder measures in cells, which only the priors Cells have")
+        raise UsageError("GridCoder needs the grid cells of its priors, which only Cells have")
     middle = (priors[..., :2] + priors[..., 2:4]) / 2
     return middle, priors[..., 2:4] - priors[..., :2], priors[..., 4:6] * priors[..., 8:], priors[..., 6:8]

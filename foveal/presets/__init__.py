@@ -1,39 +1,78 @@
 """Named detectors. Variants are ``dataclasses.replace``; the comment above each says what it is and what to expect.
 
 Where torchvision has a form of a detector, the plain name is that form and the paper's is ``..._paper``. AP is
-published COCO val2017 unless said; what the ``*_mini`` presets reach in minutes is in ``docs/results.md``.
+published COCO val2017 unless said; what the ``*_mini`` presets reach in minutes is in ``docs/results.md``. The presets
+are imported when the first of them is asked for: :mod:`foveal.presets.catalogue` lists them without importing torch.
 """
 
 from __future__ import annotations
 
-from ..assembly.detector import Spec
-from ..errors import UsageError, nearest
-from . import detr, fast_rcnn, faster_rcnn, fcos, mask_rcnn, mini, rcnn, retinanet, spp_net, ssd, yolo
-from .detr import *
-from .fast_rcnn import *
-from .faster_rcnn import *
-from .fcos import *
-from .mask_rcnn import *
-from .mini import *
-from .rcnn import *
-from .retinanet import *
-from .spp_net import *
-from .ssd import *
-from .yolo import *
+import difflib
+import functools
+import importlib
+from typing import TYPE_CHECKING, Any
 
-# where the presets are, in the order they are listed
-PAGES = (retinanet, fcos, ssd, yolo, detr, rcnn, spp_net, fast_rcnn, faster_rcnn, mask_rcnn, mini)
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..assembly.detector import Spec
+    from .detr import *
+    from .fast_rcnn import *
+    from .faster_rcnn import *
+    from .fcos import *
+    from .mask_rcnn import *
+    from .mini import *
+    from .rcnn import *
+    from .retinanet import *
+    from .spp_net import *
+    from .ssd import *
+    from .yolo import *
+
+# the modules of the presets, in the order they are listed
+PAGES = (
+    "retinanet",
+    "fcos",
+    "ssd",
+    "yolo",
+    "detr",
+    "rcnn",
+    "spp_net",
+    "fast_rcnn",
+    "faster_rcnn",
+    "mask_rcnn",
+    "mini",
+)
+
+
+@functools.cache
+def _all() -> dict[str, Spec]:
+    """All presets, page by page, in the order of each page."""
+    pages = [importlib.import_module(f".{page}", __name__) for page in PAGES]
+    return {name: value for page in pages for name, value in vars(page).items() if name in page.__all__}
 
 
 def names() -> list[str]:
     """All presets, page by page, in the order of each page."""
-    return [name for page in PAGES for name in vars(page) if name in page.__all__]
+    return list(_all())
 
 
 def get(name: str) -> Spec:
     """The preset of that name. Raises ``UsageError`` with the nearest one."""
-    value = globals().get(name)
-    if isinstance(value, Spec):
-        return value
-    fix = f"{nearest(name, names())} Run `foveal models` to list them"
-    raise UsageError(f"there is no preset {name!r}", fix=fix.strip())
+    if name in _all():
+        return _all()[name]
+    near = difflib.get_close_matches(name, names(), 1)
+    fix = f"Did you mean {near[0]!r}?" if near else ""
+    raise UsageError(f"there is no preset {name!r}", fix=f"{fix} `foveal models` lists them.".strip())
+
+
+def __getattr__(name: str) -> Any:
+    if not name.startswith("_"):
+        if name in PAGES:
+            return importlib.import_module(f".{name}", __name__)
+        if name in _all():
+            return _all()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *names()})

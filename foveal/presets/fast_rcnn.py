@@ -6,12 +6,11 @@ from dataclasses import replace
 
 from ..data.augment.transforms import MultiScale
 from ..detectors.fast_rcnn import FastRCNN
-from ..detectors.ssd import CAFFE_MEAN, LEVELS
 from ..parts.backbones.caffe import CaffeNet
 from ..parts.backbones.image_pyramid import ImagePyramid
 from ..parts.necks.fpn import Identity
 from ..parts.pooling.roi_align import RoIPool
-from ..parts.resizing import Resize
+from ..parts.resizing import CAFFE_MEAN, LEVELS, Resize
 from .faster_rcnn import faster_rcnn_vgg16
 from .recipes import FLIP
 

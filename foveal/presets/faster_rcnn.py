@@ -10,7 +10,8 @@ from ..detectors.faster_rcnn import ROI_TASK, RPN_TASK, FasterRCNN, alternating
 from ..detectors.rpn import RPN
 from ..parts.backbones.timm import Timm
 from ..parts.backbones.torchvision import Torchvision
-from ..parts.heads.dense import Predictor, ResNetTail, RoIConv, RoIMLP, RPNHead, VGGTail
+from ..parts.heads.dense import RPNHead
+from ..parts.heads.roi import Predictor, ResNetTail, RoIConv, RoIMLP, VGGTail
 from ..parts.heads.timm import TimmTail
 from ..parts.losses.box import SmoothL1
 from ..parts.losses.classification import Focal

@@ -17,9 +17,10 @@ from ..detectors.ssd import SSD
 from ..detectors.yolo import V1_TASK, V2_TASK, V3_TASK, YOLO
 from ..parts.backbones.small import SmallResNet
 from ..parts.coders import Delta
-from ..parts.heads.dense import PointTower, RoIMLP, Tower
+from ..parts.heads.dense import PointTower, Tower
 from ..parts.heads.mask import MaskHead
 from ..parts.heads.rcnn import RCNNHead
+from ..parts.heads.roi import RoIMLP
 from ..parts.heads.ssd import PerLevel, PredictionModule
 from ..parts.heads.yolo import CellHead
 from ..parts.losses.box import GIoU

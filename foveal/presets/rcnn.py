@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..detectors.rcnn import BOX_RIDGE, CLASS_SVMS, FINE_TUNE, RCNN, RCNN_FIT
-from ..detectors.ssd import CAFFE_MEAN, LEVELS
 from ..parts.backbones.torchvision import Torchvision
 from ..parts.pooling.warp import Warp
-from ..parts.resizing import Original
+from ..parts.resizing import CAFFE_MEAN, LEVELS, Original
 from ..recipe import WindowSampling
 from .recipes import FLIP
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..detectors.spp_net import SPP_FIT, SPPNet
-from ..detectors.ssd import CAFFE_MEAN, LEVELS
 from ..parts.backbones.caffe import ZF5
 from ..parts.backbones.image_pyramid import ImagePyramid
-from ..parts.resizing import Resize
+from ..parts.resizing import CAFFE_MEAN, LEVELS, Resize
 from .recipes import FLIP
 
 __all__ = ["spp_net_zf5", "spp_net_zf5_5_scales"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..data.augment.transforms import Expand, HorizontalFlip, IoUCrop, PhotometricDistortion
-from ..detectors.ssd import CAFFE_MEAN, LEVELS, SSD, VGG_EXTRAS
+from ..detectors.ssd import SSD, VGG_EXTRAS
 from ..parts.backbones.torchvision import Torchvision
 from ..parts.coders import Delta
 from ..parts.heads.ssd import PerLevel, PredictionModule
@@ -18,7 +18,7 @@ from ..parts.necks.ssd import Extra, Extras, L2Norm, ReducedFC
 from ..parts.postprocess.nms import NMS
 from ..parts.postprocess.select import Select
 from ..parts.priors.default_boxes import DefaultBoxes
-from ..parts.resizing import Stretch
+from ..parts.resizing import CAFFE_MEAN, LEVELS, Stretch
 from ..recipe import SGD, Cosine, Recipe, Stage, Steps
 
 __all__ = [

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..data.augment.transforms import HorizontalFlip, Jitter, MultiScale, PhotometricDistortion
-from ..detectors.yolo import BLACK, V1_TASK, V2_OBJECTNESS, V2_TASK, WHITE, YOLO
+from ..detectors.yolo import V1_TASK, V2_OBJECTNESS, V2_TASK, YOLO
 from ..parts.backbones.darknet import Darknet
 from ..parts.heads.yolo import CellHead
 from ..parts.heads.yolo_v1 import GridHead
 from ..parts.necks.fpn import SingleLevel
 from ..parts.necks.yolo import Passthrough, Upsampling
 from ..parts.priors.cells import Cells
-from ..parts.resizing import Letterbox, Stretch
+from ..parts.resizing import BLACK, WHITE, Letterbox, Stretch
 from ..recipe import SGD, Recipe, Steps
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Where the queries of a DETR look, as pictures."""
+"""The attention maps of DETR's queries, as tensors and as images."""
 
 from __future__ import annotations
 
@@ -8,31 +8,59 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..assembly.detector import Detector
-from ..detectors.detr import DETR, attention_maps
+from ..assembly.detector import Detector, Outputs
+from ..detectors.detr import DETR
+from ..errors import UsageError
 from ..inference.draw import draw_boxes
 from ..parts.coders import ImageRelative
+from ..parts.heads.transformer import DecoderLayer, TransformerHead
+from ..types import Images
 
-_DARK = 0.3  # of the light that is left where a query does not look
+_DARK = 0.3  # share of the brightness where the attention is zero
+
+
+@torch.no_grad()
+def attention_maps(detector: Detector, images: Images, layer: int = -1) -> tuple[Tensor, Outputs]:
+    """The attention maps of a DETR's queries, (B, Q, h, w) float32 over the cells of its feature map, and its outputs.
+
+    They are the cross-attention weights of one decoder layer, averaged over its heads: not negative, 0 outside the
+    image, with a sum of 1. Query q is row q of ``outputs.layers[layer]``; cell (y, x) covers the pixels around
+    ``((x + 1/2) W / w, (y + 1/2) H / h)`` of the canvas. Raises ``UsageError`` for a detector without queries.
+    """
+    head = detector.get_submodule("head") if isinstance(detector.spec, DETR) else None
+    if not isinstance(head, TransformerHead):
+        raise UsageError(f"{type(detector.spec).__name__} has no queries", fix="Use a DETR")
+    attention = cast(DecoderLayer, head.decoder.layers[layer]).multihead_attn
+    weights: list[Tensor] = []
+
+    def record(_: nn.Module, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None]) -> None:
+        weights.append(attention.weights(inputs[0], inputs[1], inputs[3]).mean(1))
+
+    handle = attention.register_forward_pre_hook(record)
+    try:
+        outputs = detector.outputs(detector.normalize(images))
+    finally:
+        handle.remove()
+    return weights[0].view(*weights[0].shape[:2], *outputs.features[-1].shape[-2:]), outputs
 
 
 def attention_images(
     detector: Detector, image: NDArray[np.uint8], *, layer: int = -1, score: float = 0.5
 ) -> list[Image.Image]:
-    """A picture for each query that is sure of an object, the surest first: bright where it looks, and its box.
+    """An image for each query of at least ``score``, by descending score: bright where it attends, with its box.
 
-    ``image`` (H, W, 3) RGB; ``layer`` of the decoder, whose own boxes and scores are shown. The place that is looked at
-    most is as bright as in the image. Raises ``UsageError`` for a detector without queries.
+    ``image`` (H, W, 3) RGB; ``layer`` of the decoder, whose boxes and scores are shown. The location with the largest
+    weight is as bright as in the image. Raises ``UsageError`` for a detector without queries.
     """
     images = detector.prepare([image])
     with torch.inference_mode():
         maps, outputs = attention_maps(detector, images, layer)
-        found, canvas = outputs.layers[layer], images.pixels.shape[-2:]
+        predictions, canvas = outputs.layers[layer], images.pixels.shape[-2:]
         loss = cast(DETR, detector.spec).task.cls_loss
-        scores, labels = loss.scores(found.logits)[0].cpu().max(-1)
+        scores, labels = loss.scores(predictions.logits)[0].cpu().max(-1)
         height, width = images.sizes[0].tolist()
         sure = scores.argsort(descending=True, stable=True)[: int((scores >= score).sum())]
         if not len(sure):
@@ -40,7 +68,7 @@ def attention_images(
         weights = F.interpolate(maps.float().cpu()[:1, sure], canvas, mode="bilinear")[..., :height, :width]
         light = F.interpolate(weights, image.shape[:2], mode="bilinear")[0]
     original = torch.tensor([[0.0, 0.0, image.shape[1], image.shape[0]]])
-    boxes = ImageRelative().decode(found.deltas[0].float().cpu()[sure], original.expand(len(sure), -1)).tolist()
+    boxes = ImageRelative().decode(predictions.deltas[0].float().cpu()[sure], original.expand(len(sure), -1)).tolist()
     return [
         draw_boxes(_lit(image, one), [box], [int(labels[q])], detector.classes, scores=[float(scores[q])])
         for q, one, box in zip(sure, light, boxes, strict=True)

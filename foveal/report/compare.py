@@ -9,16 +9,15 @@ from typing import Any
 
 from ..errors import FovealError
 from .plots import lines
-from .read_run import Record
+from .read_run import RunRecord
+from .summary import text_table
 
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "mAP")
 CALLED = ("data", "val", "split", "classes", "others", "limit", "weights", "max_time", "epochs")
 
 
-def comparison(records: Sequence[Record]) -> str:
+def comparison(records: Sequence[RunRecord]) -> str:
     """Plain text: scores, then every setting that is not the same in all runs."""
-    from .run_report import table
-
     names = labels(records)
     rows = [["", *names]]
     for number in NUMBERS:
@@ -26,24 +25,24 @@ def comparison(records: Sequence[Record]) -> str:
         if any(v is not None for v in values):
             rows.append([number, *map(_shown, values)])
     rows.append(["AP of the last weights", *(_last(r) for r in records)])
-    rows.append(["updates", *(str(r.results.get("steps", "-")) for r in records)])
-    text = [table(rows), "", "Settings that differ:"]
-    settings = [flat(r.story, r.path) for r in records]
+    rows.append(["iterations", *(str(r.results.get("steps", "-")) for r in records)])
+    text = [text_table(rows), "", "Settings that differ:"]
+    settings = [flat(r.run, r.path) for r in records]
     keys = list(dict.fromkeys(key for s in settings for key in s))
     different = [k for k in keys if len({s.get(k, "-") for s in settings}) > 1]
-    return "\n".join([*text, table([["", *names], *([k, *(s.get(k, "-") for s in settings)] for k in different)])
+    return "\n".join([*text, text_table([["", *names], *([k, *(s.get(k, "-") for s in settings)] for k in different)])
                       if different else "  none"])  # fmt: skip
 
 
-def curves(records: Sequence[Record]) -> bytes:
-    """A PNG: validation AP of every run over its updates."""
+def curves(records: Sequence[RunRecord]) -> bytes:
+    """A PNG: validation AP of every run over its iterations."""
     series = {n: r.series("val", "AP") for n, r in zip(labels(records), records, strict=True)}
     return lines(
-        {n: (list(map(float, xs)), ys) for n, (xs, ys) in series.items()}, title="Validation AP", x="update", y="AP"
+        {n: (list(map(float, xs)), ys) for n, (xs, ys) in series.items()}, title="Validation AP", x="iteration", y="AP"
     )
 
 
-def labels(records: Sequence[Record]) -> list[str]:
+def labels(records: Sequence[RunRecord]) -> list[str]:
     """The folders' names, as much of each path as tells them apart."""
     parts = [r.path.resolve().parts for r in records]
     for depth in range(1, max(map(len, parts)) + 1):
@@ -53,12 +52,12 @@ def labels(records: Sequence[Record]) -> list[str]:
     return [f"{name} ({i + 1})" for i, name in enumerate(names)]
 
 
-def flat(story: dict[str, Any], path: Path | None = None) -> dict[str, str]:
+def flat(run: dict[str, Any], path: Path | None = None) -> dict[str, str]:
     """The settings of a run by path: of its spec, and of its call. Raises :class:`FovealError` naming ``path``."""
-    called = story.get("arguments", {})
-    found = {name: repr(called.get(name)) for name in CALLED}
-    found |= {name: str(story.get(name)) for name in ("seed", "batch_size", "precision", "processes")}
-    text = str(story.get("spec", ""))
+    arguments = run.get("arguments", {})
+    found = {name: repr(arguments.get(name)) for name in CALLED}
+    found |= {name: str(run.get(name)) for name in ("seed", "batch_size", "precision", "processes")}
+    text = str(run.get("spec", ""))
     try:
         _walk(ast.parse(text, mode="eval").body, "", found)
     except (SyntaxError, ValueError, RecursionError):
@@ -77,7 +76,7 @@ def _walk(node: ast.expr, path: str, found: dict[str, str]) -> None:
         found[path] = ast.unparse(node)
 
 
-def _last(record: Record) -> str:
+def _last(record: RunRecord) -> str:
     last = record.results.get("last")
     return _shown(last.get("AP") if isinstance(last, dict) else None)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from ..evaluation.curves import Curves
 from ..files.atomic import write_text
 from .plots import inline, jpeg, lines, precision_recall
-from .read_run import Record
+from .read_run import RunRecord
 
 PROTOCOLS = {
     "coco": "COCO: AP over IoU .50:.05:.95, 101 recall points, at most 100 detections an image",
@@ -25,15 +25,15 @@ SIZES = {"APs": "small objects", "APm": "medium", "APl": "large", "AR100": "reca
 
 @dataclass(frozen=True)
 class Example:
-    """A validation picture, drawn twice."""
+    """A validation image, drawn twice."""
 
     name: str
-    truth: Image.Image  # with the objects of the annotation
-    found: Image.Image  # with the detections
+    truth: Image.Image  # the annotated objects
+    detections: Image.Image
 
 
 def write_report(
-    record: Record, examples: Sequence[Example] = (), curves: Curves | None = None, notes: Sequence[str] = ()
+    record: RunRecord, examples: Sequence[Example] = (), curves: Curves | None = None, notes: Sequence[str] = ()
 ) -> Path:
     """Writes ``report.html`` into the run folder and returns its path. ``notes`` are sentences for the reader."""
     path = record.path / "report.html"
@@ -41,17 +41,17 @@ def write_report(
     return path
 
 
-def render(record: Record, examples: Sequence[Example], curves: Curves | None, notes: Sequence[str]) -> str:
+def render(record: RunRecord, examples: Sequence[Example], curves: Curves | None, notes: Sequence[str]) -> str:
     """The page as text."""
     results = record.results
     plots = [inline(p) for p in _plots(record, curves)]
-    shown = [(e.name, inline(jpeg(e.truth), "jpeg"), inline(jpeg(e.found), "jpeg")) for e in examples]
+    shown = [(e.name, inline(jpeg(e.truth), "jpeg"), inline(jpeg(e.detections), "jpeg")) for e in examples]
     return (
         environment()
         .get_template("report.html")
         .render(
             title=record.path.resolve().name,
-            detector=str(record.story.get("spec", "")).split("(", 1)[0],
+            detector=str(record.run.get("spec", "")).split("(", 1)[0],
             headline=_headline(results),
             protocol=PROTOCOLS.get(str(results.get("protocol")), ""),
             split=results.get("split"),
@@ -62,7 +62,7 @@ def render(record: Record, examples: Sequence[Example], curves: Curves | None, n
             plots=plots,
             examples=shown,
             notes=list(notes),
-            spec=record.story.get("spec", ""),
+            spec=record.run.get("spec", ""),
             facts=_facts(record),
             time=_time(record),
         )
@@ -70,12 +70,12 @@ def render(record: Record, examples: Sequence[Example], curves: Curves | None, n
 
 
 def environment() -> jinja2.Environment:
-    """Templates of this package; everything that comes from outside is escaped."""
-    found = jinja2.Environment(
+    """Templates of this package; all values are escaped."""
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader("foveal.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    found.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f}"
-    return found
+    templates.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f}"
+    return templates
 
 
 def _headline(results: dict[str, Any]) -> list[tuple[str, str, Any]]:
@@ -95,10 +95,10 @@ def _per_class(results: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     return sorted(rows, key=lambda row: -1.0 if row[1] is None else row[1], reverse=True)
 
 
-def _plots(record: Record, curves: Curves | None) -> list[bytes]:
+def _plots(record: RunRecord, curves: Curves | None) -> list[bytes]:
     def collected(pairs: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
-        found = {label: record.series(split, name) for label, split, name in pairs}
-        return {label: values for label, values in found.items() if values[0]}
+        series = {label: record.series(split, name) for label, split, name in pairs}
+        return {label: values for label, values in series.items() if values[0]}
 
     parts = [(f"{n} (training)", "train", n) for n in record.losses("train")]
     loss = collected([*parts, ("loss (validation)", "val", "loss")])
@@ -106,35 +106,37 @@ def _plots(record: Record, curves: Curves | None) -> list[bytes]:
     score = collected([(name, "val", name) for name in names])
     out = []
     if loss:
-        out.append(lines(loss, title="Losses", x="update", y="loss", dashed=("loss (validation)",)))
+        out.append(lines(loss, title="Losses", x="iteration", y="loss", dashed=("loss (validation)",)))
     if score:
-        out.append(lines(score, title="Validation scores (coco)", x="update", y="AP"))
+        out.append(lines(score, title="Validation scores (coco)", x="iteration", y="AP"))
     if curves is not None:
         out.append(precision_recall(curves, iou=curves.iou))
     rate = collected([("learning rate", "train", "lr")])
     if rate:
-        out.append(lines(rate, title="Learning rate", x="update", y="learning rate"))
+        out.append(lines(rate, title="Learning rate", x="iteration", y="learning rate"))
     return out
 
 
-def _facts(record: Record) -> list[tuple[str, str]]:
-    story = record.story
-    around, arguments = story.get("environment", {}), story.get("arguments", {})
-    rows = [("data", str(arguments.get("data"))), ("classes", ", ".join(story.get("classes", ())))]
-    for name, part in story.get("data_sets", {}).items():
+def _facts(record: RunRecord) -> list[tuple[str, str]]:
+    run = record.run
+    environment, arguments = run.get("environment", {}), run.get("arguments", {})
+    rows = [("data", str(arguments.get("data"))), ("classes", ", ".join(run.get("classes", ())))]
+    for name, part in run.get("data_sets", {}).items():
         rows.append((name, f"{part['images']} images, {part['objects']} objects, split {part['split'] or '(all)'}"))
-    if story.get("note"):
-        rows.append(("note", str(story["note"])))
-    rows += [("seed", str(story.get("seed"))), ("batch", str(story.get("batch_size")))]
-    rows += [("precision", str(story.get("precision"))), ("processes", str(story.get("processes")))]
-    rows += [("processor", f"{around.get('processor')} ({around.get('device')}, {around.get('threads')} threads)")]
-    rows += [("platform", str(around.get("platform")))]
-    rows += [(name, str(version)) for name, version in around.get("versions", {}).items()]
+    if run.get("note"):
+        rows.append(("note", str(run["note"])))
+    rows += [("seed", str(run.get("seed"))), ("batch", str(run.get("batch_size")))]
+    rows += [("precision", str(run.get("precision"))), ("processes", str(run.get("processes")))]
+    rows += [
+        ("CPU", f"{environment.get('processor')} ({environment.get('device')}, {environment.get('threads')} threads)")
+    ]
+    rows += [("platform", str(environment.get("platform")))]
+    rows += [(name, str(version)) for name, version in environment.get("versions", {}).items()]
     return rows
 
 
-def _time(record: Record) -> list[tuple[str, float]]:
-    """Where the time of the updates went: (name, part of all)."""
+def _time(record: RunRecord) -> list[tuple[str, float]]:
+    """Where the time of the iterations goes: (name, share of all)."""
     last: dict[str, float] = {}
     for row in record.metrics:
         for name, value in row.items():

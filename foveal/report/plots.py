@@ -63,9 +63,9 @@ def lines(
     return _png(figure)
 
 
-def precision_recall(curves: Mapping[str, Curve], *, iou: float, most: int = 20) -> bytes:
-    """A PNG of the precision-recall curves of the classes with objects, the most frequent ``most`` of them."""
-    shown = sorted((n for n in curves if curves[n].objects), key=lambda n: -curves[n].objects)[:most]
+def precision_recall(curves: Mapping[str, Curve], *, iou: float, count: int = 20) -> bytes:
+    """A PNG of the precision-recall curves of the classes with objects, the most frequent ``count`` of them."""
+    shown = sorted((n for n in curves if curves[n].objects), key=lambda n: -curves[n].objects)[:count]
     figure, axes = _figure(f"Precision and recall at IoU {iou:g}", "recall", "precision")
     for name in curves:
         if name not in shown:
@@ -98,9 +98,9 @@ def inline(data: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def jpeg(picture: Image.Image, side: int = 560) -> bytes:
-    """A picture for a page: at most ``side`` pixels, JPEG."""
-    small = picture.copy()
+def jpeg(image: Image.Image, side: int = 560) -> bytes:
+    """An image as JPEG, its longer side at most ``side`` pixels."""
+    small = image.copy()
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     small.save(out, "JPEG", quality=85)

@@ -1,4 +1,4 @@
-"""What a run folder says about its run: settings, curves, scores. No torch."""
+"""Reads a run folder: settings, metrics, scores. Never imports torch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..files.atomic import read_object
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """A run folder, read."""
 
     path: Path
-    story: dict[str, Any]  # run.json
+    run: dict[str, Any]  # run.json
     metrics: list[dict[str, Any]]  # metrics.jsonl
-    results: dict[str, Any]  # results.json; empty while the run goes on
+    results: dict[str, Any]  # results.json; empty until the run has ended
 
     def __post_init__(self) -> None:
-        if not isinstance(self.story.get("arguments", {}), dict):
+        if not isinstance(self.run.get("arguments", {}), dict):
             raise FovealError("expected an object", path=self.path / "run.json", where="arguments")
 
     def series(self, split: str, name: str) -> tuple[list[int], list[float]]:
@@ -44,12 +44,12 @@ class Record:
         return sorted(names, key=lambda n: n != "loss")
 
 
-def read_record(path: str | Path) -> Record:
+def read_record(path: str | Path) -> RunRecord:
     """Raises :class:`FovealError` where the folder is no run or its files cannot be read."""
     path = Path(path)
     if not (path / "run.json").is_file():
         raise FovealError("no run here (run.json is missing)", path=path, fix="Give the folder that --out named")
-    story = read_object(path / "run.json")
+    run = read_object(path / "run.json")
     results = read_object(path / "results.json") if (path / "results.json").exists() else {}
     metrics = []
     if (path / "metrics.jsonl").exists():
@@ -59,8 +59,7 @@ def read_record(path: str | Path) -> Record:
             except ValueError:
                 raise FovealError("not JSON", path=path / "metrics.jsonl", where=f"line {number}") from None
             if not isinstance(row, dict):
-                found = type(row).__name__
-                where = f"line {number}"
-                raise FovealError(f"expected an object, found {found}", path=path / "metrics.jsonl", where=where)
+                kind, where = type(row).__name__, f"line {number}"
+                raise FovealError(f"expected an object, found {kind}", path=path / "metrics.jsonl", where=where)
             metrics.append(row)
-    return Record(path, story, metrics, results)
+    return RunRecord(path, run, metrics, results)

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
@@ -15,6 +15,9 @@ from ..errors import FovealError, UsageError
 from ..recipe import Precision
 from . import process_group as processes
 from .precision import choose, plugin
+
+if TYPE_CHECKING:
+    pass
 
 
 def find_device(asked: str) -> torch.device:
@@ -87,6 +90,7 @@ def first_alone(fabric: Fabric, work: Callable[[], list[str]]) -> list[str]:
 
 def workers(asked: int | None, device: torch.device) -> int:
     """Processes that load images. On two cores a worker only takes time from the arithmetic."""
+
     if asked is not None:
         return asked
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""The pictures of a run: to learn from, and to validate on."""
+"""The training and validation data of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Datasets:
-    """Both data sets, and how we divided them where they do not say it themselves."""
+    """Both data sets, and a note on how they were divided where the data has no splits."""
 
     training: Dataset
     validation: Dataset
@@ -30,7 +30,7 @@ class Datasets:
 
     @property
     def same(self) -> bool:
-        """Whether somebody validates on the training images on purpose, as ``foveal check`` does."""
+        """Whether the run validates on its training images on purpose, as ``foveal check`` does."""
         a, b = self.training, self.validation
         return a.path == b.path and a.split == b.split
 
@@ -39,7 +39,7 @@ class Datasets:
         return self.training, self.validation
 
     def limited(self, limit: int | None) -> Datasets:
-        """The first so many images of each; raises :class:`FovealError` where nothing can be learned from them."""
+        """The first ``limit`` images of each. Raises :class:`FovealError` for data without objects."""
         training, validation = (replace(d, records=d.records[:limit]) for d in self.both)
         if self.same:  # asked for, and the banner says so once
             validation.findings = [f for f in validation.findings if f.code != "image-in-two-splits"]
@@ -54,10 +54,10 @@ class Datasets:
         fabric: Fabric,
         console: Progress,
     ) -> Datasets:
-        """With proposals from outside, where the detector wants them. The first process makes what is missing."""
+        """With external proposals, where the detector takes them. The first process computes what is missing."""
         if source is None:
             if files is not None:
-                raise UsageError("this detector makes its own proposals", where="--proposals", fix="Leave them out")
+                raise UsageError("this detector takes no external proposals", where="--proposals", fix="Leave them out")
             return self
 
         def prepare() -> list[str]:

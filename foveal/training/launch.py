@@ -1,30 +1,33 @@
-"""One run from its arguments to its results: data, detector, loop, report."""
+"""One training run from its arguments to its results: folder, processes, data, detector, loop."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
 
 from ..checkpoints import folder as checkpoint
-from ..checkpoints.folder import Run
+from ..checkpoints.folder import Content, DamagedCheckpoint, Run
 from ..checkpoints.initial import begin
 from ..checkpoints.transfer import LoadReport
 from ..config.show import show
+from ..config.table import own_parts
 from ..data.open import split_pair
 from ..data.records.fingerprint import fingerprint, proposal_fingerprint
 from ..data.records.segmentation import check_masks
 from ..errors import UsageError
 from ..files.atomic import write_json
 from ..parts.layers.narrow import guard_narrow
-from ..runtime import process_group as processes
-from ..runtime import processes as environment
+from ..recipe import Precision
+from ..runtime import process_group, processes
 from ..runtime.precision import layout
 from ..runtime.progress import Progress
-from .arguments import Arguments
+from .arguments import TrainArguments
 from .datasets import Datasets
-from .loop import loop
+from .loop.job import Job
 from .loop.log import Log
 from .loop.state import State
 from .loop.update import START, derive_seed
@@ -39,107 +42,51 @@ if TYPE_CHECKING:
     from ..assembly.detector import Detector, Spec
 
 
-def _train_one(spec: Spec, arguments: Arguments, began: float) -> Run:
-    out, fit = arguments.out, spec.fit
-    device = environment.find_device(arguments.device)
-
-    # ---- a run that is there already
-    there = open_folder(out, arguments.resume)
-    resumed, damaged = there or (None, [])
+def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
+    """One run, new or resumed. ``began`` is when it was called, by ``time.monotonic``."""
+    # ---- a run that exists already
+    resumed, damaged = open_folder(arguments.folder, arguments.resume) or (None, [])
     stored = {} if resumed is None else resumed.state
-    if resumed is not None and is_complete(State.from_json(stored), fit):
+    if resumed is not None and is_complete(State.from_json(stored), spec.fit):
         return _complete(arguments, State.from_json(stored))
 
     # ---- processes
-    precision = environment.choose_precision(stored.get("precision"), arguments.precision or fit.precision, device)
+    device = processes.find_device(arguments.device)
+    precision = processes.choose_precision(stored.get("precision"), arguments.precision or spec.fit.precision, device)
     torch.set_num_threads(stored.get("threads", torch.get_num_threads()))
-    fabric = environment.launch(device, arguments.devices, precision)
-    first = fabric.is_global_zero
-    console = Progress(shown=arguments.progress and first)
+    fabric = processes.launch(device, arguments.devices, precision)
+    console = Progress(shown=arguments.progress and fabric.is_global_zero)
 
-    # ---- data and detector
-    sets = _divided(arguments).with_proposals(spec.source, arguments.proposals, fabric, console)
-    training, validation = sets.both
-    batch = arguments.batch or fit.batch
-    if batch % (fit.accumulate * fabric.world_size):
-        parts = f"{fabric.world_size} processes x fit.accumulate={fit.accumulate}"
-        raise UsageError(f"a batch of {batch} cannot be divided evenly by {parts}")
-    check_recipe(fit, arguments.epochs, arguments.max_time, fabric.world_size)
-    torch.manual_seed(derive_seed(START, arguments.seed))
-    detector = spec.build(training.classes)
-    if detector.has_masks:
-        for gap in filter(None, map(check_masks, sets.both)):
-            console.say(gap)
-    check_stages(detector, fit)
-    check_alternation(detector, fit)
-    taken: LoadReport | None = None
-    if resumed is None:
-        taken, said = begin(spec, detector, arguments.weights)
-        for line in said:
-            console.say(line)
-    detector.to(fabric.device).to(memory_format=layout(detector, fabric.device))
-    if precision != "32" and fabric.device.type == "cpu":
-        guard_narrow(detector)
-
-    # ---- the folder
-    described = {"spec": show(spec), "classes": list(detector.classes), "versions": environment.versions()}
-    fixed = {
-        "seed": arguments.seed,
-        "batch_size": batch,
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-        "processes": fabric.world_size,
-        "data": fingerprint(training, masks=detector.has_masks),
-        "val_data": fingerprint(validation, masks=detector.has_masks),
-        "proposals": proposal_fingerprint(training),
-    }
-    for line in banner(arguments, spec, batch, fabric, precision, sets):
+    # ---- data, detector and folder
+    setup = _set_up(spec, arguments, fabric, precision, console, resumed)
+    for line in banner(arguments, spec, setup.batch, fabric, precision, setup.sets):
         console.say(line)
     if resumed is not None:
-        console.say(check_same(resumed, spec, described, fixed))
-    told = {
-        **run_record(arguments, described, fixed, fabric, sets),
-        "start": None if taken is None else taken.to_dict(),
-    }
-    buffers = 3 + (fit.ema is not None)  # weights, two of a solver at most, the average
-
-    def prepare() -> list[str]:
-        out.mkdir(parents=True, exist_ok=True)
-        checkpoint.check_space(out, detector.parameters(), copies=buffers)
-        if resumed is not None:
-            return set_aside(out, damaged)
-        checkpoint.remove(out / "checkpoints")
-        save_initial(detector, out, fit, described)
-        write_json(out / "run.json", told)
-        return []
-
-    fabric.barrier()  # every process has looked at the folder before the first one writes
-    lines = environment.first_alone(fabric, prepare)
-    if resumed is not None:
-        for line in (*lines, check_best(out, stored), f"resuming after update {State.from_json(stored).updates}"):
-            console.say(line)
+        console.say(check_same(resumed, spec, setup.described, setup.fixed, arguments.parts))
+    _prepare_folder(setup, damaged)
 
     # ---- the loop
-    job = _job(arguments, spec, fabric, detector, sets, described, fixed, batch, began)
     offset, step = stored.get("log_bytes", 0), stored.get("first", 0) + stored.get("step", 0)
-    log = Log(out, active=first, offset=offset, step=step, tensorboard=arguments.tensorboard)
+    log = Log(
+        arguments.folder, active=fabric.is_global_zero, offset=offset, step=step, tensorboard=arguments.tensorboard
+    )
     try:
-        state = run_segments(job, resumed, log, console)
+        state = run_segments(setup.job(began), resumed, log, console)
     finally:
         log.close()
         console.close()
-    if first:
-        write_json(out / "results.json", results(state))
-    processes.meet(fabric)
-    return Run(out)
+    if fabric.is_global_zero:
+        write_json(arguments.folder / "results.json", results(state))
+    process_group.meet(fabric)
+    return Run(arguments.folder)
 
 
-def _complete(arguments: Arguments, state: State) -> Run:
-    """Says so, and writes the results that a kill right after the last checkpoint left out."""
-    out, writes = arguments.out, environment.first_process()
+def _complete(arguments: TrainArguments, state: State) -> Run:
+    """Reports it, and writes the results that a kill right after the last checkpoint left out."""
+    out, writes = arguments.folder, processes.first_process()
     line = f"{out}: the run is complete ({state.ended})"
     if arguments.epochs is not None and arguments.epochs != state.plan.epochs:
-        line += f" after {state.plan.epochs} epochs; for more, begin a new run with --weights {out}"
+        line += f" after {state.plan.epochs} epochs; for more, start a new run with --weights {out}"
     Progress(shown=arguments.progress and writes).say(line)
     if writes:
         clear(out)
@@ -148,8 +95,118 @@ def _complete(arguments: Arguments, state: State) -> Run:
     return Run(out)
 
 
-def _divided(arguments: Arguments) -> Datasets:
-    found = split_pair(
+# ------------------------------------------------------------------------------------- data and detector
+@dataclass(frozen=True)
+class Setup:
+    """A run whose processes, data and detector are ready."""
+
+    spec: Spec
+    arguments: TrainArguments
+    fabric: Fabric
+    precision: Precision
+    console: Progress
+    resumed: Content | None
+    sets: Datasets
+    batch: int  # images per iteration, over all processes
+    detector: Detector  # on its device
+    loaded: LoadReport | None  # which tensors come from given weights; None: none do, or the run is resumed
+
+    @cached_property
+    def described(self) -> dict[str, Any]:
+        """What goes into spec.json."""
+        classes = list(self.detector.classes)
+        own = own_parts(self.spec)
+        described = {"spec": show(self.spec), "classes": classes, "versions": processes.versions()}
+        return {**described, "parts": own} if own else described
+
+    @cached_property
+    def fixed(self) -> dict[str, Any]:
+        """What goes into state.json and must not change on resuming."""
+        masks = self.detector.has_masks
+        return {
+            "seed": self.arguments.seed,
+            "batch_size": self.batch,
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+            "processes": self.fabric.world_size,
+            "data": fingerprint(self.sets.training, masks=masks),
+            "val_data": fingerprint(self.sets.validation, masks=masks),
+            "proposals": proposal_fingerprint(self.sets.training),
+        }
+
+    def job(self, began: float) -> Job:
+        """The job of the whole recipe; its ``loader`` makes the loaders of the segments."""
+        fabric, fit, seed, sets = self.fabric, self.spec.fit, self.arguments.seed, self.sets
+        workers = processes.workers(self.arguments.workers, fabric.device)
+        loaders = Loaders(
+            sets.training,
+            self.spec,
+            self.batch // fit.accumulate,
+            seed,
+            workers=workers,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+            masks=self.detector.has_masks,
+        )
+        validator = Validator(
+            fabric,
+            sets.validation,
+            fit,
+            seed,
+            batch=1 if fabric.device.type == "cpu" else 8,  # on a CPU one image at a time is fastest
+            workers=min(workers, 2),
+            split=sets.validation.split or "val",
+        )
+        return Job(
+            arguments=self.arguments,
+            fabric=fabric,
+            detector=self.detector,
+            fit=fit,
+            loader=loaders,
+            train=sets.training,
+            validator=validator,
+            spec=self.described,
+            fixed=self.fixed,
+            batch=self.batch,
+            began=began,
+        )
+
+
+def _set_up(
+    spec: Spec,
+    arguments: TrainArguments,
+    fabric: Fabric,
+    precision: Precision,
+    console: Progress,
+    resumed: Content | None,
+) -> Setup:
+    """Reads the data and builds the detector; a new run gets its initial weights."""
+    sets = _divided(arguments).with_proposals(spec.source, arguments.proposals, fabric, console)
+    batch = arguments.batch or spec.fit.batch
+    if batch % (spec.fit.accumulate * fabric.world_size):
+        parts = f"{fabric.world_size} processes x fit.accumulate={spec.fit.accumulate}"
+        raise UsageError(f"a batch of {batch} cannot be divided evenly by {parts}")
+    check_recipe(spec.fit, arguments.epochs, arguments.max_time, fabric.world_size)
+    torch.manual_seed(derive_seed(START, arguments.seed))
+    detector = spec.build(sets.training.classes)
+    if detector.has_masks:
+        for gap in filter(None, map(check_masks, sets.both)):
+            console.say(gap)
+    check_stages(detector, spec.fit)
+    check_alternation(detector, spec.fit)
+    loaded: LoadReport | None = None
+    if resumed is None:
+        loaded, lines = begin(spec, detector, arguments.weights, arguments.parts)
+        for line in lines:
+            console.say(line)
+    detector.to(fabric.device).to(memory_format=layout(detector, fabric.device))
+    if precision != "32" and fabric.device.type == "cpu":
+        guard_narrow(detector)
+    return Setup(spec, arguments, fabric, precision, console, resumed, sets, batch, detector, loaded)
+
+
+def _divided(arguments: TrainArguments) -> Datasets:
+    pair = split_pair(
         arguments.data,
         val=arguments.val,
         split_map=arguments.split,
@@ -158,55 +215,31 @@ def _divided(arguments: Arguments) -> Datasets:
         classes=arguments.classes,
         others=arguments.others,
     )
-    return Datasets(*found).limited(arguments.limit)
+    return Datasets(*pair).limited(arguments.limit)
 
 
-def _job(
-    arguments: Arguments,
-    spec: Spec,
-    fabric: Fabric,
-    detector: Detector,
-    sets: Datasets,
-    described: dict[str, Any],
-    fixed: dict[str, Any],
-    batch: int,
-    began: float,
-) -> loop.Job:
-    fit, rank, world = spec.fit, fabric.global_rank, fabric.world_size
-    workers = environment.workers(arguments.workers, fabric.device)
-    loaders = Loaders(
-        sets.training,
-        spec,
-        batch // fit.accumulate,
-        arguments.seed,
-        workers=workers,
-        rank=rank,
-        world=world,
-        masks=detector.has_masks,
-    )
-    validator = Validator(
-        fabric,
-        sets.validation,
-        fit,
-        arguments.seed,
-        batch=1 if fabric.device.type == "cpu" else 8,  # on a processor one picture at a time is fastest
-        workers=min(workers, 2),
-        split=sets.validation.split or "val",
-    )
-    return loop.Job(
-        fabric=fabric,
-        detector=detector,
-        fit=fit,
-        loader=loaders,
-        train=sets.training,
-        validator=validator,
-        out=arguments.out,
-        spec=described,
-        fixed=fixed,
-        batch=batch,
-        seed=arguments.seed,
-        epochs=arguments.epochs,
-        max_time=arguments.max_time,
-        save_every=arguments.save_every,
-        began=began,
-    )
+# ------------------------------------------------------------------------------------------- the folder
+def _prepare_folder(setup: Setup, damaged: list[DamagedCheckpoint]) -> None:
+    """The first process writes run.json, or repairs the folder of a resumed run and reports it."""
+    arguments, fabric, fit, out = setup.arguments, setup.fabric, setup.spec.fit, setup.arguments.folder
+    loaded = None if setup.loaded is None else setup.loaded.to_dict()
+    record = {**run_record(arguments, setup.described, setup.fixed, fabric, setup.sets), "start": loaded}
+    copies = 3 + (fit.ema is not None)  # weights, at most two of an optimizer, the average
+
+    def prepare() -> list[str]:
+        out.mkdir(parents=True, exist_ok=True)
+        checkpoint.check_space(out, setup.detector.parameters(), copies=copies)
+        if setup.resumed is not None:
+            return set_aside(out, damaged)
+        checkpoint.remove(out / "checkpoints")
+        save_initial(setup.detector, out, fit, setup.described)
+        write_json(out / "run.json", record)
+        return []
+
+    fabric.barrier()  # every process has looked at the folder before the first one writes
+    lines = processes.first_alone(fabric, prepare)
+    if setup.resumed is not None:
+        stored = setup.resumed.state
+        at = f"resuming after iteration {State.from_json(stored).updates}"
+        for line in (*lines, check_best(out, stored), at):
+            setup.console.say(line)

@@ -1,8 +1,9 @@
-"""Going on with a run: what is there, and whether it is the same run."""
+"""Resuming a run: its newest checkpoint, and whether the call matches it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,30 +25,30 @@ STRICT = {  # what decides the numbers; the number of processes does too, but a 
 
 
 def open_folder(out: Path, resume: bool) -> tuple[Content, list[DamagedCheckpoint]] | None:
-    """The newest whole checkpoint of a run, and the damaged ones after it; None: there is nothing to go on from.
+    """The newest whole checkpoint of a run, and the damaged ones after it; None: there is nothing to resume.
 
-    Raises :class:`UsageError` where there is a run and nobody said ``resume``.
+    Raises :class:`UsageError` where the folder holds a run and ``resume`` is false.
     """
     folder = out / "checkpoints"
     if not resume:
         if (out / "run.json").exists() or folder.exists():
-            raise UsageError(
-                "the folder holds a run", path=out, fix="Go on with it by --resume, or choose another --out"
-            )
+            raise UsageError("the folder holds a run", path=out, fix="Resume it with --resume, or choose another --out")
         return None
-    found = checkpoint.newest(folder)
-    if found is not None and "plan" not in found[1].state:
+    newest = checkpoint.newest(folder)
+    if newest is not None and "plan" not in newest[1].state:
         raise UsageError(
-            "the folder holds imported weights, and no run to go on with",
+            "the folder holds imported weights, and no run to resume",
             path=out,
-            fix=f"Begin a run with --weights {out} and another --out",
+            fix=f"Start a run with --weights {out} and another --out",
         )
-    return None if found is None else (found[1], found[2])
+    return None if newest is None else (newest[1], newest[2])
 
 
-def check_same(resumed: Content, spec: Spec, described: dict[str, Any], fixed: dict[str, Any]) -> str:
-    """Raises :class:`UsageError` where the call is not the one that began the run. What may differ is said."""
-    changes = _changes(resumed, spec) if resumed.spec["spec"] != described["spec"] else ""
+def check_same(
+    resumed: Content, spec: Spec, described: dict[str, Any], fixed: dict[str, Any], parts: Sequence[type] = ()
+) -> str:
+    """Raises :class:`UsageError` where the call differs from the one that started the run. Returns a warning or ""."""
+    changes = _changes(resumed, spec, parts) if resumed.spec["spec"] != described["spec"] else ""
     if changes:
         raise UsageError(f"the run has another spec: {changes}", fix="Resume with the same settings")
     if resumed.spec["classes"] != described["classes"]:
@@ -59,15 +60,15 @@ def check_same(resumed: Content, spec: Spec, described: dict[str, Any], fixed: d
             values = (
                 "changed since the run began" if name.endswith(("data", "proposals")) else f"was {old} and is {new}"
             )
-            raise UsageError(f"{option} {values}", fix="Resume with the same, or begin another run with --weights")
+            raise UsageError(f"{option} {values}", fix="Resume with the same, or start another run with --weights")
     if resumed.state["processes"] != fixed["processes"]:
         old, new = resumed.state["processes"], fixed["processes"]
-        return f"warning: {new} processes go on with a run of {old}; it will not be bit for bit the same run"
+        return f"warning: {new} processes resume a run of {old}; the result will not be bit-identical"
     return ""
 
 
 def set_aside(out: Path, damaged: list[DamagedCheckpoint]) -> list[str]:
-    """Renames damaged checkpoints, so that nothing takes them for whole ones; says what was wrong with each."""
+    """Renames damaged checkpoints, so that they are not loaded again; one warning for each."""
     lines = []
     for error in damaged:
         path = Path(str(error.path))
@@ -92,9 +93,9 @@ def check_best(out: Path, state: dict[str, Any]) -> str:
     return ""
 
 
-def _changes(resumed: Content, spec: Spec) -> str:
+def _changes(resumed: Content, spec: Spec, parts: Sequence[type]) -> str:
     """How the stored spec differs; nothing where an earlier version wrote the same spec in other words."""
-    from ..config.parse import parse_spec
+    from ..config.parse import parse_spec, stored_homes
 
-    changes = difference(parse_spec(resumed.spec["spec"]), spec)
+    changes = difference(parse_spec(resumed.spec["spec"], parts=parts, homes=stored_homes(resumed.spec)), spec)
     return "; ".join(f"{path} was {old} and is {new}" for path, old, new in changes[:5])

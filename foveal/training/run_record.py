@@ -1,4 +1,4 @@
-"""What a run says of itself: the call, the lines at its beginning, ``run.json`` and ``results.json``."""
+"""The run record: startup banner, ``run.json`` and ``results.json``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..checkpoints.initial import diluted_box_loss
 from ..data.records.findings import count, fold
 from ..files.paths import PathLike
 from ..runtime import processes as environment
-from .arguments import Arguments
+from .arguments import TrainArguments
 from .datasets import Datasets
 from .loop.state import State
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def banner(
-    arguments: Arguments, spec: Spec, batch: int, fabric: Fabric, precision: str, sets: Datasets
+    arguments: TrainArguments, spec: Spec, batch: int, fabric: Fabric, precision: str, sets: Datasets
 ) -> Iterator[str]:
-    """What a person should know before it starts."""
+    """Lines to print before the training starts."""
     training, validation, note = sets.training, sets.validation, sets.note
     yield f"{arguments.out}: {type(spec).__name__}, {len(training.classes)} classes: {', '.join(training.classes)}"
     yield f"{len(training)} images to train, {len(validation)} to validate" + (f" ({note})" if note else "")
     if sets.same:
-        yield "validating on the training images themselves: the scores say what was learned by heart"
+        yield "validating on the training images themselves: the scores measure overfitting"
     for dataset in (training, validation):
         yield from fold(f for f in dataset.findings if f.severity != "note")
         counts = count(dataset.findings)
@@ -47,12 +47,12 @@ def banner(
 
 
 def run_record(
-    arguments: Arguments, described: dict[str, Any], fixed: dict[str, Any], fabric: Fabric, sets: Datasets
+    arguments: TrainArguments, described: dict[str, Any], fixed: dict[str, Any], fabric: Fabric, sets: Datasets
 ) -> dict[str, Any]:
     """``run.json``."""
     call = {
         k: _plain(_absolute(v) if k in ("data", "val", "images", "proposals") else v)
-        for k, v in vars(arguments).items()
+        for k, v in arguments.recorded().items()
     }
     both = (("train", sets.training), ("val", sets.validation))
     divided = {name: [r.id for r in d.records] for name, d in both} if sets.note else None
@@ -61,18 +61,19 @@ def run_record(
         "environment": environment.describe(fabric),
         "spec": described["spec"],
         "classes": described["classes"],
+        **({"parts": described["parts"]} if "parts" in described else {}),  # of one's own: name -> module
         **{k: v for k, v in fixed.items() if k != "threads"},
         "data_sets": {
             name: {"split": d.split, "images": len(d), "objects": sum(map(len, d.records)), "format": d.format}
             for name, d in both
         },
         "note": sets.note,
-        "divided": divided,  # the ids of a split that we made; None: the data has its own
+        "divided": divided,  # image ids of a split made here; None: the data has its own
     }
 
 
 def _absolute(value: PathLike | Sequence[PathLike] | None) -> Any:
-    """Paths that mean the same from wherever the run is looked at."""
+    """Absolute paths: the run may be read from another folder."""
     if value is None or isinstance(value, str | Path):
         return None if value is None else Path(value).absolute()
     return [Path(each).absolute() for each in value]

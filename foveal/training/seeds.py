@@ -1,4 +1,4 @@
-"""The finished run, and several runs that differ in their seed."""
+"""Several runs that differ only in their seed, and the mean and standard deviation of their results."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from ..checkpoints.folder import Run
 from ..files.atomic import write_json
 
 
-def train_seeds(one: Callable[[int], Run], out: Path, count: int, first: int, *, write: bool) -> Run:
-    """Calls ``one(0)``, ``one(1)``, ... and writes mean and spread to ``out/results.json``."""
-    runs = tuple(one(k) for k in range(count))
+def train_seeds(one: Callable[[int], Run], out: Path, seeds: Sequence[int], *, write: bool) -> Run:
+    """Calls ``one(seed)`` for every seed and writes mean and standard deviation to ``out/results.json``."""
+    runs = tuple(map(one, seeds))
     if write:
-        write_json(out / "results.json", summary([run.results for run in runs], range(first, first + count)))
+        write_json(out / "results.json", summarize_seeds([run.results for run in runs], seeds))
     return Run(out, runs)
 
 
-def summary(results: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
-    """Mean and sample standard deviation of every number, of the best weights and (under ``last``) of the last ones.
+def summarize_seeds(results: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+    """The results.json of several runs: the mean of every score, and its sample standard deviation as ``spread``.
 
-    A number that is undefined in one run is undefined in the mean.
+    Both are of the best weights, and under ``last`` of the last ones. A score that is undefined in one run is
+    undefined in the mean.
     """
     head = {name: results[0][name] for name in ("protocol", "split", "images")}
     return {

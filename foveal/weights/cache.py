@@ -1,7 +1,6 @@
-"""Published checkpoints by name: finding them in the cache, and fetching them when a person asks.
+"""Published checkpoints by name: the cache of downloaded files, and their download on request.
 
-Nothing here touches the network but :func:`fetch` and :func:`fetch_url`. Every file is checked by its hash before it is
-used.
+Only :func:`fetch` and :func:`fetch_url` access the network. Every file is checked by its hash before it is used.
 """
 
 from __future__ import annotations
@@ -33,17 +32,17 @@ __all__ = [
     "weights_folder",
 ]
 
-TIMM = "timm/"  # before timm's own names
+TIMM = "timm/"  # the prefix of timm's names
 
 
 def is_alias(name: str) -> bool:
-    """Whether ``name`` is a published detector's: an alias, its own name, or a preset that a file belongs to."""
+    """Whether ``name`` is that of a published detector: an alias, its own name, or the preset of a published file."""
     key = _resolve(name)
     return key is not None and PUBLISHED[key].is_detector
 
 
 def is_published(name: str) -> bool:
-    """Whether :func:`find` may know the name."""
+    """Whether :func:`find_published` may know the name."""
     return _resolve(name) is not None or name.startswith(TIMM)
 
 
@@ -56,27 +55,27 @@ def find_published(name: str) -> Published:
     key = _resolve(name)
     if key is None:
         known = [*ALIASES, *PUBLISHED]
-        raise UsageError(
-            f"no published checkpoint is called {name!r}", fix=nearest(name, known, "checkpoints", count=3)
-        )
+        near = difflib.get_close_matches(name, known, 3)
+        fix = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Choose one of {', '.join(known)}"
+        raise UsageError(f"no published checkpoint is called {name!r}", fix=fix)
     return PUBLISHED[key]
 
 
 def weights_folder() -> Path:
-    """Where fetched files lie: ``FOVEAL_CACHE``, or ``foveal`` in the user's cache folder.
+    """The folder of fetched files: ``FOVEAL_CACHE``, or ``foveal`` in the user's cache folder.
 
     A relative ``XDG_CACHE_HOME`` does not count, as its specification says. Raises :class:`FovealError` for a user
     without a home folder.
     """
-    own = os.environ.get("FOVEAL_CACHE")
+    cache = os.environ.get("FOVEAL_CACHE")
     try:
-        if own:
-            return Path(own).expanduser()
+        if cache:
+            return Path(cache).expanduser()
         folder = Path(os.environ.get("XDG_CACHE_HOME", "")).expanduser()
         return (folder if folder.is_absolute() else Path.home() / ".cache") / "foveal"
     except RuntimeError:  # pathlib's for a home that neither HOME nor the list of users knows
-        fix = "Set FOVEAL_CACHE to the full path of a folder of yours"
-        raise FovealError("no cache folder: the home folder is not known", where=own or "", fix=fix) from None
+        fix = "Set FOVEAL_CACHE to the full path of a writable folder"
+        raise FovealError("no cache folder: the home folder is not known", where=cache or "", fix=fix) from None
 
 
 def is_offline() -> bool:
@@ -85,18 +84,18 @@ def is_offline() -> bool:
 
 
 def published_file(name: str, cache: str | Path | None = None) -> Path:
-    """The cached weights of a published checkpoint, checked. Raises ``FovealError`` that says how to get them."""
+    """The cached weights of a published checkpoint, checked. Raises ``FovealError`` with the way to get them."""
     return published_files(name, cache)[0]
 
 
 def published_files(name: str, cache: str | Path | None = None) -> list[Path]:
-    """All cached files of a published checkpoint, checked: the weights; of Darknet then the cfg and the names."""
+    """All cached files of a published checkpoint, checked: the weights; for Darknet then the cfg and the names."""
     entry = find_published(name)
-    found = []
+    files = []
     for part in entry.parts:
-        fix = f"Run `foveal weights fetch {name}` ({entry.megabytes:.0f} MB). {_by_hand(part, _place(part, cache))}"
-        found.append(_cached(part, cache, f"{name!r} ({part.file})", fix))
-    return found
+        fix = f"Run `foveal weights fetch {name}` ({entry.megabytes:.0f} MB). {_by_hand(part, _path(part, cache))}"
+        files.append(_cached(part, cache, f"{name!r} ({part.file})", fix))
+    return files
 
 
 def fetch(
@@ -107,19 +106,19 @@ def fetch(
     url: str | None = None,
     offline: bool = False,
 ) -> Path:
-    """The weights of a published checkpoint, downloaded with all that belongs to them where they are not here yet.
+    """The weights of a published checkpoint, downloaded with its other files where they are not in the cache.
 
-    ``progress`` is called with bytes so far and in all; ``url``: another place to take the weights from; ``offline``:
-    only what is in the cache. See :func:`foveal.weights.download.download` for what is resumed, refused and raised.
+    ``progress`` is called with the bytes so far and the total; ``url``: another address of the weights; ``offline``:
+    use the cache alone. See :func:`foveal.weights.download.download` for resumption and errors.
     """
     entry = find_published(name)
     if offline or is_offline():
         return published_file(name, cache)
     weights, *others = entry.parts
-    place = _fetched(weights if url is None else Part(url, weights.sha256, weights.file), cache, progress)
+    path = _fetched(weights if url is None else Part(url, weights.sha256, weights.file), cache, progress)
     for part in others:
         _fetched(part, cache, progress)
-    return place
+    return path
 
 
 def fetch_url(
@@ -130,46 +129,48 @@ def fetch_url(
     progress: OnProgress | None = None,
     offline: bool = False,
 ) -> Path:
-    """A file that no table here knows, by its address. ``sha256``: its hash, or its first digits from eight on.
+    """A file that is not in the catalogue, by its address. ``sha256``: its hash, or at least the first eight digits.
 
     Without it the file's name must end with them, as torchvision's do (``NAME-0123abcd.pth``). Raises ``UsageError``
-    where nothing says what the file should be, else as :func:`fetch`.
+    where the hash is unknown, otherwise as :func:`fetch`.
     """
     try:
         file = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
     except ValueError as error:
-        raise UsageError(f"{url} is no address ({error})") from None
+        raise UsageError(f"{url} is not an address ({error})") from None
     if not re.fullmatch(r"[\w.+-]+", file) or file.startswith("."):
         raise UsageError(f"{url} does not end with the name of a file")
     if sha256 is None:
-        told = re.search(r"-([0-9a-f]{8,64})\.\w+$", file)
-        if told is None:
-            raise UsageError("nothing says what this file should be", path=url, fix="Give its hash with --sha256")
-        sha256 = told[1]
+        in_name = re.search(r"-([0-9a-f]{8,64})\.\w+$", file)
+        if in_name is None:
+            raise UsageError(
+                "the hash of this file is unknown", path=url, fix="Give the SHA-256 that its source publishes: --sha256"
+            )
+        sha256 = in_name[1]
     sha256 = sha256.lower()
     if not re.fullmatch(r"[0-9a-f]{8,64}", sha256):
-        raise UsageError(f"{sha256!r} is no SHA-256", where="--sha256", fix="Give 8 to 64 hexadecimal digits")
+        raise UsageError(f"{sha256!r} is not a SHA-256", where="--sha256", fix="Give 8 to 64 hexadecimal digits")
     stem, dot, suffix = file.rpartition(".")
     name = file if sha256[:8] in file else f"{stem or suffix}-{sha256[:8]}{dot}{suffix if stem else ''}"
-    part = Part(url, sha256, name)  # two files of one name must not take each other's place
+    part = Part(url, sha256, name)  # two files of one name must not overwrite each other
     if offline or is_offline():
         return _cached(part, cache, url, "Fetch it without --offline")
     return _fetched(part, cache, progress)
 
 
 def _cached(part: Part, cache: str | Path | None, what: str, fix: str) -> Path:
-    """Where a part lies, checked. Raises ``FovealError`` where it does not."""
-    path = _place(part, cache)
+    """The path of a cached part, checked. Raises ``FovealError`` where it is missing."""
+    path = _path(part, cache)
     if not path.is_file():
-        raise FovealError(f"{what} is not here yet", path=path, fix=fix)
+        raise FovealError(f"{what} is not in the cache yet", path=path, fix=fix)
     _check(path, part)
     return path
 
 
-def _fetched(part: Part, cache: str | Path | None, progress: OnProgress | None) -> Path:
-    path = _place(part, cache)
+def _fetched(part: Part, cache: str | Path | None, progress: Progress | None) -> Path:
+    path = _path(part, cache)
     if path.is_file():
-        with contextlib.suppress(FovealError):  # a damaged one is fetched anew
+        with contextlib.suppress(FovealError):  # a damaged one is fetched again
             _check(path, part)
             return path
     download(part.url, path, part.sha256, progress=progress, by_hand=_by_hand(part, path))
@@ -177,10 +178,10 @@ def _fetched(part: Part, cache: str | Path | None, progress: OnProgress | None) 
 
 
 def _check(path: Path, part: Part) -> None:
-    found = digest(path)
-    if not found.startswith(part.sha256):
+    actual = digest(path)
+    if not actual.startswith(part.sha256):
         raise FovealError(
-            f"is not {part.file}: its SHA-256 starts with {found[: min(12, len(part.sha256))]}, not {part.sha256[:12]}",
+            f"is not {part.file}: its SHA-256 starts with {actual[: len(part.sha256[:12])]}, not {part.sha256[:12]}",
             path=path,
             fix="Delete it and fetch it again",
         )
@@ -193,9 +194,9 @@ def _resolve(name: str) -> str | None:
     return next((entry.name for entry in PUBLISHED.values() if entry.preset == name), None)
 
 
-def _place(part: Part, cache: str | Path | None) -> Path:
+def _path(part: Part, cache: str | Path | None) -> Path:
     return (weights_folder() if cache is None else Path(cache)) / part.file
 
 
 def _by_hand(part: Part, path: Path) -> str:
-    return f"Without a network: get {part.url} elsewhere and put it at {path}"
+    return f"Without a network: download {part.url} elsewhere and copy it to {path}"

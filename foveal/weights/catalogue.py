@@ -1,6 +1,6 @@
-"""Published checkpoints: what each of them is, what it reaches, what it learned from, where it comes from.
+"""The catalogue of published checkpoints: architecture, score, training data, license and source of each.
 
-Nothing here touches the network or imports torch. What is not known of a file is not said.
+Nothing here accesses the network or imports torch. Unknown facts are left empty.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ _DARKNET = "YOLO LICENSE (the repository's: do as you like)"
 
 @dataclass(frozen=True)
 class Part:
-    """One more file that belongs to a checkpoint."""
+    """One file of a checkpoint."""
 
     url: str
     sha256: str  # its SHA-256, or the first digits of it
-    named: str = ""  # its name in the cache, where that is not the address's
+    named: str = ""  # its name in the cache, where it differs from the address's
 
     @property
     def file(self) -> str:
@@ -32,15 +32,15 @@ class Published:
     name: str
     url: str
     megabytes: float  # 2^20 bytes
-    preset: str | None  # what it is with us; None: a backbone
+    preset: str | None  # the preset that it fits; None: a backbone
     score: float | None  # box AP, or ImageNet top-1, in percent; None: not published, or it has no classifier
     parameters: int
     zero_eps: bool = False  # its frozen norms were trained with an epsilon of 0
-    caffe_pixels: bool = False  # it wants pixels from 0 to 255 less Caffe's mean, not ImageNet's normalization
+    caffe_pixels: bool = False  # it expects pixels from 0 to 255 minus Caffe's mean, not ImageNet's normalization
     digest: str = ""  # SHA-256 where the file's name does not end with its first digits
     cfg: Part | None = None  # Darknet: the network
     names: Part | None = None  # Darknet: the class names
-    data: str = ""  # what it learned from
+    data: str = ""  # what it was trained on
     tested: str = "COCO val2017"  # what a detector's score was measured on
     licence: str = ""
     source: str = ""  # where it is described

@@ -1,4 +1,4 @@
-"""COCO's category names by id, 0 to 90, with the gaps named: a checkpoint of 91 columns keeps every one of them."""
+"""COCO's category names by id, 0 to 90, with the unused ids named, for checkpoints of 91 class columns."""
 
 COCO_NAMES = (
     "unused 0",

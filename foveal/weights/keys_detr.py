@@ -1,8 +1,8 @@
-"""DETR's checkpoints: the original code's (facebookresearch/detr) and transformers', old and new, both ways.
+"""Converts the keys of DETR's checkpoints, of the original code (facebookresearch/detr) and transformers, both ways.
 
-Ours are the original's names under ``backbone.`` and ``head.``. transformers keeps the rows of the queries, keys and
-values of an attention apart (``q_proj``, ``k_proj``, ``v_proj``), renamed its keys with version 5, and holds timm's
-ResNet (torchvision's names) or its own.
+foveal's are the original's names under ``backbone.`` and ``head.``. transformers has separate projections of queries,
+keys and values (``q_proj``, ``k_proj``, ``v_proj``), renamed its keys with version 5, and contains timm's ResNet
+(torchvision's names) or its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import FovealError
 from .open import StateDict
 
 Form = Literal["original", "transformers", "transformers-4"]
-Inner = Literal["timm", "transformers"]  # whose names the ResNet inside has
+Inner = Literal["timm", "transformers"]  # the package whose names the ResNet inside has
 
 _Pairs = Sequence[tuple[str, str]]
 
@@ -67,15 +67,15 @@ _STEM: _Pairs = (("conv1.", "embedder.embedder.convolution."), ("bn1.", "embedde
 
 
 def is_detr(state: Mapping[str, Tensor]) -> bool:
-    """Whether these are the keys of one of the forms known here."""
+    """Whether these are the keys of a known form."""
     return any(key in state for key in ("query_embed.weight", "model.query_position_embeddings.weight"))
 
 
 def detr_to_ours(state: Mapping[str, Tensor]) -> StateDict:
-    """A state of any form -> the same under our keys. Raises ``FovealError`` where it is of no form known here."""
+    """A state of any form -> the same under foveal's keys. Raises ``FovealError`` for an unknown form."""
     if not is_detr(state):
         first = ", ".join(list(state)[:3])
-        raise FovealError(f"is no DETR known here: a state of {len(state)} tensors ({first}, ...)")
+        raise FovealError(f"is not a known form of DETR: a state of {len(state)} tensors ({first}, ...)")
     if "query_embed.weight" in state:
         return {_key(key, _ORIGINAL, back=True): value for key, value in state.items()}
     newest = {_replaced(key, _OLD, back=True): value for key, value in state.items()}
@@ -84,16 +84,16 @@ def detr_to_ours(state: Mapping[str, Tensor]) -> StateDict:
 
 
 def detr_to_theirs(state: Mapping[str, Tensor], form: Form, inner: Inner = "timm") -> StateDict:
-    """The inverse of :func:`to_ours`, in the form wanted. ``inner`` is for transformers' forms."""
+    """The inverse of :func:`detr_to_ours`, in a given form. ``inner`` is for transformers' forms."""
     if form == "original":
         return {_key(key, _ORIGINAL): value for key, value in state.items()}
-    found = _split({_to_transformers(key, inner): value for key, value in state.items()})
-    return found if form == "transformers" else {_replaced(key, _OLD): value for key, value in found.items()}
+    newest = _split({_to_transformers(key, inner): value for key, value in state.items()})
+    return newest if form == "transformers" else {_replaced(key, _OLD): value for key, value in newest.items()}
 
 
 # ------------------------------------------------------------------------------------------------- keys
 def _key(key: str, pairs: _Pairs, back: bool = False) -> str:
-    """The first prefix that fits is exchanged, with ``back`` from the right side to the left."""
+    """The key with the first matching prefix replaced, with ``back`` from the right side to the left."""
     for ours, theirs in pairs:
         old, new = (theirs, ours) if back else (ours, theirs)
         if key.startswith(old):
@@ -102,7 +102,7 @@ def _key(key: str, pairs: _Pairs, back: bool = False) -> str:
 
 
 def _replaced(key: str, pairs: _Pairs, back: bool = False) -> str:
-    """Every part that fits is exchanged. Version 5's names hold version 4's ``.fc``, so those of 5 stay as they are."""
+    """The key with every matching part replaced. Names of version 5 contain version 4's ``.fc`` and are unchanged."""
     for new, old in pairs:
         if not back:
             key = key.replace(new, old)
@@ -135,7 +135,7 @@ def _flipped(pairs: _Pairs) -> _Pairs:
 
 
 def _torchvision_name(key: str) -> str:
-    """Of a layer of transformers' ResNet; torchvision's own stay as they are."""
+    """torchvision's name of a layer of transformers' ResNet; torchvision's own are unchanged."""
     block, shortcut = _THEIR_BLOCK.match(key), _THEIR_SHORTCUT.match(key)
     if block:
         kind = "conv" if block[4] == "convolution" else "bn"
@@ -165,27 +165,27 @@ def _joined(state: Mapping[str, Tensor]) -> StateDict:
     new: StateDict = {}
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
-        found = _SPLIT.match(key)
-        if found is None:
+        match = _SPLIT.match(key)
+        if match is None:
             new[key] = value
             continue
-        name = f"{found[1]}.in_proj_{found[3]}"
-        own = parts.setdefault(name, {})
-        own[found[2]] = value
-        if len(own) == 3:
-            new[name] = torch.cat([own[letter] for letter in "qkv"])
-    lacking = [name for name, own in parts.items() if len(own) < 3]
-    if lacking:
-        raise FovealError(f"of {lacking[0].rpartition('.')[0]} not all of q_proj, k_proj and v_proj are there")
+        name = f"{match[1]}.in_proj_{match[3]}"
+        projections = parts.setdefault(name, {})
+        projections[match[2]] = value
+        if len(projections) == 3:
+            new[name] = torch.cat([projections[letter] for letter in "qkv"])
+    incomplete = [name for name, projections in parts.items() if len(projections) < 3]
+    if incomplete:
+        raise FovealError(f"lacks some of q_proj, k_proj and v_proj of {incomplete[0].rpartition('.')[0]}")
     return new
 
 
 def _split(state: Mapping[str, Tensor]) -> StateDict:
     new: StateDict = {}
     for key, value in state.items():
-        found = _JOINED.match(key)
-        if found is None:
+        match = _JOINED.match(key)
+        if match is None:
             new[key] = value
         else:
-            new |= {f"{found[1]}.{k}_proj.{found[2]}": v.clone() for k, v in zip("qkv", value.chunk(3), strict=True)}
+            new |= {f"{match[1]}.{k}_proj.{match[2]}": v.clone() for k, v in zip("qkv", value.chunk(3), strict=True)}
     return new

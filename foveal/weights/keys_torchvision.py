@@ -1,7 +1,7 @@
-"""torchvision's detection checkpoints in our words: keys, class columns, names, and the preset they belong to.
+"""Converts torchvision's detection checkpoints: keys, class columns, class names, and the preset they fit.
 
-The facts are those of torchvision 0.29's ``models/detection``. Our detectors have ``backbone``, ``neck`` and ``head``
-(one stage) or ``backbone``, ``neck``, ``rpn_head``, ``roi_head`` and perhaps ``mask_head`` (each a ``trunk`` and a
+Source: torchvision 0.29's ``models/detection``. foveal's detectors have ``backbone``, ``neck`` and ``head`` (one stage)
+or ``backbone``, ``neck``, ``rpn_head``, ``roi_head`` and optionally ``mask_head`` (each a ``trunk`` and a
 ``predictor``).
 """
 
@@ -28,7 +28,7 @@ _OLD = (
 )
 _OLD_MASK = re.compile(r"^roi_heads\.mask_head\.mask_fcn([1-9])\.(weight|bias)$")  # counted from 1
 _FLAT_TOWER = re.compile(r"^(head\.(?:classification|regression)_head\.conv\.)(\d+)\.(weight|bias)$")
-# FCOS: convolution, norm and ReLU are one list, 0 to 11; with us as in RetinaNet v2, a block each
+# FCOS: convolution, norm and ReLU are one list, 0 to 11; here blocks, as in RetinaNet v2
 _FCOS = "head.regression_head.bbox_ctrness.weight"
 _FCOS_BLOCK = re.compile(r"^(head\.(?:classification|regression)_head\.conv\.)(\d+)\.(\d+)\.(weight|bias)$")
 _PREFIXES = (
@@ -49,12 +49,12 @@ _RETINA_BOXES = "head.regression_head.bbox_reg.bias"
 
 @dataclass(frozen=True)
 class Imported:
-    """A foreign checkpoint, ready for ``preset.build(classes).load_state_dict(state)``."""
+    """A converted checkpoint, ready for ``preset.build(classes).load_state_dict(state)``."""
 
-    preset: str  # name of the preset it fits
+    preset: str  # name of the preset that it fits
     classes: tuple[str, ...]
     state: StateDict
-    eps: float | None  # of the frozen norms, where the file needs another than the preset's
+    eps: float | None  # of the frozen norms, where it differs from the preset's
 
 
 def read_torchvision(
@@ -62,9 +62,9 @@ def read_torchvision(
 ) -> Imported:
     """Reads a torchvision detector's file.
 
-    ``names``: of the classes, without background. Without it: COCO's for 91 columns, else ``class 1``, ``class 2``, ...
-    ``state``: what is in the file, where that was read already.
-    Raises ``FovealError`` where the file is no weights file, or not of a detector known here.
+    ``names``: of the classes, without background; None: COCO's for 91 columns, otherwise ``class 1``, ``class 2``, ...
+    ``state``: the content of the file, if it was read already.
+    Raises ``FovealError`` where the file is not a weights file, or not of a supported detector.
     """
     state = upgrade(read_state(path) if state is None else state)
     preset = recognize_network(state, path)
@@ -74,7 +74,7 @@ def read_torchvision(
 
 
 def upgrade(state: Mapping[str, Tensor]) -> StateDict:
-    """The keys of torchvision 0.12 and before -> those of today. FCOS is younger than that."""
+    """The keys of torchvision up to 0.12 -> the current ones. FCOS is newer than that."""
     if _FCOS in state:
         return dict(state)
     new: StateDict = {}
@@ -90,7 +90,7 @@ def upgrade(state: Mapping[str, Tensor]) -> StateDict:
 
 
 def recognize_network(state: Mapping[str, Tensor], path: str | Path) -> str:
-    """The preset an upgraded state belongs to. Raises ``FovealError`` that says what the file seems to be instead."""
+    """The preset that an upgraded state fits. Raises ``FovealError`` with what the file seems to be instead."""
     ssd = recognize_ssd(state)
     if ssd is not None:
         check_ssd(state, path)
@@ -98,7 +98,7 @@ def recognize_network(state: Mapping[str, Tensor], path: str | Path) -> str:
     is_resnet = _bottlenecks(state) == (3, 4, 6, 3)
     if "rpn.head.cls_logits.weight" in state and "roi_heads.box_predictor.cls_score.weight" in state:
         if "backbone.body.16.0.weight" in state and "backbone.body.13.block.0.0.weight" in state:
-            small = "320" in Path(path).name  # the two differ in nothing but the size of the input
+            small = "320" in Path(path).name  # the two differ only in the size of the input
             return "faster_rcnn_mobilenet_v3_large_320_fpn" if small else "faster_rcnn_mobilenet_v3_large_fpn"
         if is_resnet and "backbone.fpn.inner_blocks.0.0.weight" in state:
             name = "mask" if "roi_heads.mask_predictor.conv5_mask.weight" in state else "faster"
@@ -108,15 +108,15 @@ def recognize_network(state: Mapping[str, Tensor], path: str | Path) -> str:
     if _RETINA_LOGITS in state and is_resnet:
         return "retinanet_r50_fpn_v2" if "head.classification_head.conv.0.1.weight" in state else "retinanet_r50_fpn"
     raise FovealError(
-        f"is {_guess(state)}, not a torchvision detector known here",
+        f"is {_guess(state)}, not a supported torchvision detector",
         path=path,
-        fix="Give the weights of a Faster R-CNN (ResNet-50-FPN v1, v2; MobileNetV3 FPN), Mask R-CNN or RetinaNet "
-        "(ResNet-50-FPN v1, v2), FCOS, SSD300, SSDLite or DETR (ResNet-50, 101)",
+        fix="Give one of Faster R-CNN (ResNet-50-FPN v1, v2; MobileNetV3 FPN), Mask R-CNN and RetinaNet (ResNet-50-FPN "
+        "v1, v2), FCOS, SSD300, SSDLite; DETR (ResNet-50, 101)",
     )
 
 
 def torchvision_to_ours(state: Mapping[str, Tensor]) -> StateDict:
-    """An upgraded torchvision state under our keys, the background's column moved from the front to the back."""
+    """An upgraded torchvision state under foveal's keys, the background column moved from the front to the back."""
     if recognize_ssd(state):
         return ssd_to_ours(state)
     new: StateDict = {}
@@ -126,9 +126,9 @@ def torchvision_to_ours(state: Mapping[str, Tensor]) -> StateDict:
         if key.startswith(_CLASSES):
             value = value.roll(-1, 0)
         elif key.startswith(_BOXES):
-            value = value[4:].clone()  # the background has no box with us
+            value = value[4:].clone()  # the background has no box here
         elif key.startswith(_MASKS):
-            value = value[1:].clone()  # and no mask
+            value = value[1:].clone()  # nor a mask
         tower = _FLAT_TOWER.match(key) if _FCOS in state else None
         if tower:
             key = f"{tower[1]}{int(tower[2]) // 3}.{int(tower[2]) % 3}.{tower[3]}"
@@ -137,8 +137,8 @@ def torchvision_to_ours(state: Mapping[str, Tensor]) -> StateDict:
 
 
 def to_torchvision(state: Mapping[str, Tensor], *, features: bool = False) -> StateDict:
-    """The inverse of :func:`to_ours`; ``features``: the backbone is a MobileNet. The background's box and mask are
-    zero."""
+    """The inverse of :func:`torchvision_to_ours`; ``features``: the backbone is a MobileNet. The background's box and
+    mask are zero."""
     if is_ssd(state):
         return ssd_to_torchvision(state)
     back = (
@@ -167,7 +167,7 @@ def to_torchvision(state: Mapping[str, Tensor], *, features: bool = False) -> St
 
 
 def _class_names(state: Mapping[str, Tensor], names: Sequence[str] | None, path: str | Path) -> tuple[str, ...]:
-    """One name for every column. torchvision's index is COCO's id; RetinaNet has a column for id 0 too."""
+    """The name of every column. torchvision's index is COCO's id; RetinaNet has a column for id 0 too."""
     if _CLASSES + "bias" in state:
         first, count = 1, state[_CLASSES + "bias"].shape[0] - 1
     elif is_ssd(state):
@@ -176,12 +176,12 @@ def _class_names(state: Mapping[str, Tensor], names: Sequence[str] | None, path:
         priors = state[_RETINA_BOXES].shape[0] // 4
         first, count = 0, state[_RETINA_LOGITS].shape[0] // priors
     if names is not None:
-        found = tuple(names)
-        if first == 0 and len(found) == count - 1:
-            found = ("unused 0", *found)
-        if len(found) != count:
-            raise FovealError(f"has {count} classes, {len(found)} names were given", path=path)
-        return found
+        classes = tuple(names)
+        if first == 0 and len(classes) == count - 1:
+            classes = ("unused 0", *classes)
+        if len(classes) != count:
+            raise FovealError(f"has {count} classes, but {len(classes)} names were given", path=path)
+        return classes
     if first + count == len(COCO_NAMES):
         return COCO_NAMES[first:]
     return tuple(f"class {i}" if i else "unused 0" for i in range(first, first + count))
@@ -197,12 +197,13 @@ def _needs_zero_eps(path: Path) -> bool:
 
 
 def _bottlenecks(state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    found = [0, 0, 0, 0]
+    """The number of bottleneck blocks in each stage of the ResNet of a state."""
+    blocks = [0, 0, 0, 0]
     for key in state:
-        block = re.match(r"^backbone\.body\.layer([1-4])\.(\d+)\.conv3\.weight$", key)
-        if block:
-            found[int(block[1]) - 1] = max(found[int(block[1]) - 1], int(block[2]) + 1)
-    return tuple(found)
+        match = re.match(r"^backbone\.body\.layer([1-4])\.(\d+)\.conv3\.weight$", key)
+        if match:
+            blocks[int(match[1]) - 1] = max(blocks[int(match[1]) - 1], int(match[2]) + 1)
+    return tuple(blocks)
 
 
 def _guess(state: Mapping[str, Tensor]) -> str:

@@ -1,6 +1,6 @@
-"""torchvision's SSD300 and SSDLite checkpoints under our keys: the renaming and the background's place.
+"""Converts torchvision's SSD300 and SSDLite checkpoints: keys, and the index of the background column.
 
-With us VGG's conv5 belongs to the backbone, not to the extra layers, and a MobileNet keeps the numbers of its blocks.
+Here VGG's conv5 belongs to the backbone, not to the extra layers, and a MobileNet's blocks have their own numbers.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _SPLIT = 13  # the block of MobileNetV3-Large whose expansion is the first map
 
 
 def recognize_ssd(state: Mapping[str, Tensor]) -> str | None:
-    """The preset of an SSD's state, None for anything else."""
+    """The preset that the state of an SSD fits, None for anything else."""
     if _VGG in state:
         return "ssd300_vgg16"
     return "ssdlite320_mobilenet_v3_large" if _LITE in state and "backbone.extra.3.2.0.weight" in state else None
 
 
 def check_ssd(state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raises ``FovealError`` where the layers of some level's predictions lack or contradict each other."""
+    """Raises ``FovealError`` where prediction layers of a level are missing or inconsistent."""
     last = "1." if _LITE in state else ""
     levels = {key[len(_CLASSES) :].split(".")[1] for key in state if key.startswith(_CLASSES + "module_list.")} or {"0"}
     columns = set()
@@ -45,15 +45,14 @@ def check_ssd(state: Mapping[str, Tensor], path: str | Path) -> None:
         columns.add(logits // priors if priors and not boxes % 4 and not logits % priors else 0)
     if len(columns) > 1 or min(columns) < 2:
         raise FovealError(
-            f"is an SSD whose levels' predictions ({_CLASSES}module_list, {_BOXES}module_list) lack or contradict each "
-            "other",
+            f"is an SSD whose prediction layers ({_CLASSES}module_list, {_BOXES}module_list) are inconsistent",
             path=path,
             fix="Download or copy it again",
         )
 
 
 def ssd_to_ours(state: Mapping[str, Tensor]) -> StateDict:
-    """Keys and columns as we have them."""
+    """A torchvision state under foveal's keys, the background column moved from the front to the back."""
     rename = _from_vgg if _VGG in state else _from_mobilenet
     new = {_from_head(rename(key)): value for key, value in state.items()}
     return _rolled(new, -1)
@@ -66,22 +65,22 @@ def ssd_to_torchvision(state: Mapping[str, Tensor]) -> StateDict:
 
 
 def ssd_columns(state: Mapping[str, Tensor]) -> int:
-    """Softmax columns of a state under our keys, background included."""
+    """The number of softmax columns of a state under foveal's keys, background included."""
     suffix = "0.1.bias" if _CLASSES + "0.1.bias" in state else "0.bias"
     return int(state[_CLASSES + suffix].shape[0] // (state[_BOXES + suffix].shape[0] // 4))
 
 
 def is_ssd(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state under our keys has a head for each level."""
+    """Whether a state under foveal's keys has a head for each level."""
     return _CLASSES + "0.1.bias" in state or _CLASSES + "0.bias" in state
 
 
-def _rolled(state: Mapping[str, Tensor], places: int) -> StateDict:
-    """The background's column of each prior from the front to the back (-1) or the other way (1)."""
+def _rolled(state: Mapping[str, Tensor], shift: int) -> StateDict:
+    """The background column of each prior moved from the front to the back (-1) or the other way (1)."""
     columns, new = ssd_columns(state), dict(state)
     for key, value in state.items():
         if _LEVEL.match(key):
-            new[key] = value.view(-1, columns, *value.shape[1:]).roll(places, 1).flatten(0, 1)
+            new[key] = value.view(-1, columns, *value.shape[1:]).roll(shift, 1).flatten(0, 1)
     return new
 
 
@@ -104,32 +103,32 @@ def _from_vgg(key: str) -> str:
 def _to_vgg(key: str) -> str:
     key = {_SCALE: _VGG}.get(key, key)
     key = key.replace(_FC6, "backbone.extra.0.7.1.").replace(_FC7, "backbone.extra.0.7.3.")
-    found = re.match(r"^backbone\.features\.(\d+)\.(.*)", key)
-    if found and int(found[1]) > _CONV5:
-        key = f"backbone.extra.0.{int(found[1]) - _CONV5}.{found[2]}"
+    match = re.match(r"^backbone\.features\.(\d+)\.(.*)", key)
+    if match and int(match[1]) > _CONV5:
+        key = f"backbone.extra.0.{int(match[1]) - _CONV5}.{match[2]}"
     return _to_extra(key, 1)
 
 
 def _from_mobilenet(key: str) -> str:
-    """torchvision cuts the list of blocks in two, within block 13."""
-    if found := re.match(r"^backbone\.features\.0\.(\d+)\.(.*)", key):
-        number = int(found[1])
-        return f"backbone.features.{number}{'.block.0' if number == _SPLIT else ''}.{found[2]}"
-    if found := re.match(r"^backbone\.features\.1\.0\.(\d+)\.(.*)", key):
-        return f"backbone.features.{_SPLIT}.block.{found[1]}.{found[2]}"
-    if found := re.match(r"^backbone\.features\.1\.(\d+)\.(.*)", key):
-        return f"backbone.features.{_SPLIT + int(found[1])}.{found[2]}"
+    """torchvision splits the list of blocks in two, within block 13."""
+    if match := re.match(r"^backbone\.features\.0\.(\d+)\.(.*)", key):
+        number = int(match[1])
+        return f"backbone.features.{number}{'.block.0' if number == _SPLIT else ''}.{match[2]}"
+    if match := re.match(r"^backbone\.features\.1\.0\.(\d+)\.(.*)", key):
+        return f"backbone.features.{_SPLIT}.block.{match[1]}.{match[2]}"
+    if match := re.match(r"^backbone\.features\.1\.(\d+)\.(.*)", key):
+        return f"backbone.features.{_SPLIT + int(match[1])}.{match[2]}"
     return _from_extra(key, 0)
 
 
 def _to_mobilenet(key: str) -> str:
-    if found := re.match(rf"^backbone\.features\.{_SPLIT}\.block\.(\d+)\.(.*)", key):
-        place = f"0.{_SPLIT}" if found[1] == "0" else f"1.0.{found[1]}"
-        return f"backbone.features.{place}.{found[2]}"
-    if found := re.match(r"^backbone\.features\.(\d+)\.(.*)", key):
-        number = int(found[1])
-        place = f"0.{number}" if number < _SPLIT else f"1.{number - _SPLIT}"
-        return f"backbone.features.{place}.{found[2]}"
+    if match := re.match(rf"^backbone\.features\.{_SPLIT}\.block\.(\d+)\.(.*)", key):
+        path = f"0.{_SPLIT}" if match[1] == "0" else f"1.0.{match[1]}"
+        return f"backbone.features.{path}.{match[2]}"
+    if match := re.match(r"^backbone\.features\.(\d+)\.(.*)", key):
+        number = int(match[1])
+        path = f"0.{number}" if number < _SPLIT else f"1.{number - _SPLIT}"
+        return f"backbone.features.{path}.{match[2]}"
     return _to_extra(key, 0)
 
 

@@ -1,7 +1,7 @@
-"""The one reader of other people's weight files: PyTorch pickles and safetensors, decided by content.
+"""Reads weights files of other packages: PyTorch pickles and safetensors, recognized by content.
 
-Nothing in a file is ever executed: pickles go through ``torch.load(weights_only=True)``. Our own checkpoints are never
-read here and never pickles.
+Nothing in a file is ever executed: pickles go through ``torch.load(weights_only=True)``. foveal's own checkpoints are
+not read here and are never pickles.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ..errors import FovealError
 
 StateDict = dict[str, Tensor]
 
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "params")  # where training scripts put the weights
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "params")  # keys under which training scripts save the weights
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
-_FIX = "Give a .pth file that holds a state dict, or a .safetensors file"
+_FIX = "Give a .pth file with a state dict, or a .safetensors file"
 
 
 def read_state(path: str | Path) -> StateDict:
-    """Tensor of every name in a weights file, on the processor.
+    """The tensors of a weights file by name, on the CPU.
 
-    Takes plain state dicts, those wrapped as ``{"state_dict": ...}`` or ``{"model": ...}``, keys with a ``module.``
-    prefix, old and new PyTorch files and safetensors. Raises ``FovealError`` that names the file and says what it is
-    where it is something else, is cut off, or holds code.
+    Reads plain state dicts, those wrapped as ``{"state_dict": ...}`` or ``{"model": ...}``, keys with a ``module.``
+    prefix, old and new PyTorch files and safetensors. Raises ``FovealError`` with the file and what it is where it is
+    something else, truncated, or contains code.
     """
     path = Path(path)
     kind = sniff(path)
@@ -44,7 +44,7 @@ def read_state(path: str | Path) -> StateDict:
 
 
 def sniff(path: str | Path) -> str:
-    """What a file is by its first bytes: ``pytorch``, ``safetensors``, or words for what it is instead."""
+    """The type of a file by its first bytes: ``pytorch``, ``safetensors``, or a description of anything else."""
     path = Path(path)
     if not path.exists():
         raise FovealError("there is no such file", path=path)
@@ -73,16 +73,16 @@ def is_classifier(state: StateDict) -> bool:
 
 
 def header(path: str | Path) -> dict[str, str]:
-    """The words in a safetensors file's header; empty for any other file."""
+    """The metadata in a safetensors file's header; empty for any other file."""
     if sniff(path) != "safetensors":
         return {}
     with Path(path).open("rb") as file:
         size = struct.unpack("<Q", file.read(8))[0]
         try:
-            found = json.loads(file.read(size)).get("__metadata__", {})
+            metadata = json.loads(file.read(size)).get("__metadata__", {})
         except ValueError:
             return {}
-    return found if isinstance(found, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _name_of_other(head: bytes) -> str:
@@ -116,9 +116,9 @@ def _is_text(head: bytes) -> bool:
 
 def _fix(kind: str) -> str:
     if "git-lfs" in kind:
-        return "Run `git lfs pull` where it came from."
+        return "Run `git lfs pull` in the repository that it came from"
     if "Darknet" in kind:
-        return "Darknet weights need their cfg: --cfg FILE.cfg; to train, FILE.cfg is the model and this its --weights."
+        return "Give its cfg as well: --cfg FILE.cfg; to train, FILE.cfg is the model and this file its --weights"
     return _FIX
 
 
@@ -135,31 +135,31 @@ def _read_safetensors(path: Path) -> StateDict:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        # torchvision's and other training scripts store their argparse namespace beside the weights; it is plain data
+        # torchvision's and other training scripts save their argparse namespace with the weights; it is plain data
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|global) `?([\w.]+)`?", str(error))
-        if found:
+        code = re.search(r"(?:GLOBAL|global) `?([\w.]+)`?", str(error))
+        if code:
             raise FovealError(
-                f"holds code ({found[1]}), which is never run",
+                f"contains code ({code[1]}), which is never executed",
                 path=path,
                 fix="Save the weights alone, with torch.save(model.state_dict(), ...), where the file comes from",
             ) from error
         raise FovealError(
             f"is not a weights file that can be read ({_first_line(error)})", path=path, fix=_FIX
         ) from error
-    except Exception as error:  # a damaged file makes the unpickler raise almost anything
+    except Exception as error:  # the unpickler raises almost anything for a damaged file
         if "TorchScript" in str(error):
-            raise FovealError("is a TorchScript program, which holds code", path=path, fix=_FIX) from error
-        reason = f"is cut off, damaged or no PyTorch file ({_first_line(error)})"
+            raise FovealError("is a TorchScript program, which contains code", path=path, fix=_FIX) from error
+        reason = f"is truncated, damaged or not a PyTorch file ({_first_line(error)})"
         raise FovealError(reason, path=path, fix="Download or copy it again") from error
 
 
 def _unwrap(loaded: Any, path: Path) -> StateDict:
     for _ in range(3):  # {"state_dict": {"model": ...}} happens; more does not
         if not isinstance(loaded, Mapping):
-            raise FovealError(f"holds a {type(loaded).__name__}, not weights by name", path=path, fix=_FIX)
+            raise FovealError(f"contains a {type(loaded).__name__}, not weights by name", path=path, fix=_FIX)
         inner = [loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)]
         if not inner:
             break
@@ -169,14 +169,14 @@ def _unwrap(loaded: Any, path: Path) -> StateDict:
 
 def _checked(loaded: Mapping[Any, Any], path: Path) -> StateDict:
     if not loaded:
-        raise FovealError("holds no weights", path=path, fix=_FIX)
+        raise FovealError("contains no weights", path=path, fix=_FIX)
     for key, value in loaded.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             what = f"is a {type(value).__name__}, not a tensor" if isinstance(key, str) else "has no name"
             raise FovealError(
                 f"entry {key!r} {what}",
                 path=path,
-                fix=f"{_FIX} (it may be a training state)",
+                fix=_FIX + ", not a training state",
             )
     state = dict(loaded)
     for prefix in _PREFIXES:

@@ -1,4 +1,4 @@
-"""Putting a foreign state into a module: all of it or a clear refusal."""
+"""Loads a state into a module, completely or with an error that lists what does not fit."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _readings: ContextVar[list[list[str]] | None] = ContextVar("readings", default=N
 
 @contextmanager
 def record_unused() -> Iterator[list[list[str]]]:
-    """Inside, every reading adds the names of its file that it had no place for."""
-    found: list[list[str]] = []
-    token = _readings.set(found)
+    """Inside, every :func:`load_state` appends the names of the tensors that were not used."""
+    unused: list[list[str]] = []
+    token = _readings.set(unused)
     try:
-        yield found
+        yield unused
     finally:
         _readings.reset(token)
 
 
 def load_network_file(module: nn.Module, path: str | Path, *, known: Collection[str], what: str) -> None:
-    """Reads a file of the network ``what`` into ``module``, which may be a part of it.
+    """Loads a file of the network ``what`` into ``module``, which may be a part of it.
 
     ``known``: the keys of the whole network. Those that ``module`` lacks (the classifier) are ignored.
-    Raises ``FovealError`` where a key is missing, foreign, of another shape or not finite.
+    Raises ``FovealError`` where a key is missing or unexpected, or a tensor has another shape or is not finite.
     """
     load_state(module, read_state(path), path=path, known=known, what=what)
 
@@ -40,21 +40,21 @@ def load_network_file(module: nn.Module, path: str | Path, *, known: Collection[
 def load_state(
     module: nn.Module, state: Mapping[str, Tensor], *, path: str | Path, known: Collection[str] = (), what: str
 ) -> None:
-    """As :func:`load_network_file`, from a state already read from ``path``. ``module`` is unchanged if refused."""
-    own = module.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith(_COUNTER)]
-    extra = [key for key in state if key not in own and key not in known and not key.endswith(_COUNTER)]
-    wrong = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
+    """As :func:`load_network_file`, from a state already read from ``path``. After an error ``module`` is unchanged."""
+    current = module.state_dict()
+    missing = [key for key in current if key not in state and not key.endswith(_COUNTER)]
+    unexpected = [key for key in state if key not in current and key not in known and not key.endswith(_COUNTER)]
+    other_shape = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(current[key].shape)}"
+        for key in current
+        if key in state and state[key].shape != current[key].shape
     ]
-    bad = [key for key in own if key in state and not torch.isfinite(state[key]).all()]
+    nonfinite = [key for key in current if key in state and not torch.isfinite(state[key]).all()]
     reasons = [
         _listed("missing", missing),
-        _listed("unexpected", extra),
-        _listed("of another shape", wrong),
-        _listed("not finite", bad),
+        _listed("unexpected", unexpected),
+        _listed("of another shape", other_shape),
+        _listed("not finite", nonfinite),
     ]
     if any(reasons):
         raise FovealError(
@@ -62,10 +62,11 @@ def load_state(
             path=path,
             fix="Give the file of this network, or choose the network of this file",
         )
-    given = {k: state[k] for k in own if k in state and state[k].data_ptr() != own[k].data_ptr()}  # not its own again
-    module.load_state_dict(given, strict=False)
+    # tensors that are the module's own memory need no copy
+    changed = {k: state[k] for k in current if k in state and state[k].data_ptr() != current[k].data_ptr()}
+    module.load_state_dict(changed, strict=False)
     if (readings := _readings.get()) is not None:
-        readings.append([key for key in state if key not in own and not key.endswith(_COUNTER)])
+        readings.append([key for key in state if key not in current and not key.endswith(_COUNTER)])
 
 
 def _listed(label: str, items: list[str], shown: int = 3) -> str:

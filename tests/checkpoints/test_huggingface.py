@@ -191,7 +191,7 @@ def test_a_folder_is_a_model_for_every_verb(
     capsys.readouterr()
     train = ["train", str(folder), *data, "--epochs", "1", "--batch", "2", "--workers", "0", "--no-report"]
     assert main([*train, "--out", str(tmp_path / "run")]) == 0
-    assert "kept: backbone" in capsys.readouterr().err
+    assert "loaded: backbone" in capsys.readouterr().err
     assert main(["weights", "export", str(tmp_path / "run"), "--out", str(tmp_path / "mine")]) == 0
     assert main(["eval", str(tmp_path / "mine"), *data]) == 0
     assert main(["check", str(tmp_path / "mine"), *data, "--encode-only"]) == 0
@@ -231,14 +231,14 @@ def _spoil(folder: Path, how: str) -> None:
 
 SPOILED = {
     "names": "does not fit RetinaNet with 2 classes",
-    "kind": "model_type is 'yolos', which is not known here",
+    "kind": "model_type is 'yolos', which is not supported",
     "labels": "id2label has 1 names",
     "schema": "schema 99",
     "code": "spec",
     "json": "cannot be read as JSON",
     "half": "damaged safetensors",
     "gone": "has no model.safetensors",
-    "pickle": "holds code",
+    "pickle": "contains code",
     "headless": "does not fit RetinaNet with 3 classes: missing",
 }
 
@@ -288,9 +288,9 @@ def test_bad_files(
     if how == "preset":
         extra = ["--preset", "retinanet_r50_fpn"]
     words = {
-        "half": "cut off", "pickle": "holds code", "other": "not a torchvision detector known here",
+        "half": "truncated", "pickle": "contains code", "other": "not a supported torchvision detector",
         "classes": "has 3 classes, 2 names", "names": "has 3 classes, 2 names", "missing": "class_embed.bias",
-        "preset": "retinanet_r50_fpn is no DETR", "depth": "no ResNet-50 or 101",
+        "preset": "retinanet_r50_fpn is not a DETR", "depth": "not a DETR on ResNet-50 or 101",
     }  # fmt: skip
     assert main(["weights", "import", "detr.pth", "--out", "m", *extra]) == (2 if how == "preset" else 1)
     said = capsys.readouterr().err.strip()
@@ -322,7 +322,7 @@ def test_export_reads_what_import_reads(data: Path, tmp_path: Path, capsys: pyte
     options = ["--cfg", str(folder / f"{name}.cfg"), "--names", str(folder / "coco.names")]
     weights, out = str(folder / f"{name}.weights"), str(tmp_path / "m.safetensors")
     assert main(["weights", "export", weights, "--out", out]) == 1
-    assert "Darknet weights need their cfg: --cfg" in capsys.readouterr().err
+    assert "Give its cfg as well: --cfg" in capsys.readouterr().err
     assert main(["weights", "export", weights, *options, "--out", out]) == 0
     assert len(find(out).classes) == 80
 
@@ -337,7 +337,7 @@ def test_what_a_state_dict_does_not_say() -> None:
         plain, ["backbone.eps=0.0", "task.coder=Delta((10,10,5,5))", "fit.lr=1", "task.cls_loss.gamma=1"]
     )
     first, second = remarks("torchvision", changed, state)
-    assert "epsilon of 0" in first and second.startswith("task.coder: not torchvision's own")
+    assert "epsilon of 0" in first and second.startswith("task.coder: not torchvision's default")
     assert remarks("foveal", changed, state) == []
 
 
@@ -346,14 +346,14 @@ def test_what_has_no_such_form_is_refused(detr: dict[str, Tensor], tmp_path: Pat
     for to in ("torchvision", "detr"):
         with pytest.raises(UsageError, match="RetinaNet on this backbone is no"):
             export(tmp_path / "x.pth", to, RETINA, CLASSES, state)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="ours alone"):
+    with pytest.raises(UsageError, match="other projects have no such setting"):
         spec = replace(SMALL, head=replace(SMALL.head, turns=2.0))
         export(tmp_path / "x.pth", "detr", spec, CLASSES, detr)
     with pytest.raises(FovealError, match="no network of Darknet"):
         export(tmp_path / "x.weights", "darknet", RETINA, CLASSES, state)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
-    with pytest.raises(FovealError, match="is there already"):
+    with pytest.raises(FovealError, match="exists already"):
         export(tmp_path / "full", "hf", RETINA, CLASSES, state)
     assert main(["weights", "export", "accurate", "--out", str(tmp_path / "x.onnx")]) == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full"]

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 
 from foveal import presets
 from foveal.assembly.detector import Detector
+from foveal.checkpoints.export import export_model
 from foveal.checkpoints.folder import Content, load_checkpoint, point, save
 from foveal.checkpoints.initial import load_weights
-from foveal.checkpoints.load import load, ready
+from foveal.checkpoints.load import import_model, load, ready
 from foveal.cli.main import main
 from foveal.config.show import show
 from foveal.errors import FovealError
@@ -72,6 +73,17 @@ def test_run_checkpoint_and_exported_file_are_one_detector(run: Path, picture: n
         load(p, precision="32").predict_arrays([picture])[0] for p in (run, run / "checkpoints" / "step-3", file)
     ]
     assert all(torch.equal(a.boxes, answers[0].boxes) and a.names == ("a", "b") for a in answers)
+
+
+def test_export_and_import_as_functions(run: Path, picture: np.ndarray, tmp_path: Path) -> None:
+    written, remarks = export_model(run, tmp_path / "one.safetensors")
+    assert written == [tmp_path / "one.safetensors"] and remarks == []
+    spec, names = import_model(written[0], tmp_path / "imported")
+    assert names == ("a", "b") and spec == load_checkpoint(run).spec
+    first, second = (load(p, precision="32").predict_arrays([picture])[0] for p in (run, tmp_path / "imported"))
+    assert torch.equal(first.boxes, second.boxes) and torch.equal(first.scores, second.scores)
+    with pytest.raises(FovealError, match="exists already"):
+        import_model(written[0], tmp_path / "imported")
 
 
 def test_export_takes_what_load_takes_and_says_where_it_cannot_write(

@@ -43,9 +43,9 @@ def test_numbered_layers_are_folded_to_ranges() -> None:
     kept = (*(f"b.layers.{i}.w" for i in (0, 1, 4, 6, 7)), "c.0.w", "d.w")
     taken = LoadReport("f", kept, {"x": ("b.layers.5.w",)}, ("b.layers.9.w",), (1, 2))
     assert taken.lines()[1:] == [
-        "  kept: b.layers.0-4, b.layers.6-7, c, d",
-        "  made new (x): b.layers.5",
-        "  not used: b.layers.9",
+        "  loaded: b.layers.0-4, b.layers.6-7, c, d",
+        "  newly initialized (x): b.layers.5",
+        "  unused: b.layers.9",
     ]
 
 
@@ -59,8 +59,8 @@ def test_a_torchvision_state_dict_on_other_classes(tmp_path: Path) -> None:
     taken = load_weights(fresh, file)
     assert taken.unused == ()
     assert told(taken).splitlines()[1:] == [
-        "  kept: backbone, neck, rpn_head, roi_head.trunk",
-        "  made new (2 classes here, 4 there): roi_head.predictor",
+        "  loaded: backbone, neck, rpn_head, roi_head.trunk",
+        "  newly initialized (2 classes here, 4 there): roi_head.predictor",
     ]
     body = theirs.state_dict()["backbone.body.4.block.0.0.weight"]
     assert torch.equal(fresh.state_dict()["backbone.features.4.block.0.0.weight"], body)
@@ -89,10 +89,10 @@ def test_same_number_of_other_classes() -> None:
 
     assert taken("Cat", "dog").new == {}
     assert list(taken("car", "bus").new) == ["other classes"]
-    assert "made new (other classes): head.classification_head.cls_logits" in told(taken("car", "bus"))
+    assert "newly initialized (other classes): head.classification_head.cls_logits" in told(taken("car", "bus"))
     assert "--classes cat,dog keeps their columns" in told(taken("dog", "cat"))
     unnamed = taken("car", "bus", there=("class 1", "class 2"))
-    assert unnamed.new == {} and "do not name their 2 classes: taken to be car, bus" in told(unnamed)
+    assert unnamed.new == {} and "do not name their 2 classes, which are assumed to be car, bus" in told(unnamed)
 
 
 def test_names_that_nobody_gave() -> None:
@@ -124,7 +124,7 @@ def test_another_architecture() -> None:
     """What has the same names is kept, the rest is named; where nothing has, it is refused."""
     here, there = presets.retinanet_mini.build(["a"]), presets.fcos_mini.build(["a"])
     both = transfer(here, there.state_dict(), "fcos", ["a"])
-    assert "kept: backbone" in told(both) and "not used: head" in told(both)
+    assert "loaded: backbone" in told(both) and "unused: head" in told(both)
     with pytest.raises(FovealError, match=r"fcos: no weight fits this detector \(DETR\)"):
         transfer(SMALL_DETR.build(["a"]), there.state_dict(), "fcos", ["a"])
 
@@ -136,9 +136,9 @@ def test_a_classification_network_as_weights(tmp_path: Path) -> None:
     taken = load_weights(fresh, tmp_path / "r18.pth")
     assert taken.unused == ("fc.weight", "fc.bias")
     assert told(taken).splitlines()[1:] == [
-        "  kept: backbone",
-        "  made new (not in the weights): neck, head",
-        "  not used: fc",
+        "  loaded: backbone",
+        "  newly initialized (not in the weights): neck, head",
+        "  unused: fc",
     ]
     named = replace(spec, backbone=replace(spec.backbone, weights=str(tmp_path / "r18.pth")))
     again = load_backbone(named, named.build(["a"]))
@@ -157,7 +157,7 @@ def test_a_network_of_timms_as_weights(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "r.pth")
     fresh = replace(presets.retinanet_mini, backbone=Timm("resnet10t")).build(["a"])
     lines = told(load_weights(fresh, tmp_path / "r.pth")).splitlines()
-    assert lines[1] == "  kept: backbone" and lines[3] == "  not used: fc"
+    assert lines[1] == "  loaded: backbone" and lines[3] == "  unused: fc"
 
 
 def test_a_torchvision_state_dict_on_real_pictures(
@@ -185,7 +185,7 @@ def test_a_torchvision_state_dict_on_real_pictures(
         main(["train", str(file), *words, "--out", str(run), "--device", "cpu", "input.short=96", "input.long=128"])
         == 0
     )
-    assert "made new (3 classes here, 4 there): roi_head.predictor" in capsys.readouterr().err
+    assert "newly initialized (3 classes here, 4 there): roi_head.predictor" in capsys.readouterr().err
     assert json.loads((run / "run.json").read_text())["classes"] == ["Platelets", "RBC", "WBC"]
 
 
@@ -213,6 +213,6 @@ def test_the_command_prints_it_and_the_run_keeps_it(tmp_path: Path, capsys: pyte
     begun = [str(first), *options, "--classes", classes[0], "--out", str(tmp_path / "second"), "input.short=64"]
     assert main(["train", *begun]) == 0
     said = capsys.readouterr().err
-    assert f"made new (1 classes here, {len(classes)} there): head.classification_head.cls_logits" in said
+    assert f"newly initialized (1 classes here, {len(classes)} there): head.classification_head.cls_logits" in said
     start = json.loads((tmp_path / "second" / "run.json").read_text())["start"]
     assert start["kept"][0] == "backbone" and start["not used"] == []

@@ -102,8 +102,8 @@ def test_every_subcommand_explains_itself_with_an_example(words: list[str], caps
         (["train"], 2, "Missing argument"),
         (["train", "retinanet_mini"], 2, "Missing option '--data'"),
         (["train", "retinanet_mini", "--data", "x", "--batch", "0"], 2, "--batch"),
-        (["train", "retinanet_mini", "--data", "x", "--max-time", "soon"], 2, "'soon' is no duration"),
-        (["train", "retinanet_mini", "--data", "x", "--split", "train"], 2, "train=NAME,val=NAME"),
+        (["train", "retinanet_mini", "--data", "x", "--max-time", "soon"], 2, "'soon' is not a duration"),
+        (["train", "retinanet_mini", "--data", "x", "--split", "train"], 2, "train=A,val=B"),
         (["train", "retinanet_mimi", "--data", "nowhere"], 2, "retinanet_mini"),
         (["train", "retinanet_mini", "--data", "nowhere", "task.cls_los=Focal()"], 2, "Did you mean cls_loss?"),
         (["train", "retinanet_mini", "--data", "nowhere", "Focal()"], 2, "not of the form key=value"),
@@ -117,7 +117,7 @@ def test_every_subcommand_explains_itself_with_an_example(words: list[str], caps
         (["predict", "--score", "much", "x.jpg"], 2, "'--score'"),
         (["doctor", "nowhere"], 1, "nowhere"),
         (["data", "make", "squares", "out"], 2, "squares"),
-        (["data", "make", "shapes", "out", "--size", "big"], 2, "'big' is no size"),
+        (["data", "make", "shapes", "out", "--size", "big"], 2, "'big' is not a size"),
         (["data", "convert", "nowhere", "--to", "coco", "--out", "out"], 1, "nowhere"),
         (["models", "retinanet_mimi"], 2, "retinanet_mini"),
         (["weights", "fetch", "acurate"], 2, "accurate"),
@@ -299,7 +299,7 @@ def test_demo_draws_trains_and_reports(tmp_path: Path) -> None:
     for seed in ("0", "1"):
         done = subprocess.run([*command, "--seed", seed], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("AP50") == 1 and done.stderr.count("20 pictures drawn") == 1
+        assert done.stdout.count("AP50") == 1 and done.stderr.count("20 images drawn") == 1
         assert json.loads((out / "results.json").read_text())["steps"] == 2  # 18 to train, 8 a batch, the rest dropped
         assert json.loads((out / "run.json").read_text())["seed"] == int(seed)
         assert (out / "report.html").stat().st_size > 10_000

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import pytest
 
 from foveal import presets
-from foveal.config import parse as config
 from foveal.config.fields import Mismatch, describe, fitted
 from foveal.config.literals import parse_value
 from foveal.config.overrides import difference, override
@@ -298,12 +297,6 @@ def test_differences_go_as_deep_as_the_classes_agree() -> None:
     a, b = House(Layered()), House(Layered((Plain(0.1), Plain(0.25))), Plain())
     assert difference(a, b) == [("paint.coats.0.shade", 0.5, 0.1), ("inner", None, Plain())]
     assert difference(House(rooms=1), dataclasses.replace(House(), rooms=True)) == [("rooms", 1, True)]
-
-
-def test_vocabulary_holds_parts_and_specs_only() -> None:
-    names = config.vocabulary()
-    assert {"Focal", "BoxTask", "Fit", "RetinaNet", "HorizontalFlip", "IoUMatcher", "SGD"} <= set(names)
-    assert not {"ClassLoss", "Spec", "Matcher", "Tensor", "Targets"} & set(names)
 
 
 def test_importing_config_does_not_import_torch() -> None:

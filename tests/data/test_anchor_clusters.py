@@ -67,9 +67,9 @@ def test_the_command_prints_an_override_that_fits(data: Path, capsys: pytest.Cap
     cells = str(data / "bccd")
     assert main(["anchors", "yolo_v3_mini", "--data", cells, "--split", "val", "--most", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "the preset's 6 shapes" in lines[0] and "k = 2: mean IoU" in lines[2]
+    assert "the preset's 6 anchors" in lines[0] and "k = 2: mean IoU" in lines[2]
     assert override(presets.get("yolo_v3_mini"), [lines[-1].strip().strip("'")]) != presets.get("yolo_v3_mini")
     assert main(["anchors", "retinanet_mini", "--data", cells]) == 2
     capsys.readouterr()
-    assert main(["anchors", "yolo_v1_mini", "--data", cells]) == 2  # nothing would change with other shapes
-    assert "boxes have no shapes" in capsys.readouterr().err
+    assert main(["anchors", "yolo_v1_mini", "--data", cells]) == 2  # nothing would change with other anchors
+    assert "boxes have no anchors" in capsys.readouterr().err

@@ -208,7 +208,7 @@ def test_names_and_counts(data: Path, tmp_path: Path) -> None:
     with pytest.raises(FovealError, match=r"few\.names: holds 2 names, the cfg has classes=80"):
         import_darknet(weights, cfg, few)
     other = data / "weights" / REFERENCES["yolo-lite-coco-trial6"][0]
-    with pytest.raises(FovealError, match=r"xl\.weights: holds 923,486 floats .* needs 649,417"):
+    with pytest.raises(FovealError, match=r"xl\.weights: has 923,486 floats .* needs 649,417"):
         load(weights, cfg=other, names=few)  # the counts come first
     with pytest.raises(FovealError, match=r"a Darknet file.*--cfg"):
         load(weights)
@@ -266,7 +266,7 @@ def test_fine_tuning_on_other_classes(data: Path, tmp_path: Path) -> None:
     fresh = find(checkpoint).spec().build(["cat", "dog", "bird"])
     taken = load_weights(fresh, checkpoint)
     assert taken.new == {"3 classes here, 20 there": ("backbone.layers.11.0.weight", "backbone.layers.11.0.bias")}
-    assert taken.lines()[2] == "  made new (3 classes here, 20 there): backbone.layers.11"
+    assert taken.lines()[2] == "  newly initialized (3 classes here, 20 there): backbone.layers.11"
     assert fresh.state_dict()["backbone.layers.11.0.weight"].shape[0] == 5 * 8
     again = DarknetDetector.from_cfg(cfg).build(["cat"])
     assert list(load_weights(again, weights).new) == [
@@ -292,7 +292,7 @@ def test_first_layers_alone_and_other_pixels(data: Path, tmp_path: Path) -> None
     changed = {key for key, value in detector.state_dict().items() if not torch.equal(value, before[key])}
     assert {int(key.split(".")[2]) for key in changed} == {layer.index for layer in net.layers[:5] if layer.floats}
     part.write_bytes(part.read_bytes()[:-4])
-    with pytest.raises(FovealError, match="floats behind its header"):
+    with pytest.raises(FovealError, match="floats after its header"):
         spec.load_pretrained(detector)
     tiny = data / "weights/tiny-darknet"
     words = [f"backbone=Darknet({str(tiny / 'tiny.cfg')!r}, weights={str(tiny / 'tiny.weights')!r})"]
@@ -384,5 +384,5 @@ def test_check_begins_where_a_training_would(data: Path, tmp_path: Path, monkeyp
 
 
 def test_priors_without_a_grid_are_refused() -> None:
-    with pytest.raises(UsageError, match="measures in cells"):
+    with pytest.raises(UsageError, match="needs the grid cells"):
         GridCoder().decode(torch.zeros(1, 4), Priors(torch.zeros(1, 4), (1,)).places(1))

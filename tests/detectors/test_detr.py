@@ -18,7 +18,6 @@ from foveal.boxes import pairwise_giou
 from foveal.config.overrides import override
 from foveal.data.augment.transforms import ResizedCrop, Sample, ShortSide
 from foveal.data.loader.batches import collate, prepare
-from foveal.detectors.detr import attention_maps
 from foveal.errors import UsageError
 from foveal.parts.coders import ImageRelative
 from foveal.parts.heads.transformer import Attention, Transformer, image_part, sine_positions, spread_out
@@ -28,7 +27,7 @@ from foveal.parts.matching.hungarian import Hungarian, solve_assignment
 from foveal.parts.postprocess.select import Select
 from foveal.parts.priors.whole_image import WholeImage
 from foveal.parts.resizing import Resize
-from foveal.report.attention import attention_images
+from foveal.report.attention import attention_images, attention_maps
 from foveal.types import Images, Match, Predictions, Priors, Target, Targets
 
 SMALL = Transformer(queries=6, width=32, heads=4, encoder=1, decoder=3, hidden=32)
@@ -165,15 +164,15 @@ def test_background_counts_a_tenth_as_in_torchs_weighted_mean() -> None:
     wanted = torch.where(positive, labels, 3).flatten()
     expected = F.cross_entropy(logits.flatten(0, 1), wanted, torch.tensor([1.0, 1, 1, 0.1]))
     torch.testing.assert_close(found["cls"], expected)
-    assert CrossEntropy().row_weight(positive) is None
-    with pytest.raises(UsageError, match="more than zero"):
+    assert CrossEntropy().prior_weight(positive) is None
+    with pytest.raises(UsageError, match="more than 0"):
         CrossEntropy(background_weight=0.0)
 
 
 def test_the_best_class_of_each_query() -> None:
     scores = torch.tensor([[[0.1, 0.6, 0.2], [0.7, 0.65, 0.0], [0.05, 0.0, 0.06]]])
     found = Select(score=0.0, best_class=True).candidates(scores, (3,))
-    assert found.rows.tolist() == [[1, 0, 2]] and found.labels.tolist() == [[0, 1, 2]]
+    assert found.priors.tolist() == [[1, 0, 2]] and found.labels.tolist() == [[0, 1, 2]]
     torch.testing.assert_close(found.values, torch.tensor([[0.7, 0.6, 0.06]]))
     with pytest.raises(UsageError, match="exclude"):
         Select(per_level=None, per_class=5, best_class=True)
@@ -327,3 +326,12 @@ def test_the_crop_has_detrs_sizes() -> None:
         )  # fmt: skip
         assert not after.ignore.any()
     assert ResizedCrop(p=0.0)(before, np.random.default_rng(0)) is before
+
+
+def test_the_earlier_path_of_attention_maps_warns() -> None:
+    from foveal.detectors import detr
+
+    with pytest.warns(DeprecationWarning, match=r"foveal\.report\.attention\.attention_maps"):
+        assert detr.attention_maps is attention_maps
+    with pytest.raises(AttributeError, match="nonsense"):
+        detr.nonsense  # noqa: B018

@@ -85,7 +85,7 @@ def test_the_source_is_asked_where_nothing_is_given() -> None:
     tensors = detector([torch.from_numpy(PICTURE).permute(2, 0, 1) / 255])[0]
     for other in (given, tensors):
         torch.testing.assert_close(asked.boxes, other.boxes, rtol=0, atol=1e-3)
-    with pytest.raises(UsageError, match="takes its proposals from outside, and the batch has none"):
+    with pytest.raises(UsageError, match="needs external proposals, and the batch has none"):
         detector(replace(images, proposals=None))
 
 
@@ -111,7 +111,7 @@ def test_rows_of_the_paper() -> None:
 
         def losses(self, predictions: Any, rows: Priors, *args: Any, match: Any, kept: Tensor, **more: Any) -> Any:
             seen.append((rows.boxes, match.positive, kept))
-            return plain(predictions, rows, *args, match=match, kept=kept, **more)
+            return plain(predictions, rows, *args, match=match, sample=kept, **more)
 
     detector.roi = Watched()  # type: ignore[assignment]
     losses = detector(images, targets)
@@ -285,7 +285,7 @@ def test_train_evaluate_and_predict_fill_the_proposals(tmp_path: Path, monkeypat
     assert len(evaluate(runs[0], data=data, split="val", proposals=given).to_dict()) > 0
     with pytest.raises(FovealError, match="no proposals for 2 of the 2 images"):
         train(spec, data=data, out=tmp_path / "other", epochs=1, progress=False, proposals=given)
-    with pytest.raises(UsageError, match="makes its own proposals"):
+    with pytest.raises(UsageError, match="takes no external proposals"):
         train(presets.retinanet_mini, data=data, out=tmp_path / "other", epochs=1, progress=False, proposals=given)
 
 

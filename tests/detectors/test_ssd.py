@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +22,9 @@ from foveal.parts.necks.dssd import Deconvolution, Gap
 from foveal.parts.necks.ssd import Extra, Extras, L2Norm, ReducedFC
 from foveal.parts.postprocess.nms import NMS
 from foveal.parts.postprocess.select import Select
+from foveal.parts.resizing import IMAGENET_MEAN, IMAGENET_STD
 from foveal.recipe import Stage
-from foveal.training.loop.optimizers import freeze, frozen_norm_modules
+from foveal.training.loop.optimizers import freeze, frozen_norm_modules, set_training_mode
 from foveal.types import Images, Predictions, Priors, Target, Targets
 from foveal.weights.cache import PUBLISHED
 
@@ -196,15 +198,14 @@ def test_a_dssd_begins_from_an_ssd() -> None:
     trainable = frozenset(n for n, _ in second.named_parameters())
     freeze(second, stage, trainable)
     assert {n for n, p in second.named_parameters() if not p.requires_grad} == {n for n in kept if n in trainable}
-    second.resting = frozen_norm_modules(second, trainable)
-    second.train()
+    set_training_mode(second, trainable)
     for name, module in second.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.training is name.startswith(("neck.deconv.", "head.")), name
     freeze(second, presets.dssd513_r101.fit.stages[1], trainable)
     assert frozen_norm_modules(second, trainable) == ()
-    second.resting = ()
-    assert all(m.training for m in second.train().modules())
+    set_training_mode(second, trainable)
+    assert all(m.training for m in second.modules())
 
 
 def test_norms_that_never_learn_are_left_to_their_detector() -> None:
@@ -217,7 +218,13 @@ def test_norms_that_never_learn_are_left_to_their_detector() -> None:
 
 # -------------------------------------------------------------------------------------------------- any backbone
 def step(
-    detector: Detector, height: int = 96, width: int = 96, objects: int = 1, color: bool = False, count: int = 2
+    detector: Detector,
+    height: int = 96,
+    width: int = 96,
+    objects: int = 1,
+    color: bool = False,
+    count: int = 2,
+    frozen: Iterable[nn.Module] = (),
 ) -> float:
     """A training step and a detection, all of it finite."""
     torch.manual_seed(0)
@@ -229,7 +236,10 @@ def step(
     boxes = row((8, 8, 60, 50))[:objects]
     found = [Target(boxes, torch.zeros(len(boxes)).long()), Target(row(), torch.zeros(0).long())]
     targets = Targets.pad(found[:count])
-    losses = detector.train()(images, targets)
+    detector.train()
+    for norm in frozen:
+        norm.eval()
+    losses = detector(images, targets)
     total = torch.stack(list(losses.values())).sum()
     total.backward()
     for name, p in detector.named_parameters():
@@ -297,8 +307,8 @@ def test_a_norm_of_one_value_is_refused_in_words(change: str) -> None:
     if change == "head.module.norm=group":
         return
     detector.eval()([torch.rand(3, 16, 16)])
-    detector.resting = tuple(m for m in detector.modules() if isinstance(m, nn.BatchNorm2d))
-    assert step(detector, 16, 16, count=1) > 0
+    frozen = tuple(m for m in detector.modules() if isinstance(m, nn.BatchNorm2d))
+    assert step(detector, 16, 16, count=1, frozen=frozen) > 0
 
 
 @pytest.mark.parametrize(
@@ -311,9 +321,9 @@ def test_a_norm_of_one_value_is_refused_in_words(change: str) -> None:
         ("neck.fc=ReducedFC(dilation=0)", "ReducedFC: dilation is 0"),
         ("neck.rescale=L2Norm(eps=0.0)", "L2Norm: eps is 0"),
         ("neck.deconv=Deconvolution(0)", "Deconvolution: channels is 0"),
-        ("head.module=Prediction(0, 8)", "Prediction: middle is 0"),
+        ("head.module=PredictionModule(0, 8)", "PredictionModule: middle is 0"),
         ("input=Stretch(-4, 5)", "Stretch: width and height are pixels from 1 on"),
-        ("task.select.per_class=0", "per_class are counts from 1 on"),
+        ("task.select.per_class=0", "per_class of at least 1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(change: str, words: str) -> None:
@@ -322,7 +332,7 @@ def test_settings_that_cannot_be_are_refused(change: str, words: str) -> None:
 
 
 def test_a_way_back_needs_two_maps() -> None:
-    with pytest.raises(UsageError, match="one map alone"):
+    with pytest.raises(UsageError, match="only one map"):
         override(presets.dssd_mini, ["levels=(5,)", "neck.maps=()"]).build("a")
 
 
@@ -348,11 +358,11 @@ def test_what_keeps_still_at_random_is_said() -> None:
 
 def test_caffes_vgg_wants_caffes_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of both VGG-16 files, each with the normalization that it was trained on and with the other's."""
-    monkeypatch.setattr("foveal.parts.backbones.torchvision.published_file", lambda name: PUBLISHED[name].file)
+    monkeypatch.setattr("foveal.weights.cache.published_file", lambda name: PUBLISHED[name].file)
     for name in ("ssd300_vgg16", "ssd300_vgg16_paper"):
         for file, is_caffes in (("vgg16_features", True), ("vgg16", False)):
             caffe = override(presets.get(name), [f"backbone.weights={file}"])
-            imagenet = override(caffe, ["input=Stretch(300, 300)"])
+            imagenet = override(caffe, [f"input=Stretch(300, 300, {IMAGENET_MEAN}, {IMAGENET_STD})"])
             right, wrong = (caffe, imagenet) if is_caffes else (imagenet, caffe)
             assert normalization_mismatch(right) is None
             advice = str(normalization_mismatch(wrong))
@@ -370,7 +380,7 @@ def test_candidates_of_each_class() -> None:
             best = scores[image, :, k].sort(descending=True)
             mine = found.labels[image] == k
             assert torch.equal(found.values[image, mine], best.values[:7])
-            assert torch.equal(found.rows[image, mine], best.indices[:7])
+            assert torch.equal(found.priors[image, mine], best.indices[:7])
     logits = scores.logit()
     logits[0, :, 1] = -torch.inf
     again = Select(score=0.5, per_level=None, per_class=60).candidates(logits, (40, 10), torch.sigmoid)

@@ -284,7 +284,7 @@ def test_a_center_on_the_far_border_belongs_to_the_last_cell() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     priors, whole = priors_of(Cells(SHAPES_V3), 32, 16), None
     for budget in (1 << 20, 256):
-        monkeypatch.setattr("foveal.parts.matching.cells.HOST_BUDGET", budget)
+        monkeypatch.setattr("foveal.parts.matching.matcher.CPU_BUDGET", budget)
         match = ShapeMatcher()(priors, objects())
         whole = whole or match
         assert torch.equal(match.positive, whole.positive) and torch.equal(match.gt, whole.gt)
@@ -425,7 +425,7 @@ def test_necks_and_head_fit_any_levels() -> None:
     assert predictions.logits.shape == (1, 3 * 192 + 3 * 48 + 2 * 12, 5)
     joined = Passthrough(8, 16).build((16, 32), (16, 32)).eval()
     assert joined(maps[1:])[0].shape == (1, 48, 3, 4)
-    with pytest.raises(UsageError, match="twice as fine"):
+    with pytest.raises(UsageError, match="strides differ by a factor of 2"):
         Passthrough().build((16, 32), (8, 32))
 
 
@@ -447,7 +447,7 @@ def test_a_local_layer_is_a_convolution_where_its_filters_agree() -> None:
 
 def test_a_local_layer_says_which_map_it_wants() -> None:
     assert LocallyConnected(3, 4, (5, 4))(torch.zeros(1, 3, 5, 4)).shape == (1, 4, 5, 4)
-    with pytest.raises(UsageError, match="is for 5 x 5 places, here are 5 x 4"):
+    with pytest.raises(UsageError, match="expects 5 x 5 locations, got 5 x 4"):
         LocallyConnected(3, 4, (5, 5))(torch.zeros(1, 3, 5, 4))
 
 

@@ -266,5 +266,5 @@ def test_detections_must_belong_to_the_truth(truth: GroundTruth) -> None:
 
 
 def test_torch_is_never_imported() -> None:
-    code = "import sys, foveal.evaluate; assert 'torch' not in sys.modules, 'torch'"
+    code = "import sys, foveal.evaluation; assert 'torch' not in sys.modules, 'torch'"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -340,3 +340,16 @@ def test_proposals_for_a_detector_that_makes_its_own(tmp_path: Path) -> None:
     assert with_proposals(detector, dataset) is dataset
     with pytest.raises(UsageError, match="uses no external proposals"):
         with_proposals(detector, dataset, "p.safetensors")
+
+
+def test_proposals_and_recall_as_a_function(tmp_path: Path) -> None:
+    from foveal.evaluation.recall import score_proposals
+
+    dataset = open_dataset(voc(tmp_path / "voc"), split="train")
+    done = score_proposals("sliding_windows", dataset)
+    again = score_proposals("sliding_windows", dataset)
+    assert (done.made, again.made, again.seconds) == (2, 0, None)
+    assert done.recall == again.recall and done.per_image == len(done.table) / 2
+    done.save(tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"recall.json", "proposals.npz", "proposals.safetensors"}
+    assert json.loads((tmp_path / "out" / "recall.json").read_text()) == done.to_dict()

@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import os
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from foveal.assembly.detector import Spec
 from foveal.parts.resizing import Stretch
 from foveal.recipe import SGD, Cosine, Recipe
 from foveal.types import Detections, Images, Targets
@@ -27,22 +28,18 @@ FIT = Recipe(epochs=3, batch=4, lr=0.05, solver=SGD(), schedule=Cosine(), warmup
 
 
 @dataclass(frozen=True)
-class TinySpec:
+class TinySpec(Spec):
     """``poison``: the update (from 0) whose loss becomes NaN."""
 
     fit: Recipe = FIT
-    input: Stretch = field(default_factory=lambda: Stretch(32, 32))
+    input: Stretch = Stretch(32, 32)
     dropout: float = 0.1
     norm: bool = True
     noise: float = 0.1  # on the logits, in training, drawn from ``rng``
     poison: int | None = None
-    source = None  # it makes its own proposals, so to speak
 
-    def build(self, classes: Any) -> Tiny:
+    def build(self, classes: Any) -> Any:
         return Tiny(self, tuple(classes))
-
-    def load_pretrained(self, detector: Tiny) -> None:
-        pass
 
 
 class Tiny(nn.Module):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from foveal.assembly.detector import Detector
 from foveal.errors import FovealError, UsageError
-from foveal.inference.predict import Predictions, find_sources, predict
+from foveal.inference.predict import PredictedImages, find_sources, predict
 from foveal.types import Detections
 
 
@@ -43,7 +43,7 @@ class Known:
         ]
 
 
-def run(sources: Any, **options: Any) -> Predictions:
+def run(sources: Any, **options: Any) -> PredictedImages:
     return predict(cast(Detector, Known()), sources, **options)
 
 
@@ -63,6 +63,13 @@ def test_json_has_the_stable_form(tmp_path: Path) -> None:
     assert [d["label"] for d in entry["detections"]] == ["cat", "dog"]
 
 
+def test_limit_takes_the_first_images(tmp_path: Path) -> None:
+    for name in "abc":
+        picture(tmp_path / f"{name}.png")
+    done = run(tmp_path, limit=2)
+    assert [Path(entry.image).name for entry in done.images] == ["a.png", "b.png"]
+
+
 def test_score_and_classes_choose(tmp_path: Path) -> None:
     photo = picture(tmp_path / "photo.png")
     assert run(photo).images[0].detections.labels.tolist() == [0]
@@ -79,7 +86,7 @@ def test_drawings_never_clash_and_never_lie_beside_the_data(tmp_path: Path) -> N
     names = [entry.drawing.name.lower() for entry in done.images if entry.drawing]
     assert len(set(names)) == len(files) == len(list((tmp_path / "out").iterdir()))
     assert names[0] == "x.jpg"
-    with pytest.raises(FovealError, match="the pictures themselves lie here"):
+    with pytest.raises(FovealError, match="the source images are in this folder"):
         run(files, out=tmp_path / "a")
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["x-2.png", "x.jpg", "x.png"]
 

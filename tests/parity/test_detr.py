@@ -1,6 +1,6 @@
 """DETR against transformers' ``DetrForObjectDetection`` with the same random weights, its own ResNet or timm's.
 
-Tolerances: logits and boxes 1e-5 (boxes as parts of the picture), losses 1e-5 relative. Peer: transformers 5.23.0.
+Tolerances: logits and boxes 1e-5 (boxes as parts of the image), losses 1e-5 relative. Peer: transformers 5.23.0.
 
 One thing of the peer is gone around: with ``auxiliary_loss=True`` its decoder hands the *normalized* state to the next
 layer, which the original code does not do (nor the peer without auxiliary losses). So the states of the layers come
@@ -31,7 +31,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 
 CLASSES, QUERIES, LAYERS = 7, 12, 3
 HEAD = Transformer(queries=QUERIES, width=64, heads=4, encoder=2, decoder=LAYERS, hidden=96)
-SIZES = [(96, 128), (75, 100), (128, 64)]  # of pictures in one batch, height and width
+SIZES = [(96, 128), (75, 100), (128, 64)]  # of images in one batch, height and width
 
 
 def peer_model(inner: str) -> nn.Module:
@@ -100,12 +100,12 @@ def images() -> Images:
 def batch(sizes: list[tuple[int, int]], canvas: tuple[int, int], first: int = 0) -> Images:
     pixels = torch.zeros(len(sizes), 3, *canvas)
     for i, (h, w) in enumerate(sizes):
-        pixels[i, :, :h, :w] = picture(i + first, h, w)
+        pixels[i, :, :h, :w] = sample_image(i + first, h, w)
     size = torch.tensor(sizes)
     return Images(pixels, size, torch.tensor([[1.0, 1, 0, 0]] * len(sizes)), size)
 
 
-def picture(seed: int, height: int, width: int) -> Tensor:
+def sample_image(seed: int, height: int, width: int) -> Tensor:
     g = torch.Generator().manual_seed(seed)
     coarse = torch.randn(1, 3, 9, 11, generator=g)
     return nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0]
@@ -137,7 +137,7 @@ def test_logits_and_boxes(both: tuple[nn.Module, Detector], images: Images) -> N
 
 
 def test_post_processed_results(both: tuple[nn.Module, Detector], images: Images) -> None:
-    """One class and score for every query; ours are sorted by score and clipped to the picture."""
+    """One class and score for every query; ours are sorted by score and clipped to the image."""
     theirs, ours = both
     with torch.inference_mode():
         answer = theirs(images.pixels, pixel_mask(images))

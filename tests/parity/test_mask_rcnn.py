@@ -1,7 +1,7 @@
 """Mask R-CNN against torchvision 0.29.2 with the same random weights, from the peer's own checkpoint file.
 
 Tolerances: mask logits 1e-5 relative, boxes 1e-3 px, masks equal on 99.9 % of the pixels, losses 1e-5 relative. The
-pictures need no resizing: torchvision resizes masks by half a pixel to the lower right, ours go with their boxes.
+images need no resizing: torchvision resizes masks by half a pixel to the lower right, ours go with their boxes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     with torch.inference_mode():  # random weights say "inside" everywhere or nowhere: move each class to the middle
         last, seen = theirs.roi_heads.mask_predictor.mask_fcn_logits, []
         hook = last.register_forward_hook(lambda m, i, o: seen.append(o))
-        theirs.eval()(pictures())
+        theirs.eval()(sample_images())
         hook.remove()
         last.bias -= seen[0].transpose(0, 1).flatten(1).median(1).values
     file = tmp_path_factory.mktemp("weights") / "theirs.pth"
@@ -51,7 +51,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return request.param, theirs.eval(), ours.eval()
 
 
-def pictures() -> list[torch.Tensor]:
+def sample_images() -> list[torch.Tensor]:
     g = torch.Generator().manual_seed(1)
     return [
         nn.functional.interpolate(torch.randn(1, 3, h // 12, w // 12, generator=g), (h, w), mode="bicubic").sigmoid()[0]
@@ -80,7 +80,7 @@ def truth(shift: int) -> list[dict[str, torch.Tensor]]:
 
 def test_heads_boxes_and_masks(both: Any) -> None:
     _, theirs, ours = both
-    images = pictures()
+    images = sample_images()
     seen: dict[str, Any] = {}
     hooks = [
         theirs.roi_heads.register_forward_hook(lambda m, i, o: seen.update(roi=o[0])),
@@ -95,16 +95,16 @@ def test_heads_boxes_and_masks(both: Any) -> None:
         hook.remove()
     # the head on the peer's own boxes
     own = seen["roi"]
-    most = max(len(r["labels"]) for r in own)
-    boxes, labels = torch.zeros(2, most, 4), torch.zeros(2, most, dtype=torch.int64)
-    rows = torch.zeros(2, most, dtype=torch.bool)
+    longest = max(len(r["labels"]) for r in own)
+    boxes, labels = torch.zeros(2, longest, 4), torch.zeros(2, longest, dtype=torch.int64)
+    valid = torch.zeros(2, longest, dtype=torch.bool)
     for i, r in enumerate(own):
         n = len(r["labels"])
         assert n > 5
-        boxes[i, :n], labels[i, :n], rows[i, :n] = r["boxes"], r["labels"] - 1, True
+        boxes[i, :n], labels[i, :n], valid[i, :n] = r["boxes"], r["labels"] - 1, True
     with torch.inference_mode():
-        logits = ours.mask_head(outputs.features, boxes, labels, ours.strides)[rows]
-    close(logits, seen["logits"][torch.arange(len(logits)), labels[rows] + 1])
+        logits = ours.mask_head(outputs.features, boxes, labels, ours.strides)[valid]
+    close(logits, seen["logits"][torch.arange(len(logits)), labels[valid] + 1])
     # all of it
     for e, f in zip(expected, found, strict=True):
         assert len(f) == len(e["scores"])
@@ -128,8 +128,8 @@ def test_losses(both: Any) -> None:
     tasks = ours.proposer, ours.roi
     ours.proposer = replace(ours.proposer, task=replace(ours.proposer.task, sampler=All()))
     ours.roi = replace(ours.roi, sampler=All())
-    expected = theirs(pictures(), truth(1))
-    found = ours(pictures(), truth(0))
+    expected = theirs(sample_images(), truth(1))
+    found = ours(sample_images(), truth(0))
     ours.proposer, ours.roi = tasks
     theirs.eval()
     theirs.rpn.fg_bg_sampler.batch_size_per_image, theirs.roi_heads.fg_bg_sampler.batch_size_per_image = saved

@@ -18,7 +18,7 @@ from foveal import presets
 from foveal.cli import main as cli
 from foveal.types import Detections
 from foveal.weights.keys_torchvision import torchvision_to_ours
-from tests.parity.test_torchvision import close, pictures, same_detections, truth
+from tests.parity.test_torchvision import close, same_detections, sample_images, truth
 
 NAMES = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
 CLASSES = 7  # torchvision's count, background included: the function does not depend on it
@@ -60,7 +60,7 @@ def theirs_to_ours(logits: torch.Tensor) -> torch.Tensor:
 
 def test_heads_priors_and_detections(both) -> None:
     _, theirs, ours = both
-    images = pictures()
+    images = sample_images()
     seen: dict[str, object] = {}
     hooks = [
         theirs.head.register_forward_hook(lambda m, i, o: seen.update(head=o)),
@@ -82,7 +82,7 @@ def test_heads_priors_and_detections(both) -> None:
 
 
 def test_losses(both) -> None:
-    """In the second picture two objects want the same prior: torchvision gives it to the later one."""
+    """In the second image two objects want the same prior: torchvision gives it to the later one."""
     _, theirs, ours = both
     theirs.train()
     for m in theirs.modules():
@@ -94,25 +94,25 @@ def test_losses(both) -> None:
         [{"boxes": b, "labels": k + shift} for b, k in zip(boxes, labels, strict=True)] for shift in (0, 1)
     )
     with torch.no_grad():
-        expected = theirs(pictures(), theirs_truth)
-        found = ours(pictures(), ours_truth)
+        expected = theirs(sample_images(), theirs_truth)
+        found = ours(sample_images(), ours_truth)
     theirs.eval()
     for k, v in {"cls": "classification", "box": "bbox_regression"}.items():
         assert found[k].item() == pytest.approx(expected[v].item(), rel=1e-5), k
 
 
 def test_same_detections_from_the_command_line(both, tmp_path) -> None:
-    """torchvision's checkpoint file and a picture file that needs no resizing (both resize: theirs floats, ours bytes).
+    """torchvision's checkpoint file and an image file that needs no resizing (both resize: theirs floats, ours bytes).
 
     The model that predicts has its norms folded into its convolutions, hence the wider tolerances.
     """
     _, theirs, ours = both
     side = ours.spec.input.canvas(())[0]
-    pixels = nn.functional.interpolate(pictures()[0][None], (side, side), mode="bicubic")[0].clamp(0, 1)
+    pixels = nn.functional.interpolate(sample_images()[0][None], (side, side), mode="bicubic")[0].clamp(0, 1)
     pixels = (pixels * 255).round().to(torch.uint8)
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / "picture.png")
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / "image.png")
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
-    words = ["predict", str(tmp_path / "theirs.pth"), str(tmp_path / "picture.png")]
+    words = ["predict", str(tmp_path / "theirs.pth"), str(tmp_path / "image.png")]
     files = ["--out", str(tmp_path / "drawn"), "--json", str(tmp_path / "found.json")]
     assert cli.main([*words, *files, "--score", "0", "--precision", "32", "--device", "cpu"]) == 0
     (found,) = json.loads((tmp_path / "found.json").read_text())

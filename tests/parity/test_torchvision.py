@@ -73,7 +73,7 @@ def pair(name: str):
     return theirs.eval(), ours.eval()
 
 
-def pictures() -> list[torch.Tensor]:
+def sample_images() -> list[torch.Tensor]:
     g = torch.Generator().manual_seed(1)
     big = [torch.randn(1, 3, 12, 16, generator=g), torch.randn(1, 3, 16, 11, generator=g)]
     sizes = [(150, 230), (220, 160)]
@@ -130,7 +130,7 @@ def both(request):
 
 def test_heads(both) -> None:
     name, theirs, ours = both
-    images = pictures()
+    images = sample_images()
     seen: dict[str, object] = {}
     head = theirs.rpn.head if name in FRCNN else theirs.head
     hook = head.register_forward_hook(lambda m, i, o: seen.update(head=o))
@@ -155,7 +155,7 @@ def test_detections_in_float64(both) -> None:
     """In float64, from torchvision's own resized pixels. In float32 random weights give nearly equal scores and IoUs
     that rounding (another number of threads, another CPU) exchanges; NMS then keeps the other box."""
     name, theirs, ours = both
-    images, seen, shift = [x.double() for x in pictures()], {}, int(name in FRCNN)
+    images, seen, shift = [x.double() for x in sample_images()], {}, int(name in FRCNN)
     hook = theirs.transform.register_forward_hook(lambda m, i, o: seen.update(pixels=o[0].tensors))
     try:
         theirs.double()
@@ -177,7 +177,7 @@ def test_detections_in_float64(both) -> None:
 
 def test_losses(both) -> None:
     name, theirs, ours = both
-    images, shift = pictures(), int(name in FRCNN)
+    images, shift = sample_images(), int(name in FRCNN)
     theirs.train()
     for m in theirs.modules():
         if isinstance(m, nn.BatchNorm2d):
@@ -209,18 +209,18 @@ def test_losses(both) -> None:
 
 
 def test_same_detections_from_the_command_line(both, tmp_path) -> None:
-    """torchvision's checkpoint file and a picture file that needs no resizing (both resize: theirs floats, ours bytes).
+    """torchvision's checkpoint file and an image file that needs no resizing (both resize: theirs floats, ours bytes).
 
     The model that predicts has its norms folded into its convolutions, hence the wider tolerances.
     """
     name, theirs, _ = both
-    pixels = (pictures()[0][:, :SHORT, :SHORT + 64] * 255).round().to(torch.uint8)  # fmt: skip
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / "picture.png")
+    pixels = (sample_images()[0][:, :SHORT, :SHORT + 64] * 255).round().to(torch.uint8)  # fmt: skip
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / "image.png")
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     settings = [f"input.short={SHORT}", f"input.long={LONG}"]
     if name in FRCNN:
         settings.append("test_proposals=Counts(150, 150)")
-    words = ["predict", str(tmp_path / "theirs.pth"), str(tmp_path / "picture.png"), "--preset", PRESET[name]]
+    words = ["predict", str(tmp_path / "theirs.pth"), str(tmp_path / "image.png"), "--preset", PRESET[name]]
     files = ["--out", str(tmp_path / "drawn"), "--json", str(tmp_path / "found.json")]
     assert cli.main([*words, *files, "--score", "0", "--precision", "32", "--device", "cpu", *settings]) == 0
     (found,) = json.loads((tmp_path / "found.json").read_text())

@@ -54,10 +54,10 @@ def test_ltrb_in_pixels_by_hand() -> None:
 
 
 def test_image_relative_by_hand() -> None:
-    # Picture 200 x 100; box 40 x 50 with center (50, 25): a quarter across and down, a fifth and a half of the sides.
-    picture, box = torch.tensor([0.0, 0.0, 200.0, 100.0]), torch.tensor([30.0, 0.0, 70.0, 50.0])
-    torch.testing.assert_close(ImageRelative().encode(box, picture), torch.tensor([0.25, 0.25, 0.2, 0.5]))
-    wild = ImageRelative().decode(torch.randn(100, 4, generator=torch.Generator().manual_seed(0)), picture)
+    # Image 200 x 100; box 40 x 50 with center (50, 25): a quarter across and down, a fifth and a half of the sides.
+    image, box = torch.tensor([0.0, 0.0, 200.0, 100.0]), torch.tensor([30.0, 0.0, 70.0, 50.0])
+    torch.testing.assert_close(ImageRelative().encode(box, image), torch.tensor([0.25, 0.25, 0.2, 0.5]))
+    wild = ImageRelative().decode(torch.randn(100, 4, generator=torch.Generator().manual_seed(0)), image)
     assert (wild[:, 2:] >= wild[:, :2]).all()
 
 

@@ -118,7 +118,7 @@ def test_which_rows_are_chosen() -> None:
     first = torch.tensor([0.8, 0.9, 0.3, 0.2, 0.005, 0.5, 0.5])
     head = Table(boxes, torch.stack([first, 1 - first - none, none], 1))
     detector = built(sampler=OHEM(2, 0.7))
-    detector.pool, detector.roi_head, detector.joined = Itself(), head, False
+    detector.pool, detector.roi_head, detector.append_gt = Itself(), head, False
     size = torch.tensor([[128, 128]])
     images = Images(torch.randn(1, 3, 128, 128), size, torch.tensor([[1.0, 1, 0, 0]]), size)
     images = replace(images, proposals=boxes[None], proposals_valid=torch.arange(7)[None] < 6)
@@ -152,9 +152,9 @@ def by_every_row(detector: TwoStage, images: Images, targets: Targets) -> dict[s
     deltas = found.deltas.gather(2, labels[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
     beside = F.smooth_l1_loss(deltas, wanted, reduction="none").sum(-1)
     losses = losses + torch.where(match.positive, beside, 0.0)
-    keep = detector.roi.sampler.keep(match, priors, losses.detach())
+    keep = detector.roi.sampler.sample(match, priors, losses.detach())
     assert 0 < int(keep.sum()) < keep.numel()
-    return detector.roi.losses(found, priors, targets, match=match, kept=keep)
+    return detector.roi.losses(found, priors, targets, match=match, sample=keep)
 
 
 def gradients(detector: TwoStage, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -185,7 +185,7 @@ def test_a_weighted_loss_counts_by_its_weight() -> None:
     with torch.no_grad():
         found = detector._run_head(detector.outputs(images).features, priors.boxes, images.sizes)
     match = TASK.matcher(priors, targets)
-    once, thrice = (t.row_losses(found, priors, targets, match) for t in (TASK, task))
+    once, thrice = (t.prior_losses(found, priors, targets, match) for t in (TASK, task))
     assert match.positive.any()
     torch.testing.assert_close(once[~match.positive], thrice[~match.positive])
     assert (thrice[match.positive] > once[match.positive]).all()
@@ -208,8 +208,8 @@ def test_the_first_look_leaves_no_trace_in_norms() -> None:
     fresh(seen[1], 2)
     other: Any = next(m for m in fresh.modules() if isinstance(m, nn.BatchNorm2d))
     torch.testing.assert_close(norm.running_mean, other.running_mean)
-    detector.resting = (norm,)
     detector.train()
+    norm.eval()  # as a stage does that freezes it
     detector(images, targets)
     assert int(norm.num_batches_tracked) == 1 and not norm.training and detector.roi_head.training
 

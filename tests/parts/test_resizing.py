@@ -15,7 +15,7 @@ from foveal.types import Images
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
-def picture(height: int, width: int, seed: int = 0) -> ImageArray:
+def sample_image(height: int, width: int, seed: int = 0) -> ImageArray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -24,7 +24,7 @@ def picture(height: int, width: int, seed: int = 0) -> ImageArray:
     [[(48, 64)], [(50, 41), (77, 30)], [(30, 300), (33, 97), (64, 64)], [(1, 7)]],
 )
 def test_resize_equals_torchvisions_transform(sizes: list[tuple[int, int]]) -> None:
-    arrays = [picture(h, w, i) for i, (h, w) in enumerate(sizes)]
+    arrays = [sample_image(h, w, i) for i, (h, w) in enumerate(sizes)]
     peer = GeneralizedRCNNTransform(80, 133, MEAN, STD).eval()
     tensors = [torch.from_numpy(a).permute(2, 0, 1).float() / 255 for a in arrays]
     theirs, _ = peer([t.clone() for t in tensors])
@@ -52,7 +52,7 @@ def test_sizes_equal_torchvisions_at_800() -> None:
 
 
 def test_arrays_and_tensors_of_the_caller_stay_as_they_are() -> None:
-    array = picture(20, 30)
+    array = sample_image(20, 30)
     array.setflags(write=False)
     before = array.copy()
     tensor = torch.rand(3, 20, 30)
@@ -63,13 +63,13 @@ def test_arrays_and_tensors_of_the_caller_stay_as_they_are() -> None:
 
 
 def test_views_of_arrays_are_taken() -> None:
-    array = picture(20, 30)
+    array = sample_image(20, 30)
     flipped = Resize(20, 30, multiple=1).batch([array[:, ::-1]]).pixels
     assert torch.equal(flipped, Resize(20, 30, multiple=1).batch([array[:, ::-1].copy()]).pixels)
 
 
 def test_stretch_equals_torchvisions_fixed_size() -> None:
-    arrays = [picture(33, 57), picture(90, 20, 1)]
+    arrays = [sample_image(33, 57), sample_image(90, 20, 1)]
     peer = GeneralizedRCNNTransform(1, 1, MEAN, STD, size_divisible=1, fixed_size=(48, 32)).eval()
     theirs, _ = peer([torch.from_numpy(a).permute(2, 0, 1).float() / 255 for a in arrays])
     ours = Stretch(48, 32).batch(arrays)
@@ -102,7 +102,7 @@ def test_letterbox_is_darknets(height: int, width: int, placed: tuple[int, int, 
 
 def test_normalize_equals_the_float_path_and_clears_the_padding() -> None:
     rule = Resize(32, 64)
-    arrays = [picture(32, 40), picture(32, 64, 1)]
+    arrays = [sample_image(32, 40), sample_image(32, 64, 1)]
     raw = torch.full((2, 3, 32, 64), 200, dtype=torch.uint8)
     for i, a in enumerate(arrays):
         raw[i, :, : a.shape[0], : a.shape[1]] = torch.from_numpy(a).permute(2, 0, 1)
@@ -145,6 +145,6 @@ def test_an_empty_batch_is_refused() -> None:
 
 @pytest.mark.parametrize("rule", [Resize(64, 64), Stretch(64, 64), Letterbox(64, 64)])
 def test_frames_map_boxes_there_and_back(rule: Input) -> None:
-    images = rule.batch([picture(37, 81), picture(81, 37)])
+    images = rule.batch([sample_image(37, 81), sample_image(81, 37)])
     boxes = torch.tensor([[[3.0, 5, 30, 31]], [[3.0, 5, 30, 31]]])
     assert torch.allclose(images.to_original(images.to_network(boxes)), boxes, atol=1e-4)

@@ -29,7 +29,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def case(a: int = 400, positives: float = 0.1, seed: int = 0, b: int = 4) -> tuple[Match, Priors, Tensor]:
-    """A random match with ignored and invalid rows; image 0 has no positives, image 1 no negatives."""
+    """A random match with ignored and invalid priors; image 0 has no positives, image 1 no negatives."""
     rng = seeded(seed)
     positive = torch.rand(b, a, generator=rng) < positives
     ignored = ~positive & (torch.rand(b, a, generator=rng) < 0.2)
@@ -42,13 +42,13 @@ def case(a: int = 400, positives: float = 0.1, seed: int = 0, b: int = 4) -> tup
     return match, Priors(boxes, (a,), valid), torch.rand(b, a, generator=rng)
 
 
-def counts(keep: Tensor, match: Match) -> list[tuple[int, int]]:
-    """Kept positives and negatives of each image."""
-    return [(int(k[p].sum()), int(k[~p].sum())) for k, p in zip(keep, match.positive, strict=True)]
+def counts(sampled: Tensor, match: Match) -> list[tuple[int, int]]:
+    """Sampled positives and negatives of each image."""
+    return [(int(k[p].sum()), int(k[~p].sum())) for k, p in zip(sampled, match.positive, strict=True)]
 
 
 def there(match: Match, priors: Priors) -> list[tuple[int, int]]:
-    """Positives and negatives that may be kept."""
+    """Positives and negatives that may be sampled."""
     eligible = ~match.ignored if priors.valid is None else ~match.ignored & priors.valid
     return counts(eligible.float(), match)
 
@@ -57,28 +57,28 @@ def there(match: Match, priors: Priors) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("seed", range(5))
 def test_zero_or_one_and_never_ignored_or_invalid(sampler: Sampler, seed: int) -> None:
     match, priors, losses = case(seed=seed)
-    keep = sampler.keep(match, priors, losses, seeded(seed))
-    assert keep.shape == (4, 400) and keep.dtype == torch.float32
-    assert ((keep == 0) | (keep == 1)).all()
+    sampled = sampler.sample(match, priors, losses, seeded(seed))
+    assert sampled.shape == (4, 400) and sampled.dtype == torch.float32
+    assert ((sampled == 0) | (sampled == 1)).all()
     assert priors.valid is not None
-    assert not (keep[match.ignored] > 0).any() and not (keep[~priors.valid] > 0).any()
-    again = sampler.keep(match, priors, losses, seeded(seed))
-    assert torch.equal(keep, again)
+    assert not (sampled[match.ignored] > 0).any() and not (sampled[~priors.valid] > 0).any()
+    again = sampler.sample(match, priors, losses, seeded(seed))
+    assert torch.equal(sampled, again)
 
 
 @pytest.mark.parametrize("sampler", EVERY, ids=repr)
-def test_shared_priors_and_nothing_to_keep(sampler: Sampler) -> None:
+def test_shared_priors_and_nothing_to_sample(sampler: Sampler) -> None:
     match, priors, losses = case()
     shared = Priors(priors.boxes[0], priors.counts)
-    keep = sampler.keep(match, shared, losses, seeded(0))
-    assert keep.shape == (4, 400) and (keep.sum(1)[1:] > 0).all()
+    sampled = sampler.sample(match, shared, losses, seeded(0))
+    assert sampled.shape == (4, 400) and (sampled.sum(1)[1:] > 0).all()
     nothing = Match(match.gt, torch.zeros_like(match.positive), torch.ones_like(match.ignored))
-    assert sampler.keep(nothing, priors, losses, seeded(0)).sum() == 0
+    assert sampler.sample(nothing, priors, losses, seeded(0)).sum() == 0
 
 
 def test_all() -> None:
     match, priors, _ = case()
-    assert counts(All().keep(match, priors), match) == there(match, priors)
+    assert counts(All().sample(match, priors), match) == there(match, priors)
 
 
 # -------------------------------------------------------------------------------------------------- balanced
@@ -91,25 +91,25 @@ def test_balanced_counts_are_torchvision_s(count: int, share: float, positives: 
     labels = torch.where(match.positive, 1, 0).masked_fill(match.ignored | ~priors.valid, -1)
     torch.manual_seed(0)
     expected = [(int(p.sum()), int(n.sum())) for p, n in zip(*peer(list(labels)), strict=True)]
-    assert counts(sampler.keep(match, priors, rng=seeded(0)), match) == expected
+    assert counts(sampler.sample(match, priors, rng=seeded(0)), match) == expected
 
 
 @pytest.mark.parametrize(("count", "share"), [(256, 0.5), (64, 0.25), (1000, 0.5)])
-def test_balanced_rows_are_the_kept_ones(count: int, share: float) -> None:
+def test_balanced_indices_are_the_sampled_priors(count: int, share: float) -> None:
     match, priors, _ = case(seed=2)
     sampler = Balanced(count, share)
-    index, kept = sampler.rows(match, priors, rng=seeded(3))
-    assert index.shape == kept.shape == (4, min(count, 400))
-    assert index.dtype == torch.int64 and kept.dtype == torch.bool
+    index, filled = sampler.indices(match, priors, rng=seeded(3))
+    assert index.shape == filled.shape == (4, min(count, 400))
+    assert index.dtype == torch.int64 and filled.dtype == torch.bool
     assert int(index.min()) >= 0 and int(index.max()) < 400
-    keep = sampler.keep(match, priors, rng=seeded(3))
+    sampled = sampler.sample(match, priors, rng=seeded(3))
     for b in range(4):
-        rows = index[b][kept[b]]
-        assert len(rows.unique()) == len(rows)
-        assert torch.equal(rows.sort().values, keep[b].nonzero()[:, 0])
-        n = int(kept[b].sum())
-        assert kept[b, :n].all()  # kept ones first
-        assert match.positive[b][rows].int().diff().le(0).all()  # and of them the positives
+        chosen = index[b][filled[b]]
+        assert len(chosen.unique()) == len(chosen)
+        assert torch.equal(chosen.sort().values, sampled[b].nonzero()[:, 0])
+        n = int(filled[b].sum())
+        assert filled[b, :n].all()  # sampled ones first
+        assert match.positive[b][chosen].int().diff().le(0).all()  # and of them the positives
 
 
 def test_balanced_draws_evenly() -> None:
@@ -118,10 +118,10 @@ def test_balanced_draws_evenly() -> None:
     positive[0, ::6] = True
     match = Match(torch.zeros(1, 240, dtype=torch.int64), positive, torch.zeros_like(positive))
     priors, rng, draws = Priors(torch.zeros(240, 4), (240,)), seeded(0), 2000
-    many = torch.stack([Balanced(20, 0.5).keep(match, priors, rng=rng)[0] for _ in range(draws)]).mean(0)
+    many = torch.stack([Balanced(20, 0.5).sample(match, priors, rng=rng)[0] for _ in range(draws)]).mean(0)
     assert (many[positive[0]] - 0.25).abs().max() < 5 * (0.25 * 0.75 / draws) ** 0.5
     assert (many[~positive[0]] - 0.05).abs().max() < 5 * (0.05 * 0.95 / draws) ** 0.5
-    first, second = (Balanced(20, 0.5).keep(match, priors, rng=rng) for _ in range(2))
+    first, second = (Balanced(20, 0.5).sample(match, priors, rng=rng) for _ in range(2))
     assert not torch.equal(first, second)
 
 
@@ -130,14 +130,14 @@ def test_balanced_draws_evenly() -> None:
 def test_hard_negatives_equal_a_plain_loop(ratio: float, minimum: int) -> None:
     match, priors, losses = case(positives=0.03, seed=3)
     assert priors.valid is not None
-    keep = HardNegatives(ratio, minimum).keep(match, priors, losses)
+    sampled = HardNegatives(ratio, minimum).sample(match, priors, losses)
     for b in range(4):
         may = [i for i in range(400) if priors.valid[b, i] and not match.ignored[b, i]]
         expected = {i for i in may if match.positive[b, i]}
         negatives = sorted((i for i in may if not match.positive[b, i]), key=lambda i: -float(losses[b, i]))
         expected |= set(negatives[: max(int(ratio * len(expected)), minimum)])
-        assert set(keep[b].nonzero()[:, 0].tolist()) == expected
-    assert (keep[0].sum() == 0) == (minimum == 0)  # an image without positives
+        assert set(sampled[b].nonzero()[:, 0].tolist()) == expected
+    assert (sampled[0].sum() == 0) == (minimum == 0)  # an image without positives
 
 
 def plain_ohem(boxes: Tensor, losses: Tensor, positive: Tensor, sampler: OHEM) -> set[int]:
@@ -158,20 +158,20 @@ def test_ohem_equals_a_plain_loop(sampler: OHEM, crowded: bool) -> None:
     if crowded:
         losses = losses - match.positive.float()  # and the positives come last
     assert priors.valid is not None
-    keep = sampler.keep(match, Priors(boxes, priors.counts, priors.valid), losses)
+    sampled = sampler.sample(match, Priors(boxes, priors.counts, priors.valid), losses)
     for b in range(4):
         may = (priors.valid[b] & ~match.ignored[b]).nonzero()[:, 0]
         chosen = plain_ohem(boxes[b, may], losses[b, may], match.positive[b, may], sampler)
-        assert set(keep[b].nonzero()[:, 0].tolist()) == {int(may[i]) for i in chosen}
+        assert set(sampled[b].nonzero()[:, 0].tolist()) == {int(may[i]) for i in chosen}
 
 
 def test_ohem_by_hand() -> None:
-    """Three rows on one place, one elsewhere: the hardest of the crowd and the other one are kept."""
+    """Three priors at one location, one elsewhere: the hardest of the cluster and the other one are sampled."""
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 9, 10], [50, 50, 60, 60]])
     none = torch.zeros(1, 4, dtype=torch.bool)
     match, losses = Match(torch.zeros(1, 4, dtype=torch.int64), none, none), torch.tensor([[0.2, 0.9, 0.8, 0.1]])
-    assert OHEM(4, 0.7).keep(match, Priors(boxes, (4,)), losses).tolist() == [[0, 1, 0, 1]]
-    assert OHEM(1, 0.7).keep(match, Priors(boxes, (4,)), losses).tolist() == [[0, 1, 0, 0]]
+    assert OHEM(4, 0.7).sample(match, Priors(boxes, (4,)), losses).tolist() == [[0, 1, 0, 1]]
+    assert OHEM(1, 0.7).sample(match, Priors(boxes, (4,)), losses).tolist() == [[0, 1, 0, 0]]
 
 
 def test_losses_are_asked_for() -> None:
@@ -179,22 +179,22 @@ def test_losses_are_asked_for() -> None:
     assert [s.needs_losses for s in (All(), Balanced(), HardNegatives(), OHEM())] == [False, False, True, True]
     for sampler in (HardNegatives(), OHEM()):
         with pytest.raises(UsageError, match=type(sampler).__name__):
-            sampler.keep(match, priors)
+            sampler.sample(match, priors)
 
 
 def test_no_gradient_flows_through_the_choice() -> None:
     match, priors, losses = case()
     for sampler in (HardNegatives(), OHEM(64)):
-        assert not sampler.keep(match, priors, losses.clone().requires_grad_()).requires_grad
+        assert not sampler.sample(match, priors, losses.clone().requires_grad_()).requires_grad
 
 
 @pytest.mark.parametrize("sampler", [All(), Balanced(), HardNegatives()], ids=repr)
 def test_nothing_waits_for_the_device(sampler: Sampler) -> None:
     match, priors, losses = case()
     with Syncs() as syncs:
-        sampler.keep(match, priors, losses, seeded(0))
+        sampler.sample(match, priors, losses, seeded(0))
         if isinstance(sampler, Balanced):
-            sampler.rows(match, priors, rng=seeded(0))
+            sampler.indices(match, priors, rng=seeded(0))
     assert not syncs.found
 
 

@@ -15,7 +15,7 @@ from foveal.errors import UsageError
 from foveal.parts.selective_search import SelectiveSearch, SlidingWindows, _color, _similarity
 
 
-def picture(width: int = 90, height: int = 70, seed: int = 0) -> Any:
+def sample_image(width: int = 90, height: int = 70, seed: int = 0) -> Any:
     """Three colored rectangles on noise."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(90, 130, (height, width, 3))
@@ -35,7 +35,7 @@ def cv2() -> Any:
 
 def test_the_boxes_are_those_that_opencv_finds_in_one_go(cv2: Any) -> None:
     """OpenCV 5.0.0's own run over all colors, k and similarities at once; its order is random, its set is not."""
-    image = picture()
+    image = sample_image()
     ours = SelectiveSearch(width=90, min_side=0)(image)
     segmentation = cv2.ximgproc.segmentation
     search = segmentation.createSelectiveSearchSegmentation()
@@ -52,7 +52,7 @@ def test_the_boxes_are_those_that_opencv_finds_in_one_go(cv2: Any) -> None:
 
 
 def test_it_is_deterministic_alone_and_in_threads(cv2: Any) -> None:
-    source, images = SelectiveSearch(width=90, min_side=5), [picture(seed=i) for i in range(3)]
+    source, images = SelectiveSearch(width=90, min_side=5), [sample_image(seed=i) for i in range(3)]
     alone = [source(i) for i in images]
     before = cv2.getNumThreads()
     with source.session(), ThreadPoolExecutor(3) as pool:
@@ -65,14 +65,14 @@ def test_it_is_deterministic_alone_and_in_threads(cv2: Any) -> None:
 
 
 def test_order_scale_and_small_boxes(cv2: Any) -> None:
-    """The picture is doubled for the search, so boxes of 20 px there have 10 here."""
-    found = SelectiveSearch(width=180, min_side=20)(picture())
+    """The image is doubled for the search, so boxes of 20 px there have 10 here."""
+    found = SelectiveSearch(width=180, min_side=20)(sample_image())
     assert found.boxes.dtype == found.scores.dtype == np.float32
     sides = found.boxes[:, 2:] - found.boxes[:, :2]
     assert (sides >= 10).all() and (found.boxes >= 0).all() and (found.boxes <= (90, 70, 90, 70)).all()
     assert len(np.unique(found.boxes, axis=0)) == len(found.boxes)
     assert (np.diff(found.scores) <= 0).all()
-    # every one of the eight groupings ends in the whole picture, which is its largest region: 8 / (60 + 1)
+    # every one of the eight groupings ends in the whole image, which is its largest region: 8 / (60 + 1)
     assert found.boxes[0].tolist() == [0, 0, 90, 70] and found.scores[0] == pytest.approx(8 / 61)
 
 
@@ -84,7 +84,7 @@ def test_a_tall_picture_is_not_blown_up(cv2: Any) -> None:
 
 def test_quality_looks_ten_times(cv2: Any) -> None:
     """Five colors x four k x four similarities against two x two x two."""
-    image = picture(40, 30)
+    image = sample_image(40, 30)
     counts = [len(list(SelectiveSearch(mode, width=40)._groupings(cv2, image))) for mode in ("fast", "quality")]  # type: ignore[arg-type]
     assert counts == [8, 80]
 
@@ -92,9 +92,9 @@ def test_quality_looks_ten_times(cv2: Any) -> None:
 def test_without_opencv_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UsageError, match=r"OpenCV is not installed.*foveal\[rcnn\]"):
-        SelectiveSearch()(picture())
+        SelectiveSearch()(sample_image())
     monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(__version__="4.9"))  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"4\.9\) has no contrib modules"), SelectiveSearch().session():
+    with pytest.raises(UsageError, match=r"4\.9 has no contrib modules"), SelectiveSearch().session():
         pass
 
 
@@ -120,7 +120,7 @@ def test_windows_on_a_grid() -> None:
 
 
 def test_windows_of_other_shapes_stay_inside() -> None:
-    """A window of ratio 2 is sqrt(2) higher and narrower than the square; of a flat picture it keeps the height."""
+    """A window of ratio 2 is sqrt(2) higher and narrower than the square; of a flat image it keeps the height."""
     found = SlidingWindows(sizes=(0.5,), ratios=(2.0,), stride=1.0)(np.zeros((80, 320, 3), np.uint8))
     sides = found.boxes[:, 2:] - found.boxes[:, :2]
     np.testing.assert_allclose(sides, [[80 / 2**0.5, 80]] * len(sides), rtol=1e-5)  # side 80; 113 would not fit

@@ -14,7 +14,8 @@ from foveal.detectors.faster_rcnn import FasterRCNN
 from foveal.detectors.retinanet import RetinaNet
 from foveal.detectors.ssd import SSD
 from foveal.parts.backbones.small import SmallResNet
-from foveal.parts.heads.dense import RoIMLP, Tower
+from foveal.parts.heads.dense import Tower
+from foveal.parts.heads.roi import RoIMLP
 from foveal.parts.losses.box import L1, CIoU, DIoU, GIoU, IoU, SmoothL1, Sum
 from foveal.parts.losses.classification import BalancedCrossEntropy, BinaryCrossEntropy, CrossEntropy, Focal, FocalStar
 from foveal.parts.necks.fpn import FPN

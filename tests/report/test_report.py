@@ -23,7 +23,8 @@ from foveal.report.compare import comparison, curves
 from foveal.report.page import Example, render
 from foveal.report.plots import lines, precision_recall
 from foveal.report.read_run import read_record
-from foveal.report.run_report import headline
+from foveal.report.summary import run_summary, seeds_summary
+from foveal.training.seeds import summarize_seeds
 
 
 def one_image(folder: Path, boxes: list[list[float]], labels: list[int]) -> Dataset:
@@ -60,7 +61,7 @@ def test_a_coder_that_does_not_decode_what_it_encodes_is_found(tmp_path: Path) -
     spec = replace(SMALL, task=task, anchors=PyramidAnchors(scale=4.0))
     (stage,) = encode(spec, one_image(tmp_path, [[4, 30, 124, 70]], [0]))
     assert not stage.passed
-    assert "comes back with IoU" in stage.broken[0]
+    assert "decoded with IoU" in stage.broken[0]
 
 
 def test_both_stages_of_a_two_stage_detector_are_checked(tmp_path: Path) -> None:
@@ -137,9 +138,35 @@ def test_class_names_that_matplotlib_would_take_for_something_else(name: str, mo
     assert f"{name} (3)" in drawn
 
 
-def test_a_headline_without_a_validation(tmp_path: Path) -> None:
+def test_the_summary_shows_scores_classes_files_and_next_commands(tmp_path: Path) -> None:
+    lines_ = run_summary(run_folder(tmp_path)).splitlines()
+    assert lines_[0] == f"{tmp_path}: validated on split val, 3 images, by protocol coco"
+    cells = [line.split() for line in lines_]
+    assert ["AP", "AP50", "AP75"] in cells
+    assert ["best", "weights", "(iteration", "None)", "0.1250", "0.2500", "undefined"] in cells
+    assert ["<b>cat</b>", "0.1250", "0.2500"] in cells
+    assert ["dog", "undefined", "undefined"] in cells
+    assert any(line.split()[:1] == [str(tmp_path / "metrics.jsonl")] for line in lines_)
+    assert not any("report.html" in line for line in lines_)
+    assert f"  foveal eval {tmp_path} --data '<script>'" in lines_
+
+
+def test_the_summary_of_seeds_names_the_standard_deviation(tmp_path: Path) -> None:
+    def run(ap: float) -> dict[str, Any]:
+        scores = {"AP": ap, "AP50": None, "AP75": 0.5}
+        return {"protocol": "coco", "split": "val", "images": 3, **scores, "last": scores}
+
+    (tmp_path / "results.json").write_text(json.dumps(summarize_seeds([run(0.1), run(0.2), run(0.6)], [4, 5, 6])))
+    cells = [line.split() for line in seeds_summary(tmp_path).splitlines()]
+    assert cells[0] == f"{tmp_path}: seeds 4, 5, 6, mean and sample standard deviation".split()
+    assert ["best", "weights,", "mean", "0.3000", "undefined", "0.5000"] in cells
+    # by hand: deviations -.2, -.1, .3; their squares sum to .14; sqrt(.14 / 2) = .2646
+    assert ["best", "weights,", "std", "0.2646", "undefined", "0.0000"] in cells
+
+
+def test_a_summary_without_a_validation(tmp_path: Path) -> None:
     (run_folder(tmp_path) / "results.json").write_text('{"step": null, "steps": 7, "ended": "out of time", "last": {}}')
-    assert headline(tmp_path) == f"{tmp_path}: no validation yet, update 7"
+    assert run_summary(tmp_path) == f"{tmp_path}: no validation yet, iteration 7"
 
 
 @pytest.mark.parametrize(

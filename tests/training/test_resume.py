@@ -229,7 +229,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     train_tiny(data, tmp_path / "cut", resume=True, progress=True)
     said = capsys.readouterr().err
     assert "step-8: raw.safetensors: the file is damaged" in said
-    assert "resuming after update 7" in said
+    assert "resuming after iteration 7" in said
     assert (folder / "damaged-step-8").is_dir()
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
@@ -276,7 +276,7 @@ def test_results_that_a_kill_left_out_are_written(
     capsys.readouterr()
     train_tiny(data, tmp_path, resume=True, epochs=5, progress=True)
     assert outcome(tmp_path) == before
-    assert f"after 3 epochs; for more, begin a new run with --weights {tmp_path}" in capsys.readouterr().err
+    assert f"after 3 epochs; for more, start a new run with --weights {tmp_path}" in capsys.readouterr().err
 
 
 def test_a_time_limit_that_was_not_planned_yet_is_not_dropped(

@@ -22,7 +22,7 @@ from foveal.runtime.precision import choose, fast_bf16
 from foveal.training.loop import loop
 from foveal.training.loop.nonfinite import NonFiniteLoss
 from foveal.training.loop.state import Pace, Plan, full_plan, timed_plan
-from foveal.training.seeds import summary
+from foveal.training.seeds import summarize_seeds
 from tests.helpers.train_tiny import FIT, TinySpec, make_data, train_tiny
 
 
@@ -189,7 +189,7 @@ def test_weights_to_start_from(data: Path, tmp_path: Path, capsys: pytest.Captur
     first = train_tiny(data, tmp_path / "first", tiny(ema=None))
     capsys.readouterr()
     train_tiny(data, tmp_path / "next", tiny(ema=None, lr=1e-12, epochs=1), weights=first.path, progress=True)
-    assert "10 of 10 tensors kept" in capsys.readouterr().err
+    assert "10 of 10 tensors loaded" in capsys.readouterr().err
     old, new = weights(first.path, "best"), weights(tmp_path / "next")
     assert all(torch.allclose(old[k], new[k], atol=1e-6) for k in old if "running" not in k and "num" not in k)
     (tmp_path / "empty").mkdir()
@@ -477,7 +477,7 @@ def test_seeds_give_mean_and_spread(data: Path, tmp_path: Path) -> None:
 def test_summary_by_hand() -> None:
     one: dict[str, Any] = {"protocol": "coco", "split": "val", "images": 4, "AP": 0.2, "APl": None, "per_class": {}}
     results = [{**one, "AP": ap, "last": {"AP": ap / 2, "APl": None}} for ap in (0.2, 0.4, 0.9)]
-    found = summary(results, [0, 1, 2])
+    found = summarize_seeds(results, [0, 1, 2])
     assert found["AP"] == pytest.approx(0.5)
     assert found["spread"]["AP"] == pytest.approx(0.36055512754639896)  # sqrt((.09 + .01 + .16) / 2)
     assert found["APl"] is None

@@ -104,10 +104,10 @@ def test_a_cut_connection_is_gone_on_with(server: Server) -> None:
 
 def test_the_next_command_goes_on_where_the_last_one_was_cut(server: Server) -> None:
     server.cut = [1_000_000, 0]
-    with pytest.raises(FovealError, match=r"broke after 1000000 of 2304000.*1,000,000 bytes that came are kept"):
+    with pytest.raises(FovealError, match=r"broke after 1000000 of 2304000.*resume after 1,000,000 bytes"):
         published.fetch("accurate")
     assert cached() == [NAME + ".part"]
-    with pytest.raises(FovealError, match="not here yet"):  # and nobody takes it for the file
+    with pytest.raises(FovealError, match="not in the cache yet"):  # and nobody takes it for the file
         published.published_file("accurate")
     server.cut, server.asked = [], []
     assert published.fetch("accurate").read_bytes() == CONTENT
@@ -133,7 +133,7 @@ def test_whatever_lies_there_half_the_file_becomes_right(server: Server, here: b
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT[:-1] + b"x", b"<html>Sign in</html>", b""])
 def test_wrong_content_is_refused_and_removed(server: Server, content: bytes) -> None:
     server.content = content
-    with pytest.raises(FovealError, match=rf"is not {NAME}: its SHA-256 starts with .*nothing of it was kept"):
+    with pytest.raises(FovealError, match=rf"is not {NAME}: its SHA-256 starts with .*different file was deleted"):
         published.fetch("accurate")
     assert cached() == []
 
@@ -233,7 +233,7 @@ def test_a_disk_without_locks(server: Server, monkeypatch: pytest.MonkeyPatch) -
 def test_offline(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "fetch", "accurate", "--offline"]) == 1
     said = capsys.readouterr().err
-    assert "not here yet" in said and "Without a network" in said
+    assert "not in the cache yet" in said and "Without a network" in said
     assert server.asked == []
     assert main(["weights", "fetch", "accurate"]) == 0
     said_ = capsys.readouterr()
@@ -259,9 +259,9 @@ def test_an_address_with_its_hash(server: Server, capsys: pytest.CaptureFixture[
     assert main(["weights", "fetch", "accurate", "--sha256", SHA]) == 2
     with pytest.raises(UsageError, match="name of a file"):
         published.fetch_url("http://127.0.0.1/", SHA)
-    with pytest.raises(UsageError, match="is no address"):
+    with pytest.raises(UsageError, match="is not an address"):
         published.fetch_url("http://[x/model.pth", SHA)
-    with pytest.raises(UsageError, match="no SHA-256"):
+    with pytest.raises(UsageError, match="not a SHA-256"):
         published.fetch_url(plain, "xyz")
 
 

@@ -95,21 +95,21 @@ def _files(folder: Path) -> dict[str, tuple[bytes, str]]:
         "utf16": ("weights".encode("utf-16"), "of an unknown format"),
         "lfs": (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-            "git-lfs pointer.*git lfs warmup_images",
+            "git-lfs pointer.*git lfs pull",
         ),
         "html": (b"\n<!DOCTYPE html><html>404</html>", "is a web page"),
         "nothing": (b"", "an empty file"),
         "png": (b"\x89PNG\r\n\x1a\n" + bytes(64), "a PNG image"),
         "zeros": (bytes(4096), "a file of zeros"),
         "darknet": (b"\0\0\0\0\2\0\0\0\5\0\0\0" + bytes(8) + b"\1\2\3\4" * 9, "a Darknet file.*--cfg"),
-        "cut-zip": (good[: len(good) // 2], "cut off, damaged"),
-        "cut-old": (old[: len(old) // 2], "cut off, damaged|cannot|can be read"),
+        "cut-zip": (good[: len(good) // 2], "truncated, damaged"),
+        "cut-old": (old[: len(old) // 2], "truncated, damaged|cannot|can be read"),
         "cut-safetensors": (st[: len(st) - 3], "damaged safetensors"),
-        "zip": (b"PK\x03\x04" + bytes(100), "cut off, damaged"),
-        "code": (pickle.dumps({"a": Evil()}, 2), r"holds code \(([\w.]*\.)?exec\), which is never run"),
-        "whole": ((folder / "whole").read_bytes(), r"holds code \(torch\.nn\.modules\.linear\.Linear\).*state_dict"),
-        "list": ((folder / "list").read_bytes(), "holds a list, not weights"),
-        "empty": ((folder / "empty").read_bytes(), "holds no weights"),
+        "zip": (b"PK\x03\x04" + bytes(100), "truncated, damaged"),
+        "code": (pickle.dumps({"a": Evil()}, 2), r"contains code \(([\w.]*\.)?exec\), which is never executed"),
+        "whole": ((folder / "whole").read_bytes(), r"contains code \(torch\.nn\.modules\.linear\.Linear\).*state_dict"),
+        "list": ((folder / "list").read_bytes(), "contains a list, not weights"),
+        "empty": ((folder / "empty").read_bytes(), "contains no weights"),
         "number": ((folder / "number").read_bytes(), "entry 'a' is a float, not a tensor"),
         "unnamed": ((folder / "unnamed").read_bytes(), "entry 1 has no name"),
     }
@@ -147,7 +147,7 @@ def test_no_cut_of_a_file_gets_through(tmp_path: Path) -> None:
         whole = file.read_bytes()
         for length in range(0, len(whole) - 1, max(1, len(whole) // 60)):
             file.write_bytes(whole[:length])
-            with pytest.raises(FovealError, match="cut"):
+            with pytest.raises(FovealError, match="truncated"):
                 read_state(file)
 
 
@@ -243,7 +243,7 @@ def test_own_classes_and_names(tmp_path: Path) -> None:
     assert found.classes == ("class 1", "class 2", "class 3")
     assert found.eps is None
     assert read_torchvision(tmp_path / "own_320.pth", names=["a", "b", "c"]).classes == ("a", "b", "c")
-    with pytest.raises(FovealError, match="has 3 classes, 2 names"):
+    with pytest.raises(FovealError, match="has 3 classes, but 2 names"):
         read_torchvision(tmp_path / "own_320.pth", names=["a", "b"])
 
 
@@ -276,7 +276,7 @@ def test_zero_epsilon_only_for_the_published_legacy_files(tmp_path: Path, monkey
 
 def test_other_networks_are_named(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
-    with pytest.raises(FovealError, match=r"r18\.pth.*classification network.*Give the weights of a Faster"):
+    with pytest.raises(FovealError, match=r"r18\.pth.*classification network.*one of Faster"):
         read_torchvision(tmp_path / "r18.pth")
     with pytest.raises(FovealError, match="Mask R-CNN"):  # among those that are known; this is none of any size
         recognize_network({"roi_heads.mask_head.0.0.weight": torch.ones(1)}, "m.pth")
@@ -306,7 +306,7 @@ def test_broken_ssds_are_refused(change: str, tmp_path: Path) -> None:
         "a number": level(3) | {"head.classification_head.module_list.0.bias": torch.tensor(1.0)},
     }
     torch.save({"backbone.scale_weight": torch.ones(512), **heads[change]}, tmp_path / "m.pth")
-    with pytest.raises(FovealError, match=r"m\.pth: is an SSD whose levels' predictions .* contradict"):
+    with pytest.raises(FovealError, match=r"m\.pth: is an SSD whose prediction layers .* inconsistent"):
         weights.import_weights(tmp_path / "m.pth")
 
 
@@ -371,7 +371,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 def test_fetch_and_use(small: tuple[published.Published, bytes]) -> None:
     entry, content = small
-    with pytest.raises(FovealError, match=r"not here yet.*weights fetch accurate.*Without a network: get http"):
+    with pytest.raises(FovealError, match=r"not in the cache yet.*weights fetch accurate.*Without a network: get http"):
         weights.published_file("accurate")
     seen: list[tuple[int, int]] = []
     path = weights.fetch("accurate", progress=lambda done, total: seen.append((done, total)))
@@ -409,7 +409,7 @@ def test_without_a_network(small: tuple[published.Published, bytes], tmp_path: P
     nowhere = f"http://127.0.0.1:1/{entry.file}"
     with pytest.raises(FovealError) as caught:
         weights.fetch("accurate", url=nowhere)
-    assert re.search(rf"could not be fetched from {nowhere}.*put it at .*{entry.file}", str(caught.value))
+    assert re.search(rf"could not be fetched from {nowhere}.*copy it to .*{entry.file}", str(caught.value))
     with pytest.raises(FovealError, match="404"):
         weights.fetch("accurate", url=entry.url + "x")
     assert list(published.weights_folder().iterdir()) == []

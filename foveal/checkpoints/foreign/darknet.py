@@ -12,14 +12,20 @@ from torch import Tensor
 from ...assembly.detector import Spec
 from ...assembly.task import BoxTask
 from ...detectors.darknet import DarknetDetector, detection_layers
-from ...detectors.yolo import BLACK, V2_TASK, WHITE
+from ...detectors.yolo import V2_TASK
 from ...errors import FovealError
 from ...parts.darknet.cfg import read_names
 from ...parts.darknet.cfg_graph import cfg_text, read_net, with_geometry, with_outputs
 from ...parts.darknet.heads import Head
 from ...parts.darknet.weights import read_darknet, write_darknet
 from ...parts.losses.yolo import YOLOBoxLoss
+from ...parts.resizing import BLACK, WHITE
 from ...weights.open import StateDict
+
+
+def cfg_of(spec: Spec) -> str | None:
+    """The cfg of a Darknet detector, which its weights file is read with; None: another detector."""
+    return spec.cfg if isinstance(spec, DarknetDetector) else None
 
 
 def import_darknet(
@@ -59,7 +65,7 @@ def export_darknet(spec: Spec, classes: Sequence[str], state: StateDict, out: Pa
     files = [out, out.with_suffix(".cfg"), out.with_suffix(".names")]
     for file in files:
         if file.exists():
-            raise FovealError("is there already", path=file, fix="Name a new file")
+            raise FovealError("exists already", path=file, fix="Name a new file")
     text = with_outputs(spec.cfg, len(classes))
     shapes = {
         layer.index: level for layer, level in zip(detection_layers(read_net(text)), spec.cells.shapes, strict=True)
@@ -67,7 +73,9 @@ def export_darknet(spec: Spec, classes: Sequence[str], state: StateDict, out: Pa
     text = with_geometry(text, spec.input.canvas(()), shapes)
     if what := _other(spec, DarknetDetector.from_cfg(text)):
         raise FovealError(f"{what} is not what Darknet does with this network", fix="Write a .safetensors file")
-    if isinstance(spec.task.box_loss, YOLOBoxLoss):  # those of the weights it came from, as far as they matter
+    if isinstance(
+        spec.task.box_loss, YOLOBoxLoss
+    ):  # images of the weights it came from, as far as they end the warm-up
         seen += cast(YOLOBoxLoss, V2_TASK.box_loss).warmup_images - spec.task.box_loss.warmup_images
     out.parent.mkdir(parents=True, exist_ok=True)
     net = read_net(text)
@@ -78,7 +86,7 @@ def export_darknet(spec: Spec, classes: Sequence[str], state: StateDict, out: Pa
 
 
 def _other(spec: DarknetDetector, darknets: DarknetDetector) -> str:
-    """The first setting of ``spec`` by which it answers otherwise than Darknet would; empty where there is none."""
+    """The first setting of ``spec`` that changes its detections against Darknet's; "" where there is none."""
     logits = torch.linspace(-3, 3, 12).view(1, 4, 3)
 
     def scores(task: BoxTask) -> Tensor | None:

@@ -21,12 +21,16 @@ from ...weights.keys_detr import Form, Inner, detr_to_ours, detr_to_theirs
 from ...weights.open import StateDict
 
 _NETWORKS = {"resnet50": 6, "resnet101": 23}  # blocks of its third stage
-_HEAD_WIDTH = 32  # of each attention head in every published form: the weights do not tell
-_ONLY = {"activation_function": "relu", "position_embedding_type": "sine", "num_channels": 3}  # what we can compute
+_HEAD_WIDTH = 32  # of each attention head in every published form: it is not in the weights
+_ONLY = {
+    "activation_function": "relu",
+    "position_embedding_type": "sine",
+    "num_channels": 3,
+}  # the only supported values
 _COUNTS = ("encoder_attention_heads", "decoder_attention_heads", "encoder_ffn_dim")
 _FACTOR = "rescale_factor"
 _ONLY_PIXELS = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 2}  # 2: bilinear
-# what no file of theirs can say
+# settings without a place in their files
 _OURS = (
     "neck.index", "head.anchored", "head.turns", "head.temperature", "task.coder",
     "backbone.eps", "backbone.ceil", "backbone.reduced",
@@ -45,39 +49,41 @@ def import_detr(
     """Spec, class names and state of a DETR's state dict of any form.
 
     ``config`` and ``processor`` are transformers' ``config.json`` and ``preprocessor_config.json``. Without them sizes
-    are read from the weights, names are COCO's for 91 columns, and a dilated (DC5) network is one whose file says so in
-    its name: the weights do not. Raises ``FovealError`` for another network, ``UsageError`` for a preset of another.
+    are read from the weights, names are COCO's for 91 columns, and a network is dilated (DC5) where the file name says
+    so: the weights do not. Raises ``FovealError`` for another network, ``UsageError`` for a preset of another.
     """
-    told = config or {}
-    for wanted, given in ((_ONLY, told), (_ONLY_PIXELS, processor or {})):
-        for key, only in wanted.items():
+    stored = config or {}
+    for supported, given in ((_ONLY, stored), (_ONLY_PIXELS, processor or {})):
+        for key, only in supported.items():
             if given.get(key, only) != only:
-                raise FovealError(f"{key} is {given[key]!r}, only {only!r} is known here", path=path)
+                raise FovealError(f"{key} is {given[key]!r}, only {only!r} is supported", path=path)
     for key in (*_COUNTS, "dropout"):
-        if not isinstance(told.get(key, 0), int if key in _COUNTS else int | float):
-            raise FovealError(f"{key} is {told[key]!r}, expected a number", path=path)
+        if not isinstance(stored.get(key, 0), int if key in _COUNTS else int | float):
+            raise FovealError(f"{key} is {stored[key]!r}, expected a number", path=path)
     try:
         ours = detr_to_ours(state)
-        base = _base(ours, Path(path), preset, told)
-        spec = replace(base, head=_head(ours, told, base.head), input=_input(processor or {}, base))
+        base = _base(ours, Path(path), preset, stored)
+        spec = replace(base, head=_head(ours, stored, base.head), input=_input(processor or {}, base))
         columns = len(ours["head.class_embed.bias"]) - 1
     except (KeyError, IndexError) as error:
         raise FovealError(f"is a DETR without {error.args[0]}", path=path, fix="Download or copy it again") from error
     except FovealError as error:
         raise type(error)(error.message, path=path, where=error.where, fix=error.fix) from error
-    return spec, _names(columns, names, told, path), ours
+    return spec, _names(columns, names, stored, path), ours
 
 
 def export_detr(spec: Spec, state: StateDict, form: Form, inner: Inner = "timm") -> StateDict:
     """The state under the keys of the original code or of transformers. Raises ``UsageError`` for another network."""
     if not isinstance(spec, DETR) or not isinstance(spec.backbone, Torchvision) or spec.backbone.name not in _NETWORKS:
-        raise UsageError(f"{type(spec).__name__} on this backbone is no DETR that others know", fix="Use --to foveal")
+        raise UsageError(
+            f"{type(spec).__name__} on this backbone is not a DETR of other projects", fix="Use --to foveal"
+        )
     plain, loss = DETR(), spec.task.cls_loss
     own = [f"{path}={mine}" for path in _OURS if (mine := attrgetter(path)(spec)) != attrgetter(path)(plain)]
     if not isinstance(loss, CrossEntropy) or not loss.background:  # without a column for "no object"
         own.append(f"task.cls_loss={loss}")
     if own:
-        raise UsageError(f"{', '.join(own)}: that is ours alone", fix="Use --to foveal")
+        raise UsageError(f"{', '.join(own)}: other projects have no such setting", fix="Use --to foveal")
     return detr_to_theirs(state, form, inner)
 
 
@@ -133,18 +139,18 @@ def processor_config(spec: DETR) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ inside
 def _base(state: StateDict, path: Path, preset: str | None, config: Mapping[str, Any]) -> DETR:
     """The preset it is a form of."""
-    from ... import presets  # late: presets are above this module
+    from ... import presets  # imported late: every preset is built
 
     blocks = {int(m[1]) for key in state if (m := re.match(r"backbone\.layer3\.(\d+)\.conv3\.weight$", key))}
     network = next((name for name, number in _NETWORKS.items() if number == len(blocks)), None)
     if network is None:
-        raise FovealError("is a DETR on no ResNet-50 or 101: its backbone is not known here")
+        raise FovealError("is not a DETR on ResNet-50 or 101, the only supported backbones")
     dilated = bool(config["dilation"]) if "dilation" in config else "dc5" in path.name.lower()
     plain = network.replace("resnet", "detr_r")
     name = preset or plain + "_dc5" * dilated
     spec = presets.get(name)
     if not isinstance(spec, DETR):
-        raise UsageError(f"{name} is no DETR, the file is one", where="--preset", fix=f"Use {plain}")
+        raise UsageError(f"{name} is not a DETR, the file is one", where="--preset", fix=f"Use {plain}")
     return spec
 
 
@@ -153,7 +159,7 @@ def _head(state: StateDict, config: Mapping[str, Any], base: Transformer) -> Tra
         return len({key.split(".")[3] for key in state if key.startswith(f"head.{part}.layers.")})
 
     width, queries = state["head.input_proj.weight"].shape[0], state["head.query_embed.weight"].shape[0]
-    plain = base.heads if config else max(1, width // _HEAD_WIDTH)  # transformers' own default, where it says nothing
+    plain = base.heads if config else max(1, width // _HEAD_WIDTH)  # transformers' default, where the config has none
     heads = config.get("decoder_attention_heads", plain)
     hidden = state["head.decoder.layers.0.linear1.weight"].shape[0]
     for key, value in {"encoder_attention_heads": heads, "encoder_ffn_dim": hidden}.items():
@@ -172,7 +178,7 @@ def _head(state: StateDict, config: Mapping[str, Any], base: Transformer) -> Tra
 
 
 def _input(processor: Mapping[str, Any], base: DETR) -> Any:
-    """The processor's resize rule and normalization; what it does not say is the preset's."""
+    """The processor's resize rule and normalization; what it leaves out is the preset's."""
     rule = base.input
     if not isinstance(rule, Resize) or not processor:
         return rule
@@ -186,13 +192,13 @@ def _input(processor: Mapping[str, Any], base: DETR) -> Any:
         if (len(mean), len(std), min(std) > 0) != (3, 3, True) or abs(processor.get(_FACTOR, 1 / 255) - 1 / 255) > 1e-6:
             raise ValueError
     except (KeyError, TypeError, ValueError):
-        told = {key: processor[key] for key in ("size", "image_mean", "image_std", _FACTOR) if key in processor}
-        raise FovealError(f"{told} in preprocessor_config.json is no rule known here") from None
+        stored = {key: processor[key] for key in ("size", "image_mean", "image_std", _FACTOR) if key in processor}
+        raise FovealError(f"{stored} in preprocessor_config.json is not a supported resize rule") from None
     return replace(rule, short=short, long=long, mean=mean, std=std)
 
 
 def _names(columns: int, names: Sequence[str] | None, config: Mapping[str, Any], path: str | Path) -> tuple[str, ...]:
-    """One name for each column but the last, which is no object's."""
+    """One name for each column but the last, which is "no object"."""
     stored = config.get("id2label")
     if names is not None:
         found = tuple(names)

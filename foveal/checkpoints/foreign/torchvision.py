@@ -1,4 +1,4 @@
-"""torchvision's checkpoints: which of our detectors a file holds, with its weights."""
+"""torchvision's checkpoints as detectors: the preset that a file is of, and its weights under our keys."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ def import_weights(
     ``preset``: name of the preset to use in place of the recognized one. Raises ``FovealError`` as
     :func:`read_torchvision` does, and ``UsageError`` for an unknown preset.
     """
-    from ... import presets  # late: presets are far above this module
+    from ... import presets  # imported late: every preset is built
     from ...parts.backbones.torchvision import Torchvision
 
     found = read_torchvision(path, names=names, state=state)
     spec: Any = presets.get(preset or found.preset)
     backbone = spec.backbone
     if not isinstance(backbone, Torchvision):
-        raise UsageError(f"{preset} is not on one of torchvision's networks", fix=f"Use {found.preset}")
+        raise UsageError(
+            f"{preset} is not on one of torchvision's networks", fix=f"Use {found.preset}, which the file is of"
+        )
     if found.eps is not None:
         backbone = replace(backbone, eps=found.eps)
     if not any(key.startswith("backbone.") and key.endswith("num_batches_tracked") for key in found.state):

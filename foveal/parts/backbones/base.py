@@ -1,15 +1,18 @@
-"""What every kind of backbone offers, whoever wrote the network."""
+"""The role of a backbone: a network without its classifier that returns feature maps."""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from ...errors import UsageError, nearest
+from ...errors import UsageError
+from ..resizing import IMAGENET_PIXELS, PixelStatistics
 
 LayerT = TypeVar("LayerT")
 
@@ -21,23 +24,43 @@ class BackboneSpec(ABC):
     def build(self, levels: Sequence[int] = (2, 3, 4, 5)) -> Any:
         """A module with random weights: pixels (B, 3, H, W) -> one map (B, c, H / stride, W / stride) a level.
 
-        It declares ``channels`` and ``strides``, finest first. ``levels``: the wanted strides, as powers of two.
+        It declares ``channels`` and ``strides``, finest first. ``levels``: the requested strides, as powers of two.
         """
 
     @abstractmethod
     def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
-        """Reads the weights file that the spec names (or ``path``), if any, into a module that it built."""
+        """Loads the weights file that the spec names (or ``path``), if any, into a module that it built."""
 
-    weights: str | None
+    weights: str | None  # a file, or the name of a published one; None: random weights
+    eps: float | None = None  # of the norms; None: the network's own
 
     @property
     def weights_file(self) -> str | None:
         """The file that :meth:`load_pretrained` reads, if any."""
         return self.weights
 
+    def with_weights(self, weights: str) -> Self:
+        """The same backbone starting from another file. Raises ``UsageError`` where it has no pretrained form."""
+        known: Any = self  # every subclass is a dataclass
+        return dataclasses.replace(known, weights=weights)  # type: ignore[no-any-return]
+
+    @property
+    def pixels(self) -> PixelStatistics:
+        """(mean, std) of the pixels that its pretrained weights expect, RGB on the scale 0..1."""
+        return IMAGENET_PIXELS
+
+    @property
+    def is_vgg(self) -> bool:
+        """Whether its weights file ends in VGG's fc6 and fc7, which SSD turns into convolutions."""
+        return False
+
+    def package_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state of a module that it built, under the keys of the package that the network comes from."""
+        return dict(state)
+
 
 def returned(
-    wanted: Sequence[str | int] | None,
+    requested: Sequence[str | int] | None,
     levels: Sequence[int],
     by_level: Mapping[int, LayerT],
     by_name: Mapping[str, LayerT],
@@ -45,20 +68,21 @@ def returned(
 ) -> list[LayerT]:
     """The layers of the network ``what`` that a spec's ``returns`` names, or those of ``levels`` where it is None.
 
-    Raises ``UsageError`` for a layer or level that is not there, for none at all and for a repeated one.
+    Raises ``UsageError`` for an unknown layer or level, for none at all and for a repeated one.
     """
-    if wanted is None:
-        found = [by_level[level] for level in levels if level in by_level]
-        if not found:
+    if requested is None:
+        layers = [by_level[level] for level in levels if level in by_level]
+        if not layers:
             raise UsageError(f"{what} has no layer at stride {', '.join(str(2**v) for v in levels)}")
-        return found
-    found = []
-    for item in wanted:
-        places: Mapping[Any, LayerT] = by_level if isinstance(item, int) else by_name
-        if item not in places:
-            fix = nearest(str(item), by_name) or f"Name one of the levels {', '.join(map(str, by_level))}"
-            raise UsageError(f"{what} has no layer {item!r}", fix=fix)
-        found.append(places[item])
-    if not found or len(set(found)) < len(found):
-        raise UsageError(f"returns is {tuple(wanted)}", fix="Name at least one layer, and each once")
-    return found
+        return layers
+    layers = []
+    for item in requested:
+        known: Mapping[Any, LayerT] = by_level if isinstance(item, int) else by_name
+        if item not in known:
+            near = difflib.get_close_matches(str(item), list(by_name), 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"It has levels {', '.join(map(str, by_level))}"
+            raise UsageError(f"{what} has no layer {item!r}", fix=hint)
+        layers.append(known[item])
+    if not layers or len(set(layers)) < len(layers):
+        raise UsageError(f"returns is {tuple(requested)}", fix="Name at least one layer, and each once")
+    return layers

@@ -1,8 +1,8 @@
-"""The networks before VGG: CaffeNet (R-CNN, Fast R-CNN's S) and SPP-Net's ZF-5, as backbones.
+"""Caffe's networks before VGG as backbones: CaffeNet (R-CNN, Fast R-CNN's S) and SPP-Net's ZF-5.
 
-Layers carry Caffe's names (``conv1``, ...), so that a file of them needs no table of keys; pooling rounds up as there.
-Caffe's own files are for BGR: whoever converts one turns the input channels of ``conv1`` round, and sets ``input.mean``
-and ``input.std`` to what it was trained on.
+Layers have Caffe's names (``conv1``, ...), so that a file of them needs no table of keys; pooling rounds up as there.
+Caffe's files are for BGR: a conversion must reverse the input channels of ``conv1``, and ``input.mean`` and
+``input.std`` must be those of training.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...weights.state import load_network_file
+from ..resizing import CAFFE_PIXELS, PixelStatistics
 from .base import BackboneSpec, returned
 
 FULLY_CONNECTED = tuple(f"{name}.{kind}" for name in ("fc6", "fc7", "fc8") for kind in ("weight", "bias"))
@@ -24,11 +25,15 @@ _LEVELS = (2, 3, 4, 5)
 
 
 class CaffeSpec(BackboneSpec):
-    """What the networks of this file share. Subclasses are frozen dataclasses with these fields."""
+    """The common base of the networks of this file. Subclasses are frozen dataclasses with these fields."""
 
     weights: str | None
     returns: tuple[str | int, ...] | None
     frozen_stages: int
+
+    @property
+    def pixels(self) -> PixelStatistics:
+        return CAFFE_PIXELS
 
     @abstractmethod
     def layers(self) -> list[tuple[str, nn.Module]]:
@@ -39,8 +44,8 @@ class CaffeSpec(BackboneSpec):
         layers = self.layers()
         strides = _strides(layers)
         by_level = {stride.bit_length() - 1: name for name, stride in strides.items()}  # the last one wins
-        wanted = returned(self.returns, levels, by_level, {name: name for name in strides}, type(self).__name__)
-        body = CaffeLayers(layers, sorted(wanted, key=list(strides).index), strides)
+        names = returned(self.returns, levels, by_level, {name: name for name in strides}, type(self).__name__)
+        body = CaffeLayers(layers, sorted(names, key=list(strides).index), strides)
         stages = sorted(set(strides.values()))
         if not 0 <= self.frozen_stages <= len(stages):
             raise UsageError(f"{type(self).__name__} has {len(stages)} stages, frozen_stages is {self.frozen_stages}")
@@ -59,13 +64,13 @@ class CaffeSpec(BackboneSpec):
 
 @dataclass(frozen=True)
 class CaffeNet(CaffeSpec):
-    """AlexNet in Caffe's form: pooling comes before normalization, two convolutions in two groups. 227 pixels become
-    256 x 6 x 6; with the connected layers of 4,096 it has 60,965,224 parameters for 1,000 classes."""
+    """AlexNet in Caffe's form: pooling before normalization, two convolutions in two groups. 227 pixels become
+    256 x 6 x 6; with the fully connected layers of 4,096 it has 60,965,224 parameters for 1,000 classes."""
 
     weights: str | None = None  # a file with Caffe's layer names, read when training starts
     returns: tuple[str | int, ...] | None = None  # layers as "conv5", "pool5", or l for the last of stride 2^l
     frozen_stages: int = 0  # stages of equal stride that do not learn
-    padded: bool = False  # borders are filled, so that cell i lies on pixel 16 i: Fast R-CNN's form, crops need none
+    padded: bool = False  # padded convolutions, so that cell i is at pixel 16 i: Fast R-CNN's form; not for crops
 
     def layers(self) -> list[tuple[str, nn.Module]]:
         border = int(self.padded)
@@ -150,14 +155,14 @@ class CaffeLayers(nn.Module):
 
 
 def _strides(layers: Sequence[tuple[str, nn.Module]]) -> dict[str, int]:
-    found, stride = {}, 1
+    strides, stride = {}, 1
     for name, layer in layers:
         if isinstance(layer, Conv):
             stride *= layer.stride[0]
         elif isinstance(layer, nn.MaxPool2d):
             stride *= 2
-        found[name] = stride
-    return found
+        strides[name] = stride
+    return strides
 
 
 def _pool(padding: int = 0) -> nn.MaxPool2d:

@@ -1,7 +1,7 @@
-"""Darknet's ImageNet classifiers as backbones: Darknet-19, Darknet-53, Tiny Darknet, or any cfg of one's own.
+"""Darknet's ImageNet classifiers as backbones: Darknet-19, Darknet-53, Tiny Darknet, or any cfg.
 
-Darknet's networks want RGB in 0..1 as it is: a detector with this backbone sets ``input.mean=(0,0,0)`` and
-``input.std=(1,1,1)``.
+Darknet's networks expect RGB in 0..1 without normalization: a detector with this backbone sets
+``input.mean=(0,0,0)`` and ``input.std=(1,1,1)``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..darknet.module import DarknetNetwork
 from ..darknet.networks import NETWORKS, network_cfg
 from ..darknet.weights import read_darknet
 from ..layers.norms import NormKind, fuse_frozen
+from ..resizing import UNIT_PIXELS, PixelStatistics
 from .base import BackboneSpec, returned
 
 _LEVELS = (2, 3, 4, 5)
@@ -38,33 +39,37 @@ class Darknet(BackboneSpec):
     returns: tuple[str | int, ...] | None = None  # layers as "layers.14", or l for the last of stride 2^l; None: 2 to 5
     frozen_stages: int = 0  # stages of equal stride that do not learn
     norm: NormKind = "batch"  # what its batch norms become
-    eps: float = 1e-5  # of the norms: Darknet's own on a GPU; 1e-6 on a processor and in OpenCV
+    eps: float = 1e-5  # of the norms: Darknet's own on a GPU; 1e-6 on a CPU and in OpenCV
 
     def __post_init__(self) -> None:
         if self.cfg not in NETWORKS:
             object.__setattr__(self, "cfg", cfg_text(self.cfg))
         if self.frozen_stages < 0:
-            raise UsageError(f"frozen_stages is {self.frozen_stages}", fix="Give the number of stages, 0 or more")
+            raise UsageError(f"frozen_stages is {self.frozen_stages}", fix="Give a number of stages, 0 or more")
         if self.norm not in ("frozen", "batch", "group"):
             raise UsageError(f"norm {self.norm!r} is unknown", fix="Use 'frozen', 'batch' or 'group'")
         if self.norm == "group" and self.weights:
             raise UsageError("weights were trained with batch norm", fix="Use norm='frozen' or 'batch' with them")
         self.net()
 
+    @property
+    def pixels(self) -> PixelStatistics:
+        return UNIT_PIXELS
+
     def net(self) -> Net:
-        """Its layers. Raises :class:`FovealError` for a cfg that makes no network."""
+        """Its layers. Raises :class:`FovealError` for a cfg that is not a network."""
         return read_net(network_cfg(self.cfg) if self.cfg in NETWORKS else self.cfg)
 
     def build(self, levels: Sequence[int] = _LEVELS) -> DarknetNetwork:
         """The module, with random weights (see :meth:`load_pretrained`).
 
-        ``levels``: what a detector wants where ``returns`` is None; those the network does not have are left out.
-        Raises ``UsageError`` for a layer or level that is not there.
+        ``levels``: what a detector requests where ``returns`` is None; those the network does not have are omitted.
+        Raises ``UsageError`` for an unknown layer or level.
         """
         net = self.net()
         trunk = _trunk(net)
-        wanted = sorted(self._returned(net, trunk, levels))
-        body = DarknetNetwork(net, wanted, norm=self.norm, eps=self.eps)
+        indices = sorted(self._returned(net, trunk, levels))
+        body = DarknetNetwork(net, indices, norm=self.norm, eps=self.eps)
         stages = sorted({net.stride(layer.index) for layer in trunk})
         if self.frozen_stages > len(stages):
             raise UsageError(f"the cfg has {len(stages)} stages, frozen_stages is {self.frozen_stages}")
@@ -75,10 +80,10 @@ class Darknet(BackboneSpec):
         return body
 
     def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
-        """Reads ``weights`` (or ``path``) into ``backbone``; nothing happens where neither is given.
+        """Loads ``weights`` (or ``path``) into ``backbone``; does nothing where neither is given.
 
-        The file holds the floats of the whole cfg, or of its first layers as far as they are used here
-        (``darknet53.conv.74``). Raises ``FovealError`` for any other count.
+        The file has the floats of the whole cfg, or of its first layers as far as they are used here
+        (``darknet53.conv.74``). Raises ``FovealError`` for any other number.
         """
         file = path or self.weights
         if file:

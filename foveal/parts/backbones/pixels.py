@@ -1,4 +1,4 @@
-"""The backbone of a detector that has none: R-CNN looks at the pixels of each box by itself."""
+"""The identity backbone: R-CNN, which crops boxes from the image, pools from the pixels themselves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Pixels(nn.Module):
-    """Pixels (B, 3, H, W) -> themselves, as the one map of stride 1, in the number format that layers would give."""
+    """Pixels (B, 3, H, W) -> the same pixels, as one map of stride 1, in the dtype of autocast where it is enabled."""
 
     channels: tuple[int, ...] = (3,)
     strides: tuple[int, ...] = (1,)

@@ -1,4 +1,4 @@
-"""A small residual network for learning from scratch in minutes, where no pretrained weights are at hand."""
+"""A small residual network that trains from scratch in minutes, without pretrained weights."""
 
 from __future__ import annotations
 
@@ -20,48 +20,48 @@ class SmallResNet(BackboneSpec):
 
     widths: tuple[int, ...] = (32, 64, 128, 256)  # channels at stride 4, 8, 16, ...
     blocks: tuple[int, ...] | None = None  # residual blocks of each stage; None: one
-    weights: str | None = None  # there are no published ones
+    weights: str | None = None  # always None: there are no published ones
 
     def __post_init__(self) -> None:
         if not self.widths or min(self.widths) < 1:
-            raise UsageError(f"SmallResNet: widths are {self.widths}; give the channels of at least one stage")
+            raise UsageError(f"SmallResNet: widths are {self.widths}, expected the channels of at least one stage")
         if self.blocks is not None and (len(self.blocks) != len(self.widths) or min(self.blocks) < 1):
-            raise UsageError(f"SmallResNet: blocks are {self.blocks}; give one number from 1 on for each of the widths")
+            raise UsageError(f"SmallResNet: blocks are {self.blocks}, expected at least 1 for each of the widths")
         if self.weights:
             raise UsageError("SmallResNet has no pretrained weights", fix="Use Torchvision(...) with a weights file")
 
     def build(self, levels: Sequence[int] = _LEVELS) -> Stages:
-        """The module, with random weights; ``levels`` it does not have are left out."""
+        """The module, with random weights; ``levels`` it does not have are omitted. Raises ``UsageError`` for none."""
         return Stages(self.widths, self.blocks or (1,) * len(self.widths), levels)
 
     def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
-        """Nothing to read."""
+        """Does nothing, as there are no pretrained weights."""
 
 
 class Stages(nn.Module):
-    """Pixels (B, 3, H, W) -> a map (B, c, H / stride, W / stride) for each wanted level (stride 2^level)."""
+    """Pixels (B, 3, H, W) -> a map (B, c, H / stride, W / stride) for each returned level (stride 2^level)."""
 
     def __init__(self, widths: Sequence[int], blocks: Sequence[int], levels: Sequence[int]) -> None:
         super().__init__()
         self.stem = nn.Sequential(_conv(3, widths[0], 2), nn.ReLU(inplace=True))
-        self.wanted = tuple(k - 2 for k in levels if 0 <= k - 2 < len(widths))
-        if not self.wanted:
+        self.returned = tuple(k - 2 for k in levels if 0 <= k - 2 < len(widths))
+        if not self.returned:
             raise UsageError(f"SmallResNet with {len(widths)} stages has none of the levels {tuple(levels)}")
-        needed = widths[: max(self.wanted) + 1]
+        needed = widths[: max(self.returned) + 1]
         self.stages = nn.ModuleList(Block(i, o) for i, o in zip((needed[0], *needed), needed, strict=False))
         self.more = nn.ModuleList(
             nn.Sequential(*(Block(width, width, stride=1) for _ in range(count - 1)))
             for width, count in zip(needed, blocks, strict=False)
         )
-        self.channels = tuple(widths[i] for i in self.wanted)
-        self.strides = tuple(2 ** (i + 2) for i in self.wanted)
+        self.channels = tuple(widths[i] for i in self.returned)
+        self.strides = tuple(2 ** (i + 2) for i in self.returned)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         x, maps = self.stem(pixels), []
         for stage, more in zip(self.stages, self.more, strict=True):
             x = more(stage(x))
             maps.append(x)
-        return [maps[i] for i in self.wanted]
+        return [maps[i] for i in self.returned]
 
 
 class Block(nn.Module):

@@ -24,9 +24,9 @@ _PROBE = (192, 256)  # pixels; on the meta device, where nothing is computed
 
 @dataclass(frozen=True)
 class Timm(BackboneSpec):
-    """A classification network of timm without its classifier, by timm's name for it.
+    """A classification network of timm without its classifier, by its name in timm.
 
-    Networks that give no maps at growing strides (plain vision transformers) or want one size of picture are refused.
+    Networks without maps at growing strides (plain vision transformers) or with a fixed input size are refused.
     """
 
     name: str  # timm's name, such as resnet18 or convnext_atto
@@ -34,53 +34,56 @@ class Timm(BackboneSpec):
         None  # a file of timm's weights for it (.safetensors, .pth) or timm/NAME, read when training starts
     )
     norm: Literal["frozen", "batch"] = "frozen"  # what its batch norms become
-    frozen_stages: int = 0  # maps, finest first, whose layers do not learn
-    padded: bool = False  # layers that cut the border off fill it, so that maps lie on their strides (Inception)
+    frozen_stages: int = 0  # maps, finest first, whose layers are frozen
+    padded: bool = False  # unpadded layers are padded, so that cells are at multiples of the stride (Inception)
 
     def __post_init__(self) -> None:
         if self.norm not in ("frozen", "batch"):
             raise UsageError(f"norm {self.norm!r} is unknown", fix="Use 'frozen' or 'batch'")
 
     def build(self, levels: Sequence[int] = _LEVELS) -> TimmBackbone:
-        """The module, with random weights; levels it does not have are left out. Raises ``UsageError``."""
+        """The module, with random weights; levels it does not have are omitted. Raises ``UsageError``."""
         info = _create(self.name, None).feature_info
         strides = [int(s) for s in info.reduction()]
-        wanted = [i for i, stride in enumerate(strides) if stride in {2**level for level in levels}]
-        if not wanted or len(set(strides)) < len(strides):
+        selected = [i for i, stride in enumerate(strides) if stride in {2**level for level in levels}]
+        if not selected or len(set(strides)) < len(strides):
             raise UsageError(
                 f"{self.name} has maps at stride {', '.join(map(str, strides))}, not what a detector needs",
                 fix="Choose a network whose maps grow coarser step by step",
             )
-        network = _create(self.name, wanted)
+        network = _create(self.name, selected)
         if self.padded:
             _pad(network)
         if self.norm == "frozen":
             network = frozen(network)
-        body = TimmBackbone(network, [int(info.channels()[i]) for i in wanted], [strides[i] for i in wanted])
+        body = TimmBackbone(network, [int(info.channels()[i]) for i in selected], [strides[i] for i in selected])
         for parameter in body.below(self.frozen_stages):
             parameter.requires_grad_(False)
         fuse_frozen(body)
         body.probe(self.name)
         return body
 
-    def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
-        """Reads ``weights`` (or ``path``) into ``backbone``; nothing happens where neither is given.
+    def package_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return whole_names(self.name, {key.removeprefix("network."): value for key, value in state.items()})
 
-        The classifier and layers that were cut off are ignored; everything else must fit. Raises ``FovealError``.
+    def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
+        """Loads ``weights`` (or ``path``) into ``backbone``; does nothing where neither is given.
+
+        The classifier and the removed layers are ignored; everything else must fit. Raises ``FovealError``.
         """
         file = path or self.weights_file
         if not file:
             return
         network = backbone.get_submodule("network")
-        own, state = network.state_dict().keys(), {}
+        keys, state = network.state_dict().keys(), {}
         for key, value in read_state(file).items():
             flat = _flat(key)
-            state[flat if flat in own and key not in own else key] = value
+            state[flat if flat in keys and key not in keys else key] = value
         load_state(network, state, path=file, known=state.keys(), what=self.name)
 
     @property
     def weights_file(self) -> str | None:
-        """The file that ``weights`` means: a path, or a name (``timm/NAME``) that was fetched."""
+        """The file of ``weights``: a path, or the fetched file of a name (``timm/NAME``)."""
         if self.weights and self.weights.startswith(TIMM) and not Path(self.weights).exists():
             return str(published_file(self.weights))
         return self.weights
@@ -99,41 +102,40 @@ class TimmBackbone(nn.Module):
         return [m.permute(0, 3, 1, 2) for m in maps] if self.is_nhwc else list(maps)
 
     def below(self, stages: int) -> list[nn.Parameter]:
-        """The parameters that the first so many maps depend on: what their gradients reach."""
+        """The parameters that the first ``stages`` maps depend on, by their gradients. Raises ``UsageError``."""
         if stages == 0:
             return []
         if stages > len(self.strides):
-            raise UsageError(f"the network gives {len(self.strides)} maps, frozen_stages is {stages}")
-        was = {p: p.requires_grad for p in self.parameters()}
+            raise UsageError(f"the network returns {len(self.strides)} maps, frozen_stages is {stages}")
         maps = self.eval()(torch.zeros(1, 3, *_PROBE))
         maps[stages - 1].sum().backward()
         self.train()
-        reached = [p for p in was if p.grad is not None]
-        for p in was:
+        reached = [p for p in self.parameters() if p.grad is not None]
+        for p in reached:
             p.grad = None
         return reached
 
     @torch.no_grad()
     def probe(self, name: str) -> None:
-        """Raises ``UsageError`` where the maps of an ordinary picture are not of the promised sizes."""
+        """Raises ``UsageError`` where the maps of an image do not have the declared channels and strides."""
         state = {k: v.to("meta") for k, v in (*self.named_parameters(), *self.named_buffers())}
         try:
             maps = torch.func.functional_call(self.eval(), state, (torch.empty(1, 3, *_PROBE, device="meta"),))
         except (AssertionError, RuntimeError, ValueError) as error:
             raise UsageError(
-                f"{name} does not take a picture of {_PROBE[1]} x {_PROBE[0]} pixels: {error}",
-                fix="Choose a network that takes images of any size",
+                f"{name} does not take an image of {_PROBE[1]} x {_PROBE[0]} pixels: {error}",
+                fix="Choose a network for images of any size",
             ) from None
         finally:
             self.train()
-        found = [tuple(m.shape[1:]) for m in maps]
-        wanted = [(c, _PROBE[0] // s, _PROBE[1] // s) for c, s in zip(self.channels, self.strides, strict=True)]
-        if found != wanted:
-            raise UsageError(f"{name} gives maps of {found}, not {wanted}", fix="Choose another network")
+        actual = [tuple(m.shape[1:]) for m in maps]
+        declared = [(c, _PROBE[0] // s, _PROBE[1] // s) for c, s in zip(self.channels, self.strides, strict=True)]
+        if actual != declared:
+            raise UsageError(f"{name} returns maps of {actual}, not {declared}", fix="Choose another network")
 
 
 class Last(nn.Sequential):
-    """Rows (R, c, h, w) -> the means (R, width) of the last map."""
+    """RoIs (R, c, h, w) -> the means (R, width) of the last map."""
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self:
@@ -142,14 +144,14 @@ class Last(nn.Sequential):
 
 
 def frozen(network: nn.Module) -> nn.Module:
-    """Batch norms as constants, timm's own too, which end with an activation."""
+    """The network with frozen batch norms, including timm's own, which end with an activation."""
     replace_norms(network, "frozen")
     layers: Any = importlib.import_module("timm.layers")
     return cast(nn.Module, layers.freeze_batch_norm_2d(network))
 
 
 def _pad(network: nn.Module) -> None:
-    """Fills the border of every layer that looks at more than one cell and has no padding."""
+    """Pads every layer with a kernel of more than one cell and no padding, in place."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d) and layer.padding in (0, (0, 0)):
             sides = layer.kernel_size if isinstance(layer.kernel_size, tuple) else (layer.kernel_size,) * 2
@@ -163,8 +165,9 @@ def _timm(name: str) -> Any:
     except ImportError:
         raise UsageError("timm is not installed", fix="Run pip install 'foveal[timm]'") from None
     if not timm.is_model(name):
-        fix = f"{nearest(name, timm.list_models())} List them with timm.list_models()".strip()
-        raise UsageError(f"backbone {name!r} is not one of timm's", fix=fix)
+        near = difflib.get_close_matches(name, timm.list_models(), 1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise UsageError(f"backbone {name!r} is not one of timm's", fix=f"{hint}See timm.list_models()")
     return timm
 
 
@@ -182,17 +185,17 @@ def _flat(key: str) -> str:
 
 
 def _network(name: str) -> Any:
-    """The whole network, classifier and all."""
+    """The whole network, with its classifier."""
     return _timm(name).create_model(name)
 
 
 def _create(name: str, levels: Sequence[int] | None) -> Any:
-    """Maps alone, of these places among timm's own; all of them, and no numbers, for None."""
+    """The maps-only form of a network with the maps of these indices; on the meta device with all maps for None."""
     timm = _timm(name)
     try:
         if levels is None:
-            with torch.device("meta"):  # only to ask what it has
+            with torch.device("meta"):  # only its description is used
                 return timm.create_model(name, features_only=True)
         return timm.create_model(name, features_only=True, out_indices=tuple(levels))
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise UsageError(f"{name} gives no feature maps: {error}", fix="Choose a convolutional network") from None
+        raise UsageError(f"{name} has no feature maps: {error}", fix="Choose a convolutional network") from None

@@ -1,8 +1,8 @@
-"""Backbones: any torchvision classification network as a list of feature maps.
+"""Any torchvision classification network as a backbone.
 
-The module tree keeps torchvision's names, so an ImageNet file loads without a table of keys. A network is run as the
-chain of its links (``conv1``, ``bn1``, ..., ``layer4``; ``features.0``, ``features.1``, ...); links of equal stride
-form a stage.
+The module tree has torchvision's names, so that an ImageNet file loads without a table of keys. A network is run as a
+chain of links (``conv1``, ``bn1``, ..., ``layer4``; ``features.0``, ``features.1``, ...); links of equal stride form a
+stage.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError, nearest
-from ...weights.cache import PUBLISHED, published_file
+from ...errors import UsageError
 from ...weights.state import load_network_file
 from ..layers.norms import FrozenBatchNorm, NormKind, fuse_frozen, replace_norms
+from ..resizing import CAFFE_PIXELS, IMAGENET_PIXELS, PixelStatistics
 from .base import BackboneSpec, returned
 
 _CONTAINERS = ("features", "layers", "trunk_output")  # their children are the links
@@ -40,16 +40,16 @@ class Torchvision(BackboneSpec):
     name: str = "resnet50"  # torchvision's name
     weights: str | None = None  # an ImageNet file (.pth, .safetensors), read when training starts
     returns: tuple[str | int, ...] | None = None  # layer names, or l for the last layer of stride 2^l; None: 2 to 5
-    frozen_stages: int = 2  # stages of equal stride that do not learn; 2: stem and layer1 / VGG's conv1 and conv2
+    frozen_stages: int = 2  # frozen stages of equal stride; 2: stem and layer1 / VGG's conv1 and conv2
     norm: NormKind = "frozen"  # what its batch norms become
     eps: float | None = None  # of the norms; None: the network's own (ResNet 1e-5, MobileNetV3 1e-3)
     ceil: bool = False  # pooling rounds up and does not pad, as in Caffe's networks
-    dilated: bool = False  # the last stage has holes in place of its stride: ResNet's conv5, MobileNetV3's C5
+    dilated: bool = False  # the last stage is dilated instead of strided: ResNet's conv5, MobileNetV3's C5
     reduced: bool = False  # MobileNetV3: the last stage has half its channels (table 6 of its paper)
 
     def __post_init__(self) -> None:
         if self.frozen_stages < 0:
-            raise UsageError(f"frozen_stages is {self.frozen_stages}", fix="Give the number of stages, 0 or more")
+            raise UsageError(f"frozen_stages is {self.frozen_stages}", fix="Give a number of stages, 0 or more")
         if self.norm not in ("frozen", "batch", "group"):
             raise UsageError(f"norm {self.norm!r} is unknown", fix="Use 'frozen', 'batch' or 'group'")
         if self.norm == "group" and self.weights:
@@ -58,7 +58,7 @@ class Torchvision(BackboneSpec):
     def build(self, levels: Sequence[int] = _LEVELS) -> Backbone:
         """The module, with random weights (see :meth:`load_pretrained`).
 
-        ``levels``: what a detector wants where ``returns`` is None; those the network does not have are left out.
+        ``levels``: what a detector requests where ``returns`` is None; those the network does not have are omitted.
         Raises ``UsageError`` for an unknown name, layer or level.
         """
         network = torchvision_network(self.name, dilated=self.dilated, reduced=self.reduced)
@@ -71,26 +71,26 @@ class Torchvision(BackboneSpec):
         links = list(_links(network, opened))
         is_nhwc = self.name.startswith("swin")
         shapes = _measure(links, is_nhwc)
-        taken = _takeable(links, shapes)
-        by_level = {round(math.log2(stride)): path for path, (_, stride) in taken.items()}  # the last one wins
-        wanted = returned(self.returns, levels, by_level, {path: path for path in taken}, self.name)
+        returnable = _returnable(links, shapes)
+        by_level = {round(math.log2(stride)): path for path, (_, stride) in returnable.items()}  # the last one wins
+        paths = returned(self.returns, levels, by_level, {path: path for path in returnable}, self.name)
         order = list(shapes)
-        wanted.sort(key=order.index)
-        kept = links[: order.index(wanted[-1]) + 1]
+        paths.sort(key=order.index)
+        used = links[: order.index(paths[-1]) + 1]
         stages = sorted({stride for _, stride in shapes.values()})
         if self.frozen_stages > len(stages):
             raise UsageError(f"{self.name} has {len(stages)} stages, frozen_stages is {self.frozen_stages}")
-        for path, link in kept:
+        for path, link in used:
             if stages.index(shapes[path][1]) < self.frozen_stages:
                 link.requires_grad_(False)
-        body = Backbone(kept, wanted, [shapes[p] for p in wanted], known, is_nhwc, opened)
+        body = Backbone(used, paths, [shapes[p] for p in paths], known, is_nhwc, opened)
         fuse_frozen(body)
         return body
 
     def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
-        """Reads ``weights`` (or ``path``) into ``backbone``; nothing happens where neither is given.
+        """Loads ``weights`` (or ``path``) into ``backbone``; does nothing where neither is given.
 
-        A name of ``foveal weights list`` means its fetched file. The classifier and layers that were cut off are
+        A name of ``foveal weights list`` stands for its fetched file. The classifier and the removed layers are
         ignored; everything else must fit. Raises ``FovealError``.
         """
         file = _file(path or self.weights)
@@ -99,8 +99,21 @@ class Torchvision(BackboneSpec):
 
     @property
     def weights_file(self) -> str | None:
-        """The file that ``weights`` means: a path, or a name of ``foveal weights list`` that was fetched."""
+        """The file of ``weights``: a path, or the fetched file of a name of ``foveal weights list``."""
         return _file(self.weights)
+
+    @property
+    def pixels(self) -> PixelStatistics:
+        """Those of torchvision's files; Caffe's for a published file that was converted from Caffe."""
+        from ...weights.cache import PUBLISHED
+
+        file = Path(self.weights_file or "").name
+        caffe = any(entry.caffe_pixels and entry.file == file for entry in PUBLISHED.values())
+        return CAFFE_PIXELS if caffe else IMAGENET_PIXELS
+
+    @property
+    def is_vgg(self) -> bool:
+        return self.name.startswith("vgg")
 
     def _opened(self, network: nn.Module) -> frozenset[str]:
         """The inverted residual blocks of which an inner layer is returned (SSDLite: "features.13.block.0")."""
@@ -110,7 +123,9 @@ class Torchvision(BackboneSpec):
 
 
 def _file(source: str | Path | None) -> str | None:
-    """A path as it is; of a published name the fetched file."""
+    """A path unchanged; for a published name the fetched file."""
+    from ...weights.cache import PUBLISHED, published_file
+
     if source and str(source) in PUBLISHED and not Path(source).exists():
         return str(published_file(str(source)))
     return None if source is None else str(source)
@@ -150,21 +165,23 @@ class Backbone(nn.Module):
                 after.inplace = False  # type: ignore[assignment]  # it would overwrite a returned map
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        x, found = pixels, []
+        x, maps = pixels, []
         for path, link in _links(self, self.opened):
             x = link(x)
             if path in self.names:
-                found.append(x.permute(0, 3, 1, 2) if self.is_nhwc else x)
-        return found
+                maps.append(x.permute(0, 3, 1, 2) if self.is_nhwc else x)
+        return maps
 
 
 def torchvision_network(name: str, *, dilated: bool = False, reduced: bool = False) -> nn.Module:
-    from torchvision import models  # late: doubles the time `import torch` takes
+    """The whole classification network with random weights. Raises ``UsageError`` for an unknown name or form."""
+    from torchvision import models  # late: doubles the time of `import torch`
 
     names = [n for n in models.list_models(module=models) if not n.startswith(("vit_", "maxvit"))]
     if name not in names:
-        message = f"backbone {name!r} is not one of torchvision's convolutional networks"
-        raise UsageError(message, fix=nearest(name, names, "networks"))
+        near = difflib.get_close_matches(name, names, 1)
+        fix = f"Did you mean {near[0]!r}?" if near else f"Choose one of {', '.join(names)}"
+        raise UsageError(f"backbone {name!r} is not one of torchvision's convolutional networks", fix=fix)
     extra: dict[str, Any] = {}
     mobile = name.startswith("mobilenet_v3")
     residual = name.startswith(("resne", "wide_resnet")) and name not in ("resnet18", "resnet34")
@@ -183,7 +200,7 @@ def torchvision_network(name: str, *, dilated: bool = False, reduced: bool = Fal
 
 
 def _vgg(name: str) -> nn.Module:
-    """As torchvision builds it, but for the classifier: half a gigabyte that would be made only to be dropped."""
+    """torchvision's VGG, with its classifier on the meta device: half a gigabyte that is not used here."""
     from torchvision.models.vgg import VGG, cfgs, make_layers
 
     depth, _, norm = name.removeprefix("vgg").partition("_")
@@ -217,22 +234,24 @@ def _links(network: nn.Module, opened: frozenset[str] = frozenset()) -> Iterator
 def _measure(links: Sequence[tuple[str, nn.Module]], is_nhwc: bool) -> dict[str, tuple[int, int]]:
     """Channels and stride after every link.
 
-    The shapes come from running the chain on the meta device: it allocates and computes nothing, and is exact for every
-    network of the library, so there is no table that could be wrong.
+    The shapes come from running the chain on the meta device, which allocates and computes nothing and is exact for
+    every network of the library, so that no table is needed.
     """
-    found: dict[str, tuple[int, int]] = {}
+    shapes: dict[str, tuple[int, int]] = {}
     x = torch.empty(1, 3, _PROBE, _PROBE, device="meta")
     for path, link in links:
         state = {k: v.to("meta") for k, v in (*link.named_parameters(), *link.named_buffers())}
         x = torch.func.functional_call(link.eval(), state, (x,))
         link.train()
         channels, side = (x.shape[3], x.shape[1]) if is_nhwc else (x.shape[1], x.shape[2])
-        found[path] = (int(channels), 2 ** round(math.log2(_PROBE / side)))
-    return found
+        shapes[path] = (int(channels), 2 ** round(math.log2(_PROBE / side)))
+    return shapes
 
 
-def _takeable(links: Sequence[tuple[str, nn.Module]], shapes: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """Without the convolutions whose norm comes next: theirs is no feature map of its own once the two are fused."""
+def _returnable(
+    links: Sequence[tuple[str, nn.Module]], shapes: dict[str, tuple[int, int]]
+) -> dict[str, tuple[int, int]]:
+    """Without the convolutions that a norm follows: they have no output of their own once the two are fused."""
     norms = (nn.BatchNorm2d, nn.GroupNorm, FrozenBatchNorm)
     before = {path for (path, _), (_, after) in pairwise(links) if isinstance(after, norms)}
     return {path: shape for path, shape in shapes.items() if path not in before}

@@ -1,7 +1,7 @@
-"""Darknet's network files (``.cfg``) as sections with line numbers, and the text of a ``.names`` file. No torch.
+"""Reads Darknet's network files (``.cfg``) into sections with line numbers, and ``.names`` files. No torch.
 
-The grammar is Darknet's: ``[section]`` lines, ``key=value`` lines in which blanks mean nothing, and comments from ``#``
-or ``;`` on. A key that stands twice in a section counts once, the first time. The layers are in ``darknet_layers.py``.
+The grammar is Darknet's: ``[section]`` lines, ``key=value`` lines in which blanks are ignored, and comments after ``#``
+or ``;``. Of a key that is repeated in a section the first counts. The layers are in ``layers.py``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Section:
     path: str | Path | None = None  # of the file, for errors
 
     def error(self, message: str, *, key: str = "", fix: str = "") -> FovealError:
-        """A refusal that names the section's line, or that of one of its keys."""
+        """The error with the section's line, or that of one of its keys."""
         line = self.values[key][1] if key in self.values else self.line
         return FovealError(message, path=self.path, where=f"line {line} [{self.kind}]", fix=fix)
 
@@ -34,7 +34,7 @@ class Section:
         return key in self.values
 
     def text(self, key: str, default: str | None = None) -> str:
-        """The value as it stands; without a default the key must be there."""
+        """The value as text; without a default the key is required."""
         if key in self.values:
             return self.values[key][0]
         if default is None:
@@ -42,30 +42,30 @@ class Section:
         return default
 
     def number(self, key: str, default: float | None = None) -> float:
-        found = self.numbers(key, None if default is None else (default,))
-        if len(found) != 1:
+        values = self.numbers(key, None if default is None else (default,))
+        if len(values) != 1:
             raise self.error(f"{key} is {self.text(key)!r}, expected one number", key=key)
-        return found[0]
+        return values[0]
 
     def numbers(self, key: str, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
-        """Comma-separated; a comma at the end is Darknet's habit and means nothing."""
+        """Comma-separated numbers; a trailing comma, usual in Darknet's files, is ignored."""
         if key not in self.values and default is not None:
             return default
         text = self.text(key)
         try:
-            found = tuple(float(part) for part in text.rstrip(",").split(","))
+            values = tuple(float(part) for part in text.rstrip(",").split(","))
         except ValueError:
-            found = (math.nan,)
-        if not all(map(math.isfinite, found)):
+            values = (math.nan,)
+        if not all(map(math.isfinite, values)):
             raise self.error(f"{key} is {text!r}, expected a number", key=key)
-        return found
+        return values
 
-    def integer(self, key: str, default: int | None = None, *, least: int | None = None) -> int:
+    def integer(self, key: str, default: int | None = None, *, minimum: int | None = None) -> int:
         value = self.number(key, default)
         if value != int(value):
             raise self.error(f"{key} is {self.text(key)}, expected a whole number", key=key)
-        if least is not None and value < least:
-            raise self.error(f"{key} is {int(value)}, expected {least} or more", key=key)
+        if minimum is not None and value < minimum:
+            raise self.error(f"{key} is {int(value)}, expected {minimum} or more", key=key)
         return int(value)
 
     def integers(self, key: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
@@ -79,23 +79,23 @@ class Section:
 
     def pairs(self, key: str) -> tuple[tuple[float, float], ...]:
         """``1,2, 3,4`` -> ((1, 2), (3, 4))."""
-        found = self.numbers(key)
-        if len(found) % 2:
-            raise self.error(f"{key} holds {len(found)} numbers, expected pairs", key=key)
-        return tuple(zip(found[::2], found[1::2], strict=True))
+        values = self.numbers(key)
+        if len(values) % 2:
+            raise self.error(f"{key} has {len(values)} numbers, expected pairs", key=key)
+        return tuple(zip(values[::2], values[1::2], strict=True))
 
-    def refuse(self, **usual: float) -> None:
-        """Settings that would change what the layer computes, and are not known here: only their usual value may be."""
-        for key, value in usual.items():
+    def refuse(self, **supported: float) -> None:
+        """Raises for a setting that would change what the layer computes and has another than its supported value."""
+        for key, value in supported.items():
             if self.has(key) and self.number(key) != value:
-                raise self.error(f"{key}={self.text(key)} is not known here, only {key}={value:g}", key=key)
+                raise self.error(f"{key}={self.text(key)} is not supported, only {key}={value:g}", key=key)
 
 
 def read_sections(text: str, path: str | Path | None = None) -> tuple[Section, list[Section]]:
     """The ``[net]`` section and the layers' sections, in order.
 
-    Raises :class:`FovealError` with the line for what is no cfg: text before the first section, a line that is neither
-    a section nor ``key=value``, a first section that is not ``[net]``, no layer at all.
+    Raises :class:`FovealError` with the line of what is not a cfg: text before the first section, a line that is
+    neither a section nor ``key=value``, a first section that is not ``[net]``, no layer at all.
     """
     sections: list[Section] = []
     values: dict[str, tuple[str, int]] = {}
@@ -107,27 +107,31 @@ def read_sections(text: str, path: str | Path | None = None) -> tuple[Section, l
             continue
         if bare.startswith("["):
             if not bare.endswith("]") or len(bare) < 3:
-                raise FovealError(f"{_short(line)} is no section", path=path, where=f"line {number}", fix="Use [name]")
+                raise FovealError(
+                    f"{_short(line)} is not a section", path=path, where=f"line {number}", fix="Write [name]"
+                )
             values = {}
             sections.append(Section(bare[1:-1].lower(), number, values, path))
             continue
         key, equals, value = bare.partition("=")
         if not sections or not equals or not key:
-            wanted = "a key=value line" if sections else "[net]"
-            fix = "Give a Darknet cfg, which begins with [net]" if not sections else ""
-            raise FovealError(f"{_short(line)}, expected {wanted}", path=path, where=f"line {number}", fix=fix)
+            expected = "a key=value line" if sections else "[net]"
+            fix = "Begin the cfg with [net]" if not sections else ""
+            raise FovealError(f"{_short(line)}, expected {expected}", path=path, where=f"line {number}", fix=fix)
         values.setdefault(key, (value, number))
     if not sections:
         raise FovealError("is empty, expected the sections of a Darknet cfg", path=path)
     if sections[0].kind not in ("net", "network"):
-        raise sections[0].error("the first section is not [net]", fix="Give width and height in [net]")
+        raise sections[0].error(
+            "the first section is not [net]", fix="Begin with [net], the width and height of the input"
+        )
     if len(sections) == 1:
-        raise sections[0].error("there is no layer behind [net]")
+        raise sections[0].error("there is no layer after [net]")
     return sections[0], sections[1:]
 
 
 def read_cfg_text(path: str | Path) -> str:
-    """The text of a cfg file. Raises :class:`FovealError` for a file that cannot be read or is no text."""
+    """The text of a cfg file. Raises :class:`FovealError` for a file that cannot be read or is not a text."""
     return _read_text(Path(path), "a Darknet cfg")
 
 
@@ -141,9 +145,9 @@ def read_names(path: str | Path) -> tuple[str, ...]:
             raise FovealError("is empty, expected a class name", path=path, where=f"line {number}")
         if name in lines[: number - 1]:
             first = lines.index(name) + 1
-            raise FovealError(f"{name!r} stands in line {first} already", path=path, where=f"line {number}")
+            raise FovealError(f"{name!r} is in line {first} already", path=path, where=f"line {number}")
     if not lines:
-        raise FovealError("holds no name", path=path, fix="Give a .names file, with one class name a line")
+        raise FovealError("has no names", path=path, fix="Write one class name on each line")
     return tuple(lines)
 
 
@@ -152,7 +156,7 @@ def _read_text(path: Path, what: str) -> str:
         with path.open("rb") as file:
             content = file.read(_LONGEST + 1)
     except OSError as error:
-        raise FovealError(f"cannot be read ({error.strerror})", path=path, fix=f"Name {what}") from None
+        raise FovealError(f"cannot be read ({error.strerror})", path=path, fix=f"Give {what}") from None
     if b"\0" in content or len(content) > _LONGEST:
         raise FovealError(f"is not {what}, which is a short text", path=path)
     return content.decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""A whole Darknet cfg: the input's size and the layers in order, with shapes and floats. No torch."""
+"""A Darknet cfg as a network graph: the input's size and the layers in order, with shapes and floats. No torch."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ _HEADS = (heads.Region, heads.Yolo, heads.Detection)
 
 @dataclass(frozen=True)
 class CfgLayer:
-    """One layer in its place."""
+    """One layer of the graph."""
 
-    index: int  # from 0, [net] not counted: as routes count
+    index: int  # from 0, without [net]: as routes count
     kind: str
     what: Kind
     section: Section
-    sources: tuple[int, ...]  # the layers it reads; -1: the picture
+    sources: tuple[int, ...]  # the layers it reads; -1: the image
     shape: Shape  # of its output
-    floats: int  # its own numbers in a weights file
+    floats: int  # the number of its parameters in a weights file
 
     @property
     def head(self) -> heads.Head | None:
@@ -55,7 +55,7 @@ class CfgLayer:
 
 @dataclass(frozen=True)
 class Net:
-    """A cfg that makes sense."""
+    """The network of a valid cfg."""
 
     height: int
     width: int
@@ -64,7 +64,7 @@ class Net:
 
     @cached_property
     def floats(self) -> int:
-        """How many float32 a weights file holds behind its header."""
+        """How many float32 a weights file has after its header."""
         return sum(layer.floats for layer in self.layers)
 
     @cached_property
@@ -73,7 +73,7 @@ class Net:
         return tuple(layer for layer in self.layers if layer.head is not None)
 
     def stride(self, index: int) -> int:
-        """Pixels of the picture from one cell of a layer's map to the next, as a power of 2."""
+        """Pixels of the image from one cell of a layer's map to the next, as a power of 2."""
         return 1 << max(0, round(math.log2(self.width / self.layers[index].shape[2])))
 
     def shape(self, index: int) -> Shape:
@@ -81,23 +81,23 @@ class Net:
 
 
 def read_net(text: str, path: str | Path | None = None, *, size: tuple[int, int] | None = None) -> Net:
-    """The network that a cfg's text describes, for pictures of its own size or of ``size`` (height, width).
+    """The network that a cfg's text describes, for images of its own size or of ``size`` (height, width).
 
     Raises :class:`FovealError` with line, value and what was expected.
     """
     net, sections = read_sections(text, path)
-    width, height = net.integer("width", least=1), net.integer("height", least=1)
+    width, height = net.integer("width", minimum=1), net.integer("height", minimum=1)
     height, width = size or (height, width)
     channels = net.integer("channels", 3)
     if channels != 3:
-        raise net.error(f"channels is {channels}; pictures are RGB here", key="channels", fix="Set channels=3")
-    found: list[CfgLayer] = []
+        raise net.error(f"channels is {channels}; images are RGB here", key="channels", fix="Set channels=3")
+    graph: list[CfgLayer] = []
     for section in sections:
-        found.append(_layer(section, found, (channels, height, width)))
-    return Net(height, width, tuple(found), path)
+        graph.append(_layer(section, graph, (channels, height, width)))
+    return Net(height, width, tuple(graph), path)
 
 
-def _layer(section: Section, before: list[CfgLayer], picture: Shape) -> CfgLayer:
+def _layer(section: Section, before: list[CfgLayer], image: Shape) -> CfgLayer:
     index, kind = len(before), _SHORT.get(section.kind, section.kind)
     if kind not in KINDS:
         raise section.error(f"layer {kind!r} is not known", fix=f"Use one of {', '.join(sorted(KINDS))}")
@@ -107,7 +107,7 @@ def _layer(section: Section, before: list[CfgLayer], picture: Shape) -> CfgLayer
         if k >= 0 and before[k].head is not None:
             end = before[k]
             raise section.error(f"reads layer {k}, [{end.kind}] of line {end.section.line}, which ends a branch")
-    inputs = [picture if k < 0 else before[k].shape for k in sources]
+    inputs = [image if k < 0 else before[k].shape for k in sources]
     shape = what.shape(inputs, section)
     if min(shape) < 1:
         c, h, w = inputs[0]
@@ -118,7 +118,7 @@ def _layer(section: Section, before: list[CfgLayer], picture: Shape) -> CfgLayer
 def with_outputs(text: str, logits: int) -> str:
     """The same cfg for detection layers of ``logits`` classes: their ``classes``, and the width of the layers before.
 
-    A layer before them that has no width of its own is refused with its line.
+    Raises :class:`FovealError` with the line of a layer before them whose width cannot be set.
     """
     net, lines = read_net(text), text.splitlines()
     for head in net.heads:
@@ -128,20 +128,20 @@ def with_outputs(text: str, logits: int) -> str:
             continue
         key = {"convolutional": "filters", "connected": "output"}.get(last.kind)
         if key is None:
-            raise last.section.error(f"stands before [{head.kind}] and cannot be made for {logits} classes")
-        wanted = what.boxes * (5 + logits)
+            raise last.section.error(f"precedes [{head.kind}] and cannot be changed to {logits} classes")
+        outputs = what.boxes * (5 + logits)
         if isinstance(what, heads.Detection):
-            wanted = what.side**2 * (5 * what.boxes + logits)
-        for section, name, value in ((head.section, "classes", logits), (last.section, key, wanted)):
+            outputs = what.side**2 * (5 * what.boxes + logits)
+        for section, name, value in ((head.section, "classes", logits), (last.section, key, outputs)):
             lines[section.values[name][1] - 1] = f"{name}={value}"
     return "\n".join(lines) + "\n"
 
 
 def with_geometry(text: str, size: tuple[int, int], shapes: Mapping[int, heads.Pairs]) -> str:
-    """The same cfg for pictures of ``size`` (height, width), with other shapes of boxes.
+    """The same cfg for images of ``size`` (height, width), with other anchors.
 
-    ``shapes``: by the index of a ``[region]`` or ``[yolo]`` layer the (width, height) of its boxes, in the order of its
-    mask. Darknet's layers all know the anchors of all, so each gets those of the others too.
+    ``shapes``: by the index of a ``[region]`` or ``[yolo]`` layer the (width, height) of its anchors, in the order of
+    its mask. Every ``[yolo]`` layer lists the anchors of all of them, so each gets those of the others too.
     """
     section, _ = read_sections(text)
     net, lines = read_net(text), text.splitlines()
@@ -170,9 +170,9 @@ def _number(value: float) -> str:
 
 
 def cfg_text(cfg: str) -> str:
-    """A cfg's text as it is; of the path of a file (one line) the text in it.
+    """A cfg's text unchanged; for the path of a file (one line), the text of the file.
 
-    So a spec may be written with a path and holds the text. Raises :class:`FovealError` for a file that is none.
+    So a spec may be given a path and stores the text. Raises :class:`FovealError` for a file that is not a cfg.
     """
     if "\n" in cfg:
         return cfg

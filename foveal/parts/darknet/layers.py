@@ -1,6 +1,6 @@
-"""The layers of a Darknet cfg: what each needs, the shape it makes, the floats it owns in a weights file. No torch.
+"""The layers of a Darknet cfg: settings, output shape, and number of floats in a weights file. No torch.
 
-One frozen dataclass a kind of layer. ``read`` takes the values from a section and refuses what cannot be; ``shape`` and
+One frozen dataclass a kind of layer. ``read`` takes the values from a section and rejects invalid ones; ``shape`` and
 ``floats`` follow from the input's shape (channels, height, width). Source: ``parser.c`` and the layers of Darknet.
 """
 
@@ -20,23 +20,23 @@ ACTIVATIONS = ("linear", "leaky", "relu", "relu6", "logistic", "mish", "swish", 
 
 @dataclass(frozen=True)
 class Kind(ABC):
-    """What one section says."""
+    """The settings of one section."""
 
     @classmethod
     @abstractmethod
     def read(cls, section: Section, index: int) -> Self:
-        """``index``: of the layer, which relative places count from."""
+        """``index``: of the layer, from which relative indices count."""
 
     def sources(self, index: int) -> tuple[int, ...]:
-        """The layers it reads; -1 is the picture."""
+        """The layers it reads; -1 is the image."""
         return (index - 1,)
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
-        """Of its output; raises for inputs that do not fit."""
+        """The shape of its output. Raises :class:`FovealError` for inputs that do not fit."""
         return inputs[0]
 
     def floats(self, inputs: Sequence[Shape]) -> int:
-        """How many numbers of a weights file are its own."""
+        """The number of its parameters in a weights file."""
         return 0
 
 
@@ -63,15 +63,15 @@ class Convolutional(Kind):
         section.refuse(
             binary=0, xnor=0, flipped=0, dilation=1, antialiasing=0, deform=0, stretch=0, sway=0, rotate=0, coordconv=0
         )
-        size, stride = section.integer("size", 1, least=1), section.integer("stride", 1, least=1)
+        size, stride = section.integer("size", 1, minimum=1), section.integer("stride", 1, minimum=1)
         section.refuse(stride_x=stride, stride_y=stride)
-        padding = size // 2 if section.flag("pad") else section.integer("padding", 0, least=0)
+        padding = size // 2 if section.flag("pad") else section.integer("padding", 0, minimum=0)
         return cls(
-            filters=section.integer("filters", least=1),
+            filters=section.integer("filters", minimum=1),
             size=size,
             stride=stride,
             padding=padding,
-            groups=section.integer("groups", 1, least=1),
+            groups=section.integer("groups", 1, minimum=1),
             norm=section.flag("batch_normalize"),
             activation=read_activation(section, "logistic"),
         )
@@ -97,7 +97,7 @@ class Connected(Kind):
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
-        outputs, norm = section.integer("output", least=1), section.flag("batch_normalize")
+        outputs, norm = section.integer("output", minimum=1), section.flag("batch_normalize")
         return cls(outputs, norm, read_activation(section, "logistic"))
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
@@ -109,7 +109,7 @@ class Connected(Kind):
 
 @dataclass(frozen=True)
 class Local(Kind):
-    """A convolution with weights of its own at every place."""
+    """A locally connected layer: a convolution with different weights at every location."""
 
     filters: int
     size: int
@@ -119,10 +119,10 @@ class Local(Kind):
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
-        size, pad = section.integer("size", least=1), section.flag("pad")
+        size, pad = section.integer("size", minimum=1), section.flag("pad")
         if pad and size != 3:
-            raise section.error(f"pad=1 with size={size} is not known here, only size=3", key="size")
-        filters, stride = section.integer("filters", least=1), section.integer("stride", 1, least=1)
+            raise section.error(f"pad=1 with size={size} is not supported, only size=3", key="size")
+        filters, stride = section.integer("filters", minimum=1), section.integer("stride", 1, minimum=1)
         return cls(filters, size, stride, pad, read_activation(section, "logistic"))
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
@@ -131,23 +131,23 @@ class Local(Kind):
 
     def floats(self, inputs: Sequence[Shape]) -> int:
         c, h, w = inputs[0]
-        places = prod((side + 2 * self.pad - self.size) // self.stride + 1 for side in (h, w))
-        return places * self.filters * (c * self.size**2 + 1)
+        locations = prod((side + 2 * self.pad - self.size) // self.stride + 1 for side in (h, w))
+        return locations * self.filters * (c * self.size**2 + 1)
 
 
 @dataclass(frozen=True)
 class MaxPool(Kind):
     size: int
     stride: int
-    padding: int  # pixels in all; the smaller half lies left and above
+    padding: int  # pixels in total; the smaller half is left and above
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
         section.refuse(maxpool_depth=0, antialiasing=0, out_channels=1)
-        stride = section.integer("stride", 1, least=1)
+        stride = section.integer("stride", 1, minimum=1)
         section.refuse(stride_x=stride, stride_y=stride)
-        size = section.integer("size", stride, least=1)
-        padding = section.integer("padding", size - 1, least=0)
+        size = section.integer("size", stride, minimum=1)
+        padding = section.integer("padding", size - 1, minimum=0)
         if padding > 2 * (size - 1):
             raise section.error(f"padding is {padding}, more than windows of {size} pixels can reach", key="padding")
         return cls(size, stride, padding)
@@ -179,7 +179,7 @@ class Upsample(Kind):
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
-        return cls(section.integer("stride", 2, least=1), section.number("scale", 1))
+        return cls(section.integer("stride", 2, minimum=1), section.number("scale", 1))
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
         c, h, w = inputs[0]
@@ -188,14 +188,14 @@ class Upsample(Kind):
 
 @dataclass(frozen=True)
 class Reorg(Kind):
-    """Pixels into channels, in Darknet's own order (see ``reorg`` in ``parts/yolo.py``)."""
+    """Pixels into channels, in Darknet's order (see :func:`foveal.parts.layers.darknet.reorg`)."""
 
     stride: int
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
         section.refuse(reverse=0, flatten=0, extra=0)
-        return cls(section.integer("stride", 1, least=1))
+        return cls(section.integer("stride", 1, minimum=1))
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
         (c, h, w), s = inputs[0], self.stride
@@ -223,13 +223,13 @@ class Softmax(Kind):
     def read(cls, section: Section, index: int) -> Self:
         section.refuse(groups=1, temperature=1, spatial=0)
         if section.has("tree"):
-            raise section.error("a tree of classes is not known here", key="tree")
+            raise section.error("a tree of classes is not supported", key="tree")
         return cls()
 
 
 @dataclass(frozen=True)
 class Cost(Kind):
-    """What a classifier is trained by; nothing is computed."""
+    """A classifier's loss; it computes nothing here."""
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
@@ -238,7 +238,7 @@ class Cost(Kind):
 
 @dataclass(frozen=True)
 class Crop(Kind):
-    """The middle of the picture; values 0..1 become -1..1 unless ``noadjust``."""
+    """The middle of the image; values 0..1 become -1..1 unless ``noadjust``."""
 
     height: int
     width: int
@@ -246,7 +246,7 @@ class Crop(Kind):
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
-        height, width = section.integer("crop_height", least=1), section.integer("crop_width", least=1)
+        height, width = section.integer("crop_height", minimum=1), section.integer("crop_width", minimum=1)
         return cls(height, width, not section.flag("noadjust"))
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:

@@ -1,7 +1,7 @@
-"""A Darknet network as a module, layer for layer: built from a cfg that was read, run as the cfg's graph.
+"""A Darknet network as a PyTorch module, layer by layer, built from a cfg and run as its graph.
 
-The state's keys are ``layers.<index>.0`` (convolution) and ``layers.<index>.1`` (its batch norm), the index being the
-cfg's own (from 0 on, ``[net]`` not counted). Norms directly follow their convolution, so ``norms.fold`` finds them.
+The state's keys are ``layers.<index>.0`` (convolution) and ``layers.<index>.1`` (its batch norm), with the cfg's index
+(from 0, without ``[net]``). Norms directly follow their convolution, so that ``fold_norms`` finds them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .cfg_graph import CfgLayer, Net
 class DarknetNetwork(nn.Module):
     """Pixels (B, 3, H, W), RGB in 0..1 -> the outputs of the layers ``returns``, in that order.
 
-    Layers behind the last of them are not made. Maps are (B, c, h, w), those of connected layers (B, c, 1, 1). H and W
+    Layers after the last of them are not built. Maps are (B, c, h, w), those of connected layers (B, c, 1, 1). H and W
     may differ from the cfg's where no layer fixes them (connected, local). ``channels`` and ``strides`` are those of
     the returned maps.
     """
@@ -46,7 +46,7 @@ class DarknetNetwork(nn.Module):
     def forward(self, pixels: Tensor) -> list[Tensor]:
         maps = {-1: pixels}
         for index, (layer, sources) in enumerate(zip(self.layers, self._sources, strict=True)):
-            if index in self._lasts:  # else nobody reads it: a detection layer, or a branch that was cut off
+            if index in self._lasts:  # otherwise its output is unused: a detection layer, or a removed branch
                 maps[index] = layer(*(maps[k] for k in sources))
             for k in {*sources, index}:
                 if self._lasts.get(k, -2) <= index and k not in self.returns:
@@ -55,7 +55,7 @@ class DarknetNetwork(nn.Module):
 
 
 def _last_uses(sources: Sequence[Sequence[int]], returns: Sequence[int]) -> dict[int, int]:
-    """The last reader of every layer whose output is needed; of the returned ones at least themselves."""
+    """The last layer that reads the output of each needed layer; of a returned one at least itself."""
     lasts = {k: k for k in returns}
     for index in range(len(sources) - 1, -1, -1):
         if index in lasts:
@@ -65,16 +65,16 @@ def _last_uses(sources: Sequence[Sequence[int]], returns: Sequence[int]) -> dict
 
 
 def _module(layer: CfgLayer, inputs: kinds.Shape, norm: NormKind, eps: float) -> nn.Module:
-    """``inputs``: the shape of the first map that it reads."""
+    """The module of a layer; ``inputs``: the shape of its first input."""
     what = layer.what
     if isinstance(what, kinds.Convolutional):
         return _convolutional(what, inputs[0], norm, eps)
     if isinstance(what, kinds.Connected):
         return ConnectedModule(what, math.prod(inputs), norm, eps)
     if isinstance(what, kinds.Local):
-        filters, *places = layer.shape
+        filters, *sides = layer.shape
         return LocallyConnected(
-            inputs[0], filters, places, what.size, what.stride, int(what.pad), activation(what.activation)
+            inputs[0], filters, sides, what.size, what.stride, int(what.pad), activation(what.activation)
         )
     if isinstance(what, kinds.MaxPool):
         return _max_pool(what)
@@ -108,7 +108,7 @@ def _convolutional(what: kinds.Convolutional, inputs: int, norm: NormKind, eps: 
 
 def activation(name: str) -> nn.Module | None:
     """Darknet's activation of that name; none for ``linear``."""
-    made: dict[str, nn.Module | None] = {
+    activations: dict[str, nn.Module | None] = {
         "linear": None,
         "leaky": nn.LeakyReLU(0.1, inplace=True),
         "relu": nn.ReLU(inplace=True),
@@ -120,11 +120,11 @@ def activation(name: str) -> nn.Module | None:
         "elu": nn.ELU(),
         "selu": nn.SELU(),
     }
-    return made[name]
+    return activations[name]
 
 
 def _max_pool(what: kinds.MaxPool) -> nn.Module:
-    """Darknet pads size - 1 pixels in all, the smaller half left and above, with -infinity."""
+    """Darknet pads size - 1 pixels in total, the smaller half left and above, with -infinity."""
     before = what.padding // 2
     after = what.padding - before
     if before == after:
@@ -153,8 +153,8 @@ class ConnectedModule(nn.Module):
         x = x.flatten(1)
         if x.shape[1] != self.linear.in_features:
             raise UsageError(
-                f"a connected layer is for {self.linear.in_features} numbers, here are {x.shape[1]}",
-                fix="Use the canvas of its cfg without MultiScale, for its network has a fixed input size",
+                f"a connected layer expects {self.linear.in_features} inputs, got {x.shape[1]}",
+                fix="Use the input size of the network's cfg, without MultiScale",
             )
         y: Tensor = self.linear(x)[..., None, None]
         y = y if self.norm is None else self.norm(y)
@@ -162,7 +162,7 @@ class ConnectedModule(nn.Module):
 
 
 class RouteModule(nn.Module):
-    """Maps of equal size side by side in their channels; of each the part ``group`` of ``groups``."""
+    """Maps of equal size concatenated along their channels, of each the part ``group`` of ``groups``."""
 
     def __init__(self, groups: int, group: int) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class UpsampleModule(nn.Module):
 
 
 class ReorgModule(nn.Module):
-    """Pixels into channels, in Darknet's own order: :func:`~.yolo.reorg`."""
+    """Pixels into channels, in Darknet's order: :func:`foveal.parts.layers.darknet.reorg`."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class ReorgModule(nn.Module):
 
 
 class CropModule(nn.Module):
-    """The middle of the picture, from 0..1 to -1..1 unless told otherwise."""
+    """The middle of the image, its values moved from 0..1 to -1..1 if ``adjust``."""
 
     def __init__(self, what: kinds.Crop) -> None:
         super().__init__()

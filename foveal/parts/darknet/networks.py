@@ -1,4 +1,4 @@
-"""Darknet's own networks by name, written down layer by layer in a line each, and as the cfg text they stand for.
+"""Darknet's classification networks by name: one line of layers each, expanded to the text of a cfg.
 
 ``64-3`` is a convolution to 64 channels by filters of 3 x 3, ``64-3/2`` one of stride 2, ``mp`` a max-pooling of 2 x 2
 and stride 2, ``mp/1`` one of stride 1; ``res64*8`` is eight times 32-1, 64-3 and the sum with what came before.

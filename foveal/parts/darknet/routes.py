@@ -1,4 +1,4 @@
-"""The layers of a Darknet cfg that read earlier ones: ``[route]`` and ``[shortcut]``. No torch."""
+"""The layers of a Darknet cfg that read earlier layers: ``[route]`` and ``[shortcut]``. No torch."""
 
 from __future__ import annotations
 
@@ -10,23 +10,19 @@ from .cfg import Section
 from .layers import Kind, Shape, read_activation
 
 
-def _places(section: Section, key: str, index: int) -> tuple[int, ...]:
-    """Layers as Darknet names them: from 0 on, or back from this one where negative."""
-    found = tuple(index + k if k < 0 else k for k in section.integers(key))
-    for k, place in zip(section.integers(key), found, strict=True):
-        if not 0 <= place < index:
-            fix = (
-                f"Give a layer from 0 to {index - 1}, or -{index} to -1"
-                if index
-                else "Remove it, for it is the first layer"
-            )
+def _indices(section: Section, key: str, index: int) -> tuple[int, ...]:
+    """Layer indices as in Darknet: from 0, or relative to this layer where negative."""
+    indices = tuple(index + k if k < 0 else k for k in section.integers(key))
+    for k, source in zip(section.integers(key), indices, strict=True):
+        if not 0 <= source < index:
+            fix = f"Use 0 to {index - 1}, or -{index} to -1" if index else "Remove it: no layer precedes the first"
             raise section.error(f"{key} names layer {k}, which is not before it", key=key, fix=fix)
-    return found
+    return indices
 
 
 @dataclass(frozen=True)
 class Route(Kind):
-    """Channels of earlier layers, one after another; with ``groups`` the part ``group`` of each."""
+    """The concatenated channels of earlier layers; with ``groups`` the part ``group`` of each."""
 
     layers: tuple[int, ...]
     groups: int
@@ -34,10 +30,10 @@ class Route(Kind):
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
-        groups, group = section.integer("groups", 1, least=1), section.integer("group_id", 0, least=0)
+        groups, group = section.integer("groups", 1, minimum=1), section.integer("group_id", 0, minimum=0)
         if group >= groups:
             raise section.error(f"group_id is {group} of {groups} groups, which count from 0", key="group_id")
-        return cls(_places(section, "layers", index), groups, group)
+        return cls(_indices(section, "layers", index), groups, group)
 
     def sources(self, index: int) -> tuple[int, ...]:
         return self.layers
@@ -46,7 +42,7 @@ class Route(Kind):
         sizes = {s[1:] for s in inputs}
         if len(sizes) > 1:
             shown = ", ".join(f"{k}: {h} x {w}" for k, (_, h, w) in zip(self.layers, inputs, strict=True))
-            fix = "Use input sides that are multiples of the largest stride, usually 32"
+            fix = "Set input sides that are multiples of the largest stride (usually 32)"
             raise section.error(f"joins maps of different sizes ({shown})", key="layers", fix=fix)
         if any(c % self.groups for c, _, _ in inputs):
             raise section.error(f"groups is {self.groups}, which does not divide the channels", key="groups")
@@ -64,11 +60,11 @@ class Shortcut(Kind):
     def read(cls, section: Section, index: int) -> Self:
         section.refuse(alpha=1, beta=1)
         if section.text("weights_type", "none") != "none":
-            raise section.error("weights_type is not known here", key="weights_type")
-        places = _places(section, "from", index)
-        if len(places) != 1:
-            raise section.error(f"from names {len(places)} layers, expected one", key="from")
-        return cls(places[0], read_activation(section, "linear"))
+            raise section.error("weights_type is not supported", key="weights_type")
+        indices = _indices(section, "from", index)
+        if len(indices) != 1:
+            raise section.error(f"from names {len(indices)} layers, expected one", key="from")
+        return cls(indices[0], read_activation(section, "linear"))
 
     def sources(self, index: int) -> tuple[int, ...]:
         return index - 1, self.layer

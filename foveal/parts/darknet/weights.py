@@ -1,8 +1,8 @@
-"""Darknet's weight files: read into the state of :class:`~foveal.parts.darknet.module.DarknetNetwork`, and written.
+"""Reads and writes Darknet's weights files, as the state of :class:`~foveal.parts.darknet.module.DarknetNetwork`.
 
-A file is a header (three int32: major, minor, revision; then how many images were seen, int64 from version 0.2 on and
-int32 before) and nothing but float32, layer by layer. Nothing in it says which network it is: the only check is the
-count, so that comes first. Source: ``load_weights_upto`` in Darknet's ``parser.c``.
+A file is a header (three int32: major, minor, revision; then the number of images trained on, int64 since version 0.2,
+int32 before) and then only float32, layer by layer. It does not name its network: the only check is the number of
+floats, so that comes first. Source: ``load_weights_upto`` in Darknet's ``parser.c``.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class WeightsHeader:
 
     @property
     def transposed(self) -> bool:
-        """Files of Darknet's first days hold connected layers as [in][out]."""
+        """Darknet's earliest files store connected layers as [in][out]."""
         return self.major > 1000 or self.minor > 1000
 
 
 def read_weights_header(path: str | Path) -> WeightsHeader:
-    """Raises :class:`FovealError` for a file that is no Darknet weights file, saying what it is instead."""
+    """Raises :class:`FovealError` for a file that is not a Darknet weights file, with what it is instead."""
     path = Path(path)
     kind = sniff(path)
     with path.open("rb") as file:
@@ -63,7 +63,7 @@ def read_weights_header(path: str | Path) -> WeightsHeader:
 
 
 def is_darknet(path: str | Path) -> bool:
-    """Whether it is a file that begins like Darknet weights."""
+    """Whether a file begins like Darknet weights."""
     try:
         return Path(path).is_file() and read_weights_header(path).bytes > 0
     except FovealError:
@@ -73,12 +73,12 @@ def is_darknet(path: str | Path) -> bool:
 def read_darknet(path: str | Path, net: Net, *, needed: int | None = None) -> tuple[WeightsHeader, StateDict]:
     """The header, and the state of :class:`DarknetNetwork` under its keys.
 
-    The number of floats must be the cfg's. With ``needed`` the file may also end behind any layer from that one on
-    (``darknet53.conv.74`` and the like hold the first layers alone). Raises :class:`FovealError` with both counts.
+    The number of floats must be the cfg's. With ``needed`` the file may also end after any layer from that one on
+    (``darknet53.conv.74`` and the like have only the first layers). Raises :class:`FovealError` with both counts.
     """
     header = read_weights_header(path)
     size = Path(path).stat().st_size - header.bytes
-    layers = _held(path, net, size, needed)
+    layers = _stored_layers(path, net, size, needed)
     floats = np.fromfile(path, dtype="<f4", offset=header.bytes)
     state: StateDict = {}
     start = 0
@@ -86,18 +86,18 @@ def read_darknet(path: str | Path, net: Net, *, needed: int | None = None) -> tu
         for key, shape in entries(layer, net):
             stop = start + prod(shape)
             flat = torch.from_numpy(floats[start:stop])
-            is_turned = header.transposed and key.endswith("linear.weight")
-            value = flat.view(shape[1], shape[0]).t().contiguous() if is_turned else flat.view(shape)
+            transposed = header.transposed and key.endswith("linear.weight")
+            value = flat.view(shape[1], shape[0]).t().contiguous() if transposed else flat.view(shape)
             if key.endswith("running_var") and bool((value < 0).any()):
                 what = f"layer {layer.index} [{layer.kind}] would have a negative variance"
-                raise FovealError(what, path=path, fix="Give the cfg of this file: the count fits, the values do not")
+                raise FovealError(what, path=path, fix="Give the cfg that belongs to this file; only the size fits")
             state[key] = value
             start = stop
     return header, state
 
 
 def write_darknet(path: str | Path, net: Net, state: Mapping[str, Tensor], *, seen: int = 0) -> None:
-    """The inverse: a file of version 0.2.0. Raises :class:`FovealError` where the disk refuses."""
+    """The inverse: a file of version 0.2.0. Raises :class:`FovealError` where it cannot be written."""
     try:
         with Path(path).open("wb") as file:
             file.write(struct.pack("<3iq", *_VERSION, seen))
@@ -129,8 +129,8 @@ def entries(layer: CfgLayer, net: Net) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield at + "weight", (prod(layer.shape[1:]), what.filters, inputs[0] * what.size**2)
 
 
-def _held(path: str | Path, net: Net, size: int, needed: int | None) -> tuple[CfgLayer, ...]:
-    """The layers that a file of ``size`` bytes behind its header holds."""
+def _stored_layers(path: str | Path, net: Net, size: int, needed: int | None) -> tuple[CfgLayer, ...]:
+    """The layers that a file with ``size`` bytes after its header has."""
     if size == 4 * net.floats:
         return net.layers
     ends, total = {}, 0
@@ -139,10 +139,10 @@ def _held(path: str | Path, net: Net, size: int, needed: int | None) -> tuple[Cf
         ends[4 * total] = layer.index + 1
     if needed is not None and ends.get(size, 0) > needed:
         return net.layers[: ends[size]]
-    rest = f" and {size % 4} bytes" if size % 4 else ""
+    remainder = f" and {size % 4} bytes" if size % 4 else ""
     cfg = f" {net.path}" if net.path else ""
     raise FovealError(
-        f"holds {size // 4:,} floats{rest} behind its header, the cfg{cfg} needs {net.floats:,}",
+        f"has {size // 4:,} floats{remainder} after its header, the cfg{cfg} needs {net.floats:,}",
         path=path,
         fix="Give the cfg that belongs to these weights"
         + (", or copy the file again if it was cut off" if size < 4 * net.floats else ""),

@@ -1,13 +1,12 @@
-"""Dense heads: what stands at every place of every feature map. The heads of proposals are in ``roi_heads``.
+"""Dense heads: convolutions that predict classes and boxes at every location of every feature map.
 
-A head is built for ``per_location`` priors a place, ``logits`` numbers a prior (``ClassLoss.channels``) and the
-``bias`` its class layer starts with (``ClassLoss.bias``). Rows come level by level, row by row of the map, the priors
-of a place last.
+A head is built for ``per_location`` priors of a location, ``logits`` a prior (``ClassLoss.channels``) and the initial
+``bias`` of its class layer (``ClassLoss.bias``). Predictions are ordered level by level, row by row of the map, the
+priors of a location last. The heads of the second stage are in ``roi.py``.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,29 +17,20 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ...types import Images, Predictions
 from ..layers.norms import NormKind, conv_block
-from .roi import Predictor, ResNetTail, RoIConv, RoIHead, RoIHeadSpec, RoIMLP, VGGTail
-
-__all__ = [
-    "LayeredHead",
-    "PointTower",
-    "Predictor",
-    "RPNHead",
-    "ResNetTail",
-    "RoIConv",
-    "RoIHead",
-    "RoIHeadSpec",
-    "RoIMLP",
-    "Tower",
-    "VGGTail",
-]
 
 
-class LayeredHead(nn.Module, ABC):
-    """A head that looks at the whole picture and answers once a decoder layer (DETR)."""
+class DenseHead(nn.Module):
+    """The module of a one-stage detector's head, or of an RPN's: feature maps -> predictions.
 
-    @abstractmethod
-    def forward(self, features: list[Tensor], images: Images) -> list[Predictions]:
-        """``images.sizes`` say what of the maps is picture. The last of the predictions is the answer."""
+    ``forward(features)`` returns one ``Predictions``. A head with several decoder layers overrides :meth:`layers`.
+    """
+
+    def layers(self, features: list[Tensor], images: Images) -> list[Predictions]:
+        """Features [(B, c, h, w), ...], finest first -> the predictions of each decoder layer, the final ones last.
+
+        ``images.sizes`` are the valid sizes of the images on the canvas, which attention needs (DETR).
+        """
+        return [self(features)]
 
 
 _STD = 0.01  # of every new layer (RetinaNet, section 4.1; Faster R-CNN, section 3.1.3)
@@ -51,16 +41,16 @@ class Tower:
     """RetinaNet's head: two towers of 3 x 3 convolutions, one for classes and one for boxes, shared by all levels."""
 
     depth: int = 4
-    channels: int | None = None  # None: as the features have
+    channels: int | None = None  # None: as many as the features
     norm: NormKind | None = None  # "group" in torchvision's v2 form
 
     def build(self, channels: Sequence[int], per_location: Sequence[int], logits: int, bias: float | None) -> TowerHead:
-        """For levels of these channels (all equal) and priors a place (all equal)."""
+        """For levels of these channels (all equal) and priors of a location (all equal). Raises ``UsageError``."""
         inputs, priors = _same("channels", channels), _same("number of priors", per_location)
         return TowerHead(self, inputs, priors, logits, bias)
 
 
-class TowerHead(nn.Module):
+class TowerHead(DenseHead):
     """Features [(B, c, h, w), ...] -> ``Predictions`` of logits (B, A, K) and deltas (B, A, 4)."""
 
     def __init__(self, spec: Tower, inputs: int, priors: int, logits: int, bias: float | None) -> None:
@@ -73,39 +63,39 @@ class TowerHead(nn.Module):
         _init_bias(self.classification_head.last, bias)
 
     def forward(self, features: list[Tensor]) -> Predictions:
-        logits = [rows(self.classification_head(x), self.logits) for x in features]
-        deltas = [rows(self.regression_head(x), 4) for x in features]
+        logits = [by_prior(self.classification_head(x), self.logits) for x in features]
+        deltas = [by_prior(self.regression_head(x), 4) for x in features]
         return Predictions(torch.cat(logits, 1), torch.cat(deltas, 1))
 
 
 @dataclass(frozen=True)
 class PointTower:
-    """FCOS's head: as :class:`Tower`, one prior a place, with a third number beside the boxes: center-ness.
+    """FCOS's head: as :class:`Tower`, with one prior a location and a third output, centerness.
 
     The four sides are never negative: ``relu(x)`` in strides (torchvision; the improved form), or ``exp(x)`` in pixels
-    (the paper). ``scales``: x is first multiplied by a number that each level learns (the paper, section 3.2).
+    (the paper). ``scales``: x is first multiplied by a learned number of each level (the paper, section 3.2).
     """
 
     depth: int = 4
-    channels: int | None = None  # None: as the features have
+    channels: int | None = None  # None: as many as the features
     norm: NormKind | None = "group"
     sides: Literal["relu", "exp"] = "relu"
     scales: bool = False  # a learned factor a level
-    quality_on: Literal["boxes", "classes"] = "boxes"  # whose tower feeds center-ness
+    quality_on: Literal["boxes", "classes"] = "boxes"  # the tower that predicts centerness
 
     def __post_init__(self) -> None:
         if self.sides not in ("relu", "exp") or self.quality_on not in ("boxes", "classes"):
-            raise UsageError(f"{self}: sides are 'relu' or 'exp', quality_on is 'boxes' or 'classes'")
+            raise UsageError(f"{self}: expected sides 'relu' or 'exp', and quality_on 'boxes' or 'classes'")
 
     def build(self, channels: Sequence[int], per_location: Sequence[int], logits: int, bias: float | None) -> PointHead:
-        """For levels of these channels (all equal) and one prior a place."""
+        """For levels of these channels (all equal) and one prior a location. Raises ``UsageError``."""
         inputs = _same("channels", channels)
         if set(per_location) != {1}:
-            raise UsageError(f"PointTower has one prior a place, got {tuple(per_location)}")
+            raise UsageError(f"PointTower has one prior a location, got {tuple(per_location)}")
         return PointHead(self, inputs, len(channels), logits, bias)
 
 
-class PointHead(nn.Module):
+class PointHead(DenseHead):
     """Features [(B, c, h, w), ...] -> ``Predictions`` of logits (B, A, K), sides (B, A, 4) and quality (B, A)."""
 
     def __init__(self, spec: PointTower, inputs: int, levels: int, logits: int, bias: float | None) -> None:
@@ -127,10 +117,10 @@ class PointHead(nn.Module):
         logits, sides, quality = [], [], []
         for level, x in enumerate(features):
             classes, boxes = self.classification_head.conv(x), self.regression_head.conv(x)
-            logits.append(rows(self.classification_head.last(classes), self.logits))
-            sides.append(self._positive(rows(self.regression_head.last(boxes), 4), level))
+            logits.append(by_prior(self.classification_head.last(classes), self.logits))
+            sides.append(self._positive(by_prior(self.regression_head.last(boxes), 4), level))
             branch = self.regression_head if self.on_boxes else self.classification_head
-            quality.append(rows(branch.get_submodule("bbox_ctrness")(boxes if self.on_boxes else classes), 1))
+            quality.append(by_prior(branch.get_submodule("bbox_ctrness")(boxes if self.on_boxes else classes), 1))
         return Predictions(torch.cat(logits, 1), torch.cat(sides, 1), torch.cat(quality, 1).squeeze(-1))
 
     def _positive(self, x: Tensor, level: int) -> Tensor:
@@ -140,7 +130,7 @@ class PointHead(nn.Module):
 
 
 class _Branch(nn.Module):
-    """One tower and its last layer, under torchvision's name for it."""
+    """One tower and its last layer, which has torchvision's name."""
 
     def __init__(self, spec: Tower, inputs: int, name: str, last: nn.Conv2d, bias: bool | None = None) -> None:
         super().__init__()
@@ -163,18 +153,18 @@ class _Branch(nn.Module):
 class RPNHead:
     """The region proposal network's head: 3 x 3 convolutions and ReLU, then two sibling 1 x 1 convolutions."""
 
-    channels: int | None = None  # of the 3 x 3 convolution (512 for VGG-16); None: as the features have
+    channels: int | None = None  # of the 3 x 3 convolution (512 for VGG-16); None: as many as the features
     depth: int = 1  # 2 in torchvision's v2 form
 
     def build(
         self, channels: Sequence[int], per_location: Sequence[int], logits: int, bias: float | None
     ) -> ProposalHead:
-        """For levels of these channels (all equal) and priors a place (all equal)."""
+        """For levels of these channels (all equal) and priors of a location (all equal). Raises ``UsageError``."""
         inputs, priors = _same("channels", channels), _same("number of priors", per_location)
         return ProposalHead(self, inputs, priors, logits, bias)
 
 
-class ProposalHead(nn.Module):
+class ProposalHead(DenseHead):
     """Features [(B, c, h, w), ...] -> ``Predictions`` of logits (B, A, K) and deltas (B, A, 4)."""
 
     def __init__(self, spec: RPNHead, inputs: int, priors: int, logits: int, bias: float | None) -> None:
@@ -189,13 +179,13 @@ class ProposalHead(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Predictions:
         shared = [self.conv(x) for x in features]
-        logits = [rows(self.cls_logits(x), self.logits) for x in shared]
-        deltas = [rows(self.bbox_pred(x), 4) for x in shared]
+        logits = [by_prior(self.cls_logits(x), self.logits) for x in shared]
+        deltas = [by_prior(self.bbox_pred(x), 4) for x in shared]
         return Predictions(torch.cat(logits, 1), torch.cat(deltas, 1))
 
 
-def rows(x: Tensor, size: int) -> Tensor:
-    """A map (B, a * size, h, w) -> (B, h * w * a, size), a view where the map is channels-last."""
+def by_prior(x: Tensor, size: int) -> Tensor:
+    """A map (B, a * size, h, w) -> (B, h * w * a, size), one entry a prior; a view where the map is channels-last."""
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, size)
 
 

@@ -1,6 +1,6 @@
-"""The third branch of Mask R-CNN: a small mask of every box's object, beside its class and its box (He et al. 2017).
+"""Mask R-CNN's mask head: a small mask of the object in each RoI (He et al. 2017).
 
-Letters: B images, K rows (boxes) of an image, C classes, S side of a mask.
+Letters: B images, K RoIs of an image, C classes, S side of a mask, R = B * K.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from ...errors import FovealError, UsageError
 from ...masks.targets import mask_targets
 from ...types import Boxes, Images, Match, Targets
 from ..layers.norms import NormKind, conv_block
-from ..pooling.roi_align import Pool, RoIAlign, look_at
+from ..pooling.roi_align import Pool, RoIAlign, apply_pooled
 
 
 @dataclass(frozen=True)
 class MaskHead:
-    """Convolutions on pooled features, twice the size by a transposed one, then one mask a class (figure 4, right).
+    """Convolutions on pooled features, a transposed convolution to twice the size, then one mask a class (figure 4,
+    right).
 
-    The loss is the binary cross entropy of the object's own class' mask, its mean over the pixels of all rows that hold
-    an object (section 3), against RoIAlign of the object's mask in the row's box (torchvision's rule).
+    The loss is the binary cross entropy of the mask of the object's class, averaged over the pixels of all positive
+    RoIs (section 3); the target is RoIAlign of the object's mask in the RoI (torchvision's rule).
     """
 
     pool: Pool = RoIAlign(14, ratio=2)
     convs: int = 4
     channels: int = 256
     norm: NormKind | None = None
-    rows: int = 128  # of an image in training: rows that hold an object, a random choice where there are more
-    threshold: float = 0.5  # a pixel whose probability is above this belongs to the mask
+    rows: int = 128  # positive RoIs of an image in training; a random sample where there are more
+    threshold: float = 0.5  # pixels with a probability above this belong to the mask
     weight: float = 1.0  # of the loss
 
     def __post_init__(self) -> None:
         if self.convs < 1 or self.channels < 1 or self.rows < 1:
-            raise UsageError(f"{self}: convs, channels and rows are counts from 1 on")
+            raise UsageError(f"{self}: expected convs, channels and rows of at least 1")
         if not 0 <= self.threshold <= 1:
-            raise UsageError(f"MaskHead: threshold is {self.threshold}; it must lie in [0, 1]")
+            raise UsageError(f"MaskHead: threshold is {self.threshold}, expected a number from 0 to 1")
 
     def build(self, channels: int, classes: int, pool: Pool) -> MaskBranch:
         """For feature maps of these channels; ``pool`` is :attr:`pool` with its levels known."""
@@ -62,13 +63,13 @@ class MaskBranch(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, features: list[Tensor], boxes: Tensor, labels: Tensor, strides: Sequence[int]) -> Tensor:
-        """``boxes`` (B, K, 4), ``labels`` (B, K) -> logits (B, K, S, S) of each row's own class."""
+        """``boxes`` (B, K, 4), ``labels`` (B, K) -> logits (B, K, S, S) of the class of each RoI."""
 
-        def look(pooled: Tensor) -> Tensor:  # (B * K, c, s, s)
-            found: Tensor = self.predictor(self.trunk(pooled), labels.reshape(-1))
-            return found
+        def predict(pooled: Tensor) -> Tensor:  # (R, c, s, s)
+            logits: Tensor = self.predictor(self.trunk(pooled), labels.reshape(-1))
+            return logits
 
-        logits = look_at(look, self.pool, features, boxes, strides)
+        logits = apply_pooled(predict, self.pool, features, boxes, strides)
         return logits.view(*labels.shape, *logits.shape[1:])
 
     # ------------------------------------------------------------------------------------------- training
@@ -82,50 +83,51 @@ class MaskBranch(nn.Module):
         strides: Sequence[int],
         rng: torch.Generator | None,
     ) -> Tensor:
-        """The loss over rows ``boxes`` (B, R, 4), matched. Objects nobody drew a mask of have no part in it.
+        """The scalar loss of matched RoIs ``boxes`` (B, P, 4). Objects without a mask do not count.
 
         Raises :class:`FovealError` where the targets have no masks at all.
         """
         if targets.masks is None:
-            raise FovealError("the targets have no masks", fix="Give one for each object, or use a box detector")
+            raise FovealError("the targets have no masks", fix="Annotate masks, or use a detector without a mask head")
         with torch.no_grad():
-            drawn = (targets.masks[..., 2] > targets.masks[..., 1]).any(-1)  # (B, G)
-            index, kept = self._rows(match.positive & drawn.gather(1, match.gt), rng)  # (B, K)
+            has_mask = (targets.masks[..., 2] > targets.masks[..., 1]).any(-1)  # (B, G)
+            index, sampled = self._sample(match.positive & has_mask.gather(1, match.gt), rng)  # (B, K)
             boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
             gt = match.gt.gather(1, index)
         logits = self(features, boxes, targets.labels.gather(1, gt), strides).float()
         canvas = (int(images.pixels.shape[2]), int(images.pixels.shape[3]))
-        goal = mask_targets(targets.masks, gt, boxes, images.sizes, canvas, logits.shape[-1])
-        rows = F.binary_cross_entropy_with_logits(logits, goal, reduction="none").mean((2, 3))
-        return (rows * kept).sum() / kept.sum().clamp(min=1) * self.spec.weight
+        target = mask_targets(targets.masks, gt, boxes, images.sizes, canvas, logits.shape[-1])
+        losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((2, 3))  # (B, K)
+        return (losses * sampled).sum() / sampled.sum().clamp(min=1) * self.spec.weight
 
-    def _rows(self, positive: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """positive (B, R) -> index (B, K), kept (B, K): a fixed number of rows, the kept ones first.
+    def _sample(self, positive: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """positive (B, P) -> index (B, K) and sampled (B, K) bool: a fixed number of RoIs, the sampled ones first.
 
-        The others repeat them, so that norms that look at the batch see rows with objects alone.
+        The others repeat them, so that norms with batch statistics see positive RoIs alone.
         """
         noise = torch.rand(positive.shape, generator=rng, device=positive.device)
         count = min(self.spec.rows, positive.shape[1])
         index = noise.masked_fill(~positive, -1.0).topk(count, dim=1).indices
         number = positive.sum(1, keepdim=True).clamp(max=count)
-        place = torch.arange(count, device=index.device).expand_as(index)
-        return index.gather(1, place % number.clamp(min=1)), place < number
+        slot = torch.arange(count, device=index.device).expand_as(index)
+        return index.gather(1, slot % number.clamp(min=1)), slot < number
 
     # ------------------------------------------------------------------------------------------ inference
     @torch.no_grad()
-    def probabilities(self, features: list[Tensor], found: Boxes, strides: Sequence[int]) -> Tensor:
-        """(B, n, S, S) inside the final boxes. On a processor, where each row costs, n is that of the image with most;
-        an accelerator is not asked."""
-        n = int(found.valid.numpy().sum(1).max()) if found.valid.device.type == "cpu" else found.valid.shape[1]
+    def probabilities(self, features: list[Tensor], detections: Boxes, strides: Sequence[int]) -> Tensor:
+        """(B, n, S, S) inside the final boxes. On a CPU, where the time depends on it, n is the largest number of valid
+        ones of an image; on a GPU it is N, without a sync."""
+        valid = detections.valid
+        n = int(valid.numpy().sum(1).max()) if valid.device.type == "cpu" else valid.shape[1]
         if n == 0:
             side = 2 * self.pool.size
-            return found.boxes.new_zeros(len(found.boxes), 0, side, side)
-        logits: Tensor = self(features, found.boxes[:, :n], found.labels[:, :n], strides)
+            return detections.boxes.new_zeros(len(valid), 0, side, side)
+        logits: Tensor = self(features, detections.boxes[:, :n], detections.labels[:, :n], strides)
         return logits.float().sigmoid()
 
 
 class MaskPredictor(nn.Module):
-    """Rows (R, c, s, s) and their classes (R,) -> logits (R, 2 s, 2 s). Layers carry torchvision's names."""
+    """RoIs (R, c, s, s) and their classes (R,) -> logits (R, 2 s, 2 s). Layers have torchvision's names."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -134,8 +136,8 @@ class MaskPredictor(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         x = torch.relu_(self.conv5_mask(x))
-        # of the last layer each row needs the weights of its own class alone
+        # of the last layer each RoI needs the weights of its own class alone
         weight, bias = self.mask_fcn_logits.weight[labels].flatten(2), self.mask_fcn_logits.bias
         assert bias is not None
-        rows = weight.transpose(1, 2) @ x.flatten(2)  # (R, 1, c) x (R, c, 4 s s)
-        return (rows + bias[labels][:, None, None]).view(len(x), x.shape[2], x.shape[3])
+        logits = weight.transpose(1, 2) @ x.flatten(2)  # (R, 1, c) x (R, c, 4 s s)
+        return (logits + bias[labels][:, None, None]).view(len(x), x.shape[2], x.shape[3])

@@ -1,16 +1,16 @@
-"""The heads of region detectors: pooled features of a proposal -> its class logits and box deltas.
+"""RoI heads, the second stage of two-stage detectors: pooled features of a proposal -> class logits and box deltas.
 
-Each is a ``trunk`` (pooled map -> vector) and a ``predictor`` (vector -> logits and deltas); the trunk's layers carry
+Each is a ``trunk`` (pooled map -> vector) and a ``predictor`` (vector -> logits and deltas); the trunk's layers have
 torchvision's names.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictor:
-    """The two last layers of a region head, side by side."""
+    """The two last layers of an RoI head: one for classes, one for boxes."""
 
-    cls_std: float | None = 0.01  # of the starting weights (Fast R-CNN); None: PyTorch's default, as torchvision has it
+    cls_std: float | None = 0.01  # of the initial weights (Fast R-CNN); None: PyTorch's default, as in torchvision
     box_std: float | None = 0.001
-    agnostic: bool = False  # one box for all classes (R-FCN, Light-Head) and not one for each
+    agnostic: bool = False  # class-agnostic: one box for all classes (R-FCN, Light-Head), not one for each
 
     def build(self, inputs: int, logits: int, classes: int, bias: float | None) -> PredictorLayers:
         return PredictorLayers(self, inputs, logits, classes, bias)
@@ -40,7 +40,7 @@ class Predictor:
 class PredictorLayers(nn.Module):
     """Vectors (R, c) -> logits (R, K) and deltas (R, C, 4), or (R, 4) where the box does not depend on the class.
 
-    With ``box_inputs`` the boxes come from vectors of their own (R, box_inputs).
+    With ``box_inputs`` the deltas are predicted from other vectors (R, box_inputs).
     """
 
     def __init__(
@@ -69,33 +69,39 @@ class PredictorLayers(nn.Module):
 
 
 class RoIHead(nn.Module):
-    """Pooled rows (B * P, c, h, w) -> ``Predictions`` of logits (B, P, K) and deltas (B, P, C, 4) or (B, P, 4)."""
+    """Pooled RoIs (B * P, c, h, w) -> ``Predictions`` of logits (B, P, K) and deltas (B, P, C, 4) or (B, P, 4)."""
 
     def __init__(self, trunk: nn.Module, predictor: PredictorLayers) -> None:
         super().__init__()
         self.trunk, self.predictor = trunk, predictor
 
-    def forward(self, rows: Tensor, batch: int) -> Predictions:
-        logits, deltas = self.predictor(self.trunk(rows))
+    def forward(self, rois: Tensor, batch: int) -> Predictions:
+        logits, deltas = self.predictor(self.trunk(rois))
         return Predictions(logits.unflatten(0, (batch, -1)), deltas.unflatten(0, (batch, -1)))
 
 
 class RoIHeadSpec(ABC):
-    """What every region head's spec can do. Subclasses are frozen dataclasses with a field ``predictor``."""
+    """The role of an RoI head. Subclasses are frozen dataclasses with a field ``predictor``."""
 
     predictor: Predictor
+    ranks: tuple[int, ...] | None = None  # of its connected layers, () for whole ones; None: they are not compressed
+
+    def with_ranks(self, ranks: Sequence[int]) -> Self:
+        """The same head with each fully connected layer as two, of these ranks."""
+        known: Any = self  # every subclass is a dataclass
+        return replace(known, ranks=tuple(ranks))  # type: ignore[no-any-return]
 
     @abstractmethod
     def trunk(self, channels: int, size: tuple[int, int]) -> tuple[nn.Module, int]:
         """The trunk for pooled maps of these channels and (h, w), and the length of its vectors."""
 
     def build(self, channels: int, size: tuple[int, int], logits: int, classes: int, bias: float | None) -> RoIHead:
-        """For pooled maps (channels, *size), ``logits`` numbers a row and ``classes`` boxes a row."""
+        """For pooled maps (channels, *size), with ``logits`` and ``classes`` boxes of each RoI."""
         trunk, width = self.trunk(channels, size)
         return RoIHead(trunk, self.predictor.build(width, logits, classes, bias))
 
     def load_pretrained(self, head: RoIHead, path: str | Path) -> None:  # noqa: B027  most heads have nothing to load
-        """Reads the trunk's part of the backbone's ImageNet file, where the head is a part of that network."""
+        """Reads the trunk from the backbone's ImageNet file, where the trunk is a part of that network."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ class RoIMLP(RoIHeadSpec):
 
 
 class FullyConnected(nn.Module):
-    """Rows (R, c, h, w) -> (R, width) by layers ``fc6``, ``fc7``, ... with ReLU, and dropout where asked.
+    """RoIs (R, c, h, w) -> (R, width) by layers ``fc6``, ``fc7``, ... with ReLU and dropout.
 
     With ``ranks`` each layer is a :class:`LowRank` one. Raises :class:`UsageError` unless there is one for each.
     """
@@ -121,7 +127,7 @@ class FullyConnected(nn.Module):
     def __init__(self, inputs: int, width: int, depth: int, dropout: float = 0.0, ranks: tuple[int, ...] = ()) -> None:
         super().__init__()
         if ranks and (len(ranks) != depth or min(ranks) < 1):
-            raise UsageError(f"ranks {ranks}: expected {depth} numbers from 1 on, or none")
+            raise UsageError(f"ranks {ranks}: expected {depth} numbers of at least 1, or none")
         self.first = "fc6"
         for i in range(depth):
             sides = inputs if i == 0 else width, width
@@ -140,12 +146,12 @@ class FullyConnected(nn.Module):
         return x
 
     def _product(self, name: str, x: Tensor, layer: nn.Module) -> Tensor:
-        """The first layer sees maps (R, c, h, w), the others vectors."""
+        """The input of the first layer is (R, c, h, w), of the others (R, width)."""
         return linear_as_conv(x, cast(nn.Linear, layer)) if name == self.first else layer(x)
 
 
 class LowRank(nn.Module):
-    """A fully connected layer of bounded rank as two: W = U_t (S_t V_t^T) (Fast R-CNN, section 3.1)."""
+    """A fully connected layer of low rank as two layers: W = U_t (S_t V_t^T) (Fast R-CNN, section 3.1)."""
 
     def __init__(self, inputs: int, outputs: int, rank: int) -> None:
         super().__init__()
@@ -168,7 +174,7 @@ class RoIConv(RoIHeadSpec):
 
 
 class ConvFC(nn.Sequential):
-    """Rows (R, c, h, w) -> (R, width). The keys are torchvision's: convolutions, a flatten, a linear layer, a ReLU."""
+    """RoIs (R, c, h, w) -> (R, width). The keys are torchvision's: convolutions, a flatten, a linear layer, a ReLU."""
 
     def __init__(self, spec: RoIConv, inputs: int, size: tuple[int, int]) -> None:
         blocks = [
@@ -205,7 +211,7 @@ class ResNetTail(RoIHeadSpec):
         from ..backbones.torchvision import torchvision_network
 
         if not self.name.startswith(("res", "wide_resnet")):
-            raise UsageError(f"{self.name} has no layer4", fix="Give a ResNetTail the name of a ResNet")
+            raise UsageError(f"{self.name} has no layer4", fix="Give ResNetTail the name of a ResNet")
         network = cast("ResNet", torchvision_network(self.name))
         tail = Tail(network.layer4)
         replace_norms(tail, self.norm, self.eps)
@@ -220,7 +226,7 @@ class ResNetTail(RoIHeadSpec):
 
 
 class Tail(nn.Module):
-    """Rows (R, 1024, h, w) -> (R, 2048)."""
+    """RoIs (R, 1024, h, w) -> (R, 2048)."""
 
     def __init__(self, layer4: nn.Module) -> None:
         super().__init__()
@@ -247,10 +253,10 @@ class VGGTail(RoIHeadSpec):
         return FullyConnected(inputs, self.width, 2, self.dropout, self.ranks), self.width
 
     def load_pretrained(self, head: RoIHead, path: str | Path) -> None:
-        """Raises :class:`UsageError` where ``ranks`` are set: a trained detector is compressed, no backbone's file."""
+        """Raises :class:`UsageError` where ``ranks`` are set: only a trained detector is compressed."""
         if self.ranks:
             raise UsageError(
-                f"ranks={self.ranks} is for a trained detector, the weights of {path} are whole",
+                f"ranks={self.ranks} is for a trained detector, the weights of {path} have full rank",
                 fix="Train without ranks, then foveal weights export RUN --svd RANK,RANK",
             )
         state = connected_layers(read_state(path))
@@ -261,10 +267,11 @@ _CONNECTED = (("fc6.", "fc7."), ("classifier.0.", "classifier.3."), ("classifier
 
 
 def connected_layers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The two connected layers of a network's file as ``fc6.weight``, ...: by Caffe's names, VGG's or AlexNet's."""
+    """The two fully connected layers of a network's file as ``fc6.weight``, ...: by Caffe's, VGG's or AlexNet's
+    names."""
     for names in _CONNECTED:
         pairs = list(zip(names, _CONNECTED[0], strict=True))
-        found = {new + k[len(old) :]: v for old, new in pairs for k, v in state.items() if k.startswith(old)}
-        if found:
-            return found
+        layers = {new + k[len(old) :]: v for old, new in pairs for k, v in state.items() if k.startswith(old)}
+        if layers:
+            return layers
     return {}

@@ -1,4 +1,4 @@
-"""SSD's head: every level has layers of its own, because its channels and its number of priors are its own."""
+"""SSD's head: separate layers for each level, as channels and numbers of priors differ between levels."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from ...errors import UsageError, at_least
 from ...types import Predictions
 from ..layers.norms import NormKind, init_xavier, norm_conv
 from ..layers.residual import Residual
-from .dense import rows
+from .dense import DenseHead, by_prior
 
 
 @dataclass(frozen=True)
 class PerLevel:
     """On each map one convolution for classes and one for boxes (SSD, section 2.1)."""
 
-    kernels: tuple[int, ...] = (3,)  # of each level's convolutions; further levels have the last
+    kernels: tuple[int, ...] = (3,)  # of each level's convolutions; the last holds for all further levels
     light: bool = False  # a depthwise convolution with batch norm, then 1 x 1 (SSDLite)
-    module: PredictionModule | None = None  # what comes before them (DSSD)
+    module: PredictionModule | None = None  # a block before them (DSSD)
 
     def __post_init__(self) -> None:
         if not self.kernels or any(k < 1 or k % 2 == 0 for k in self.kernels):
-            raise UsageError(f"PerLevel: kernels are odd numbers, one at least, got {self.kernels}")
+            raise UsageError(f"PerLevel: expected at least one kernel, all odd, got {self.kernels}")
 
     def build(self, channels: Sequence[int], per_location: Sequence[int], logits: int, bias: float | None) -> LevelHead:
-        """For levels of these channels and priors a place."""
+        """For levels of these channels and priors of a location."""
         return LevelHead(self, channels, per_location, logits, bias)
 
 
-class LevelHead(nn.Module):
+class LevelHead(DenseHead):
     """Features [(B, c, h, w), ...] -> ``Predictions`` of logits (B, A, K) and deltas (B, A, 4)."""
 
     def __init__(
@@ -54,8 +54,9 @@ class LevelHead(nn.Module):
     def forward(self, features: list[Tensor]) -> Predictions:
         if self.before is not None:
             features = [block(x) for block, x in zip(self.before, features, strict=True)]
-        logits = [rows(branch(x), self.logits) for branch, x in zip(self.classification_head, features, strict=True)]
-        deltas = [rows(branch(x), 4) for branch, x in zip(self.regression_head, features, strict=True)]
+        classes = zip(self.classification_head, features, strict=True)
+        logits = [by_prior(branch(x), self.logits) for branch, x in classes]
+        deltas = [by_prior(branch(x), 4) for branch, x in zip(self.regression_head, features, strict=True)]
         return Predictions(torch.cat(logits, 1), torch.cat(deltas, 1))
 
 

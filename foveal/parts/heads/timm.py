@@ -1,4 +1,4 @@
-"""The last stages of a timm network as an RoI head."""
+"""The last stage of a timm network as an RoI head."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .roi import Predictor, RoIHead, RoIHeadSpec
 
 @dataclass(frozen=True)
 class TimmTail(RoIHeadSpec):
-    """What a network of timm does after its map of stride 16, on every pooled map, then the average: its last stage as
-    :class:`ResNetTail` has ResNet's. For networks that are a sequence of layers there (Inception-ResNet, ResNet)."""
+    """The layers of a timm network after its map of stride 16, on every pooled map, then the average: as
+    :class:`ResNetTail` for a ResNet. For networks that are a sequence of layers there (Inception-ResNet, ResNet)."""
 
     name: str  # the backbone's
     norm: Literal["frozen", "batch"] = "frozen"
@@ -36,8 +36,8 @@ class TimmTail(RoIHeadSpec):
         if infos[-1]["reduction"] != 32 or not before or before[-1] not in layers or last not in layers:
             raise UsageError(f"{self.name} has no last stage to cut off", fix="Use RoIMLP(), or a neck=FPN()")
         names = list(layers)
-        kept = names[names.index(before[-1]) + 1 : names.index(last) + 1]
-        tail: nn.Module = Last(OrderedDict((name, layers[name]) for name in kept))
+        selected = names[names.index(before[-1]) + 1 : names.index(last) + 1]
+        tail: nn.Module = Last(OrderedDict((name, layers[name]) for name in selected))
         if self.norm == "frozen":
             tail = frozen(tail)
         fuse_frozen(tail)

@@ -1,6 +1,6 @@
-"""DETR's head: an encoder over the last map, a decoder that asks it one question for each object (DETR, section 3.2).
+"""DETR's head: a transformer encoder over the last map and a decoder over object queries (DETR, section 3.2).
 
-Letters: B pictures, S places of the map (h x w, row by row), Q queries, d width, L decoder layers. The module tree has
+Letters: B images, S locations of the map (h x w, row by row), Q queries, d width, L decoder layers. The module tree has
 the names of the original code, so that its checkpoints load without a table.
 """
 
@@ -18,44 +18,45 @@ from torch.nn import functional as F
 
 from ...errors import UsageError
 from ...types import Images, Predictions
-from .dense import LayeredHead
+from ..devices import on_cpu
+from .dense import DenseHead
 
 _EPS = 1e-6
-_GAIN = 2.0  # of their projections: at 1 a query hardly prefers its own place
-_SIDE = -math.log(4)  # sides of the boxes that anchored queries begin with: a fifth of the picture's
+_GAIN = 2.0  # of the projections of anchored queries: at 1 a query hardly prefers its own location
+_SIDE = -math.log(4)  # logit of the initial sides of the boxes of anchored queries: a fifth of the image's
 
 
 @dataclass(frozen=True)
 class Transformer:
-    """Encoder and decoder of Vaswani et al. (2017), norms behind each block; the sides of the boxes are a sigmoid's."""
+    """Encoder and decoder of Vaswani et al. (2017), a norm after each block; boxes are predicted through a sigmoid."""
 
-    queries: int = 100  # most objects that can be found in a picture
-    width: int = 256  # numbers a place or query
+    queries: int = 100  # largest number of detections of an image
+    width: int = 256  # embedding dimension of locations and queries
     heads: int = 8  # of each attention
     encoder: int = 6  # layers
-    decoder: int = 6  # layers; each is followed by the losses
+    decoder: int = 6  # layers, each with losses (auxiliary losses)
     hidden: int = 2048  # width inside the feed-forward blocks
     dropout: float = 0.1
-    turns: float = 1.0  # how often the shortest wave of the sine positions goes up and down over the picture
-    temperature: float = 10_000.0  # how much longer than it the longest wave is
-    anchored: bool = False  # queries stand at places, which they learn, and begin by looking there (Anchor DETR, 2022)
+    turns: float = 1.0  # periods of the shortest sine wave of the position encoding over the image
+    temperature: float = 10_000.0  # ratio of the longest to the shortest wave
+    anchored: bool = False  # queries have learned locations, and attend to them at first (Anchor DETR, 2022)
 
     def __post_init__(self) -> None:
         if min(self.queries, self.heads, self.decoder, self.hidden) < 1 or self.encoder < 0:
-            raise UsageError(f"{self}: counts are from 1 on (encoder: from 0)")
+            raise UsageError(f"{self}: expected counts of at least 1 (encoder: 0)")
         if self.width % self.heads or self.width % 4:
-            raise UsageError(f"{self}: width is a multiple of heads, and of 4 (a sine and a cosine for each axis)")
+            raise UsageError(f"{self}: expected width a multiple of heads and of 4 (a sine and a cosine for each axis)")
         if not 0 <= self.dropout < 1 or self.turns <= 0 or self.temperature < 1:
-            raise UsageError(f"{self}: dropout lies in [0, 1), turns above 0, temperature is 1 or more")
+            raise UsageError(f"{self}: expected dropout in [0, 1), turns above 0, temperature of at least 1")
 
     def build(self, channels: Sequence[int], logits: int, bias: float | None) -> TransformerHead:
-        """For maps of these channels, of which the last is looked at, and ``logits`` numbers a query."""
+        """For maps of these channels, of which the last is used, and ``logits`` of each query."""
         return TransformerHead(self, channels[-1], logits, bias)
 
 
-class TransformerHead(LayeredHead):
+class TransformerHead(DenseHead):
     """The last map (B, c, h, w) -> for each decoder layer logits (B, Q, K) and boxes (B, Q, 4): center and sides as
-    parts of the picture."""
+    fractions of the image."""
 
     def __init__(self, spec: Transformer, inputs: int, logits: int, bias: float | None) -> None:
         super().__init__()
@@ -70,29 +71,33 @@ class TransformerHead(LayeredHead):
             nn.init.constant_(self.class_embed.bias, bias)
         if spec.anchored:
             self.bbox_embed.start_with((0.0, 0.0, _SIDE, _SIDE))
-            nn.init.zeros_(self.query_embed.weight)  # they differ by their places
+            nn.init.zeros_(self.query_embed.weight)  # queries differ by their locations
             for layer in self.decoder.layers:
-                cast(DecoderLayer, layer).multihead_attn.look_alike()
+                cast(DecoderLayer, layer).multihead_attn.attend_to_similar()
+
+    def layers(self, features: list[Tensor], images: Images) -> list[Predictions]:
+        predictions: list[Predictions] = self(features, images)
+        return predictions
 
     def forward(self, features: list[Tensor], images: Images) -> list[Predictions]:
         states = self.states(features, images)
         boxes = self.bbox_embed(states).float()
         if self.anchors is not None:
-            boxes = boxes + F.pad(self.anchors.flip(1), (0, 2))  # the center is said from where the query stands
-        boxes = boxes.sigmoid()  # in fp32: half a picture in bf16 is right to 1/512 alone
+            boxes = boxes + F.pad(self.anchors.flip(1), (0, 2))  # the center is relative to the query's location
+        boxes = boxes.sigmoid()  # in fp32: bf16 would be accurate to 1/512 of the image only
         return [Predictions(*layer) for layer in zip(self.class_embed(states), boxes, strict=True)]
 
     def states(self, features: list[Tensor], images: Images) -> Tensor:
-        """What the queries have become after each decoder layer, (L, B, Q, d)."""
+        """The embeddings of the queries after each decoder layer, (L, B, Q, d)."""
         x = self.input_proj(features[-1])
         h, w = x.shape[-2:]
         rows, columns = image_part(images, h, w)
         position = sine_positions(rows, columns, x.shape[1], self.turns, self.temperature).to(x.dtype)
-        places = x.flatten(2).transpose(1, 2)  # (B, S, d): no copy where pixels lie channels-last
+        locations = x.flatten(2).transpose(1, 2)  # (B, S, d): no copy of channels-last maps
         mask = None if _whole(images) else (rows[:, :, None] & columns[:, None]).flatten(1)[:, None, None]
-        memory = self.encoder(places, position, mask)
+        memory = self.encoder(locations, position, mask)
         query, start = self.query_embed.weight, torch.zeros_like(self.query_embed.weight)
-        if self.anchors is not None:  # the embedding says what is looked for, the place where
+        if self.anchors is not None:  # the embedding is the content of the query, the anchor its position
             y, x = (2 * math.pi * self.anchors.float().sigmoid()).unbind(1)
             half = query.shape[1] // 2
             query, start = torch.cat([sines(v, half, self.turns, self.temperature) for v in (y, x)], -1), query
@@ -101,22 +106,22 @@ class TransformerHead(LayeredHead):
 
 # ---------------------------------------------------------------------------------------------- positions
 def image_part(images: Images, h: int, w: int) -> tuple[Tensor, Tensor]:
-    """Which rows (B, h) and columns (B, w) of a map are picture: the canvas's, sampled at the nearest place as
-    ``F.interpolate`` does it."""
-    found = []
+    """Which rows (B, h) and columns (B, w) of a map belong to the image and not to its padding: the canvas's, sampled
+    at the nearest pixel as by ``F.interpolate``."""
+    inside = []
     for axis, cells in enumerate((h, w)):
         pixels = images.pixels.shape[2 + axis]
         at = (torch.arange(cells, dtype=torch.float32, device=images.sizes.device) * (pixels / cells)).floor()
-        found.append(at < images.sizes[:, axis, None])
-    return found[0], found[1]
+        inside.append(at < images.sizes[:, axis, None])
+    return inside[0], inside[1]
 
 
 def sine_positions(
     rows: Tensor, columns: Tensor, width: int, turns: float = 1.0, temperature: float = 10_000.0
 ) -> Tensor:
-    """Rows (B, h) and columns (B, w) that are picture -> (B, h w, width) float32: y first, then x.
+    """Rows (B, h) and columns (B, w) of the image -> position encodings (B, h w, width) float32: y first, then x.
 
-    Each axis is counted from 1 and brought to 0..2 pi over the picture; see :func:`sines`.
+    Each axis is counted from 1 and scaled to 0..2 pi over the image; see :func:`sines`.
     """
 
     def axis(part: Tensor) -> Tensor:  # (B, n) -> (B, n, width / 2)
@@ -129,7 +134,7 @@ def sine_positions(
 
 
 def sines(angle: Tensor, numbers: int, turns: float, temperature: float) -> Tensor:
-    """Angles (...) -> (..., numbers): sines (even places) and cosines (odd ones) of waves from short to long."""
+    """Angles (...) -> (..., numbers): sines (even indices) and cosines (odd) of waves from short to long."""
     step = torch.arange(0, numbers, 2, dtype=torch.float32, device=angle.device)
     phase = angle[..., None] / (temperature ** (step / numbers) / turns)
     return torch.stack([phase.sin(), phase.cos()], -1).flatten(-2)
@@ -144,17 +149,17 @@ def spread_out(points: int) -> Tensor:
 
 
 def _whole(images: Images) -> bool:
-    """Whether there is no padding, where looking costs nothing: attention without a mask is faster."""
-    if images.sizes.device.type != "cpu" or torch.compiler.is_compiling():
+    """Whether there is no padding, asked on a CPU alone: attention without a mask is faster."""
+    if not on_cpu(images.sizes):
         return False
     return bool((images.sizes == torch.tensor(images.pixels.shape[-2:])).all())
 
 
 # ---------------------------------------------------------------------------------------------- attention
 class Attention(nn.Module):
-    """Scaled dot-product attention of several heads through torch's fused kernel.
+    """Multi-head scaled dot-product attention through torch's fused kernel.
 
-    Its parameters are ``nn.MultiheadAttention``'s: the rows of ``in_proj_weight`` make queries, keys and values.
+    Its parameters are ``nn.MultiheadAttention``'s: the rows of ``in_proj_weight`` project to queries, keys and values.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -167,35 +172,36 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, queries: Tensor, places: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``queries`` (B, Q, d) look for ``places`` (B, S, d) and are given what ``values`` (B, S, d) holds there.
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``queries`` (B, Q, d), ``keys`` (B, S, d), ``values`` (B, S, d) -> (B, Q, d).
 
-        ``mask`` (B, 1, 1, S): true where they may look.
+        ``mask`` (B, 1, 1, S): true where attention is allowed.
         """
-        q, k = self._queries_and_keys(queries, places)
+        q, k = self._queries_and_keys(queries, keys)
         v = self._split(F.linear(values, self.in_proj_weight[2 * self.width :], self.in_proj_bias[2 * self.width :]))
-        found = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
-        return cast(Tensor, self.out_proj(found.transpose(1, 2).flatten(2)))
+        attended = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        return cast(Tensor, self.out_proj(attended.transpose(1, 2).flatten(2)))
 
-    def weights(self, queries: Tensor, places: Tensor, mask: Tensor | None = None) -> Tensor:
-        """How much of each place a query is given, (B, heads, Q, S): what the fused kernel does not tell."""
-        q, k = self._queries_and_keys(queries, places)
+    def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The attention weights (B, heads, Q, S), which the fused kernel does not return."""
+        q, k = self._queries_and_keys(queries, keys)
         logits = (q @ k.transpose(2, 3)).float() / math.sqrt(self.width // self.heads)
         return (logits if mask is None else logits.masked_fill(~mask, -torch.inf)).softmax(-1)
 
-    def look_alike(self) -> None:
-        """Starts with one projection for queries and keys, a large one: what is alike is looked at, also the same
-        place."""
+    def attend_to_similar(self) -> None:
+        """Initializes queries and keys with one, large projection, so that similar ones attend to each other, and
+        locations to themselves."""
         with torch.no_grad():
             self.in_proj_weight[: self.width] *= _GAIN
             self.in_proj_weight[self.width : 2 * self.width] = self.in_proj_weight[: self.width]
 
-    def _queries_and_keys(self, queries: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    def _queries_and_keys(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """The projections, (B, heads, n, d / heads) each."""
         d, weight, bias = self.width, self.in_proj_weight, self.in_proj_bias
-        if queries is places:  # self-attention: one product for both
+        if queries is keys:  # self-attention: one product for both
             q, k = F.linear(queries, weight[: 2 * d], bias[: 2 * d]).chunk(2, -1)
         else:
-            q, k = F.linear(queries, weight[:d], bias[:d]), F.linear(places, weight[d : 2 * d], bias[d : 2 * d])
+            q, k = F.linear(queries, weight[:d], bias[:d]), F.linear(keys, weight[d : 2 * d], bias[d : 2 * d])
         return self._split(q), self._split(k)
 
     def _split(self, x: Tensor) -> Tensor:
@@ -204,7 +210,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """What both kinds of layer end with: two linear layers with a ReLU between them."""
+    """The feed-forward block of both kinds of layer: two linear layers with a ReLU between them."""
 
     def __init__(self, spec: Transformer) -> None:
         super().__init__()
@@ -218,7 +224,7 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(FeedForward):
-    """Places look at places."""
+    """Self-attention of the locations (B, S, d), then the feed-forward block."""
 
     def __init__(self, spec: Transformer) -> None:
         super().__init__(spec)
@@ -226,13 +232,13 @@ class EncoderLayer(FeedForward):
         self.norm1, self.norm2 = nn.LayerNorm(spec.width), nn.LayerNorm(spec.width)
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
-        there = x + position
-        x = self.norm1(x + self.dropout(self.self_attn(there, there, x, mask)))
+        positioned = x + position
+        x = self.norm1(x + self.dropout(self.self_attn(positioned, positioned, x, mask)))
         return cast(Tensor, self.norm2(x + self.feed_forward(x)))
 
 
 class DecoderLayer(FeedForward):
-    """Queries look at each other, then at the places."""
+    """Self-attention of the queries (B, Q, d), cross-attention to the locations, then the feed-forward block."""
 
     def __init__(self, spec: Transformer) -> None:
         super().__init__(spec)
@@ -240,10 +246,10 @@ class DecoderLayer(FeedForward):
         self.multihead_attn = Attention(spec.width, spec.heads, spec.dropout)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(spec.width) for _ in range(3))
 
-    def forward(self, x: Tensor, query: Tensor, memory: Tensor, places: Tensor, mask: Tensor | None) -> Tensor:
-        own = x + query
-        x = self.norm1(x + self.dropout(self.self_attn(own, own, x)))
-        x = self.norm2(x + self.dropout(self.multihead_attn(x + query, places, memory, mask)))
+    def forward(self, x: Tensor, query: Tensor, memory: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+        positioned = x + query
+        x = self.norm1(x + self.dropout(self.self_attn(positioned, positioned, x)))
+        x = self.norm2(x + self.dropout(self.multihead_attn(x + query, keys, memory, mask)))
         return cast(Tensor, self.norm3(x + self.feed_forward(x)))
 
 
@@ -261,18 +267,18 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Queries (Q, d) and what they begin as (Q, d) -> what each layer made of them, (L, B, Q, d)."""
+    """Query positions (Q, d) and initial contents (Q, d) -> the contents after each layer, (L, B, Q, d)."""
 
     def __init__(self, spec: Transformer) -> None:
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(spec) for _ in range(spec.decoder))
-        self.norm = nn.LayerNorm(spec.width)  # behind every layer that is looked at
+        self.norm = nn.LayerNorm(spec.width)  # of the output of every layer
 
     def forward(self, start: Tensor, query: Tensor, memory: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         x, query = (t.to(memory.dtype).expand(len(memory), -1, -1) for t in (start, query))
-        places, states = memory + position, []
+        keys, states = memory + position, []
         for layer in self.layers:
-            x = layer(x, query, memory, places, mask)
+            x = layer(x, query, memory, keys, mask)
             states.append(x)
         return cast(Tensor, self.norm(torch.stack(states)))
 
@@ -285,12 +291,12 @@ class MLP(nn.Module):
         sizes = [width] * depth + [outputs]
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
 
-    def start_with(self, answer: Sequence[float]) -> None:
-        """The same answer to everything, at first."""
+    def start_with(self, output: Sequence[float]) -> None:
+        """Initializes the last layer so that every input has this output."""
         last = cast(nn.Linear, self.layers[-1])
         nn.init.zeros_(last.weight)
         with torch.no_grad():
-            last.bias.copy_(torch.tensor(answer))
+            last.bias.copy_(torch.tensor(output))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:

@@ -1,4 +1,4 @@
-"""YOLOv2's and YOLOv3's head: a 1 x 1 convolution a level, split by cell and anchor."""
+"""YOLOv2's and YOLOv3's head: a 1 x 1 convolution on each level, split by cell and anchor."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from ...errors import UsageError
 from ...types import Predictions
 from ..layers.darknet import leaky_block
 from ..losses.classification import prior_bias
-from .dense import rows
+from .dense import DenseHead, by_prior
 
 
 @dataclass(frozen=True)
 class CellHead:
     """A 3 x 3 block and a 1 x 1 convolution on each level: box, objectness and classes of every prior (YOLOv2, v3)."""
 
-    channels: tuple[int, ...] | None = None  # of the 3 x 3 block, a level each; None: twice the level's
-    prior: float | None = None  # probability of an object that every box starts with; None: one half, as Darknet
+    channels: tuple[int, ...] | None = None  # of the 3 x 3 block of each level; None: twice the level's
+    prior: float | None = None  # initial probability of an object; None: one half, as in Darknet
 
     def __post_init__(self) -> None:
         if self.channels is not None and (not self.channels or min(self.channels) < 1):
-            raise UsageError(f"CellHead: channels is {self.channels}; each is at least 1")
+            raise UsageError(f"CellHead: channels is {self.channels}, expected at least 1 for each level")
         if self.prior is not None and not 0 < self.prior < 1:
-            raise UsageError(f"CellHead: prior is {self.prior}; a probability lies between 0 and 1")
+            raise UsageError(f"CellHead: prior is {self.prior}, expected a probability between 0 and 1")
 
     def build(
         self, channels: Sequence[int], per_location: Sequence[int], logits: int, bias: float | None
     ) -> CellPredictor:
-        """For levels of these channels and priors a cell."""
+        """For levels of these channels and anchors of a cell. Raises ``UsageError`` for other numbers of levels."""
         widths = self.channels or tuple(2 * c for c in channels)
         if len(widths) != len(channels):
             raise UsageError(f"CellHead has channels for {len(widths)} levels, but there are {len(channels)}")
         if len(per_location) != len(channels):
-            raise UsageError(f"cells has shapes for {len(per_location)} levels, but there are {len(channels)}")
+            raise UsageError(f"cells has anchors for {len(per_location)} levels, but there are {len(channels)}")
         return CellPredictor(channels, widths, per_location, logits, bias, prior_bias(self.prior))
 
 
-class CellPredictor(nn.Module):
+class CellPredictor(DenseHead):
     """Features [(B, c, h, w), ...] -> ``Predictions`` of logits (B, A, K), deltas (B, A, 4), objectness (B, A)."""
 
     def __init__(
@@ -72,15 +72,16 @@ class CellPredictor(nn.Module):
 
 @torch.no_grad()
 def start_biases(biases: Tensor, logits: int, objectness: float | None, classes: float | None) -> None:
-    """Sets those of every prior's objectness and class scores, (n (5 + K),) in place; None leaves them."""
-    by_prior = biases.view(-1, 5 + logits)
+    """Sets the initial biases (n (5 + K),) of the objectness and class scores of every anchor, in place; None leaves
+    them."""
+    anchors = biases.view(-1, 5 + logits)
     if objectness is not None:
-        by_prior[:, 4] = objectness
+        anchors[:, 4] = objectness
     if classes is not None:
-        by_prior[:, 5:] = classes
+        anchors[:, 5:] = classes
 
 
 def split_cells(maps: Sequence[Tensor], logits: int) -> Predictions:
     """Raw maps (B, n (5 + K), h, w) of Darknet's layers ``region`` and ``yolo``: x, y, w, h, objectness, K classes."""
-    every = torch.cat([rows(m, 5 + logits) for m in maps], 1)
-    return Predictions(every[..., 5:], every[..., :4], every[..., 4])
+    outputs = torch.cat([by_prior(m, 5 + logits) for m in maps], 1)
+    return Predictions(outputs[..., 5:], outputs[..., :4], outputs[..., 4])

@@ -1,4 +1,4 @@
-"""YOLOv1's head: fully connected layers that see the whole picture and answer for every cell at once."""
+"""YOLOv1's head: fully connected layers over the whole image that predict all grid cells at once."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from ...errors import UsageError
 from ...types import Predictions
 from ..layers.darknet import SLOPE
 from ..layers.local import LocallyConnected
+from .dense import DenseHead
 
 
 @dataclass(frozen=True)
 class GridHead:
     """The map of ``side`` x ``side`` cells, flattened; a hidden layer; an output layer for all cells (YOLOv1, fig. 3).
 
-    The hidden layer is connected (``hidden`` units) or ``local``: 3 x 3 filters that are different in every cell, as
-    the later Darknet files have it. Where there is no connected hidden layer the output layer starts as a 1 x 1
-    convolution, each cell reading its own place with the same weights, and learns to look elsewhere. Outputs are all
-    class scores, then all objectnesses, then all boxes (x, y, w, h), not cell by cell. The class scores belong to a
-    cell and are shared by its boxes.
+    The hidden layer is fully connected (``hidden`` units) or ``local``: 3 x 3 filters that differ between cells, as in
+    the later Darknet files. Without a connected hidden layer the output layer is initialized as a 1 x 1 convolution,
+    the outputs of each cell depending on its own features alone, and can learn more. Outputs are all class scores, then
+    all objectness scores, then all boxes (x, y, w, h), not cell by cell. The class scores belong to a cell and are
+    shared by its boxes.
     """
 
-    side: int = 7  # cells along each side of the picture
-    hidden: int | None = 4096  # units of the connected hidden layer; None: there is none
-    local: int | None = None  # channels of a local hidden layer instead
+    side: int = 7  # cells along each side of the image
+    hidden: int | None = 4096  # units of the connected hidden layer; None: none
+    local: int | None = None  # channels of a local hidden layer instead; None: none
     dropout: float = 0.5  # before the output layer
 
     def __post_init__(self) -> None:
         widths = [width for width in (self.hidden, self.local) if width is not None]
         if self.side < 1 or len(widths) > 1 or min(widths, default=1) < 1 or not 0 <= self.dropout < 1:
             raise UsageError(
-                f"{self}: side, hidden and local from 1 on, hidden or local but not both, dropout in [0, 1)"
+                f"{self}: expected side, hidden and local of at least 1, not both hidden and local, dropout in [0, 1)"
             )
 
     def build(
@@ -43,12 +44,12 @@ class GridHead:
         """For one level of these channels and this number of boxes a cell."""
         if len(channels) != 1 or len(per_location) != 1:
             raise UsageError(
-                f"GridHead looks at one level, got {len(channels)} maps and {len(per_location)} levels of cells"
+                f"GridHead is for one level, got {len(channels)} maps and {len(per_location)} levels of cells"
             )
         return GridLayers(self, channels[0], per_location[0], logits, bias)
 
 
-class GridLayers(nn.Module):
+class GridLayers(DenseHead):
     """[(B, c, side, side)] -> ``Predictions`` of logits (B, A, K), deltas (B, A, 4), objectness (B, A)."""
 
     def __init__(self, spec: GridHead, inputs: int, boxes: int, logits: int, bias: float | None) -> None:
@@ -72,19 +73,19 @@ class GridLayers(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=(1 / layer.in_features) ** 0.5)
                 nn.init.zeros_(layer.bias)
-        self._start(bias, cells, has_places=spec.hidden is None)
+        self._initialize(bias, cells, keeps_cells=spec.hidden is None)
 
-    def _start(self, bias: float | None, cells: int, *, has_places: bool) -> None:
-        """Boxes begin near the middle of their cells, a third of the picture wide, not at a corner without size."""
+    def _initialize(self, bias: float | None, cells: int, *, keeps_cells: bool) -> None:
+        """Initial boxes are near the middle of their cells and a third of the image wide, not empty at a corner."""
         with torch.no_grad():
-            if has_places:
-                self.output.weight.copy_(self._own_places(cells))
+            if keeps_cells:
+                self.output.weight.copy_(self._cell_weights(cells))
             self.output.bias[cells * (self.logits + self.boxes) :] = 0.55
             if bias is not None:
                 self.output.bias[: cells * self.logits] = bias
 
-    def _own_places(self, cells: int) -> Tensor:
-        """Weights (outputs, channels x cells) that are zero but between an output and its own cell's channels."""
+    def _cell_weights(self, cells: int) -> Tensor:
+        """Weights (outputs, channels x cells) that are zero but between the outputs of a cell and its own channels."""
         channels, eye = self.output.in_features // cells, torch.eye(cells)
         parts = []
         for count in (self.logits, self.boxes, 4 * self.boxes):  # the order of split_grid
@@ -95,10 +96,9 @@ class GridLayers(nn.Module):
     def forward(self, features: list[Tensor]) -> Predictions:
         x = features[0]
         if x.shape[-2:] != (self.side, self.side):
-            found = f"{x.shape[-2]} x {x.shape[-1]}"
             raise UsageError(
-                f"GridHead is for {self.side} x {self.side} cells, but the map is {found}",
-                fix="Give input a canvas of side x stride pixels, which its fully connected layers need",
+                f"GridHead is for {self.side} x {self.side} cells, but the map is {x.shape[-2]} x {x.shape[-1]}",
+                fix="Give input a canvas of side x stride pixels, as its layers are fully connected",
             )
         x = self.output(self.dropout(self.hidden(x)).flatten(1))
         return split_grid(x, self.side * self.side, self.boxes, self.logits)
@@ -107,6 +107,6 @@ class GridLayers(nn.Module):
 def split_grid(x: Tensor, cells: int, boxes: int, logits: int) -> Predictions:
     """Outputs (B, cells (K + 5 n)) in the order of Darknet's layer ``detection``."""
     b = x.shape[0]
-    classes, objects, places = torch.split(x, [cells * logits, cells * boxes, cells * boxes * 4], 1)
+    classes, objectness, deltas = torch.split(x, [cells * logits, cells * boxes, cells * boxes * 4], 1)
     shared = classes.view(b, cells, 1, logits).expand(-1, -1, boxes, -1)
-    return Predictions(shared.reshape(b, cells * boxes, logits), places.reshape(b, -1, 4), objects)
+    return Predictions(shared.reshape(b, cells * boxes, logits), deltas.reshape(b, -1, 4), objectness)

@@ -1,8 +1,8 @@
-"""Normalization layers, and the two ways to make batch norm cost nothing.
+"""Normalization layers and convolution blocks, and the two ways to make batch norm free: fusing and folding.
 
 A frozen batch norm is a constant scale and shift per channel, so it can be moved into the weights of the convolution
 before it: ``s * conv(x, w) + t = conv(x, s * w) + t``. :func:`fuse_frozen` does that for training (the same function,
-the same gradient of ``w``, no pass over the activations; measured 1.1-1.25x), :func:`fold` once for inference.
+the same gradient of ``w``, no pass over the activations; measured 1.1-1.25x), :func:`fold_norms` for inference.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class FrozenBatchNorm(nn.Module):
     """Batch norm whose statistics, scale and shift are constants (Detectron's affine channel).
 
     (B, c, H, W) -> the same shape. All four vectors are buffers under torchvision's names, so nothing here is trained
-    and any batch-norm checkpoint loads. ``fused``: the convolution before it already does its work.
+    and any batch-norm checkpoint loads. ``fused``: the convolution before it includes it already.
     """
 
     weight: Tensor
@@ -63,10 +63,10 @@ class FrozenBatchNorm(nn.Module):
 
 
 class FrozenConv(nn.Conv2d):
-    """A convolution that carries the frozen batch norm behind it in its weights; its own weight still learns.
+    """A convolution whose weights include the frozen batch norm after it; its own weight is still trained.
 
-    The norm stays where it was in the module tree (so a checkpoint's keys do not change); here is only a reference. The
-    product is taken at every call, in the parameters' precision, so it always follows the loaded state.
+    The norm stays in the module tree (so that a checkpoint's keys do not change); this is only a reference. The product
+    is computed at every call, in the parameters' precision, so that it always follows the loaded state.
     """
 
     def __init__(self, conv: nn.Conv2d, norm: FrozenBatchNorm) -> None:
@@ -89,9 +89,9 @@ class FrozenConv(nn.Conv2d):
 
 
 def make_norm(kind: NormKind | None, channels: int, eps: float | None = None) -> nn.Module | None:
-    """The layer of that kind for ``channels``; ``None`` gives none.
+    """The layer of that kind for ``channels``; ``None`` for None.
 
-    Group norm has 32 groups (Wu and He 2018), fewer where the channels are no multiple of 32.
+    Group norm has 32 groups (Wu and He 2018), fewer where the channels are not a multiple of 32.
     """
     eps = 1e-5 if eps is None else eps
     if kind is None:
@@ -154,7 +154,7 @@ def norm_conv(
 
 
 def init_xavier(module: nn.Module) -> None:
-    """Glorot and Bengio's uniform weights and zero biases for every convolution, transposed ones too (SSD)."""
+    """Xavier (Glorot and Bengio) uniform weights and zero biases for every convolution, transposed ones too (SSD)."""
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.xavier_uniform_(layer.weight)
@@ -163,9 +163,9 @@ def init_xavier(module: nn.Module) -> None:
 
 
 def replace_norms(module: nn.Module, kind: NormKind, eps: float | None = None) -> None:
-    """Turns every ``BatchNorm2d`` below ``module`` into that kind, in place.
+    """Replaces every ``BatchNorm2d`` below ``module`` by that kind, in place.
 
-    ``eps=None`` keeps each layer's own. Statistics and affine values are kept, but not by group norm, which is new.
+    ``eps=None`` uses each layer's own. Statistics and affine values are copied, except to a group norm.
     """
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
@@ -206,10 +206,10 @@ def fold_norms(module: nn.Module) -> nn.Module:
 
 
 def linear_as_conv(x: Tensor, layer: nn.Linear) -> Tensor:
-    """``layer(x.flatten(1))`` for rows (R, c, h, w) -> (R, out), where it pays as one convolution over the whole row.
+    """``layer(x.flatten(1))`` for RoIs (R, c, h, w) -> (R, out), computed as a convolution where that is faster.
 
-    In fp32 inference on a processor with AVX-512 that runs at twice the rate of the matrix product (oneDNN in place of
-    MKL on AMD) and channels-last rows need no copy. With AVX2 alone it is 17 times slower, so there it stays a product.
+    In fp32 inference on a CPU with AVX-512 that runs at twice the rate of the matrix product (oneDNN instead of
+    MKL on AMD) and channels-last RoIs need no copy. With AVX2 alone it is 17 times slower, so there it is a product.
     """
     plain = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
     if plain or torch.is_grad_enabled() or not _has_avx512():

@@ -1,4 +1,4 @@
-"""A residual block of plain convolutions and norms, as DSSD's modules use it."""
+"""The residual block of SSD's and DSSD's extra maps and prediction modules."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from .norms import NormKind, init_xavier, norm_conv
 
 
 class Residual(nn.Module):
-    """ReLU(F(x) + shortcut(x)): three convolutions of these ``widths`` and ``kernels`` beside a fourth.
+    """ReLU(F(x) + shortcut(x)): (B, inputs, H, W) -> (B, widths[-1], h, w); F is three convolutions of these ``widths``
+    and ``kernels``, the shortcut a fourth.
 
-    The middle one has the stride and padding; the shortcut its kernel too, so that both ends agree whatever it is.
+    The middle one has the stride and padding; the shortcut has its kernel too, so that both outputs have one size.
     """
 
     def __init__(

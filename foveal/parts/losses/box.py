@@ -1,8 +1,8 @@
-"""Box losses. Each gets deltas, priors, boxes and the coder, and picks its own space: L1 and SmoothL1 compare deltas
-with encoded boxes, the IoU family compares decoded boxes. So there is no flag that says which.
+"""Box losses: regression on deltas (L1, SmoothL1) or on decoded boxes (the IoU family).
 
-All compute in float32 and return one number for each row, neither normalized nor weighted. A row without an object
-comes with its prior's own box; whatever boxes come, value and gradient are finite.
+Each gets deltas, priors, boxes and the coder, and chooses its own space: L1 and SmoothL1 compare deltas with encoded
+boxes, the IoU family compares decoded boxes. All compute in float32 and return one loss a prior, neither normalized nor
+weighted. The target of a prior without an object is the prior itself; value and gradient are finite for any boxes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LOG_FLOOR = 1e-6  # IoU below this counts as this in -ln(IoU)
 
 
 class BoxLoss(ABC):
-    """Subclasses are frozen dataclasses; each has the two fields named here."""
+    """The role of a box loss. Subclasses are frozen dataclasses with these two fields."""
 
     normalizer: Normalizer
     weight: float
@@ -34,12 +34,12 @@ class BoxLoss(ABC):
     def __call__(self, deltas: Tensor, priors: Tensor, boxes: Tensor, coder: Coder) -> Tensor:
         """deltas (B, A, 4), priors (B, A, 4 or 9) and boxes (B, A, 4) in ``xyxy`` pixels -> (B, A) float32."""
 
-    def row_weight(self, priors: Tensor, boxes: Tensor) -> Tensor | None:
-        """How often a row with an object counts, (B, A); None: once."""
+    def prior_weight(self, priors: Tensor, boxes: Tensor) -> Tensor | None:
+        """The weight of each positive prior, (B, A); None: 1."""
         return None
 
     def background(self, seen: int) -> float:
-        """The weight of rows without an object, which then learn their prior's own box, after ``seen`` images."""
+        """The weight of priors without an object, whose target is the prior itself, after ``seen`` images."""
         return 0.0
 
 
@@ -58,7 +58,7 @@ class L1(BoxLoss):
 class SmoothL1(BoxLoss):
     """Sum over the four deltas of x^2 / (2 beta) where |x| < beta, else |x| - beta / 2 (Fast R-CNN, eq. 3).
 
-    ``beta`` is 1 / sigma^2 of the Caffe code: 1 in Fast R-CNN and SSD, 1/9 in Faster R-CNN's RPN. At 0 it is L1.
+    ``beta`` is 1 / sigma^2 of the Caffe code: 1 in Fast R-CNN and SSD, 1/9 in Faster R-CNN's RPN; 0 gives L1.
     """
 
     beta: float = 1.0
@@ -67,7 +67,7 @@ class SmoothL1(BoxLoss):
 
     def __post_init__(self) -> None:
         if not self.beta >= 0:
-            raise UsageError(f"SmoothL1(beta={self.beta}): expected zero or more")
+            raise UsageError(f"SmoothL1(beta={self.beta}): expected beta of 0 or more")
 
     def __call__(self, deltas: Tensor, priors: Tensor, boxes: Tensor, coder: Coder) -> Tensor:
         target = _encoded(priors, boxes, coder)
@@ -128,14 +128,14 @@ class CIoU(BoxLoss):
 
     def __call__(self, deltas: Tensor, priors: Tensor, boxes: Tensor, coder: Coder) -> Tensor:
         o = _overlap(deltas, priors, boxes, coder)
-        v = 4 / math.pi**2 * (_angle(o.wanted) - _angle(o.found)) ** 2
-        trade = (v / (1 - o.iou + v + _EPS)).detach()
-        return 1 - o.iou + _center_distance(o) + trade * v
+        v = 4 / math.pi**2 * (_angle(o.target) - _angle(o.predicted)) ** 2
+        a = (v / (1 - o.iou + v + _EPS)).detach()
+        return 1 - o.iou + _center_distance(o) + a * v
 
 
 @dataclass(frozen=True)
 class Sum(BoxLoss):
-    """Several losses added, each times its own ``weight``: ``Sum((L1(weight=5.0), GIoU(weight=2.0)))`` is DETR's.
+    """The sum of several losses, each times its own ``weight``: ``Sum((L1(weight=5.0), GIoU(weight=2.0)))`` is DETR's.
 
     Their normalizers are not used; the sum has its own.
     """
@@ -156,22 +156,24 @@ class _Overlap(NamedTuple):
     iou: Tensor  # (B, A)
     union: Tensor  # (B, A)
     hull: Tensor  # (B, A, 2) sides of the smallest box around both
-    found: Tensor  # (B, A, 4) the decoded boxes, corners in order
-    wanted: Tensor  # (B, A, 4)
+    predicted: Tensor  # (B, A, 4) the decoded boxes, corners ordered
+    target: Tensor  # (B, A, 4)
 
 
 def _overlap(deltas: Tensor, priors: Tensor, boxes: Tensor, coder: Coder) -> _Overlap:
-    found, wanted = _ordered(coder.decode(at_least_fp32(deltas), at_least_fp32(priors))), _ordered(at_least_fp32(boxes))
-    low, high = torch.maximum(found[..., :2], wanted[..., :2]), torch.minimum(found[..., 2:], wanted[..., 2:])
+    predicted = _ordered(coder.decode(at_least_fp32(deltas), at_least_fp32(priors)))
+    target = _ordered(at_least_fp32(boxes))
+    low = torch.maximum(predicted[..., :2], target[..., :2])
+    high = torch.minimum(predicted[..., 2:], target[..., 2:])
     side = (high - low).clamp(min=0)
     shared = side[..., 0] * side[..., 1]
-    union = _area(found) + _area(wanted) - shared
-    hull = torch.maximum(found[..., 2:], wanted[..., 2:]) - torch.minimum(found[..., :2], wanted[..., :2])
-    return _Overlap(_ratio(shared, union), union, hull, found, wanted)
+    union = _area(predicted) + _area(target) - shared
+    hull = torch.maximum(predicted[..., 2:], target[..., 2:]) - torch.minimum(predicted[..., :2], target[..., :2])
+    return _Overlap(_ratio(shared, union), union, hull, predicted, target)
 
 
 def _ordered(boxes: Tensor) -> Tensor:
-    """Corners ordered by min and max, as the authors of GIoU do: an inverted box is the box it covers."""
+    """Corners ordered by min and max, as the authors of GIoU do: an inverted box becomes the box it covers."""
     a, b = boxes[..., :2], boxes[..., 2:]
     return torch.cat([torch.minimum(a, b), torch.maximum(a, b)], -1)
 
@@ -182,13 +184,13 @@ def _area(boxes: Tensor) -> Tensor:
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
     """a / b, and 0 without gradient where b is not above ``_EPS``: dividing by a tiny number would overflow there."""
-    good = b > _EPS
-    return torch.where(good, a / torch.where(good, b, 1.0), 0.0)
+    divisible = b > _EPS
+    return torch.where(divisible, a / torch.where(divisible, b, 1.0), 0.0)
 
 
 def _center_distance(o: _Overlap) -> Tensor:
     """Squared distance of the centers over the squared diagonal of the hull, 0..1."""
-    shift = (o.found[..., :2] + o.found[..., 2:] - o.wanted[..., :2] - o.wanted[..., 2:]) / 2
+    shift = (o.predicted[..., :2] + o.predicted[..., 2:] - o.target[..., :2] - o.target[..., 2:]) / 2
     return _ratio(shift.square().sum(-1), o.hull.square().sum(-1))
 
 
@@ -199,4 +201,5 @@ def _angle(boxes: Tensor) -> Tensor:
 
 
 def _encoded(priors: Tensor, boxes: Tensor, coder: Coder) -> Tensor:
+    """The target deltas (B, A, 4), detached."""
     return coder.encode(at_least_fp32(boxes), at_least_fp32(priors)).detach()

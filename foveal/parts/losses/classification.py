@@ -1,8 +1,7 @@
-"""Class losses. A loss is pluggable because it owns what depends on it: how many logits it wants, how they become
-scores, the bias the head starts with, and what the sum of its rows is divided by.
+"""Class losses; the fast kernel of the sigmoid losses is in ``sigmoid_kernel.py`` (value and gradient in one pass).
 
-Every loss of the sigmoid family is written twice: ``formula`` is the documented form, in the paper's words, and
-``curve`` its parameters for the fast one (:mod:`foveal.parts.losses.sigmoid_kernel`). Tests hold them together.
+A loss owns what depends on it: the number of logits, how they become scores, the head's initial bias and the
+normalizer. Sigmoid losses have two forms, which tests compare: ``formula``, the paper's, and ``params``, the kernel's.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from ...errors import UsageError
 from ...types import Match
 from ..coders import at_least_fp32
 from .normalizers import Normalizer, PerImage, Positives, Sampled
-from .sigmoid_kernel import SigmoidLossParams, sigmoid_rows
+from .sigmoid_kernel import SigmoidLossParams, sigmoid_loss
 
 
 class ClassLoss(ABC):
-    """Subclasses are frozen dataclasses; each has the two fields named here."""
+    """The role of a class loss. Subclasses are frozen dataclasses with these two fields."""
 
     normalizer: Normalizer
     weight: float
@@ -31,27 +30,27 @@ class ClassLoss(ABC):
     @property
     @abstractmethod
     def monotone(self) -> bool:
-        """Whether a score rises with its own logit alone, so that candidates may be chosen on logits."""
+        """Whether each score rises with its own logit alone, so that candidates may be chosen by logit."""
 
     @abstractmethod
     def channels(self, classes: int) -> int:
-        """How many logits K a prior needs for C classes."""
+        """The number K of logits of a prior, for C classes."""
 
     @abstractmethod
     def __call__(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
-        """logits (B, A, K), labels (B, A) int64, positive (B, A) bool -> loss of every row (B, A) float32.
+        """logits (B, A, K), labels (B, A) int64, positive (B, A) bool -> loss of every prior (B, A) float32.
 
-        Rows that are not positive are background, whatever their label. Neither normalized nor weighted.
+        Priors that are not positive are background, whatever their label. Neither normalized nor weighted.
         """
 
-    def row_weight(self, positive: Tensor) -> Tensor | None:
-        """How often each row counts, (B, A), in the sum and in what it is divided by; None: once."""
+    def prior_weight(self, positive: Tensor) -> Tensor | None:
+        """The weight of each prior, (B, A), in the sum and in its normalizer; None: 1."""
         return None
 
     def extra_class_loss(self, logits: Tensor, labels: Tensor, match: Match) -> Tensor | None:
-        """What ``match.extra_objects``'s objects, of these labels (B, G), add to their priors' rows: (B, A).
+        """The loss (B, A) that ``match.extra_objects`` add to their priors, given the labels (B, G) of the objects.
 
-        None where a row knows one class alone.
+        None where a prior can have one class alone.
         """
         return None
 
@@ -59,33 +58,33 @@ class ClassLoss(ABC):
     def scores(self, logits: Tensor) -> Tensor:
         """logits (..., K) -> probabilities (..., C) float32."""
 
-    @abstractmethod
     def bias(self, classes: int) -> float | None:
-        """What the bias of the head's last layer starts with; None: zero."""
+        """The initial bias of the head's last layer; None: zero."""
+        return None
 
 
 @dataclass(frozen=True)
 class CrossEntropy(ClassLoss):
     """Softmax cross entropy: -ln of the probability of the right class.
 
-    With ``background`` the last of C + 1 columns stands for it. Without, there is none: rows that are not positive
-    have no loss, and something else (an objectness) must say where objects are.
+    With ``background`` it is the last of C + 1 columns. Without, priors that are not positive have no loss, and an
+    objectness must learn where objects are.
     """
 
     background: bool = True
     normalizer: Normalizer = Sampled()
     weight: float = 1.0
-    background_weight: float = 1.0  # how often a row of background counts (DETR: 0.1); :class:`Sampled` counts it so
+    background_weight: float = 1.0  # weight of a background prior (DETR: 0.1), also in :class:`Sampled`
 
     def __post_init__(self) -> None:
         if not self.background_weight > 0:
-            raise UsageError(f"CrossEntropy(background_weight={self.background_weight}): expected more than zero")
+            raise UsageError(f"CrossEntropy(background_weight={self.background_weight}): expected more than 0")
 
     @property
     def monotone(self) -> bool:
         return False
 
-    def row_weight(self, positive: Tensor) -> Tensor | None:
+    def prior_weight(self, positive: Tensor) -> Tensor | None:
         return None if self.background_weight == 1 else torch.where(positive, 1.0, self.background_weight)
 
     def channels(self, classes: int) -> int:
@@ -93,29 +92,28 @@ class CrossEntropy(ClassLoss):
 
     def __call__(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
         target = torch.where(positive, labels, logits.shape[-1] - 1 if self.background else 0)
-        rows = at_least_fp32(logits).flatten(0, -2)
-        loss = F.cross_entropy(rows, target.flatten(), reduction="none").view(positive.shape)
+        flat = at_least_fp32(logits).flatten(0, -2)
+        loss = F.cross_entropy(flat, target.flatten(), reduction="none").view(positive.shape)
         return loss if self.background else torch.where(positive, loss, 0.0)
 
     def scores(self, logits: Tensor) -> Tensor:
         probabilities = logits.float().softmax(-1)
         return probabilities[..., :-1] if self.background else probabilities
 
-    def bias(self, classes: int) -> float | None:
-        return None
-
 
 class SigmoidLoss(ClassLoss):
-    """One yes-or-no question for each class; background is "no" to all. A row's loss is the sum over its classes."""
+    """One binary classifier a class; background is negative in all. The loss of a prior is the sum over the classes."""
+
+    prior: float | None
 
     @property
     @abstractmethod
-    def curve(self) -> SigmoidLossParams:
-        """The loss in the fast form's parameters."""
+    def params(self) -> SigmoidLossParams:
+        """The loss in the parameters of the fast kernel."""
 
     @abstractmethod
     def formula(self, x: Tensor, y: Tensor) -> Tensor:
-        """The documented form: logits x and answers y (0 or 1) of one shape -> loss of every entry."""
+        """The documented form: logits x and targets y (0 or 1) of one shape -> loss of every entry."""
 
     @property
     def monotone(self) -> bool:
@@ -125,23 +123,23 @@ class SigmoidLoss(ClassLoss):
         return classes
 
     def __call__(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
-        return sigmoid_rows(logits, labels, positive, self.curve)
+        return sigmoid_loss(logits, labels, positive, self.params)
 
     def extra_class_loss(self, logits: Tensor, labels: Tensor, match: Match) -> Tensor | None:
-        """Their classes are answered with yes too, each once (Darknet's ``yolo`` layer)."""
+        """Their classes are positive too, each once (Darknet's ``yolo`` layer)."""
         if match.extra_objects is None:
             return None
         prior, counts = match.extra_objects  # (B, G)
         entry = prior * logits.shape[-1] + labels
         first = ~((entry[:, :, None] == entry[:, None]) & counts[:, None]).tril(-1).any(-1)
-        known = labels.gather(1, match.gt.gather(1, prior)) == labels  # the class that the row answers anyway
+        known = labels.gather(1, match.gt.gather(1, prior)) == labels  # the class of the prior's own object
         x = at_least_fp32(logits.flatten(1).gather(1, entry))
         more = self.formula(x, torch.ones_like(x)) - self.formula(x, torch.zeros_like(x))
-        rows = torch.zeros(match.gt.shape, dtype=x.dtype, device=x.device)
-        return rows.scatter_add(1, prior, torch.where(counts & first & ~known, more, 0.0))
+        losses = torch.zeros(match.gt.shape, dtype=x.dtype, device=x.device)
+        return losses.scatter_add(1, prior, torch.where(counts & first & ~known, more, 0.0))
 
     def plain(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
-        """What ``__call__`` computes, by one-hot answers and :meth:`formula`: slow, and many times its memory."""
+        """The result of ``__call__`` by one-hot targets and :meth:`formula`: slower, with many times its memory."""
         x = at_least_fp32(logits)
         y = F.one_hot(torch.where(positive, labels, 0), logits.shape[-1]) * positive[..., None]
         return self.formula(x, y.to(x.dtype)).sum(-1)
@@ -149,21 +147,24 @@ class SigmoidLoss(ClassLoss):
     def scores(self, logits: Tensor) -> Tensor:
         return logits.float().sigmoid()
 
+    def bias(self, classes: int) -> float | None:
+        return prior_bias(self.prior)
+
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy(SigmoidLoss):
     """-ln p_t, with p_t = p for the object's class and 1 - p for the others; p = sigmoid(x)."""
 
-    prior: float | None = None  # probability of an object the head starts with; None: one half
+    prior: float | None = None  # initial probability of an object; None: one half
     normalizer: Normalizer = Sampled()
     weight: float = 1.0
-    background: bool = True  # False: rows without an object have no loss (YOLOv3), an objectness says where objects are
+    background: bool = True  # False: priors that are not positive have no loss (YOLOv3, which has objectness for them)
 
     def __post_init__(self) -> None:
         _check(self, prior=self.prior)
 
     @property
-    def curve(self) -> SigmoidLossParams:
+    def params(self) -> SigmoidLossParams:
         return SigmoidLossParams()
 
     def __call__(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
@@ -172,9 +173,6 @@ class BinaryCrossEntropy(SigmoidLoss):
 
     def formula(self, x: Tensor, y: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(x, y, reduction="none")
-
-    def bias(self, classes: int) -> float | None:
-        return prior_bias(self.prior)
 
 
 @dataclass(frozen=True)
@@ -190,14 +188,11 @@ class BalancedCrossEntropy(SigmoidLoss):
         _check(self, alpha=self.alpha, prior=self.prior)
 
     @property
-    def curve(self) -> SigmoidLossParams:
+    def params(self) -> SigmoidLossParams:
         return SigmoidLossParams(positive=self.alpha, negative=1 - self.alpha)
 
     def formula(self, x: Tensor, y: Tensor) -> Tensor:
         return _balance(y, self.alpha) * F.binary_cross_entropy_with_logits(x, y, reduction="none")
-
-    def bias(self, classes: int) -> float | None:
-        return prior_bias(self.prior)
 
 
 @dataclass(frozen=True)
@@ -205,31 +200,29 @@ class Focal(SigmoidLoss):
     """-alpha_t (1 - p_t)^gamma ln p_t (Lin et al. 2017, "Focal Loss for Dense Object Detection", eq. 5).
 
     ``(1 - p_t)^gamma`` makes entries that are already right count little: at gamma 2 one with p_t = .9 counts a
-    hundredth of its cross entropy. It is meant for all rows, unsampled. ``alpha=None`` leaves alpha_t out.
+    hundredth of its cross entropy. It is meant for all priors, unsampled. ``alpha`` is the weight of positive entries
+    (the class of an object) and 1 - alpha that of negative ones; ``alpha=None`` leaves both weights out.
     """
 
-    alpha: float | None = 0.25
-    gamma: float = 2.0
-    prior: float | None = 0.01
+    alpha: float | None = 0.25  # weight of the object's class; all other classes weigh 1 - alpha
+    gamma: float = 2.0  # how strongly easy entries are down-weighted; 0: cross entropy
+    prior: float | None = 0.01  # initial probability of an object (section 4.1); None: one half
     normalizer: Normalizer = Positives()
     weight: float = 1.0
 
     def __post_init__(self) -> None:
         _check(self, alpha=self.alpha, prior=self.prior)
         if not self.gamma >= 0:
-            raise UsageError(f"Focal(gamma={self.gamma}): expected zero or more")
+            raise UsageError(f"Focal(gamma={self.gamma}): expected gamma of 0 or more")
 
     @property
-    def curve(self) -> SigmoidLossParams:
+    def params(self) -> SigmoidLossParams:
         return SigmoidLossParams(power=self.gamma, **_alpha_weights(self.alpha))
 
     def formula(self, x: Tensor, y: Tensor) -> Tensor:
-        wrong = torch.sigmoid(torch.where(y > 0, -x, x))  # 1 - p_t
+        error = torch.sigmoid(torch.where(y > 0, -x, x))  # 1 - p_t
         cross_entropy = F.binary_cross_entropy_with_logits(x, y, reduction="none")
-        return _balance(y, self.alpha) * wrong**self.gamma * cross_entropy
-
-    def bias(self, classes: int) -> float | None:
-        return prior_bias(self.prior)
+        return _balance(y, self.alpha) * error**self.gamma * cross_entropy
 
 
 @dataclass(frozen=True)
@@ -250,25 +243,22 @@ class FocalStar(SigmoidLoss):
     def __post_init__(self) -> None:
         _check(self, alpha=self.alpha, prior=self.prior)
         if not self.gamma > 0:
-            raise UsageError(f"FocalStar(gamma={self.gamma}): expected more than zero")
+            raise UsageError(f"FocalStar(gamma={self.gamma}): expected gamma of more than 0")
 
     @property
-    def curve(self) -> SigmoidLossParams:
+    def params(self) -> SigmoidLossParams:
         return SigmoidLossParams(slope=self.gamma, shift=self.beta, **_alpha_weights(self.alpha))
 
     def formula(self, x: Tensor, y: Tensor) -> Tensor:
         x_t = torch.where(y > 0, x, -x)
         return -_balance(y, self.alpha) * F.logsigmoid(self.gamma * x_t + self.beta) / self.gamma
 
-    def bias(self, classes: int) -> float | None:
-        return prior_bias(self.prior)
-
 
 @dataclass(frozen=True)
 class SquaredError(ClassLoss):
-    """Half the squared distance to the one-hot answer, on the outputs themselves (YOLOv1, equation 3).
+    """Half the squared distance to the one-hot target, on the outputs themselves (YOLOv1, equation 3).
 
-    Without ``background`` rows that are not positive have no loss; with it they learn zero everywhere.
+    Without ``background`` priors that are not positive have no loss; with it their target is zero everywhere.
     """
 
     background: bool = False
@@ -292,14 +282,11 @@ class SquaredError(ClassLoss):
     def scores(self, logits: Tensor) -> Tensor:
         return logits.float()
 
-    def bias(self, classes: int) -> float | None:
-        return None
-
 
 def prior_bias(prior: float | None) -> float | None:
-    """-ln((1 - pi) / pi): the logit of probability pi, so that a new head starts by finding objects rarely.
+    """-ln((1 - pi) / pi): the logit of probability pi, the initial score of a new head everywhere.
 
-    At pi = .01 that is -4.59512; without it the loss of the first steps is all background, and diverges.
+    At pi = .01 that is -4.59512; without it the loss of the first iterations is all background, and diverges.
     """
     return None if prior is None else -math.log((1 - prior) / prior)
 

@@ -1,4 +1,4 @@
-"""A second score beside the class scores: objectness or center-ness."""
+"""The role of a quality: a second score of a prior beside its class scores, such as objectness or centerness."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ...types import Match, Priors, Targets
 
 @dataclass(frozen=True)
 class Quality(ABC):
-    """How good a box is, whatever its class. The concrete forms live with the detectors that brought them."""
+    """How good a box is, whatever its class: what it learns, and how it changes the class scores."""
 
-    needs_boxes: ClassVar[bool] = False  # whether ``loss`` looks at the decoded boxes
+    needs_boxes: ClassVar[bool] = False  # whether ``loss`` needs the decoded boxes
 
     @abstractmethod
     def loss(
@@ -25,14 +25,18 @@ class Quality(ABC):
         priors: Priors,
         targets: Targets,
         match: Match,
-        keep: Tensor,
+        sampled: Tensor,
     ) -> Tensor:
-        """Scalar loss of the raw predictions (B, A); ``boxes`` (B, A, 4) are the decoded ones, detached."""
+        """The scalar loss of the raw outputs ``quality`` (B, A), normalized and weighted.
+
+        ``boxes`` (B, A, 4) are the decoded boxes, detached; ``sampled`` (B, A) float, 0 or 1: which priors count.
+        """
 
     @abstractmethod
     def scores(self, scores: Tensor, quality: Tensor) -> Tensor:
         """Class scores (B, A, C) and raw quality (B, A) -> final scores (B, A, C)."""
 
-    def row_weight(self, priors: Priors, boxes: Tensor, match: Match) -> Tensor | None:
-        """A weight (B, A) for the box loss of each row, which its normalizer counts too; None: all weigh the same."""
+    def prior_weight(self, priors: Priors, boxes: Tensor, match: Match) -> Tensor | None:
+        """The weight (B, A) of each prior in the box loss and in its normalizer, given the boxes (B, A, 4) of the
+        objects they are assigned to; None: 1."""
         return None

@@ -1,4 +1,4 @@
-"""The class loss of detectors whose class layer is fine-tuned as a softmax and then becomes a set of SVMs."""
+"""R-CNN's class loss: a softmax for fine-tuning whose layer is replaced by linear SVMs afterwards."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .normalizers import Normalizer, Sampled
 class SoftmaxOrSVM(ClassLoss):
     """Trained as softmax cross entropy over C + 1 columns, background last; class c scores sigmoid(z_c - z_background).
 
-    While the columns are a softmax's that is p_c / (p_c + p_background), the class against background alone. A stage
-    that fits SVMs writes their weights into the same columns and zero into the last: then it is the sigmoid of the
-    class' own margin. So one layer and one path of prediction serve both.
+    After softmax training that score is p_c / (p_c + p_background), the class against background alone. A stage that
+    fits SVMs writes their weights into the same columns and zero into the last: then it is the sigmoid of the class's
+    margin. So both share one layer and one prediction path.
     """
 
     normalizer: Normalizer = Sampled()
@@ -35,6 +35,3 @@ class SoftmaxOrSVM(ClassLoss):
     def scores(self, logits: Tensor) -> Tensor:
         logits = logits.float()
         return (logits[..., :-1] - logits[..., -1:]).sigmoid()
-
-    def bias(self, classes: int) -> float | None:
-        return None

@@ -1,4 +1,4 @@
-"""DSSD's own parts: the residual block of its extra maps and predictions, and the way back from coarse to fine."""
+"""DSSD's deconvolution modules: the top-down path from coarse maps to fine ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..layers.norms import NormKind, init_xavier, norm_conv
 
 
 class Gap(NamedTuple):
-    """How a deconvolution goes back over one step from a map to the next coarser one."""
+    """The geometry of the deconvolution that inverts one step from a map to the next coarser one."""
 
     kernel: int
     stride: int
@@ -22,20 +22,20 @@ class Gap(NamedTuple):
 
     @classmethod
     def between(cls, fine: int, coarse: int) -> Gap:
-        """Over maps of these strides."""
+        """Between maps of these strides."""
         ratio = max(1, round(coarse / fine))
         return cls(ratio, ratio, 0)
 
     @classmethod
     def back(cls, kernel: int, stride: int, padding: int) -> Gap:
-        """Over a convolution: itself turned round where it only cuts the border, else ``stride`` times as large."""
+        """The inverse of a convolution: transposed where it only cuts the border, otherwise ``stride`` times larger."""
         return cls(kernel, 1, padding) if stride == 1 else cls(stride, stride, 0)
 
 
 @dataclass(frozen=True)
 class Deconvolution:
     """DSSD's deconvolution modules (Fu et al. 2017, figure 3): from the coarsest map to the finest, each map is
-    combined with what came from above it. The coarsest one stays as it is."""
+    combined with the upsampled output of the coarser one. The coarsest map is unchanged."""
 
     channels: int = 512
     combine: Literal["product", "sum"] = "product"
@@ -50,7 +50,7 @@ class Deconvolution:
     def build(self, channels: Sequence[int], gaps: Sequence[Gap]) -> TopDown:
         """For maps of these channels, finest first, and the gaps between them. ``UsageError`` for a single map."""
         if len(channels) < 2:
-            raise UsageError("Deconvolution goes back from coarse maps to finer ones, and there is one map alone")
+            raise UsageError("Deconvolution combines coarse maps with finer ones, but there is only one map")
         return TopDown(self, channels, gaps)
 
 
@@ -66,14 +66,14 @@ class TopDown(nn.Module):
         self.channels = (*[spec.channels] * (len(channels) - 1), channels[-1])
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        found = [maps[-1]]
+        outputs = [maps[-1]]
         for step, fine in zip(reversed(self.steps), reversed(maps[:-1]), strict=True):
-            found.append(step(fine, found[-1]))
-        return found[::-1]
+            outputs.append(step(fine, outputs[-1]))
+        return outputs[::-1]
 
 
 class _Step(nn.Module):
-    """A map and the one above it -> ReLU(product), at the map's size."""
+    """A map (B, c, h, w) and the coarser output -> ReLU of their product or sum (B, width, h, w)."""
 
     def __init__(self, spec: Deconvolution, fine: int, coarse: int, gap: Gap) -> None:
         super().__init__()
@@ -90,9 +90,9 @@ class _Step(nn.Module):
         return (up * skip if self.product else up + skip).relu_()  # type: ignore[no-any-return]
 
     def _enlarged(self, x: Tensor, height: int, width: int) -> Tensor:
-        """A map whose side was rounded up on the way down is cut, one that was rounded down is filled up."""
-        wanted, kernel, stride, padding = (height, width), *self.gap
-        least = [(int(s) - 1) * stride - 2 * padding + kernel for s in x.shape[-2:]]
-        size = [min(max(n, w), n + stride - 1) for n, w in zip(least, wanted, strict=True)]
+        """Upsampled to (height, width): cropped where the coarser side was rounded up, extended where rounded down."""
+        target, kernel, stride, padding = (height, width), *self.gap
+        smallest = [(int(s) - 1) * stride - 2 * padding + kernel for s in x.shape[-2:]]
+        size = [min(max(n, side), n + stride - 1) for n, side in zip(smallest, target, strict=True)]
         x = self.up(x, size)[..., :height, :width]
-        return x if x.shape[-2:] == wanted else F.interpolate(x, wanted, mode="nearest")
+        return x if x.shape[-2:] == target else F.interpolate(x, target, mode="nearest")

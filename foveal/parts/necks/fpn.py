@@ -1,4 +1,4 @@
-"""Necks: feature maps of a backbone -> feature maps for a head. Each declares its channels and strides."""
+"""The role of a neck (feature maps of a backbone -> feature maps for a head), and FPN."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ExtraLevels = Literal["pool", "p6p7-p5", "p6p7-c5"]
 
 
 class Neck(nn.Module):
-    """Maps [(B, c, h, w), ...], finest first -> maps for a head."""
+    """Maps [(B, c, h, w), ...], finest first -> maps for a head, whose channels and strides it declares."""
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
@@ -24,7 +24,7 @@ class Neck(nn.Module):
 
 @dataclass(frozen=True)
 class Identity:
-    """The backbone's maps as they are."""
+    """The backbone's maps unchanged."""
 
     def build(self, channels: Sequence[int], strides: Sequence[int]) -> Levels:
         return Levels(channels, strides, range(len(channels)))
@@ -34,25 +34,25 @@ class Identity:
 class SingleLevel:
     """One of the backbone's maps, for detectors without a pyramid."""
 
-    index: int = -1  # which; -1: the coarsest
+    index: int = -1  # of the level; -1: the coarsest
 
     def build(self, channels: Sequence[int], strides: Sequence[int]) -> Levels:
         if not -len(channels) <= self.index < len(channels):
-            raise UsageError(f"there is no level {self.index}, the backbone returns {len(channels)}")
+            raise UsageError(f"SingleLevel: index is {self.index}, but the backbone returns {len(channels)} levels")
         return Levels(channels, strides, [self.index])
 
 
 class Levels(Neck):
-    """Some of the given maps, untouched; those that are there, since an :class:`ImagePyramid` may give fewer."""
+    """Some of the given maps, unchanged, as far as they exist: an :class:`ImagePyramid` may return fewer."""
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], chosen: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], selected: Sequence[int]) -> None:
         super().__init__()
-        self.chosen = tuple(chosen)
-        self.channels = tuple(channels[i] for i in self.chosen)
-        self.strides = tuple(strides[i] for i in self.chosen)
+        self.selected = tuple(selected)
+        self.channels = tuple(channels[i] for i in self.selected)
+        self.strides = tuple(strides[i] for i in self.selected)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        return [features[i] for i in self.chosen if i < len(features)]
+        return [features[i] for i in self.selected if i < len(features)]
 
 
 @dataclass(frozen=True)
@@ -97,19 +97,19 @@ class Pyramid(Neck):
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         top: Tensor | None = None
-        found: list[Tensor] = []
+        maps: list[Tensor] = []
         levels = zip(self.inner_blocks, self.layer_blocks, features, strict=True)
         for inner, layer, feature in reversed(list(levels)):
             lateral = inner(feature)
             if top is not None:
                 lateral = lateral + F.interpolate(top, size=lateral.shape[-2:], mode="nearest")
             top = lateral
-            found.insert(0, layer(lateral))
+            maps.insert(0, layer(lateral))
         if self.extra == "pool":
-            found.append(F.max_pool2d(found[-1], 1, 2))  # a kernel of 1: plain subsampling, as Detectron has it
+            maps.append(F.max_pool2d(maps[-1], 1, 2))  # a kernel of 1: plain subsampling, as in Detectron
         elif self.extra is not None:
-            found.extend(self.extra_blocks(features[-1] if self.extra == "p6p7-c5" else found[-1]))
-        return found
+            maps.extend(self.extra_blocks(features[-1] if self.extra == "p6p7-c5" else maps[-1]))
+        return maps
 
 
 class P6P7(nn.Module):

@@ -1,4 +1,4 @@
-"""SSD's neck: the backbone's maps, and coarser ones that are each made of the one before."""
+"""SSD's neck: the backbone's maps, and coarser extra maps that are each computed from the one before."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from .fpn import Neck
 
 @dataclass(frozen=True)
 class L2Norm:
-    """Every place's vector of channels brought to length 1, then each channel times a number that it learns.
+    """L2 normalization of the channels at every location, then a learned factor for each channel.
 
-    ParseNet (Liu et al. 2015, section 3.3); SSD has it on conv4_3, whose values are larger than the others'.
+    ParseNet (Liu et al. 2015, section 3.3); SSD uses it on conv4_3, whose values are larger than the others'.
     """
 
-    scale: float = 20.0  # what the factors start with
+    scale: float = 20.0  # initial factors
     eps: float = 1e-10
-    floor: bool = False  # eps is the least length (torchvision: 1e-12), in place of a summand under the root
+    floor: bool = False  # eps is the smallest norm (torchvision: 1e-12) instead of a summand under the root
 
     def __post_init__(self) -> None:
         if not self.eps > 0:
-            raise UsageError(f"L2Norm: eps is {self.eps}; above 0, it keeps a place of zeros from a division by zero")
+            raise UsageError(f"L2Norm: eps is {self.eps}, expected a number above 0, which prevents divisions by zero")
 
     def build(self, channels: int) -> Normalized:
         return Normalized(self, channels)
@@ -59,16 +59,16 @@ class Normalized(nn.Module):
 
 @dataclass(frozen=True)
 class ReducedFC:
-    """VGG's fc6 and fc7 as convolutions: a 3 x 3 pooling that keeps the size, fc6 as 3 x 3 with holes, fc7 as 1 x 1.
+    """VGG's fc6 and fc7 as convolutions: a 3 x 3 pooling of stride 1, fc6 as dilated 3 x 3, fc7 as 1 x 1.
 
-    With ``subsample`` they start from the fully connected layers of the backbone's weights file: of 4,096 neurons every
-    fourth, of fc6's 7 x 7 places every third (SSD, section 3.1; Chen et al. 2015). Without, from random values, as in
-    torchvision.
+    With ``subsample`` they are initialized from the fully connected layers of the backbone's weights file: every fourth
+    of 4,096 neurons, every third of fc6's 7 x 7 locations (SSD, section 3.1; Chen et al. 2015). Without, they are
+    random, as in torchvision.
     """
 
     width: int = 1024
     dilation: int = 6  # of fc6
-    subsample: bool = True  # fc6 and fc7 of a VGG's weights file are thinned out
+    subsample: bool = True  # initialize from a subsample of fc6 and fc7 of a VGG's weights file
 
     def __post_init__(self) -> None:
         at_least(self, 1, "width", "dilation")
@@ -100,24 +100,24 @@ class Trunk(nn.Module):
         names = [f"classifier.{i}.{kind}" for i in (0, 3) for kind in ("weight", "bias")]
         channels, width = self.fc6.in_channels, self.spec.width
         shapes = [(4096, channels * 49), (4096,), (4096, 4096), (4096,)]
-        found = [state.get(name) for name in names]
-        if any(t is None or t.shape != s or not t.isfinite().all() for t, s in zip(found, shapes, strict=True)):
+        layers = [state.get(name) for name in names]
+        if any(t is None or t.shape != s or not t.isfinite().all() for t, s in zip(layers, shapes, strict=True)):
             raise FovealError(
-                f"has no fully connected layers of a VGG to sub-sample ({', '.join(names)})",
+                f"has no fully connected layers of a VGG to subsample ({', '.join(names)})",
                 path=path,
-                fix="Give VGG's whole ImageNet file, or neck.fc.subsample=False for a random start",
+                fix="Give VGG's whole ImageNet file, or neck.fc.subsample=False for random weights",
             )
-        fc6, bias6, fc7, bias7 = (t for t in found if t is not None)
-        rows = torch.arange(width) * 4096 // width  # every fourth of 4,096 for 1,024
-        self.fc6.weight.copy_(fc6[rows].view(width, channels, 7, 7)[:, :, ::3, ::3])
-        self.fc6.bias.copy_(bias6[rows])  # type: ignore[union-attr]
-        self.fc7.weight.copy_(fc7[rows][:, rows, None, None])
-        self.fc7.bias.copy_(bias7[rows])  # type: ignore[union-attr]
+        fc6, bias6, fc7, bias7 = (t for t in layers if t is not None)
+        neurons = torch.arange(width) * 4096 // width  # every fourth of 4,096 for 1,024
+        self.fc6.weight.copy_(fc6[neurons].view(width, channels, 7, 7)[:, :, ::3, ::3])
+        self.fc6.bias.copy_(bias6[neurons])  # type: ignore[union-attr]
+        self.fc7.weight.copy_(fc7[neurons][:, neurons, None, None])
+        self.fc7.bias.copy_(bias7[neurons])  # type: ignore[union-attr]
 
 
 @dataclass(frozen=True)
 class Extra:
-    """One more map: a 1 x 1 convolution to ``middle`` channels, then the one that makes the map smaller."""
+    """One extra map: a 1 x 1 convolution to ``middle`` channels, then one that makes the map smaller."""
 
     middle: int
     channels: int
@@ -130,7 +130,7 @@ class Extra:
         at_least(self, 0, "padding")
 
     def side(self, side: int) -> int:
-        """The side of the map it makes of one of this side; below 1 where that one is too small."""
+        """The side of its output for a map of this side; below 1 where the map is too small."""
         return (side + 2 * self.padding - self.kernel) // self.stride + 1
 
 
@@ -139,7 +139,7 @@ class Extras:
     """SSD's neck (figure 2 of the paper): the maps of the backbone, then a coarser one for each of ``maps``.
 
     ``block``: "plain" is two convolutions with ReLU; "light" has a depthwise one between two 1 x 1 and ReLU6 (SSDLite;
-    MobileNetV2, section 6.2); "residual" a bottleneck beside a shortcut (SSD321, SSD513). Any backbone fits.
+    MobileNetV2, section 6.2); "residual" a bottleneck with a shortcut (SSD321, SSD513). Any backbone fits.
     """
 
     maps: tuple[Extra, ...]
@@ -148,7 +148,7 @@ class Extras:
     eps: float | None = None  # of the norms; None: 1e-5
     rescale: L2Norm | None = None  # of the finest map
     fc: ReducedFC | None = None  # on the backbone's last map: VGG
-    deconv: Deconvolution | None = None  # the way back from coarse to fine: DSSD
+    deconv: Deconvolution | None = None  # the top-down path from coarse to fine: DSSD
 
     def __post_init__(self) -> None:
         if self.block not in ("plain", "light", "residual"):
@@ -184,32 +184,32 @@ class ExtraMaps(Neck):
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Raises :class:`UsageError` where a map is too small for the next."""
         self.sides(int(features[-1].shape[-2]), int(features[-1].shape[-1]))
-        found = list(features)
+        maps = list(features)
         if self.rescale is not None:
-            found[0] = self.rescale(found[0])
+            maps[0] = self.rescale(maps[0])
         if self.fc is not None:
-            found[-1] = self.fc(features[-1])
+            maps[-1] = self.fc(features[-1])
         for block in self.extras:
-            found.append(block(found[-1]))
-        return found if self.deconv is None else self.deconv(found)
+            maps.append(block(maps[-1]))
+        return maps if self.deconv is None else self.deconv(maps)
 
     def sides(self, height: int, width: int) -> list[tuple[int, int]]:
         """Height and width of the extra maps where the backbone's last is ``height`` x ``width``.
 
         Raises :class:`UsageError` where one is too small for the next.
         """
-        found, sides = [], (height, width)
+        maps, sides = [], (height, width)
         for i, extra in enumerate(self.spec.maps):
             after = extra.side(sides[0]), extra.side(sides[1])
             if min(after) < 1:
                 raise UsageError(
-                    f"the pictures are too small for this neck: extra map {i + 1} of {len(self.spec.maps)} has a "
+                    f"the images are too small for this neck: extra map {i + 1} of {len(self.spec.maps)} has a "
                     f"kernel of {extra.kernel}, and the map before it is {sides[0]} x {sides[1]}",
-                    fix="Make the input larger, or leave the last of neck.maps (and of the priors) out",
+                    fix="Make the input larger, or remove the last of neck.maps (and of the priors)",
                 )
             sides = after
-            found.append(sides)
-        return found
+            maps.append(sides)
+        return maps
 
 
 def _block(spec: Extras, inputs: int, extra: Extra) -> nn.Module:
@@ -238,7 +238,7 @@ def _block(spec: Extras, inputs: int, extra: Extra) -> nn.Module:
 
 
 def map_sides(backbone: nn.Module, height: int, width: int) -> list[tuple[int, int]]:
-    """Height and width of a backbone's maps of a canvas: on the meta device, where nothing is computed.
+    """Height and width of a backbone's maps for a canvas: on the meta device, where nothing is computed.
 
     Raises :class:`UsageError` where the canvas is too small for the backbone itself.
     """
@@ -247,7 +247,7 @@ def map_sides(backbone: nn.Module, height: int, width: int) -> list[tuple[int, i
     try:
         maps = torch.func.functional_call(backbone.eval(), state, (pixels,))
     except RuntimeError as error:
-        raise UsageError(f"pictures of {width} x {height} are too small for the backbone") from error
+        raise UsageError(f"images of {width} x {height} are too small for the backbone") from error
     finally:
         backbone.train()
     return [(int(m.shape[-2]), int(m.shape[-1])) for m in maps]

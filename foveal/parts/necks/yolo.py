@@ -1,4 +1,4 @@
-"""YOLO's own layers: leaky blocks, the necks of YOLOv2 and YOLOv3, the head over cells."""
+"""The necks of YOLOv2 (passthrough) and YOLOv3 (upsampling)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from .fpn import Neck
 
 @dataclass(frozen=True)
 class Upsampling:
-    """YOLOv3's neck: each level is worked on, then narrowed, doubled in size and laid beside the next finer one.
+    """YOLOv3's neck: the blocks of each level; then their output, narrowed and upsampled, is concatenated with the next
+    finer level.
 
-    ``channels`` and ``depth`` have one entry a level, finest first: the width a level is worked on with, and by how
-    many blocks (an odd number; 0 leaves the concatenation as it is). A level is narrowed to the next one's width.
+    ``channels`` and ``depth`` have one entry a level, finest first: the width of its blocks and their number (odd; with
+    0 the level is the concatenation itself). The output is narrowed to the next level's width.
     """
 
     channels: tuple[int, ...] = (128, 256, 512)  # finest level first
@@ -29,11 +30,11 @@ class Upsampling:
 
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.depth) or not self.channels:
-            raise UsageError("Upsampling: channels and depth have one entry a level, the same number each")
+            raise UsageError("Upsampling: expected channels and depth with one entry for each level")
         if any(d < 0 or (d != 0 and d % 2 == 0) for d in self.depth) or self.depth[-1] == 0:
-            raise UsageError(f"Upsampling: depth is {self.depth}; it is odd, or 0 but for the last level")
+            raise UsageError(f"Upsampling: depth is {self.depth}, expected odd numbers, or 0 except for the last level")
         if min(self.channels) < 1:
-            raise UsageError(f"Upsampling: channels is {self.channels}; each is at least 1")
+            raise UsageError(f"Upsampling: channels is {self.channels}, expected at least 1 for each level")
 
     def build(self, channels: Sequence[int], strides: Sequence[int]) -> UpsamplingNeck:
         """For a backbone of these channels and strides, finest level first."""
@@ -64,29 +65,29 @@ class UpsamplingNeck(Neck):
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         x = self.work[0](features[-1])
-        found = [x]
+        maps = [x]
         for work, narrow, feature in zip(list(self.work)[1:], self.narrow, reversed(features[:-1]), strict=True):
             up = F.interpolate(narrow(x), size=feature.shape[-2:], mode="nearest")
             x = work(torch.cat([up, feature], 1))
-            found.insert(0, x)
-        return found
+            maps.insert(0, x)
+        return maps
 
 
 @dataclass(frozen=True)
 class Passthrough:
-    """YOLOv2's neck: the finer map, narrowed and folded, in front of the worked coarser one (section 2).
+    """YOLOv2's neck: the finer map, narrowed and folded, concatenated with the coarser one (section 2).
 
-    From two levels whose strides differ by a factor of 2 it makes one, the coarser. Folding is Darknet's ``reorg``
-    (see :func:`reorg`), which mixes places and channels more than its name says.
+    Two levels whose strides differ by a factor of 2 become one, the coarser. Folding is Darknet's ``reorg`` (see
+    :func:`foveal.parts.layers.darknet.reorg`), which is not a plain space-to-depth.
     """
 
-    narrow: int = 64  # channels of the finer map before folding, which makes four times as many
+    narrow: int = 64  # channels of the finer map before folding, which multiplies them by four
     channels: int = 1024  # of the blocks on the coarser map
-    depth: int = 2  # how many blocks
+    depth: int = 2  # number of blocks
 
     def __post_init__(self) -> None:
         if self.narrow < 4 or self.narrow % 4 or self.channels < 1 or self.depth < 0:
-            raise UsageError(f"{self}: narrow is a multiple of 4, channels at least 1, depth at least 0")
+            raise UsageError(f"{self}: expected narrow a multiple of 4, channels of at least 1, depth of at least 0")
 
     def build(self, channels: Sequence[int], strides: Sequence[int]) -> PassthroughNeck:
         """For a backbone of these channels and strides; its last two levels are used."""
@@ -99,7 +100,7 @@ class PassthroughNeck(Neck):
     def __init__(self, spec: Passthrough, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
         if len(channels) < 2 or strides[-1] != 2 * strides[-2]:
-            raise UsageError(f"Passthrough joins two levels, one twice as fine as the other; got strides {strides}")
+            raise UsageError(f"Passthrough: expected two levels whose strides differ by a factor of 2, got {strides}")
         self.fine = leaky_block(channels[-2], spec.narrow, 1)
         widths = [channels[-1], *[spec.channels] * spec.depth]
         self.coarse = nn.Sequential(*(leaky_block(a, b) for a, b in pairwise(widths)))

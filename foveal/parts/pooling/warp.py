@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,30 +18,31 @@ from .roi_align import Pool, channels_last
 class Warp(Pool):
     """Crops of ``size`` x ``size`` pixels (R-CNN, section 2.1 and appendix A; ``rcnn_im_crop`` of the released code).
 
-    A box is enlarged about its center until, once resized, ``context`` pixels of surroundings lie on each side (by
-    227 / (227 - 32) for the default), rounded to whole pixels, clipped to the picture and resized, bilinear without
-    antialias. What lay outside the picture is zero, the mean of normalized pixels. "warp" resizes both axes, each by
-    itself; "square" first makes the longer side that of both ("tightest square with context").
+    A box is enlarged about its center so that the resized crop has ``context`` pixels of surroundings on each side (by
+    227 / (227 - 32) for the default), rounded to whole pixels, clipped to the image and resized, bilinear without
+    antialias. Pixels outside the image are zero, the mean of normalized pixels. "warp" resizes both axes
+    independently; "square" first extends the shorter side to the longer ("tightest square with context").
 
     Our boxes are half-open, so an enlarged box is as wide as calculated; the released code, whose boxes include their
-    last pixel, takes one more.
+    last pixel, takes one pixel more.
     """
 
-    size: int = 227  # pixels
+    crops: ClassVar[bool] = True
+    size: int = 227  # side of the crop, pixels
     context: int = 16  # pixels of the crop
     mode: Literal["warp", "square"] = "warp"
-    rows: int | None = 128  # crops in memory at once in inference
+    rows: int | None = 128  # crops in memory at a time in inference; None: all
 
     def __post_init__(self) -> None:
         if not 0 <= 2 * self.context < self.size:
             raise UsageError(f"{self}: expected a context of 0 to less than half of the size")
         if self.rows is not None and self.rows < 1:
-            raise UsageError(f"{self}: rows is a count from 1 on, or None")
+            raise UsageError(f"{self}: expected rows of at least 1, or None")
         if self.mode not in ("warp", "square"):
             raise UsageError(f"Warp: mode is {self.mode!r}, not one of warp, square")
 
     def windows(self, boxes: Tensor) -> Tensor:
-        """Boxes (..., 4) -> the enlarged ones in whole pixels, at least one wide and high, not yet clipped."""
+        """Boxes (..., 4) -> the enlarged boxes in whole pixels, at least one wide and high, not clipped."""
         low, high = boxes[..., :2], boxes[..., 2:]
         center, half = (low + high) / 2, (high - low) / 2
         if self.mode == "square":
@@ -54,7 +55,7 @@ class Warp(Pool):
         """Where boxes (..., 4) lie in their own crops, but for the rounding of the window: (..., 4) pixels."""
         sides = boxes[..., 2:] - boxes[..., :2]
         share = sides / sides.amax(-1, keepdim=True) if self.mode == "square" else torch.ones_like(sides)
-        half = share.nan_to_num(1.0) * (self.size / 2 - self.context)  # a point has no shape: taken as a square
+        half = share.nan_to_num(1.0) * (self.size / 2 - self.context)  # a box without extent counts as a square
         return torch.cat([self.size / 2 - half, self.size / 2 + half], -1)
 
     def __call__(
@@ -77,8 +78,8 @@ class Warp(Pool):
         return channels_last(crops.flatten(0, 1).to(pixels.dtype))
 
     def _samples(self, low: Tensor, high: Tensor, pixels: int, end: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Along one axis, windows from ``low`` to ``high`` (B, P) in a map of so many ``pixels``, of which the first
-        ``end`` (B,) are picture: where each pixel of a crop is read (B, P, size), and whether that is picture."""
+        """Along one axis, windows from ``low`` to ``high`` (B, P) in a map of ``pixels``, of which the first ``end``
+        (B,) belong to the image: where each pixel of a crop is read (B, P, size), and whether that is in the image."""
         first, last = low.clamp(0, pixels), high.clamp(0, pixels)
         if end is not None:
             first, last = first.minimum(end[:, None]), last.minimum(end[:, None])

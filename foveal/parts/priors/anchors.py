@@ -1,11 +1,10 @@
-"""Where predictions stand. Priors are made from shapes alone, so they are computed once and kept."""
+"""Anchors: boxes of several sizes and aspect ratios at every cell of every level."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -13,17 +12,17 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...types import Images, Priors
-from .base import PriorSet, inside_image
+from .base import PriorSet, Sides, cached, grid_boxes, inside_image, map_sides
 
 
 @dataclass(frozen=True)
 class Anchors(PriorSet):
     """Boxes of several sizes and ratios at every cell of every level (Faster R-CNN, section 3.1.1; FPN; RetinaNet).
 
-    An anchor of size s and ratio r = height / width is s / sqrt(r) wide and s * sqrt(r) high. They are laid out level
+    An anchor of size s and ratio r = height / width is s / sqrt(r) wide and s * sqrt(r) high. They are ordered level
     by level, row by row, cell by cell. ``sizes`` has one entry a level, each a tuple of pixels.
 
-    How the codes of the field differ, in these fields:
+    How implementations differ, in these fields:
 
     - torchvision: the defaults but ``rounding="corners", grid="floor"``;
     - Detectron2's RetinaNet: ``order="size-major"``;
@@ -35,10 +34,10 @@ class Anchors(PriorSet):
     sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))  # per level, pixels
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     order: Literal["ratio-major", "size-major"] = "ratio-major"  # which of the two changes slowest within a cell
-    rounding: Literal["none", "corners", "stride"] = "none"  # whole corners; or sides whole at the size of a stride
+    rounding: Literal["none", "corners", "stride"] = "none"  # round the corners; or the sides at the size of a stride
     grid: Literal["stride", "floor"] = "stride"  # cell pitch: the true stride, or floor(canvas / map) as torchvision
-    center: float = 0.0  # where in its cell an anchor is centerd: 0 the top-left corner, 0.5 the middle
-    inside: bool = False  # leave anchors that cross the picture's border out of *training* (``Priors.valid``)
+    center: float = 0.0  # where in its cell an anchor is centered: 0 the top-left corner, 0.5 the middle
+    inside: bool = False  # anchors that cross the image's border are ignored in *training* (``Priors.valid``)
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -54,14 +53,14 @@ class Anchors(PriorSet):
             or min(min(s, default=0) for s in self.sizes) <= 0
             or min(self.ratios) <= 0
         ):
-            raise UsageError("Anchors: every level needs sizes above 0, and ratios must be above 0")
+            raise UsageError("Anchors: expected sizes above 0 at every level, and ratios above 0")
 
     @property
     def per_location(self) -> tuple[int, ...]:
         return tuple(len(s) * len(self.ratios) for s in self.sizes)
 
     def cell(self, level: int, stride: int) -> Tensor:
-        """(per_location, 4) float32 boxes around the origin, for one level."""
+        """(per_location, 4) float32 boxes around the origin, the anchors of one level."""
         root = torch.tensor(self.ratios, dtype=torch.float32).sqrt()
         sizes = torch.tensor(self.sizes[level], dtype=torch.float32)
         if self.rounding == "stride":  # py-faster-rcnn: round the sides of the stride-sized box, then scale it
@@ -84,9 +83,7 @@ class Anchors(PriorSet):
                 f"Anchors has sizes for {len(self.sizes)} levels, but there are {len(features)} feature maps and "
                 f"{len(strides)} strides; give one tuple of sizes a level"
             )
-        maps = tuple((int(f.shape[-2]), int(f.shape[-1])) for f in features)
-        canvas = (int(images.pixels.shape[-2]), int(images.pixels.shape[-1]))
-        boxes, counts = _anchors(self, maps, canvas, tuple(strides), features[0].device)
+        boxes, counts = _anchors(self, *map_sides(images, features), tuple(strides), features[0].device)
         return Priors(boxes, counts, inside_image(boxes, images.sizes) if self.inside else None)
 
 
@@ -103,16 +100,16 @@ class PyramidAnchors:
     octaves: int = 3  # sizes a level, evenly spread over one doubling
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     order: Literal["ratio-major", "size-major"] = "size-major"  # which of the two changes slowest within a cell
-    center: float = 0.5  # where in its cell an anchor is centerd: 0 the top-left corner, 0.5 the middle
+    center: float = 0.5  # where in its cell an anchor is centered: 0 the top-left corner, 0.5 the middle
 
     def at(self, strides: Sequence[int]) -> Anchors:
-        """The anchors of levels of these strides."""
+        """The anchors for levels of these strides."""
         sizes = tuple(tuple(self.scale * s * 2 ** (o / self.octaves) for o in range(self.octaves)) for s in strides)
         return Anchors(sizes, self.ratios, order=self.order, center=self.center)
 
 
 def at_strides(anchors: Anchors | PyramidAnchors, strides: Sequence[int]) -> Anchors:
-    """Anchors as they are, or sized for these strides. ``UsageError`` if they are for another number of levels."""
+    """Anchors unchanged, or sized for these strides. ``UsageError`` if they are for another number of levels."""
     if isinstance(anchors, PyramidAnchors):
         return anchors.at(strides)
     if len(anchors.sizes) != len(strides):
@@ -124,26 +121,20 @@ def at_strides(anchors: Anchors | PyramidAnchors, strides: Sequence[int]) -> Anc
     return anchors
 
 
-@lru_cache(maxsize=64)  # aspect ratios vary from batch to batch; 160,000 boxes are 2.5 MB
+@cached
 def _anchors(
-    anchors: Anchors,
-    maps: tuple[tuple[int, int], ...],
-    canvas: tuple[int, int],
-    strides: tuple[int, ...],
-    device: torch.device,
+    anchors: Anchors, maps: tuple[Sides, ...], canvas: Sides, strides: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, tuple[int, ...]]:
     levels = []
-    with torch.inference_mode(False), torch.no_grad():  # kept tensors must be ordinary ones, whoever asks first
-        for level, ((height, width), stride) in enumerate(zip(maps, strides, strict=True)):
-            step_y, step_x = (canvas[0] // height, canvas[1] // width) if anchors.grid == "floor" else (stride, stride)
-            y = (torch.arange(height, dtype=torch.float32, device=device) + anchors.center) * step_y
-            x = (torch.arange(width, dtype=torch.float32, device=device) + anchors.center) * step_x
-            corner = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).flip(-1).repeat(1, 1, 2)  # (H, W, 4) xyxy
-            levels.append((corner[:, :, None] + _cell(anchors, level, stride, device)).reshape(-1, 4))
-        return torch.cat(levels), tuple(len(boxes) for boxes in levels)
+    for level, ((height, width), stride) in enumerate(zip(maps, strides, strict=True)):
+        step_y, step_x = (canvas[0] // height, canvas[1] // width) if anchors.grid == "floor" else (stride, stride)
+        y = (torch.arange(height, dtype=torch.float32, device=device) + anchors.center) * step_y
+        x = (torch.arange(width, dtype=torch.float32, device=device) + anchors.center) * step_x
+        levels.append(grid_boxes(y, x, _cell(anchors, level, stride, device)))
+    return torch.cat(levels), tuple(len(boxes) for boxes in levels)
 
 
-@lru_cache(maxsize=256)
+@cached
 def _cell(anchors: Anchors, level: int, stride: int, device: torch.device) -> Tensor:
-    """On the device once and for all: a new canvas then needs no transfer, and nobody waits."""
+    """Copied to the device once, so that a new canvas needs no transfer."""
     return anchors.cell(level, stride).to(device)

@@ -1,18 +1,17 @@
-"""SSD's priors: a few boxes of fixed sizes and shapes at every cell of every level ("default boxes")."""
+"""SSD's priors, "default boxes": a few boxes of fixed sizes and aspect ratios at every cell of every level."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from ...errors import UsageError
 from ...types import Images, Priors
-from .base import PriorSet
+from .base import PriorSet, Sides, cached, grid_boxes, map_sides
 
 
 @dataclass(frozen=True)
@@ -20,16 +19,17 @@ class DefaultBoxes(PriorSet):
     """At each cell of level k: squares of s_k and sqrt(s_k s_(k+1)), then for each ratio r a box s_k sqrt(r) wide and
     s_k / sqrt(r) high, and the same box upright (SSD, section 2.2; ``prior_box_layer.cpp``).
 
-    They lie level by level, row by row, cell by cell, in this order. The defaults are those of SSD300 on VOC. How the
-    codes differ: the released one cuts sizes to whole pixels; torchvision does not, and bounds the sides by the
-    canvas's (``truncate=False, clip=True``). SSD512 of VOC has 24,564 boxes, DSSD321 17,080, DSSD513 43,688.
+    They are ordered level by level, row by row, cell by cell, in this order. The defaults are those of SSD300 on VOC.
+    How implementations differ: the released code truncates sizes to whole pixels; torchvision does not, and limits the
+    sides to the canvas's (``truncate=False, clip=True``). SSD512 of VOC has 24,564 boxes, DSSD321 17,080, DSSD513
+    43,688.
     """
 
     sizes: tuple[float, ...] = (30, 60, 111, 162, 213, 264, 315)  # s_0, s_1, ... in pixels: one more than levels
     ratios: tuple[tuple[float, ...], ...] = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))  # of each level, besides 1
     steps: tuple[float, ...] | None = None  # pixels from cell to cell of each level; None: canvas / map
     starts: tuple[float, ...] | None = None  # center of the first cell of each level, pixels; None: half a step
-    truncate: bool = True  # sizes are cut to whole pixels
+    truncate: bool = True  # sizes are truncated to whole pixels
     clip: bool = False  # no side is longer than the canvas's
 
     def __post_init__(self) -> None:
@@ -42,16 +42,16 @@ class DefaultBoxes(PriorSet):
             if values is not None and len(values) != levels:
                 raise UsageError(f"DefaultBoxes has {len(values)} {name} for {levels} levels")
         if min(self.sizes) < 1 or min((r for level in self.ratios for r in level), default=1) <= 0:
-            raise UsageError("DefaultBoxes: sizes are pixels from 1 on, ratios are above 0")
+            raise UsageError("DefaultBoxes: expected sizes of at least 1 pixel and ratios above 0")
         if min(self.steps or (1,)) <= 0:
-            raise UsageError(f"DefaultBoxes: steps are pixels above 0, got {self.steps}")
+            raise UsageError(f"DefaultBoxes: expected steps above 0 pixels, got {self.steps}")
 
     @property
     def per_location(self) -> tuple[int, ...]:
         return tuple(2 + 2 * len(r) for r in self.ratios)
 
     def cell(self, level: int) -> Tensor:
-        """(per_location, 4) float32 boxes around the origin, for one level."""
+        """(per_location, 4) float32 boxes around the origin, the priors of one level."""
         low, high = self.sizes[level : level + 2]
         if self.truncate:
             low, high = math.trunc(low), math.trunc(high)
@@ -62,8 +62,8 @@ class DefaultBoxes(PriorSet):
         half = torch.tensor(sides, dtype=torch.float64) / 2
         return torch.cat([-half, half], 1).float()
 
-    def check(self, maps: Sequence[tuple[int, int]], canvas: tuple[int, int]) -> None:
-        """Whether these boxes are for maps of these sides on such a canvas, all (height, width). ``UsageError``."""
+    def check(self, maps: Sequence[Sides], canvas: Sides) -> None:
+        """Raises ``UsageError`` unless these boxes fit maps of these sides on such a canvas, all (height, width)."""
         if len(maps) != len(self.ratios):
             raise UsageError(f"DefaultBoxes is for {len(self.ratios)} levels, but there are {len(maps)} feature maps")
         if self.steps is None:
@@ -74,33 +74,32 @@ class DefaultBoxes(PriorSet):
                 if start + (count - 1) * step - step / 2 >= side:
                     raise UsageError(
                         f"level {level + 1} of the default boxes has {count} cells in steps of {step:g} pixels, but "
-                        f"the canvas has {side}: they are for pictures of another size",
-                        fix="Give sizes and steps for this input; steps=None and starts=None spread cells evenly",
+                        f"the canvas has {side}: they are for images of another size",
+                        fix="Give sizes and steps for this input; steps=None and starts=None space cells evenly",
                     )
 
     def __call__(self, images: Images, features: Sequence[Tensor], strides: Sequence[int]) -> Priors:
         """``features``: (B, c, H, W) a level. ``UsageError`` as in :meth:`check`."""
-        maps = tuple((int(f.shape[-2]), int(f.shape[-1])) for f in features)
-        canvas = (int(images.pixels.shape[-2]), int(images.pixels.shape[-1]))
+        maps, canvas = map_sides(images, features)
         self.check(maps, canvas)
         return Priors(*_default_boxes(self, maps, canvas, features[0].device))
 
 
 @dataclass(frozen=True)
 class PyramidBoxes:
-    """Default boxes that follow the strides of whatever network they stand on: s_k = ``scale`` x stride of level k."""
+    """Default boxes whose sizes follow the strides of any network: s_k = ``scale`` x stride of level k."""
 
     scale: float = 3.0  # side of a level's smaller square, in strides
     ratios: tuple[float, ...] = (2.0,)  # of every level, besides 1
 
     def at(self, strides: Sequence[int]) -> DefaultBoxes:
-        """The boxes of levels of these strides, centerd on their cells."""
+        """The boxes for levels of these strides, centered on their cells."""
         sizes = tuple(self.scale * s for s in (*strides, 2 * strides[-1]))
         return DefaultBoxes(sizes, (self.ratios,) * len(strides), steps=tuple(strides), truncate=False)
 
 
 def boxes_at(boxes: DefaultBoxes | PyramidBoxes, strides: Sequence[int]) -> DefaultBoxes:
-    """Boxes as they are, or sized for these strides. ``UsageError`` if they are for another number of levels."""
+    """Boxes unchanged, or sized for these strides. ``UsageError`` if they are for another number of levels."""
     if isinstance(boxes, PyramidBoxes):
         return boxes.at(strides)
     if len(boxes.ratios) != len(strides):
@@ -112,32 +111,30 @@ def boxes_at(boxes: DefaultBoxes | PyramidBoxes, strides: Sequence[int]) -> Defa
     return boxes
 
 
-@lru_cache(maxsize=64)
+@cached
 def _default_boxes(
-    spec: DefaultBoxes, maps: tuple[tuple[int, int], ...], canvas: tuple[int, int], device: torch.device
+    spec: DefaultBoxes, maps: tuple[Sides, ...], canvas: Sides, device: torch.device
 ) -> tuple[Tensor, tuple[int, ...]]:
     levels = []
-    with torch.inference_mode(False), torch.no_grad():  # kept tensors must be ordinary ones, whoever asks first
-        for level, shape in enumerate(maps):
-            y, x = (_centers(spec, level, n, side, device) for n, side in zip(shape, canvas, strict=True))
-            center = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).flip(-1).repeat(1, 1, 2)  # (H, W, 4) xyxy
-            cell = _cell(spec, level, device)
-            if spec.clip:
-                wide, high = canvas[1] / 2, canvas[0] / 2
-                across, down = cell[:, 0::2].clamp(-wide, wide), cell[:, 1::2].clamp(-high, high)
-                cell = torch.stack([across, down], -1).flatten(1)
-            levels.append((center[:, :, None] + cell).reshape(-1, 4))
-        return torch.cat(levels), tuple(len(boxes) for boxes in levels)
+    for level, sides in enumerate(maps):
+        y, x = (_centers(spec, level, n, side, device) for n, side in zip(sides, canvas, strict=True))
+        cell = _cell(spec, level, device)
+        if spec.clip:
+            half_width, half_height = canvas[1] / 2, canvas[0] / 2
+            across, down = cell[:, 0::2].clamp(-half_width, half_width), cell[:, 1::2].clamp(-half_height, half_height)
+            cell = torch.stack([across, down], -1).flatten(1)
+        levels.append(grid_boxes(y, x, cell))
+    return torch.cat(levels), tuple(len(boxes) for boxes in levels)
 
 
 def _centers(spec: DefaultBoxes, level: int, count: int, side: int, device: torch.device) -> Tensor:
-    """Along one axis, (count,)."""
+    """The centers of ``count`` cells along one axis of ``side`` pixels, (count,)."""
     step = side / count if spec.steps is None else spec.steps[level]
     start = step / 2 if spec.starts is None else spec.starts[level]
     return torch.arange(count, dtype=torch.float32, device=device) * step + start
 
 
-@lru_cache(maxsize=256)
+@cached
 def _cell(spec: DefaultBoxes, level: int, device: torch.device) -> Tensor:
-    """On the device once and for all: a new canvas then needs no transfer, and nobody waits."""
+    """Copied to the device once, so that a new canvas needs no transfer."""
     return spec.cell(level).to(device)

@@ -1,4 +1,4 @@
-"""One prior that is the whole image."""
+"""DETR's priors: the whole image, once for each object query."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .base import PriorSet
 
 @dataclass(frozen=True)
 class WholeImage(PriorSet):
-    """The whole picture, once for each query: set prediction has no places of its own (DETR)."""
+    """The whole image for each query, as set prediction has no locations of its own (DETR)."""
 
     queries: int = 100
 
@@ -23,7 +23,7 @@ class WholeImage(PriorSet):
         return (self.queries,)
 
     def __call__(self, images: Images, features: Sequence[Tensor], strides: Sequence[int]) -> Priors:
-        """Boxes (B, queries, 4) around the part of the canvas that is picture."""
-        far = images.sizes.flip(1).float()
-        boxes = torch.cat([torch.zeros_like(far), far], 1)  # (B, 4)
+        """Boxes (B, queries, 4) around the image, without its padding."""
+        sides = images.sizes.flip(1).float()
+        boxes = torch.cat([torch.zeros_like(sides), sides], 1)  # (B, 4)
         return Priors(boxes[:, None].expand(-1, self.queries, -1), (self.queries,))

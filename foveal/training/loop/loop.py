@@ -9,65 +9,38 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric import Fabric
-
 from ...checkpoints import folder as checkpoint
-from ...data.records.dataset import Dataset
 from ...errors import FovealError
-from ...recipe import Recipe
 from ...runtime.interrupt import Interrupt
 from ...runtime.progress import Progress
 from ...types import Images, Targets
 from .ema import EMA
+from .job import Job
 from .log import Clock, Log, Meter
 from .nonfinite import Guard, NonFiniteLoss
-from .optimizers import build_solver, freeze, frozen_norm_modules, restore_solver, set_lr, solver_tensors
+from .optimizers import build_solver, freeze, restore_solver, set_lr, set_training_mode, solver_tensors
 from .state import FINISHED, OUT_OF_TIME, STOPPED_EARLY, Pace, State, differs, full_plan, plan_on_resume, timed_plan
 from .update import Updater, to_device
-from .validate import Validation, Validator
+from .validate import Validation
 
 LOG_EVERY = 20  # updates between lines in metrics.jsonl
 AGREE_EVERY = 10  # updates between agreements of several processes on when to stop
 now = time.monotonic
 
 
-@dataclass(frozen=True)
-class Job:
-    """What is trained on what. Fixed from the first update to the last."""
-
-    fabric: Fabric
-    detector: Any  # a ``Detector`` on its device
-    fit: Recipe
-    loader: Any  # ``foveal.data.loader.loader.Loader``: this process' share of every batch
-    train: Dataset
-    validator: Validator
-    out: Path
-    spec: dict[str, Any]  # what goes into spec.json
-    fixed: dict[str, Any]  # seed, threads, precision, ...: goes into state.json, and must not change on resuming
-    batch: int  # images an update, over all processes
-    seed: int
-    epochs: int | None
-    max_time: float | None  # seconds
-    save_every: float  # seconds
-    began: float  # when the run was called, by ``now``
-    before: State | None = None  # the end of the segment before this one
-    learner: Any = None  # what looks at the batches, where that is a part of the detector
-
-
 class Loop:
     """Runs a :class:`Job`, from the start or from a checkpoint."""
 
     def __init__(self, job: Job, resumed: checkpoint.Content | None, log: Log, progress: Progress) -> None:
-        self.job, self.log, self.progress = job, log, progress
+        self.job, self.arguments, self.log, self.progress = job, job.arguments, log, progress
         self.fabric, self.fit = job.fabric, job.fit
         self.folder = job.out / "checkpoints"
         per_epoch = -(-len(job.loader) // job.fit.accumulate)
-        endless = job.max_time is not None and job.epochs is None
-        plan = full_plan(job.fit, per_epoch, job.epochs, endless=endless)
+        endless = self.arguments.max_time is not None and self.arguments.epochs is None
+        plan = full_plan(job.fit, per_epoch, self.arguments.epochs, endless=endless)
         self.state = State(plan) if job.before is None else job.before.next(plan)
         self.most = self.state.plan.total  # updates, whatever the time limit
         self.clock, self.meter = Clock(job.fabric.device), Meter()
@@ -82,7 +55,7 @@ class Loop:
         # the solver is that of the last update: where a stage has just ended, the next update begins the next one
         self._begin_stage(self._rate(max(0, self.state.step - 1))[0], resumed)
         self._base = self.state.elapsed
-        self.pace = Pace(job.max_time, self._elapsed()) if job.max_time is not None else None
+        self.pace = Pace(self.arguments.max_time, self._elapsed()) if self.arguments.max_time is not None else None
         self._saved = self._logged = now()
 
     # ------------------------------------------------------------------------------------------ the loop
@@ -113,7 +86,7 @@ class Loop:
                 if self._agreed(self._out_of_time()):
                     state.ended = OUT_OF_TIME
                     return
-                if now() - self._saved >= self.job.save_every:
+                if now() - self._saved >= self.arguments.save_every:
                     self._save()
 
     def _update(self, parts: list[tuple[Images, Targets]], files: list[str]) -> None:
@@ -150,7 +123,9 @@ class Loop:
         if due:
             self.progress.say(f"epoch {self._epoch_name()}: validating on {len(self.job.validator.dataset)} images")
             with self._saved_by(interrupt):  # not closed: resuming begins with this validation
-                found = self.job.validator(self.weights, interrupt.check, self.progress.making("validated"))
+                found = self.job.validator(
+                    self.weights, interrupt.check, self.progress.making("validated"), self.updater.learning
+                )
             state.validation = found.seconds
             # this epoch is the one that just ended, not the one that begins at this step
             judge(state, found, f"epoch {self._epoch_name()}", self._epoch_name(), self.log, self.progress)
@@ -216,15 +191,20 @@ class Loop:
         self._stage = index
         stage, detector = self.fit.stages[index], self.job.detector
         freeze(detector, stage, self.trainable)
-        detector.frozen_norms = frozen_norm_modules(detector, self.trainable)
         self.solver = build_solver(detector, self.fit, stage)
         if resumed is not None:
             restore_solver(self.solver, detector, resumed.optimizer)
             set_lr(self.solver, self._rate(max(0, self.state.step - 1))[1])  # a line may be written before an update
-        detector.train()
+        set_training_mode(detector, self.trainable)
         model = self.fabric.setup_module(self.job.learner or detector, move_to_device=False)
         self.updater = Updater(
-            self.fabric, model, self.solver, seed=self.job.seed, clip=self.fit.clip, clock=self.clock
+            self.fabric,
+            model,
+            self.solver,
+            seed=self.arguments.seed,
+            clip=self.fit.clip,
+            clock=self.clock,
+            learning=stage.learning,
         )
         if resumed is not None and self.updater.scaler is not None and resumed.state["scaler"]:
             self.updater.scaler.load_state_dict(resumed.state["scaler"])
@@ -234,8 +214,8 @@ class Loop:
         pace, state = self.pace, self.state
         if pace is None or not self._agreed(pace.due(self._elapsed(), state.plan, state.step)):
             return
-        assert self.job.max_time is not None
-        state.validation = state.validation or self.job.validator.pace(self.weights)
+        assert self.arguments.max_time is not None
+        state.validation = state.validation or self.job.validator.pace(self.weights, self.updater.learning)
         plan = timed_plan(
             state.plan,
             self.most,
@@ -243,7 +223,7 @@ class Loop:
             elapsed=self._elapsed(),
             pace=pace.seconds,
             validation=state.validation,
-            limit=self.job.max_time,
+            limit=self.arguments.max_time,
             val_every=self.fit.val_every,
         )
         plan, seconds = self.fabric.broadcast((plan, pace.seconds))
@@ -259,10 +239,10 @@ class Loop:
 
     def _out_of_time(self, validations: int = 1) -> bool:
         """Whether another update and so many validations would end after the limit."""
-        if self.job.max_time is None:
+        if self.arguments.max_time is None:
             return False
         one = self.pace.seconds if self.pace is not None else 0.0
-        return self._elapsed() + one + validations * self.state.validation >= self.job.max_time
+        return self._elapsed() + one + validations * self.state.validation >= self.arguments.max_time
 
     def _agreed(self, wish: bool, *, always: bool = False) -> bool:
         """What the first process wishes. Several processes ask only now and then: it makes them wait."""
@@ -278,8 +258,8 @@ class Loop:
 
     def _seconds_left(self) -> float:
         state = self.state
-        if self.job.max_time is not None and not state.plan.timed:
-            return self.job.max_time - self._elapsed()
+        if self.arguments.max_time is not None and not state.plan.timed:
+            return self.arguments.max_time - self._elapsed()
         passes = -(-state.plan.epochs // self.fit.val_every) - state.epoch // self.fit.val_every
         return (state.plan.total - state.step) * self._seconds_an_update + passes * state.validation
 
@@ -345,7 +325,7 @@ class Loop:
         asked = self.state.plan
         self.state = State.from_json(resumed.state)
         self.state.plan, self.most = plan_on_resume(
-            self.state.plan, asked, self.fit, self.state.step, self.job.epochs, self.job.max_time
+            self.state.plan, asked, self.fit, self.state.step, self.arguments.epochs, self.arguments.max_time
         )
         self.job.detector.load_state_dict(resumed.raw or resumed.model)
         if self.average is not None:

@@ -44,6 +44,13 @@ def frozen_norm_modules(module: nn.Module, trainable: frozenset[str]) -> tuple[n
     return tuple(found)
 
 
+def set_training_mode(module: nn.Module, trainable: frozenset[str]) -> None:
+    """Training mode, except for the :func:`frozen_norm_modules` of the stage, which keep their statistics."""
+    module.train()
+    for norm in frozen_norm_modules(module, trainable):
+        norm.eval()
+
+
 def parameter_groups(module: nn.Module, fit: Recipe, stage: Stage) -> list[dict[str, Any]]:
     """Groups of equal learning rate and weight decay; ``scale`` is the factor on the stage's learning rate."""
     decay = _descent(fit, stage).decay

@@ -44,10 +44,14 @@ class Updater:
         seed: int,
         clip: float | None,
         clock: Clock,
+        learning: str | None = None,
     ) -> None:
+        """``learning``: the task whose losses alone count, of a two-stage detector; None: all."""
         self.fabric, self.model, self.solver = fabric, model, solver
         self.seed, self.clip, self.clock = seed, clip, clock
         self.rng = torch.Generator(fabric.device)
+        self.learning = learning
+        self.options = {} if learning is None else {"learning": learning}
         precision = fabric.strategy.precision
         self.scaler = precision.scaler if isinstance(precision, MixedPrecision) else None
 
@@ -62,7 +66,7 @@ class Updater:
             last = index == len(parts) - 1
             with nullcontext() if last else self.fabric.no_backward_sync(self.model):
                 with self.clock.measure("forward"):
-                    found = self.model(images, targets, rng=self.rng)
+                    found = self.model(images, targets, rng=self.rng, **self.options)
                     loss = torch.stack(list(found.values())).sum() / len(parts)
                 with self.clock.measure("backward"):
                     self.fabric.backward(loss)

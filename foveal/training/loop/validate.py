@@ -49,18 +49,22 @@ class Validator:
         self.seed, self.split, self.batch = seed, split, batch
         self.loader = EvalLoader(dataset, batch, workers=workers, rank=fabric.global_rank, world=fabric.world_size)
 
-    def pace(self, detector: Any) -> float:
+    def pace(self, detector: Any, learning: str | None = None) -> float:
         """Seconds of a whole pass, guessed from a few batches. The slowest process counts."""
         start = time.perf_counter()
-        seen = self._pass(detector, lambda: None, PACE_BATCHES)[2]
+        seen = self._pass(detector, lambda: None, PACE_BATCHES, learning)[2]
         spent = (time.perf_counter() - start) * len(self.dataset) / self.fabric.world_size / max(1, seen)
         return float(max(self._gathered(spent)))
 
     def __call__(
-        self, detector: Any, check: Callable[[], None] = lambda: None, tell: Callable[[int, int], None] | None = None
+        self,
+        detector: Any,
+        check: Callable[[], None] = lambda: None,
+        tell: Callable[[int, int], None] | None = None,
+        learning: str | None = None,
     ) -> Validation:
         """One pass in evaluation mode. ``check`` runs before every batch and may raise; ``tell`` hears
-        how many of how many images are done."""
+        how many of how many images are done. ``learning``: the task whose losses alone count; None: all."""
         start, done = time.perf_counter(), itertools.count(0, self.batch * self.fabric.world_size)
 
         def before() -> None:
@@ -68,7 +72,7 @@ class Validator:
             if tell is not None:
                 tell(min(next(done), len(self.dataset)), len(self.dataset))
 
-        sums, found, seen = self._pass(detector, before)
+        sums, found, seen = self._pass(detector, before, learning=learning)
         joined: dict[int, Detections] = {}
         losses: dict[str, float] = {}
         everybody = self._gathered((sums, found, seen))
@@ -94,12 +98,13 @@ class Validator:
 
     @torch.no_grad()
     def _pass(
-        self, detector: Any, check: Callable[[], None], batches: int | None = None
+        self, detector: Any, check: Callable[[], None], batches: int | None = None, learning: str | None = None
     ) -> tuple[dict[str, float], dict[int, Detections], int]:
         """Sums of losses over images, detections by image index, and the number of images."""
         sums: dict[str, Tensor] = {}
         found: dict[int, Detections] = {}
         rng = torch.Generator(self.fabric.device)
+        options = {} if learning is None else {"learning": learning}
         with in_evaluation(detector):
             for batch in itertools.islice(self.loader.epoch(), batches):
                 check()
@@ -112,7 +117,7 @@ class Validator:
                 torch.manual_seed(place)
                 rng.manual_seed(place)
                 with self.fabric.autocast():
-                    losses, detections = detector(images, targets, detect=True, rng=rng)
+                    losses, detections = detector(images, targets, detect=True, rng=rng, **options)
                 for name, value in losses.items():
                     weighted = value.float() * len(part)
                     sums[name] = sums[name] + weighted if name in sums else weighted

@@ -41,7 +41,7 @@ class OnMaps(nn.Module):
         priors = Priors(boxes, (1,), valid)
         with torch.autocast(boxes.device.type, enabled=False):
             match = self.roi.matcher(priors, targets)
-            return self.roi.losses(predictions, priors, targets, rng, match=match, kept=valid.float())
+            return self.roi.losses(predictions, priors, targets, rng, match=match, sample=valid.float())
 
 
 def check_maps(detector: Detector, stage: Stage) -> TwoStage:

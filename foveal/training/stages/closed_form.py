@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 
+from ...assembly.two_stage import TwoStage
 from ...data.augment.transforms import HorizontalFlip
 from ...errors import FovealError, UsageError
 from ...parts.heads.rcnn import RCNNHeadLayers
@@ -37,13 +38,14 @@ def check_stages(detector: Detector, fit: Recipe) -> None:
     for stage in fit.stages:
         if stage.inputs == "maps":
             check_maps(detector, stage)
-        elif stage.inputs == "windows" and not hasattr(getattr(detector.spec, "pool", None), "inner"):
+        elif stage.inputs == "windows" and (detector.spec.pool is None or not detector.spec.pool.crops):
             raise UsageError('fit.stages: inputs="windows" needs a detector that looks at crops', fix="Use RCNN")
     solvers = [stage.solver for stage in fit.stages if isinstance(stage.solver, SVM | Ridge)]
-    head = getattr(detector, "roi_head", None)
-    if solvers and not isinstance(head, RCNNHeadLayers):
+    if not solvers:
+        return
+    if not isinstance(detector, TwoStage) or not isinstance(detector.roi_head, RCNNHeadLayers):
         raise UsageError("fit.stages: SVM and Ridge fit the head of R-CNN and SPP-Net", fix="Use head=RCNNHead()")
-    if any(isinstance(s, SVM) for s in solvers) and not isinstance(cast(Any, detector).roi.cls_loss, SoftmaxOrSVM):
+    if any(isinstance(s, SVM) for s in solvers) and not isinstance(detector.roi.cls_loss, SoftmaxOrSVM):
         raise UsageError("fit.stages: SVM writes margins", fix="Set roi.cls_loss=SoftmaxOrSVM()")
 
 

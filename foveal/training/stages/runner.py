@@ -17,8 +17,9 @@ from ...errors import UsageError
 from ...recipe import SVM, Recipe, Ridge, Stage
 from ...runtime.interrupt import Interrupt
 from ...runtime.progress import Progress
+from ..loop.job import Job
 from ..loop.log import Log
-from ..loop.loop import Job, Loop, judge, keep, now
+from ..loop.loop import Loop, judge, keep, now
 from ..loop.state import FINISHED, Plan, State
 from .alternation import StageProposals, remove_handover, restore_initial
 from .cache_maps import OnMaps, store_maps
@@ -53,7 +54,7 @@ class Loaders:
                 loader=Loader(self.dataset, spec.input, fit.augment, self.batch, self.seed, masks=self.masks, **shared),
             )
         shared["flip"] = sum(t.p for t in fit.augment)  # one HorizontalFlip at most
-        pool: Any = getattr(spec, "pool", None)
+        pool: Any = spec.pool
         if stage.inputs == "maps":
             return self._on_maps(job, console, pool, shared)
         loader = WindowLoader(self.dataset, Crops(pool, spec.input.fill), stage.draw, self.batch, self.seed, **shared)
@@ -110,7 +111,6 @@ def run_segments(job: Job, resumed: checkpoint.Content | None, log: Log, console
         stages = segments[index]
         for name, parameter in detector.named_parameters():
             parameter.requires_grad_(learnable[name])
-        detector.frozen_norms, detector.learning = (), stages[0].learning
         if len(segments) > 1:
             console.begin(f"stage {index + 1} of {len(segments)}: {_described(stages[0])}")
         part = replace(job, fit=replace(job.fit, stages=stages), before=before)

@@ -84,7 +84,7 @@ def test_an_input_without_a_size_takes_darknets_pixels() -> None:
 
 def test_connected_layers_say_which_canvas_they_want() -> None:
     detector = DarknetDetector.from_cfg(V1).build(NAMES)
-    with pytest.raises(UsageError, match=r"a connected layer is for 128 numbers, here are 288\. .*no MultiScale"):
+    with pytest.raises(UsageError, match=r"a connected layer expects 128 inputs, got 288\. .*without MultiScale"):
         detector.get_submodule("backbone")(torch.zeros(1, 3, 48, 48))
 
 

@@ -65,7 +65,7 @@ def test_settings_of_a_config_that_are_not_ours(detr: dict[str, Tensor]) -> None
         ({"position_embedding_type": "learned"}, "'learned', only 'sine'"),
         ({"decoder_attention_heads": 2.5}, "decoder_attention_heads is 2.5, expected a number"),
         ({"dropout": "no"}, "dropout is 'no', expected a number"),
-        ({"decoder_attention_heads": 3}, "width is a multiple of heads"),
+        ({"decoder_attention_heads": 3}, "expected width a multiple of heads"),
         ({"encoder_ffn_dim": 7}, "encoder_ffn_dim is 7, the decoder's is 48"),
     ):
         with pytest.raises(FovealError, match=rf"^{file}: .*{words}"):
@@ -105,7 +105,7 @@ def test_a_detr_that_nobody_else_computes_is_not_written_as_theirs(change: str, 
     spec = override(SMALL, [change])
     state = spec.build(CLASSES).state_dict()
     if not change.startswith("input"):  # a state dict says nothing of sizes
-        with pytest.raises(UsageError, match=rf"{change.partition('=')[0]}=.*ours alone"):
+        with pytest.raises(UsageError, match=rf"{change.partition('=')[0]}=.*other projects have no such setting"):
             export(tmp_path / "m.pth", "detr", spec, CLASSES, state)
     export(tmp_path / "m", "hf", spec, CLASSES, state)
     assert json.loads((tmp_path / "m" / "config.json").read_text())["model_type"] == "foveal"

@@ -42,7 +42,7 @@ def test_caffenet() -> None:
     assert body.strides == (32,) and body.channels == (256,)
 
 
-def test_caffenet_padded_for_whole_pictures() -> None:
+def test_caffenet_padded_for_whole_images() -> None:
     """Fast R-CNN's (models/CaffeNet/train.prototxt): conv1 padded by 5, pools by 1. Cell i of conv5 then sees round
     pixel 16 i: conv1 starts at 0, every padded layer keeps that. Unpadded it is 5 + 4 + 8 = 17 pixels later."""
     for padded, center in ((True, 160), (False, 177)):
@@ -127,12 +127,12 @@ def test_frozen_stages_and_unknown_layers() -> None:
 def test_two_taps_see_two_vectors() -> None:
     torch.manual_seed(0)
     head = RCNNHead(width=8, predictor=Predictor(0.1, 0.1)).build(4, 3, 3, 2, None).eval()
-    rows = torch.randn(6, 4, 3, 3)
-    classes, boxes = head.split_features(rows)
-    assert classes.shape == (6, 8) and torch.equal(boxes, rows.flatten(1))
-    found = head(rows, 2)
+    rois = torch.randn(6, 4, 3, 3)
+    classes, boxes = head.split_features(rois)
+    assert classes.shape == (6, 8) and torch.equal(boxes, rois.flatten(1))
+    found = head(rois, 2)
     assert found.logits.shape == (2, 3, 3) and found.deltas.shape == (2, 3, 2, 4)
-    assert torch.allclose(found.deltas.flatten(0, 1), head.predictor.bbox_pred(rows.flatten(1)).view(6, 2, 4))
+    assert torch.allclose(found.deltas.flatten(0, 1), head.predictor.bbox_pred(rois.flatten(1)).view(6, 2, 4))
 
 
 def test_boxes_stand_still_until_they_are_fitted() -> None:

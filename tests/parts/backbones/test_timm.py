@@ -120,8 +120,8 @@ def test_inception_resnet_v2() -> None:
 def test_a_step_and_a_detection_of_inception_resnet_v2() -> None:
     changes = ["train_proposals=Counts(100, 8)", "test_proposals=Counts(100, 4)", "roi.sampler=Balanced(4, 0.25)"]
     detector = override(presets.faster_rcnn_inception_resnet_v2, [*changes, "pool.size=5"]).build(["a", "b"])
-    picture, box = torch.rand(3, 96, 128), torch.tensor([[20.0, 20, 90, 80]])
-    images = detector.prepare([(picture.permute(1, 2, 0) * 255).byte().numpy()])
+    image, box = torch.rand(3, 96, 128), torch.tensor([[20.0, 20, 90, 80]])
+    images = detector.prepare([(image.permute(1, 2, 0) * 255).byte().numpy()])
     images = replace(images, pixels=images.pixels[..., :128, :160], sizes=torch.tensor([[128, 160]]))
     targets = Targets.pad([Target(box, torch.tensor([1]))])
     losses = detector(images, targets)
@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         Timm("resnet18x").build()
     with pytest.raises(UsageError, match="not what a detector needs"):
         Timm("vit_tiny_patch16_224").build()
-    with pytest.raises(UsageError, match="does not take a picture"):
+    with pytest.raises(UsageError, match="does not take an image"):
         Timm("swin_tiny_patch4_window7_224").build()
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
     spec = Timm("resnet18")

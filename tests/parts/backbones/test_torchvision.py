@@ -34,7 +34,7 @@ def shake(module: nn.Module) -> None:
             m.running_var.data.uniform_(0.5, 1.5, generator=rng)  # type: ignore[union-attr]
 
 
-def picture(size: int = 96) -> Tensor:
+def sample_image(size: int = 96) -> Tensor:
     return torch.randn(2, 3, size, size + 32, generator=torch.Generator().manual_seed(2))
 
 
@@ -81,7 +81,7 @@ def test_same_as_torchvision(name: str, channels: tuple[int, ...], strides: tupl
     spec.load_pretrained(ours)
     assert ours.channels == channels
     assert ours.strides == strides
-    x = picture()
+    x = sample_image()
     with torch.no_grad():
         features = ours.eval()(x)
     for mine, theirs, c, s in zip(features, peer_features(peer, ours.names, x), channels, strides, strict=True):
@@ -99,7 +99,7 @@ def test_vgg_same_as_torchvision() -> None:
     assert min(int(n.split(".")[1]) for n in trained) == 10  # conv3_1: conv1 and conv2 are frozen in Fast R-CNN
     peer = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"])
     peer.load_state_dict({k.removeprefix("features."): v for k, v in ours.state_dict().items()})
-    x = picture(64)
+    x = sample_image(64)
     with torch.no_grad():
         assert relative(ours(x)[0], peer[:30](x)) <= 1e-5
 
@@ -118,7 +118,7 @@ def test_layer_norm_networks(name: str) -> None:
     ours = Torchvision(name, frozen_stages=1).build()
     peer = torchvision.models.get_model(name, weights=None)
     peer.load_state_dict(ours.state_dict(), strict=False)
-    x = picture(64)
+    x = sample_image(64)
     with torch.no_grad():
         features = ours.eval()(x)
     for mine, theirs, c in zip(features, peer_features(peer, ours.names, x), (96, 192, 384, 768), strict=True):
@@ -148,10 +148,10 @@ def test_frozen_stages_are_torchvisions(trainable: int) -> None:
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 
     peer = _resnet_fpn_extractor(torchvision.models.resnet18(), trainable)
-    wanted = {n for n, p in peer.body.named_parameters() if p.requires_grad}
+    expected = {n for n, p in peer.body.named_parameters() if p.requires_grad}
     ours = Torchvision("resnet18", norm="batch", frozen_stages=5 - trainable).build()
     mine = {n for n, p in ours.named_parameters() if p.requires_grad}
-    assert mine == wanted
+    assert mine == expected
 
 
 @pytest.mark.parametrize("trainable", [1, 3, 6])
@@ -160,7 +160,7 @@ def test_mobilenet_detection_form(trainable: int) -> None:
 
     network = torchvision.models.mobilenet_v3_large()
     peer = _mobilenet_extractor(network, True, trainable)
-    wanted = {"features." + n for n, p in peer.body.named_parameters() if p.requires_grad}
+    expected = {"features." + n for n, p in peer.body.named_parameters() if p.requires_grad}
     # torchvision counts the last convolution as a stage of its own; we have five stages, by stride
     frozen = {6: 0, 3: 3, 1: 5}[trainable]
     ours = Torchvision(
@@ -169,7 +169,7 @@ def test_mobilenet_detection_form(trainable: int) -> None:
     assert ours.channels == (160, 960)
     assert ours.strides == (32, 32)
     mine = {n for n, p in ours.named_parameters() if p.requires_grad}
-    assert mine == (wanted if trainable > 1 else set())
+    assert mine == (expected if trainable > 1 else set())
     assert {m.eps for m in ours.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-5}
 
 
@@ -188,7 +188,7 @@ def test_returned_maps_are_not_overwritten() -> None:
     """A layer before an in-place ReLU can be returned: VGG's conv5_3 keeps its negative values."""
     ours = Torchvision("vgg11", returns=("features.18", "features.19")).build()
     with torch.no_grad():
-        before, after = ours(picture(64))
+        before, after = ours(sample_image(64))
     assert float(before.min()) < 0
     assert torch.equal(before.relu(), after)
 
@@ -209,7 +209,7 @@ def test_fused_norm_has_the_same_values_and_gradients() -> None:
     """In double precision, where rounding cannot flip a ReLU."""
     ours, peer = (m.double() for m in frozen_pair())
     assert all(isinstance(m, FrozenConv) for m in ours.modules() if isinstance(m, nn.Conv2d))
-    x = picture(64).double()
+    x = sample_image(64).double()
     mine, theirs = ours(x), list(peer(x).values())
     for a, b in zip(mine, theirs, strict=True):
         assert relative(a, b) <= 1e-12
@@ -230,7 +230,7 @@ def test_fused_keys_are_torchvisions() -> None:
 
 def test_fused_norm_follows_loaded_state_and_copies() -> None:
     ours, _ = frozen_pair()
-    x = picture(64)
+    x = sample_image(64)
     other = copy.deepcopy(ours)
     with torch.no_grad():
         first = ours.eval()(x)[0]
@@ -266,7 +266,7 @@ def test_fold_is_the_same_function(norm: str) -> None:
     body = Torchvision("resnet18", norm=norm).build()  # type: ignore[arg-type]
     shake(body)
     folded = fold_norms(body)
-    x = picture(64)
+    x = sample_image(64)
     with torch.no_grad():
         for a, b in zip(folded(x), body.eval()(x), strict=True):
             assert relative(a, b) <= 1e-5
@@ -283,14 +283,14 @@ def test_fold_leaves_norms_that_follow_no_convolution() -> None:
     folded = fold_norms(body)
     assert any(isinstance(m, FrozenBatchNorm) for m in folded.modules())
     with torch.no_grad():
-        for a, b in zip(folded(picture(64)), body.eval()(picture(64)), strict=True):
+        for a, b in zip(folded(sample_image(64)), body.eval()(sample_image(64)), strict=True):
             assert relative(a, b) <= 1e-5
 
 
 def test_fuse_keeps_a_bias_before_the_norm() -> None:
     conv, norm = nn.Conv2d(3, 5, 3), FrozenBatchNorm(5)
     shake(norm)
-    x = picture(32)
+    x = sample_image(32)
     plain = norm(conv(x))
     block = nn.Sequential(conv, norm)
     fuse_frozen(block)
@@ -307,9 +307,9 @@ def test_group_norm_takes_32_groups_or_fewer() -> None:
 def test_autocast_stays_in_low_precision() -> None:
     body = Torchvision("resnet18", returns=(2, 3)).build()
     with torch.autocast("cpu", torch.bfloat16):
-        frozen, trained = body(picture(64))
+        frozen, trained = body(sample_image(64))
     assert frozen.dtype == trained.dtype == torch.bfloat16
-    assert not frozen.requires_grad  # nothing is kept for a backward pass through the two frozen stages
+    assert not frozen.requires_grad  # nothing is stored for a backward pass through the two frozen stages
     trained.float().sum().backward()
     assert {n.split(".")[0] for n, p in body.named_parameters() if p.grad is not None} == {"layer2"}
 
@@ -329,8 +329,8 @@ def test_real_squeezenet_features(data: Path) -> None:
         x = ((torch.from_numpy(reference[f"input_{photo}"]) / 255 - mean) / std).permute(2, 0, 1)[None]
         with torch.no_grad():
             features = body.eval()(x)[-1]
-        wanted = torch.from_numpy(reference[f"features_{photo}"]).reshape(features.shape)
-        assert relative(features, wanted) <= 1e-5
+        expected = torch.from_numpy(reference[f"features_{photo}"]).reshape(features.shape)
+        assert relative(features, expected) <= 1e-5
 
 
 def test_building_reads_no_file() -> None:

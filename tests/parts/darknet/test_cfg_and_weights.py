@@ -32,13 +32,13 @@ def test_floats_of_every_real_cfg(data: Path) -> None:
     which the mean and variance of 13,184 normalized channels come."""
     counts = json.loads((data / "weights/darknet-cfg/float_counts.json").read_text())["cfg"]
     assert len(counts) == 10
-    for name, wanted in counts.items():
+    for name, expected in counts.items():
         path = data / "weights/darknet-cfg" / name
         net = read_net(read_cfg_text(path), path)
         kinds = [layer.kind for layer in net.layers]
-        assert net.floats == wanted["floats"], name
-        assert {kind: kinds.count(kind) for kind in kinds} == wanted["layers"], name
-        assert net.shape(-1) == tuple(wanted["input_chw"]), name
+        assert net.floats == expected["floats"], name
+        assert {kind: kinds.count(kind) for kind in kinds} == expected["layers"], name
+        assert net.shape(-1) == tuple(expected["input_chw"]), name
     net = read_net(read_cfg_text(data / "weights/darknet-cfg/yolov1.cfg"))
     assert net.floats == 197_301_875 + 2 * 13_184
     assert [layer.shape for layer in net.heads] == [(1715, 1, 1)]
@@ -78,14 +78,14 @@ def test_the_grammar_is_darknets() -> None:
         (NET.replace("32", "32.5", 1) + CONV, "width is 32.5, expected a whole number"),
         (NET.replace("32", "nan") + CONV, "width is 'nan', expected a number|height is 'nan', expected a number"),
         (NET.replace("32", "1e999") + CONV, "is '1e999', expected a number"),
-        (NET + "channels=1\n" + CONV, "line 4 \\[net\\]: channels is 1; pictures are RGB"),
+        (NET + "channels=1\n" + CONV, "line 4 \\[net\\]: channels is 1; images are RGB"),
         (NET + "\n[capsule]\n", "line 5 \\[capsule\\]: layer 'capsule' is not known. Use one of avgpool"),
         (NET + "[convolutional]\nsize=3\n", "line 4 \\[convolutional\\]: filters is missing"),
         (NET + CONV.format("many"), "line 5 \\[convolutional\\]: filters is 'many', expected a number"),
         (NET + CONV.format(0), "filters is 0, expected 1 or more"),
         (EIGHT.replace("linear", "bent"), "line 7 .*activation 'bent' is not known. Use one of linear"),
         (EIGHT + "groups=3\n", "groups is 3, which does not divide"),
-        (EIGHT + "dilation=2\n", "dilation=2 is not known here, only dilation=1"),
+        (EIGHT + "dilation=2\n", "dilation=2 is not supported, only dilation=1"),
         (EIGHT.replace("size=1", "size=40"), "leaves nothing of a map of 3 x 32 x 32"),
         (EIGHT + "[route]\nlayers=-2\n", "line 9 \\[route\\]: layers names layer -2, which is not before"),
         (EIGHT + "[route]\nlayers=-1,1\n", "layers names layer 1, which is not before it. Give a layer from 0 to 0"),
@@ -95,15 +95,15 @@ def test_the_grammar_is_darknets() -> None:
         (EIGHT + BATCH + "[shortcut]\nfrom=-2\n", "adds 8 x 32 x 32 \\(from\\) to 4 x 16 x 16"),
         (EIGHT + "[reorg]\nstride=3\n", "stride 3 does not divide a map of 8 x 32 x 32"),
         (GOOD + YOLO.replace("mask=0,1", "mask=0,3"), "line 9 \\[yolo\\]: mask names anchor 3, .* 3"),
-        (GOOD + YOLO.replace("num=3", "num=4"), "line 10 \\[yolo\\]: anchors holds 3 pairs, num is 4"),
-        (GOOD + YOLO.replace("5,6", "5"), "anchors holds 5 numbers, expected pairs"),
+        (GOOD + YOLO.replace("num=3", "num=4"), "line 10 \\[yolo\\]: anchors has 3 pairs, num is 4"),
+        (GOOD + YOLO.replace("5,6", "5"), "anchors has 5 numbers, expected pairs"),
         (GOOD + YOLO.replace("5,6", "5,0"), "a side that is not above 0"),
         (NET + CONV.format(15) + YOLO, "2 boxes of 5 \\+ 2 classes need 14 channels, the layer before has 15"),
         (NET + CONV.format(15) + REGION, "need 14 channels, the layer before has 15. Set filters=14 there"),
         (GOOD + YOLO + BATCH, "line 13 .*reads layer 1, \\[yolo\\] of line 8, which ends a branch"),
         (GOOD + "[detection]\nclasses=2\nside=3\nnum=1\nsqrt=1\n", "need 63 numbers, the layer before has 14336"),
         (GOOD + REGION + "tree=x\n", "line 12 \\[region\\]: tree: YOLO9000's"),
-        (GOOD + "[softmax]\ngroups=4\n", "groups=4 is not known here"),
+        (GOOD + "[softmax]\ngroups=4\n", "groups=4 is not supported"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_line(text: str, words: str) -> None:
@@ -140,7 +140,7 @@ def test_names(tmp_path: Path, data: Path) -> None:
     assert len(read_names(data / "weights/darknet-cfg/coco.names")) == 80
     assert read_names(data / "weights/yolo-lite/voc.names")[-1] == "tvmonitor"
     file = tmp_path / "my.names"
-    cases = {"": "holds no name", "a\n\nb\n": "line 2: is empty", "a\nb\na\n": "line 3: 'a' stands in line 1"}
+    cases = {"": "has no names", "a\n\nb\n": "line 2: is empty", "a\nb\na\n": "line 3: 'a' stands in line 1"}
     for text, words in cases.items():
         file.write_text(text)
         with pytest.raises(FovealError, match=words):
@@ -181,7 +181,7 @@ def test_every_real_pair_is_read_and_written_back(cfg: str, data: Path, tmp_path
 def test_a_wrong_pair_is_refused_with_both_counts(data: Path) -> None:
     base = data / "weights/yolo-lite/MISMATCH-tiny-yolov2-trial8"
     net = read_net(read_cfg_text(base.with_suffix(".cfg")), base.with_suffix(".cfg"))
-    with pytest.raises(FovealError, match=r"MISMATCH.*holds 572,317 floats.*MISMATCH.*\.cfg needs 574,189"):
+    with pytest.raises(FovealError, match=r"MISMATCH.*has 572,317 floats.*MISMATCH.*\.cfg needs 574,189"):
         read_darknet(base.with_suffix(".weights"), net)
 
 
@@ -194,9 +194,9 @@ def test_files_that_are_cut_empty_or_something_else(data: Path, tmp_path: Path) 
     assert sum(v.numel() for v in state.values()) == net.floats == 194
     other = data / "photos/darknet/dog.jpg"
     cases = (
-        (good[:-4], "holds 193 floats behind its header, the cfg needs 194.*cut off"),
-        (good[:-1], "holds 193 floats and 3 bytes behind its header, the cfg needs 194"),
-        (good + bytes(4), "holds 195 floats"),
+        (good[:-4], "has 193 floats after its header, the cfg needs 194.*cut off"),
+        (good[:-1], "has 193 floats and 3 bytes after its header, the cfg needs 194"),
+        (good + bytes(4), "has 195 floats"),
         (good[:18], "is cut off in its header"),
         (good[:7], "not Darknet weights"),
         (b"", "is an empty file"),
@@ -257,7 +257,7 @@ def test_the_first_layers_alone(tmp_path: Path) -> None:
             _, state = read_darknet(file, net, needed=needed)
             assert {int(re.findall(r"\d+", key)[0]) for key in state} == set(range(held))
         else:
-            with pytest.raises(FovealError, match="floats behind its header"):
+            with pytest.raises(FovealError, match="floats after its header"):
                 read_darknet(file, net, needed=needed)
-    with pytest.raises(FovealError, match="floats behind its header"):
+    with pytest.raises(FovealError, match="floats after its header"):
         read_darknet(file, net)

@@ -75,14 +75,14 @@ def test_tiny_darknet_classifies_as_opencv_does(data: Path) -> None:
     folder = data / "weights/tiny-darknet"
     _, network = loaded(folder / "tiny.cfg", folder / "tiny.weights", 1e-6)
     stored = np.load(data / "weights/reference/tiny-darknet.npz")
-    told = json.loads((data / "weights/reference/tiny-darknet.json").read_text())["top5"]
+    top5 = json.loads((data / "weights/reference/tiny-darknet.json").read_text())["top5"]
     names = (folder / "imagenet.shortnames.list").read_text().splitlines()
     for photo in ("dog", "eagle"):
         scores = network(pixels(stored[f"input_{photo}"]))[0].flatten()
         assert (scores - torch.from_numpy(stored[f"prob_{photo}"])).abs().max() <= 1e-4
         best = scores.topk(5)
-        assert [names[k] for k in best.indices] == [name for name, _ in told[f"{photo}.jpg"]]
-        assert best.values.tolist() == pytest.approx([score for _, score in told[f"{photo}.jpg"]], abs=1e-3)
+        assert [names[k] for k in best.indices] == [name for name, _ in top5[f"{photo}.jpg"]]
+        assert best.values.tolist() == pytest.approx([score for _, score in top5[f"{photo}.jpg"]], abs=1e-3)
 
 
 @torch.no_grad()
@@ -93,7 +93,7 @@ def test_squeezenet_classifies_as_torchvision_does(data: Path) -> None:
     backbone = spec.build()
     load_network_file(backbone, file, known=backbone.known, what="squeezenet1_0")
     stored = np.load(data / "weights/reference/squeezenet1_0.npz")
-    told = json.loads((data / "weights/reference/squeezenet1_0.json").read_text())["top5"]
+    top5 = json.loads((data / "weights/reference/squeezenet1_0.json").read_text())["top5"]
     names = SqueezeNet1_0_Weights.IMAGENET1K_V1.meta["categories"]
     last = torch.load(file, weights_only=True)
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
@@ -104,8 +104,8 @@ def test_squeezenet_classifies_as_torchvision_does(data: Path) -> None:
         logits = scored.relu().mean((0, 2, 3))
         assert (logits - torch.from_numpy(stored[f"logits_{photo}"])).abs().max() <= 1e-3
         best = logits.softmax(0).topk(5)
-        assert [names[k] for k in best.indices] == [name for name, _ in told[f"{photo}.jpg"]]
-        assert best.values.tolist() == pytest.approx([score for _, score in told[f"{photo}.jpg"]], abs=1e-3)
+        assert [names[k] for k in best.indices] == [name for name, _ in top5[f"{photo}.jpg"]]
+        assert best.values.tolist() == pytest.approx([score for _, score in top5[f"{photo}.jpg"]], abs=1e-3)
 
 
 def random_network(net: Net, returns: list[int]) -> DarknetNetwork:
@@ -188,7 +188,7 @@ def test_reorg_has_darknets_order() -> None:
     """``reorg_cpu`` of Darknet's blas.c, written out: in memory, out[i + w (j + h k)] = x[w2 + w s (h2 + h s c2)]."""
     c, h, w, s = 8, 4, 6, 2
     x = torch.randn(2, c, h, w)
-    wanted = torch.empty(2, c * h * w)
+    expected = torch.empty(2, c * h * w)
     for b in range(2):
         flat = x[b].flatten()
         for k in range(c):
@@ -196,9 +196,9 @@ def test_reorg_has_darknets_order() -> None:
             for j in range(h):
                 for i in range(w):
                     w2, h2 = i * s + offset % s, j * s + offset // s
-                    wanted[b, i + w * (j + h * k)] = flat[w2 + w * s * (h2 + h * s * c2)]
+                    expected[b, i + w * (j + h * k)] = flat[w2 + w * s * (h2 + h * s * c2)]
     found = ReorgModule(s)(x)
-    assert torch.equal(found, wanted.view(2, c * s * s, h // s, w // s))
+    assert torch.equal(found, expected.view(2, c * s * s, h // s, w // s))
     assert torch.equal(ReorgModule(s)(x.to(memory_format=torch.channels_last)), found)
     assert not torch.equal(found, nn.functional.pixel_unshuffle(x, s))
 
@@ -221,7 +221,7 @@ def test_route_shortcut_upsample_and_crop() -> None:
 
 
 def test_connected_and_local() -> None:
-    """Local is a convolution at each place: the same weights everywhere make it one."""
+    """Local is a convolution at each location: the same weights everywhere make it one."""
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     layers = (
         "[local]\nfilters=5\nsize=3\nstride=2\npad=1\nactivation=linear\n[connected]\noutput=4\nactivation=linear\n"
@@ -239,7 +239,7 @@ def test_connected_and_local() -> None:
 
 def test_activations() -> None:
     x = torch.tensor([-2.0, -0.5, 0.0, 1.0, 9.0])
-    wanted = {
+    expected = {
         "leaky": [-0.2, -0.05, 0, 1, 9],
         "relu": [0, 0, 0, 1, 9],
         "relu6": [0, 0, 0, 1, 6],
@@ -247,7 +247,7 @@ def test_activations() -> None:
         "swish": (x / (1 + (-x).exp())).tolist(),
         "mish": (x * (1 + x.exp()).log().tanh()).tolist(),
     }
-    for name, values in wanted.items():
+    for name, values in expected.items():
         made = activation(name)
         assert made is not None
         assert made(x.clone()).tolist() == pytest.approx(values, abs=1e-6), name
@@ -330,7 +330,7 @@ def test_backbone_norms_layers_and_first_layers_alone(data: Path, tmp_path: Path
     again = Darknet(text, returns=("layers.14",)).build()
     Darknet(text).load_pretrained(again, part)
     assert torch.equal(again.layers[14][0].weight, network.layers[14][0].weight)  # type: ignore[index]
-    with pytest.raises(FovealError, match="floats behind its header"):
+    with pytest.raises(FovealError, match="floats after its header"):
         Darknet(text).load_pretrained(Darknet(text).build(), part)
     with pytest.raises(UsageError, match=r"no layer 'layers\.99'"):
         Darknet(text, returns=("layers.99",)).build()

@@ -18,7 +18,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from foveal.errors import FovealError, UsageError
 from foveal.parts.backbones.torchvision import Torchvision
-from foveal.parts.heads.dense import Predictor, ResNetTail, RoIConv, RoIMLP, RPNHead, Tower, VGGTail
+from foveal.parts.heads.dense import RPNHead, Tower
+from foveal.parts.heads.roi import Predictor, ResNetTail, RoIConv, RoIMLP, VGGTail
 from foveal.parts.layers import norms
 from foveal.parts.layers.norms import FrozenBatchNorm
 from foveal.parts.necks.fpn import FPN
@@ -37,7 +38,7 @@ def maps() -> list[Tensor]:
     return [torch.randn(2, WIDTH, h, w, generator=rng).to(memory_format=torch.channels_last) for h, w in shapes]
 
 
-def rows(channels: int = WIDTH, size: int = 7, count: int = 6) -> Tensor:
+def pooled(channels: int = WIDTH, size: int = 7, count: int = 6) -> Tensor:
     x = torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(5))
     return x.to(memory_format=torch.channels_last)
 
@@ -48,10 +49,10 @@ def test_tower_is_torchvisions(norm: str | None) -> None:
     peer = RetinaNetHead(WIDTH, 3, 5, norm_layer=partial(nn.GroupNorm, 32) if norm else None)
     ours = Tower(norm=norm).build((WIDTH,) * 3, (3,) * 3, 5, None)  # type: ignore[arg-type]
     ours.load_state_dict(peer.state_dict())
-    found, wanted = ours(maps()), peer(maps())
+    found, expected = ours(maps()), peer(maps())
     assert found.logits.shape == (2, (63 + 20 + 6) * 3, 5)
-    torch.testing.assert_close(found.logits, wanted["cls_logits"], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found.deltas, wanted["bbox_regression"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.logits, expected["cls_logits"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.deltas, expected["bbox_regression"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -111,7 +112,7 @@ def test_roi_mlp_is_torchvisions(as_conv: bool, monkeypatch: pytest.MonkeyPatch)
     """Both forms of the first layer, whatever this processor would choose."""
     monkeypatch.setattr(norms, "_has_avx512", lambda: as_conv)
     ours = RoIMLP(48).build(WIDTH, (7, 7), 6, 5, None)
-    compare_roi(ours, TwoMLPHead(WIDTH * 49, 48), 5, 48, rows())
+    compare_roi(ours, TwoMLPHead(WIDTH * 49, 48), 5, 48, pooled())
 
 
 @pytest.mark.parametrize("as_conv", [False, True])
@@ -119,7 +120,7 @@ def test_roi_conv_is_torchvisions(as_conv: bool, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(norms, "_has_avx512", lambda: as_conv)
     ours = RoIConv(channels=16, width=48).build(WIDTH, (7, 7), 6, 5, None).eval()
     trunk = FastRCNNConvFCHead((WIDTH, 7, 7), [16] * 4, [48], norm_layer=nn.BatchNorm2d).eval()
-    compare_roi(ours, trunk, 5, 48, rows())
+    compare_roi(ours, trunk, 5, 48, pooled())
 
 
 def test_resnet_tail_is_torchvisions(tmp_path: Path) -> None:
@@ -129,13 +130,13 @@ def test_resnet_tail_is_torchvisions(tmp_path: Path) -> None:
     head = spec.build(256, (14, 14), 4, 3, None)
     spec.load_pretrained(head, tmp_path / "r18.pth")
     assert set(head.trunk.state_dict()) == {k for k in network.state_dict() if k.startswith("layer4")}
-    x = rows(256, 14, 4)
+    x = pooled(256, 14, 4)
     with torch.no_grad():
         vectors = head.trunk(x)
         torch.testing.assert_close(vectors, network.layer4(x).mean((2, 3)), rtol=1e-4, atol=1e-5)
         assert head(x, 2).deltas.shape == (2, 2, 3, 4)
     assert all(m.fused for m in head.modules() if isinstance(m, FrozenBatchNorm))
-    with pytest.raises(UsageError, match="needs a ResNet"):
+    with pytest.raises(UsageError, match="the name of a ResNet"):
         ResNetTail("vgg16").build(512, (7, 7), 4, 3, None)
 
 
@@ -151,11 +152,11 @@ def test_vgg_tail_reads_the_classifier(tmp_path: Path) -> None:
     spec = VGGTail(24)
     head = spec.build(WIDTH, (7, 7), 4, 3, None)
     spec.load_pretrained(head, tmp_path / "vgg.pth")
-    x = rows()
+    x = pooled()
     with torch.no_grad():
-        wanted = layers["classifier.3"](layers["classifier.0"](x.flatten(1)).relu()).relu()
-        torch.testing.assert_close(head.eval().trunk(x), wanted, rtol=1e-5, atol=1e-5)
-        assert float((head.train().trunk(x) == 0).float().mean()) > 0.6  # half dropped, half of the rest below zero
+        expected = layers["classifier.3"](layers["classifier.0"](x.flatten(1)).relu()).relu()
+        torch.testing.assert_close(head.eval().trunk(x), expected, rtol=1e-5, atol=1e-5)
+        assert float((head.train().trunk(x) == 0).float().mean()) > 0.6  # half dropped, half of the others below zero
     torch.save({"features.0.weight": torch.ones(1)}, tmp_path / "bare.pth")
     with pytest.raises(FovealError, match=r"bare\.pth.*missing fc6\.weight"):
         spec.load_pretrained(head, tmp_path / "bare.pth")
@@ -181,7 +182,7 @@ def test_predictor_starting_values() -> None:
 
 def test_agnostic_boxes() -> None:
     head = RoIMLP(16, depth=1, predictor=Predictor(agnostic=True)).build(WIDTH, (7, 7), 6, 5, None)
-    assert head(rows(), 3).deltas.shape == (3, 2, 4)
+    assert head(pooled(), 3).deltas.shape == (3, 2, 4)
 
 
 # ------------------------------------------------------------------------------------------------------- whole

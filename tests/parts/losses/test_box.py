@@ -20,10 +20,10 @@ EVERY = [L1(), SmoothL1(), SmoothL1(beta=1 / 9), SmoothL1(beta=0.0), IoU(), IoU(
 EVERY.append(Sum((L1(weight=5.0), GIoU(weight=2.0))))
 
 
-def between(loss: BoxLoss, found: Tensor, wanted: Tensor) -> Tensor:
-    """The loss of given boxes (R, 4): deltas are made so that they decode to ``found``."""
-    prior = torch.tensor([-40.0, -30.0, 60.0, 70.0], dtype=found.dtype).expand_as(found)
-    return loss(CODER.encode(found, prior)[None], prior[None], wanted[None], CODER)[0]
+def between(loss: BoxLoss, predicted: Tensor, target: Tensor) -> Tensor:
+    """The loss of given boxes (R, 4): deltas are made so that they decode to ``predicted``."""
+    prior = torch.tensor([-40.0, -30.0, 60.0, 70.0], dtype=predicted.dtype).expand_as(predicted)
+    return loss(CODER.encode(predicted, prior)[None], prior[None], target[None], CODER)[0]
 
 
 def pairs(n: int) -> tuple[Tensor, Tensor]:
@@ -36,20 +36,20 @@ def pairs(n: int) -> tuple[Tensor, Tensor]:
     return draw(), draw()
 
 
-def centerd(cx: float, cy: float, w: float, h: float) -> Tensor:
+def centered(cx: float, cy: float, w: float, h: float) -> Tensor:
     return torch.tensor([[cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]], dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "found", "iou", "giou"),
+    ("target", "predicted", "iou", "giou"),
     [  # equal L1 distance, different overlap: figure 1b of the GIoU paper
         ((0, 0, 14, 14), (-7.77, 0, 14, 15.3), 0.270, 0.240),
         ((0, 0, 16, 12), (-1.48, -1.10, 12.30, 9.21), 0.590, 0.590),
         ((0, 0, 20, 14), (0, 1.61, 24.31, 10.85), 0.660, 0.620),
     ],
 )
-def test_giou_figure(wanted: tuple[float, ...], found: tuple[float, ...], iou: float, giou: float) -> None:
-    a, b = centerd(*found), centerd(*wanted)
+def test_giou_figure(target: tuple[float, ...], predicted: tuple[float, ...], iou: float, giou: float) -> None:
+    a, b = centered(*predicted), centered(*target)
     assert math.isclose(1 - float(between(IoU(), a, b)), iou, abs_tol=0.005)
     assert math.isclose(1 - float(between(GIoU(), a, b)), giou, abs_tol=0.005)
 
@@ -65,7 +65,7 @@ def test_overlap_losses_by_hand() -> None:
     a, b = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).double(), torch.tensor([[2.0, 0.0, 3.0, 1.0]]).double()
     assert math.isclose(float(between(GIoU(), a, b)), 1 + 1 / 3, rel_tol=1e-9)
     # one center, 4 x 4 and 2 x 8: I = 8, U = 24, v = 4/pi^2 (atan(1) - atan(1/4))^2
-    a, b = centerd(0, 0, 4, 4), centerd(0, 0, 2, 8)
+    a, b = centered(0, 0, 4, 4), centered(0, 0, 2, 8)
     v = 4 / math.pi**2 * (math.atan(0.25) - math.atan(1)) ** 2
     assert math.isclose(float(between(CIoU(), a, b)), 2 / 3 + v * v / (2 / 3 + v), rel_tol=1e-6)
 
@@ -75,9 +75,9 @@ def test_overlap_losses_by_hand() -> None:
     [(GIoU(), generalized_box_iou_loss), (DIoU(), distance_box_iou_loss), (CIoU(), complete_box_iou_loss)],
 )
 def test_equals_torchvision(loss: BoxLoss, peer) -> None:  # type: ignore[no-untyped-def]
-    found, wanted = pairs(500)
-    ours, theirs = found.clone().requires_grad_(), found.clone().requires_grad_()
-    value, expected = between(loss, ours, wanted), peer(theirs, wanted)
+    predicted, target = pairs(500)
+    ours, theirs = predicted.clone().requires_grad_(), predicted.clone().requires_grad_()
+    value, expected = between(loss, ours, target), peer(theirs, target)
     torch.testing.assert_close(value, expected, rtol=1e-7, atol=1e-7)
     weights = torch.linspace(0.1, 2, 500, dtype=torch.float64)
     got = torch.autograd.grad((value * weights).sum(), ours)[0]
@@ -87,8 +87,8 @@ def test_equals_torchvision(loss: BoxLoss, peer) -> None:  # type: ignore[no-unt
 
 @pytest.mark.parametrize("loss", [IoU(), IoU("log"), GIoU(), DIoU()])  # CIoU's factor a counts as a constant
 def test_gradients_of_the_overlap_losses(loss: BoxLoss) -> None:
-    found, wanted = pairs(12)
-    assert torch.autograd.gradcheck(lambda b: between(loss, b, wanted), found.requires_grad_(), eps=1e-6, atol=1e-6)
+    predicted, target = pairs(12)
+    assert torch.autograd.gradcheck(lambda b: between(loss, b, target), predicted.requires_grad_(), eps=1e-6, atol=1e-6)
 
 
 def test_delta_losses_by_hand() -> None:
@@ -104,22 +104,22 @@ def test_delta_losses_by_hand() -> None:
 
 def test_delta_losses_encode_with_the_coder_they_get() -> None:
     coder = Delta((10.0, 10.0, 5.0, 5.0))
-    found, wanted = (b.float()[None] for b in pairs(100))
+    predicted, target = (b.float()[None] for b in pairs(100))
     deltas = torch.randn(1, 100, 4, generator=torch.Generator().manual_seed(1))
-    expected = F.smooth_l1_loss(deltas, coder.encode(wanted, found), beta=1 / 9, reduction="none").sum(-1)
-    torch.testing.assert_close(SmoothL1(1 / 9)(deltas, found, wanted, coder), expected)
-    giou = GIoU()(LTRB().encode(wanted, found), found, wanted, LTRB())
-    assert giou.abs().max() < 1e-5  # the exact code of the wanted boxes
+    expected = F.smooth_l1_loss(deltas, coder.encode(target, predicted), beta=1 / 9, reduction="none").sum(-1)
+    torch.testing.assert_close(SmoothL1(1 / 9)(deltas, predicted, target, coder), expected)
+    giou = GIoU()(LTRB().encode(target, predicted), predicted, target, LTRB())
+    assert giou.abs().max() < 1e-5  # the exact code of the target boxes
 
 
 def test_sum_adds_by_weight_and_nests() -> None:
-    found, wanted = (b.float()[None] for b in pairs(20))
+    predicted, target = (b.float()[None] for b in pairs(20))
     deltas = torch.zeros(1, 20, 4)
-    l1, giou = L1()(deltas, found, wanted, CODER), GIoU()(deltas, found, wanted, CODER)
+    l1, giou = L1()(deltas, predicted, target, CODER), GIoU()(deltas, predicted, target, CODER)
     both = Sum((L1(weight=5.0), GIoU(weight=2.0)))
-    torch.testing.assert_close(both(deltas, found, wanted, CODER), 5 * l1 + 2 * giou)
+    torch.testing.assert_close(both(deltas, predicted, target, CODER), 5 * l1 + 2 * giou)
     nested = Sum((Sum(both.losses, weight=0.5), L1()))
-    torch.testing.assert_close(nested(deltas, found, wanted, CODER), 3.5 * l1 + giou)
+    torch.testing.assert_close(nested(deltas, predicted, target, CODER), 3.5 * l1 + giou)
 
 
 @pytest.mark.parametrize("loss", EVERY)
@@ -131,10 +131,10 @@ def test_finite_whatever_comes(loss: BoxLoss, dtype: torch.dtype) -> None:
     priors, boxes = kinds.repeat_interleave(4, 0)[None], kinds.repeat(4, 1)[None]
     for scale in (0.0, 1.0, 100.0):
         deltas = (torch.linspace(-1, 1, 64).view(1, 16, 4) * scale).to(dtype).requires_grad_()
-        rows = loss(deltas, priors, boxes, CODER)
-        assert rows.shape == (1, 16) and rows.dtype == torch.float32
-        assert torch.isfinite(rows).all()
-        (grad,) = torch.autograd.grad(rows.sum(), deltas)
+        losses = loss(deltas, priors, boxes, CODER)
+        assert losses.shape == (1, 16) and losses.dtype == torch.float32
+        assert torch.isfinite(losses).all()
+        (grad,) = torch.autograd.grad(losses.sum(), deltas)
         assert grad.dtype == dtype and torch.isfinite(grad.float()).all()
 
 
@@ -147,8 +147,8 @@ def test_empty_boxes() -> None:
 
 @pytest.mark.parametrize("loss", EVERY)
 def test_perfect_boxes_cost_nothing(loss: BoxLoss) -> None:
-    found, wanted = (b.float()[None] for b in pairs(50))
-    assert loss(CODER.encode(wanted, found), found, wanted, CODER).abs().max() < 2e-5
+    predicted, target = (b.float()[None] for b in pairs(50))
+    assert loss(CODER.encode(target, predicted), predicted, target, CODER).abs().max() < 2e-5
 
 
 def test_bad_settings_are_refused() -> None:
@@ -159,7 +159,7 @@ def test_bad_settings_are_refused() -> None:
 
 # ---------------------------------------------------------------------------------------------- normalizers
 KEEP = torch.tensor([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
-POSITIVE = torch.tensor([[True, True, False, True], [False, False, False, False]])  # one positive is not kept
+POSITIVE = torch.tensor([[True, True, False, True], [False, False, False, False]])  # one positive is not sampled
 
 
 @pytest.mark.parametrize(

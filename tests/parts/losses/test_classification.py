@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import sigmoid_focal_loss
 
 from foveal.errors import UsageError
-from foveal.parts.losses import sigmoid_kernel as row_losses
+from foveal.parts.losses import sigmoid_kernel
 from foveal.parts.losses.classification import (
     BalancedCrossEntropy,
     BinaryCrossEntropy,
@@ -49,16 +49,16 @@ def one(loss: ClassLoss, p: float, positive: bool) -> float:
 
 
 def batch(k: int = 7, a: int = 300, spread: float = 8.0, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """logits (2, A, K) float64, labels, positive, weights of the rows."""
+    """logits (2, A, K) float64, labels, positive, weights of the priors."""
     rng = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, a, k, generator=rng, dtype=torch.float64) * spread
     labels = torch.randint(k, (2, a), generator=rng)
     return logits, labels, torch.rand(2, a, generator=rng) < 0.2, torch.rand(2, a, generator=rng)
 
 
-def value_and_grad(rows: Tensor, weights: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    (grad,) = torch.autograd.grad((rows * weights).sum(), logits)
-    return rows.detach(), grad
+def value_and_grad(losses: Tensor, weights: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    (grad,) = torch.autograd.grad((losses * weights).sum(), logits)
+    return losses.detach(), grad
 
 
 # ------------------------------------------------------------------------------------ numbers of the papers
@@ -149,9 +149,9 @@ def test_cross_entropy_equals_torch() -> None:
     labels = labels.clamp(max=6)
     loss = CrossEntropy()
     assert loss.channels(7) == 8
-    rows = loss(logits, labels, positive)
+    losses = loss(logits, labels, positive)
     expected = F.cross_entropy(logits.view(-1, 8), torch.where(positive, labels, 7).view(-1), reduction="none")
-    torch.testing.assert_close(rows.view(-1), expected)
+    torch.testing.assert_close(losses.view(-1), expected)
     torch.testing.assert_close(loss.scores(logits), logits.float().softmax(-1)[..., :7])
     assert math.isclose(
         float(loss(torch.zeros(1, 1, 21), labels[:1, :1], positive[:1, :1])), math.log(21), rel_tol=1e-6
@@ -162,9 +162,9 @@ def test_cross_entropy_without_background() -> None:
     logits, labels, positive, _ = batch()
     loss = CrossEntropy(background=False)
     assert loss.channels(7) == 7 and loss.scores(logits).shape == logits.shape
-    rows = loss(logits, labels, positive)
-    assert torch.equal(rows[~positive], torch.zeros_like(rows[~positive]))
-    torch.testing.assert_close(rows[positive], F.cross_entropy(logits[positive], labels[positive], reduction="none"))
+    losses = loss(logits, labels, positive)
+    assert torch.equal(losses[~positive], torch.zeros_like(losses[~positive]))
+    torch.testing.assert_close(losses[positive], F.cross_entropy(logits[positive], labels[positive], reduction="none"))
 
 
 def test_binary_cross_entropy_asks_once_for_each_class() -> None:
@@ -188,7 +188,7 @@ def test_gradcheck(loss: SigmoidLoss) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("loss", SIGMOID, ids=repr)
 def test_fast_form_equals_plain_form(loss: SigmoidLoss, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_losses, "_CACHE_CHUNK", 500)  # several chunks, the last one short
+    monkeypatch.setattr(sigmoid_kernel, "_CACHE_CHUNK", 500)  # several chunks, the last one short
     logits, labels, positive, weights = batch()
     x = logits.to(dtype).requires_grad_()
     value, grad = value_and_grad(loss(x, labels, positive), weights, x)
@@ -200,7 +200,7 @@ def test_fast_form_equals_plain_form(loss: SigmoidLoss, dtype: torch.dtype, monk
     # 1 - p is multiplied by gamma and by the softplus, which matters where p is nearly 1.
     step = {
         torch.float64: 1e-10,
-        torch.float32: 1e-6 * max(1, loss.curve.power),
+        torch.float32: 1e-6 * max(1, loss.params.power),
         torch.bfloat16: 2**-7,
         torch.float16: 2**-9,
     }[dtype]
@@ -215,12 +215,12 @@ def test_extreme_logits(loss: ClassLoss, dtype: torch.dtype) -> None:
     logits = torch.stack([edge, edge.flip(0)]).repeat(7, 1)[None].to(dtype).requires_grad_()  # (1, 14, 7)
     labels = torch.arange(7).repeat_interleave(2)[None]
     for positive in (torch.ones(1, 14, dtype=torch.bool), torch.zeros(1, 14, dtype=torch.bool)):
-        rows = loss(logits, labels, positive)
-        (grad,) = torch.autograd.grad(rows.sum(), logits)
-        assert torch.isfinite(rows).all() and torch.isfinite(grad.float()).all()
+        losses = loss(logits, labels, positive)
+        (grad,) = torch.autograd.grad(losses.sum(), logits)
+        assert torch.isfinite(losses).all() and torch.isfinite(grad.float()).all()
         if isinstance(loss, SigmoidLoss):
             expected = loss.plain(logits.detach().double(), labels, positive)
-            torch.testing.assert_close(rows.double(), expected, rtol=1e-6, atol=1e-30)
+            torch.testing.assert_close(losses.double(), expected, rtol=1e-6, atol=1e-30)
 
 
 def test_small_float16_gradients_survive_a_scaled_loss() -> None:
@@ -241,12 +241,12 @@ def test_rows_of_no_weight_have_no_gradient(loss: ClassLoss) -> None:
     _, grad = value_and_grad(loss(x, labels.clamp(max=6), positive), keep, x)
     assert torch.equal(grad[keep == 0], torch.zeros_like(grad[keep == 0]))
     counted = (keep > 0) & positive if loss == CrossEntropy(background=False) else keep > 0
-    if loss != BalancedCrossEntropy(alpha=1.0):  # which looks at nothing but the object's class
+    if loss != BalancedCrossEntropy(alpha=1.0):  # which depends only on the object's class
         assert (grad[counted].abs().amax(-1) > 0).all()
 
 
 def test_row_gradients_are_arbitrary() -> None:
-    """Each row's gradient is multiplied by what arrives for that row, negative and large numbers included."""
+    """Each prior's gradient is multiplied by what arrives for that prior, negative and large numbers included."""
     logits, labels, positive, _ = batch()
     x = logits.float().requires_grad_()
     weights = torch.linspace(-1000, 1000, 600).view(2, 300)
@@ -265,7 +265,7 @@ def test_layout_labels_of_background_and_chunks_do_not_matter(
     other = logits.float().permute(2, 0, 1).contiguous().permute(1, 2, 0).requires_grad_()
     assert not other.is_contiguous()
     junk = torch.where(positive, labels, -1)
-    monkeypatch.setattr(row_losses, "_CACHE_CHUNK", 1)
+    monkeypatch.setattr(sigmoid_kernel, "_CACHE_CHUNK", 1)
     value2, grad2 = value_and_grad(loss(other, junk, positive), weights, other)
     torch.testing.assert_close(value2, value, rtol=1e-6, atol=1e-12)
     torch.testing.assert_close(grad2, grad, rtol=1e-6, atol=1e-12)
@@ -287,9 +287,9 @@ def test_logits_are_left_alone() -> None:
 def test_shapes(shape: tuple[int, int, int]) -> None:
     for loss in EVERY:
         x = torch.zeros(shape, requires_grad=True)
-        rows = loss(x, torch.zeros(shape[:2], dtype=torch.int64), torch.ones(shape[:2], dtype=torch.bool))
-        assert rows.shape == shape[:2]
-        (grad,) = torch.autograd.grad(rows.sum(), x)
+        losses = loss(x, torch.zeros(shape[:2], dtype=torch.int64), torch.ones(shape[:2], dtype=torch.bool))
+        assert losses.shape == shape[:2]
+        (grad,) = torch.autograd.grad(losses.sum(), x)
         assert grad.shape == shape
 
 
@@ -298,8 +298,8 @@ def test_under_autocast() -> None:
     x = logits.bfloat16().requires_grad_()
     expected, expected_grad = value_and_grad(Focal()(x, labels, positive), weights, x)
     with torch.autocast("cpu", torch.bfloat16):
-        rows = Focal()(x, labels, positive)
-    value, grad = value_and_grad(rows, weights, x)
+        losses = Focal()(x, labels, positive)
+    value, grad = value_and_grad(losses, weights, x)
     assert value.dtype == torch.float32 and torch.equal(value, expected) and torch.equal(grad, expected_grad)
 
 
@@ -312,7 +312,7 @@ def test_a_second_backward_is_refused() -> None:
         total.backward()  # type: ignore[no-untyped-call]
 
 
-# --------------------------------------------------------------------------------------- the rest of the role
+# --------------------------------------------------------------------------------------- the other methods
 def test_channels_monotone_and_normalizers() -> None:
     assert [loss.channels(20) for loss in (CrossEntropy(), BinaryCrossEntropy(), Focal(), FocalStar())] == [
         21,
@@ -355,7 +355,7 @@ def test_bad_settings_are_refused(kind: type[ClassLoss], settings: dict[str, flo
 
 # -------------------------------------------------------------------------------------------- cost on a device
 class Syncs(TorchDispatchMode):
-    """Counts operations that would make a GPU's host wait."""
+    """Counts operations that would make a CPU wait for the GPU."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from torchvision.ops import box_iou
 
 from foveal.errors import UsageError
 from foveal.parts.matching import bipartite
+from foveal.parts.matching import matcher as matchers
 from foveal.parts.matching.bipartite import BipartiteThenIoU
 from foveal.types import Match, Priors, Target, Targets
 from tests.parts.matching.test_iou import Syncs
@@ -60,8 +61,8 @@ def answer(match: Match) -> list[list[int]]:
 @pytest.mark.parametrize("budget", [1 << 18, 1])
 @pytest.mark.parametrize("per_image", [False, True])
 def test_bipartite_is_the_released_codes(budget: int, per_image: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``budget`` 1: in pieces of 256 priors. The form for an accelerator, which never looks, gives the same."""
-    monkeypatch.setattr(bipartite, "HOST_BUDGET", budget)
+    """``budget`` 1: in pieces of 256 priors. The form for a GPU, which never looks, gives the same."""
+    monkeypatch.setattr(matchers, "CPU_BUDGET", budget)
     for seed in range(4):
         g = torch.Generator().manual_seed(seed)
         objects = [random_boxes(7, g), torch.zeros(0, 4), crowded(9, g), random_boxes(1, g) + 500]
@@ -71,7 +72,7 @@ def test_bipartite_is_the_released_codes(budget: int, per_image: bool, monkeypat
         expected = [by_rules(o, p if per_image else priors[0], 0.5) for o, p in zip(objects, priors, strict=True)]
         assert answer(match) == expected
         with monkeypatch.context() as patch:
-            patch.setattr(bipartite, "_on_host", lambda tensor: False)
+            patch.setattr(bipartite, "on_cpu", lambda tensor: False)
             assert answer(BipartiteThenIoU()(Priors(boxes, (600,)), pad(objects))) == expected
     assert all(k in expected[2] for k in range(9))  # each of the crowd has a prior
     assert set(expected[3]) == {-1}  # nothing touches it
@@ -111,7 +112,7 @@ def test_a_chain_takes_as_many_rounds_as_objects() -> None:
 
 
 def test_no_host_sync_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bipartite, "_on_host", lambda tensor: False)
+    monkeypatch.setattr(bipartite, "on_cpu", lambda tensor: False)
     g = torch.Generator().manual_seed(0)
     priors, targets = Priors(random_boxes(500, g), (500,)), pad([crowded(5, g), random_boxes(2, g)])
     for matcher in (BipartiteThenIoU(), BipartiteThenIoU(first="best")):

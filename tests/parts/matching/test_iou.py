@@ -14,12 +14,12 @@ from torchvision.ops import box_iou
 from foveal.errors import UsageError
 from foveal.parts.matching import matcher as matchers
 from foveal.parts.matching.iou import IoUMatcher
-from foveal.parts.matching.matcher import match_on_device, match_on_host
+from foveal.parts.matching.matcher import match_on_cpu, match_on_device
 from foveal.types import Match, Priors, Target, Targets
 
 
 class Syncs(TorchDispatchMode):
-    """Names of the operations that make a GPU's host wait."""
+    """Names of the operations that make a CPU wait for the GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Syncs(TorchDispatchMode):
 
 
 def random_boxes(n: int, rng: torch.Generator, size: int = 60, whole: bool = True) -> Tensor:
-    """Whole coordinates on a small picture give many equal overlaps."""
+    """Whole coordinates on a small image give many equal overlaps."""
     corner = torch.rand(n, 2, generator=rng) * size
     side = torch.rand(n, 2, generator=rng) * size / 2 + 1
     boxes = torch.cat([corner, corner + side], 1)
@@ -63,14 +63,14 @@ def reference(objects: Tensor, priors: Tensor, positive: float, negative: float,
     return found
 
 
-@pytest.mark.parametrize("host", [True, False])
+@pytest.mark.parametrize("cpu", [True, False])
 @pytest.mark.parametrize("low_quality", [True, False])
 def test_equals_torchvision_on_many_random_cases_with_ties(
-    monkeypatch: pytest.MonkeyPatch, host: bool, low_quality: bool
+    monkeypatch: pytest.MonkeyPatch, cpu: bool, low_quality: bool
 ) -> None:
-    if not host:
-        monkeypatch.setattr(matchers, "match_on_host", match_on_device)
-    monkeypatch.setattr(matchers, "HOST_BUDGET", 1 << 11)  # several pieces also in small cases
+    if not cpu:
+        monkeypatch.setattr(matchers, "match_on_cpu", match_on_device)
+    monkeypatch.setattr(matchers, "CPU_BUDGET", 1 << 11)  # several pieces also in small cases
     monkeypatch.setattr(matchers, "DEVICE_BUDGET", 1 << 11)
     rng = torch.Generator().manual_seed(3)
     matcher = IoUMatcher(0.5, 0.4, low_quality=low_quality)
@@ -100,14 +100,14 @@ def test_the_original_torchvision_matcher_agrees_where_every_object_is_touched()
     assert torch.equal(as_torchvision(found)[0], expected)
 
 
-def test_host_and_device_forms_agree_bit_for_bit() -> None:
+def test_cpu_and_device_forms_agree_bit_for_bit() -> None:
     rng = torch.Generator().manual_seed(1)
     for shared in (True, False):
         priors = random_boxes(9000, rng, 300)
         if not shared:
             priors = torch.stack([priors, random_boxes(9000, rng, 300)])
         targets = pad([random_boxes(30, rng, 300), random_boxes(7, rng, 300)])
-        for a, b in zip(match_on_host(priors, targets.boxes), match_on_device(priors, targets.boxes), strict=True):
+        for a, b in zip(match_on_cpu(priors, targets.boxes), match_on_device(priors, targets.boxes), strict=True):
             assert a is not None and b is not None
             assert torch.equal(a, b)
 
@@ -127,7 +127,7 @@ def test_an_object_that_nothing_touches_forces_nothing() -> None:
     assert as_torchvision(found).tolist() == [[1, -1]]
 
 
-def test_a_forced_prior_answers_for_its_own_best_object() -> None:
+def test_a_forced_prior_is_assigned_to_its_own_best_object() -> None:
     """Object 1's best prior (IoU 5/15) overlaps object 0 more (10/20): it goes to object 0, as in torchvision."""
     priors = Priors(torch.tensor([[0.0, 0, 10, 10]]), (1,))
     objects = torch.tensor([[0.0, 0, 20, 10], [5, 0, 15, 10]])
@@ -144,7 +144,7 @@ def test_low_quality_floor_is_detectrons_rule() -> None:
 
 
 def test_background_needs_some_overlap_where_the_paper_says_so() -> None:
-    """Fast R-CNN: background is [.1, .5), what lies below is not looked at."""
+    """Fast R-CNN: background is [.1, .5), below that priors are ignored."""
     priors = Priors(torch.tensor([[0.0, 0, 100, 10], [0, 0, 100, 1], [0, 50, 100, 60]]), (3,))
     found = IoUMatcher(0.5, 0.5, low_quality=False, background=0.1)(priors, pad([torch.tensor([[0.0, 0, 20, 10]])]))
     assert as_torchvision(found).tolist() == [[-1, -2, -2]]
@@ -168,13 +168,13 @@ def test_ignored_regions_take_background_out_but_never_positives() -> None:
 
 def test_empty_and_inverted_boxes_are_harmless() -> None:
     priors = Priors(torch.tensor([[0.0, 0, 0, 0], [9, 9, 3, 3], [0, 0, 10, 10]]), (3,))
-    for match in (match_on_host, match_on_device):
+    for match in (match_on_cpu, match_on_device):
         iou, _, best = match(priors.boxes, torch.tensor([[[0.0, 0, 10, 10], [0, 0, 0, 0]]]))
         assert iou.tolist() == [[0, 0, 1]] and best is not None and best.tolist() == [[False, False, True]]
 
 
 def test_the_device_form_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matchers, "match_on_host", match_on_device)
+    monkeypatch.setattr(matchers, "match_on_cpu", match_on_device)
     rng = torch.Generator().manual_seed(0)
     target = Target(random_boxes(9, rng), torch.zeros(9, dtype=torch.int64), ignore=torch.arange(9) > 6)
     targets = Targets.pad([target, target])
@@ -184,7 +184,7 @@ def test_the_device_form_never_waits_for_the_device(monkeypatch: pytest.MonkeyPa
     assert syncs.found == []
 
 
-def test_the_host_form_uses_no_operation_that_syncs() -> None:
+def test_the_cpu_form_uses_no_operation_that_syncs() -> None:
     rng = torch.Generator().manual_seed(0)
     targets = pad([random_boxes(9, rng), random_boxes(2, rng)])
     with Syncs() as syncs:

@@ -1,4 +1,4 @@
-"""FCOS's matcher against a plain loop, center-ness by hand, and its head's forms."""
+"""FCOS's matcher against a plain loop, centerness by hand, and its head's forms."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from foveal import presets
 from foveal.errors import UsageError
 from foveal.parts.heads.dense import PointTower
 from foveal.parts.losses.centerness import Centerness, centerness
+from foveal.parts.matching import matcher as matchers
 from foveal.parts.matching import points
 from foveal.parts.matching.points import PointMatcher
 from foveal.parts.priors.anchors import Anchors, PyramidAnchors
@@ -64,8 +65,8 @@ def by_loop(matcher: PointMatcher, priors: Priors, targets: Targets, image: int)
 @pytest.mark.parametrize("radius", [1.5, None])
 @pytest.mark.parametrize("budget", [None, 1 << 18, 1])
 def test_matcher_against_a_loop(radius: float | None, budget: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    if budget is not None:  # the form for accelerators; 1: in pieces of 256 priors
-        monkeypatch.setattr(points, "HOST_BUDGET", budget)
+    if budget is not None:  # the form for GPUs; 1: in pieces of 256 priors
+        monkeypatch.setattr(matchers, "CPU_BUDGET", budget)
         monkeypatch.setattr(points, "grids_of", lambda *_: None)
     matcher, priors, targets = PointMatcher(radius), cells(256, 256), objects(3, (12, 0, 5))
     match = matcher(priors, targets)
@@ -119,7 +120,7 @@ def test_losses_are_finite_and_reach_every_parameter(name: str) -> None:
 
 
 def test_box_losses_weighted_by_centerness() -> None:
-    """Two points, box losses 1 - IoU = .5 each, center-ness 1 and sqrt(1/3): their mean by weight is .5."""
+    """Two points, box losses 1 - IoU = .5 each, centerness 1 and sqrt(1/3): their mean by weight is .5."""
     task = presets.get("fcos_r50_fpn_improved").task
     priors = Priors(torch.tensor([[8.0, 8, 16, 16], [4, 8, 12, 16]]), (2,))
     targets = Targets.pad([Target(torch.tensor([[4.0, 4, 20, 20]]), torch.tensor([0]))])

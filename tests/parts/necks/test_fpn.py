@@ -63,7 +63,7 @@ def test_identity_and_single_level() -> None:
     assert (last.channels, last.strides) == ((24,), (32,))
     assert last(x)[0] is x[2]
     assert SingleLevel(0).build(CHANNELS, STRIDES).strides == (8,)
-    with pytest.raises(UsageError, match="no level 3"):
+    with pytest.raises(UsageError, match="index is 3, but the backbone returns"):
         SingleLevel(3).build(CHANNELS, STRIDES)
 
 

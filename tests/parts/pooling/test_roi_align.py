@@ -20,7 +20,7 @@ def features(*strides: int, channels: int = 8, batch: int = 2, dtype: torch.dtyp
 
 
 def random_boxes(batch: int, count: int, seed: int = 1) -> Tensor:
-    """From specks to more than the picture, some across its border."""
+    """From specks to more than the image, some across its border."""
     rng = torch.Generator().manual_seed(seed)
     center = torch.rand(batch, count, 2, generator=rng) * torch.tensor([320.0, 256.0])
     side = torch.exp(torch.rand(batch, count, 2, generator=rng) * 7.5) / 2

@@ -215,7 +215,7 @@ def test_warp_of_a_crop_is_that_crop() -> None:
 
 
 def test_warp_ends_where_the_picture_does() -> None:
-    """A picture in a larger batch gives the crops that it gives alone."""
+    """An image in a larger batch gives the crops that it gives alone."""
     alone = torch.randn(1, 3, 100, 120)
     padded = F.pad(alone, (0, 40, 0, 60), value=9.0)
     boxes = random_boxes(1, 20) / 2

@@ -141,8 +141,8 @@ def test_equals_batched_nms(
     monkeypatch: pytest.MonkeyPatch, device_form: bool, per: Any, batch: int, count: int, top: int, ties: bool
 ) -> None:
     if device_form:
-        monkeypatch.setattr(suppress_module, "suppress_on_host", suppress_on_device)
-        monkeypatch.setattr(nms_module, "DEVICE_ROWS", 2 * count)  # several calls for four images
+        monkeypatch.setattr(suppress_module, "suppress_on_cpu", suppress_on_device)
+        monkeypatch.setattr(nms_module, "DEVICE_BOXES", 2 * count)  # several calls for four images
     nms = NMS(0.5, per, top=top)
     for seed in range(6):
         boxes, scores, labels = clustered(batch, count, seed, ties)
@@ -170,19 +170,19 @@ def test_more_than_five_thousand_boxes() -> None:
 def test_boxes_left_of_the_picture_do_not_meet_other_classes() -> None:
     boxes = torch.tensor([[[-100.0, -100, -90, -90], [-100, -100, -90, -90]]])
     labels = torch.tensor([[0, 1]])
-    for form in (suppress_on_device, nms_module.suppress_on_host):
+    for form in (suppress_on_device, nms_module.suppress_on_cpu):
         _, kept = form(boxes, torch.tensor([[0.9, 0.8]]), labels, torch.ones(1, 2, dtype=torch.bool), 0.5, 2)
         assert kept.tolist() == [[True, True]]
 
 
-@pytest.mark.parametrize("form", [suppress_on_device, nms_module.suppress_on_host])
+@pytest.mark.parametrize("form", [suppress_on_device, nms_module.suppress_on_cpu])
 def test_nothing_valid_keeps_nothing(form: Any) -> None:
     boxes, scores, labels = clustered(2, 30, 0)
     _, kept = form(boxes, scores, labels, torch.zeros(2, 30, dtype=torch.bool), 0.5, 10)
     assert kept.shape == (2, 10) and not kept.any()
 
 
-@pytest.mark.parametrize("form", [suppress_on_device, nms_module.suppress_on_host])
+@pytest.mark.parametrize("form", [suppress_on_device, nms_module.suppress_on_cpu])
 def test_invalid_boxes_suppress_nothing(form: Any) -> None:
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 0, 0]]])
     valid = torch.tensor([[False, True, True]])
@@ -209,7 +209,7 @@ def test_no_suppression_keeps_the_best_in_order() -> None:
 
 
 def test_only_nms_waits_for_the_device_in_a_training_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suppress_module, "suppress_on_host", suppress_on_device)
+    monkeypatch.setattr(suppress_module, "suppress_on_cpu", suppress_on_device)
     rng = torch.Generator().manual_seed(0)
     counts, select, nms = (600, 150, 40), Select(0.0, 100, min_size=1e-3), NMS(0.7, "level", top=120)
     logits = torch.randn(4, 790, 1, generator=rng)

@@ -207,8 +207,7 @@ def test_proposals_that_come_along_take_the_rpns_place() -> None:
     given = images.with_proposals([torch.tensor([[6.0, 6, 28, 30], [10, 2, 60, 40], [0, 0, 20, 20]])])
 
     def losses(detector: TwoStage, batch: Any, learning: str | None = None) -> dict[str, float]:
-        detector.learning = learning
-        found = detector(batch, targets, rng=torch.Generator().manual_seed(3))
+        found = detector(batch, targets, rng=torch.Generator().manual_seed(3), learning=learning)
         return {name: float(value.detach()) for name, value in found.items()}
 
     expected = losses(fast, given)
@@ -217,7 +216,6 @@ def test_proposals_that_come_along_take_the_rpns_place() -> None:
     rpn = losses(faster, images, "rpn")
     assert rpn == {name: everything[name] for name in ("rpn.cls", "rpn.box")}
     assert set(losses(faster, images, "roi")) == {"cls", "box"}
-    faster.learning = None
     assert proposal_setting(faster) != proposal_setting(faster, training=True)
 
 

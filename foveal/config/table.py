@@ -1,0 +1,200 @@
+"""The parts that a text may name, and those of one's own beside them.
+
+A text is a spec's, or an override's. Only the modules of the names in it are imported; torch comes with them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
+
+from ..errors import UsageError
+from .fields import is_part, settings
+
+_ROOT = __name__.split(".")[0]
+
+PARTS: Mapping[str, str] = {  # name -> its module in this package
+    "Counts": "assembly.proposers",
+    "BoxTask": "assembly.task",
+    "Expand": "data.augment.transforms",
+    "FixedCrop": "data.augment.transforms",
+    "HorizontalFlip": "data.augment.transforms",
+    "IoUCrop": "data.augment.transforms",
+    "Jitter": "data.augment.transforms",
+    "MultiScale": "data.augment.transforms",
+    "PhotometricDistortion": "data.augment.transforms",
+    "ResizedCrop": "data.augment.transforms",
+    "ScaleJitter": "data.augment.transforms",
+    "ShortSide": "data.augment.transforms",
+    "DarknetDetector": "detectors.darknet",
+    "DETR": "detectors.detr",
+    "FastRCNN": "detectors.fast_rcnn",
+    "FasterRCNN": "detectors.faster_rcnn",
+    "FCOS": "detectors.fcos",
+    "MaskRCNN": "detectors.mask_rcnn",
+    "RCNN": "detectors.rcnn",
+    "RetinaNet": "detectors.retinanet",
+    "RPN": "detectors.rpn",
+    "SPPNet": "detectors.spp_net",
+    "SSD": "detectors.ssd",
+    "YOLO": "detectors.yolo",
+    "CaffeNet": "parts.backbones.caffe",
+    "ZF5": "parts.backbones.caffe",
+    "Darknet": "parts.backbones.darknet",
+    "ImagePyramid": "parts.backbones.image_pyramid",
+    "SmallResNet": "parts.backbones.small",
+    "Timm": "parts.backbones.timm",
+    "Torchvision": "parts.backbones.torchvision",
+    "Delta": "parts.coders",
+    "GridCoder": "parts.coders",
+    "ImageRelative": "parts.coders",
+    "LTRB": "parts.coders",
+    "PointTower": "parts.heads.dense",
+    "RPNHead": "parts.heads.dense",
+    "Tower": "parts.heads.dense",
+    "MaskHead": "parts.heads.mask",
+    "RCNNHead": "parts.heads.rcnn",
+    "Predictor": "parts.heads.roi",
+    "ResNetTail": "parts.heads.roi",
+    "RoIConv": "parts.heads.roi",
+    "RoIMLP": "parts.heads.roi",
+    "VGGTail": "parts.heads.roi",
+    "PerLevel": "parts.heads.ssd",
+    "PredictionModule": "parts.heads.ssd",
+    "TimmTail": "parts.heads.timm",
+    "Transformer": "parts.heads.transformer",
+    "CellHead": "parts.heads.yolo",
+    "GridHead": "parts.heads.yolo_v1",
+    "CIoU": "parts.losses.box",
+    "DIoU": "parts.losses.box",
+    "GIoU": "parts.losses.box",
+    "IoU": "parts.losses.box",
+    "L1": "parts.losses.box",
+    "SmoothL1": "parts.losses.box",
+    "Sum": "parts.losses.box",
+    "Centerness": "parts.losses.centerness",
+    "BalancedCrossEntropy": "parts.losses.classification",
+    "BinaryCrossEntropy": "parts.losses.classification",
+    "CrossEntropy": "parts.losses.classification",
+    "Focal": "parts.losses.classification",
+    "FocalStar": "parts.losses.classification",
+    "SquaredError": "parts.losses.classification",
+    "Fixed": "parts.losses.normalizers",
+    "PerImage": "parts.losses.normalizers",
+    "Positives": "parts.losses.normalizers",
+    "PositivesPerImage": "parts.losses.normalizers",
+    "Sampled": "parts.losses.normalizers",
+    "Objectness": "parts.losses.objectness",
+    "SoftmaxOrSVM": "parts.losses.svm",
+    "YOLOBoxLoss": "parts.losses.yolo",
+    "BipartiteThenIoU": "parts.matching.bipartite",
+    "Responsible": "parts.matching.cells",
+    "ShapeMatcher": "parts.matching.cells",
+    "Hungarian": "parts.matching.hungarian",
+    "IoUMatcher": "parts.matching.iou",
+    "PointMatcher": "parts.matching.points",
+    "Deconvolution": "parts.necks.dssd",
+    "FPN": "parts.necks.fpn",
+    "Identity": "parts.necks.fpn",
+    "SingleLevel": "parts.necks.fpn",
+    "Extra": "parts.necks.ssd",
+    "Extras": "parts.necks.ssd",
+    "L2Norm": "parts.necks.ssd",
+    "ReducedFC": "parts.necks.ssd",
+    "Passthrough": "parts.necks.yolo",
+    "Upsampling": "parts.necks.yolo",
+    "CropResize": "parts.pooling.roi_align",
+    "RoIAlign": "parts.pooling.roi_align",
+    "RoIPool": "parts.pooling.roi_align",
+    "SPP": "parts.pooling.spp",
+    "Warp": "parts.pooling.warp",
+    "NMS": "parts.postprocess.nms",
+    "NoNMS": "parts.postprocess.nms",
+    "Select": "parts.postprocess.select",
+    "Anchors": "parts.priors.anchors",
+    "PyramidAnchors": "parts.priors.anchors",
+    "Cells": "parts.priors.cells",
+    "DefaultBoxes": "parts.priors.default_boxes",
+    "PyramidBoxes": "parts.priors.default_boxes",
+    "WholeImage": "parts.priors.whole_image",
+    "Letterbox": "parts.resizing",
+    "Original": "parts.resizing",
+    "Resize": "parts.resizing",
+    "Stretch": "parts.resizing",
+    "All": "parts.samplers",
+    "Balanced": "parts.samplers",
+    "HardNegatives": "parts.samplers",
+    "OHEM": "parts.samplers",
+    "SelectiveSearch": "parts.selective_search",
+    "SlidingWindows": "parts.selective_search",
+    "AdamW": "recipe",
+    "Constant": "recipe",
+    "Cosine": "recipe",
+    "Recipe": "recipe",
+    "Ridge": "recipe",
+    "SGD": "recipe",
+    "Stage": "recipe",
+    "Steps": "recipe",
+    "SVM": "recipe",
+    "WindowSampling": "recipe",
+}
+
+
+class Vocabulary(Mapping[str, type]):
+    """The classes by name, each imported when it is asked for.
+
+    ``own`` are parts of one's own, which stand beside the package's; ``homes`` say in which module those lay that a run
+    was trained with (name -> module), for messages alone. Raises :class:`UsageError` for what is no part, and for two
+    of one name.
+    """
+
+    def __init__(self, own: Iterable[type] = (), homes: Mapping[str, str] | None = None) -> None:
+        self._own: dict[str, type] = {}
+        self._homes = homes or {}
+        for cls in own:
+            name = getattr(cls, "__name__", repr(cls))
+            if not is_part(cls):
+                raise UsageError(f"{name} is no part", where="parts", fix="Make it a frozen dataclass without gaps")
+            known = self._own.get(name) or (_imported(name) if name in PARTS else cls)
+            if known is not cls:
+                raise UsageError(f"two parts are named {name}", where="parts", fix=f"Rename {cls.__module__}.{name}")
+            self._own[name] = cls
+
+    def __getitem__(self, name: str) -> type:
+        return self._own[name] if name in self._own else _imported(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own or name in PARTS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**PARTS, **self._own})
+
+    def __len__(self) -> int:
+        return len({**PARTS, **self._own})
+
+    def missing(self, name: str) -> str:
+        """What helps where a name is not here that may be a part of one's own."""
+        module = self._homes.get(name, "MODULE")
+        return f"Pass parts=[{name}], or --parts {module} on the command line, if it is your own"
+
+
+def _imported(name: str) -> type:
+    found: type = getattr(importlib.import_module(f"{_ROOT}.{PARTS[name]}"), name)
+    return found
+
+
+def own_parts(value: object) -> dict[str, str]:
+    """The parts inside a spec that are not the package's: name -> module."""
+    found: dict[str, str] = {}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        name, module = type(value).__name__, type(value).__module__
+        if f"{_ROOT}.{PARTS.get(name)}" != module:
+            found[name] = module
+        value = tuple(getattr(value, field) for field in settings(type(value)))
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list):
+        for item in value:
+            found |= own_parts(item)
+    return found

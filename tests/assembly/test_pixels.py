@@ -1,0 +1,121 @@
+"""Pixels belong to the weights: another resize rule keeps the mean and std that they were trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import foveal
+from foveal import presets
+from foveal.assembly.detector import Detector
+from foveal.checkpoints.folder import Content, save
+from foveal.config.overrides import override
+from foveal.config.show import show
+from foveal.detectors.darknet import DarknetDetector
+from foveal.parts.resizing import BLACK, CAFFE_MEAN, IMAGENET_MEAN, IMAGENET_STD, LEVELS, WHITE, Input
+
+WHITE_IMAGE = np.full((60, 80, 3), 255, np.uint8)
+
+# What a white pixel becomes, (1 - mean) / std of red: by hand.
+DARKNET, IMAGENET, CAFFE = 1.0, (1 - 0.485) / 0.229, 255 - 123
+
+CFG = """[net]
+width=64
+height=64
+channels=3
+[convolutional]
+filters=8
+size=3
+stride=8
+pad=1
+activation=leaky
+[convolutional]
+filters=21
+size=1
+stride=1
+activation=linear
+[yolo]
+mask=0,1,2
+anchors=4,4, 8,8, 16,16
+classes=2
+num=3
+"""
+
+
+def rule(preset: str, *items: str) -> Input:
+    found: Input = override(presets.get(preset), items).input
+    return found
+
+
+@pytest.mark.parametrize(
+    ("preset", "item", "white"),
+    [
+        ("yolo_v3", "input=Letterbox(320, 320)", DARKNET),
+        ("yolo_v3", "input=Stretch(width=320, height=320)", DARKNET),
+        ("yolo_v3", "input=Stretch()", DARKNET),
+        ("yolo_v3", "input=Resize(320, 640)", DARKNET),
+        ("yolo_v3", "input=Letterbox(320, 320, gray=0.3)", DARKNET),
+        ("ssd300_vgg16_paper", "input=Stretch(512, 512)", CAFFE),
+        ("ssd300_vgg16_paper", "input=Letterbox(512, 512)", CAFFE),
+        ("rcnn_alexnet", "input=Original()", CAFFE),
+        ("retinanet_mini", "input=Stretch(320, 320)", IMAGENET),
+    ],
+)
+def test_a_new_resize_rule_keeps_mean_and_std(preset: str, item: str, white: float) -> None:
+    batch = rule(preset, item).batch([WHITE_IMAGE])
+    middle = batch.pixels[0, 0, batch.pixels.shape[2] // 2, 30]
+    assert float(middle) == pytest.approx(white, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("item", "mean", "std"),
+    [
+        (f"input=Letterbox(320, 320, {IMAGENET_MEAN}, {IMAGENET_STD})", IMAGENET_MEAN, IMAGENET_STD),
+        (f"input=Letterbox(320, 320, mean={CAFFE_MEAN})", CAFFE_MEAN, WHITE),
+        (f"input=Letterbox(320, 320, std={LEVELS})", BLACK, LEVELS),
+        (f"input=Stretch(mean={IMAGENET_MEAN})", IMAGENET_MEAN, WHITE),  # the canvas is the old one
+        (f"input=Resize(320, 640, std={IMAGENET_STD})", BLACK, IMAGENET_STD),
+    ],
+)
+def test_an_explicit_mean_or_std_wins(item: str, mean: Any, std: Any) -> None:
+    """Also where it is the default of the class; the other one stays."""
+    found = rule("yolo_v3", item)
+    assert (found.mean, found.std) == (mean, std)
+
+
+def test_later_overrides_see_the_kept_values() -> None:
+    found = rule("yolo_v3", "input=Letterbox(320, 320)", "input.std=(0.5,0.5,0.5)")
+    assert (found.mean, found.std) == (BLACK, (0.5, 0.5, 0.5))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a Darknet detector, with weights whose scores depend on the pixels."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    spec = DarknetDetector.from_cfg(CFG)
+    state = spec.build(["a", "b"]).state_dict()
+    described = {"spec": show(spec), "classes": ["a", "b"], "versions": {}}
+    save(folder / "checkpoints", 1, Content(state, {}, {}, {"step": 1, "batch_size": 1}, described))
+    return folder
+
+
+def test_loaded_weights_see_the_pixels_they_were_trained_on(run: Path) -> None:
+    """The same detections of an image that fills both canvases alike; with ImageNet's pixels others."""
+    image = np.random.default_rng(1).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+
+    def scores(*items: str) -> torch.Tensor:
+        detector: Detector = foveal.load(run, precision="32", device="cpu", overrides=["task.select.score=0.0", *items])
+        assert detector.prepare([image]).pixels.shape == (1, 3, 64, 64)
+        found: torch.Tensor = detector.predict_arrays([image])[0].scores
+        return found
+
+    plain = scores()
+    assert torch.equal(scores("input=Letterbox(64, 64)"), plain)
+    assert torch.equal(scores("input=Stretch(64, 64)"), plain)
+    other = scores(f"input=Letterbox(64, 64, {IMAGENET_MEAN}, {IMAGENET_STD})")
+    assert other.shape != plain.shape or (other - plain).abs().max() > 1e-3
