@@ -4,7 +4,8 @@
 
 The reference is that of torchvision's training scripts: PIL decoding, ``transforms.v2``, and for Faster R-CNN the
 transform of its detection model, which normalizes, resizes and pads. foveal makes whole batches through ``Loader``
-(no workers), uint8 pixels out; the last row adds the normalization, which training does on the device. Same files, same process.
+(no workers), uint8 pixels out; the last row adds the normalization, which training does on the device. Same
+files, same process.
 """
 
 from __future__ import annotations

@@ -14,8 +14,6 @@ from ..types import Detections
 if TYPE_CHECKING:
     from .detector import Detector
 
-OnProgress = Callable[[int, int], None]  # (images done, of how many)
-
 
 def detect(
     detector: Detector, dataset: Dataset, *, progress: OnProgress | None = None

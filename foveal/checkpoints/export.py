@@ -15,6 +15,7 @@ from ..assembly.detector import Spec
 from ..config.overrides import difference
 from ..config.show import spec_to_json
 from ..errors import FovealError, UsageError
+from ..files.atomic import atomic_file
 from ..weights.keys_detr import Inner
 from ..weights.keys_torchvision import recognize_network, to_torchvision, torchvision_to_ours, upgrade
 from ..weights.open import StateDict

@@ -17,7 +17,7 @@ from ..assembly.detector import Spec
 from ..config.parse import spec_from_json
 from ..config.show import spec_to_json
 from ..errors import FovealError, UsageError
-from ..files.atomic import read_object
+from ..files.atomic import atomic_folder, read_object
 from ..weights.open import StateDict, read_state
 
 if TYPE_CHECKING:
@@ -99,8 +99,6 @@ def _written(out: Path, state: Mapping[str, Tensor], files: Mapping[str, Mapping
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FovealError("exists already", path=out, fix="Name a new or empty folder")
-    temporary = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
         with atomic_folder(out) as folder:
             save_file({k: v.contiguous() for k, v in state.items()}, folder / WEIGHTS[0], {"format": "pt"})

@@ -175,7 +175,7 @@ def own_parts(modules: Sequence[str] | None) -> tuple[type, ...]:
             raise UsageError(f"another module is named {name}", path=file, where="--parts", fix="Rename the file")
         here = [c for c in vars(module).values() if is_part(c) and f"{c.__module__}.".startswith(f"{name}.")]
         if not here:
-            raise UsageError(f"no parts in {word}", where="--parts", fix="A part is a frozen dataclass")
+            raise UsageError(f"no parts in {word}", where="--parts", fix="Define parts as frozen dataclasses")
         classes += here
     return tuple(classes)
 

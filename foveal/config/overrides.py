@@ -10,7 +10,7 @@ from typing import Any, Protocol, get_args, runtime_checkable
 
 from ..errors import UsageError, nearest
 from .fields import Mismatch, element, fitted, hints, name_of, settings
-from .literals import CONSTANTS, made, nearest, parse_value, short
+from .literals import CONSTANTS, made, parse_value, short
 from .parse import T
 from .renamed import field_name
 from .show import _flat

@@ -18,7 +18,7 @@ from .table import Vocabulary
 if TYPE_CHECKING:
     from ..assembly.detector import Spec
 
-__all__ = ["FieldHelp", "describe", "nearest", "parse_spec", "parse_value", "spec_from_json"]
+__all__ = ["FieldHelp", "describe", "parse_spec", "parse_value", "spec_from_json"]
 
 
 T = TypeVar("T")

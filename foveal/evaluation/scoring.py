@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..assembly.detect_dataset import OnProgress, detect
+from ..assembly.detect_dataset import detect
 from ..data.images.load import ImageError
 from ..data.open import open_dataset, open_sources
 from ..data.records.dataset import Dataset

@@ -44,7 +44,7 @@ PIECE = 16  # images of a piece: at most these are lost when the process is kill
 
 
 # ------------------------------------------------------------------------------------------------ the records
-def attach_proposals(
+def fill_proposals(
     dataset: Dataset,
     source: ProposalSource,
     files: Files | None = None,
@@ -64,7 +64,7 @@ def attach_proposals(
 
 
 def attach_tables(dataset: Dataset, tables: Sequence[Table], keys: Sequence[str | None], top: int) -> Dataset:
-    """The dataset with the best ``top`` proposals of ``tables`` in its records, see :func:`attach_proposals`."""
+    """The dataset with the best ``top`` proposals of ``tables`` in its records, see :func:`fill_proposals`."""
     proposals = find_proposals(tables, dataset.records, keys)
     with_keys = zip(dataset.records, keys, proposals, strict=True)
     missing = [record for record, key, found in with_keys if key is not None and found is None]

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..assembly.detect_dataset import OnProgress
 from ..data.images.load import ImageError, load_image
 from ..data.records.dataset import Dataset, Record
 from ..errors import UsageError
 from ..files.aliases import OnProgress
 from ..parts.selective_search import Proposed
-from .cache import ComputeProposals, ProposalResult, attach_proposals
+from .cache import ComputeProposals, ProposalResult, fill_proposals
 from .file import Files
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def with_proposals(
     that do not fit the data.
     """
     if detector.source is not None:
-        return attach_proposals(dataset, detector.source, files, progress=progress)
+        return fill_proposals(dataset, detector.source, files, progress=progress)
     if files is not None:
         raise UsageError(f"{type(detector.spec).__name__} uses no external proposals", where="--proposals")
     return dataset

@@ -128,9 +128,9 @@ def _check(detector: Detector, score: float, classes: Sequence[str] | None) -> N
 
 def _batches(
     files: Sequence[str], size: int, skipped: list[ImageError], progress: Callable[[int, int], None] | None
-) -> Iterator[list[tuple[str, RGB]]]:
+) -> Iterator[list[tuple[str, ImageArray]]]:
     """Names and pixels of ``size`` images at a time; images that cannot be read go to ``skipped``."""
-    batch: list[tuple[str, RGB]] = []
+    batch: list[tuple[str, ImageArray]] = []
     for number, (name, loaded) in enumerate(_prefetch(files), 1):
         if isinstance(loaded, ImageError):
             skipped.append(loaded)
@@ -173,7 +173,7 @@ def find_sources(sources: Sequence[PathLike]) -> list[str]:
     return list(dict.fromkeys(files))
 
 
-def _prefetch(files: Sequence[str]) -> Iterator[tuple[str, RGB | ImageError]]:
+def _prefetch(files: Sequence[str]) -> Iterator[tuple[str, ImageArray | ImageError]]:
     """Names and pixels in order (or the error of an image that cannot be read), decoded a few ahead."""
 
     def load(name: str) -> ImageArray | ImageError:
@@ -183,7 +183,7 @@ def _prefetch(files: Sequence[str]) -> Iterator[tuple[str, RGB | ImageError]]:
             return error
 
     with ThreadPoolExecutor(1) as pool:
-        ahead: deque[tuple[str, Future[RGB | ImageError]]] = deque()
+        ahead: deque[tuple[str, Future[ImageArray | ImageError]]] = deque()
         remaining = iter(files)
         try:
             while True:
@@ -238,11 +238,11 @@ class ImageProposals:
     @cached_property
     def rows(self) -> dict[str, tuple[Table, int]]:
         """Table and row of every image, by its content."""
-        from ..external_proposals.file import places
+        from ..external_proposals.file import index_tables
 
         return index_tables(self.tables)
 
-    def boxes(self, name: str, pixels: RGB) -> NDArray[np.float32]:
+    def boxes(self, name: str, pixels: ImageArray) -> NDArray[np.float32]:
         """(P, 4) xyxy pixels. Raises :class:`FovealError` for an image that the tables do not hold."""
         from ..external_proposals.file import content_key
 
@@ -280,7 +280,7 @@ class _Drawings:
         if out.exists() and not out.is_dir():
             raise FovealError("is a file, not a folder", path=out, fix="Give a folder for the drawings")
 
-    def save(self, name: str, pixels: RGB, detections: Detections) -> Path:
+    def save(self, name: str, pixels: ImageArray, detections: Detections) -> Path:
         from .draw import draw
 
         self.out.mkdir(parents=True, exist_ok=True)

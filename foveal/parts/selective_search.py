@@ -24,8 +24,8 @@ from ..files.aliases import Floats32, ImageArray
 class Proposed(NamedTuple):
     """The proposals of one image, best first."""
 
-    boxes: Floats  # (P, 4) xyxy pixels of the image
-    scores: Floats  # (P,) falling
+    boxes: Floats32  # (P, 4) xyxy pixels of the image
+    scores: Floats32  # (P,) falling
 
 
 class ProposalSource(ABC):
@@ -34,7 +34,7 @@ class ProposalSource(ABC):
     top: int  # how many of the best proposals of each image a detector uses
 
     @abstractmethod
-    def __call__(self, image: RGBImage) -> Proposed:
+    def __call__(self, image: ImageArray) -> Proposed:
         """All proposals of an image (H, W, 3) uint8 RGB, whatever ``top`` is."""
 
     @property
@@ -109,7 +109,7 @@ class SelectiveSearch(ProposalSource):
         finally:
             cv2.setNumThreads(before)
 
-    def _resized(self, cv2: Any, image: RGBImage) -> RGBImage:
+    def _resized(self, cv2: Any, image: ImageArray) -> ImageArray:
         """The image with a width of ``width``."""
         height, width = image.shape[:2]
         scale = min(self.width / width, 2 * self.width / height)
@@ -136,7 +136,7 @@ class SelectiveSearch(ProposalSource):
         return [tuple(row) for row in np.stack([x, y, w, h], 1)[np.lexsort((w, x, y, -w * h))].tolist()]
 
 
-def _color(cv2: Any, image: RGBImage, name: str) -> RGBImage:
+def _color(cv2: Any, image: ImageArray, name: str) -> ImageArray:
     """An image (H, W, 3) RGB in another color space: (H, W, 3) or (H, W), 0 to 255."""
     if name == "rgi":  # red and green as shares of the light, and the light
         light = image.astype(np.float32).sum(2, keepdims=True)

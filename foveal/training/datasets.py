@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from ..data.open import check_trainable
 from ..data.records.dataset import Dataset
 from ..errors import UsageError
-from ..external_proposals.cache import attach_proposals, ensure_cached, from_source
+from ..external_proposals.cache import ensure_cached, fill_proposals, from_source
 from ..files.paths import PathLike
 from ..runtime.processes import first_alone
 from ..runtime.progress import Progress
@@ -70,5 +70,5 @@ class Datasets:
         making = console.making("proposals")
         if fabric.world_size > 1:
             first_alone(fabric, prepare)
-        training, validation = (attach_proposals(d, source, files, progress=making) for d in self.both)
+        training, validation = (fill_proposals(d, source, files, progress=making) for d in self.both)
         return Datasets(training, validation, self.note)

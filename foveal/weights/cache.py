@@ -55,8 +55,7 @@ def find_published(name: str) -> Published:
     key = _resolve(name)
     if key is None:
         known = [*ALIASES, *PUBLISHED]
-        near = difflib.get_close_matches(name, known, 3)
-        fix = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Choose one of {', '.join(known)}"
+        fix = nearest(name, known, "checkpoints", count=3)
         raise UsageError(f"no published checkpoint is called {name!r}", fix=fix)
     return PUBLISHED[key]
 
@@ -167,7 +166,7 @@ def _cached(part: Part, cache: str | Path | None, what: str, fix: str) -> Path:
     return path
 
 
-def _fetched(part: Part, cache: str | Path | None, progress: Progress | None) -> Path:
+def _fetched(part: Part, cache: str | Path | None, progress: OnProgress | None) -> Path:
     path = _path(part, cache)
     if path.is_file():
         with contextlib.suppress(FovealError):  # a damaged one is fetched again

@@ -20,7 +20,7 @@ from foveal.data.open import open_dataset
 from foveal.data.records.dataset import Dataset, Record
 from foveal.errors import FovealError, UsageError
 from foveal.external_proposals import cache as proposals
-from foveal.external_proposals.cache import ProposalResult, attach_proposals, content_keys, ensure_cached, from_source
+from foveal.external_proposals.cache import ProposalResult, content_keys, ensure_cached, fill_proposals, from_source
 from foveal.external_proposals.file import TableImage, content_key, read_table, write_table
 from foveal.parts.resizing import Letterbox, Resize, Stretch
 from foveal.parts.selective_search import Proposed, SlidingWindows
@@ -178,7 +178,7 @@ def test_images_that_cannot_be_read_are_named(dataset: Dataset) -> None:
     done = ensure_cached(dataset.records, SOURCE.setting, from_source(SOURCE))
     assert done.made == 2 and [str(e.path) for e in done.skipped] == [str(dataset.records[1].path)]
     assert done.keys[2] is None
-    filled = attach_proposals(dataset, SOURCE)
+    filled = fill_proposals(dataset, SOURCE)
     assert [len(r.proposals) for r in filled.records] == [5, 0, 0, 5]  # type: ignore[arg-type]
 
 
@@ -194,27 +194,27 @@ def stored(dataset: Dataset, path: Path, counts: Sequence[int], keys: Sequence[s
 def test_a_file_fills_the_records_whatever_their_order(dataset: Dataset, tmp_path: Path) -> None:
     path = stored(dataset, tmp_path / "p.safetensors", (3, 9, 1, 2))
     turned = replace(dataset, records=dataset.records[::-1])
-    assert [len(r.proposals) for r in attach_proposals(turned, SOURCE, path).records] == [2, 1, 5, 3]  # type: ignore[arg-type]
+    assert [len(r.proposals) for r in fill_proposals(turned, SOURCE, path).records] == [2, 1, 5, 3]  # type: ignore[arg-type]
 
 
 def test_files_that_do_not_fit_the_data(dataset: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
     with pytest.raises(FovealError, match=r"no proposals for 1 of the 4 images \(d\)"):
-        attach_proposals(dataset, SOURCE, stored(dataset, path, (3, 3, 3)))
+        fill_proposals(dataset, SOURCE, stored(dataset, path, (3, 3, 3)))
     with pytest.raises(FovealError, match=r"another version of 4 of the 4 images \(a, b, c, d\)"):
-        attach_proposals(dataset, SOURCE, stored(dataset, path, (3, 3, 3, 3), ["1", "2", "3", "4"]))
+        fill_proposals(dataset, SOURCE, stored(dataset, path, (3, 3, 3, 3), ["1", "2", "3", "4"]))
     other = replace(dataset, records=[replace(r, id=f"x{r.id}") for r in dataset.records])
     with pytest.raises(FovealError, match=r"no proposals for 4 of the 4 images \(a, b, c, d\).*foveal proposals"):
-        attach_proposals(dataset, SOURCE, stored(other, path, (3, 3, 3, 3), ["1", "2", "3", "4"]))
+        fill_proposals(dataset, SOURCE, stored(other, path, (3, 3, 3, 3), ["1", "2", "3", "4"]))
 
 
 def test_several_files_are_one_if_they_were_made_alike(dataset: Dataset, tmp_path: Path) -> None:
     half = [replace(dataset, records=part) for part in (dataset.records[:2], dataset.records[2:])]
     files = [stored(d, tmp_path / str(i) / "proposals.safetensors", (3, 4)).parent for i, d in enumerate(half)]
-    assert [len(r.proposals) for r in attach_proposals(dataset, SOURCE, files).records] == [3, 4, 3, 4]  # type: ignore[arg-type]
+    assert [len(r.proposals) for r in fill_proposals(dataset, SOURCE, files).records] == [3, 4, 3, 4]  # type: ignore[arg-type]
     write_table(tmp_path / "0" / "proposals.safetensors", "otherwise", [], [])
     with pytest.raises(UsageError, match=r"was made by mine, but .* by otherwise"):
-        attach_proposals(dataset, SOURCE, files)
+        fill_proposals(dataset, SOURCE, files)
 
 
 def test_of_several_files_the_one_of_another_version_is_blamed(dataset: Dataset, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_of_several_files_the_one_of_another_version_is_blamed(dataset: Dataset,
     files = [stored(d, tmp_path / str(i) / "proposals.safetensors", (3, 4)) for i, d in enumerate(half)]
     image(Path(dataset.records[3].path), seed=77)
     with pytest.raises(FovealError, match=r"another version of 1 of the 4 images \(d\)") as caught:
-        attach_proposals(dataset, SOURCE, files)
+        fill_proposals(dataset, SOURCE, files)
     assert caught.value.path == str(files[1])
 
 
@@ -239,7 +239,7 @@ def test_check_names_the_image_that_changed(tmp_path: Path) -> None:
 
 
 def test_an_image_without_any_proposal_is_a_finding(dataset: Dataset, tmp_path: Path) -> None:
-    filled = attach_proposals(dataset, SOURCE, stored(dataset, tmp_path / "p.safetensors", (3, 0, 3, 3)))
+    filled = fill_proposals(dataset, SOURCE, stored(dataset, tmp_path / "p.safetensors", (3, 0, 3, 3)))
     new = [f for f in filled.findings if f not in dataset.findings]
     assert [(f.code, f.severity, Path(f.path).stem) for f in new] == [("image-without-proposals", "warning", "b")]
 
@@ -275,7 +275,7 @@ def test_proposals_outlive_objects_that_a_crop_removes(dataset: Dataset) -> None
 
 
 def test_workers_bring_proposals_and_others_bring_none(dataset: Dataset) -> None:
-    filled = attach_proposals(dataset, SOURCE)
+    filled = fill_proposals(dataset, SOURCE)
     here, there = (next(Loader(filled, Resize(48, 64), batch=2, workers=w).epoch()).images for w in (0, 1))
     assert here.proposals is not None and torch.equal(here.proposals, there.proposals)  # type: ignore[arg-type]
     assert next(Loader(dataset, Resize(48, 64), batch=2).epoch()).images.proposals is None
@@ -299,9 +299,9 @@ def test_the_verb_makes_reports_and_writes(tmp_path: Path, capsys: pytest.Captur
     arrays = np.load(out / "proposals.npz")
     np.testing.assert_array_equal(arrays["boxes"], table.boxes)
     train = open_dataset(source, split="train")
-    assert attach_proposals(train, SOURCE, out).records[0].proposals.shape == (5, 4)  # type: ignore[union-attr]
+    assert fill_proposals(train, SOURCE, out).records[0].proposals.shape == (5, 4)  # type: ignore[union-attr]
     with pytest.raises(FovealError, match="no proposals for 2 of the 2 images"):
-        attach_proposals(open_dataset(source, split="val"), SOURCE, out / "proposals.safetensors")
+        fill_proposals(open_dataset(source, split="val"), SOURCE, out / "proposals.safetensors")
 
 
 def test_the_verb_takes_a_source_as_a_spec_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

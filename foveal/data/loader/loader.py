@@ -196,11 +196,11 @@ class Loader(BaseLoader[Batch]):
         scales = [t for t in augment if isinstance(t, MultiScale)]
         if multi_scale:
             scales.append(MultiScale(tuple(multi_scale)))
-        own = [t for t in augment if isinstance(t, ShortSide)]
-        if len(scales) + len(own) > 1:
-            raise UsageError("multi-scale is set twice")
-        if own and not input.has_short_side:
-            raise UsageError("ShortSide is for the resize rule Resize", fix="Use MultiScale, or input=Resize(...)")
+        short_sides = [t for t in augment if isinstance(t, ShortSide)]
+        if len(scales) + len(short_sides) > 1:
+            raise UsageError("multi-scale is set twice", fix="Use one of MultiScale, ShortSide and multi_scale")
+        if short_sides and not input.has_short_side:
+            raise UsageError("ShortSide needs the resize rule Resize", fix="Use MultiScale or input=Resize(...)")
         packed = PackedRecords(dataset.records, difficult, crowd, masks=masks)
         tall = packed.sizes[:, 0] > packed.sizes[:, 1] if group_by_aspect else None
         super().__init__(

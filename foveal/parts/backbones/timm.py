@@ -165,9 +165,8 @@ def _timm(name: str) -> Any:
     except ImportError:
         raise UsageError("timm is not installed", fix="Run pip install 'foveal[timm]'") from None
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), 1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
-        raise UsageError(f"backbone {name!r} is not one of timm's", fix=f"{hint}See timm.list_models()")
+        fix = f"{nearest(name, timm.list_models())} See timm.list_models()".strip()
+        raise UsageError(f"backbone {name!r} is not one of timm's", fix=fix)
     return timm
 
 
