@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import FovealError
+from ..files.aliases import ImageArray
 from ..masks.paste import paste
 from ..masks.rle import Masks
-from ..parts.resizing import ImageArray, Input
+from ..parts.resizing import Input
 from ..parts.selective_search import ProposalSource
 from ..types import Boxes, Images, Target, Targets
 

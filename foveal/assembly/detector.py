@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..parts.resizing import ImageArray, Input, PixelStatistics
+from ..files.aliases import ImageArray
+from ..parts.resizing import Input, PixelStatistics
 from ..parts.selective_search import ProposalSource
 from ..recipe import Recipe
 from ..types import Boxes, Detections, Images, Predictions, Priors, Targets

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch import Tensor
 from ..assembly.detector import Detector, Spec
 from ..config.overrides import override
 from ..config.parse import spec_from_json
-from ..errors import FovealError, UsageError
+from ..errors import FovealError, UsageError, nearest
 from ..parts.layers.narrow import guard_narrow
 from ..parts.layers.norms import fold_norms
 from ..weights.open import StateDict
@@ -85,8 +84,7 @@ def find(
     raise FovealError(
         "no such run, checkpoint, weights file or alias",
         path=source,
-        fix=_nearest(path)
-        + "`foveal weights list` shows the aliases; a run is the folder that `foveal train --out` made.",
+        fix=f"{_nearest(path)} Give an alias of `foveal weights list` or the folder of `foveal train --out`".strip(),
     )
 
 
@@ -96,8 +94,7 @@ def _nearest(path: Path) -> str:
 
     beside = {str(p): p for p in path.parent.iterdir()} if path.parent.is_dir() else {}
     known = [*filter(is_alias, PUBLISHED), *ALIASES, *beside]
-    near = difflib.get_close_matches(str(path), known, 3)
-    return f"Did you mean {' or '.join(near)}? " if near else ""
+    return nearest(str(path), known, count=3)
 
 
 def load(

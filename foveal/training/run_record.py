@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 
 from ..checkpoints.initial import diluted_box_loss
 from ..data.records.findings import count, fold
-from ..files.paths import PathLike
+from ..files.aliases import PathLike
 from ..runtime import processes as environment
 from .arguments import TrainArguments
 from .datasets import Datasets

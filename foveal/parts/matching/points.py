@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...errors import UsageError
+from ...files.aliases import Floats32
 from ...types import Match, Priors, Targets, on_cpu
 from .matcher import DecodedOutputs, Matcher, finalize_match, prior_chunk
 
@@ -128,8 +129,8 @@ class LocationGrid:
 
     start: int  # index of the first one among the priors
     columns: int
-    x: Floats  # (rows * columns,)
-    y: Floats
+    x: Floats32  # (rows * columns,)
+    y: Floats32
     step: tuple[float, float]  # pixels from column to column, from row to row
     stride: float  # side of a cell
 
@@ -164,7 +165,7 @@ def grids_of(priors: Tensor, counts: Sequence[int]) -> list[LocationGrid] | None
     return cast(list[LocationGrid] | None, _KNOWN[priors])
 
 
-def _grid(cells: Floats, start: int) -> LocationGrid | None:
+def _grid(cells: Floats32, start: int) -> LocationGrid | None:
     x, y = cells[:, 0::2].mean(1), cells[:, 1::2].mean(1)
     columns = int((y == y[0]).sum())
     if len(cells) % columns:
