@@ -18,7 +18,6 @@ from ...files.aliases import Floats32
 from ...types import Match, Priors, Targets, on_cpu
 from .matcher import DecodedOutputs, Matcher, finalize_match, prior_chunk
 
-Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 
@@ -91,7 +90,7 @@ class PointMatcher(Matcher):
             positive[image, location] = True
         return torch.from_numpy(gt), torch.from_numpy(positive)
 
-    def _fitting(self, grid: LocationGrid, boxes: Floats, first: bool, last: bool) -> tuple[Integers, Integers]:
+    def _fitting(self, grid: LocationGrid, boxes: Floats32, first: bool, last: bool) -> tuple[Integers, Integers]:
         """Pairs (location, box) of one level that fit together; ``boxes`` (n, 4)."""
         stride = np.float32(grid.stride)
         low = np.float32(0) if first else stride * np.float32(self.span[0])
@@ -134,7 +133,7 @@ class LocationGrid:
     step: tuple[float, float]  # pixels from column to column, from row to row
     stride: float  # side of a cell
 
-    def near(self, boxes: Floats, radius: float | None, low: float, high: float) -> tuple[Integers, Integers]:
+    def near(self, boxes: Floats32, radius: float | None, low: float, high: float) -> tuple[Integers, Integers]:
         """Pairs (location of this level, box): all that may fit and a few more. ``boxes`` (n, 4)."""
         center, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
         longest = 2 * half.max(1)
