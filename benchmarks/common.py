@@ -1,4 +1,4 @@
-"""The race that every benchmark of this folder runs, and three ways to count what a call costs.
+"""Timing of contenders in interleaved rounds, and measures of memory, operations and host syncs.
 
     from common import OpCount, PeakMemory, parser, race, setup
 
@@ -6,7 +6,7 @@
     race("match 160k x 100", {"torchvision": theirs, "foveal": ours}, rounds=args.rounds)
 
 Contenders run in turn (A B C, A B C, ...), so that a drift of the machine's speed touches all of them alike.
-One thread unless told otherwise: two threads on a shared machine measure the neighbors.
+One thread by default: with two threads on a shared machine, other processes distort the result.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def setup(p: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parses, sets the threads and prints what the figures were measured with."""
+    """Parses the arguments, sets the number of threads and prints the versions used."""
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     print(
@@ -63,7 +63,7 @@ def race(
     """Times contenders in interleaved rounds, prints a table and returns ``{name: median seconds of one call}``.
 
     ``min_time`` repeats a short call within a round until it has taken about that many seconds. ``baseline`` is the
-    row that the ratios refer to, by default the first. A contender that raises is a row of the table, not an end.
+    row that the ratios refer to, by default the first. A contender that raises becomes a row of the table.
     """
     loops: dict[str, int] = {}
     failed: dict[str, str] = {}
@@ -123,8 +123,8 @@ def _print_race(
 class PeakMemory:
     """Peak bytes of tensors allocated inside the block and alive at once, as torch's own allocator reports them.
 
-    What was alive before does not count. It does not depend on what the C library gives back to the system, so it
-    repeats exactly.
+    Earlier allocations do not count. The result does not depend on when the C library returns memory to the system, so
+    it is exactly repeatable.
 
         with PeakMemory() as memory:
             step()
@@ -184,7 +184,7 @@ _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_in
 
 
 class OpCount(TorchDispatchMode):
-    """Counts the operations of a block, backward included, and those that make a GPU's host wait.
+    """Counts the operations of a block, backward included, and those that make the CPU wait for a GPU.
 
     ``syncs`` counts by name: ``_local_scalar_dense`` (``.item()``, ``if tensor``), ``nonzero``, ``boolean index``,
     ``unique``, ``masked_select``, ``nms``, ``repeat_interleave`` without an output size. ``total`` counts every

@@ -1,6 +1,6 @@
-"""The fully connected layers of Fast R-CNN's VGG-16 head, whole and by truncated SVD at the paper's ranks (1024, 256).
+"""The fully connected layers of Fast R-CNN's VGG-16 head, full and with truncated SVD at the paper's ranks (1024, 256).
 
-Random weights: the time does not depend on them. 2,000 proposals of one picture, inference.
+Random weights: the time does not depend on them. 2,000 proposals of one image, inference.
 """
 
 from __future__ import annotations

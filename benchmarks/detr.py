@@ -3,9 +3,9 @@
     python benchmarks/detr.py --only training --size 416
     python benchmarks/detr.py --only inference --short 800
 
-Their training has auxiliary losses as ours. Its pictures are normalized beforehand; ours come as bytes. Theirs drops
-nothing of the attention weights and inside the feed-forward blocks, where the original code and ours do: --dropout 0
-leaves it out on both sides.
+Both train with auxiliary losses. Images for transformers are normalized beforehand; foveal takes bytes. transformers
+applies no dropout to attention weights and inside the feed-forward blocks, where the original code and foveal do:
+--dropout 0 turns it off on both sides.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import OpCount, parser, race, setup
-from peers import batch, objects, pictures
+from peers import batch, objects, random_images
 from PIL import Image
 from torch import Tensor, nn
 from training import step
@@ -42,16 +42,16 @@ def pair(short: int, long: int, auxiliary: bool, dropout: float = 0.1) -> tuple[
     ours = spec.build([f"c{i}" for i in range(91)])
     for m in ours.modules():
         if isinstance(m, FrozenBatchNorm):
-            m.weight.fill_(0.4)  # keeps a random network from exploding
+            m.weight.fill_(0.4)  # keeps the activations of a random network finite
     theirs = DetrForObjectDetection(
         DetrConfig(num_labels=91, use_timm_backbone=True, auxiliary_loss=auxiliary, dropout=dropout)
     )
     theirs.load_state_dict(detr_to_theirs(ours.state_dict(), "transformers"))
-    for name, parameter in theirs.named_parameters():  # with timm's ResNet they let everything learn
+    for name, parameter in theirs.named_parameters():  # with timm's ResNet transformers freezes nothing
         if "backbone" in name and not any(f"layer{k}." in name for k in (2, 3, 4)):
             parameter.requires_grad_(False)
     counts = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (theirs, ours)]
-    assert counts[0] == counts[1], f"they train {counts[0]} numbers, we {counts[1]}"
+    assert counts[0] == counts[1], f"transformers trains {counts[0]} parameters, foveal {counts[1]}"
     return theirs, ours.to(memory_format=torch.channels_last)
 
 
@@ -59,11 +59,11 @@ def training(args: Any) -> None:
     height, width = args.size * 3 // 4, args.size
     theirs, ours = pair(height, width, auxiliary=True, dropout=args.dropout)
     theirs.train(), ours.train().to(memory_format=layout(ours, CPU))
-    images, truth = pictures(args.batch, height, width), objects(args.batch, args.objects, height, width)
+    images, truth = random_images(args.batch, height, width), objects(args.batch, args.objects, height, width)
     raw, targets = batch(images, truth)
     pixels, mask = ours.normalize(raw).pixels.contiguous(), torch.ones(args.batch, height, width)
     sides = torch.tensor([width, height, width, height])
-    labels = [{"class_labels": t["labels"] - 1, "boxes": centerd(t["boxes"] / sides)} for t in truth]
+    labels = [{"class_labels": t["labels"] - 1, "boxes": to_cxcywh(t["boxes"] / sides)} for t in truth]
     contenders = {
         "transformers fp32": step(theirs, lambda: {"loss": theirs(pixels, mask, labels=labels).loss}),
         "foveal fp32": step(ours, lambda: ours(raw, targets)),
@@ -77,7 +77,7 @@ def training(args: Any) -> None:
         print(f"{label:36s} {ops.total:6d} operations, host syncs: {dict(ops.syncs)}")
 
 
-def centerd(boxes: Tensor) -> Tensor:
+def to_cxcywh(boxes: Tensor) -> Tensor:
     return torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
 
 
@@ -87,17 +87,17 @@ def inference(args: Any) -> None:
     ours = ready(plain, "cpu", "32")
     processor = DetrImageProcessor(size={"shortest_edge": args.short, "longest_edge": args.short * 5 // 3})
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "picture.jpg")
-        picture = pictures(1, 480, 640)[0].permute(1, 2, 0).mul(255).byte().numpy()
-        Image.fromarray(picture).save(file, "JPEG", quality=92)
+        file = Path(folder, "image.jpg")
+        pixels = random_images(1, 480, 640)[0].permute(1, 2, 0).mul(255).byte().numpy()
+        Image.fromarray(pixels).save(file, "JPEG", quality=92)
 
-        def peer() -> object:
+        def reference() -> object:
             with torch.inference_mode():
                 image = Image.open(file).convert("RGB")
                 answer = theirs(**processor(image, return_tensors="pt"))
                 return processor.post_process_object_detection(answer, 0.0, [image.size[::-1]])
 
-        def peer_model() -> object:
+        def reference_network() -> object:
             with torch.inference_mode():
                 return theirs(prepared.pixels, mask)
 
@@ -105,13 +105,13 @@ def inference(args: Any) -> None:
         mask = torch.ones(1, *prepared.pixels.shape[2:])
         with torch.inference_mode():
             difference = (theirs(prepared.pixels, mask).pred_boxes - ours.outputs(prepared).layers[-1].deltas).abs()
-        print(f"boxes of the same pixels differ by {float(difference.max()):.1e} at most (norms are folded in ours)")
+        print(f"boxes of the same pixels differ by {float(difference.max()):.1e} at most (foveal folds norms)")
         race(
             f"the network alone, {tuple(prepared.pixels.shape[2:])}",
-            {"transformers fp32": peer_model, "foveal fp32": no_grad(lambda: ours.outputs(prepared))},
+            {"transformers fp32": reference_network, "foveal fp32": no_grad(lambda: ours.outputs(prepared))},
             rounds=args.rounds,
         )
-        contenders = {"transformers fp32": peer, "foveal fp32": lambda: ours.predict_arrays([load_image(file)])}
+        contenders = {"transformers fp32": reference, "foveal fp32": lambda: ours.predict_arrays([load_image(file)])}
         if fast_bf16(CPU):
             quick = ready(plain, "cpu", "bf16")
             contenders["foveal bf16 (the default here)"] = lambda: quick.predict_arrays([load_image(file)])
@@ -129,7 +129,7 @@ def no_grad(fn: Any) -> Any:
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("--size", type=int, default=416, help="long side of the training pictures")
+    p.add_argument("--size", type=int, default=416, help="long side of the training images")
     p.add_argument("--batch", type=int, default=2)
     p.add_argument("--objects", type=int, default=8)
     p.add_argument("--dropout", type=float, default=0.1)

@@ -2,7 +2,7 @@
 
     python benchmarks/evaluation.py [--images 5000 --objects 36000 --per-image 100 --rounds 5 --only coco]
 
-pycocotools takes about a minute a call, so it runs once; what it gets is built outside the clock.
+pycocotools takes about a minute a call, so it runs once; its input is built before the timing starts.
 """
 
 from __future__ import annotations

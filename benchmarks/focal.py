@@ -2,12 +2,13 @@
 
 python benchmarks/focal.py [--rounds 5] [--threads 1] [--only focal]
 
-2 images of 640 x 640 (76,725 anchors each) and 80 classes; 600 positive and 900 ignored rows, logits around the
+2 images of 640 x 640 (76,725 anchors each) and 80 classes; 600 positive and 900 ignored anchors, logits around the
 prior bias. Every contender computes the normalized sum and the gradient of all logits; the first table shows that
 they agree. "x logits" is the peak of memory above the logits, in multiples of their 47 MB; 1.0 is the gradient alone.
 
-torchvision is there twice: all rows at once, and image by image as its RetinaNet calls it. The second is faster than
-its arithmetic explains: tensors under 32 MB are reused by the C library, larger ones come as fresh pages every time.
+torchvision is measured twice: all anchors at once, and image by image as its RetinaNet calls it. The second is
+faster than its arithmetic explains: tensors under 32 MB are reused by the C library, larger ones are
+allocated anew every time.
 """
 
 from __future__ import annotations
@@ -30,15 +31,16 @@ from foveal.parts.losses.classification import (
 )
 from foveal.parts.losses.normalizers import Positives
 
-BATCH, ANCHORS, CLASSES = 2, 76_725, 80
+BATCH, CLASSES = 2, 80
 Step = Callable[[], Tensor]
 
 
 def main() -> None:
     p = parser(__doc__)
+    p.add_argument("--anchors", type=int, default=76_725, help="of each image")
     p.add_argument("--all", action="store_true", help="the other sigmoid losses, gammas and bfloat16 as well")
     args = setup(p)
-    logits, labels, positive, ignored = inputs()
+    logits, labels, positive, ignored = inputs(args.anchors)
     logits.requires_grad_()
     tensors = (logits, labels, positive, ignored)
     rows = (logits, labels, positive, (~ignored).float())
@@ -50,17 +52,17 @@ def main() -> None:
     }
     steps = {name: step(fn, logits) for name, fn in contenders.items()}
     agree(steps, logits)
-    race("focal loss, forward + backward, 2 x 76,725 x 80", steps, rounds=args.rounds)
+    race(f"focal loss, forward + backward, {BATCH} x {args.anchors:,} x {CLASSES}", steps, rounds=args.rounds)
     memory(steps, logits)
     if args.all:
         others(rows, args.rounds)
 
 
-def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def inputs(anchors: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rng = torch.Generator().manual_seed(0)
-    logits = torch.randn(BATCH, ANCHORS, CLASSES, generator=rng) - 4.6
-    labels = torch.randint(CLASSES, (BATCH, ANCHORS), generator=rng)
-    place = torch.randperm(BATCH * ANCHORS, generator=rng).view(BATCH, ANCHORS)
+    logits = torch.randn(BATCH, anchors, CLASSES, generator=rng) - 4.6
+    labels = torch.randint(CLASSES, (BATCH, anchors), generator=rng)
+    place = torch.randperm(BATCH * anchors, generator=rng).view(BATCH, anchors)
     return logits, labels, place < 600, (place >= 600) & (place < 1500)
 
 

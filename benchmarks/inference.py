@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import parser, race, setup
-from peers import FIXED, PRESET, pair, pictures
+from peers import FIXED, PRESET, pair, random_images
 from PIL import Image
 
 from foveal.checkpoints.load import ready
@@ -22,8 +22,8 @@ def main() -> None:
     p.add_argument("--short", type=int, default=800)
     args = setup(p)
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "picture.jpg")
-        pixels = pictures(1, 480, 640)[0].permute(1, 2, 0).mul(255).byte().numpy()
+        file = Path(folder, "image.jpg")
+        pixels = random_images(1, 480, 640)[0].permute(1, 2, 0).mul(255).byte().numpy()
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "JPEG", quality=92)
         file.write_bytes(buffer.getvalue())
@@ -34,20 +34,23 @@ def main() -> None:
             theirs.eval()
             ours = ready(plain, "cpu", "32")
 
-            def peer(model: torch.nn.Module = theirs) -> list[dict[str, torch.Tensor]]:
+            def reference(model: torch.nn.Module = theirs) -> list[dict[str, torch.Tensor]]:
                 with torch.inference_mode():
                     array = np.asarray(Image.open(file).convert("RGB"))
                     return model([torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255])
 
-            contenders = {"torchvision fp32": peer, "foveal fp32": lambda m=ours: m.predict_arrays([load_image(file)])}
+            contenders = {
+                "torchvision fp32": reference,
+                "foveal fp32": lambda m=ours: m.predict_arrays([load_image(file)]),
+            }
             if fast_bf16(torch.device("cpu")):
                 quick = ready(plain, "cpu", "bf16")
                 contenders["foveal bf16 (the default here)"] = lambda m=quick: m.predict_arrays([load_image(file)])
-            theirs_found, found = peer()[0], ours.predict_arrays([load_image(file)])[0]
-            n = min(len(found), len(theirs_found["scores"]))
-            worst = (found.scores[:n] - theirs_found["scores"][:n]).abs().max() if n else 0
+            expected, detections = reference()[0], ours.predict_arrays([load_image(file)])[0]
+            n = min(len(detections), len(expected["scores"]))
+            worst = (detections.scores[:n] - expected["scores"][:n]).abs().max() if n else 0
             print(
-                f"{name}: {len(theirs_found['scores'])} and {len(found)} detections, "
+                f"{name}: {len(expected['scores'])} and {len(detections)} detections, "
                 f"scores differ by {float(worst):.1e}"
             )
             race(f"inference, {name}, {FIXED.get(name, args.short)} px", contenders, rounds=args.rounds)

@@ -1,11 +1,11 @@
-"""The region line on one data set, rung by rung: R-CNN, SPP-Net, Fast R-CNN, Faster R-CNN in two ways, FPN.
+"""The history ladder on one data set: R-CNN, SPP-Net, Fast R-CNN, Faster R-CNN in two ways, FPN.
 
 python benchmarks/ladder.py --data DATA/voc2012-catdogcar --classes cat,dog,car --out ladder \
     --weights DATA/weights/torch/squeezenet1_0-deepcompression.pth
 
-All on the same ImageNet SqueezeNet, pictures of 320 px and, where proposals come from outside, the same 500 of
-selective search (made once, in the cache). Called again, it goes on where it was stopped: rungs that are complete stay.
-The table goes to ladder.md; `--rungs` trains some of them, `--passes` scales how long each learns.
+All on the same ImageNet SqueezeNet, images of 320 px and, with external proposals, the same 500 of selective search
+(computed once, cached). Called again, it resumes where it was interrupted; complete runs are kept.
+The table goes to ladder.md; `--rungs` trains some of them, `--passes` scales the epochs of each.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from foveal.parts.necks.fpn import FPN, SingleLevel
 from foveal.parts.pooling.roi_align import RoIAlign, RoIPool
 from foveal.parts.pooling.spp import SPP
 from foveal.parts.pooling.warp import Warp
-from foveal.parts.postprocess.select import Select
+from foveal.parts.postprocess import Select
 from foveal.parts.priors.anchors import Anchors, PyramidAnchors
 from foveal.parts.resizing import Resize
 from foveal.parts.samplers import Balanced
@@ -48,7 +48,7 @@ from foveal.presets.recipes import FLIP, SMALL_FIT
 from foveal.recipe import AdamW, Cosine, Recipe, Ridge, WindowSampling
 
 SOURCE = SelectiveSearch(top=500)
-PICTURE = Resize(320, 533)
+IMAGE = Resize(320, 533)
 FOLDER = Path(foveal.__file__).parent
 
 
@@ -56,7 +56,7 @@ FOLDER = Path(foveal.__file__).parent
 class Rung:
     name: str
     spec: Spec
-    files: tuple[str, ...]  # of the package: what this detector does not share with the next one
+    files: tuple[str, ...]  # of the package: those that this detector does not share with the next one
 
 
 def rungs(weights: str, passes: float) -> dict[str, Rung]:
@@ -87,7 +87,7 @@ def rungs(weights: str, passes: float) -> dict[str, Rung]:
         fit=replace(windows, stages=(replace(FINE_TUNE, draw=WindowSampling(per_image=48)), svms, boxes)),
     )
     spp = SPPNet(
-        input=PICTURE,
+        input=IMAGE,
         proposals=SOURCE,
         backbone=body,
         levels=(4,),
@@ -97,7 +97,7 @@ def rungs(weights: str, passes: float) -> dict[str, Rung]:
     )
     few = Select(score=0.01, per_level=None)
     fast = FastRCNN(
-        input=PICTURE,
+        input=IMAGE,
         proposals=SOURCE,
         backbone=body,
         levels=(4,),
@@ -108,7 +108,7 @@ def rungs(weights: str, passes: float) -> dict[str, Rung]:
         fit=images,
     )
     faster = FasterRCNN(
-        input=PICTURE,
+        input=IMAGE,
         backbone=body,
         levels=(4,),
         neck=SingleLevel(),
@@ -135,20 +135,29 @@ def rungs(weights: str, passes: float) -> dict[str, Rung]:
         test_proposals=Counts(300, 300),
     )
     found = (
-        Rung("rcnn", rcnn, ("detectors/rcnn.py", "parts/warp.py", "data/windows.py")),
-        Rung("spp_net", spp, ("detectors/spp_net.py", "parts/spp.py", "data/maps.py", "train/maps.py")),
+        Rung("rcnn", rcnn, ("detectors/rcnn.py", "parts/pooling/warp.py", "data/loader/window_batches.py")),
+        Rung(
+            "spp_net",
+            spp,
+            (
+                "detectors/spp_net.py",
+                "parts/pooling/spp.py",
+                "data/loader/stored_maps.py",
+                "training/stages/cache_maps.py",
+            ),
+        ),
         Rung("fast_rcnn", fast, ("detectors/fast_rcnn.py",)),
         Rung(
             "faster_rcnn_four_steps", replace(faster, fit=replace(images, stages=four)), ("detectors/faster_rcnn.py",)
         ),
         Rung("faster_rcnn", faster, ("detectors/faster_rcnn.py",)),
-        Rung("fpn", fpn, ("detectors/faster_rcnn.py", "parts/necks.py")),
+        Rung("fpn", fpn, ("detectors/faster_rcnn.py", "parts/necks/fpn.py")),
     )
     return {rung.name: rung for rung in found}
 
 
 def trained(rung: Rung, args: argparse.Namespace) -> Path:
-    """The run of a rung, which is gone on with where there is one."""
+    """The run of a rung, resumed where it exists."""
     out = args.out / rung.name
     foveal.train(
         rung.spec,
@@ -170,7 +179,7 @@ def lines(files: tuple[str, ...]) -> int:
 
 
 def milliseconds(detectors: dict[str, Detector], specs: dict[str, Rung], args: argparse.Namespace) -> dict[str, float]:
-    """Of a picture from pixels to boxes, proposals from outside not counted: medians over pictures, in turn."""
+    """From pixels to boxes of an image, without external proposals: medians over images, the detectors in turn."""
     dataset = open_dataset(args.data, split="val", classes=args.classes.split(","))
     dataset = replace(dataset, records=dataset.records[:: max(1, len(dataset) // args.timed)][: args.timed])
     records = fill(dataset, SOURCE).records
@@ -209,7 +218,7 @@ def main() -> None:
     parser.add_argument("--passes", type=float, default=1.0, help="times the epochs of every rung")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--timed", type=int, default=12, help="pictures that the milliseconds are taken from")
+    parser.add_argument("--timed", type=int, default=12, help="images that the milliseconds are measured on")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     every = rungs(args.weights, args.passes)

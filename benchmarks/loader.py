@@ -1,10 +1,11 @@
-"""Decoding and augmenting, pictures per second of one core: our loader against torchvision's reference transforms.
+"""Decoding and augmentation, images per second of one core: foveal's loader against torchvision's reference transforms.
 
     python benchmarks/loader.py [--rounds 5] [--data FOLDER_OF_JPEGS] [--only "Faster R-CNN"]
 
-The peer does what torchvision's own references do: PIL decoding, ``transforms.v2``, and for Faster R-CNN the transform
-of its detection model, which normalizes, resizes and pads. Ours makes whole batches through ``Loader`` (no workers),
-uint8 pixels out; the last row adds the normalization, which training does on the device. Same files, same process.
+The reference is that of torchvision's training scripts: PIL decoding, ``transforms.v2``, and for Faster R-CNN the
+transform of its detection model, which normalizes, resizes and pads. foveal makes whole batches through ``Loader``
+(no workers), uint8 pixels out; the last row adds the normalization, which training does on the device. Same files, same
+process.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ BATCH = 4
 
 # ----------------------------------------------------------------------------------------------------- data
 def jpegs(folder: Path, count: int) -> list[Path]:
-    """640 x 480 pictures with the entropy of photographs: shapes under sensor noise, about 110 KB each."""
+    """640 x 480 images with the entropy of photographs: shapes under sensor noise, about 110 KB each."""
     paths = []
     for i in range(count):
         rng = np.random.default_rng(i)
@@ -54,7 +55,7 @@ def jpegs(folder: Path, count: int) -> list[Path]:
 
 
 def dataset(paths: list[Path]) -> Dataset:
-    """Eight random boxes a picture."""
+    """Eight random boxes per image."""
     rng, records = np.random.default_rng(0), []
     none = np.zeros(OBJECTS, dtype=np.bool_)
     for i, path in enumerate(paths):
@@ -69,7 +70,7 @@ def dataset(paths: list[Path]) -> Dataset:
 
 # ------------------------------------------------------------------------------------------------ contenders
 def peer(records: list[Record], augment: Any, finish: Callable[[list[Any]], object]) -> Callable[[], None]:
-    """torchvision's references, ``BATCH`` pictures a call; ``finish`` makes a batch of the samples."""
+    """torchvision's references, ``BATCH`` images per call; ``finish`` makes a batch of the samples."""
     turn = itertools.cycle(records)
 
     def call() -> None:
@@ -86,7 +87,7 @@ def peer(records: list[Record], augment: Any, finish: Callable[[list[Any]], obje
 
 
 def ours(loader: Loader, finish: Callable[[Any], Any] | None = None) -> Callable[[], None]:
-    """One batch a call."""
+    """One batch per call."""
 
     def endless() -> Iterator[Any]:
         for epoch in itertools.count():
@@ -160,7 +161,7 @@ def steps(data: Dataset) -> dict[str, Callable[[], object]]:
     small = np.asarray(resize(image, 300, 300).numpy())
     nothing = Sample(small, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, np.bool_))
     peer_distort = v2.RandomPhotometricDistort()
-    picture = Image.fromarray(small)
+    pil = Image.fromarray(small)
     return {
         "decode: PIL": lambda: np.asarray(Image.open(next(paths)).convert("RGB")),
         "decode: load_image": lambda: load_image(next(paths)),
@@ -168,7 +169,7 @@ def steps(data: Dataset) -> dict[str, Callable[[], object]]:
             tensor, size=(800, 1066), mode="bilinear", align_corners=False
         ),
         "resize to 800: ours, uint8": lambda: resize(image, 800, 1066),
-        "distort 300 x 300: v2 on PIL": lambda: peer_distort(picture),
+        "distort 300 x 300: v2 on PIL": lambda: peer_distort(pil),
         "distort 300 x 300: ours": lambda: distort(nothing, rng),
     }
 
@@ -180,17 +181,17 @@ def main(args: argparse.Namespace) -> None:
         paths = sorted(args.data.rglob("*.jpg"))[:64] if args.data else jpegs(Path(folder), 16)
         data = dataset(paths)
         size = np.mean([p.stat().st_size for p in paths]) / 1024
-        print(f"# {len(paths)} JPEG files, {size:.0f} KB in the mean; batches of {BATCH}")
+        print(f"# {len(paths)} JPEG files, {size:.0f} KB on average; batches of {BATCH}")
         for title, make in (("Faster R-CNN recipe, 800 px", faster_rcnn), ("SSD300 recipe", ssd)):
             if args.only in title:
                 contenders, baseline = make(data)
                 medians = race(title, contenders, args.rounds, min_time=0.5, baseline=baseline)
-                print("pictures per second: " + ", ".join(f"{k}: {BATCH / v:.0f}" for k, v in medians.items()))
+                print("images per second: " + ", ".join(f"{k}: {BATCH / v:.0f}" for k, v in medians.items()))
         if args.only in "steps":
             race("steps", steps(data), args.rounds, min_time=0.1)
 
 
 if __name__ == "__main__":
     options = parser(__doc__)
-    options.add_argument("--data", type=Path, default=None, help="a folder of JPEG files in place of generated ones")
+    options.add_argument("--data", type=Path, default=None, help="a folder of JPEG files instead of generated ones")
     main(setup(options))

@@ -2,7 +2,7 @@
 
     python benchmarks/masks.py [--images 500 --objects 8 --per-image 40 --rounds 5 --only targets]
 
-Ellipses on pictures of 480 x 640, two detections near each object among false alarms; pycocotools runs once.
+Ellipses on images of 480 x 640, two detections near each object among false alarms; pycocotools runs once.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def make(images: int, objects: int, per_image: int) -> tuple[GroundTruth, Detect
 
 
 def pycocotools(truth: GroundTruth, found: DetectionTable, own: list[Masks], seen: list[Masks]) -> tuple[float, float]:
-    """(AP, seconds of evaluation): what it gets is built outside the clock."""
+    """(AP, seconds of evaluation): its input is built before the timing starts."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -101,7 +101,7 @@ def pycocotools(truth: GroundTruth, found: DetectionTable, own: list[Masks], see
 
 
 def targets(rounds: int) -> None:
-    """Two pictures of 800 x 1333 with 20 objects each, 128 rows of each picture."""
+    """Two images of 800 x 1333 with 20 objects each, 128 RoIs per image."""
     rng, size, n, rows = np.random.default_rng(1), (800, 1333), 20, 128
     side = np.exp(rng.normal(np.log(160), 0.8, (2, n, 2))).clip(20, 780)
     corner = rng.random((2, n, 2)) * (np.array(size[::-1]) - side)
@@ -127,7 +127,7 @@ def targets(rounds: int) -> None:
         return torch.stack([project_masks_on_boxes(d, w, g, 28) for d, w, g in zip(dense, where, gt, strict=True)])
 
     assert (ours() - theirs()).abs().max() < 5e-5
-    race("targets of 2 x 128 rows", {"torchvision": theirs, "foveal": ours}, rounds=rounds)
+    race("targets of 2 x 128 RoIs", {"torchvision": theirs, "foveal": ours}, rounds=rounds)
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ def main() -> None:
         contenders = {
             "torchvision": lambda boxes=boxes: peer(box_iou(boxes, priors.boxes)),
             "foveal": lambda targets=targets: ours(priors, targets),
-            "foveal, form for accelerators": lambda boxes=boxes: match_on_device(priors.boxes, boxes[None]),
+            "foveal, form for GPUs": lambda boxes=boxes: match_on_device(priors.boxes, boxes[None]),
         }
         race(title, contenders, rounds=args.rounds)
         for name in ("torchvision", "foveal"):

@@ -11,7 +11,7 @@ from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead, _de
 from foveal import presets
 from foveal.types import Predictions, Priors, Target, Targets
 
-HEIGHT, WIDTH, CLASSES = 800, 1088, 91
+CLASSES = 91
 
 
 class _Loss(RetinaNet):
@@ -26,9 +26,13 @@ class _Loss(RetinaNet):
 
 
 def main() -> None:
-    args = setup(parser(__doc__))
-    maps = [torch.zeros(2, 1, -(-HEIGHT // s), -(-WIDTH // s)) for s in (8, 16, 32, 64, 128)]
-    anchors = _default_anchorgen()(ImageList(torch.zeros(2, 3, HEIGHT, WIDTH), [(HEIGHT, WIDTH)] * 2), maps)
+    p = parser(__doc__)
+    p.add_argument("--height", type=int, default=800)
+    p.add_argument("--width", type=int, default=1088)
+    args = setup(p)
+    height, width = args.height, args.width
+    maps = [torch.zeros(2, 1, -(-height // s), -(-width // s)) for s in (8, 16, 32, 64, 128)]
+    anchors = _default_anchorgen()(ImageList(torch.zeros(2, 3, height, width), [(height, width)] * 2), maps)
     g = torch.Generator().manual_seed(0)
     logits = (torch.randn(2, len(anchors[0]), CLASSES, generator=g) - 4.6).requires_grad_()
     deltas = (torch.randn(2, len(anchors[0]), 4, generator=g) * 0.1).requires_grad_()
@@ -36,7 +40,10 @@ def main() -> None:
     task, peer = presets.retinanet_r50_fpn.task, _Loss()
     size = logits.numel() * 4 / 1e6
     for count in (1, 10, 100, 500):
-        truth = objects(2, count, HEIGHT, WIDTH)
+        title = f"matching + loss, {count} objects an image"
+        if args.only not in title:
+            continue
+        truth = objects(2, count, height, width)
         targets = Targets.pad([Target(t["boxes"], t["labels"]) for t in truth])
 
         def theirs() -> torch.Tensor:
@@ -54,7 +61,7 @@ def main() -> None:
 
         a, b = theirs(), ours()
         assert abs(a - b) <= 1e-4 * abs(a), (a, b)
-        race(f"matching + loss, {count} objects an image", {"torchvision": theirs, "foveal": ours}, rounds=args.rounds)
+        race(title, {"torchvision": theirs, "foveal": ours}, rounds=args.rounds)
         for name, fn in (("torchvision", theirs), ("foveal", ours)):
             logits.grad = deltas.grad = None
             with PeakMemory() as peak:

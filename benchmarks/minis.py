@@ -1,10 +1,10 @@
-"""What the small presets learn from nothing: one generated data set, a few minutes each, a table at the end.
+"""Trains the small presets from random weights on one generated data set, a few minutes each, and prints a table.
 
     python benchmarks/minis.py --out minis --devices 2     # all of them, 9 minutes each, on two cores
     python benchmarks/minis.py --presets ssd_mini,yolo_v3_mini --minutes 5
     python benchmarks/minis.py --presets detr_mini --images 17820 --minutes 29 --devices 2 --out minis-detr
 
-Every preset sees the same pictures at the same size. YOLO's shapes are found by k-means, as `foveal anchors` does.
+Every preset is trained on the same images at the same size. YOLO's anchors come from k-means, as in `foveal anchors`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from foveal.detectors.yolo import YOLO
 from foveal.parts.matching.cells import Responsible
 from foveal.parts.resizing import Resize
 
-# The presets' own rate, 5e-4 at batches of 4, is made for a few hundred pictures and a backbone that knows something.
+# The presets' learning rate, 5e-4 at batches of 4, is for a few hundred images and a pretrained backbone.
 SOLVER = ("fit.batch=8", "fit.lr=0.0025")
-# As in `foveal demo`: many pictures have to be seen, so a narrower neck, and fewer and smaller regions.
+# As in `foveal demo`: many images have to be seen, so a narrower neck, and fewer and smaller RoIs.
 MASKS = (
     "neck.channels=64",
     "pool.size=5",
@@ -44,20 +44,20 @@ MASKS = (
 
 
 def _learns_here(name: str) -> bool:
-    """The small detectors; one that waits for proposals of thousands of pictures has no place among minutes."""
+    """The small detectors, without those that need proposals of thousands of images first."""
     return name.endswith("_mini") and name != "rpn_mini" and presets.get(name).source is None
 
 
 def settings(spec: Spec, data: Path, side: int) -> list[str]:
-    """The overrides that fit a preset to square pictures of this side and to learning from nothing."""
-    found = ["fit.val_every=3"] if isinstance(spec, DETR) else [*SOLVER, "fit.val_every=3"]  # its recipe is its own
+    """The overrides for square images of this side and training from random weights."""
+    found = ["fit.val_every=3"] if isinstance(spec, DETR) else [*SOLVER, "fit.val_every=3"]  # has a recipe of its own
     if isinstance(spec.input, Resize):
         found += [f"input.short={side}", f"input.long={side}"]
     else:
         found += [f"input.width={side}", f"input.height={side}"]
     if isinstance(spec, MaskRCNN):
         found += MASKS
-    if not isinstance(spec, YOLO) or isinstance(spec.task.matcher, Responsible):  # version 1 has no shapes
+    if not isinstance(spec, YOLO) or isinstance(spec.task.matcher, Responsible):  # version 1 has no anchors
         return found
     sides = np.concatenate([r.boxes[:, 2:] - r.boxes[:, :2] for r in open_dataset(data, split="train").records])
     sizes = spec.cells.per_location
@@ -71,17 +71,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", default=",".join(filter(_learns_here, presets.names())))
     parser.add_argument("--minutes", type=float, default=9.0)
-    parser.add_argument("--images", type=int, default=5940, help="pictures to learn from; 220 more validate")
-    parser.add_argument("--side", type=int, default=160, help="of the pictures, pixels")
+    parser.add_argument("--images", type=int, default=5940, help="training images; 220 more for validation")
+    parser.add_argument("--side", type=int, default=160, help="of the images, pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--devices", type=int, default=1, help="processes; two of one thread beat one of two")
+    parser.add_argument(
+        "--devices", type=int, default=1, help="processes; two with one thread each are faster than one with two"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/minis"))
     parser.add_argument("overrides", nargs="*", help="key=value for all of them")
     args = parser.parse_args()
     names = args.presets.split(",")
     masks = any(isinstance(presets.get(name), MaskRCNN) for name in names)
-    data = args.out / ("data-masks" if masks else "data")  # the same pictures
+    data = args.out / ("data-masks" if masks else "data")  # the same images
     if not data.exists():
         splits = {"train": args.images, "val": 220}
         make_shapes(data, splits=splits, size=(args.side, args.side), seed=args.seed, masks=masks)

@@ -1,9 +1,9 @@
-"""What padding itself does to a DETR: the same pictures on canvases that are larger on the right and below.
+"""Effect of padding on a DETR: the same images on canvases that are larger on the right and at the bottom.
 
     python benchmarks/padding.py RUN --data DATA --split val
 
-The mask keeps attention and positions off the padding; the backbone has none. Printed for each amount: AP50, AP, and
-how far the boxes of the detections above .5 move on average, in parts of the picture.
+The mask excludes the padding from attention and positions; the backbone has none. Printed for each amount: AP50, AP,
+and how far the boxes of detections above .5 move on average, relative to the image.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Trains torchvision's own RetinaNet or Faster R-CNN class the usual way, for comparison with ours.
+"""Trains torchvision's own RetinaNet or Faster R-CNN class the usual way, for comparison with foveal's.
 
     python benchmarks/peer_training.py retinanet --data DATA/bccd --split train=trainval,val=test \
         --weights DATA/weights/torch/squeezenet1_0-deepcompression.pth --minutes 20 --seed 0 --out runs/peer
 
-The same backbone, pictures, batch, solver, schedule, picture size and widths as our ``*_mini`` preset; the model, its
-losses and its sampling are torchvision's, in fp32 as torchvision trains on a processor. Scored with the last weights by
-our evaluator (which agrees with pycocotools to 1e-12).
+The same backbone, images, batch, optimizer, schedule, image size and widths as foveal's ``*_mini`` preset; the model,
+its losses and its sampling are torchvision's, in fp32 as torchvision trains on a CPU. Evaluated with the last weights
+by foveal's evaluator (which agrees with pycocotools to 1e-12).
 """
 
 from __future__ import annotations

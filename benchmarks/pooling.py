@@ -33,8 +33,10 @@ def both(run: Callable[[], Tensor], grad: Tensor, maps: Iterable[Tensor]) -> Cal
 
 
 def main() -> None:
-    args = setup(parser(__doc__))
-    rois, ours, peer = boxes(1000), RoIAlign(7, 2), MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
+    p = parser(__doc__)
+    p.add_argument("--boxes", type=int, default=1000)
+    args = setup(p)
+    rois, ours, peer = boxes(args.boxes), RoIAlign(7, 2), MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
     plain = [torch.randn(1, 256, 800 // s, 1088 // s).requires_grad_() for s in STRIDES]
     last = [m.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for m in plain]
     half = [m.detach().bfloat16().requires_grad_() for m in last]
@@ -48,7 +50,7 @@ def main() -> None:
 
     assert (ours(last[:1], rois, (4,)) - theirs_one()).abs().max() < 1e-4
     assert (ours(last, rois, STRIDES) - theirs()).abs().max() < 1e-4
-    grad = torch.randn(1000, 256, 7, 7)
+    grad = torch.randn(args.boxes, 256, 7, 7)
     grad_last = grad.contiguous(memory_format=torch.channels_last)
     races = {
         "RoIAlign, one level": {

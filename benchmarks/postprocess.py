@@ -11,8 +11,7 @@ from foveal.assembly.task import BoxTask
 from foveal.detectors.faster_rcnn import ROI_TASK
 from foveal.parts.losses.classification import Focal
 from foveal.parts.matching.iou import IoUMatcher
-from foveal.parts.postprocess.nms import NMS
-from foveal.parts.postprocess.select import Select
+from foveal.parts.postprocess import NMS, Select
 from foveal.types import Boxes, Images, Predictions, Priors
 
 CANVAS = (800, 1088)

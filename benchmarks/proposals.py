@@ -1,4 +1,4 @@
-"""Selective search on real pictures: seconds an image and core, and a second call, which comes from the cache.
+"""Selective search on real images: seconds per image and core, and a second call that reads the cache.
 
 python benchmarks/proposals.py --data VOC2012 --split val --limit 20 [--quality]
 """
@@ -44,11 +44,11 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["FOVEAL_CACHE"] = folder
-        for what in ("made", "from the cache"):
+        for what in ("computed", "from the cache"):
             start = time.perf_counter()
             done = kept(records, source.setting, from_source(source))
             seconds = time.perf_counter() - start
-            print(f"{what}: {seconds:.2f} s, {seconds / len(records):.4f} s an image, {done.made} made")
+            print(f"{what}: {seconds:.2f} s, {seconds / len(records):.4f} s an image, {done.made} computed")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Kills trainings at random moments, resumes them, and compares the bits with an undisturbed run.
+"""Kills training runs at random moments, resumes them, and compares the bits with an uninterrupted run.
 
     python benchmarks/resume_chaos.py --preset retinanet_mini --data DATA --chains 10
 
-Every chain is killed (SIGKILL) one to four times, at moments drawn over the length of the undisturbed run, then
-finishes. Weights, solver state and results must be the same to the last bit. Exit status 1 where one is not.
+Every chain is killed (SIGKILL) one to four times, at moments drawn over the length of the uninterrupted run, then
+finishes. Weights, optimizer state and results must be bit-identical. Exit status 1 where one is not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 PROGRAM = """
 import json, sys
-from foveal.train.run import train
+from foveal.training.run import train
 train(**json.loads(sys.argv[1]))
 """
 FILES = ("model.safetensors", "raw.safetensors", "optimizer.safetensors")
@@ -43,7 +43,7 @@ def start(out: Path, options: argparse.Namespace) -> subprocess.Popen[bytes]:
         "tensorboard": False,
     }
     command = [sys.executable, "-c", PROGRAM, json.dumps(call)]
-    return subprocess.Popen(command, start_new_session=True)  # so that its workers die with it
+    return subprocess.Popen(command, start_new_session=True)  # so that its workers are killed with it
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
@@ -52,7 +52,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def finish(process: subprocess.Popen[bytes]) -> int:
-    """Waits for the end, and leaves nothing running if it is interrupted."""
+    """Waits for the end, and kills the process if the wait is interrupted."""
     try:
         return process.wait()
     except BaseException:
@@ -72,7 +72,9 @@ def main() -> int:
     parser.add_argument("--data", required=True)
     parser.add_argument("--chains", type=int, default=10)
     parser.add_argument("--limit", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=2, help="0: the recipe's, for one of several kinds of stages")
+    parser.add_argument(
+        "--epochs", type=int, default=2, help="0: the preset's default, for recipes with several kinds of stages"
+    )
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--save-every", type=float, default=1.0)
@@ -88,7 +90,7 @@ def main() -> int:
         return 1
     seconds = time.monotonic() - began
     expected = outcome(options.out / "whole")
-    print(f"undisturbed: {seconds:.1f} s")
+    print(f"uninterrupted: {seconds:.1f} s")
 
     equal = 0
     for chain in range(options.chains):
@@ -107,10 +109,9 @@ def main() -> int:
         finish(start(out, options))
         different = [name for name, value in outcome(out).items() if value != expected.get(name)]
         equal += not different
-        print(
-            f"chain {chain}: killed after {kills} s: {', '.join(different) + ' differ' if different else 'bit-equal'}"
-        )
-    print(f"{equal} of {options.chains} bit-equal")
+        outcome_text = f"{', '.join(different)} differ" if different else "bit-identical"
+        print(f"chain {chain}: killed after {kills} s: {outcome_text}")
+    print(f"{equal} of {options.chains} bit-identical")
     return 0 if equal == options.chains else 1
 
 

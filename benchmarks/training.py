@@ -1,4 +1,4 @@
-"""One training step (forward, loss, backward, solver) against torchvision's classes with the same weights."""
+"""One training step (forward, loss, backward, optimizer) against torchvision's classes with the same weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from common import OpCount, parser, race, setup
-from peers import FIXED, PRESET, batch, objects, pair, pictures
+from peers import FIXED, PRESET, batch, objects, pair, random_images
 
 from foveal.runtime.precision import fast_bf16, layout
 
@@ -15,14 +15,14 @@ def step(
     model: torch.nn.Module, losses: Callable[[], dict[str, torch.Tensor]], bf16: bool = False
 ) -> Callable[[], None]:
     params = [p for p in model.parameters() if p.requires_grad]
-    solver = torch.optim.SGD(params, lr=1e-6, momentum=0.9)
+    optimizer = torch.optim.SGD(params, lr=1e-6, momentum=0.9)
 
     def run() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = torch.stack(list(losses().values())).sum()
         loss.backward()
-        solver.step()
-        solver.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     return run
 
@@ -39,7 +39,7 @@ def main() -> None:
         height, width = (FIXED[name],) * 2 if name in FIXED else (args.size * 3 // 4, args.size)
         theirs, ours = pair(name, height, width)
         theirs.train(), ours.train().to(memory_format=layout(ours, torch.device("cpu")))
-        images, truth = pictures(args.batch, height, width), objects(args.batch, args.objects, height, width)
+        images, truth = random_images(args.batch, height, width), objects(args.batch, args.objects, height, width)
         raw, targets = batch(images, truth)
         contenders = {
             "torchvision fp32": step(theirs, lambda m=theirs: m(images, [dict(t) for t in truth])),

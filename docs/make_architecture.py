@@ -1,14 +1,15 @@
-"""Writes what ``architecture.md`` says about files from the files themselves.
+"""Writes the list of modules in ``architecture.md``, and its diagrams, from the code.
 
     python docs/make_architecture.py
 
-The table of modules (first line of each docstring) goes between two marks of ``architecture.md``; the import order and
-the route of an image become ``images/imports.svg`` and ``images/route.svg``. A test runs this and compares.
+The list of modules (first sentence of each docstring) goes between two marks of ``architecture.md``; the import order
+and the route of an image become ``images/imports.svg`` and ``images/route.svg``. A test compares the files with it.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
 from html import escape
 from pathlib import Path
@@ -27,19 +28,19 @@ LEVELS = (  # of the import order, lowest first; a folder imports from its own l
 )
 FOLDERS = {  # what each top-level folder is for
     "errors": "the two exceptions",
-    "files": "atomic writes, careful reads, paths",
+    "files": "reading and writing files",
     "boxes": "box arithmetic",
-    "masks": "masks as runs",
-    "types": "Images, Targets, Match, ...: the glossary",
-    "recipe": "optimizer, schedule, stages, augmentation",
+    "masks": "masks as run lengths",
+    "types": "Images, Targets, Match",
+    "recipe": "optimizer, schedule, stages",
     "weights": "published files: names, cache, reading, key tables",
-    "parts": "what detectors are made of, by role",
+    "parts": "the parts of detectors, in a folder per role",
     "runtime": "devices, processes, precision, progress",
     "data": "records, formats, images, augmentation, loader, doctor",
-    "assembly": "task, one-stage and two-stage detectors",
-    "detectors": "one page a paper",
-    "config": "spec <-> text, overrides",
-    "external_proposals": "proposals that are computed beforehand",
+    "assembly": "task, one-stage, two-stage",
+    "detectors": "one file per paper",
+    "config": "specs as text, overrides",
+    "external_proposals": "precomputed proposals",
     "presets": "named specs",
     "checkpoints": "save, load, transfer, import, export",
     "evaluation": "COCO, VOC, recall, diagnosis",
@@ -47,7 +48,7 @@ FOLDERS = {  # what each top-level folder is for
     "training": "arguments, loop, stages, resume",
     "report": "report pages, plots, compare",
     "checks": "encode/decode check, overfit check",
-    "cli": "one module a verb",
+    "cli": "one module per verb",
 }
 ROUTE = (  # a training iteration, then a prediction: step, where it is
     (
@@ -55,8 +56,8 @@ ROUTE = (  # a training iteration, then a prediction: step, where it is
         ("decode", "data/images/load"),
         ("augment", "data/augment"),
         ("batch (uint8)", "data/loader"),
-        ("network", "parts/backbones, ..."),
-        ("match, sample", "parts/matching, samplers"),
+        ("network", "backbones, heads"),
+        ("match, sample", "matching, samplers"),
         ("losses", "parts/losses"),
         ("optimizer step", "training/loop"),
     ),
@@ -64,7 +65,7 @@ ROUTE = (  # a training iteration, then a prediction: step, where it is
         ("image file", ""),
         ("decode", "data/images/load"),
         ("resize", "parts/resizing"),
-        ("network", "parts/backbones, ..."),
+        ("network", "backbones, heads"),
         ("scores, decode", "assembly/task"),
         ("candidates, NMS", "parts/postprocess"),
         ("Detections", "types"),
@@ -80,8 +81,14 @@ STYLE = (
 
 
 def first_line(path: Path) -> str:
-    """The first sentence line of a module's docstring."""
-    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
+    """The first sentence of a module's docstring."""
+    paragraph = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
+    sentence = re.split(r"(?<=[.!?])(?<!al\.)\s", " ".join(paragraph.split()))[0]
+    return re.sub(r":[a-z]+:`~?([^`]*)`", r"`\1`", sentence.replace("``", "`"))
+
+
+def capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def modules() -> str:
@@ -90,17 +97,21 @@ def modules() -> str:
     folders = sorted({p.parent for p in PACKAGE.rglob("*.py")})
     for folder in folders:
         name = folder.relative_to(PACKAGE.parent).as_posix() + "/"
-        rows = [(p.stem, first_line(p)) for p in sorted(folder.glob("*.py")) if p.stem != "__init__"]
-        about = first_line(folder / "__init__.py") if (folder / "__init__.py").is_file() else ""
-        lines += [f"**`{name}`**" + (f" {about}" if about else ""), ""]
-        for stem, text in rows:
-            entry = f"- `{stem}`: {text}" if text else f"- `{stem}`"
+        rows = [(p.name, first_line(p)) for p in sorted(folder.glob("*.py")) if p.stem != "__init__"]
+        if not rows and not (folder / "__init__.py").is_file():
+            continue
+        key = folder.name if folder.parent == PACKAGE else ""
+        about = (first_line(folder / "__init__.py") or capitalized(FOLDERS.get(key, ""))).rstrip(".")
+        lines += [f"**`{name}`**" + (f": {about}" if about else ""), ""]
+        for file, text in rows:
+            entry = f"- `{file}`: {text}" if text else f"- `{file}`"
             lines += textwrap.wrap(entry, 100, subsequent_indent="  ", break_on_hyphens=False)
         lines.append("")
     return "\n".join(lines).rstrip()
 
 
 def box(x: float, y: float, width: float, name: str, note: str) -> str:
+    """A rectangle with a name, and a note below it."""
     return (
         f'<rect x="{x}" y="{y}" width="{width}" height="42" rx="5"/>'
         f'<text x="{x + width / 2}" y="{y + 18}" text-anchor="middle">{escape(name)}</text>'
@@ -109,6 +120,7 @@ def box(x: float, y: float, width: float, name: str, note: str) -> str:
 
 
 def svg(width: int, height: int, body: str, title: str) -> str:
+    """A whole picture, in the colors of the reader's light or dark page."""
     arrow = (
         '<defs><marker id="a" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 1 9 5 0 9" /></marker></defs>'
@@ -128,9 +140,7 @@ def imports_svg() -> str:
         w = (width - 40 - gap * (len(names) - 1)) / len(names)
         for k, name in enumerate(names):
             label = name if (PACKAGE / f"{name}.py").is_file() else name + "/"
-            note = FOLDERS[name]
-            note = note if len(note) * 6.1 < w else textwrap.shorten(note, int(w / 6.1), placeholder=" ...")
-            parts.append(box(round(20 + k * (w + gap), 1), y, round(w, 1), label, note))
+            parts.append(box(round(20 + k * (w + gap), 1), y, round(w, 1), label, FOLDERS[name]))
         if row + 1 < len(rows):
             parts.append(
                 f'<line x1="{width / 2}" y1="{y + 44}" x2="{width / 2}" y2="{y + step - 3}" marker-end="url(#a)"/>'
@@ -148,13 +158,12 @@ def route_svg() -> str:
         parts.append(f'<text x="20" y="{y}">{name}</text>')
         for k, (step, where) in enumerate(steps):
             x = 20 + k * (w + gap)
-            short = where if len(where) < 22 else textwrap.shorten(where.replace("parts/", ""), 24, placeholder="")
-            parts.append(box(x, y + 10, w, step, short))
+            parts.append(box(x, y + 10, w, step, where))
             if k:
                 parts.append(
                     f'<line x1="{x - gap + 1}" y1="{y + 31}" x2="{x - 2}" y2="{y + 31}" marker-end="url(#a)"/>'
                 )
-    return svg(width, 200, "".join(parts), "The route of an image through foveal")
+    return svg(width, 178, "".join(parts), "The route of an image through foveal")
 
 
 def written(page: str) -> str:
@@ -163,12 +172,20 @@ def written(page: str) -> str:
     return head + BEGIN + "\n\n" + modules() + "\n\n" + END + rest.split(END)[1]
 
 
-def main() -> None:
+def files() -> dict[Path, str]:
+    """Every file that this script writes, with its text."""
     page = HERE / "architecture.md"
-    page.write_text(written(page.read_text(encoding="utf-8")), encoding="utf-8")
+    return {
+        page: written(page.read_text(encoding="utf-8")),
+        HERE / "images" / "imports.svg": imports_svg(),
+        HERE / "images" / "route.svg": route_svg(),
+    }
+
+
+def main() -> None:
     (HERE / "images").mkdir(exist_ok=True)
-    (HERE / "images" / "imports.svg").write_text(imports_svg(), encoding="utf-8")
-    (HERE / "images" / "route.svg").write_text(route_svg(), encoding="utf-8")
+    for path, text in files().items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,11 @@ from .files import exchange
 from .masks.rle import Masks, pad_runs
 
 
+def on_cpu(tensor: Tensor) -> bool:
+    """Whether the values of the tensor can be read without a device sync: on a CPU, and not while compiling."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 # ------------------------------------------------------------------------------------------------- public
 @dataclass(frozen=True)
 class Images:
@@ -53,6 +58,11 @@ class Images:
 
     def __len__(self) -> int:
         return int(self.pixels.shape[0])
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width that the images are padded to."""
+        return int(self.pixels.shape[-2]), int(self.pixels.shape[-1])
 
     def to(self, device: torch.device | str) -> Images:
         def move(t: Tensor) -> Tensor:
@@ -216,7 +226,7 @@ class Targets:
             if t.ignore is not None:
                 ignore[i, :n] = t.ignore
             valid[i, :n] = ~ignore[i, :n]
-        runs = pad_runs([t.masks for t in targets], g)
+        runs = pad_runs([t.masks for t in targets], g) if any(t.masks is not None for t in targets) else None
         masks = None if runs is None else torch.from_numpy(runs)
         return cls(boxes, labels, valid, ignore, bool(ignore.any()), masks)
 

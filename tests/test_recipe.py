@@ -7,10 +7,26 @@ from typing import Any
 
 import pytest
 
+from foveal.config.overrides import override
 from foveal.config.parse import parse_value
 from foveal.config.table import Vocabulary
 from foveal.errors import UsageError
-from foveal.recipe import SGD, AdamW, Constant, Cosine, Recipe, Stage, Steps
+from foveal.recipe import (
+    SGD,
+    SVM,
+    AdamW,
+    Constant,
+    Cosine,
+    OnImages,
+    OnProposals,
+    OnStoredMaps,
+    OnWindows,
+    Recipe,
+    Ridge,
+    Solve,
+    Steps,
+    WindowSampling,
+)
 
 
 def test_steps_falls_at_fractions_and_at_epochs() -> None:
@@ -54,7 +70,7 @@ def test_learning_rate_is_linear_in_the_batch() -> None:
     fit = Recipe(lr=0.02, batch=16)
     assert fit.scaled_lr(16) == 0.02
     assert fit.scaled_lr(4) == pytest.approx(0.005)
-    assert fit.scaled_lr(8, Stage(lr=0.1)) == pytest.approx(0.05)
+    assert fit.scaled_lr(8, OnImages(lr=0.1)) == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +102,7 @@ def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
 @pytest.mark.parametrize("settings", [{"epochs": 0}, {"lr": -0.1}, {"lr": math.nan}, {"trains": ()}])
 def test_impossible_stages_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"fit.stages: {next(iter(settings))}"):
-        Stage(**settings)
+        OnImages(**settings)
 
 
 def test_the_recipe_is_a_literal() -> None:
@@ -95,6 +111,82 @@ def test_the_recipe_is_a_literal() -> None:
         solver=AdamW(weight_decay=0.05),
         schedule=Cosine(final=0.01),
         ema=0.99,
-        stages=(Stage(trains=("backbone", "neck"), epochs=1), Stage(solver=SGD(nesterov=True), lr=0.1)),
+        stages=(OnImages(trains=("backbone", "neck"), epochs=1), OnImages(solver=SGD(nesterov=True), lr=0.1)),
     )
     assert parse_value(repr(fit), Vocabulary(), where="fit") == fit
+
+
+# -------------------------------------------------------------------------------------------------- the stages
+DRAW = "Draw(positive=0.25, iou=0.5, low=0.0, per_image=64)"
+STORED = {  # as earlier versions wrote them: one class with the fields of all kinds
+    "Stage(trains=('',), inputs='images', task=None, begin=(), solver=None, lr=None, epochs=None, "
+    f"draw={DRAW})": OnImages(),
+    "Stage(trains=('rpn_head',), inputs='images', task='rpn', begin=('rpn_head',), solver=SGD(momentum=0.9, "
+    f"weight_decay=0.0001, nesterov=False), lr=0.1, epochs=3, draw={DRAW})": OnImages(
+        "rpn", trains=("rpn_head",), begin=("rpn_head",), solver=SGD(), lr=0.1, epochs=3
+    ),
+    "Stage(trains=('roi_head',), inputs='windows', task=None, begin=(), solver=None, lr=None, epochs=2, "
+    "draw=Draw(positive=0.25, iou=0.5, low=0.1, per_image=8))": OnWindows(
+        WindowSampling(low=0.1, per_image=8), trains=("roi_head",), epochs=2
+    ),
+    "Stage(trains=('roi_head.trunk',), inputs='maps', task=None, begin=(), solver=None, lr=0.5, epochs=None, "
+    f"draw={DRAW})": OnStoredMaps(trains=("roi_head.trunk",), lr=0.5),
+    "Stage(trains=('roi_head',), inputs='proposals', task=None, begin=('backbone',), solver=None, lr=None, "
+    f"epochs=None, draw={DRAW})": OnProposals(trains=("roi_head",), begin=("backbone",)),
+    "Stage(trains=('roi_head.predictor.bbox_pred',), inputs='features', task=None, begin=(), "
+    "solver=Ridge(alpha=10.0, iou=0.3, norm=20.0, eps=0.001), lr=None, epochs=None, "
+    f"draw={DRAW})": Solve(Ridge(alpha=10.0, iou=0.3), trains=("roi_head.predictor.bbox_pred",)),
+    "Stage()": OnImages(),
+    "Stage(('a',), 'features', solver=SVM(c=0.5))": Solve(SVM(c=0.5), trains=("a",)),
+    "Stage(inputs='maps', draw=WindowSampling(low=0.1))": OnStoredMaps(WindowSampling(low=0.1)),
+}
+
+
+@pytest.mark.parametrize("text", STORED, ids=[str(i) for i in range(len(STORED))])
+def test_stages_of_earlier_versions_are_read(text: str) -> None:
+    assert parse_value(text, Vocabulary()) == STORED[text]
+    assert parse_value(f"Fit(stages=({text},))", Vocabulary()) == Recipe(stages=(STORED[text],))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Stage(inputs='pictures')", "Stage"),
+        ("Stage(inputs='features')", "Solve: solver is missing"),
+        ("Stage(inputs='features', solver=Ridge(), epochs=3)", "Solve: unknown field epochs"),
+        ("Stage(inputs='proposals', task='roi')", "OnProposals: unknown field task"),
+        ("Stage(inputs='images', draw=WindowSampling(low=0.1))", "OnImages: unknown field draw"),
+        ("Stage(solver=SVM())", "OnImages.solver: .* is not a Solver"),
+        ("Stage(lr=1, lr=2)", "lr is given twice"),
+        ("Stage(colour=1)", "unknown field colour"),
+    ],
+)
+def test_stages_of_earlier_versions_that_were_refused_still_are(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_value(text, Vocabulary())
+
+
+def test_overrides_reach_the_fields_of_each_kind() -> None:
+    fit = Recipe(stages=(OnImages("rpn"), OnWindows(), OnStoredMaps(), OnProposals(), Solve(SVM())))
+    for index in range(4):
+        changed = override(fit, [f"stages.{index}.lr=0.5", f"stages.{index}.epochs=2"]).stages[index]
+        assert (changed.lr, changed.epochs) == (0.5, 2)  # type: ignore[attr-defined]
+        assert type(changed) is type(fit.stages[index])
+    assert override(fit, ["stages.1.draw.per_image=8"]).stages[1] == OnWindows(WindowSampling(per_image=8))
+    assert override(fit, ["stages.4.solver.c=0.5"]).stages[4] == Solve(SVM(c=0.5))
+    with pytest.raises(UsageError, match=r"stages.4: Solve: unknown setting lr. .*solver, trains"):
+        override(fit, ["stages.4.lr=0.5"])
+    with pytest.raises(UsageError, match=r"stages.3: OnProposals: unknown setting task"):
+        override(fit, ["stages.3.task=rpn"])
+
+
+def test_segments_are_neighbors_of_one_kind() -> None:
+    small = WindowSampling(per_image=8)
+    stages = (
+        *(OnImages(trains=("a",), lr=0.1), OnImages(epochs=1)),
+        *(OnImages("rpn"), OnImages("rpn", begin=("a",))),
+        *(OnWindows(), OnWindows(epochs=2), OnWindows(small), OnStoredMaps(small)),
+        *(OnProposals(), OnProposals(), Solve(SVM()), Solve(Ridge()), OnImages()),
+    )
+    lengths = [0 if isinstance(s, Solve) else len(s) for s in Recipe(stages=stages).segments]
+    assert lengths == [2, 1, 1, 2, 1, 1, 1, 1, 0, 0, 1]

@@ -15,10 +15,10 @@ import torch
 from foveal import presets
 from foveal.assembly.detector import Detector
 from foveal.masks.rle import Masks
+from foveal.parts import postprocess as suppress
 from foveal.parts.heads import transformer
 from foveal.parts.matching import bipartite, points
 from foveal.parts.matching import matcher as matchers
-from foveal.parts.postprocess import nms as suppress
 from foveal.parts.resizing import Stretch
 from foveal.types import Images, Target, Targets
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..data.images.load import ImageError, load_image
 from ..data.records.dataset import Dataset
+from ..files.paths import OnProgress
 from ..types import Detections
 
 if TYPE_CHECKING:
     from .detector import Detector
-
-OnProgress = Callable[[int, int], None]  # (images done, of how many)
 
 
 def detect(

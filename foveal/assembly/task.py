@@ -19,8 +19,7 @@ from ..parts.losses.box import BoxLoss, SmoothL1
 from ..parts.losses.classification import ClassLoss
 from ..parts.losses.quality import Quality
 from ..parts.matching.matcher import Matcher
-from ..parts.postprocess.nms import NMS, Suppress
-from ..parts.postprocess.select import Select
+from ..parts.postprocess import NMS, Select, Suppress
 from ..parts.samplers import All, Sampler
 from ..types import Boxes, Detections, Images, Match, Predictions, Priors, Targets
 from .arrays import paste_masks

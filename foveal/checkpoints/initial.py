@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FovealError, UsageError
 from ..parts.darknet.weights import is_darknet
 from ..parts.layers.norms import FrozenBatchNorm
+from ..recipe import Solve
 from ..weights.cache import is_alias, is_published
 from ..weights.open import StateDict, is_classifier, read_state
 from .load import find
@@ -152,7 +153,7 @@ def frozen_random_parts(spec: Spec, detector: Detector) -> list[str]:
     first, backbone = spec.fit.stages[0], spec.backbone
     loaded = ("backbone.",) if backbone is not None and backbone.weights is not None else ()
     # solved by a later stage, or of the task that has no loss in this one
-    later = (stage for stage in spec.fit.stages if stage.inputs == "features" or first.learning)
+    later = (stage for stage in spec.fit.stages if isinstance(stage, Solve) or first.learning)
     expected = (*first.trains, *loaded, *spec.zero_initialized, *(path for stage in later for path in stage.trains))
     random = (
         name

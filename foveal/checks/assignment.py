@@ -25,7 +25,8 @@ from ..data.loader.shared_records import network_targets
 from ..data.records.dataset import Dataset
 from ..data.records.subsets import merged
 from ..evaluation import DetectionTable, GroundTruth, score_detections
-from ..parts.postprocess.nms import NMS
+from ..files.paths import OnProgress
+from ..parts.postprocess import NMS
 from ..types import Images, Predictions, Priors, Targets
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class _Gathered:
 
 
 @torch.no_grad()
-def encode(spec: Spec, dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> list[TaskCheck]:
+def encode(spec: Spec, dataset: Dataset, progress: OnProgress | None = None) -> list[TaskCheck]:
     """The round trip of every image, task by task. Difficult objects take part; crowds and ignored regions do not.
 
     Raises :class:`ImageError` for an image that cannot be read.

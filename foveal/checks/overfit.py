@@ -73,7 +73,7 @@ def overfit(
     from ..data.convert import convert
     from ..data.records.subsets import take
     from ..external_proposals.cache import fill
-    from ..recipe import Constant
+    from ..recipe import Constant, GradientStage, OnStoredMaps, OnWindows
     from ..report.read_run import read_record
     from ..training.run import train
 
@@ -81,7 +81,7 @@ def overfit(
     few = replace(dataset, records=[r for r in usable if len(r)][:count], split=None)
     several = len(spec.fit.stages) > 1
     # the batch counts windows, not images
-    windows = any(stage.inputs in ("windows", "maps") for stage in spec.fit.stages)
+    windows = any(isinstance(stage, OnWindows | OnStoredMaps) for stage in spec.fit.stages)
     batch = spec.fit.batch if windows else min(count, spec.fit.batch)
     fit = replace(
         spec.fit, augment=(), ema=None, schedule=Constant(), warmup_steps=min(20, spec.fit.warmup_steps), batch=batch,
@@ -106,8 +106,8 @@ def overfit(
 
         if not several:
             return outcome(fit, "run", epochs=epochs, max_time=max_time)
-        stages = [stage if stage.inputs == "features" else replace(stage, epochs=None) for stage in fit.stages]
-        fit = replace(fit, stages=tuple(stages))
+        equal = (replace(stage, epochs=None) if isinstance(stage, GradientStage) else stage for stage in fit.stages)
+        fit = replace(fit, stages=tuple(equal))
         return _ever_longer(lambda n: outcome(replace(fit, epochs=n), f"run-{n}"), epochs, max_time)
 
 

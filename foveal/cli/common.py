@@ -18,13 +18,13 @@ import typer
 
 from ..config.fields import is_part
 from ..errors import UsageError
+from ..files.paths import OnProgress
 
 if TYPE_CHECKING:
     from ..data.records.dataset import Dataset
 
 INTERRUPTED = 130
 EVERY = 5.0  # seconds between progress lines where there is no terminal
-Progress = Callable[[int, int], None]  # (done, of how many)
 
 # ---------------------------------------------------------------------------------------------- options
 Data = Annotated[list[Path], typer.Option("--data", help="Data set; several are joined.", show_default=False)]
@@ -222,7 +222,7 @@ def write_text(text: str, target: Path) -> None:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Progress]:
+def progress(what: str) -> Iterator[OnProgress]:
     """A callback ``(done, total)``: a bar on a terminal, a line every few seconds elsewhere; quiet for two seconds."""
     start = last = time.monotonic()
     bar: Any = None

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import FovealError, UsageError
 from .fields import Mismatch, fitted, hints, settings, takes
-from .renamed import PARTS, field_name
+from .renamed import PARTS, current_call, field_name
 from .table import Vocabulary
 
 DEPTH = 50  # nested calls and brackets; real specs stay under 10
@@ -78,6 +78,7 @@ def _value(node: ast.expr, names: Mapping[str, type], where: str, depth: int, hi
 
 def _construct(node: ast.Call, names: Mapping[str, type], where: str, depth: int, hint: Any) -> Any:
     """A call of one of our classes: its arguments bound to fields, checked, and the class called."""
+    node = current_call(node, names)
     assert isinstance(node.func, ast.Name)
     name = node.func.id if node.func.id in names else PARTS.get(node.func.id, node.func.id)
     if name not in names:

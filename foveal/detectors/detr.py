@@ -23,8 +23,7 @@ from ..parts.losses.classification import CrossEntropy
 from ..parts.losses.normalizers import Positives
 from ..parts.matching.hungarian import Hungarian
 from ..parts.necks.fpn import SingleLevel
-from ..parts.postprocess.nms import NoNMS
-from ..parts.postprocess.select import Select
+from ..parts.postprocess import NoNMS, Select
 from ..parts.priors.whole_image import WholeImage
 from ..parts.resizing import Input, Resize
 from ..recipe import Recipe

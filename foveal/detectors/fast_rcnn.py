@@ -22,8 +22,7 @@ from ..parts.losses.normalizers import Sampled
 from ..parts.matching.iou import IoUMatcher
 from ..parts.necks.fpn import FPN, Identity, SingleLevel
 from ..parts.pooling.roi_align import Pool, RoIPool
-from ..parts.postprocess.nms import NMS
-from ..parts.postprocess.select import Select
+from ..parts.postprocess import NMS, Select
 from ..parts.resizing import Input, Resize
 from ..parts.samplers import Balanced
 from ..parts.selective_search import ProposalSource, SelectiveSearch

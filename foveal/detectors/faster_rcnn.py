@@ -26,12 +26,11 @@ from ..parts.losses.normalizers import Sampled
 from ..parts.matching.iou import IoUMatcher
 from ..parts.necks.fpn import FPN, Identity, SingleLevel
 from ..parts.pooling.roi_align import Pool, RoIAlign
-from ..parts.postprocess.nms import NMS
-from ..parts.postprocess.select import Select
+from ..parts.postprocess import NMS, Select
 from ..parts.priors.anchors import Anchors, PyramidAnchors, at_strides
 from ..parts.resizing import Input, Resize
 from ..parts.samplers import Balanced
-from ..recipe import Recipe, Stage
+from ..recipe import GradientStage, OnImages, OnProposals, Recipe
 
 RPN_TASK = BoxTask(
     matcher=IoUMatcher(0.7, 0.3, low_quality=True),
@@ -107,7 +106,7 @@ class FasterRCNN(Spec):
         load_parts(detector, self.backbone, self.roi_head)
 
 
-def alternating(*shared: str) -> tuple[Stage, ...]:
+def alternating(*shared: str) -> tuple[GradientStage, ...]:
     """Alternating training in four steps (section 3.2 of the first paper): an RPN; a separate Fast R-CNN on its
     proposals; the RPN on that network's features; the head on the proposals of this RPN.
 
@@ -116,10 +115,10 @@ def alternating(*shared: str) -> tuple[Stage, ...]:
     """
     rpn, head = ("rpn_head",), ("roi_head",)
     return (
-        Stage(trains=(*shared, *rpn), task="rpn"),
-        Stage(trains=(*shared, *head), inputs="proposals", begin=shared),
-        Stage(trains=rpn, task="rpn", begin=rpn),
-        Stage(trains=head, inputs="proposals", begin=("roi_head.predictor",)),
+        OnImages("rpn", trains=(*shared, *rpn)),
+        OnProposals(trains=(*shared, *head), begin=shared),
+        OnImages("rpn", trains=rpn, begin=rpn),
+        OnProposals(trains=head, begin=("roi_head.predictor",)),
     )
 
 

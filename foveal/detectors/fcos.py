@@ -21,8 +21,7 @@ from ..parts.losses.centerness import Centerness
 from ..parts.losses.classification import Focal
 from ..parts.matching.points import PointMatcher
 from ..parts.necks.fpn import FPN
-from ..parts.postprocess.nms import NMS
-from ..parts.postprocess.select import Select
+from ..parts.postprocess import NMS, Select
 from ..parts.priors.anchors import Anchors, PyramidAnchors, at_strides
 from ..parts.resizing import Input, Resize
 from ..recipe import Recipe

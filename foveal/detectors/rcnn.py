@@ -28,12 +28,11 @@ from ..parts.losses.svm import SoftmaxOrSVM
 from ..parts.matching.iou import IoUMatcher
 from ..parts.necks.fpn import Identity
 from ..parts.pooling.warp import Warp
-from ..parts.postprocess.nms import NMS
-from ..parts.postprocess.select import Select
+from ..parts.postprocess import NMS, Select
 from ..parts.resizing import Input, Original
 from ..parts.samplers import Balanced
 from ..parts.selective_search import ProposalSource, SelectiveSearch
-from ..recipe import SGD, SVM, Recipe, Ridge, Stage, Steps, WindowSampling
+from ..recipe import SGD, SVM, OnWindows, Recipe, Ridge, Solve, Steps
 
 CLASSES, BOXES = "roi_head.predictor.cls_score", "roi_head.predictor.bbox_pred"
 
@@ -49,9 +48,9 @@ WINDOW_TASK = BoxTask(
     suppress=NMS(iou=0.3, per="class", top=2000),
 )
 
-FINE_TUNE = Stage(trains=("roi_head.backbone", "roi_head.trunk", CLASSES), inputs="windows", draw=WindowSampling())
-CLASS_SVMS = Stage(trains=(CLASSES,), inputs="features", solver=SVM())
-BOX_RIDGE = Stage(trains=(BOXES,), inputs="features", solver=Ridge())
+FINE_TUNE = OnWindows(trains=("roi_head.backbone", "roi_head.trunk", CLASSES))
+CLASS_SVMS = Solve(SVM(), trains=(CLASSES,))
+BOX_RIDGE = Solve(Ridge(), trains=(BOXES,))
 
 # SGD .001 on 128 windows, ten times that for the new class layer; a tenth after 20,000 iterations. An epoch is 64
 # windows an image: 2,505 iterations on VOC 2007 trainval; 28 epochs are the 70,000 of the paper.

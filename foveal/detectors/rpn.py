@@ -12,7 +12,7 @@ from ..parts.backbones.base import BackboneSpec
 from ..parts.backbones.torchvision import Torchvision
 from ..parts.heads.dense import RPNHead
 from ..parts.necks.fpn import FPN, Identity, SingleLevel
-from ..parts.postprocess.nms import NMS
+from ..parts.postprocess import NMS
 from ..parts.priors.anchors import Anchors, PyramidAnchors, at_strides
 from ..parts.resizing import Input, Resize
 from ..recipe import Recipe

@@ -26,7 +26,7 @@ from ..parts.pooling.spp import SPP
 from ..parts.resizing import Input, Resize
 from ..parts.samplers import Balanced
 from ..parts.selective_search import ProposalSource, SelectiveSearch
-from ..recipe import SGD, SVM, Recipe, Ridge, Stage, Steps, WindowSampling
+from ..recipe import SGD, SVM, OnStoredMaps, Recipe, Ridge, Solve, Steps, WindowSampling
 from .rcnn import BOXES, CLASSES, WINDOW_TASK
 
 SPP_TASK = replace(
@@ -35,7 +35,7 @@ SPP_TASK = replace(
     sampler=Balanced(64, 0.25),
 )
 
-FINE_TUNE_TOP = Stage(trains=("roi_head.trunk", CLASSES), inputs="maps", draw=WindowSampling(low=0.1))
+FINE_TUNE_TOP = OnStoredMaps(WindowSampling(low=0.1), trains=("roi_head.trunk", CLASSES))
 
 # .001, .0001, .00001 for 30,000 iterations each on 128 windows: 36 epochs of 64 windows an image of VOC 2007 trainval.
 SPP_FIT = Recipe(
@@ -49,8 +49,8 @@ SPP_FIT = Recipe(
     difficult="ignore",
     stages=(
         FINE_TUNE_TOP,
-        Stage(trains=(CLASSES,), inputs="features", solver=SVM()),
-        Stage(trains=(BOXES,), inputs="features", solver=Ridge(alpha=4000.0, iou=0.5)),
+        Solve(SVM(), trains=(CLASSES,)),
+        Solve(Ridge(alpha=4000.0, iou=0.5), trains=(BOXES,)),
     ),
 )
 

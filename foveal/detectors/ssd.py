@@ -25,8 +25,7 @@ from ..parts.losses.classification import CrossEntropy
 from ..parts.losses.normalizers import Positives
 from ..parts.matching.bipartite import BipartiteThenIoU
 from ..parts.necks.ssd import Extra, Extras, L2Norm, ReducedFC, Trunk, map_sides
-from ..parts.postprocess.nms import NMS
-from ..parts.postprocess.select import Select
+from ..parts.postprocess import NMS, Select
 from ..parts.priors.default_boxes import DefaultBoxes, PyramidBoxes, boxes_at
 from ..parts.resizing import CAFFE_MEAN, LEVELS, Input, Stretch
 from ..parts.samplers import HardNegatives

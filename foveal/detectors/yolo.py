@@ -28,8 +28,7 @@ from ..parts.losses.yolo import YOLOBoxLoss
 from ..parts.matching.cells import Responsible, ShapeMatcher
 from ..parts.necks.fpn import Identity, SingleLevel
 from ..parts.necks.yolo import Passthrough, Upsampling
-from ..parts.postprocess.nms import NMS
-from ..parts.postprocess.select import Select
+from ..parts.postprocess import NMS, Select
 from ..parts.priors.cells import Cells
 from ..parts.resizing import BLACK, WHITE, Input, Letterbox
 from ..recipe import Recipe

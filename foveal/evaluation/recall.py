@@ -6,7 +6,7 @@ Source of the recall: cocoapi with ``useCats = 0``. Importing this module does n
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import FovealError, UsageError
+from ..files.paths import OnProgress
 from .coco import AREAS, THRESHOLDS, Coco, score_coco
 from .curves import mean_defined
 from .tables import DetectionTable, GroundTruth
@@ -150,7 +151,7 @@ class ScoredProposals:
 
 
 def score_proposals(
-    method: ProposalMethod | str, dataset: Dataset, *, progress: Callable[[int, int], None] | None = None
+    method: ProposalMethod | str, dataset: Dataset, *, progress: OnProgress | None = None
 ) -> ScoredProposals:
     """Computes the proposals of a data set, or takes them from the cache, and measures their recall.
 

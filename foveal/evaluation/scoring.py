@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..assembly.detect_dataset import OnProgress, detect
+from ..assembly.detect_dataset import detect
 from ..data.images.load import ImageError
 from ..data.open import open_dataset, open_sources
 from ..data.records.dataset import Dataset
 from ..data.records.findings import Finding
 from ..data.records.subsets import merged
 from ..errors import FovealError, UsageError
-from ..files.paths import PathLike
+from ..files.paths import OnProgress, PathLike
 from ..types import Detections
 from . import DetectionTable, GroundTruth, Results
 from . import score_detections as score

@@ -21,6 +21,7 @@ from ..data.images.load import load_image
 from ..data.records.dataset import Dataset, Record
 from ..data.records.findings import Finding
 from ..errors import FovealError
+from ..files.paths import OnProgress
 from ..parts.selective_search import ProposalSource, Proposed
 from ..runtime.processes import cores
 from .file import (
@@ -37,7 +38,6 @@ from .file import (
     write_table,
 )
 
-Progress = Callable[[int, int], None]  # images done, of how many
 Made = tuple[int, Proposed | FovealError]  # index of the record, and its proposals or why there are none
 Maker = Callable[[Sequence[Record]], Generator[Made, None, None]]
 PIECE = 16  # images of a piece: what a kill can cost
@@ -49,7 +49,7 @@ def fill(
     source: ProposalSource,
     files: Files | None = None,
     *,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Dataset:
     """The data set with proposals in its records: of ``files``, else of the cache, where the source puts what is new.
 
@@ -154,7 +154,7 @@ def kept(
     make: Maker,
     *,
     root: Path | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Kept:
     """The proposals of these images, made where the cache has none. Stopped anywhere, the next call goes on from there.
 
@@ -209,7 +209,7 @@ def _make(
     make: Maker,
     skipped: dict[str, FovealError],
     total: int,
-    progress: Progress | None,
+    progress: OnProgress | None,
 ) -> int:
     """Writes pieces of what is made; also of what is at hand when somebody interrupts. Returns how many were made."""
     names = [Named(key, str(record.id)) for key, record in missing.items()]

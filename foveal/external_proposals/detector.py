@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..assembly.detect_dataset import OnProgress
 from ..data.images.load import ImageError, load_image
 from ..data.records.dataset import Dataset, Record
 from ..errors import UsageError
+from ..files.paths import OnProgress
 from ..parts.selective_search import Proposed
 from .cache import Made, Maker, fill
 from .file import Files

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.images.load import RGB, ImageError, find_images, is_image, load_image
 from ..errors import FovealError, UsageError
-from ..files.paths import PathLike
+from ..files.paths import OnProgress, PathLike
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +67,7 @@ def predict(
     proposals: PathLike | Sequence[PathLike] | ImageProposals | None = None,
     parts: Sequence[type] = (),
     limit: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | None = None,
     each: Callable[[Prediction], None] | None = None,
 ) -> PredictedImages:
     """Detects objects in images, folders and globs, in their order.
@@ -126,7 +126,7 @@ def _check(detector: Detector, score: float, classes: Sequence[str] | None) -> N
 
 
 def _batches(
-    files: Sequence[str], size: int, skipped: list[ImageError], progress: Callable[[int, int], None] | None
+    files: Sequence[str], size: int, skipped: list[ImageError], progress: OnProgress | None
 ) -> Iterator[list[tuple[str, RGB]]]:
     """Names and pixels of ``size`` images at a time; images that cannot be read go to ``skipped``."""
     batch: list[tuple[str, RGB]] = []
@@ -214,7 +214,7 @@ class ImageProposals:
         names: Sequence[str],
         files: PathLike | Sequence[PathLike] | None = None,
         *,
-        progress: Callable[[int, int], None] | None = None,
+        progress: OnProgress | None = None,
     ) -> ImageProposals | None:
         """Those of ``files``; without them of the cache, where the detector's source puts what it computes.
 

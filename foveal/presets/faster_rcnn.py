@@ -18,7 +18,7 @@ from ..parts.losses.classification import Focal
 from ..parts.losses.normalizers import Positives, Sampled
 from ..parts.necks.fpn import FPN, SingleLevel
 from ..parts.pooling.roi_align import CropResize, RoIAlign, RoIPool
-from ..parts.postprocess.nms import NMS
+from ..parts.postprocess import NMS
 from ..parts.priors.anchors import Anchors
 from ..parts.resizing import Resize
 from ..parts.samplers import All, Balanced

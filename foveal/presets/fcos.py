@@ -10,7 +10,7 @@ from ..parts.heads.dense import PointTower
 from ..parts.losses.box import IoU
 from ..parts.losses.centerness import Centerness
 from ..parts.matching.points import PointMatcher
-from ..parts.postprocess.select import Select
+from ..parts.postprocess import Select
 from ..parts.priors.anchors import Anchors
 from .recipes import ONE, TV
 

@@ -34,14 +34,14 @@ from ..parts.necks.ssd import Extra, Extras
 from ..parts.necks.yolo import Passthrough, Upsampling
 from ..parts.pooling.roi_align import RoIAlign
 from ..parts.pooling.warp import Warp
-from ..parts.postprocess.select import Select
+from ..parts.postprocess import Select
 from ..parts.priors.anchors import PyramidAnchors
 from ..parts.priors.cells import Cells
 from ..parts.priors.default_boxes import PyramidBoxes
 from ..parts.resizing import Letterbox, Resize, Stretch
 from ..parts.samplers import Balanced
 from ..parts.selective_search import SelectiveSearch
-from ..recipe import SGD, Cosine, Recipe, Ridge, Stage, WindowSampling
+from ..recipe import SGD, Cosine, OnImages, Recipe, Ridge, WindowSampling
 from .faster_rcnn import with_focal
 from .recipes import FLIP, SMALL_FIT
 
@@ -258,7 +258,7 @@ spp_net_mini = SPPNet(
         _FIT,
         batch=4,
         stages=(
-            Stage(trains=("backbone", "roi_head.trunk", CLASSES)),
+            OnImages(trains=("backbone", "roi_head.trunk", CLASSES)),
             CLASS_SVMS,
             replace(BOX_RIDGE, solver=Ridge(alpha=100.0, iou=0.5)),
         ),

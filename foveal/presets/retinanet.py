@@ -12,7 +12,7 @@ from ..parts.losses.classification import Focal
 from ..parts.losses.normalizers import PositivesPerImage
 from ..parts.matching.iou import IoUMatcher
 from ..parts.necks.fpn import FPN
-from ..parts.postprocess.nms import NMS
+from ..parts.postprocess import NMS
 from ..parts.priors.anchors import Anchors
 from .recipes import ONE, TV
 

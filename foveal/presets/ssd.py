@@ -15,11 +15,10 @@ from ..parts.heads.ssd import PerLevel, PredictionModule
 from ..parts.matching.bipartite import BipartiteThenIoU
 from ..parts.necks.dssd import Deconvolution
 from ..parts.necks.ssd import Extra, Extras, L2Norm, ReducedFC
-from ..parts.postprocess.nms import NMS
-from ..parts.postprocess.select import Select
+from ..parts.postprocess import NMS, Select
 from ..parts.priors.default_boxes import DefaultBoxes
 from ..parts.resizing import CAFFE_MEAN, LEVELS, Stretch
-from ..recipe import SGD, Cosine, Recipe, Stage, Steps
+from ..recipe import SGD, Cosine, OnImages, Recipe, Steps
 
 __all__ = [
     "dssd321_r101",
@@ -193,9 +192,9 @@ ssd513_r101 = replace(
 )
 
 # Begin from a trained SSD (--weights): 30,000 updates (58 epochs) of what is new, the rest of the network kept still.
-_NEW_PARTS = Stage(trains=("neck.deconv", "head"), epochs=58)
+_NEW_PARTS = OnImages(trains=("neck.deconv", "head"), epochs=58)
 # Then 40,000 (77 epochs) of everything at a tenth of the rate; the authors found that to help at 513 only.
-_EVERYTHING = Stage(epochs=77, lr=1e-4)
+_EVERYTHING = OnImages(epochs=77, lr=1e-4)
 _DSSD = replace(_VOC, epochs=58, schedule=Steps((2 / 3,)))
 
 # The authors' code: 78.6 mAP; the paper: 28.0 AP on COCO test-dev. `foveal train dssd321_r101 --weights RUN`, RUN

@@ -1,4 +1,4 @@
-"""Ctrl-C between two iterations, never inside one."""
+"""Ctrl-C between two iterations, never within one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Interrupt:
         self._old: Any = None
 
     def check(self) -> None:
-        """Raises ``KeyboardInterrupt`` where it was asked for."""
+        """Raises ``KeyboardInterrupt`` after a SIGINT."""
         if self.asked:
             raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Which number format a run uses, and Fabric's plugin for it."""
+"""Chooses the floating-point precision and the memory format of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..recipe import Precision
 
 
 def fast_bf16(device: torch.device) -> bool:
-    """Whether the processor has bf16 arithmetic of its own, not only an emulation that is slower than fp32."""
+    """Whether the device has native bf16 arithmetic, not only an emulation that is slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     if device.type != "cpu":
@@ -25,7 +25,7 @@ def fast_bf16(device: torch.device) -> bool:
 
 
 def cpu_flags() -> frozenset[str]:
-    """What the processor can do, in Linux' words (x86 ``flags``, Arm ``Features``); elsewhere empty."""
+    """The instruction sets of the CPU as Linux names them (x86 ``flags``, Arm ``Features``); empty elsewhere."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -35,19 +35,19 @@ def cpu_flags() -> frozenset[str]:
 
 
 def choose(asked: str | None, device: torch.device) -> Precision:
-    """``asked``, else bf16 where it is fast, else 32."""
+    """``asked``, else bf16 where it is fast, else 32. Raises :class:`UsageError` for an unknown precision."""
     if asked is None:
         return "bf16" if fast_bf16(device) else "32"
     if asked not in ("32", "bf16", "16"):
-        raise UsageError(f"precision {asked!r} is none of 32, bf16, 16")
+        raise UsageError(f"precision {asked!r} is not one of 32, bf16, 16")
     return asked  # type: ignore[return-value]  # mypy does not narrow a str by membership
 
 
 def layout(detector: nn.Module, device: torch.device) -> torch.memory_format:
-    """Channels-last, except for large detectors on a processor with AVX2 alone.
+    """The memory format: channels-last, except for large detectors on a CPU with AVX2 alone.
 
     There the gradients of wide convolutions take a third longer in channels-last; narrow ones gain (measured with
-    torch 2.15 on ResNet-50, VGG-16 and the small presets; SSD300 5.0 against 6.8 s a step, SSDLite .38 against .29).
+    torch 2.15 on ResNet-50, VGG-16 and the small presets; SSD300 5.0 against 6.8 s, SSDLite .38 against .29).
     """
     slow = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
     large = sum(p.numel() for p in detector.parameters()) > 10_000_000
@@ -55,7 +55,7 @@ def layout(detector: nn.Module, device: torch.device) -> torch.memory_format:
 
 
 class Mixed(MixedPrecision):
-    """Autocast in the forward pass, and nothing else: pixels and boxes keep their float32."""
+    """Autocast in the forward pass, and nothing else: pixels and boxes stay float32."""
 
     def convert_input(self, data: Any) -> Any:
         return data

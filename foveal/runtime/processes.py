@@ -1,4 +1,4 @@
-"""Where a training runs: device, processes, precision, versions."""
+"""The device, processes and precision of a run, and the environment that its record describes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -16,31 +16,28 @@ from ..recipe import Precision
 from . import process_group as processes
 from .precision import choose, plugin
 
-if TYPE_CHECKING:
-    pass
-
 
 def find_device(asked: str) -> torch.device:
-    """``auto`` is the first GPU where there is one. Raises :class:`UsageError` for a device that is not there."""
+    """``auto`` is the first GPU where there is one. Raises :class:`UsageError` for a device that is not available."""
     if asked == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(asked)
     except RuntimeError:
-        raise UsageError(f"device {asked!r} is none of auto, cpu, cuda, cuda:N") from None
+        raise UsageError(f"device {asked!r} is not one of auto, cpu, cuda, cuda:N") from None
     if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {asked!r} is none of auto, cpu, cuda, cuda:N")
+        raise UsageError(f"device {asked!r} is not one of auto, cpu, cuda, cuda:N")
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise UsageError(f"device {asked!r} is not there; this machine has {count} GPUs that torch can use")
+            raise UsageError(f"device {asked!r} is not available; torch can use {count} GPUs on this machine")
     return device
 
 
 def choose_precision(stored: str | None, asked: str | None, device: torch.device) -> Precision:
-    """The run's own when it is gone on with; else what is asked for, else what the device is fast at."""
+    """The stored one of a resumed run; else the one asked for, else the fastest of the device."""
     if stored is not None and asked not in (None, stored):
-        raise UsageError(f"the run was begun with --precision {stored}; it cannot go on with {asked}")
+        raise UsageError(f"the run was started with --precision {stored}; it cannot be resumed with {asked}")
     return choose(stored or asked, device)
 
 
@@ -51,7 +48,7 @@ def launch(device: torch.device, devices: int | None, precision: Precision) -> F
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         if devices not in (None, local):
-            raise UsageError(f"torchrun started {local} processes here, and --devices says {devices}")
+            raise UsageError(f"torchrun started {local} processes on this machine, but --devices is {devices}")
         count, nodes = local, int(os.environ["WORLD_SIZE"]) // local
     several = count != 1 or nodes > 1
     if device.type == "cuda" and device.index is not None and not several:
@@ -68,12 +65,12 @@ def launch(device: torch.device, devices: int | None, precision: Precision) -> F
 
 
 def first_process() -> bool:
-    """Whether this is the process that writes, where several train together; known before there is a fabric."""
+    """Whether this is the process that writes, of several that train together; known before there is a fabric."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def first_alone(fabric: Fabric, work: Callable[[], list[str]]) -> list[str]:
-    """What the first process does while the others wait. Where it fails all raise: they would wait for ever."""
+    """Runs ``work`` in the first process while the others wait. If it fails all raise: they would wait forever."""
     outcome: list[str] | Exception = []
     if fabric.is_global_zero:
         try:
@@ -89,8 +86,7 @@ def first_alone(fabric: Fabric, work: Callable[[], list[str]]) -> list[str]:
 
 
 def workers(asked: int | None, device: torch.device) -> int:
-    """Processes that load images. On two cores a worker only takes time from the arithmetic."""
-
+    """The number of processes that load images. On two cores a worker would only take time from the training."""
     if asked is not None:
         return asked
     if device.type == "cuda":
@@ -99,13 +95,13 @@ def workers(asked: int | None, device: torch.device) -> int:
 
 
 def versions() -> dict[str, str]:
-    """Of this package and those that decide what comes out."""
+    """Versions of Python, this package and those that affect the results."""
     names = ("foveal", "torch", "torchvision", "numpy", "lightning-fabric", "safetensors")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
 
 
 def describe(fabric: Fabric) -> dict[str, Any]:
-    """For ``run.json``."""
+    """The environment of a run, for ``run.json``."""
     cuda = fabric.device.type == "cuda"
     return {
         "versions": versions(),
@@ -118,5 +114,5 @@ def describe(fabric: Fabric) -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

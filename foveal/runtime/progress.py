@@ -1,97 +1,135 @@
-"""What a person sees of a training: a live line on a terminal, plain lines elsewhere."""
+"""The console output of a training run: a progress bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any, TextIO
 
-EVERY = 10.0  # seconds between plain lines
+from ..files.paths import OnProgress
+
+SECONDS = 300.0  # between progress lines where there is no terminal
+VERBOSE_SECONDS = 10.0
 
 
-class Progress:
-    """Silent in every process but the first, and where ``shown`` is false."""
+class Console:
+    """Messages and progress on ``stream``, stderr by default. Prints nothing unless ``shown``.
 
-    def __init__(self, total: int = 0, *, shown: bool = True, stream: TextIO | None = None) -> None:
+    By default a training run prints a line per epoch, and on a terminal a progress bar; ``verbose`` adds details and
+    more frequent progress.
+    """
+
+    def __init__(self, *, shown: bool = True, verbose: bool = False, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
-        self.shown, self.total = shown, total
-        self._values = ""
+        self.shown, self.verbose = shown, verbose
+        self._every = VERBOSE_SECONDS if verbose else SECONDS
         self._last = time.monotonic()
-        self._live: Any = None
+        self._rates = ""
+        self._loss_sum, self._updates = 0.0, 0  # of the present epoch
+        self._printed: set[str] = set()
+        self._bar: Any = None
         if shown and self.stream.isatty():
-            self._live = self._start_live()
+            self._bar = self._start_bar()
 
-    def say(self, text: str) -> None:
-        """A line that stays; nothing for an empty text."""
+    # ------------------------------------------------------------------------------------------ messages
+    def print(self, text: str) -> None:
+        """Prints a line; nothing for an empty text."""
         if not self.shown or not text:
             return
-        if self._live is not None:
-            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             self.stream.write(text + "\n")
             self.stream.flush()
 
-    def values(self, losses: dict[str, float], images_per_second: float, shares: dict[str, float]) -> None:
-        """The newest means, shown with every following :meth:`update`."""
-        parts = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        spent = sum(shares.values()) or 1.0
-        where = ", ".join(f"{name} {seconds / spent:.0%}" for name, seconds in shares.items())
-        self._values = f"{parts}  {images_per_second:.1f} images/s  ({where})"
+    def print_once(self, texts: Iterable[str]) -> None:
+        """Prints the lines that were not printed this way before."""
+        for text in texts:
+            if text not in self._printed:
+                self._printed.add(text)
+                self.print(text)
 
-    def begin(self, text: str) -> None:
-        """A line for what begins now; values of what came before are not shown any more."""
-        self._values = ""
-        self.say(text)
+    def detail(self, text: str) -> None:
+        """Prints a line if ``verbose``."""
+        if self.verbose:
+            self.print(text)
+
+    # ------------------------------------------------------------------------------------------ training
+    def begin_stage(self, text: str) -> None:
+        """Prints a line for a new stage and forgets the losses of the one before."""
+        self._rates, self._loss_sum, self._updates = "", 0.0, 0
+        self.print(text)
+
+    def values(
+        self, losses: dict[str, float], updates: int, images_per_second: float, seconds: dict[str, float]
+    ) -> None:
+        """Takes the means over the last ``updates`` iterations, which the following progress shows."""
+        self._loss_sum += losses["loss"] * updates
+        self._updates += updates
+        means = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        spent = sum(seconds.values()) or 1.0
+        shares = ", ".join(f"{name} {value / spent:.0%}" for name, value in seconds.items())
+        self._rates = f"{means}  {images_per_second:.1f} images/s  ({shares})"
 
     def update(self, step: int, epoch: int, left: float, total: int) -> None:
-        """``step`` of ``total`` updates (0: not known yet) are done, ``left`` seconds remain."""
-        if not self.shown:
-            return
-        self.total = total
-        if self._live is not None:
-            text = f"epoch {epoch + 1}  {self._values}  {clock_text(left)} left"
-            self._live.update(self._task, completed=step, total=total or None, description=text)
-        elif self._values and time.monotonic() - self._last >= EVERY:
-            self._last = time.monotonic()
+        """Shows that ``step`` of ``total`` iterations (0: not known yet) are done; ``left`` seconds remain."""
+        if self._bar is not None:
+            text = f"epoch {epoch + 1}  {self._rates}  {duration(left)} left"
+            self._bar.update(self._task, completed=step, total=total or None, description=text)
+        elif self._rates and self._is_due():
             steps = f"{step}/{total}" if total else str(step)
-            self.say(f"epoch {epoch + 1}  step {steps}  {self._values}  {clock_text(left)} left")
+            self.print(f"epoch {epoch + 1}  iteration {steps}  {self._rates}  {duration(left)} left")
 
-    def making(self, what: str) -> Callable[[int, int], None]:
-        """A callback ``(done, of how many)`` for other work: the live line, or a plain one now and then."""
+    def epoch_summary(self, left: float | None = None) -> str:
+        """Mean loss of the epoch that ends, and the seconds that remain; empty where nothing was trained."""
+        if not self._updates:
+            return ""
+        loss, self._loss_sum, self._updates = self._loss_sum / self._updates, 0.0, 0
+        return f"training loss {loss:.4f}" + ("" if left is None else f", {duration(left)} left")
 
-        def tell(done: int, total: int) -> None:
-            if self._live is not None:
-                self._live.update(self._task, completed=done, total=total, description=what)
-            elif time.monotonic() - self._last >= EVERY:
-                self._last = time.monotonic()
-                self.say(f"{what}: {done}/{total}")
+    # ---------------------------------------------------------------------------------------- other work
+    def task(self, what: str) -> OnProgress:
+        """A progress callback for other work: the bar, or a line now and then."""
 
-        return tell
+        def on_progress(done: int, total: int) -> None:
+            if self._bar is not None:
+                self._bar.update(self._task, completed=done, total=total, description=what)
+            elif self._is_due():
+                self.print(f"{what}: {done}/{total}")
+
+        return on_progress
 
     def close(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        """Removes the progress bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
-    def _start_live(self) -> Any:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-        from rich.progress import Progress as Bar
+    def _is_due(self) -> bool:
+        """Whether it is time for a progress line; the next one is due an interval later."""
+        if time.monotonic() - self._last < self._every:
+            return False
+        self._last = time.monotonic()
+        return True
 
-        live = Bar(
+    def _start_bar(self) -> Any:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        bar = Progress(
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
-            console=Console(file=self.stream),
+            console=RichConsole(file=self.stream),
             transient=True,
         )
-        self._task = live.add_task("starting", total=self.total)
-        live.start()
-        return live
+        self._task = bar.add_task("starting", total=None)
+        bar.start()
+        return bar
 
 
-def clock_text(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """``1:05:09``, ``3:20``."""
     whole = max(0, round(seconds))
     hours, minutes = divmod(whole // 60, 60)

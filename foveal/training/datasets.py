@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..external_proposals.cache import fill, from_source, kept
 from ..files.paths import PathLike
 from ..runtime.processes import first_alone
-from ..runtime.progress import Progress
+from ..runtime.progress import Console
 
 if TYPE_CHECKING:
     from ..parts.selective_search import ProposalSource
@@ -52,7 +52,7 @@ class Datasets:
         source: ProposalSource | None,
         files: PathLike | Sequence[PathLike] | None,
         fabric: Fabric,
-        console: Progress,
+        console: Console,
     ) -> Datasets:
         """With external proposals, where the detector takes them. The first process computes what is missing."""
         if source is None:
@@ -62,10 +62,10 @@ class Datasets:
 
         def prepare() -> list[str]:
             for dataset in self.both if files is None else ():
-                kept(dataset.records, source.setting, from_source(source), progress=console.making("proposals"))
+                kept(dataset.records, source.setting, from_source(source), progress=console.task("proposals"))
             return []
 
-        making = console.making("proposals")
+        making = console.task("proposals")
         if fabric.world_size > 1:
             first_alone(fabric, prepare)
         training, validation = (fill(d, source, files, progress=making) for d in self.both)

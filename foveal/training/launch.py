@@ -24,7 +24,7 @@ from ..parts.layers.narrow import guard_narrow
 from ..recipe import Precision
 from ..runtime import process_group, processes
 from ..runtime.precision import layout
-from ..runtime.progress import Progress
+from ..runtime.progress import Console
 from .arguments import TrainArguments
 from .datasets import Datasets
 from .loop.job import Job
@@ -55,14 +55,14 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
     precision = processes.choose_precision(stored.get("precision"), arguments.precision or spec.fit.precision, device)
     torch.set_num_threads(stored.get("threads", torch.get_num_threads()))
     fabric = processes.launch(device, arguments.devices, precision)
-    console = Progress(shown=arguments.progress and fabric.is_global_zero)
+    console = Console(shown=arguments.progress and fabric.is_global_zero)
 
     # ---- data, detector and folder
     setup = _set_up(spec, arguments, fabric, precision, console, resumed)
     for line in banner(arguments, spec, setup.batch, fabric, precision, setup.sets):
-        console.say(line)
+        console.print(line)
     if resumed is not None:
-        console.say(check_same(resumed, spec, setup.described, setup.fixed, arguments.parts))
+        console.print(check_same(resumed, spec, setup.described, setup.fixed, arguments.parts))
     _prepare_folder(setup, damaged)
 
     # ---- the loop
@@ -71,7 +71,7 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
         arguments.folder, active=fabric.is_global_zero, offset=offset, step=step, tensorboard=arguments.tensorboard
     )
     try:
-        state = run_segments(setup.job(began), resumed, log, console)
+        state = run_segments(setup.job(began), setup.loaders(), resumed, log, console)
     finally:
         log.close()
         console.close()
@@ -87,7 +87,7 @@ def _complete(arguments: TrainArguments, state: State) -> Run:
     line = f"{out}: the run is complete ({state.ended})"
     if arguments.epochs is not None and arguments.epochs != state.plan.epochs:
         line += f" after {state.plan.epochs} epochs; for more, start a new run with --weights {out}"
-    Progress(shown=arguments.progress and writes).say(line)
+    Console(shown=arguments.progress and writes).print(line)
     if writes:
         clear(out)
     if writes and not (out / "results.json").exists():
@@ -104,7 +104,7 @@ class Setup:
     arguments: TrainArguments
     fabric: Fabric
     precision: Precision
-    console: Progress
+    console: Console
     resumed: Content | None
     sets: Datasets
     batch: int  # images per iteration, over all processes
@@ -134,27 +134,29 @@ class Setup:
             "proposals": proposal_fingerprint(self.sets.training),
         }
 
-    def job(self, began: float) -> Job:
-        """The job of the whole recipe; its ``loader`` makes the loaders of the segments."""
-        fabric, fit, seed, sets = self.fabric, self.spec.fit, self.arguments.seed, self.sets
-        workers = processes.workers(self.arguments.workers, fabric.device)
-        loaders = Loaders(
-            sets.training,
+    def loaders(self) -> Loaders:
+        """What makes the training batches of each stage."""
+        return Loaders(
+            self.sets.training,
             self.spec,
-            self.batch // fit.accumulate,
-            seed,
-            workers=workers,
-            rank=fabric.global_rank,
-            world=fabric.world_size,
+            self.batch // self.spec.fit.accumulate,
+            self.arguments.seed,
+            workers=processes.workers(self.arguments.workers, self.fabric.device),
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
             masks=self.detector.has_masks,
         )
+
+    def job(self, began: float) -> Job:
+        """The run that the training loops of all stages share."""
+        fabric, fit, sets = self.fabric, self.spec.fit, self.sets
         validator = Validator(
             fabric,
             sets.validation,
             fit,
-            seed,
+            self.arguments.seed,
             batch=1 if fabric.device.type == "cpu" else 8,  # on a CPU one image at a time is fastest
-            workers=min(workers, 2),
+            workers=min(processes.workers(self.arguments.workers, fabric.device), 2),
             split=sets.validation.split or "val",
         )
         return Job(
@@ -162,7 +164,6 @@ class Setup:
             fabric=fabric,
             detector=self.detector,
             fit=fit,
-            loader=loaders,
             train=sets.training,
             validator=validator,
             spec=self.described,
@@ -177,7 +178,7 @@ def _set_up(
     arguments: TrainArguments,
     fabric: Fabric,
     precision: Precision,
-    console: Progress,
+    console: Console,
     resumed: Content | None,
 ) -> Setup:
     """Reads the data and builds the detector; a new run gets its initial weights."""
@@ -191,14 +192,14 @@ def _set_up(
     detector = spec.build(sets.training.classes)
     if detector.has_masks:
         for gap in filter(None, map(check_masks, sets.both)):
-            console.say(gap)
+            console.print(gap)
     check_stages(detector, spec.fit)
     check_alternation(detector, spec.fit)
     loaded: LoadReport | None = None
     if resumed is None:
         loaded, lines = begin(spec, detector, arguments.weights, arguments.parts)
         for line in lines:
-            console.say(line)
+            console.print(line)
     detector.to(fabric.device).to(memory_format=layout(detector, fabric.device))
     if precision != "32" and fabric.device.type == "cpu":
         guard_narrow(detector)
@@ -242,4 +243,4 @@ def _prepare_folder(setup: Setup, damaged: list[DamagedCheckpoint]) -> None:
         stored = setup.resumed.state
         at = f"resuming after iteration {State.from_json(stored).updates}"
         for line in (*lines, check_best(out, stored), at):
-            setup.console.say(line)
+            setup.console.print(line)

@@ -13,8 +13,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ..errors import FovealError, UsageError
+from ..files.paths import OnProgress
 from .catalogue import ALIASES, PUBLISHED, Part, Published
-from .download import Progress, digest, download
+from .download import digest, download
 
 __all__ = [
     "ALIASES",
@@ -102,7 +103,7 @@ def fetch(
     name: str,
     cache: str | Path | None = None,
     *,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     url: str | None = None,
     offline: bool = False,
 ) -> Path:
@@ -126,7 +127,7 @@ def fetch_url(
     sha256: str | None,
     cache: str | Path | None = None,
     *,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     offline: bool = False,
 ) -> Path:
     """A file that is not in the catalogue, by its address. ``sha256``: its hash, or at least the first eight digits.
@@ -167,7 +168,7 @@ def _cached(part: Part, cache: str | Path | None, what: str, fix: str) -> Path:
     return path
 
 
-def _fetched(part: Part, cache: str | Path | None, progress: Progress | None) -> Path:
+def _fetched(part: Part, cache: str | Path | None, progress: OnProgress | None) -> Path:
     path = _path(part, cache)
     if path.is_file():
         with contextlib.suppress(FovealError):  # a damaged one is fetched again

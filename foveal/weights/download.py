@@ -15,17 +15,17 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from ..errors import FovealError
+from ..files.paths import OnProgress
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte
 _TRIES = 5  # connections, each of which resumes where the one before was interrupted
 _PAUSE = 1.0  # seconds before the second of them; each further pause is twice as long
-Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0: unknown)
 # errors of a disk or a folder, for which waiting does not help
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG, errno.EIO}
 
@@ -40,7 +40,7 @@ def digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def download(url: str, target: Path, sha256: str, *, progress: Progress | None = None, by_hand: str = "") -> None:
+def download(url: str, target: Path, sha256: str, *, progress: OnProgress | None = None, by_hand: str = "") -> None:
     """Downloads ``url`` to ``target``. ``sha256``: its hash, or the first digits of it.
 
     An interrupted connection is resumed, also by the next call. Raises ``FovealError`` where the file cannot be
@@ -72,7 +72,7 @@ def download(url: str, target: Path, sha256: str, *, progress: Progress | None =
         raise _refused(error, url, target, part, by_hand) from error
 
 
-def _download_rest(url: str, file: IO[bytes], progress: Progress | None) -> bool:
+def _download_rest(url: str, file: IO[bytes], progress: OnProgress | None) -> bool:
     """Appends what ``file`` lacks, in several connections if necessary. Returns whether it was not empty before."""
     began = file.seek(0, os.SEEK_END)
     for attempt in range(_TRIES):
@@ -92,7 +92,7 @@ def _download_rest(url: str, file: IO[bytes], progress: Progress | None) -> bool
     raise AssertionError("the last attempt returns or raises")
 
 
-def _connection(url: str, file: IO[bytes], progress: Progress | None) -> None:
+def _connection(url: str, file: IO[bytes], progress: OnProgress | None) -> None:
     """Appends what one connection sends. Raises :class:`Cut` where that is not all."""
     done = file.seek(0, os.SEEK_END)
     headers = {"User-Agent": "foveal"} | ({"Range": f"bytes={done}-"} if done else {})

@@ -24,7 +24,7 @@ from foveal.parts.heads.transformer import Attention, Transformer, image_part, s
 from foveal.parts.losses.classification import CrossEntropy
 from foveal.parts.matching import hungarian
 from foveal.parts.matching.hungarian import Hungarian, solve_assignment
-from foveal.parts.postprocess.select import Select
+from foveal.parts.postprocess import Select
 from foveal.parts.priors.whole_image import WholeImage
 from foveal.parts.resizing import Resize
 from foveal.report.attention import attention_images, attention_maps

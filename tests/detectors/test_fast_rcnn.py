@@ -134,7 +134,7 @@ def test_start_of_the_last_layers() -> None:
         predictor = presets.fast_rcnn_vgg16.roi_head.predictor
     assert (predictor.cls_std, predictor.box_std) == (0.01, 0.001)
     fit = presets.fast_rcnn_vgg16.fit
-    assert (fit.batch, fit.lr, fit.solver.decay, fit.bias_lr, fit.bias_decay) == (2, 0.001, 5e-4, 2.0, False)
+    assert (fit.batch, fit.lr, fit.solver.weight_decay, fit.bias_lr, fit.bias_decay) == (2, 0.001, 5e-4, 2.0, False)
 
 
 def test_detections_of_a_class_are_limited_before_suppression() -> None:

@@ -20,10 +20,9 @@ from foveal.parts.layers.residual import Residual
 from foveal.parts.necks import ssd as ssd_parts
 from foveal.parts.necks.dssd import Deconvolution, Gap
 from foveal.parts.necks.ssd import Extra, Extras, L2Norm, ReducedFC
-from foveal.parts.postprocess.nms import NMS
-from foveal.parts.postprocess.select import Select
+from foveal.parts.postprocess import NMS, Select
 from foveal.parts.resizing import IMAGENET_MEAN, IMAGENET_STD
-from foveal.recipe import Stage
+from foveal.recipe import OnImages
 from foveal.training.loop.optimizers import freeze, frozen_norm_modules, set_training_mode
 from foveal.types import Images, Predictions, Priors, Target, Targets
 from foveal.weights.cache import PUBLISHED
@@ -211,7 +210,7 @@ def test_a_dssd_begins_from_an_ssd() -> None:
 def test_norms_that_never_learn_are_left_to_their_detector() -> None:
     detector = presets.retinanet_mini.build("a")
     names = frozenset(n for n, _ in detector.named_parameters())
-    freeze(detector, Stage(("head",)), names)
+    freeze(detector, OnImages(trains=("head",)), names)
     assert len(frozen_norm_modules(detector, names)) == sum(isinstance(m, nn.BatchNorm2d) for m in detector.modules())
     assert frozen_norm_modules(detector, frozenset()) == ()
 

@@ -122,8 +122,8 @@ import json, os, sys, threading
 from pathlib import Path
 import torch
 from foveal.errors import FovealError
-from foveal.train.loop import Loop
-from tests.train_tiny import FIT, TinySpec, train_tiny
+from foveal.training.loop.loop import Loop
+from tests.helpers.train_tiny import FIT, TinySpec, train_tiny
 from dataclasses import replace
 
 data, out, how, devices = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])

@@ -17,7 +17,7 @@ import pytest
 
 from foveal.checkpoints import folder as checkpoint
 from foveal.errors import FovealError, UsageError
-from foveal.recipe import AdamW, Solver, Stage
+from foveal.recipe import AdamW, OnImages, Solver
 from foveal.training.loop import loop
 from tests.helpers.train_tiny import FIT, TinySpec, main, make_data, train_tiny
 
@@ -169,7 +169,7 @@ def test_the_end_of_a_stage(
     data: Path, tmp_path: Path, stop_after: Any, release: Any, second: Solver | None, late: bool
 ) -> None:
     """The checkpoint at its end holds its solver, not the next one's: momentum must not move into that."""
-    stages = (Stage(epochs=1), Stage(epochs=1, solver=second, lr=0.01))
+    stages = (OnImages(epochs=1), OnImages(epochs=1, solver=second, lr=0.01))
     spec = TinySpec(fit=replace(FIT, stages=stages))
     train_tiny(data, tmp_path / "whole", spec)
     stop_after(6 if late else 5)  # an epoch is 5 updates

@@ -17,7 +17,7 @@ import torch
 
 from foveal.checkpoints import folder as checkpoint
 from foveal.errors import FovealError, UsageError
-from foveal.recipe import Cosine, Stage
+from foveal.recipe import Cosine, OnImages
 from foveal.runtime.precision import choose, fast_bf16
 from foveal.training.loop import loop
 from foveal.training.loop.nonfinite import NonFiniteLoss
@@ -147,12 +147,12 @@ def _with_scores(patch: pytest.MonkeyPatch, scores: list[float | None], data: Pa
     """A training whose validations give these APs."""
     from foveal.training.loop.validate import Validator
 
-    queue, original = iter(scores), Validator._scored
+    queue, original = iter(scores), Validator._evaluate
 
-    def scored(self: Any, found: Any, *, merges: bool) -> dict[str, Any]:
-        return original(self, found, merges=merges) | {"AP": next(queue)}
+    def scored(self: Any, detections: Any, class_agnostic: bool) -> dict[str, Any]:
+        return original(self, detections, class_agnostic) | {"AP": next(queue)}
 
-    patch.setattr(Validator, "_scored", scored)
+    patch.setattr(Validator, "_evaluate", scored)
     return train_tiny(data, out, tiny(**fit))
 
 
@@ -174,7 +174,7 @@ def test_accumulation_sees_the_same_batch(data: Path, tmp_path: Path) -> None:
 
 
 def test_stages_train_their_own_parameters(data: Path, tmp_path: Path) -> None:
-    stages = (Stage(trains=("cls", "box"), epochs=1), Stage(trains=("backbone",), epochs=1, lr=0.01))
+    stages = (OnImages(trains=("cls", "box"), epochs=1), OnImages(trains=("backbone",), epochs=1, lr=0.01))
     train_tiny(data, tmp_path, TinySpec(fit=replace(FIT, ema=None, stages=stages), norm=False))
     first = checkpoint.read(tmp_path / "checkpoints" / "step-3")
     last = checkpoint.read(tmp_path / "checkpoints" / "step-6")
@@ -205,7 +205,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> 
     message = str(stopped.value)
     for part in (
         "cls",
-        "update 4",
+        "iteration 4",
         "cls=nan",
         "learning rate 0.0",
         "train-",
@@ -440,6 +440,32 @@ def test_plan_by_hand() -> None:
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
+def test_a_timed_run_has_five_validations_where_they_are_cheap() -> None:
+    endless = Plan(5, (50_000,))
+    settings = {"done": 0, "elapsed": 0.0, "pace": 1.0, "limit": 100.0, "val_every": 12}
+    # 95 s: 19 epochs of 5 s, and validations of 0 s. Every 12 epochs these would be 2
+    plan = timed_plan(endless, 50_000, validation=0.0, **settings)
+    assert (plan.total, plan.val_every) == (95, 3)
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    # 7 of 1 s: 88 s are left
+    assert (plan := timed_plan(endless, 50_000, validation=1.0, **settings)).val_every == 3
+    assert plan.total + -(-plan.epochs // 3) == 95
+    # 6 of 4 s would be more than a fifth of the time
+    assert timed_plan(endless, 50_000, validation=4.0, **settings).val_every == 0
+    # more than five as it is
+    assert timed_plan(endless, 50_000, validation=0.0, **{**settings, "val_every": 2}).val_every == 0
+    assert "val_every" not in Plan(5, (50,)).to_json()
+
+
+def test_validations_come_as_the_plan_says(data: Path, tmp_path: Path, slow: FakeTime) -> None:
+    """A validation takes 6 of 1000 s, so that the recipe's every 40 epochs are too few."""
+    run = train_tiny(data, tmp_path, tiny(val_every=40), max_time=1000.0)
+    plan = json.loads((run.last / "state.json").read_text())["plan"]
+    epochs = [row["epoch"] for row in lines(tmp_path, "val")]
+    assert len(epochs) >= 5 and all(epoch % plan["val_every"] == 0 for epoch in epochs[:-1])
+    assert slow.seconds - 1000 <= 1000.0
+
+
 def test_pace_leaves_out_the_first_updates() -> None:
     pace = Pace(100.0, 0.0)
     for seconds in (2.9, 2.5, 1.0):
@@ -455,10 +481,10 @@ def test_pace_leaves_out_the_first_updates() -> None:
 
 
 def test_epochs_of_several_stages_are_not_overridden() -> None:
-    fit = replace(FIT, stages=(Stage(epochs=2), Stage()))
-    assert full_plan(fit, 5).stages == (10, 15)
+    fit = replace(FIT, stages=(OnImages(epochs=2), OnImages()))
+    assert full_plan(fit, fit.stages, 5).stages == (10, 15)
     with pytest.raises(UsageError, match="--epochs"):
-        full_plan(fit, 5, 3)
+        full_plan(fit, fit.stages, 5, 3)
 
 
 # -------------------------------------------------------------------------------------- seeds, precision

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import FovealError
-from ...files.paths import PathLike
+from ...files.paths import OnProgress, PathLike
 from ..convert import read_splits
 from ..images.load import MOST_SKIPPED, ImageError, load_image
 from ..open import check_trainable
@@ -22,15 +22,13 @@ from ..records.findings import _ORDER, Findings, count
 from ..records.splits import meant_to_overlap
 from .report import ClassCount, Report, SplitCount
 
-Progress = Callable[[int, int], None]  # (done, of how many)
-
 
 def examine(
     path: PathLike | Sequence[PathLike],
     images: PathLike | None = None,
     classes: str | Sequence[str] | None = None,
     decode: bool = True,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Report:
     """Reads every split with the readers that ``train`` uses, decodes every image (``decode``), compares splits.
 
@@ -86,7 +84,7 @@ def _shared_images(parts: dict[str, Dataset], where: dict[str, list[str]], findi
 
 
 def _decode(
-    records: dict[str, Record], where: dict[str, list[str]], findings: Findings, progress: Progress | None
+    records: dict[str, Record], where: dict[str, list[str]], findings: Findings, progress: OnProgress | None
 ) -> set[str]:
     """Decodes every image and compares their pixels; the images that cannot be decoded."""
 

@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...errors import FovealError
+from ...files.paths import OnProgress
 from ..images.load import MOST_SKIPPED, load_image
 from ..records.dataset import Record
 
@@ -56,7 +57,7 @@ class Store:
             fix = "Free some space, then go on with --resume; what is stored stays"
             raise FovealError(f"cannot store features: {error.strerror}", path=self.folder, fix=fix) from error
 
-    def fill(self, key: str, records: Sequence[Record], of: Of, step: Callable[[int, int], None]) -> dict[int, str]:
+    def fill(self, key: str, records: Sequence[Record], of: Of, step: OnProgress) -> dict[int, str]:
         """Writes what is missing; ``step(done, all)`` after every image may raise.
 
         ``of`` gets None for images that cannot be read. Returns those, with the reason; raises :class:`FovealError`

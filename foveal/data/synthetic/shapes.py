@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from PIL import Image
 
 from ...errors import FovealError, UsageError
 from ...files.atomic import filled_folder
+from ...files.paths import OnProgress
 from ...masks.rle import Masks
 from .scenes import CLASSES, Scene, draw_scene
 
@@ -47,7 +48,7 @@ def make_shapes(
     size: tuple[int, int] = (256, 256),
     masks: bool = True,
     quality: int = 92,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | None = None,
 ) -> Made:
     """Writes the set into a folder that is new or empty.
 

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import UsageError
-from ...types import Images, Predictions
-from ..devices import on_cpu
+from ...types import Images, Predictions, on_cpu
 from .dense import DenseHead
 
 _EPS = 1e-6

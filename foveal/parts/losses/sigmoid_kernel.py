@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..devices import on_cpu
+from ...types import on_cpu
 
 _CACHE_CHUNK = 1 << 17  # entries a thread: the buffers stay in cache, and the cost of a call is small against its work
 _DEVICE_CHUNK = 1 << 24  # entries on a GPU: few launches, 192 MiB of buffers

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ...boxes import pairwise_iou
 from ...errors import UsageError
-from ...types import Match, Priors, Targets
-from ..devices import on_cpu
+from ...types import Match, Priors, Targets, on_cpu
 from .matcher import DecodedOutputs, Matcher, finalize_match, mask_invalid, prior_chunk
 
 MIN_OVERLAP = 1e-6  # an overlap at or below this is none (``MatchBBox`` of the released code)

@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...types import Match, Priors, Targets
-from ..devices import on_cpu
+from ...types import Match, Priors, Targets, on_cpu
 
 CPU_BUDGET = 1 << 18  # overlaps held at a time on a CPU: three buffers of 1 MiB stay in the second-level cache
 CPU_CHUNK = 8192  # priors compared at a time on a CPU: few enough that most objects do not touch them

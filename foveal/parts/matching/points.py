@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...errors import UsageError
-from ...types import Match, Priors, Targets
-from ..devices import on_cpu
+from ...types import Match, Priors, Targets, on_cpu
 from .matcher import DecodedOutputs, Matcher, finalize_match, prior_chunk
 
 Floats = NDArray[np.float32]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...types import Images, Priors
-from .base import PriorSet, Sides, cached, grid_boxes, inside_image, map_sides
+from .base import MapSize, PriorSet, cached, grid_boxes, inside_image
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Anchors(PriorSet):
                 f"Anchors has sizes for {len(self.sizes)} levels, but there are {len(features)} feature maps and "
                 f"{len(strides)} strides; give one tuple of sizes a level"
             )
-        boxes, counts = _anchors(self, *map_sides(images, features), tuple(strides), features[0].device)
+        sizes = tuple((f.shape[-2], f.shape[-1]) for f in features)
+        boxes, counts = _anchors(self, sizes, images.canvas, tuple(strides), features[0].device)
         return Priors(boxes, counts, inside_image(boxes, images.sizes) if self.inside else None)
 
 
@@ -123,7 +124,7 @@ def at_strides(anchors: Anchors | PyramidAnchors, strides: Sequence[int]) -> Anc
 
 @cached
 def _anchors(
-    anchors: Anchors, maps: tuple[Sides, ...], canvas: Sides, strides: tuple[int, ...], device: torch.device
+    anchors: Anchors, maps: tuple[MapSize, ...], canvas: MapSize, strides: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, tuple[int, ...]]:
     levels = []
     for level, ((height, width), stride) in enumerate(zip(maps, strides, strict=True)):

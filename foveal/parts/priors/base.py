@@ -15,7 +15,7 @@ from ...types import Images, Priors
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Sides = tuple[int, int]  # height, width
+MapSize = tuple[int, int]  # height, width
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,6 @@ class PriorSet(ABC):
     @abstractmethod
     def __call__(self, images: Images, features: Sequence[Tensor], strides: Sequence[int]) -> Priors:
         """For features [(B, c, H, W), ...] of these strides, pixels."""
-
-
-def map_sides(images: Images, features: Sequence[Tensor]) -> tuple[tuple[Sides, ...], Sides]:
-    """(height, width) of each feature map and of the canvas, which is all that a grid of priors depends on."""
-    maps = tuple((int(f.shape[-2]), int(f.shape[-1])) for f in features)
-    return maps, (int(images.pixels.shape[-2]), int(images.pixels.shape[-1]))
 
 
 def cached(build: Callable[P, T]) -> Callable[P, T]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...types import Images, Priors
-from .base import PriorSet, Sides, cached, grid_boxes, map_sides
+from .base import MapSize, PriorSet, cached, grid_boxes
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,15 @@ class Cells(PriorSet):
         """A cell is the canvas over the map, whatever the stride. ``UsageError`` if the levels do not agree."""
         if len(features) != len(self.shapes):
             raise UsageError(f"Cells has anchors for {len(self.shapes)} levels, but there are {len(features)} maps")
-        boxes, grid, counts = _cells(self, *map_sides(images, features), features[0].device)
+        boxes, grid, counts = _cells(
+            self, tuple((f.shape[-2], f.shape[-1]) for f in features), images.canvas, features[0].device
+        )
         return Priors(boxes, counts, grid=grid)
 
 
 @cached
 def _cells(
-    cells: Cells, maps: tuple[Sides, ...], canvas: Sides, device: torch.device
+    cells: Cells, maps: tuple[MapSize, ...], canvas: MapSize, device: torch.device
 ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     boxes, grids = [], []
     scale_xy = cells.scale_xy or (1.0,) * len(maps)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...types import Images, Priors
-from .base import PriorSet, Sides, cached, grid_boxes, map_sides
+from .base import MapSize, PriorSet, cached, grid_boxes
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class DefaultBoxes(PriorSet):
         half = torch.tensor(sides, dtype=torch.float64) / 2
         return torch.cat([-half, half], 1).float()
 
-    def check(self, maps: Sequence[Sides], canvas: Sides) -> None:
+    def check(self, maps: Sequence[MapSize], canvas: MapSize) -> None:
         """Raises ``UsageError`` unless these boxes fit maps of these sides on such a canvas, all (height, width)."""
         if len(maps) != len(self.ratios):
             raise UsageError(f"DefaultBoxes is for {len(self.ratios)} levels, but there are {len(maps)} feature maps")
@@ -80,7 +80,7 @@ class DefaultBoxes(PriorSet):
 
     def __call__(self, images: Images, features: Sequence[Tensor], strides: Sequence[int]) -> Priors:
         """``features``: (B, c, H, W) a level. ``UsageError`` as in :meth:`check`."""
-        maps, canvas = map_sides(images, features)
+        maps, canvas = tuple((f.shape[-2], f.shape[-1]) for f in features), images.canvas
         self.check(maps, canvas)
         return Priors(*_default_boxes(self, maps, canvas, features[0].device))
 
@@ -113,7 +113,7 @@ def boxes_at(boxes: DefaultBoxes | PyramidBoxes, strides: Sequence[int]) -> Defa
 
 @cached
 def _default_boxes(
-    spec: DefaultBoxes, maps: tuple[Sides, ...], canvas: Sides, device: torch.device
+    spec: DefaultBoxes, maps: tuple[MapSize, ...], canvas: MapSize, device: torch.device
 ) -> tuple[Tensor, tuple[int, ...]]:
     levels = []
     for level, sides in enumerate(maps):

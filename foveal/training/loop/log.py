@@ -1,4 +1,7 @@
-"""What a run writes while it goes: ``metrics.jsonl``, TensorBoard events where that is installed, other JSON."""
+"""Measures a training run and logs it: times, mean losses, ``metrics.jsonl`` and TensorBoard events.
+
+Losses and GPU times stay on the device until a line is written, so that logging causes no synchronization in between.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,75 @@ import torch
 from torch import Tensor
 
 
+# -------------------------------------------------------------------------------------------- measuring
+class Clock:
+    """Sums seconds by name; :meth:`read` resets it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._seconds: dict[str, float] = {}
+        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def measure(self, name: str, *, host: bool = False) -> Iterator[None]:
+        """``host``: the work is done by the CPU (loading data), whatever the device is."""
+        if host or not self._cuda:
+            start = time.perf_counter()
+            yield
+            self.add(name, time.perf_counter() - start)
+            return
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        first.record()
+        yield
+        last.record()
+        self._events.append((name, first, last))
+
+    def add(self, name: str, seconds: float) -> None:
+        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+
+    def read(self) -> dict[str, float]:
+        """Seconds by name since the last call. Waits for the device; call it where the losses are read anyway."""
+        for name, first, last in self._events:
+            last.synchronize()
+            self.add(name, first.elapsed_time(last) / 1000)
+        seconds, self._seconds, self._events = self._seconds, {}, []
+        return seconds
+
+
+class Meter:
+    """Means of the losses since the last line. They stay on the device until they are read."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self.updates = 0
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        for name, value in losses.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self.updates += 1
+
+    def read(self) -> dict[str, float]:
+        """``loss`` and its parts; resets the meter. One transfer."""
+        names, values = list(self._sums), list(self._sums.values())
+        means = torch.stack(values).div(max(1, self.updates)).tolist() if values else []
+        self._sums, self.updates = {}, 0
+        return {"loss": sum(means), **dict(zip(names, means, strict=True))}
+
+    def state(self) -> dict[str, Any]:
+        """The sums so far, so that a resumed run writes the same lines."""
+        return {"updates": self.updates, "sums": {name: value.item() for name, value in self._sums.items()}}
+
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        self.updates = state["updates"]
+        self._sums = {name: torch.tensor(value, device=device) for name, value in state["sums"].items()}
+
+
+# ---------------------------------------------------------------------------------------------- writing
 class Log:
-    """``metrics.jsonl``, one object a line, and the same numbers for TensorBoard. Only the first process writes."""
+    """``metrics.jsonl``, one object per line, and the same numbers for TensorBoard. Only the first process writes."""
 
     def __init__(self, out: Path, *, active: bool, offset: int = 0, step: int = 0, tensorboard: bool = True) -> None:
-        """``offset`` and ``step`` are those of the checkpoint gone on from: what was logged after it is cut off."""
+        """``offset`` and ``step`` are those of the checkpoint that is resumed: what was logged after it is cut off."""
         self.path = out / "metrics.jsonl"
         self.active = active
         self._events: Any = None
@@ -31,7 +98,7 @@ class Log:
             self._events = _summary_writer(out, step)
 
     def write(self, **row: Any) -> None:
-        """A line. Numbers that are not finite become null."""
+        """Writes a line. Non-finite numbers become null."""
         if not self.active:
             return
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
@@ -56,42 +123,13 @@ class Log:
             self._events.close()
 
 
-class Meter:
-    """Means of the losses since the last line. They stay on the device until somebody reads them."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self.updates = 0
-
-    def add(self, losses: dict[str, Tensor]) -> None:
-        for name, value in losses.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self.updates += 1
-
-    def read(self) -> dict[str, float]:
-        """``loss`` and its parts; starts anew. One transfer."""
-        names, values = list(self._sums), list(self._sums.values())
-        host = torch.stack(values).div(max(1, self.updates)).tolist() if values else []
-        self._sums, self.updates = {}, 0
-        return {"loss": sum(host), **dict(zip(names, host, strict=True))}
-
-    def state(self) -> dict[str, Any]:
-        """The sums so far, so that a resumed run writes the same lines."""
-        return {"updates": self.updates, "sums": {name: value.item() for name, value in self._sums.items()}}
-
-    def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        self.updates = state["updates"]
-        self._sums = {name: torch.tensor(value, device=device) for name, value in state["sums"].items()}
-
-
 def cut_back(path: Path, offset: int) -> None:
     """Shortens the log to ``offset`` bytes, and to whole lines in any case."""
     if not path.exists():
         return
-    kept = path.read_bytes()[:offset]
-    kept = kept[: kept.rfind(b"\n") + 1]
+    text = path.read_bytes()[:offset]
     with path.open("r+b") as file:
-        file.truncate(len(kept))
+        file.truncate(text.rfind(b"\n") + 1)
 
 
 def _summary_writer(out: Path, step: int) -> Any:
@@ -104,37 +142,3 @@ def _summary_writer(out: Path, step: int) -> Any:
     except UnicodeDecodeError:  # TensorBoard takes only paths that are UTF-8
         return None
     return SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
-
-
-class Clock:
-    """Sums seconds by name; :meth:`read` empties it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self._seconds: dict[str, float] = {}
-        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
-
-    @contextmanager
-    def measure(self, name: str, *, host: bool = False) -> Iterator[None]:
-        """``host``: the work is the host's (waiting for data), whatever the device is."""
-        if host or not self._cuda:
-            start = time.perf_counter()
-            yield
-            self.add(name, time.perf_counter() - start)
-            return
-        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        first.record()
-        yield
-        last.record()
-        self._events.append((name, first, last))
-
-    def add(self, name: str, seconds: float) -> None:
-        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
-
-    def read(self) -> dict[str, float]:
-        """Seconds by name since the last call. Waits for the device; call it where the losses are read anyway."""
-        for name, first, last in self._events:
-            last.synchronize()
-            self.add(name, first.elapsed_time(last) / 1000)
-        seconds, self._seconds, self._events = self._seconds, {}, []
-        return seconds

@@ -1,4 +1,4 @@
-"""A loss that is not finite stops the run. The update was skipped on the device; here it is noticed and explained."""
+"""Stops the run at a non-finite loss: its iteration was skipped on the device; this finds and reports it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ...errors import FovealError
 from ...types import Images, Targets
 from .update import Result
 
-DEPTH = 2  # updates in flight at most before the oldest is waited for
+DEPTH = 2  # iterations whose flags may be in transfer before the oldest is waited for
 
 
 class NonFiniteLoss(FovealError):
-    """The loss or its gradients became infinite or undefined; the weights are those before that update."""
+    """The loss or its gradients became infinite or NaN; the weights are those before that iteration."""
 
 
 @dataclass(frozen=True)
-class Pending:
-    """An update whose flag is on its way to the host, with all that a report needs."""
+class CheckedIteration:
+    """An iteration whose flag is being transferred to the CPU, with all that a report needs."""
 
-    flag: Tensor  # () on the host
+    flag: Tensor  # () on the CPU
     arrived: torch.cuda.Event | None
     step: int
     lr: float
@@ -37,68 +37,69 @@ class Pending:
     files: Sequence[str]
 
 
-class Guard:
-    """Looks at the flags of past updates without making the device wait for the host."""
+class NonFiniteCheck:
+    """Reads the flags of past iterations without a synchronization of the device."""
 
-    def __init__(self, out: Path, rank: int, names: Sequence[str]) -> None:
-        self.out, self.rank, self.names = out, rank, names
-        self.pending: deque[Pending] = deque()
+    def __init__(self, out: Path, rank: int, classes: Sequence[str]) -> None:
+        self.out, self.rank, self.classes = out, rank, classes
+        self.waiting: deque[CheckedIteration] = deque()
 
     def push(
         self, result: Result, parts: Sequence[tuple[Images, Targets]], files: Sequence[str], step: int, lr: float
     ) -> None:
-        """Starts the transfer of an update's flag."""
-        flag, arrived = result.bad, None
+        """Starts the transfer of an iteration's flag."""
+        flag, arrived = result.nonfinite, None
         if flag.is_cuda:
             flag = torch.empty((), pin_memory=True)
-            flag.copy_(result.bad, non_blocking=True)
+            flag.copy_(result.nonfinite, non_blocking=True)
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
-        self.pending.append(Pending(flag, arrived, step, lr, result, parts, files))
+        self.waiting.append(CheckedIteration(flag, arrived, step, lr, result, parts, files))
 
     def check(self, *, wait: bool = False) -> None:
-        """Raises :class:`NonFiniteLoss` for the first bad update that is known; ``wait`` looks at all of them."""
-        while self.pending:
-            oldest = self.pending[0]
+        """Raises :class:`NonFiniteLoss` for the first non-finite iteration that is known; ``wait`` reads all flags."""
+        while self.waiting:
+            oldest = self.waiting[0]
             if oldest.arrived is not None and not oldest.arrived.query():  # type: ignore[no-untyped-call]
-                if not wait and len(self.pending) <= DEPTH:
+                if not wait and len(self.waiting) <= DEPTH:
                     return
                 oldest.arrived.synchronize()
-            self.pending.popleft()
+            self.waiting.popleft()
             if oldest.flag.item():
                 raise self._error(oldest)
 
-    def _error(self, found: Pending) -> NonFiniteLoss:
-        losses = {name: float(value) for name, value in found.result.losses.items()}
-        folder = self.out / "nonfinite" / f"step-{found.step}-rank-{self.rank}"
-        save_batch(folder, found, losses, self.names)
-        bad = [name for name, value in losses.items() if not math.isfinite(value)]
-        what = f"the loss is not finite ({', '.join(bad)})" if bad else "the gradients are not finite"
+    def _error(self, failed: CheckedIteration) -> NonFiniteLoss:
+        losses = {name: float(value) for name, value in failed.result.losses.items()}
+        folder = self.out / "nonfinite" / f"step-{failed.step}-rank-{self.rank}"
+        save_batch(folder, failed, losses, self.classes)
+        names = [name for name, value in losses.items() if not math.isfinite(value)]
+        what = f"the loss is not finite ({', '.join(names)})" if names else "the gradients are not finite"
         parts = ", ".join(f"{name}={value:.4g}" for name, value in losses.items())
         return NonFiniteLoss(
-            f"{what} in update {found.step}: {parts}; learning rate {found.lr:.4g}; images {', '.join(found.files)}",
+            f"{what} in iteration {failed.step}: {parts}; learning rate {failed.lr:.4g}; "
+            f"images {', '.join(failed.files)}",
             path=self.out,
-            fix=f"The weights were not updated, and the batch is in {folder}. Look at those images, or try a lower "
+            fix=f"Look at those images (the batch is in {folder}, the weights were not updated), or try a lower "
             f"fit.lr, fit.clip=10, more fit.warmup_steps or --precision 32, in a new run with --weights {self.out}",
         )
 
 
-def save_batch(folder: Path, found: Pending, losses: dict[str, float], names: Sequence[str]) -> None:
+def save_batch(folder: Path, failed: CheckedIteration, losses: dict[str, float], classes: Sequence[str]) -> None:
     """``batch.safetensors`` (``I/pixels``, ``I/boxes``, ... for part I) and ``batch.json``, enough to run it again."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
-    for index, (images, targets) in enumerate(found.parts):
+    for index, (images, targets) in enumerate(failed.parts):
         for name in ("pixels", "sizes", "frame", "original"):
             tensors[f"{index}/{name}"] = getattr(images, name).cpu().contiguous()
         for name in ("boxes", "labels", "valid", "ignore"):
             tensors[f"{index}/{name}"] = getattr(targets, name).cpu().contiguous()
     safetensors.torch.save_file(tensors, folder / "batch.safetensors")
     report = {
-        "step": found.step,
-        "lr": found.lr,
+        "step": failed.step,
+        "lr": failed.lr,
         "losses": {name: value if math.isfinite(value) else str(value) for name, value in losses.items()},
-        "images": list(found.files),
-        "classes": list(names),
+        "images": list(failed.files),
+        "classes": list(classes),
     }
     (folder / "batch.json").write_text(
         json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"

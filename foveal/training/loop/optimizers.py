@@ -1,4 +1,4 @@
-"""Parameter groups, the solver's state as named tensors, and the averaged weights."""
+"""Which parameters learn, their groups, and the optimizer with its state as named tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ...recipe import Recipe, Solver, Stage
+from ...recipe import GradientStage, Recipe, Solver, Stage
 
 # every norm layer of torch is one of these or a subclass
 NORMS = (
@@ -21,27 +21,27 @@ NORMS = (
 
 
 def check_trains(stage: Stage, trainable: Collection[str]) -> None:
-    """Raises :class:`UsageError` where a stage names nothing that could learn."""
+    """Raises :class:`UsageError` where a stage names no trainable parameter."""
     for prefix in stage.trains:
         if not any(name.startswith(prefix) for name in trainable):
             raise UsageError(f"fit.stages: no trainable parameter's name starts with {prefix!r}")
 
 
 def freeze(module: nn.Module, stage: Stage, trainable: frozenset[str]) -> None:
-    """Lets the parameters learn that the stage names and the detector did not freeze itself (``trainable``)."""
+    """Freezes all parameters but those that the stage names and the detector can train (``trainable``)."""
     check_trains(stage, trainable)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name in trainable and name.startswith(stage.trains))
 
 
 def frozen_norm_modules(module: nn.Module, trainable: frozenset[str]) -> tuple[nn.Module, ...]:
-    """Batch norms that this stage keeps still though the detector could train them: their statistics rest too."""
-    found = []
+    """Batch norms that only this stage freezes: their statistics are frozen too."""
+    frozen: list[nn.Module] = []
     for path, child in module.named_modules():
-        own = [(f"{path}.{name}", p) for name, p in child.named_parameters(recurse=False)]
-        if isinstance(child, nn.modules.batchnorm._BatchNorm) and any(name in trainable for name, _ in own):
-            found += [child] * (not any(p.requires_grad for _, p in own))
-    return tuple(found)
+        parameters = [(f"{path}.{name}", p) for name, p in child.named_parameters(recurse=False)]
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and any(name in trainable for name, _ in parameters):
+            frozen += [child] * (not any(p.requires_grad for _, p in parameters))
+    return tuple(frozen)
 
 
 def set_training_mode(module: nn.Module, trainable: frozenset[str]) -> None:
@@ -51,71 +51,63 @@ def set_training_mode(module: nn.Module, trainable: frozenset[str]) -> None:
         norm.eval()
 
 
-def parameter_groups(module: nn.Module, fit: Recipe, stage: Stage) -> list[dict[str, Any]]:
+def parameter_groups(module: nn.Module, fit: Recipe, stage: GradientStage) -> list[dict[str, Any]]:
     """Groups of equal learning rate and weight decay; ``scale`` is the factor on the stage's learning rate."""
-    decay = _descent(fit, stage).decay
+    decay = _settings(fit, stage).weight_decay
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter, norm in _owned_parameters(module):
         if not parameter.requires_grad:
             continue
         bias = name.rpartition(".")[2] == "bias"
-        keeps = (norm and not fit.norm_decay) or (bias and not norm and not fit.bias_decay)
+        exempt = (norm and not fit.norm_decay) or (bias and not norm and not fit.bias_decay)
         parts = name.split(".")
         scale = fit.bias_lr if bias and not norm else 1.0
         scale *= fit.backbone_lr if "backbone" in parts else 1.0
         scale *= fit.predictor_lr if "predictor" in parts else 1.0
-        groups.setdefault((scale, 0.0 if keeps else decay), []).append(parameter)
+        groups.setdefault((scale, 0.0 if exempt else decay), []).append(parameter)
     return [{"params": p, "scale": scale, "weight_decay": d, "lr": 0.0} for (scale, d), p in groups.items()]
 
 
-def build_solver(module: nn.Module, fit: Recipe, stage: Stage) -> torch.optim.Optimizer:
+def build_optimizer(module: nn.Module, fit: Recipe, stage: GradientStage) -> torch.optim.Optimizer:
     """The stage's optimizer over the parameters that learn now."""
-    solver = _descent(fit, stage).build(parameter_groups(module, fit, stage))
-    if isinstance(solver, torch.optim.SGD) and solver.defaults["momentum"]:
-        # torch leaves the buffers unset until the first update, and uninitialized where that one is skipped
-        for parameter in _solved(solver):
-            solver.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return solver
+    optimizer = _settings(fit, stage).build(parameter_groups(module, fit, stage))
+    if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["momentum"]:
+        # torch leaves the buffers unset until the first iteration, and uninitialized where that one is skipped
+        for parameter in _optimized(optimizer):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
-def set_lr(solver: torch.optim.Optimizer, lr: float) -> None:
-    """The rate of this update, times each group's own factor."""
-    for group in solver.param_groups:
-        group["lr"] = lr * group["scale"]
-
-
-def solver_tensors(solver: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
-    """Every buffer of the solver under ``parameter/buffer``."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """Every buffer of the optimizer under ``parameter/buffer``."""
     names = {parameter: name for name, parameter in module.named_parameters()}
     return {
         f"{names[parameter]}/{key}": value
-        for parameter in _solved(solver)
-        for key, value in solver.state[parameter].items()
+        for parameter in _optimized(optimizer)
+        for key, value in optimizer.state[parameter].items()
         if isinstance(value, Tensor)
     }
 
 
-def restore_solver(solver: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of :func:`solver_tensors`, into a solver that has not stepped yet. Layout follows the parameter."""
+def restore_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of :func:`optimizer_tensors`, for a new optimizer. The memory format follows the parameter."""
     parameters = dict(module.named_parameters())
     for key, value in tensors.items():
         name, _, buffer = key.rpartition("/")
         parameter = parameters[name]
         if value.shape == parameter.shape and buffer != "step":
-            solver.state[parameter][buffer] = torch.empty_like(parameter).copy_(value)
+            optimizer.state[parameter][buffer] = torch.empty_like(parameter).copy_(value)
         else:
-            solver.state[parameter][buffer] = value.to(parameter.device)
+            optimizer.state[parameter][buffer] = value.to(parameter.device)
 
 
 # ----------------------------------------------------------------------------------------------- inside
-def _descent(fit: Recipe, stage: Stage) -> Solver:
-    solver = stage.solver or fit.solver
-    assert isinstance(solver, Solver)  # SVM and Ridge are for features, which have no updates
-    return solver
+def _settings(fit: Recipe, stage: GradientStage) -> Solver:
+    return stage.solver or fit.solver
 
 
-def _solved(solver: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
-    for group in solver.param_groups:
+def _optimized(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
+    for group in optimizer.param_groups:
         yield from group["params"]
 
 

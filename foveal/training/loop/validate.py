@@ -1,4 +1,4 @@
-"""Validation: losses and AP from one pass over the images, each exactly once however many processes share them."""
+"""Validation: losses and AP from one pass over the images, each exactly once over all processes."""
 
 from __future__ import annotations
 
@@ -6,31 +6,37 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ...assembly.detector import in_evaluation
+from ...assembly.detector import Detector, in_evaluation
 from ...data.loader.loader import EvalLoader
 from ...data.loader.shared_records import network_targets
 from ...data.records.dataset import Dataset
 from ...data.records.subsets import merged
 from ...evaluation import DetectionTable, GroundTruth, Results, score_detections
+from ...files.paths import OnProgress
 from ...recipe import Recipe
+from ...runtime.progress import Console
 from ...types import Detections
+from .log import Log
+from .state import State
 from .update import VALIDATION, derive_seed
 
-PACE_BATCHES = 4  # enough for a guess before the first real pass
+T = TypeVar("T")
+
+PACE_BATCHES = 4  # enough for an estimate before the first complete pass
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What one pass found; the same in every process."""
+    """The outcome of one pass; the same in every process."""
 
     losses: dict[str, float]  # mean over images: ``loss`` and its parts
-    results: dict[str, Any]  # the stable form of ``results.json``
+    results: dict[str, Any]  # as in ``results.json``
     seconds: float
 
     @property
@@ -40,7 +46,7 @@ class Validation:
 
 
 class Validator:
-    """Scores a detector on one data set by the ``coco`` protocol."""
+    """Evaluates a detector on one data set by the ``coco`` protocol."""
 
     def __init__(
         self, fabric: Fabric, dataset: Dataset, fit: Recipe, seed: int, batch: int, workers: int, split: str
@@ -49,85 +55,105 @@ class Validator:
         self.seed, self.split, self.batch = seed, split, batch
         self.loader = EvalLoader(dataset, batch, workers=workers, rank=fabric.global_rank, world=fabric.world_size)
 
-    def pace(self, detector: Any, learning: str | None = None) -> float:
-        """Seconds of a whole pass, guessed from a few batches. The slowest process counts."""
+    def pace(self, detector: Detector, learning: str | None = None) -> float:
+        """Seconds of a complete pass, estimated from a few batches. Uses the slowest process's time."""
         start = time.perf_counter()
-        seen = self._pass(detector, lambda: None, PACE_BATCHES, learning)[2]
-        spent = (time.perf_counter() - start) * len(self.dataset) / self.fabric.world_size / max(1, seen)
-        return float(max(self._gathered(spent)))
+        images = self._pass(detector, lambda: None, PACE_BATCHES, learning)[2]
+        estimate = (time.perf_counter() - start) * len(self.dataset) / self.fabric.world_size / max(1, images)
+        return float(max(self._gathered(estimate)))
 
     def __call__(
         self,
-        detector: Any,
+        detector: Detector,
         check: Callable[[], None] = lambda: None,
-        tell: Callable[[int, int], None] | None = None,
+        on_progress: OnProgress | None = None,
         learning: str | None = None,
     ) -> Validation:
-        """One pass in evaluation mode. ``check`` runs before every batch and may raise; ``tell`` hears
-        how many of how many images are done. ``learning``: the task whose losses alone count; None: all."""
+        """One pass in evaluation mode. ``check`` runs before every batch and may raise.
+
+        ``learning``: the task whose losses alone count; None: all.
+        """
         start, done = time.perf_counter(), itertools.count(0, self.batch * self.fabric.world_size)
 
-        def before() -> None:
+        def before_batch() -> None:
             check()
-            if tell is not None:
-                tell(min(next(done), len(self.dataset)), len(self.dataset))
+            if on_progress is not None:
+                on_progress(min(next(done), len(self.dataset)), len(self.dataset))
 
-        sums, found, seen = self._pass(detector, before, learning=learning)
-        joined: dict[int, Detections] = {}
+        parts = self._gathered(self._pass(detector, before_batch, learning=learning))
+        detections: dict[int, Detections] = {}
         losses: dict[str, float] = {}
-        everybody = self._gathered((sums, found, seen))
-        images = max(1, sum(n for _, _, n in everybody))
-        for other_sums, other_found, _ in everybody:
-            joined |= other_found
-            for name, value in other_sums.items():
+        images = max(1, sum(count for _, _, count in parts))
+        for sums, part, _ in parts:
+            detections |= part
+            for name, value in sums.items():
                 losses[name] = losses.get(name, 0.0) + value / images
         losses = {"loss": sum(losses.values()), **losses}
-        results = self._scored(joined, merges=detector.class_agnostic) if self.fabric.is_global_zero else None
+        results = self._evaluate(detections, detector.class_agnostic) if self.fabric.is_global_zero else None
         scores = cast(dict[str, Any], self.fabric.broadcast(results))
         return Validation(losses, scores, time.perf_counter() - start)
 
-    def _scored(self, found: dict[int, Detections], *, merges: bool) -> dict[str, Any]:
-        masks = any(d.masks is not None for d in found.values())
-        truth = GroundTruth.of(merged(self.dataset) if merges else self.dataset, masks=masks)
-        nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-        ordered = DetectionTable.of(
-            [found.get(i, nothing) for i in range(len(self.dataset))]
-        )  # unreadable: nothing found
-        results: Results = score_detections(truth, ordered, "coco", split=self.split)
+    def _evaluate(self, detections: dict[int, Detections], class_agnostic: bool) -> dict[str, Any]:
+        """Detections by image index -> results. An image that cannot be read has none."""
+        masks = any(d.masks is not None for d in detections.values())
+        truth = GroundTruth.of(merged(self.dataset) if class_agnostic else self.dataset, masks=masks)
+        empty = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+        table = DetectionTable.of([detections.get(i, empty) for i in range(len(self.dataset))])
+        results: Results = score_detections(truth, table, "coco", split=self.split)
         return results.to_dict()
 
     @torch.no_grad()
     def _pass(
-        self, detector: Any, check: Callable[[], None], batches: int | None = None, learning: str | None = None
+        self, detector: Detector, check: Callable[[], None], batches: int | None = None, learning: str | None = None
     ) -> tuple[dict[str, float], dict[int, Detections], int]:
         """Sums of losses over images, detections by image index, and the number of images."""
         sums: dict[str, Tensor] = {}
-        found: dict[int, Detections] = {}
+        detections: dict[int, Detections] = {}
         rng = torch.Generator(self.fabric.device)
         options = {} if learning is None else {"learning": learning}
         with in_evaluation(detector):
             for batch in itertools.islice(self.loader.epoch(), batches):
                 check()
-                part = batch.indices
-                records = [self.dataset.records[i] for i in part]
-                boxes = [r.proposals for r in records if r.proposals is not None]  # all of them or none
-                images = detector.prepare(batch.arrays, boxes or None)
+                records = [self.dataset.records[i] for i in batch.indices]
+                proposals = [r.proposals for r in records if r.proposals is not None]  # of all images or of none
+                images = detector.prepare(batch.arrays, proposals or None)
                 targets = network_targets(records, images, self.fit, masks=detector.has_masks)
-                place = derive_seed(VALIDATION, self.seed, part[0])
-                torch.manual_seed(place)
-                rng.manual_seed(place)
+                seed = derive_seed(VALIDATION, self.seed, batch.indices[0])
+                torch.manual_seed(seed)
+                rng.manual_seed(seed)
+                losses: dict[str, Tensor]
                 with self.fabric.autocast():
-                    losses, detections = detector(images, targets, detect=True, rng=rng, **options)
+                    losses, answers = detector(images, targets, detect=True, rng=rng, **options)
                 for name, value in losses.items():
-                    weighted = value.float() * len(part)
+                    weighted = value.float() * len(records)
                     sums[name] = sums[name] + weighted if name in sums else weighted
-                found |= {i: d.cpu() for i, d in zip(part, detections, strict=True)}
-        return {name: float(value) for name, value in sums.items()}, found, len(found)
+                detections |= {i: d.cpu() for i, d in zip(batch.indices, answers, strict=True)}
+        return {name: float(value) for name, value in sums.items()}, detections, len(detections)
 
-    def _gathered(self, value: Any) -> list[Any]:
+    def _gathered(self, value: T) -> list[T]:
         """The value of every process, in order."""
         if self.fabric.world_size == 1:
             return [value]
-        values: list[Any] = [None] * self.fabric.world_size
+        values = [value] * self.fabric.world_size
         torch.distributed.all_gather_object(values, value)
         return values
+
+
+def record_validation(
+    state: State,
+    validation: Validation,
+    name: str,
+    epoch: int,
+    log: Log,
+    console: Console,
+    left: float | None = None,
+) -> None:
+    """Writes a validation into the state and the log, and prints a line that begins with ``name``."""
+    best = state.add_results(validation.results)
+    scores = {k: v for k, v in validation.results.items() if isinstance(v, (int, float)) and k != "images"}
+    masks = validation.results.get("masks", {})
+    scores |= {f"masks.{k}": v for k, v in masks.items() if isinstance(v, float)}
+    log.write(epoch=epoch, step=state.updates, split="val", **validation.losses, **scores)
+    ap = "undefined" if validation.ap is None else f"{validation.ap:.4f}"
+    line = f"{name}: validation loss {validation.losses['loss']:.4f}, AP {ap}" + (" (best so far)" if best else "")
+    console.print(", ".join(filter(None, (line, console.epoch_summary(left)))))

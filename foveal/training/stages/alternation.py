@@ -1,7 +1,7 @@
-"""What the stages of an alternation hand to each other: proposals, and the weights that the training began with.
+"""Alternating training: the proposals that a stage learns from, and the initial weights that a stage is reset to.
 
-Both lie in the run folder until the run ends, because after a stop neither could be made again: the weights that made
-the proposals have learned on, and the file that the first weights came from may be gone.
+Both are stored in the run folder until the run ends, because after an interruption neither could be made again: the
+weights that made the proposals have changed since, and the file of the initial weights may be gone.
 """
 
 from __future__ import annotations
@@ -21,71 +21,77 @@ from ...data.records.dataset import Dataset, Record
 from ...errors import FovealError, UsageError
 from ...external_proposals.cache import Kept, Made, Maker, carried, kept
 from ...external_proposals.detector import proposal_maker, proposal_setting
-from ...recipe import Recipe, Stage
+from ...files.paths import OnProgress
+from ...recipe import GradientStage, OnProposals, Recipe, Stage
 from ..loop.optimizers import check_trains
 
 if TYPE_CHECKING:
     from ...assembly.detector import Detector
 
 START, PROPOSALS = "start", "proposals"  # folders in the run's
-SETTING = "stage_proposals"  # in state.json: what made those of the present stage
-RESTS = {"rpn": ("roi_head.", "mask_head."), "roi": ("rpn_head.",)}  # what has no loss while a task learns alone
+SETTING = "stage_proposals"  # key in state.json: the setting that made those of the present stage
+IDLE = {"rpn": ("roi_head.", "mask_head."), "roi": ("rpn_head.",)}  # without a loss in a stage of that task alone
 
 
 # ------------------------------------------------------------------------------------------------ the recipe
 def check_alternation(detector: Detector, fit: Recipe) -> None:
-    """Raises :class:`UsageError` where a stage names what this detector has not, or what would not learn in it."""
+    """Raises :class:`UsageError` where a stage names parameters that this detector lacks or that get no loss."""
     trainable = [name for name, parameter in detector.named_parameters() if parameter.requires_grad]
     state = detector.state_dict()
-    if fit.stages[0].begin:
-        raise UsageError("fit.stages: begin is for later stages; the first one begins where the training does")
+    if _reset_by(fit.stages[0]):
+        raise UsageError("fit.stages: begin is for later stages; the first stage starts from the initial weights")
     for stage in fit.stages:
         check_trains(stage, trainable)
-        for prefix in stage.begin:
+        for prefix in _reset_by(stage):
             if not any(name.startswith(prefix) for name in state):
-                raise UsageError(f"fit.stages: begin names {prefix!r}, and no parameter's name starts with it")
+                raise UsageError(f"fit.stages: begin names {prefix!r}, but no parameter's name starts with it")
         if stage.learning is not None:
-            _check_alone(detector, stage, stage.learning, trainable)
+            _check_single_task(detector, stage, stage.learning, trainable)
 
 
-def _check_alone(detector: Detector, stage: Stage, task: str, trainable: Sequence[str]) -> None:
-    asked = 'inputs="proposals"' if stage.inputs == "proposals" else f"task={task!r}"
+def _reset_by(stage: Stage) -> tuple[str, ...]:
+    """Prefixes of what the stage resets to its initial values."""
+    return stage.begin if isinstance(stage, GradientStage) else ()
+
+
+def _check_single_task(detector: Detector, stage: Stage, task: str, trainable: Sequence[str]) -> None:
+    name = type(stage).__name__ if isinstance(stage, OnProposals) else f"task={task!r}"
     if not isinstance(detector, TwoStage) or not detector.has_proposals:
         kind = type(detector.spec).__name__
-        raise UsageError(f"fit.stages: {asked} is for a detector with an RPN and a second stage; {kind} is none")
-    idle = next((n for n in trainable if n.startswith(RESTS[task]) and n.startswith(stage.trains)), None)
+        raise UsageError(f"fit.stages: {name} is for a detector with an RPN and a second stage; {kind} is not one")
+    idle = next((n for n in trainable if n.startswith(IDLE[task]) and n.startswith(stage.trains)), None)
     if idle is not None:
         raise UsageError(
-            f"fit.stages: {asked} leaves {idle.partition('.')[0]} without a loss, and trains={stage.trains} names it",
-            fix="Name in trains what learns, such as backbone",
+            f"fit.stages: {name} leaves {idle.partition('.')[0]} without a loss, but trains={stage.trains} names it",
+            fix="Name in trains the parts that have a loss, such as backbone",
         )
 
 
-# ------------------------------------------------------------------------------------------- the first weights
+# ----------------------------------------------------------------------------------------- initial weights
 def save_initial(detector: nn.Module, out: Path, fit: Recipe, described: dict[str, Any]) -> None:
-    """Stores what any stage goes back to, before the first update."""
+    """Stores the weights that a later stage is reset to, before the first iteration."""
     checkpoint.remove(out / START)
-    names = tuple(prefix for stage in fit.stages for prefix in stage.begin)
+    names = tuple(prefix for stage in fit.stages for prefix in _reset_by(stage))
     if names:
         state = {name: tensor for name, tensor in detector.state_dict().items() if name.startswith(names)}
         checkpoint.save(out / START, 0, checkpoint.Content(state, {}, {}, {}, described))
 
 
-def restore_initial(detector: nn.Module, out: Path, stage: Stage) -> None:
-    """Puts the parameters and buffers that ``stage.begin`` names back to where the training began.
+def restore_initial(detector: nn.Module, out: Path, stage: GradientStage) -> None:
+    """Resets the parameters and buffers that ``stage.begin`` names to their initial values.
 
-    Raises :class:`~foveal.checkpoints.folder.DamagedCheckpoint` where they are gone or damaged.
+    Raises :class:`~foveal.checkpoints.folder.DamagedCheckpoint` where the stored ones are gone or damaged.
     """
     if stage.begin:
         state = checkpoint.read(out / START / "step-0").model
-        first = {name: tensor for name, tensor in state.items() if name.startswith(stage.begin)}
-        detector.load_state_dict(first, strict=False)
+        initial = {name: tensor for name, tensor in state.items() if name.startswith(stage.begin)}
+        detector.load_state_dict(initial, strict=False)
 
 
-# ------------------------------------------------------------------------------------------------ the proposals
+# ----------------------------------------------------------------------------------------------- proposals
 @dataclass(frozen=True)
 class StageProposals:
-    """The proposals of the detector as it stands when a stage begins."""
+    """The proposals that the detector makes at the start of a stage."""
 
     root: Path  # of the proposals' folders
     setting: str
@@ -94,8 +100,8 @@ class StageProposals:
 
     @classmethod
     def of(cls, detector: TwoStage, out: Path, fabric: Fabric, resumed: checkpoint.Content | None) -> Self:
-        """``resumed``: a checkpoint within the stage. Its weights have learned on, so that nothing is made any more."""
-        detector.eval()  # the loop that follows lets it train again
+        """``resumed``: a checkpoint within the stage. Its weights have changed since, so that no proposals are made."""
+        detector.eval()  # the loop that follows puts it into training mode again
         if resumed is not None:
             return cls(out / PROPOSALS, resumed.state[SETTING], _none, fabric)
         setting = proposal_setting(detector, training=True)
@@ -103,17 +109,17 @@ class StageProposals:
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """What state.json has to say of them."""
+        """Their entry in state.json."""
         return {SETTING: self.setting}
 
-    def fill(self, dataset: Dataset, tell: Callable[[int, int], None], check: Callable[[], None]) -> Dataset:
+    def fill(self, dataset: Dataset, on_progress: OnProgress, check: Callable[[], None]) -> Dataset:
         """The data set with all proposals in its records, made where they are not stored yet. ``check`` may raise after
-        every image; the next call goes on from there. Several processes make a share each."""
+        every image; the next call continues there. Several processes make a share each."""
         fabric, records = self.fabric, dataset.records
 
         def step(done: int, total: int) -> None:
             check()
-            tell(done, total)
+            on_progress(done, total)
 
         def stored(part: Sequence[Record]) -> Kept:
             with fabric.autocast():
@@ -130,7 +136,7 @@ class StageProposals:
 
 
 def _none(records: Sequence[Record]) -> Generator[Made, None, None]:
-    """Stands for a maker where all that can be read was made: says so of the rest."""
+    """The maker of a resumed stage, which must not make any: skips unreadable images, raises for all others."""
     for index, record in enumerate(records):
         try:
             load_image(record.path)
@@ -138,13 +144,13 @@ def _none(records: Sequence[Record]) -> Generator[Made, None, None]:
             yield index, error
             continue
         raise FovealError(
-            "the proposals that this stage began with are gone, or the image has changed since",
+            "the stored proposals of this stage are missing, or the image has changed since",
             path=record.path,
-            fix="Begin a new run",
+            fix="Start a new run",
         )
 
 
-def remove_handover(out: Path) -> None:
-    """What a run that has ended needs no more."""
+def remove_alternation(out: Path) -> None:
+    """Removes the stored weights and proposals of a run that has ended."""
     checkpoint.remove(out / START)
     checkpoint.remove(out / PROPOSALS)

@@ -1,6 +1,6 @@
-"""What the solvers of R-CNN and SPP-Net learn from: the feature vectors of the windows of an image, with their objects.
+"""The features that closed-form stages are fitted to: the vectors of the windows of an image, with its objects.
 
-Letters: R windows of an image, d numbers a vector, C classes.
+Shapes: R windows of an image, d features per vector, C classes, G objects, N windows of an image in all.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 
 from ...boxes import array_iou
 
-Floats = NDArray[np.floating[Any]]
+FloatArray = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class ImageFeatures:
     """The windows of one image: its proposals and its objects. R may be 0."""
 
-    features: Floats  # (R, d), any float type
-    boxes: Floats  # (R, 4)
-    labels: NDArray[np.int64]  # (R,) the class of a window that is an object itself; -1: a proposal
-    overlaps: Floats  # (R, C) the greatest IoU with an object of each class; 0 where there is none
-    truth: Floats  # (R, 4) the object, of any class, that the window overlaps most; its own box where there is none
-    norms: Floats  # (N,) lengths of the vectors of all windows of the image, of which ``features`` may be a part
+    features: FloatArray  # (R, d), any float type
+    boxes: FloatArray  # (R, 4)
+    labels: NDArray[np.int64]  # (R,) the class of a window that is an object; -1: a proposal
+    overlaps: FloatArray  # (R, C) the greatest IoU with an object of each class; 0 where there is none
+    truth: FloatArray  # (R, 4) the object, of any class, that the window overlaps most; its own box where there is none
+    norms: FloatArray  # (N,) lengths of the vectors of all windows of the image, of which ``features`` may be a part
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -44,18 +44,20 @@ class LinearFit:
 def mean_norm(images: Iterable[ImageFeatures]) -> float:
     """The mean length of all vectors; 1 where there is none."""
     total, count = 0.0, 0
-    for rows in images:
-        total += float(rows.norms.astype(np.float64).sum())
-        count += len(rows.norms)
+    for image in images:
+        total += float(image.norms.astype(np.float64).sum())
+        count += len(image.norms)
     return total / count if count and total else 1.0
 
 
-def overlaps_of(boxes: Floats, objects: Floats, labels: NDArray[np.int64], classes: int) -> tuple[Floats, Floats]:
-    """Windows (R, 4), objects (G, 4), labels (G,) -> ``overlaps`` (R, C) and ``truth`` (R, 4) of :class:`Rows`."""
-    found = np.zeros((len(boxes), classes))
+def overlaps_of(
+    boxes: FloatArray, objects: FloatArray, labels: NDArray[np.int64], classes: int
+) -> tuple[FloatArray, FloatArray]:
+    """Windows (R, 4), objects (G, 4), labels (G,) -> ``overlaps`` (R, C), ``truth`` (R, 4): see the class."""
+    overlaps = np.zeros((len(boxes), classes))
     if not len(objects):
-        return found, boxes
+        return overlaps, boxes
     iou = array_iou(boxes, objects)  # (R, G)
     for label in np.unique(labels).tolist():
-        found[:, label] = iou[:, labels == label].max(1, initial=0.0)
-    return found, objects[iou.argmax(1)]
+        overlaps[:, label] = iou[:, labels == label].max(1, initial=0.0)
+    return overlaps, objects[iou.argmax(1)]

@@ -1,10 +1,10 @@
-"""Stored features: what the last two layers of R-CNN's head see of every window of the training set."""
+"""Computes and stores the inputs of R-CNN's last two layers for every window of the training set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,54 +21,56 @@ from ...data.loader.shared_records import network_targets
 from ...data.records.dataset import Dataset
 from ...data.records.fingerprint import fingerprint, proposal_fingerprint
 from ...external_proposals.cache import content_keys
+from ...files.paths import OnProgress
 from ...recipe import Recipe
 from .feature_rows import ImageFeatures, overlaps_of
 
-Tap = Literal["classes", "boxes"]
-TAPS: tuple[Tap, Tap] = ("classes", "boxes")
-IGNORED = 0.5  # a proposal that overlaps an ignored region by this much teaches nothing
+Layer = Literal["classes", "boxes"]
+LAYERS: tuple[Layer, Layer] = ("classes", "boxes")
+IGNORED = 0.5  # a proposal that overlaps an ignored region by this much is not used
 
 
 @dataclass(frozen=True)
 class FeatureStore(Store):
-    """With the objects of each image, for detectors of ``classes`` classes."""
+    """The stored features and objects of each image, for detectors of ``classes`` classes."""
 
     classes: int
 
-    def read(self, index: int, tap: Tap) -> ImageFeatures:
-        """The windows of one image: all for the classes, those near an object for the boxes.
+    def read(self, index: int, layer: Layer) -> ImageFeatures:
+        """The windows of one image: all for the class layer, those near an object for the box layer.
 
-        Of the file only that is read: the boxes take a pass for every few classes, and what they see is the small part.
+        Only these tensors of the file are read: the box layer takes a pass for every few classes, of little data.
         """
-        names = ("windows", "objects", "labels", "near", tap, f"{tap}.norms")
+        names = ("windows", "objects", "labels", "near", layer, f"{layer}.norms")
         with safe_open(self.path(index), "np") as file:
             windows, objects, labels, near, features, norms = (file.get_tensor(name) for name in names)
-        own = np.full(len(windows), -1, np.int64)
+        window_labels = np.full(len(windows), -1, np.int64)
         if len(labels):
-            own[len(windows) - len(labels) :] = labels  # the objects come last
+            window_labels[len(windows) - len(labels) :] = labels  # the objects come last
         overlaps, truth = overlaps_of(windows, objects, labels, self.classes)
-        rows = ImageFeatures(features, windows, own, overlaps, truth, norms)
-        return _some(rows, near) if tap == "boxes" else rows
+        image = ImageFeatures(features, windows, window_labels, overlaps, truth, norms)
+        return _near(image, near) if layer == "boxes" else image
 
-    def rows(self, tap: Tap) -> Stored:
-        return Stored(self, tap)
+    def images_of(self, layer: Layer) -> StoredFeatures:
+        """The features of one layer, image by image."""
+        return StoredFeatures(self, layer)
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Can be gone through again and again, in the order of the records, one image in memory at a time."""
+class StoredFeatures:
+    """Iterates over the images any number of times, in the order of the records, one in memory at a time."""
 
     store: FeatureStore
-    tap: Tap
+    layer: Layer
 
     def __iter__(self) -> Iterator[ImageFeatures]:
         for index in range(self.store.images):
-            yield self.store.read(index, self.tap)
+            yield self.store.read(index, self.layer)
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """How a store is filled. ``near``: windows that overlap an object by this much keep what the boxes see."""
+    """Fills a store. The box layer's features are stored of windows that overlap an object by ``near`` or more."""
 
     detector: TwoStage
     dataset: Dataset
@@ -78,25 +80,25 @@ class Extraction:
 
     @property
     def key(self) -> str:
-        """Of the weights below the last layers, the images, the windows and the objects."""
+        """A digest of the weights below the last layers, the images, the windows and the objects."""
         weights = {k: v for k, v in self.detector.state_dict().items() if ".predictor." not in k}
         recipe = (self.near, self.fit.difficult, self.fit.crowd, self.detector.spec.input)
         given = fingerprint(self.dataset), proposal_fingerprint(self.dataset), content_keys(self.dataset.records)
         return key_of(weights, *recipe, *given)
 
-    def __call__(self, store: FeatureStore, step: Callable[[int, int], None]) -> dict[int, str]:
+    def __call__(self, store: FeatureStore, step: OnProgress) -> dict[int, str]:
         """See :meth:`Store.fill`. Raises :class:`FovealError` for features that are not finite in half precision, too.
 
-        Images that cannot be read have no window.
+        Images that cannot be read have no windows.
         """
         with in_evaluation(self.detector):
             return store.fill(self.key, self.dataset.records, self._of, step)
 
     @torch.no_grad()
     def _of(self, index: int, image: NDArray[np.uint8] | None) -> dict[str, Tensor]:
-        """What is stored of an image: its proposals, then its objects, in network pixels."""
+        """The stored tensors of an image: its proposals, then its objects, in network pixels."""
         if image is None:
-            return dict.fromkeys(("windows", "objects", *TAPS), torch.zeros(0, 4)) | _numbers(torch.zeros(0))
+            return dict.fromkeys(("windows", "objects", *LAYERS), torch.zeros(0, 4)) | _numbers(torch.zeros(0))
         record = self.dataset.records[index]
         images = self.detector.prepare([image], None if record.proposals is None else [record.proposals])
         targets = network_targets([record], images, self.fit)
@@ -107,23 +109,23 @@ class Extraction:
             proposals = proposals[pairwise_iou(proposals, ignored).amax(1) < IGNORED]
         windows = torch.cat([proposals, objects])
         near = torch.zeros(0, dtype=torch.int64)
-        if len(objects) and len(proposals):  # a little more than will be asked for, where rounding might decide
+        if len(objects) and len(proposals):  # a little more than is used, because of rounding
             near = (pairwise_iou(proposals, objects).amax(1).cpu() > self.near - 1e-3).nonzero()[:, 0]
         with self.autocast():
             features = self.detector.outputs(images).features
-        found: dict[Tap, list[Tensor]] = {"classes": [], "boxes": []}
-        norms: dict[Tap, list[Tensor]] = {"classes": [], "boxes": []}
+        vectors: dict[Layer, list[Tensor]] = {"classes": [], "boxes": []}
+        norms: dict[Layer, list[Tensor]] = {"classes": [], "boxes": []}
         start = 0
         pairs = self.detector.split_features(features, windows[None], images.sizes) if len(windows) else ()
         for pair in pairs:
-            for tap, rows in zip(TAPS, pair, strict=True):
-                rows = rows.float().cpu()
-                norms[tap].append(rows.norm(dim=1))
-                mine = near[(near >= start) & (near < start + len(rows))] - start
-                found[tap].append(rows if tap == "classes" else rows[mine])
+            for layer, inputs in zip(LAYERS, pair, strict=True):
+                inputs = inputs.float().cpu()
+                norms[layer].append(inputs.norm(dim=1))
+                near_here = near[(near >= start) & (near < start + len(inputs))] - start
+                vectors[layer].append(inputs if layer == "classes" else inputs[near_here])
             start += len(pair[0])
-        stored = halves({tap: torch.cat(parts) if parts else torch.zeros(0, 4) for tap, parts in found.items()}, record)
-        lengths = {tap: torch.cat(parts) if parts else torch.zeros(0) for tap, parts in norms.items()}
+        stored = halves({k: torch.cat(parts) if parts else torch.zeros(0, 4) for k, parts in vectors.items()}, record)
+        lengths = {k: torch.cat(parts) if parts else torch.zeros(0) for k, parts in norms.items()}
         return {
             "windows": windows.cpu(),
             "objects": objects.cpu(),
@@ -136,17 +138,21 @@ def _numbers(
     classes: Tensor, boxes: Tensor | None = None, labels: Tensor | None = None, near: Tensor | None = None
 ) -> dict[str, Tensor]:
     """The small entries of a file; those that are not given are empty."""
-    none = torch.zeros(0, dtype=torch.int64)
+    empty = torch.zeros(0, dtype=torch.int64)
     return {
         "classes.norms": classes,
         "boxes.norms": classes if boxes is None else boxes,
-        "labels": none if labels is None else labels,
-        "near": none if near is None else near,
+        "labels": empty if labels is None else labels,
+        "near": empty if near is None else near,
     }
 
 
-def _some(rows: ImageFeatures, index: NDArray[np.int64]) -> ImageFeatures:
-    """The windows whose boxes' features are kept; ``features`` and ``norms`` are as they are."""
-    return ImageFeatures(
-        rows.features, rows.boxes[index], rows.labels[index], rows.overlaps[index], rows.truth[index], rows.norms
+def _near(image: ImageFeatures, index: NDArray[np.int64]) -> ImageFeatures:
+    """The windows whose box features are stored; ``features`` holds only these already."""
+    return replace(
+        image,
+        boxes=image.boxes[index],
+        labels=image.labels[index],
+        overlaps=image.overlaps[index],
+        truth=image.truth[index],
     )

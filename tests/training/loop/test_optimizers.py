@@ -10,19 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from foveal.errors import UsageError
-from foveal.recipe import SGD, AdamW, Recipe, Stage
+from foveal.recipe import SGD, AdamW, OnImages, Recipe
 from foveal.runtime import processes as environment
 from foveal.training.loop.ema import EMA
 from foveal.training.loop.log import Clock
 from foveal.training.loop.optimizers import (
-    build_solver,
+    build_optimizer,
     freeze,
+    optimizer_tensors,
     parameter_groups,
-    restore_solver,
-    set_lr,
-    solver_tensors,
+    restore_optimizer,
 )
-from foveal.training.loop.update import Updater, noise
+from foveal.training.loop.update import Updater, derive_seed, set_lr
 
 
 class Net(nn.Module):
@@ -35,7 +34,7 @@ class Net(nn.Module):
 
 def groups_by_name(net: nn.Module, fit: Recipe) -> dict[str, tuple[float, float]]:
     names = {p: n for n, p in net.named_parameters()}
-    groups = parameter_groups(net, fit, Stage())
+    groups = parameter_groups(net, fit, OnImages())
     return {names[p]: (g["scale"], g["weight_decay"]) for g in groups for p in g["params"]}
 
 
@@ -59,13 +58,13 @@ def test_a_stage_freezes_what_it_does_not_name_and_never_thaws() -> None:
     net = Net()
     net.backbone[0].weight.requires_grad_(False)
     trainable = frozenset(n for n, p in net.named_parameters() if p.requires_grad)
-    freeze(net, Stage(trains=("backbone",)), trainable)
+    freeze(net, OnImages(trains=("backbone",)), trainable)
     learning = {n for n, p in net.named_parameters() if p.requires_grad}
     assert learning == {"backbone.0.bias", "backbone.1.weight", "backbone.1.bias"}
-    freeze(net, Stage(), trainable)
+    freeze(net, OnImages(), trainable)
     assert {n for n, p in net.named_parameters() if p.requires_grad} == trainable
     with pytest.raises(UsageError, match="'neck'"):
-        freeze(net, Stage(trains=("neck",)), trainable)
+        freeze(net, OnImages(trains=("neck",)), trainable)
 
 
 def test_average_by_hand() -> None:
@@ -93,7 +92,7 @@ def test_solver_state_survives_a_round_trip(solver: Any) -> None:
     def make() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
         net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
-        return net, build_solver(net, Recipe(solver=solver), Stage())
+        return net, build_optimizer(net, Recipe(solver=solver), OnImages())
 
     def advance(net: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
         optimizer.zero_grad()
@@ -104,11 +103,11 @@ def test_solver_state_survives_a_round_trip(solver: Any) -> None:
     net, optimizer = make()
     for step in range(2):
         advance(net, optimizer, step)
-    saved = {k: v.clone() for k, v in solver_tensors(optimizer, net).items()}
+    saved = {k: v.clone() for k, v in optimizer_tensors(optimizer, net).items()}
     assert {k.split("/")[0] for k in saved} == {"weight", "bias"}
     other, fresh = make()
     other.load_state_dict(net.state_dict())
-    restore_solver(fresh, other, saved)
+    restore_optimizer(fresh, other, saved)
     advance(net, optimizer, 2)
     advance(other, fresh, 2)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
@@ -128,7 +127,7 @@ class Scale(nn.Module):
 def updater(clip: float | None = None, solver: Any = None) -> tuple[Updater, Scale]:
     fabric = environment.launch(torch.device("cpu"), None, "32")
     net = Scale()
-    optimizer = build_solver(net, Recipe(solver=solver or SGD(momentum=0.9, weight_decay=0.0)), Stage())
+    optimizer = build_optimizer(net, Recipe(solver=solver or SGD(momentum=0.9, weight_decay=0.0)), OnImages())
     set_lr(optimizer, 0.1)
     model = fabric.setup_module(net)
     return Updater(fabric, model, optimizer, seed=0, clip=clip, clock=Clock(torch.device("cpu"))), net
@@ -139,7 +138,7 @@ def test_an_update_by_hand() -> None:
     result = update([(torch.tensor([2.0]), torch.tensor([0.5]))], 0)  # type: ignore[list-item]
     assert net.weight.item() == pytest.approx(1 - 0.1 * 2)
     assert {k: v.item() for k, v in result.losses.items()} == {"a": 2.0, "b": 0.5}
-    assert result.bad.item() == 0
+    assert result.nonfinite.item() == 0
     update([(torch.tensor([2.0]), torch.tensor([0.5]))], 1)  # type: ignore[list-item]
     assert net.weight.item() == pytest.approx(0.8 - 0.1 * (0.9 * 2 + 2))
 
@@ -168,29 +167,35 @@ def test_a_bad_loss_changes_nothing(solver: Any, pixel: float, other: float) -> 
     update, net = updater(solver=solver, clip=1.0)
     update([(torch.tensor([2.0]), torch.tensor([0.5]))], 0)  # type: ignore[list-item]
     weight = net.weight.detach().clone()
-    state = {k: v.clone() for k, v in solver_tensors(update.solver, net).items()}
+    state = {k: v.clone() for k, v in optimizer_tensors(update.optimizer, net).items()}
     result = update([(torch.tensor([pixel]), torch.tensor([other]))], 1)  # type: ignore[list-item]
-    assert result.bad.item() == 1
+    assert result.nonfinite.item() == 1
     assert torch.equal(net.weight, weight)
-    after = solver_tensors(update.solver, net)
+    after = optimizer_tensors(update.optimizer, net)
     assert all(torch.equal(after[k], v) for k, v in state.items())
 
 
 def test_noise_differs_by_every_place_and_is_stable() -> None:
-    places = [noise(1, 0, 0, 0), noise(1, 0, 0, 1), noise(1, 0, 1, 0), noise(1, 1, 0, 0), noise(2, 0, 0, 0)]
+    places = [
+        derive_seed(1, 0, 0, 0),
+        derive_seed(1, 0, 0, 1),
+        derive_seed(1, 0, 1, 0),
+        derive_seed(1, 1, 0, 0),
+        derive_seed(2, 0, 0, 0),
+    ]
     assert len(set(places)) == 5
-    assert noise(1, 7, 3, 0) == noise(1, 7, 3, 0)
+    assert derive_seed(1, 7, 3, 0) == derive_seed(1, 7, 3, 0)
 
 
 def test_fp16_on_the_scaler_path_updates_and_skips() -> None:
     fabric = environment.launch(torch.device("cpu"), None, "16")
     net = Scale()
-    optimizer = build_solver(net, replace(Recipe(), solver=SGD(weight_decay=0.0)), Stage())
+    optimizer = build_optimizer(net, replace(Recipe(), solver=SGD(weight_decay=0.0)), OnImages())
     set_lr(optimizer, 0.1)
     update = Updater(fabric, fabric.setup_module(net), optimizer, seed=0, clip=1.0, clock=Clock(torch.device("cpu")))
     update([(torch.tensor([2.0]), torch.tensor([0.5]))], 0)  # type: ignore[list-item]
     assert net.weight.item() == pytest.approx(1 - 0.1 * 1.0, abs=1e-5)  # clipped from 2 to 1
     before = net.weight.item()
     result = update([(torch.tensor([torch.nan]), torch.tensor([0.5]))], 1)  # type: ignore[list-item]
-    assert result.bad.item() == 1
+    assert result.nonfinite.item() == 1
     assert net.weight.item() == before

@@ -38,7 +38,7 @@ from foveal.parts.priors.anchors import Anchors
 from foveal.parts.resizing import Resize
 from foveal.parts.samplers import Balanced
 from foveal.parts.selective_search import SlidingWindows
-from foveal.recipe import SGD, AdamW, Cosine, Recipe, Stage
+from foveal.recipe import SGD, AdamW, Cosine, OnImages, OnProposals, Recipe, Stage
 from foveal.types import Target, Targets
 
 TRAIN, VAL = 8, 2
@@ -347,7 +347,7 @@ def cut(data: Path, tmp_path: Path) -> Iterator[Path]:
 def test_what_a_step_needs_and_is_gone_is_named(cut: Path, data: Path) -> None:
     for path in (cut / "proposals").glob("*/*.safetensors"):
         path.unlink()
-    with pytest.raises(FovealError, match=r"the proposals that this stage began with are gone.*new run"):
+    with pytest.raises(FovealError, match=r"the stored proposals of this stage are missing.*new run"):
         run(data, cut, resume=True)
 
 
@@ -362,7 +362,9 @@ def test_damaged_first_weights_are_named(cut: Path, data: Path) -> None:
 def test_a_recipe_of_four_segments_that_is_a_literal() -> None:
     assert [len(segment) for segment in SMALL.fit.segments] == [1, 1, 1, 1]
     assert parse_spec(show(SMALL)) == SMALL
-    both = Recipe(stages=(Stage(trains=("a",)), Stage(), Stage(task="rpn"), Stage(begin=("a",), task="rpn")))
+    both = Recipe(
+        stages=(OnImages(trains=("a",)), OnImages(), OnImages(task="rpn"), OnImages(begin=("a",), task="rpn"))
+    )
     assert [len(segment) for segment in both.segments] == [2, 1, 1]
     assert [stage.learning for stage in SMALL.fit.stages] == ["rpn", "roi", "rpn", "roi"]
 
@@ -386,11 +388,11 @@ def test_the_presets_have_the_papers_steps(name: str) -> None:
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ((Stage(task="rpn"),), "leaves roi_head without a loss"),
-        ((Stage(trains=("backbone", "rpn_head"), inputs="proposals"),), 'inputs="proposals" leaves rpn_head'),
-        ((Stage(), Stage(begin=("neck",))), "begin names 'neck'"),
-        ((Stage(begin=("backbone",)),), "begin is for later stages"),
-        ((Stage(), Stage(trains=("spine",))), "starts with 'spine'"),
+        ((OnImages(task="rpn"),), "leaves roi_head without a loss"),
+        ((OnProposals(trains=("backbone", "rpn_head")),), "OnProposals leaves rpn_head"),
+        ((OnImages(), OnImages(begin=("neck",))), "begin names 'neck'"),
+        ((OnImages(begin=("backbone",)),), "begin is for later stages"),
+        ((OnImages(), OnImages(trains=("spine",))), "starts with 'spine'"),
     ],
 )
 def test_stages_without_sense_are_refused_before_anything_is_done(
@@ -403,17 +405,17 @@ def test_stages_without_sense_are_refused_before_anything_is_done(
 
 def test_a_detector_without_an_rpn_is_refused(data: Path, tmp_path: Path) -> None:
     spec: Any = presets.retinanet_mini
-    for stage in (Stage(inputs="proposals"), Stage(task="rpn")):
+    for stage in (OnProposals(), OnImages(task="rpn")):
         other = replace(spec, fit=replace(spec.fit, stages=(stage,)))
-        with pytest.raises(UsageError, match=r"for a detector with an RPN and a second stage; RetinaNet is none"):
+        with pytest.raises(UsageError, match=r"for a detector with an RPN and a second stage; RetinaNet is not one"):
             run(data, tmp_path / "a", other)
 
 
 def test_settings_that_contradict_are_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="task is 'head'"):
-        Stage(task="head")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match='task is for inputs="images"'):
-        Stage(task="roi", inputs="proposals")
+        OnImages(task="head")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="task"):
+        OnProposals(task="roi")  # type: ignore[call-arg]
     with pytest.raises(UsageError, match="early_stop"):
         replace(SMALL.fit, early_stop=2)
     with pytest.raises(UsageError, match=r"--epochs and --max-time.*fit\.epochs"):

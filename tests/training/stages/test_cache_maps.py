@@ -22,7 +22,7 @@ from foveal.parts.backbones.image_pyramid import ImagePyramid
 from foveal.parts.backbones.small import SmallResNet
 from foveal.parts.resizing import Resize
 from foveal.recipe import WindowSampling
-from foveal.training.stages.cache_maps import OnMaps, check_maps, store_maps
+from foveal.training.stages.cache_maps import PooledHead, check_maps, store_maps
 from tests.helpers.stages_tiny import SPP_SMALL, Stop, outcome, run, stopped
 
 pytest.importorskip("sklearn")
@@ -78,7 +78,7 @@ def test_rows_are_those_the_detector_pools(spec: object, flip: float, data: Path
             assert near.min() < 0.5 and records[index].labels[int(near.argmin())] == batch.targets.labels[row, 0]
     again = next(WindowLoader(dataset, view, WindowSampling(low=0.1), 32, 5, flip=flip, workers=2).epoch())
     assert torch.equal(again.images.pixels, batch.images.pixels)
-    losses = OnMaps(detector)(batch.images, batch.targets)
+    losses = PooledHead(detector)(batch.images, batch.targets)
     assert set(losses) == {"cls", "box"} and float(losses["cls"].detach()) == pytest.approx(1.95, abs=0.3)  # ln 7
 
 
@@ -115,5 +115,5 @@ def test_the_backbone_keeps_still() -> None:
     detector = SPP_SMALL.build("ab")
     check_maps(detector, FINE_TUNE_TOP)
     for trains in (("",), ("backbone", "roi_head"), ("backbone.stem",)):
-        with pytest.raises(UsageError, match="still"):
+        with pytest.raises(UsageError, match="freezes"):
             check_maps(detector, replace(FINE_TUNE_TOP, trains=trains))

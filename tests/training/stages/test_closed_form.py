@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from foveal.parts.coders import Delta
 from foveal.recipe import SVM, Ridge
-from foveal.training.stages.feature_rows import ImageFeatures, Layer, mean_norm, overlaps_of
+from foveal.training.stages.feature_rows import ImageFeatures, LinearFit, mean_norm, overlaps_of
 from foveal.training.stages.ridge import fit_ridge
-from foveal.training.stages.svm import NOTHING, fit_svms
+from foveal.training.stages.svm import UNTRAINED, fit_svms
 
 sklearn_svm = pytest.importorskip("sklearn.svm")
 sklearn_linear = pytest.importorskip("sklearn.linear_model")
@@ -50,7 +50,7 @@ def everything(made: list[ImageFeatures]) -> NDArray[np.float64]:
     return np.concatenate([r.features for r in made]).astype(np.float64)
 
 
-def outputs(layer: Layer, x: NDArray[np.float64]) -> NDArray[np.float64]:
+def outputs(layer: LinearFit, x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of the layer as a module in single precision."""
     linear = torch.nn.Linear(x.shape[1], len(layer.bias))
     linear.load_state_dict({"weight": torch.from_numpy(layer.weight), "bias": torch.from_numpy(layer.bias)})
@@ -97,8 +97,8 @@ def test_a_class_without_an_object_scores_nothing_and_is_named() -> None:
     made = images()
     wider = [replace(m, overlaps=np.pad(m.overlaps, ((0, 0), (0, 1)))) for m in made]
     layer = fit_svms(SVM(), wider, 4)
-    assert layer.without == (3,) and layer.bias[3] == NOTHING and not layer.weight[3].any()
-    assert torch.sigmoid(torch.tensor(NOTHING)) < 1e-43
+    assert layer.without == (3,) and layer.bias[3] == UNTRAINED and not layer.weight[3].any()
+    assert torch.sigmoid(torch.tensor(UNTRAINED)) < 1e-43
     same = fit_svms(SVM(), made, 3)
     assert np.array_equal(layer.weight[:3], same.weight) and not same.without
 

@@ -27,11 +27,11 @@ from foveal.detectors.spp_net import FINE_TUNE_TOP
 from foveal.errors import FovealError, UsageError
 from foveal.parts.losses.classification import CrossEntropy
 from foveal.parts.pooling.warp import Warp
-from foveal.recipe import SVM, Ridge, Stage, WindowSampling
+from foveal.recipe import OnImages, OnProposals, OnStoredMaps, OnWindows, Ridge, Solve, WindowSampling
 from foveal.training.stages.closed_form import write_svms
-from foveal.training.stages.feature_rows import Layer
+from foveal.training.stages.feature_rows import LinearFit
 from foveal.training.stages.features import FeatureStore
-from foveal.training.stages.svm import NOTHING
+from foveal.training.stages.svm import UNTRAINED
 from tests.helpers.stages_tiny import RCNN_SMALL, SPP_SMALL, Stop, outcome, run, stopped
 
 pytest.importorskip("sklearn")
@@ -79,7 +79,7 @@ def test_three_stages_leave_ordinary_layers(whole: tuple[Spec, dict[str, Any], P
 
 @pytest.mark.parametrize(
     ("name", "at"),
-    [("update", 3), ("write", 0), ("write", 5), ("svm", 0), ("ridge", 0), ("keep", 1)],
+    [("update", 3), ("write", 0), ("write", 5), ("svm", 0), ("ridge", 0), ("save", 1)],
     ids=lambda v: str(v),
 )
 def test_stopped_in_any_stage_and_resumed_is_bit_equal(
@@ -96,7 +96,7 @@ def test_stopped_in_any_stage_and_resumed_is_bit_equal(
         "write": (FeatureStore, "write"),
         "svm": (fitted, "fit_svms"),
         "ridge": (fitted, "fit_ridge"),
-        "keep": (segments, "keep"),  # solved and validated, but not saved
+        "save": (segments, "save_checkpoint"),  # solved and validated, but not saved
     }
     out = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -139,10 +139,10 @@ def test_what_is_stored_of_an_image(tmp_path: Path) -> None:
     lengths = {"classes.norms": torch.arange(4.0), "boxes.norms": torch.arange(4.0) + 4}
     taps = {"classes": torch.ones(4, 3).half(), "boxes": torch.full((1, 5), 2.0).half()}
     store.write(0, {"windows": windows, "objects": windows[3:].clone(), **numbers, **lengths, **taps})
-    (rows,) = store.rows("classes")
+    (rows,) = store.images_of("classes")
     assert rows.labels.tolist() == [-1, -1, -1, 1] and rows.features.shape == (4, 3)
     assert rows.overlaps == pytest.approx(np.array([[0, 0], [0, 1 / 7], [0, 0], [0, 1]]))
-    (near,) = store.rows("boxes")
+    (near,) = store.images_of("boxes")
     assert near.features.tolist() == [[2.0] * 5] and near.boxes.tolist() == [[5, 5, 15, 15]]
     assert near.truth.tolist() == [[0, 0, 10, 10]] and near.norms.tolist() == [4, 5, 6, 7]
 
@@ -185,21 +185,26 @@ def test_an_image_without_proposals_is_found_empty() -> None:
 def test_svms_take_the_softmax_place() -> None:
     linear = torch.nn.Linear(4, 3)
     weight, bias = np.arange(8, dtype=np.float32).reshape(2, 4), np.array([1.0, -2.0], np.float32)
-    write_svms(linear, Layer(weight, bias, ()))
+    write_svms(linear, LinearFit(weight, bias, ()))
     assert torch.equal(linear.weight[:2], torch.from_numpy(weight)) and linear.bias.tolist() == [1, -2, 0]
     assert not linear.weight[2].any()
 
 
 def test_recipes_without_sense_are_refused(data: Path, tmp_path: Path) -> None:
-    for wrong in (
-        {"solver": SVM()},
-        {"inputs": "features"},
-        {"inputs": "features", "solver": Ridge(), "epochs": 3},
-        {"draw": WindowSampling(per_image=3)},
-        {"inputs": "pictures"},
+    for kind, wrong in (
+        (Solve, {}),
+        (Solve, {"solver": Ridge(), "epochs": 3}),
+        (Solve, {"solver": Ridge(), "begin": ("backbone",)}),
+        (OnImages, {"draw": WindowSampling(per_image=3)}),
+        (OnProposals, {"draw": WindowSampling(per_image=3)}),
+        (OnWindows, {"task": "rpn"}),
+        (OnStoredMaps, {"task": "rpn"}),
     ):
-        with pytest.raises(UsageError, match="stages"):
-            Stage(**wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError):  # a class has its own fields and no others
+            kind(**wrong)
+    for text, message in (("fit.stages.0.solver=SVM()", "SGD"), ("fit.stages.1.solver=SGD()", "Ridge, SVM")):
+        with pytest.raises(UsageError, match=message):
+            override(RCNN_SMALL, [text])
     for options, changes, message in (
         ({"epochs": 3}, {}, "--epochs"),
         ({}, {"augment": (Expand(),)}, "mirrored"),
@@ -228,7 +233,7 @@ def test_check_learns_by_heart_through_all_stages(spec: Spec, data: Path, capfd:
     found = overfit(spec, open_dataset(data, split="train"), count=2, max_time=0.1)
     assert found.images == 2 and found.ap50 is not None
     assert found.first_loss is not None and found.last_loss is not None and found.last_loss < found.first_loss
-    assert "epoch 5: validation" in capfd.readouterr().err
+    assert "epoch 5/5: validation" in capfd.readouterr().err
 
 
 def test_check_goes_on_until_it_is_learned_or_late() -> None:
@@ -252,6 +257,6 @@ def test_a_class_without_an_object_is_named(data: Path, tmp_path: Path, capfd: p
     assert absent
     run(spec, data, tmp_path / "a", limit=1, progress=True)
     told = capfd.readouterr().err
-    assert all(f"{dataset.classes[k]!r}; it will never be found" in told for k in absent)
+    assert all(f"{dataset.classes[k]!r}; it will never be detected" in told for k in absent)
     bias = load(tmp_path / "a").state_dict()[f"{CLASSES}.bias"]
-    assert [k for k in range(len(dataset.classes)) if bias[k] == NOTHING] == sorted(absent)
+    assert [k for k in range(len(dataset.classes)) if bias[k] == UNTRAINED] == sorted(absent)

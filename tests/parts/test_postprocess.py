@@ -12,10 +12,9 @@ from torchvision.ops.boxes import _batched_nms_vanilla
 
 from foveal import presets
 from foveal.errors import UsageError
-from foveal.parts.postprocess import nms as nms_module
-from foveal.parts.postprocess import nms as suppress_module
-from foveal.parts.postprocess.nms import NMS, NoNMS, suppress_on_device
-from foveal.parts.postprocess.select import Select, top_values
+from foveal.parts import postprocess as nms_module
+from foveal.parts import postprocess as suppress_module
+from foveal.parts.postprocess import NMS, NoNMS, Select, suppress_on_device, top_values
 from foveal.types import Boxes
 
 
