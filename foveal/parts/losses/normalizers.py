@@ -19,7 +19,7 @@ from ...errors import UsageError
 
 
 class Normalizer(ABC):
-    counts_negatives: ClassVar[bool] = False  # whether rows without an object are part of the denominator
+    counts_negatives: ClassVar[bool] = False  # whether priors without an object are part of the denominator
 
     @abstractmethod
     def __call__(self, sampled: Tensor, positive: Tensor) -> Tensor:

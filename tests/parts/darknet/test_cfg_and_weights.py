@@ -88,7 +88,7 @@ def test_the_grammar_is_darknets() -> None:
         (EIGHT + "dilation=2\n", "dilation=2 is not supported, only dilation=1"),
         (EIGHT.replace("size=1", "size=40"), "leaves nothing of a map of 3 x 32 x 32"),
         (EIGHT + "[route]\nlayers=-2\n", "line 9 \\[route\\]: layers names layer -2, which is not before"),
-        (EIGHT + "[route]\nlayers=-1,1\n", "layers names layer 1, which is not before it. Give a layer from 0 to 0"),
+        (EIGHT + "[route]\nlayers=-1,1\n", "layers names layer 1, which is not before it. Use 0 to 0"),
         (EIGHT + "[route]\n", "layers is missing"),
         (EIGHT + BATCH + "[route]\nlayers=0,1\n", "maps of different sizes \\(0: 32 x 32, 1: 16 x 16\\)"),
         (EIGHT + "[shortcut]\nfrom=5\n", "line 9 \\[shortcut\\]: from names layer 5"),
