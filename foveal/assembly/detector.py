@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..files.aliases import ImageArray
 from ..parts.resizing import Input, PixelStatistics
-from ..parts.selective_search import ProposalSource
 from ..recipe import Recipe
 from ..types import Boxes, Detections, Images, Predictions, Priors, Targets
 from .arrays import Boxes4, attach_proposals, decoded, from_tensors, pad_targets
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from ..parts.heads.roi import RoIHeadSpec
     from ..parts.pooling.roi_align import Pool
     from ..parts.priors.cells import Cells
+    from ..parts.selective_search import ProposalSource
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from ..files.atomic import read_object, replace_folder, restore_folders, sync_fo
 from .digests import MODEL, OPTIMIZER, RAW, SPEC, STATE, SUMS, blame, json_bytes, sums_text, tensor_bytes
 
 SCHEMA = 1
+CONFIG = "config.json"  # of a Hugging Face folder
 Tensors = Mapping[str, Tensor]
 JSON = dict[str, Any]
 
@@ -212,6 +213,11 @@ def find_checkpoint(path: str | Path) -> Path:
     if (given / "run.json").exists():
         raise FovealError("the run has no checkpoint yet", path=given)
     raise UsageError("no run and no checkpoint", path=given, fix="Give a run folder or one of its checkpoints")
+
+
+def is_hub_folder(path: Path) -> bool:
+    """Whether it has a ``config.json`` and is not one of our own checkpoints."""
+    return (path / CONFIG).is_file() and not (path / "SHA256SUMS").exists()
 
 
 def load_checkpoint(path: str | Path) -> Loaded:

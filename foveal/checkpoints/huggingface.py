@@ -19,19 +19,15 @@ from ..config.show import spec_to_json
 from ..errors import FovealError, UsageError
 from ..files.atomic import atomic_folder, read_object
 from ..weights.open import StateDict, read_state
+from .folder import CONFIG
 
 if TYPE_CHECKING:
     from ..detectors.detr import DETR
     from ..weights.keys_detr import Form, Inner
 
-CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+PROCESSOR = "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 OURS = "foveal"
-
-
-def is_hub_folder(path: Path) -> bool:
-    """Whether it has a ``config.json`` and is not one of our own checkpoints."""
-    return (path / CONFIG).is_file() and not (path / "SHA256SUMS").exists()
 
 
 def read_hub_folder(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..errors import FovealError, UsageError
 from .fields import FieldHelp, describe
 from .literals import parse_value
-from .show import SCHEMA
 from .table import Vocabulary
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["FieldHelp", "describe", "parse_spec", "parse_value", "spec_from_json"]
 
 
+SCHEMA = 1  # of the stored text; rises when old text can no longer be read as it stands
 T = TypeVar("T")
 
 

@@ -58,7 +58,7 @@ def run_record(
     divided = {name: [r.id for r in d.records] for name, d in both} if sets.note else None
     return {
         "arguments": call,
-        "environment": environment.describe(fabric),
+        "environment": environment.describe_environment(fabric),
         "spec": described["spec"],
         "classes": described["classes"],
         **({"parts": described["parts"]} if "parts" in described else {}),  # of one's own: name -> module
