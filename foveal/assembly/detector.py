@@ -259,10 +259,7 @@ class Detector(nn.Module, ABC):
 
     @torch.no_grad()
     def predict_arrays(
-        self,
-        arrays: Sequence[ImageArray],
-        batch: int | None = None,
-        proposals: Sequence[Boxes4] | None = None,
+        self, arrays: Sequence[ImageArray], batch: int | None = None, proposals: Sequence[Boxes4] | None = None
     ) -> list[Detections]:
         """Detections of upright RGB images (H, W, 3) uint8, on the CPU, in evaluation mode.
 

@@ -192,14 +192,9 @@ class Loop:
             set_lr(self.optimizer, self._rate(max(0, self.state.step - 1))[1])
         set_training_mode(detector, self.trainable)
         model = self.fabric.setup_module(self.segment.learner, move_to_device=False)
+        seed, clip, learning = self.arguments.seed, self.fit.clip, stage.learning
         self.updater = Updater(
-            self.fabric,
-            model,
-            self.optimizer,
-            seed=self.arguments.seed,
-            clip=self.fit.clip,
-            clock=self.clock,
-            learning=stage.learning,
+            self.fabric, model, self.optimizer, seed=seed, clip=clip, clock=self.clock, learning=learning
         )
         if resumed is not None and self.updater.scaler is not None and resumed.state["scaler"]:
             self.updater.scaler.load_state_dict(resumed.state["scaler"])
@@ -226,9 +221,8 @@ class Loop:
 
     def _out_of_time(self, validations: int = 1) -> bool:
         """Whether another iteration and this number of validations would end after the limit."""
-        if self.pace is None:
-            return False
-        return self._elapsed() + self.pace.seconds + validations * self.state.validation >= self.pace.limit
+        pace, expected = self.pace, self._elapsed() + validations * self.state.validation
+        return pace is not None and expected + pace.seconds >= pace.limit
 
     def _elapsed(self) -> float:
         """Seconds since the run was called, those before an interruption included."""
