@@ -61,7 +61,7 @@ def launch(device: torch.device, devices: int | None, precision: Precision) -> F
     )
     from . import process_group
 
-    process_group.join(fabric, several=several)
+    process_group.join_group(fabric, several=several)
     return fabric
 
 
