@@ -16,7 +16,7 @@ from ..runtime import process_group
 from ..runtime.processes import first_process
 from .arguments import TrainArguments, with_fields
 from .launch import train_one
-from .loop.loop import now
+from .loop import loop
 from .seeds import train_seeds
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ def train(spec: Spec | PathLike, arguments: TrainArguments) -> Run:
     Raises :class:`FovealError` for data or a folder that is refused, :class:`UsageError` for arguments that do not fit,
     :class:`~foveal.training.loop.nonfinite.NonFiniteLoss`, and ``KeyboardInterrupt`` after a checkpoint was saved.
     """
-    began = now()
+    began = loop.now()
     found, own_weights = find_spec(spec, arguments.parts)
     found = override(found, list(arguments.overrides), parts=arguments.parts)
     out = default_out(spec, resume=arguments.resume) if arguments.out is None else Path(arguments.out)
     arguments = replace(arguments, out=out, weights=arguments.weights or own_weights)
 
     def one(seed: int) -> Run:
-        return train_one(found, replace(arguments, seed=seed, out=out / f"seed-{seed}"), now())
+        return train_one(found, replace(arguments, seed=seed, out=out / f"seed-{seed}"), loop.now())
 
     with process_group.together():
         if arguments.seeds == 1:
