@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 
 from ..errors import UsageError
 
-Floats = NDArray[np.float32]
+_Floats = NDArray[np.float32]
 RGBImage = NDArray[np.uint8]
 
 
 class Proposed(NamedTuple):
     """The proposals of one image, best first."""
 
-    boxes: Floats  # (P, 4) xyxy pixels of the image
-    scores: Floats  # (P,) falling
+    boxes: _Floats  # (P, 4) xyxy pixels of the image
+    scores: _Floats  # (P,) falling
 
 
 class ProposalSource(ABC):
