@@ -30,7 +30,7 @@ from foveal.detectors.fast_rcnn import FAST_TASK, FastRCNN
 from foveal.detectors.faster_rcnn import ROI_TASK, RPN_TASK, FasterRCNN, alternating
 from foveal.detectors.rcnn import BOX_RIDGE, CLASS_SVMS, FINE_TUNE, RCNN
 from foveal.detectors.spp_net import FINE_TUNE_TOP, SPPNet
-from foveal.external_proposals.cache import fill
+from foveal.external_proposals.cache import fill_proposals
 from foveal.parts.backbones.torchvision import Torchvision
 from foveal.parts.heads.dense import RPNHead
 from foveal.parts.heads.rcnn import RCNNHead
@@ -182,7 +182,7 @@ def milliseconds(detectors: dict[str, Detector], specs: dict[str, Rung], args: a
     """From pixels to boxes of an image, without external proposals: medians over images, the detectors in turn."""
     dataset = open_dataset(args.data, split="val", classes=args.classes.split(","))
     dataset = replace(dataset, records=dataset.records[:: max(1, len(dataset) // args.timed)][: args.timed])
-    records = fill(dataset, SOURCE).records
+    records = fill_proposals(dataset, SOURCE).records
     spent: dict[str, list[float]] = {name: [] for name in detectors}
     for record in records:
         image = load_image(record.path)

@@ -15,7 +15,7 @@ from common import parser, setup
 
 from foveal.data.images.load import load_image
 from foveal.data.open import open_dataset
-from foveal.external_proposals.cache import from_source, kept
+from foveal.external_proposals.cache import ensure_cached, from_source
 from foveal.parts.selective_search import SelectiveSearch
 
 
@@ -46,7 +46,7 @@ def main() -> None:
         os.environ["FOVEAL_CACHE"] = folder
         for what in ("computed", "from the cache"):
             start = time.perf_counter()
-            done = kept(records, source.setting, from_source(source))
+            done = ensure_cached(records, source.setting, from_source(source))
             seconds = time.perf_counter() - start
             print(f"{what}: {seconds:.2f} s, {seconds / len(records):.4f} s an image, {done.made} computed")
 

@@ -1,31 +1,36 @@
-"""The package's own exceptions, and the warning for paths that have moved.
+"""The package's exceptions, the hint for an unknown name, and the warning for import paths that have moved.
 
-The command line turns an exception into one clear line and an exit status.
+The command line turns an exception into one line and an exit status.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+_LISTED = 30  # names of a hint
+
 
 class FovealError(Exception):
-    """Input that is refused (exit status 1).
+    """Input that is rejected (exit status 1).
 
-    The message says: file, place in it, value found, what was expected, what to do.
+    The message states the file, the location in it, the value and what was expected; ``fix`` is what to do about it,
+    as an imperative sentence without a full stop.
     """
 
     def __init__(self, message: str, *, path: str | Path | None = None, where: str = "", fix: str = "") -> None:
         self.message, self.path, self.where, self.fix = message, path, where, fix
-        place = ": ".join(str(p) for p in (path, where) if p not in (None, ""))
-        text = f"{place}: {message}" if place else message
+        location = ": ".join(str(p) for p in (path, where) if p not in (None, ""))
+        text = f"{location}: {message}" if location else message
         super().__init__(f"{text}. {fix}" if fix else text)
 
 
 class UsageError(FovealError):
-    """A command or call that is wrong in itself: an unknown preset, override or option (exit status 2)."""
+    """An invalid command or call: an unknown preset, override or option (exit status 2)."""
 
 
 def at_least(spec: object, smallest: int, *names: str) -> None:
@@ -33,6 +38,24 @@ def at_least(spec: object, smallest: int, *names: str) -> None:
     for name in names:
         if not getattr(spec, name) >= smallest:
             raise UsageError(f"{type(spec).__name__}: {name} is {getattr(spec, name)}, expected {smallest} or more")
+
+
+def nearest(name: str, names: Iterable[str], what: str = "", count: int = 1) -> str:
+    """The hint for an unknown name: ``Did you mean paint? Valid settings: inner, paint, room``.
+
+    ``what`` says what the valid ``names`` are; without it they are not listed, nor are they where they are many and at
+    least one of them is close. At most ``count`` close names are suggested; case does not matter.
+    """
+    valid = sorted(names)
+    folded = {n.lower(): n for n in valid}
+    close = [folded[n] for n in difflib.get_close_matches(name.lower(), folded, count)]
+    hint = f"Did you mean {' or '.join(close)}?" if close else ""
+    if not what or (close and len(valid) > _LISTED):
+        return hint
+    if not valid:
+        return f"There are no {what} here"
+    more = f" and {len(valid) - _LISTED} more" if len(valid) > _LISTED else ""
+    return f"{hint} Valid {what}: {', '.join(valid[:_LISTED])}{more}".strip()
 
 
 def moved(old: str, new: str, name: str) -> Any:

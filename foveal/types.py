@@ -30,7 +30,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .files import exchange
 from .masks.rle import Masks, pad_runs
 
 
@@ -147,6 +146,8 @@ class Detections:
         ``"mask": {"size": [height, width], "counts": text}``, COCO's run lengths."""
         rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
         records = [{"label": self.names[k] if self.names else k, "score": s, "box": b} for b, s, k in rows]
+        from .files import exchange
+
         return exchange.with_masks(records, self.masks, "mask")
 
     def to_hf(self) -> dict[str, Tensor]:
@@ -164,6 +165,8 @@ class Detections:
         """COCO results, with ``segmentation`` where there are masks. ``category_ids[label]`` is the data set's own id;
         without it, label + 1."""
         ids = category_ids or range(1, 1 + max(len(self.names), int(self.labels.max()) + 1 if len(self) else 1))
+        from .files import exchange
+
         records = exchange.to_coco(self.boxes, self.scores, [ids[k] for k in self.labels.tolist()], image_id)
         return exchange.with_masks(records, self.masks, "segmentation")
 
@@ -176,15 +179,21 @@ class Detections:
         ``category_ids[label]`` is the data set's own id; without it, label + 1. Raises :class:`FovealError` for results
         of several images and for an unknown category.
         """
+        from .files import exchange
+
         return cls(*exchange.from_coco(results, len(names), category_ids), tuple(names))
 
     def to_supervision(self) -> Any:
         """``supervision.Detections`` (needs ``pip install foveal[supervision]``)."""
+        from .files import exchange
+
         return exchange.to_supervision(self.boxes, self.scores, self.labels, self.masks, self.names)
 
     @classmethod
     def from_supervision(cls, other: Any, names: Sequence[str]) -> Detections:
         """Back from ``supervision.Detections``, sorted by falling score; missing scores become 1, labels 0."""
+        from .files import exchange
+
         boxes, scores, labels = exchange.from_supervision(other)
         masks = None if other.mask is None else Masks.of_dense(other.mask)
         return cls(boxes, scores, labels, tuple(names), masks)[scores.argsort(descending=True, stable=True)]

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import FovealError
-from ..masks.paste import paste
+from ..files.aliases import ImageArray
 from ..masks.rle import Masks
-from ..parts.resizing import ImageArray, Input
-from ..parts.selective_search import ProposalSource
+from ..parts.resizing import Input
 from ..types import Boxes, Images, Target, Targets
+
+if TYPE_CHECKING:
+    from ..parts.selective_search import ProposalSource
 
 Boxes4 = np.ndarray[Any, np.dtype[np.float32]]  # (P, 4) xyxy
 
@@ -108,6 +110,8 @@ def paste_masks(
     ``original`` (B, N, 4): the boxes in original pixels. ``counts``: detections of each image. ``threshold``: a pixel
     whose probability is above this belongs to the mask.
     """
+    from ..masks.paste import paste
+
     assert boxes.masks is not None and threshold is not None
     small, where = boxes.masks.cpu(), original.float().cpu()
     sizes = [(int(h), int(w)) for h, w in images.original.tolist()]

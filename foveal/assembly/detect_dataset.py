@@ -8,7 +8,7 @@ import torch
 
 from ..data.images.load import ImageError, load_image
 from ..data.records.dataset import Dataset
-from ..files.paths import OnProgress
+from ..files.aliases import OnProgress
 from ..types import Detections
 
 if TYPE_CHECKING:

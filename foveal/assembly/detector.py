@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..parts.resizing import ImageArray, Input, PixelStatistics
-from ..parts.selective_search import ProposalSource
+from ..files.aliases import ImageArray
+from ..parts.resizing import Input, PixelStatistics
 from ..recipe import Recipe
 from ..types import Boxes, Detections, Images, Predictions, Priors, Targets
 from .arrays import Boxes4, attach_proposals, decoded, from_tensors, pad_targets
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..parts.heads.roi import RoIHeadSpec
     from ..parts.pooling.roi_align import Pool
     from ..parts.priors.cells import Cells
+    from ..parts.selective_search import ProposalSource
 
 
 @dataclass(frozen=True)

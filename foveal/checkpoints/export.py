@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..assembly.detector import Spec
 from ..config.overrides import difference
 from ..config.show import spec_to_json
 from ..errors import FovealError, UsageError
+from ..files.atomic import atomic_file
 from ..weights.keys_detr import Inner
 from ..weights.keys_torchvision import recognize_network, to_torchvision, torchvision_to_ours, upgrade
 from ..weights.open import StateDict
@@ -167,18 +167,15 @@ def _safetensors(state: Mapping[str, Tensor], out: Path, header: dict[str, str])
 
 
 def _atomically(out: Path, write: Callable[[Path], None]) -> None:
-    """Under a temporary name first. Raises ``FovealError`` where the disk refuses."""
+    """The file is complete or absent. Raises ``FovealError`` where it cannot be written."""
     from safetensors import SafetensorError
 
-    part = out.with_name(f".{out.name[:100]}.writing")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        os.replace(part, out)
+        with atomic_file(out) as part:
+            write(part)
     except (SafetensorError, OSError, RuntimeError) as error:  # both libraries wrap what the disk refused
         raise FovealError(f"cannot be written ({error})", path=out) from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _list(kind: Any) -> str:

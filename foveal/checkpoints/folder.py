@@ -31,10 +31,11 @@ import safetensors.torch
 from torch import Tensor
 
 from ..errors import FovealError, UsageError
-from ..files.atomic import read_object
+from ..files.atomic import read_object, replace_folder, restore_folders, sync_folder, write_synced
 from .digests import MODEL, OPTIMIZER, RAW, SPEC, STATE, SUMS, blame, json_bytes, sums_text, tensor_bytes
 
 SCHEMA = 1
+CONFIG = "config.json"  # of a Hugging Face folder
 Tensors = Mapping[str, Tensor]
 JSON = dict[str, Any]
 
@@ -90,10 +91,10 @@ def save(folder: Path, step: int, content: Content) -> Path:
         sums: dict[str, str] = {}
         for name, data in _serialized(content):
             sums[name] = hashlib.sha256(data).hexdigest()
-            _write(temporary / name, data)
-        _write(temporary / SUMS, sums_text(sums))
-        _sync(temporary)
-        _replace_folder(temporary, final)
+            write_synced(temporary / name, data)
+        write_synced(temporary / SUMS, sums_text(sums))
+        sync_folder(temporary)
+        replace_folder(temporary, final)
         point(folder, "last", step)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -116,7 +117,7 @@ def point(folder: Path, name: str, step: int) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(f"step-{step}")
     os.replace(temporary, folder / name)
-    _sync(folder)
+    sync_folder(folder)
 
 
 def prune(folder: Path, keep: Iterable[int]) -> None:
@@ -180,10 +181,7 @@ def steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint, ascending. Repairs an interrupted replacement of a folder."""
     if not folder.is_dir():
         return []
-    for old in folder.glob(".old-step-*"):
-        final = folder / old.name.removeprefix(".old-")
-        if not final.exists():
-            os.replace(old, final)
+    restore_folders(folder, "step-*")
     return sorted(n for n in map(_step_of, folder.iterdir()) if n is not None)
 
 
@@ -215,6 +213,11 @@ def find_checkpoint(path: str | Path) -> Path:
     if (given / "run.json").exists():
         raise FovealError("the run has no checkpoint yet", path=given)
     raise UsageError("no run and no checkpoint", path=given, fix="Give a run folder or one of its checkpoints")
+
+
+def is_hub_folder(path: Path) -> bool:
+    """Whether it has a ``config.json`` and is not one of our own checkpoints."""
+    return (path / CONFIG).is_file() and not (path / "SHA256SUMS").exists()
 
 
 def load_checkpoint(path: str | Path) -> Loaded:
@@ -250,34 +253,6 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 def _step_of(path: Path) -> int | None:
     match = re.fullmatch(r"step-(\d+)", path.name)
     return int(match[1]) if match and not path.is_symlink() and path.is_dir() else None
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    if os.name != "posix":  # Windows cannot open a folder
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _replace_folder(new: Path, final: Path) -> None:
-    """A folder cannot be renamed over another: the old one is renamed first (:func:`steps` repairs an interruption)."""
-    old = final.parent / f".old-{final.name}"
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        os.replace(final, old)
-    os.replace(new, final)
-    _sync(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def remove(path: Path) -> None:

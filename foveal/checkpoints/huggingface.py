@@ -7,8 +7,6 @@ under our keys, with ``"model_type": "foveal"`` and the spec as text. Both are r
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,21 +17,17 @@ from ..assembly.detector import Spec
 from ..config.parse import spec_from_json
 from ..config.show import spec_to_json
 from ..errors import FovealError, UsageError
-from ..files.atomic import read_object
+from ..files.atomic import atomic_folder, read_object
 from ..weights.open import StateDict, read_state
+from .folder import CONFIG
 
 if TYPE_CHECKING:
     from ..detectors.detr import DETR
     from ..weights.keys_detr import Form, Inner
 
-CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+PROCESSOR = "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 OURS = "foveal"
-
-
-def is_hub_folder(path: Path) -> bool:
-    """Whether it has a ``config.json`` and is not one of our own checkpoints."""
-    return (path / CONFIG).is_file() and not (path / "SHA256SUMS").exists()
 
 
 def read_hub_folder(
@@ -101,19 +95,12 @@ def _written(out: Path, state: Mapping[str, Tensor], files: Mapping[str, Mapping
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FovealError("exists already", path=out, fix="Name a new or empty folder")
-    temporary = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
-        save_file({k: v.contiguous() for k, v in state.items()}, temporary / WEIGHTS[0], {"format": "pt"})
-        for name, content in files.items():
-            text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-            (temporary / name).write_text(text, encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        os.replace(temporary, out)
+        with atomic_folder(out) as folder:
+            save_file({k: v.contiguous() for k, v in state.items()}, folder / WEIGHTS[0], {"format": "pt"})
+            for name, content in files.items():
+                text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+                (folder / name).write_text(text, encoding="utf-8")
     except (SafetensorError, OSError) as error:
         raise FovealError(f"cannot be written ({error})", path=out) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return [out / name for name in (*files, WEIGHTS[0])]

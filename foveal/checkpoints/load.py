@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from ..assembly.detector import Detector, Spec
-from ..config.overrides import override
 from ..config.parse import spec_from_json
-from ..errors import FovealError, UsageError
-from ..parts.layers.narrow import guard_narrow
+from ..errors import FovealError, UsageError, nearest
 from ..parts.layers.norms import fold_norms
-from ..weights.open import StateDict
 from ..weights.state import load_state
+
+if TYPE_CHECKING:
+    from ..weights.open import StateDict
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,7 @@ def find(
     that was read already. ``parts``: classes of one's own that the spec names. Raises :class:`FovealError` for what is
     no model.
     """
-    from ..weights.cache import is_alias
-    from .folder import load_checkpoint
-    from .huggingface import is_hub_folder, read_hub_folder
+    from .folder import is_hub_folder, load_checkpoint
 
     path = Path(source)
     if cfg is not None and not path.is_file():
@@ -68,6 +65,8 @@ def find(
         if names is not None:
             raise UsageError(f"{source} has its class names in it", fix="Leave the names out")
         if is_hub_folder(path):
+            from .huggingface import read_hub_folder
+
             spec, classes, state = read_hub_folder(path, preset, parts)
             return ResolvedModel(path, lambda: spec, classes, state)
         if preset is not None:
@@ -80,13 +79,14 @@ def find(
         if cfg is not None:
             return _read_darknet(path, preset, cfg, names)
         return _read_file(path, preset, names, state, parts)
+    from ..weights.cache import is_alias
+
     if is_alias(str(source)):
         return _read_published(str(source), preset, names)
     raise FovealError(
         "no such run, checkpoint, weights file or alias",
         path=source,
-        fix=_nearest(path)
-        + "`foveal weights list` shows the aliases; a run is the folder that `foveal train --out` made.",
+        fix=f"{_nearest(path)} Give an alias of `foveal weights list` or the folder of `foveal train --out`".strip(),
     )
 
 
@@ -96,8 +96,7 @@ def _nearest(path: Path) -> str:
 
     beside = {str(p): p for p in path.parent.iterdir()} if path.parent.is_dir() else {}
     known = [*filter(is_alias, PUBLISHED), *ALIASES, *beside]
-    near = difflib.get_close_matches(str(path), known, 3)
-    return f"Did you mean {' or '.join(near)}? " if near else ""
+    return nearest(str(path), known, count=3)
 
 
 def load(
@@ -122,7 +121,12 @@ def load(
     (``[Brier]``).
     """
     found = find(source, preset, cfg=cfg, names=names, parts=parts)
-    return ready(found.build(override(found.spec(), list(overrides), parts=parts)), device, precision)
+    spec = found.spec()
+    if overrides:
+        from ..config.overrides import override
+
+        spec = override(spec, list(overrides), parts=parts)
+    return ready(found.build(spec), device, precision)
 
 
 def import_model(
@@ -238,5 +242,7 @@ def ready(detector: Detector, device: str = "auto", precision: str | None = None
     kind = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[choose(precision, where)]
     quick = cast(Detector, fold_norms(detector)).to(where, kind).eval()
     if kind != torch.float32 and where.type == "cpu":
+        from ..parts.layers.narrow import guard_narrow
+
         guard_narrow(quick)
     return quick

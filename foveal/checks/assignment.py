@@ -25,7 +25,7 @@ from ..data.loader.shared_records import network_targets
 from ..data.records.dataset import Dataset
 from ..data.records.subsets import merged
 from ..evaluation import DetectionTable, GroundTruth, score_detections
-from ..files.paths import OnProgress
+from ..files.aliases import OnProgress
 from ..parts.postprocess import NMS
 from ..types import Images, Predictions, Priors, Targets
 

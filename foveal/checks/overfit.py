@@ -72,7 +72,7 @@ def overfit(
     """
     from ..data.convert import convert
     from ..data.records.subsets import take
-    from ..external_proposals.cache import fill
+    from ..external_proposals.cache import fill_proposals
     from ..recipe import Constant, GradientStage, OnStoredMaps, OnWindows
     from ..report.read_run import read_record
     from ..training.run import train
@@ -88,7 +88,7 @@ def overfit(
         lr=spec.fit.scaled_lr(batch), val_every=epochs if several else 40, early_stop=None, difficult="learn",
     )  # fmt: skip
     if proposals is not None and spec.source is not None:
-        fill(few, spec.source, proposals)  # what does not fit is refused here, where images have their own names
+        fill_proposals(few, spec.source, proposals)  # rejects those that do not fit, with the names of the images
     with tempfile.TemporaryDirectory(prefix="foveal-check-") as folder:
         data = Path(folder) / "data"
         convert(few, data, "coco", link=True)

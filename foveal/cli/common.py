@@ -18,7 +18,7 @@ import typer
 
 from ..config.fields import is_part
 from ..errors import UsageError
-from ..files.paths import OnProgress
+from ..files.aliases import OnProgress
 
 if TYPE_CHECKING:
     from ..data.records.dataset import Dataset
@@ -106,7 +106,7 @@ def invoke(app: typer.Typer, name: str, arguments: Sequence[str]) -> int:
             sys.stdout.write(f"{cast(Any, error).ctx.get_help()}\n")
             return 2
         message = str(cast(Any, error).format_message()).rstrip(".")
-        raise UsageError(message, fix=f"{name} --help shows how") from None
+        raise UsageError(message, fix=f"Run {name} --help for the usage") from None
     if status == INTERRUPTED:  # newer versions of typer turn Ctrl-C into a status
         raise KeyboardInterrupt
     return int(status or 0)
@@ -175,7 +175,7 @@ def own_parts(modules: Sequence[str] | None) -> tuple[type, ...]:
             raise UsageError(f"another module is named {name}", path=file, where="--parts", fix="Rename the file")
         here = [c for c in vars(module).values() if is_part(c) and f"{c.__module__}.".startswith(f"{name}.")]
         if not here:
-            raise UsageError(f"no parts in {word}", where="--parts", fix="A part is a frozen dataclass")
+            raise UsageError(f"no parts in {word}", where="--parts", fix="Define parts as frozen dataclasses")
         classes += here
     return tuple(classes)
 

@@ -11,7 +11,7 @@ from ..errors import UsageError
 from .common import Classes, ImagesDir, group, names, paths, print_err, print_out, progress
 
 if TYPE_CHECKING:
-    from ..data.convert import Written
+    from ..data.convert import Conversion
 
 Out = Annotated[Path, typer.Option("--out", help="A new folder.", show_default=False)]
 Sources = Annotated[list[Path], typer.Argument(help="Data set; several are joined.", show_default=False)]
@@ -116,7 +116,7 @@ def split(
     _told(run(paths(data), out, val=val, test=test, seed=seed, format=format, images=images, link=link))
 
 
-def _told(written: Written) -> None:
+def _told(written: Conversion) -> None:
     from ..data.records.findings import fold
 
     for line in fold(written.findings):

@@ -91,7 +91,7 @@ def evaluate(
     words = list(arguments or [])
     model = None if not words or is_override(words[0]) else words.pop(0)
     if (model is None) == (detections is None):
-        raise UsageError("give a model or --detections, one of the two", fix="foveal eval --help shows how")
+        raise UsageError("give a model or --detections, one of the two", fix="Run foveal eval --help for the usage")
     shared: dict[str, Any] = {"data": paths(data), "split": split, "images": images, "protocol": protocol}
     shared |= {"classes": names(classes), "limit": limit}
     if detections is not None:
@@ -144,7 +144,7 @@ def _score_file(
 
     if split is None:  # where there are split files, they define what is in it
         split = "val" if any(source.splits for source in open_sources(data, images)) else None
-    dataset = open_dataset(data, split=split, images=images, look=False)
+    dataset = open_dataset(data, split=split, images=images, require_images=False)
     print_findings(dataset)
     if classes is not None:
         dataset = select_classes(dataset, classes)

@@ -5,7 +5,6 @@ Nothing but the standard library is imported before the verb is known, so that `
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
 import os
@@ -13,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from ..errors import FovealError, UsageError
+from ..errors import FovealError, UsageError, nearest
 
 DONE, REFUSED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 3, 130
 # what a disk or a system can refuse; another OSError without a file's name is a mistake of ours
@@ -111,9 +110,7 @@ def _help(status: int) -> int:
 
 def _run(verb: str, arguments: Sequence[str]) -> int:
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, 1)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise UsageError(f"there is no verb {verb!r}", fix=f"{hint}Verbs: {', '.join(VERBS)}")
+        raise UsageError(f"there is no verb {verb!r}", fix=nearest(verb, VERBS, "verbs"))
     module = importlib.import_module(f".{verb}", __package__)
     from .common import invoke
 

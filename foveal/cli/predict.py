@@ -112,7 +112,7 @@ def _sorted(arguments: list[str], darknet: bool) -> tuple[str, list[str], list[s
     words = [word for word in arguments if word not in overrides]
     model = words.pop(0) if words and (darknet or _is_model(words[0])) else DEFAULT_MODEL
     if not words:
-        raise UsageError("no image, folder or pattern is given", fix="foveal predict --help shows how")
+        raise UsageError("no image, folder or pattern is given", fix="Run foveal predict --help for the usage")
     return model, words, overrides
 
 

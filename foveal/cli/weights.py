@@ -90,7 +90,7 @@ def fetch(
             print_out(str(fetch_url(name, sha256, cache, progress=update, offline=offline)))
         return
     if sha256 is not None:
-        raise UsageError(f"the hash of {name} is known", where="--sha256", fix="It is for an address")
+        raise UsageError(f"the hash of {name} is known", where="--sha256", fix="Use it with an address only")
     for what, text in find_published(name).card():
         if what in ("data", "licence", "source"):
             print_err(f"{what}: {text}")

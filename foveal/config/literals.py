@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import FovealError, UsageError
+from ..errors import FovealError, UsageError, nearest
 from .fields import Mismatch, fitted, hints, settings, takes
 from .renamed import PARTS, current_call, field_name
 from .table import Vocabulary
@@ -34,9 +33,7 @@ def parse_value(text: str, names: Mapping[str, type], *, where: str = "", hint: 
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error) or type(error).__name__
         fix = (
-            'Text in a call needs quotes: Darknet("my.cfg")'
-            if "/" in text
-            else "Write a literal or a call: Focal(gamma=2.0)"
+            'Quote text in a call: Darknet("my.cfg")' if "/" in text else "Write a literal or a call: Focal(gamma=2.0)"
         )
         raise UsageError(f"cannot read {short(text)} ({reason})", where=where, fix=fix) from None
 
@@ -72,7 +69,7 @@ def _value(node: ast.expr, names: Mapping[str, type], where: str, depth: int, hi
     raise UsageError(
         f"{short(ast.unparse(node))} is neither a literal nor a call of a part",
         where=where,
-        fix="Expressions are not evaluated",
+        fix="Write the value itself, for expressions are not evaluated",
     )
 
 
@@ -101,7 +98,7 @@ def _construct(node: ast.Call, names: Mapping[str, type], where: str, depth: int
         values[field] = checked(value, wanted, f"{place}.{field}", names)
     missing = [f for f, d in fields.items() if f not in values and _required(d)]
     if missing:
-        raise UsageError(f"{missing[0]} is missing", where=place, fix=f"Fields: {', '.join(fields)}")
+        raise UsageError(f"{missing[0]} is missing", where=place, fix=f"Set all of its fields: {', '.join(fields)}")
     return made(lambda: cls(**values), place)
 
 
@@ -149,12 +146,3 @@ def made(make: Callable[[], Any], where: str) -> Any:
 def short(text: str, limit: int = 120) -> str:
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def nearest(name: str, names: Iterable[str], what: str) -> str:
-    """A sentence that helps with a misspelt name: the closest valid one, and all of them."""
-    valid = sorted(names)
-    folded = {v.lower(): v for v in valid}
-    close = difflib.get_close_matches(name.lower(), folded, 1, 0.5)
-    hint = f"Did you mean {folded[close[0]]}? " if close else ""
-    return f"{hint}Valid {what}: {', '.join(valid)}" if valid else f"There are no {what} here"

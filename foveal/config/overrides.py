@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, get_args, runtime_checkable
 
-from ..errors import UsageError
+from ..errors import UsageError, nearest
 from .fields import Mismatch, element, fitted, hints, name_of, settings
-from .literals import CONSTANTS, made, nearest, parse_value, short
+from .literals import CONSTANTS, made, parse_value, short
 from .parse import T
 from .renamed import field_name
 from .show import _flat
@@ -63,7 +63,7 @@ def _replaced(old: Any, hint: Any, path: Sequence[str], done: int, text: str, na
     if isinstance(old, (tuple, list)):
         if not key.isdecimal() or int(key) >= len(old):
             valid = f"0 to {len(old) - 1}" if old else "none, it is empty"
-            raise UsageError(f"{key} is not a place in it", where=where, fix=f"Valid places: {valid}")
+            raise UsageError(f"{key} is not a place in it", where=where, fix=f"Use one of the indices {valid}")
         items = list(old)
         items[int(key)] = _replaced(items[int(key)], element(hint, int(key)), path, done + 1, text, names)
         return type(old)(items)

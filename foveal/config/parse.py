@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import FovealError, UsageError
 from .fields import FieldHelp, describe
-from .literals import nearest, parse_value
-from .show import SCHEMA
+from .literals import parse_value
 from .table import Vocabulary
 
 if TYPE_CHECKING:
     from ..assembly.detector import Spec
 
-__all__ = ["FieldHelp", "describe", "nearest", "parse_spec", "parse_value", "spec_from_json"]
+__all__ = ["FieldHelp", "describe", "parse_spec", "parse_value", "spec_from_json"]
 
 
+SCHEMA = 1  # of the stored text; rises when old text can no longer be read as it stands
 T = TypeVar("T")
 
 
@@ -55,7 +55,7 @@ def spec_from_json(
         raise FovealError(
             f"schema {schema!r}, expected {SCHEMA} with the text of a spec",
             where="spec",
-            fix="Another version wrote it",
+            fix="Read it with the version that wrote it",
         )
     return parse_spec(text, names, parts=parts, homes=stored_homes(stored))
 

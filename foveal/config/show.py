@@ -6,11 +6,10 @@ import dataclasses
 from typing import Any
 
 from .fields import settings
+from .parse import SCHEMA
 from .table import own_parts
 
 __all__ = ["show", "spec_to_json"]
-
-SCHEMA = 1  # of the stored text; rises when old text can no longer be read as it stands
 
 
 # ------------------------------------------------------------------------------------------ value -> text

@@ -1,4 +1,4 @@
-"""Shapes of boxes for a data set: k-means with 1 - IoU as the distance (YOLOv2, section 2)."""
+"""Clusters the box sizes of a dataset into anchors: k-means with the distance 1 - IoU (YOLOv2, section 2)."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FovealError
+from ..files.aliases import Floats
 
-Sides = NDArray[np.float64]  # (N, 2): widths and heights
-ROUNDS = 300  # of one run; it ends earlier when no box changes its cluster
+ROUNDS = 300  # iterations of one run, which ends earlier when no box changes its cluster
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Shapes by rising area, and how well they fit: the mean over all boxes of the IoU with the nearest one."""
+    """Anchors by increasing area, and the mean over all boxes of the IoU with the nearest one."""
 
-    shapes: Sides  # (k, 2)
+    shapes: Floats  # (k, 2)
     mean_iou: float
 
 
-def shape_iou(sides: Sides, shapes: Sides) -> Sides:
-    """(N, 2) and (k, 2) -> (N, k): the IoU of boxes laid on one center."""
+def shape_iou(sides: Floats, shapes: Floats) -> Floats:
+    """Widths and heights (N, 2) and (k, 2) -> (N, k), the IoU of boxes with the same center."""
     shared = np.minimum(sides[:, None], shapes).prod(-1)
-    overlap: Sides = shared / (sides.prod(-1)[:, None] + shapes.prod(-1) - shared)
+    overlap: Floats = shared / (sides.prod(-1)[:, None] + shapes.prod(-1) - shared)
     return overlap
 
 
-def mean_iou(sides: Sides, shapes: Sides) -> float:
-    """The mean over boxes (N, 2) of the IoU with the nearest of the shapes (k, 2)."""
+def mean_iou(sides: Floats, shapes: Floats) -> float:
+    """The mean over box sizes (N, 2) of the IoU with the nearest of the shapes (k, 2)."""
     return float(shape_iou(sides, shapes).max(1).mean())
 
 
-def cluster(sides: Sides, k: int, *, seed: int = 0, runs: int = 10) -> Clusters:
+def cluster(sides: Floats, k: int, *, seed: int = 0, runs: int = 10) -> Clusters:
     """The best of ``runs`` k-means runs over boxes of these widths and heights (N, 2).
 
-    Each starts from k different boxes drawn at random, gives every box to its nearest shape (the first of equals),
-    makes the mean of a cluster its shape, and goes on until nothing changes. A cluster that loses all its boxes keeps
-    its shape. Raises :class:`FovealError` where there are fewer than k different boxes.
+    Each run starts from k different random boxes, and alternates between assigning every box to its nearest shape (the
+    first of equals) and replacing each shape by the mean of its cluster, until no assignment changes. An empty cluster
+    retains its shape. Raises :class:`FovealError` if there are fewer than k different boxes.
     """
     distinct = np.unique(sides, axis=0)
     if not 1 <= k <= len(distinct):
         raise FovealError(
-            f"{k} shapes wanted, but the boxes have {len(distinct)} different sizes", fix="Ask for fewer shapes"
+            f"{k} shapes were requested, but the boxes have {len(distinct)} different sizes", fix="Request fewer shapes"
         )
     rng = np.random.default_rng(seed)
-    found = [_lloyd(sides, distinct[rng.choice(len(distinct), k, replace=False)]) for _ in range(runs)]
-    return max(found, key=lambda clusters: clusters.mean_iou)
+    results = [_lloyd(sides, distinct[rng.choice(len(distinct), k, replace=False)]) for _ in range(runs)]
+    return max(results, key=lambda clusters: clusters.mean_iou)
 
 
-def _lloyd(sides: Sides, shapes: Sides) -> Clusters:
+def _lloyd(sides: Floats, shapes: Floats) -> Clusters:
     owner: NDArray[Any] = np.full(len(sides), -1)
     for _ in range(ROUNDS):
         nearest = shape_iou(sides, shapes).argmax(1)

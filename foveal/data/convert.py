@@ -1,7 +1,7 @@
-"""Writers of VOC, COCO and YOLO, conversion between them, and seeded splits.
+"""Converts datasets between VOC, COCO and YOLO, and writes seeded splits.
 
-Everything goes into a new folder, images included; the source is only read. Crowd and difficult survive every format:
-VOC gets a ``<crowd>`` tag, COCO a ``difficult`` key, YOLO a ``flags.json`` beside ``data.yaml``.
+Everything is written into a new folder, images included; the source is only read. All formats preserve crowd and
+difficult: VOC in a ``<crowd>`` tag, COCO in a ``difficult`` key, YOLO in a ``flags.json`` beside ``data.yaml``.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from ..errors import FovealError, UsageError
-from ..files.atomic import filled_folder
-from ..files.paths import PathLike
-from ..files.reading import nearest
-from .formats.writers import WRITERS, Plan
+from ..errors import FovealError, UsageError, nearest
+from ..files.aliases import PathLike
+from ..files.atomic import atomic_folder
+from .formats.writers import WRITERS, ExportPlan
 from .open import open_sources
 from .records.dataset import Dataset
 from .records.findings import Finding
@@ -26,15 +25,15 @@ Format = Literal["voc", "coco", "yolo"]
 
 
 @dataclass(frozen=True)
-class Written:
-    """What was written."""
+class Conversion:
+    """The result of :func:`convert` and :func:`split`."""
 
     path: Path
     format: Format
     images: int
     objects: int
     splits: tuple[str, ...]
-    findings: list[Finding] = field(default_factory=list)  # of reading, and what the new format cannot hold
+    findings: list[Finding] = field(default_factory=list)  # of reading, and of what the new format cannot store
 
 
 def read_splits(
@@ -44,11 +43,11 @@ def read_splits(
     classes: str | Sequence[str] | None = None,
     others: Others = "background",
 ) -> dict[str, Dataset]:
-    """Every split of the data at a path, all with the same classes; ``{"": whole set}`` where there are none."""
+    """Split -> dataset, all with the same classes; ``{"": whole dataset}`` where there are no splits."""
     sources = open_sources(path, images)
     names = sources[0].splits if len(sources) == 1 else ()
     parts = {name: sources[0].read(name) for name in names} or {"": join([s.read(None) for s in sources])}
-    # The union of the splits' classes and category ids: a COCO file of one split may lack some.
+    # the union of the classes and category ids: a COCO file of one split may lack some
     whole = join(list(parts.values()))
     known = Dataset(whole.classes, [], path=whole.path, category_ids=whole.category_ids)
     union = known if classes is None else select_classes(known, classes, others)
@@ -67,14 +66,14 @@ def convert(
     classes: str | Sequence[str] | None = None,
     others: Others = "background",
     link: bool = False,
-) -> Written:
-    """Writes data (a path, a data set, or one for every split) in another format into a new folder.
+) -> Conversion:
+    """Writes data (paths, a dataset, or one for every split) in another format into a new folder.
 
-    ``link`` makes symbolic links to the images instead of copies. Raises :class:`~foveal.errors.FovealError` where
-    ``out`` is not empty or lies within the source, or where there is no image to write.
+    ``link`` makes symbolic links to the images instead of copies. Raises :class:`~foveal.errors.FovealError` if ``out``
+    is not empty or is inside the source, or if there is no image to write.
     """
     if format not in WRITERS:
-        raise UsageError(f"the format {format!r} is unknown", fix=nearest(str(format), list(WRITERS)))
+        raise UsageError(f"the format {format!r} is unknown", fix=nearest(str(format), WRITERS, "formats"))
     if others == "ignore":
         raise UsageError("ignored regions cannot be written", fix="Use others=background or others=skip-image")
     if isinstance(data, Dataset):
@@ -86,24 +85,24 @@ def convert(
     if classes is not None and isinstance(data, Dataset | Mapping):
         parts = {name: select_classes(part, classes, others, "accept") for name, part in parts.items()}
     if len({part.classes for part in parts.values()}) != 1:
-        raise UsageError("the splits have different classes", fix="Give classes=")
+        raise UsageError("the splits have different classes", fix="Give the classes with classes=")
     if not any(parts.values()):
         raise FovealError("there is no image to write", path=next(iter(parts.values())).path)
     if any(r.ignore.any() for part in parts.values() for r in part.records):
         raise UsageError("ignored regions cannot be written", fix="Use others=background or others=skip-image")
     final = _new_folder(Path(out), [part.path for part in parts.values()])
-    plan = Plan.of(parts, nested=format != "voc")
+    plan = ExportPlan.of(parts, nested=format != "voc")
     try:
-        with filled_folder(final) as partial:
+        with atomic_folder(final) as partial:
             WRITERS[format](plan, partial, link)
     except OSError as error:
         raise FovealError(f"cannot be written ({error.strerror or error})", path=error.filename or final) from None
     findings = list(dict.fromkeys(f for part in parts.values() for f in part.findings))
     lost = sum(r.masks is not None for r in plan.records)
     if lost and format != "coco":
-        message = f"masks of {lost} images are not written: {format.upper()} has no place for them"
+        message = f"masks of {lost} images are not written: {format.upper()} cannot store them"
         findings.append(Finding("masks-lost", "note", str(final), "", message))
-    return Written(
+    return Conversion(
         final, format, len(plan.records), sum(map(len, plan.records)), tuple(s for s in parts if s), findings
     )
 
@@ -118,20 +117,20 @@ def split(
     format: Format | None = None,
     images: PathLike | None = None,
     link: bool = False,
-) -> Written:
-    """Divides the whole set by a seed into train, val and (if ``test`` > 0) test, and writes it into a new folder.
+) -> Conversion:
+    """Divides the whole dataset into train, val and (if ``test`` > 0) test, and writes it into a new folder.
 
-    The same ids and seed give the same parts anywhere. ``format`` is that of the source unless given.
+    The splits depend on the image ids and the seed alone. ``format`` is by default that of the source.
     """
     if not (0 < val < 1 and 0 <= test < 1 and val + test < 1):
         raise UsageError(f"val={val:g} and test={test:g} leave nothing to train on", fix="Give fractions like 0.2")
     whole = data if isinstance(data, Dataset) else join([s.read(None) for s in open_sources(data, images)])
     if len(whole) < (3 if test else 2):
         raise FovealError(f"{len(whole)} images are too few to split", path=whole.path)
-    rest, held = seeded_split(whole, val + test, seed)
-    parts = {"train": rest, "val": held}
+    train, held_out = seeded_split(whole, val + test, seed)
+    parts = {"train": train, "val": held_out}
     if test:
-        parts["val"], parts["test"] = seeded_split(held, test / (val + test), seed + 1)
+        parts["val"], parts["test"] = seeded_split(held_out, test / (val + test), seed + 1)
         parts["test"].split = "test"
     return convert(parts, out, format or _format(whole.format), link=link)
 
@@ -139,13 +138,13 @@ def split(
 # ------------------------------------------------------------------------------------------------- inner
 def _new_folder(out: Path, sources: list[Path]) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FovealError("is there already", path=out, fix="Name a new or empty folder")
+        raise FovealError("exists already", path=out, fix="Choose a new or empty folder")
     real = Path(os.path.realpath(out))
     for source in sources:
         root = Path(os.path.realpath(source if source.is_dir() else source.parent))
         if root == real or (root in real.parents and source != Path()):
             raise FovealError(
-                f"lies within the source {source}, which is never written to", path=out, fix="Choose another"
+                f"is inside the source {source}, which is never written to", path=out, fix="Choose another folder"
             )
     return out
 

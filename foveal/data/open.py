@@ -1,4 +1,4 @@
-"""The way in: a path becomes a :class:`Dataset`, or a training and a validation set."""
+"""Opens a path as a :class:`Dataset`, or as a training and a validation set."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from ..errors import FovealError, UsageError
-from ..files.paths import PathLike
-from ..files.reading import nearest
-from .formats.coco import CocoSource
-from .formats.sniff import Source, recognize
-from .formats.voc import VocSource
+from ..errors import FovealError, UsageError, nearest
+from ..files.aliases import PathLike
+from .formats.sniff import recognize
+from .formats.source import Source
 from .records.dataset import Dataset
 from .records.findings import Finding, Findings
 from .records.splits import find_split
@@ -31,23 +29,22 @@ def open_dataset(
     classes: str | Sequence[str] | None = None,
     others: Others = "background",
     absent: Literal["refuse", "accept"] = "refuse",
-    look: bool = True,
+    require_images: bool = True,
 ) -> Dataset:
-    """Reads a data set, recognized by what it holds; several paths are joined.
+    """Reads a dataset, whose format is recognized by its content; several paths are joined.
 
-    ``split=None`` means the whole set; ``valid`` and ``val`` mean the same. ``images`` is where the images lie, if not
-    with the annotations. ``classes`` chooses and orders classes (:func:`~.subsets.select_classes` says what happens to
-    the others; ``absent="accept"`` allows names that the set does not have).
+    ``split=None`` is the whole dataset; ``valid`` and ``val`` are aliases. ``images`` is the folder of the images, if
+    they are not with the annotations. ``classes`` selects and orders classes, see
+    :func:`~.records.subsets.select_classes` for the others; ``absent="accept"`` allows unknown names.
 
-    Bad records are left out and named in ``Dataset.findings``; images are looked at by their headers only, and with
-    ``look=False`` not at all where a COCO or VOC file states their size (detections are scored without images). Raises
-    :class:`~foveal.errors.FovealError` where the path holds no data set, or more than one, or not this split, and
-    :class:`~foveal.errors.UsageError` for an unknown class.
+    Invalid records are skipped and listed in ``Dataset.findings``. Of the images only the headers are read; with
+    ``require_images=False`` not even these where a COCO or VOC file states the size (detections are evaluated without
+    images). Raises :class:`~foveal.errors.FovealError` where the path holds no dataset, several datasets, or not this
+    split, and :class:`~foveal.errors.UsageError` for an unknown class.
     """
     sources = open_sources(path, images)
     for source in sources:
-        if isinstance(source, CocoSource | VocSource):  # a YOLO file's boxes are parts of the image: its size is needed
-            source.look = look
+        source.require_images = require_images
     dataset = join([_read(source, split) for source in sources])
     if len(sources) > 1:
         dataset.splits = _common_splits(sources)
@@ -55,10 +52,10 @@ def open_dataset(
 
 
 def open_sources(path: PathLike | Sequence[PathLike], images: PathLike | None = None) -> list[Source]:
-    """What the paths hold, recognized but not read."""
+    """The datasets at the paths, recognized but not read."""
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
     if not paths:
-        raise UsageError("no data is given", fix="Name a folder, a COCO .json or a data.yaml")
+        raise UsageError("no data is given", fix="Give a folder, a COCO .json or a data.yaml")
     return [recognize(Path(p), None if images is None else Path(images)) for p in paths]
 
 
@@ -73,31 +70,32 @@ def split_pair(
     classes: str | Sequence[str] | None = None,
     others: Others = "background",
 ) -> tuple[Dataset, Dataset, str]:
-    """(training set, validation set, what was done or ""): both have the same classes in the same order.
+    """(training set, validation set, note or ""), with the same classes in the same order.
 
-    ``split_map={"train": "trainval", "val": "test"}`` names the splits; else the first of train/val, trainval/test and
-    train/test that exists. ``val`` is another data set to validate on; then train, or else trainval, is trained on, and
-    :class:`~foveal.errors.FovealError` is raised where there are splits but neither of these. Without splits the set is
-    divided by ``seed`` (``fraction`` for validation), and the note says so; store the ids of the validation records.
+    ``split_map={"train": "trainval", "val": "test"}`` names the splits; the default is the first of train/val,
+    trainval/test and train/test that exists. ``val`` is another dataset for validation; then train, or else trainval,
+    is the training set, and :class:`~foveal.errors.FovealError` is raised where there are splits but neither of these.
+    A dataset without splits is divided at random by ``seed`` (``fraction`` for validation), as the note states; store
+    the ids of the validation records.
     """
-    wanted = dict(split_map or {})
-    unknown = set(wanted) - {"train", "val"}
+    named = dict(split_map or {})
+    unknown = set(named) - {"train", "val"}
     if unknown:
         raise UsageError(f"--split names {sorted(unknown)[0]!r}", fix="Write train=NAME,val=NAME")
     sources = open_sources(path, images)
     splits = _common_splits(sources)
     note = ""
     if val is not None:
-        train = join([_read(source, wanted.get("train") or _train_split(source)) for source in sources])
-        valid = join([_read(s, wanted.get("val") or find_split("val", s.splits)) for s in open_sources(val, images)])
+        train = join([_read(source, named.get("train") or _train_split(source)) for source in sources])
+        valid = join([_read(s, named.get("val") or find_split("val", s.splits)) for s in open_sources(val, images)])
     else:
-        names = _pair_of(splits, wanted, path)
+        names = _pair_of(splits, named)
         if names is None:
-            alone = wanted.get("train") or find_split("train", splits) or find_split("trainval", splits)
+            alone = named.get("train") or find_split("train", splits) or find_split("trainval", splits)
             whole = join([_read(source, alone) for source in sources])
             train, valid = seeded_split(whole, fraction, seed)
-            what = f"the split {alone!r} has no companion" if alone else "no splits"
-            note = f"{what}: divided with seed {seed} into {len(train)} images to train and {len(valid)} to validate"
+            what = f"the split {alone!r} has no validation split" if alone else "no splits"
+            note = f"{what}: divided with seed {seed} into {len(train)} training and {len(valid)} validation images"
         else:
             train, valid = (join([_read(source, name) for source in sources]) for name in names)
     names_ = class_list(classes) if classes is not None else train.classes
@@ -106,20 +104,20 @@ def split_pair(
         missing = [n for n in names_ if n not in known.classes]
         if missing and known.classes:
             raise UsageError(
-                f"there is no class {missing[0]!r}", path=train.path, fix=nearest(missing[0], [*known.classes])
+                f"there is no class {missing[0]!r}", path=train.path, fix=nearest(missing[0], known.classes, "classes")
             )
         train = select_classes(train, names_, others, "accept")
-    # Ignored regions are a matter of training; validation counts what was asked for, on the images that are left.
+    # only training has ignored regions; validation evaluates the selected classes on the images that remain
     valid = _match_classes(valid, names_, "skip-image" if others == "skip-image" else "background", classes is None)
     _report_shared(train, valid)
     return train, valid, note
 
 
 def check_trainable(dataset: Dataset) -> None:
-    """Raises :class:`~foveal.errors.FovealError`, naming the culprits, for a set that must not be trained on: a finding
-    is an error, there is no image, or there is not one box."""
+    """Raises :class:`~foveal.errors.FovealError`, with the files at fault, for a dataset that cannot be trained on: it
+    has a finding of severity error, no image, or no box."""
     errors = list(dict.fromkeys(f for f in dataset.findings if f.severity == "error"))
-    doctor = f"foveal doctor {dataset.path} lists everything"
+    doctor = f"Run foveal doctor {dataset.path} for all findings"
     if errors:
         shown = [f"{f.path}: {f.where + ': ' if f.where else ''}{f.message}" for f in errors[:5]]
         more = f"; and {len(errors) - 5} more" if len(errors) > 5 else ""
@@ -127,12 +125,12 @@ def check_trainable(dataset: Dataset) -> None:
         raise FovealError("; ".join(shown) + more, fix=fix)
     warned = [f for f in dataset.findings if f.severity == "warning"]
     first = f" (first of {len(warned)} findings: {warned[0].path}: {warned[0].message})" if warned else ""
-    name = f"the split {dataset.split!r}" if dataset.split else "the data set"
+    name = f"the split {dataset.split!r}" if dataset.split else "the dataset"
     if not dataset.records:
-        raise FovealError(f"{name} has no image that can be used{first}", path=dataset.path, fix=doctor)
+        raise FovealError(f"{name} has no usable image{first}", path=dataset.path, fix=doctor)
     if not any((~r.ignore).any() for r in dataset.records):
         what = f" of the classes {', '.join(dataset.classes[:20])}" if dataset.classes else ""
-        message = f"{name} has not one box{what} in {len(dataset)} images{first}"
+        message = f"{name} has no box{what} in {len(dataset)} images{first}"
         raise FovealError(message, path=dataset.path, fix=doctor)
 
 
@@ -140,95 +138,94 @@ def check_trainable(dataset: Dataset) -> None:
 def _read(source: Source, split: str | None) -> Dataset:
     if split is None:
         return source.read(None)
-    of_one_class = source.class_splits if isinstance(source, VocSource) else ()
-    name = find_split(split, (*source.splits, *of_one_class))
+    name = find_split(split, (*source.splits, *source.class_splits))
     if name is not None:
         return source.read(name)
-    if split == "trainval":  # not listed as such: train and val together
+    if split == "trainval":  # not a split of its own: train and val together
         both = [find_split(part, source.splits) for part in ("train", "val")]
         if None not in both:
             return replace(join([source.read(part) for part in both]), split="trainval", splits=source.splits)
     if not source.splits:
         broken = source.read(None)
         if any(f.severity == "error" for f in broken.findings):
-            return broken  # its findings say more than "no such split"
+            return broken  # its findings are more specific than "no such split"
         raise FovealError(
-            f"there are no splits, so none is called {split!r}", path=source.path, fix="Leave --split out"
+            f"there are no splits, so {split!r} does not exist", path=source.path, fix="Leave --split out"
         )
-    raise FovealError(f"there is no split {split!r}", path=source.path, fix=nearest(split, list(source.splits)))
+    raise FovealError(f"there is no split {split!r}", path=source.path, fix=nearest(split, source.splits, "splits"))
 
 
 def _common_splits(sources: Sequence[Source]) -> tuple[str, ...]:
-    """Splits that every one of the data sets has, as the first calls them."""
+    """The splits that all of the datasets have, as the first names them."""
     return tuple(s for s in sources[0].splits if all(find_split(s, other.splits) for other in sources[1:]))
 
 
-def _pair_of(splits: tuple[str, ...], wanted: dict[str, str], path: object) -> tuple[str, str] | None:
-    """The splits to train and validate on, or ``None`` where the set has to be divided."""
-    if "train" in wanted and "val" in wanted:
-        return wanted["train"], wanted["val"]
+def _pair_of(splits: tuple[str, ...], named: dict[str, str]) -> tuple[str, str] | None:
+    """The splits for training and validation, or ``None`` where the dataset has to be divided."""
+    if "train" in named and "val" in named:
+        return named["train"], named["val"]
     if not splits:
-        if wanted:
-            name = next(iter(wanted.values()))
-            raise FovealError(f"there are no splits, so none is called {name!r}", fix="Leave --split out")
+        if named:
+            name = next(iter(named.values()))
+            raise FovealError(f"there are no splits, so {name!r} does not exist", fix="Leave --split out")
         return None
-    if "train" in wanted:
-        other = next((s for name in ("val", "test") if (s := find_split(name, splits)) and s != wanted["train"]), None)
-        return (wanted["train"], other) if other else None
+    if "train" in named:
+        other = next((s for name in ("val", "test") if (s := find_split(name, splits)) and s != named["train"]), None)
+        return (named["train"], other) if other else None
     for train, valid in DEFAULT_SPLITS:
-        first, second = find_split(train, splits), wanted.get("val") or find_split(valid, splits)
+        first, second = find_split(train, splits), named.get("val") or find_split(valid, splits)
         if first and second:
             return first, second
     return None
 
 
 def _train_split(source: Source) -> str | None:
-    """What to train on where validation data is given: never the splits that are kept for testing."""
-    found = find_split("train", source.splits) or find_split("trainval", source.splits)
-    if found is None and source.splits:
+    """The training split where validation data is given: never a split for testing."""
+    name = find_split("train", source.splits) or find_split("trainval", source.splits)
+    if name is None and source.splits:
         raise FovealError(
             f"there is no split train or trainval, only {', '.join(source.splits)}",
             path=source.path,
-            fix=f"Name the one to train on: --split train={source.splits[0]}",
+            fix=f"Name the training split: --split train={source.splits[0]}",
         )
-    return found
+    return name
 
 
 def _match_classes(dataset: Dataset, names: Sequence[str], others: Others, report: bool) -> Dataset:
-    """Validation data with the classes of training; a class that training does not know is a finding."""
-    if not names:  # training data without classes is refused anyway
+    """The validation set with the classes of the training set; other classes with objects become findings."""
+    if not names:  # training data without classes is an error anyway
         return dataset
-    strange = [n for n in dataset.classes if n not in names]
+    others_here = [n for n in dataset.classes if n not in names]
     matched = select_classes(dataset, names, others, "accept")
-    if report and strange:
+    if report and others_here:
         used = {dataset.classes[k] for r in dataset.records for k in r.labels.tolist()}
-        for name in strange:
+        for name in others_here:
             if name in used:
-                message = f"the class {name!r} is not among those of the training data; its objects are not scored"
+                message = f"the class {name!r} is not a class of the training data; its objects are not evaluated"
                 matched.findings.append(Finding("class-unknown", "warning", str(dataset.path), "", message))
     return matched
 
 
 def _report_shared(train: Dataset, valid: Dataset) -> None:
-    """Images on both sides: validation would be flattered."""
+    """A finding for each image in both sets, which would make validation too optimistic."""
     if len(train) == len(valid) == 1 and train.path == valid.path:
         return
-    own: dict[str, list[Path]] = {}
+    paths_of: dict[str, list[Path]] = {}
     for record in train.records:
-        own.setdefault(record.path.name, []).append(record.path)
+        paths_of.setdefault(record.path.name, []).append(record.path)
     findings = Findings(valid.findings)
     for record in valid.records:
-        same = next((p for p in own.get(record.path.name, ()) if _same_file(p, record.path)), None)
+        same = next((p for p in paths_of.get(record.path.name, ()) if _same_file(p, record.path)), None)
         if same is not None:
             message = f"in the training and in the validation data ({train.split or 'train'}, {valid.split or 'val'})"
             if same != record.path:
-                message += f", there as {same}"
+                message += f", in training as {same}"
             findings.add("warning", "image-in-two-splits", record.path, "", message, "Keep it in one of them")
     valid.findings = list(findings)
 
 
 def _same_file(a: Path, b: Path) -> bool:
-    """One file, or two of the same content; sizes are compared first, so this costs next to nothing."""
+    """Whether two paths are the same file or have the same content; sizes are compared first, which is fast."""
     try:
         return a == b or a.samefile(b) or filecmp.cmp(a, b, shallow=False)
     except OSError:

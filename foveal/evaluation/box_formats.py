@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..files.aliases import Floats, Ints
 from ..masks.rle import ranges
 from .matching import match_table
-from .tables import DetectionTable, Floats, GroundTruth, Ints, width_height
+from .tables import DetectionTable, GroundTruth, width_height
 
 UNIT = 2.0  # coordinates that stay below this are normalized ones, with room for boxes that stick out
 SQUARES = (300, 320, 416, 512, 608, 640, 800, 1024)  # usual letterbox sides

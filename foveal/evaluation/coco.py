@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import UsageError
+from ..files.aliases import Floats, Ints
 from .curves import HIT, MISS, NEITHER, Outcomes, mean_defined
 from .matching import (
     Assignment,
@@ -22,7 +23,7 @@ from .matching import (
     rank_detections,
     running_max_from_right,
 )
-from .tables import DetectionTable, Floats, GroundTruth, Ints
+from .tables import DetectionTable, GroundTruth
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .tables import Floats, Ints
+from ..files.aliases import Floats, Ints
 
 HIT, MISS, NEITHER = 1, 0, -1
 

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import FovealError, UsageError
+from ..files.aliases import Floats, Ints
 from .mask_files import read_masks, written_masks
-from .tables import DetectionTable, Floats, GroundTruth, Ints
+from .tables import DetectionTable, GroundTruth
 
 UnknownClasses = Literal["error", "drop"]
 NUMBER = {int, float}
@@ -34,7 +35,7 @@ def read_detections(
     """
     path = Path(path)
     if not path.exists():
-        raise FovealError("no such file or folder", path=path, fix="give a COCO results JSON or a folder of VOC files")
+        raise FovealError("no such file or folder", path=path, fix="Give a COCO results JSON or a folder of VOC files")
     return _read_voc(path, truth, unknown_classes) if path.is_dir() else _read_coco(path, truth, unknown_classes)
 
 
@@ -57,7 +58,7 @@ def save_detections(
     elif format == "voc":
         _save_voc(found, truth, path, f"comp{competition}_det_{split}")
     else:
-        raise UsageError(f"unknown format {format!r}", fix="choose coco or voc")
+        raise UsageError(f"unknown format {format!r}", fix="Choose coco or voc")
 
 
 # ---------------------------------------------------------------------------------------------------- COCO
@@ -73,7 +74,7 @@ def _read_coco(path: Path, truth: GroundTruth, others: UnknownClasses) -> Detect
         raise FovealError(
             f"expected a list of detections, found {type(data).__name__}",
             path=path,
-            fix='COCO results are [{"image_id", "category_id", "bbox": [x, y, width, height], "score"}, ...]',
+            fix='Write COCO results as [{"image_id", "category_id", "bbox": [x, y, width, height], "score"}, ...]',
         )
     if not records:
         return DetectionTable.build([], [], [], [])
@@ -111,10 +112,10 @@ def _blame(path: Path, records: list[Any]) -> FovealError:
             return FovealError(f"expected an object, found {r!r:.80}", path=path, where=where)
         for key in ("image_id", "category_id", "bbox", "score"):
             if key not in r:
-                fix = "a file of ground truth has no scores" if key == "score" else ""
+                fix = "Give a file of detections, for ground truth has no scores" if key == "score" else ""
                 return FovealError(f"{key!r} is missing", path=path, where=where, fix=fix)
         if type(r["image_id"]) not in {int, float, str}:
-            return FovealError(f"image_id is {r['image_id']!r:.80}", path=path, where=where, fix="write an id")
+            return FovealError(f"image_id is {r['image_id']!r:.80}", path=path, where=where, fix="Give it an id")
         if type(r["category_id"]) is not int and not _is_number(r["category_id"]):
             return FovealError(f"category_id is {r['category_id']!r:.80}, expected a number", path=path, where=where)
         box = r["bbox"]
@@ -147,7 +148,7 @@ def _labels(path: Path, categories: list[Any], truth: GroundTruth, others: Unkno
             f"unknown category id {categories[row]!r}; {len(unknown)} unknown in all: {_some(unknown)}",
             path=path,
             where=f"record {row}",
-            fix=f"the data set has {names}{why}",
+            fix=f"Use the ids of the dataset: {names}{why}",
         )
     return labels
 
@@ -168,7 +169,7 @@ def _coco_records(found: DetectionTable, truth: GroundTruth) -> list[dict[str, A
 def _read_voc(folder: Path, truth: GroundTruth, others: UnknownClasses) -> DetectionTable:
     files = sorted(folder.glob("comp[34]_det_*.txt"))
     if not files:
-        fix = "VOC results are files comp4_det_<split>_<class>.txt; COCO results are one JSON file"
+        fix = "Give a folder of files comp4_det_<split>_<class>.txt (VOC) or one JSON file (COCO)"
         raise FovealError("no comp3_det_* or comp4_det_* file in this folder", path=folder, fix=fix)
     by_length = sorted(range(len(truth.classes)), key=lambda k: -len(truth.classes[k]))
     seen: dict[int, Path] = {}
@@ -178,11 +179,11 @@ def _read_voc(folder: Path, truth: GroundTruth, others: UnknownClasses) -> Detec
         if label is None:
             if others == "drop":
                 continue
-            fix = f"the data set has {_some(truth.classes)}"
+            fix = f"Use the classes of the dataset: {_some(truth.classes)}"
             raise FovealError("the file's name ends with no class of the data set", path=file, fix=fix)
         if label in seen:
             message = f"a second file for class {truth.classes[label]!r}, after {seen[label].name}"
-            raise FovealError(message, path=file, fix="keep the files of one competition and split in the folder")
+            raise FovealError(message, path=file, fix="Keep the files of one competition and split in the folder")
         seen[label] = file
         names, numbers = _text_table(file, leading=1, fields="<image id> <score> <x1> <y1> <x2> <y2>")
         image = _image_indices(file, [n[0] for n in names], truth)
@@ -195,9 +196,9 @@ def _read_voc(folder: Path, truth: GroundTruth, others: UnknownClasses) -> Detec
 def _save_voc(found: DetectionTable, truth: GroundTruth, folder: Path, stem: str) -> None:
     for image in truth.images:
         if len(str(image).split()) != 1:
-            raise FovealError(f"image id {image!r} has a space, VOC files cannot hold it", fix="save as coco")
+            raise FovealError(f"image id {image!r} has a space, VOC files cannot hold it", fix="Save it as coco")
         if any("\ud800" <= c <= "\udfff" for c in str(image)):
-            raise FovealError(f"image id {image!r} is no UTF-8, VOC files cannot hold it", fix="save as coco")
+            raise FovealError(f"image id {image!r} is no UTF-8, VOC files cannot hold it", fix="Save it as coco")
     folder.mkdir(parents=True, exist_ok=True)
     box = found.box + ONE_BASED
     for k, name in enumerate(truth.classes):
@@ -231,7 +232,7 @@ def read_text_detections(
         for i, (word,) in enumerate(words):
             name = names[int(word)] if names and word.isdecimal() and int(word) < len(names) else word
             if name not in label:
-                where, fix = f"line {i + 1}", f"the data set has {_some(truth.classes)}"
+                where, fix = f"line {i + 1}", f"Use the classes of the dataset: {_some(truth.classes)}"
                 raise FovealError(f"unknown class {word!r}", path=file, where=where, fix=fix)
             labels[i] = label[name]
         image = _image_indices(file, [file.stem], truth)
@@ -289,7 +290,7 @@ def _image_indices(path: Path, ids: Sequence[Any], truth: GroundTruth) -> Ints:
         raise FovealError(
             f"{len(bad)} of {len(set(ids))} image ids are not in the data set: {_some(bad)}",
             path=path,
-            fix=f"the data set has {len(truth.images)} images: {_some(truth.images)}; is it the right split?",
+            fix=f"Check the split: the dataset has {len(truth.images)} images: {_some(truth.images)}",
         )
     return found
 

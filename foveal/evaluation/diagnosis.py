@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..files.aliases import Bools
 from .box_formats import UNIT, better_frame, held
 from .matching import match_table, rank_detections
-from .tables import Bools, DetectionTable, GroundTruth
+from .tables import DetectionTable, GroundTruth
 
 NEAR_ZERO = 0.005  # an AP below this is taken for a fault
 LOWEST_SCORE = 0.05  # detectors hand in scores down to .001 to .05; a set that stops above has been cut

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import FovealError, UsageError
+from ..files.aliases import Ints
 from ..masks.rle import Masks, squeeze
 from .masks import MaskRuns
-from .tables import DetectionTable, GroundTruth, Ints
+from .tables import DetectionTable, GroundTruth
 
 
 def read_masks(path: Path, records: Sequence[dict[str, Any]], image: Ints, truth: GroundTruth) -> MaskRuns | None:
@@ -19,7 +20,7 @@ def read_masks(path: Path, records: Sequence[dict[str, Any]], image: Ints, truth
 
     Raises :class:`FovealError` with file and record for one that is missing, cannot be read or is of another size.
     """
-    from ..data.records.segmentation import masks_of, settle_mask
+    from ..data.records.segmentation import masks_of, validate_mask
 
     segments = [r.get("segmentation") for r in records]
     if not any(segments):
@@ -28,7 +29,7 @@ def read_masks(path: Path, records: Sequence[dict[str, Any]], image: Ints, truth
         raise UsageError("masks need the sizes of the images")
     for i, (segment, at) in enumerate(zip(segments, image.tolist(), strict=True)):
         height, width = truth.sizes[at].tolist()
-        used, problems = settle_mask(segment, width, height)
+        used, problems = validate_mask(segment, width, height)
         if used is None or any(code != "mask-over-edge" for code, _, _ in problems):
             what = problems[0][1] if problems else "'segmentation' is missing; other records have one"
             raise FovealError(what, path=path, where=f"record {i}", fix="Give every detection a mask, or none")

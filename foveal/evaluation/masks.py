@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..masks.rle import Ints, Masks, ranges, run_lengths
+from ..files.aliases import Ints
+from ..masks.rle import Masks, ranges, run_lengths
 
 RUNS = 1 << 19  # looked at together
 

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files.aliases import Bools, Floats, Ints
 from ..masks.rle import ranges
 from .masks import RUNS, Shared
-from .tables import Bools, DetectionTable, Floats, GroundTruth, Ints
+from .tables import DetectionTable, GroundTruth
 
 CHUNK = 1 << 17  # pairs looked at together: their arrays stay in the cache, memory stays flat
 

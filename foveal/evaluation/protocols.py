@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import UsageError, nearest
 from .coco import Coco, score_coco
 from .curves import Curves, finite_or_none, mean_defined
 from .matching import MatchTable
@@ -120,13 +119,12 @@ def resolve(protocol: str | Protocol, **options: Any) -> Protocol:
     """The protocol of that name, with options set."""
     if isinstance(protocol, str):
         if protocol not in PROTOCOLS:
-            raise UsageError(f"unknown protocol {protocol!r}", fix=f"choose one of {', '.join(PROTOCOLS)}")
+            raise UsageError(f"unknown protocol {protocol!r}", fix=nearest(protocol, PROTOCOLS, "protocols"))
         protocol = PROTOCOLS[protocol]
     known = [f.name for f in fields(protocol)]
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            fix = f"did you mean {near[0]}?" if near else f"its options: {', '.join(known)}"
+            fix = nearest(name, known, "options")
             raise UsageError(f"protocol {protocol.name} has no option {name!r}", fix=fix)
     return replace(protocol, **options)
 

@@ -5,7 +5,6 @@ Source of the recall: cocoapi with ``useCats = 0``. Importing this module does n
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import FovealError, UsageError
-from ..files.paths import OnProgress
+from ..errors import FovealError, UsageError, nearest
+from ..files.aliases import OnProgress
 from .coco import AREAS, THRESHOLDS, Coco, score_coco
 from .curves import mean_defined
 from .tables import DetectionTable, GroundTruth
 
 if TYPE_CHECKING:
     from ..data.records.dataset import Dataset
-    from ..external_proposals.cache import Maker
+    from ..external_proposals.cache import ComputeProposals
     from ..parts.selective_search import ProposalSource, Proposed
 
 SIZES = ("all", "small", "medium", "large")
@@ -133,7 +132,7 @@ class ScoredProposals:
 
         proposals.npz: ``images`` (I,) ids as text, ``image`` (N,) index into them, ``boxes`` (N, 4) xyxy, ``scores``.
         """
-        from ..external_proposals.file import FILE, Named, write_table
+        from ..external_proposals.file import FILE, TableImage, write_table
         from ..files.atomic import write_json
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +145,7 @@ class ScoredProposals:
             scores=self.table.score.astype(np.float32),
         )
         triples = zip(self.keys, self.dataset.records, self.proposals, strict=True)
-        unique = {key: (Named(key, str(r.id)), p) for key, r, p in triples if key is not None and p is not None}
+        unique = {key: (TableImage(key, str(r.id)), p) for key, r, p in triples if key is not None and p is not None}
         write_table(folder / FILE, self.setting, [n for n, _ in unique.values()], [p for _, p in unique.values()])
 
 
@@ -157,14 +156,14 @@ def score_proposals(
 
     ``method``: a text that :meth:`ProposalMethod.of` takes, or what it returned.
     """
-    from ..external_proposals.cache import empty, kept, proposed
+    from ..external_proposals.cache import ensure_cached, find_empty, find_proposals
 
     method = ProposalMethod.of(method) if isinstance(method, str) else method
     start = perf_counter()
-    done = kept(dataset.records, method.setting, method.maker, progress=progress)
+    done = ensure_cached(dataset.records, method.setting, method.maker, progress=progress)
     seconds = (perf_counter() - start) / done.made if done.made else None
-    proposals = proposed([done.table], dataset.records, done.keys)
-    dataset = replace(dataset, findings=empty(dataset.records, proposals))
+    proposals = find_proposals([done.table], dataset.records, done.keys)
+    dataset = replace(dataset, findings=find_empty(dataset.records, proposals))
     truth, table = GroundTruth.of(dataset), _flat(proposals)
     return ScoredProposals(
         method=method.name,
@@ -187,7 +186,7 @@ class ProposalMethod:
 
     name: str  # as it was given
     setting: str  # all that decides its proposals: the key of the cache
-    maker: Maker
+    maker: ComputeProposals
     trained: bool  # a detector: the images it was trained on are not held out
 
     @classmethod
@@ -224,9 +223,9 @@ def _source(method: str, parts: Sequence[type]) -> ProposalSource | None:
     if method in known or Path(method).exists():
         return known.get(method)
     if "(" not in method:
-        near = difflib.get_close_matches(method, known, 1)
-        if near:
-            raise UsageError(f"there is no method {method!r}", where="--method", fix=f"Did you mean {near[0]}?")
+        fix = nearest(method, known)
+        if fix:
+            raise UsageError(f"there is no method {method!r}", where="--method", fix=fix)
         return None
     source = parse_value(method, Vocabulary(parts), where="--method")
     if not isinstance(source, ProposalSource):

@@ -17,7 +17,7 @@ from ..data.records.dataset import Dataset
 from ..data.records.findings import Finding
 from ..data.records.subsets import merged
 from ..errors import FovealError, UsageError
-from ..files.paths import OnProgress, PathLike
+from ..files.aliases import OnProgress, PathLike
 from ..types import Detections
 from . import DetectionTable, GroundTruth, Results
 from . import score_detections as score
@@ -50,7 +50,9 @@ def known_classes(detector: Detector, dataset: Dataset, asked: Sequence[str] | N
         unknown = [name for name in asked if name not in detector.classes]
         if unknown:
             classes = ", ".join(detector.classes)
-            raise UsageError(f"the detector does not know the class {unknown[0]!r}", fix=f"It knows: {classes}")
+            raise UsageError(
+                f"the detector does not know the class {unknown[0]!r}", fix=f"Choose from its classes: {classes}"
+            )
         return tuple(asked)
     shared = tuple(name for name in detector.classes if name in dataset.classes)
     if not shared and dataset.classes:

@@ -13,15 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import FovealError
+from ..files.aliases import Bools, Floats, Ints
 from ..masks.rle import Masks
 from .masks import MaskRuns
 
 if TYPE_CHECKING:
     from ..data.records.dataset import Dataset, Record
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 
 def width_height(box: Floats) -> tuple[Floats, Floats]:
@@ -173,7 +170,7 @@ class GroundTruth:
         if len(set(self.images)) != len(self.images):
             seen: set[int | str] = set()
             twice = next(i for i in self.images if i in seen or seen.add(i))  # type: ignore[func-returns-value]
-            raise FovealError(f"image id {twice!r} is there twice", fix="every image needs an id of its own")
+            raise FovealError(f"image id {twice!r} is there twice", fix="Give every image a unique id")
         if self.sizes is not None and len(self.sizes) != len(self.images):
             raise FovealError(f"{len(self.sizes)} sizes for {len(self.images)} images")
         if self.category_ids is not None and len(self.category_ids) != len(self.classes):

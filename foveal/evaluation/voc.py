@@ -13,9 +13,10 @@ from typing import Literal
 
 import numpy as np
 
+from ..files.aliases import Floats, Ints
 from .curves import HIT, MISS, NEITHER, Outcomes
 from .matching import MatchTable, match_table, rank_detections, starts
-from .tables import DetectionTable, Floats, GroundTruth, Ints
+from .tables import DetectionTable, GroundTruth
 
 # the devkit's own thresholds; some lie above the decimal number (0.1 * 3 = 0.30000000000000004), and it matters
 ELEVEN = np.arange(0.0, 1.1, 0.1)

@@ -1,17 +1,17 @@
-"""Proposals from outside, of whole data sets: made once, kept by content, carried by the records.
+"""External proposals of whole datasets: computed once, cached by image content, attached to the records.
 
-The cache has a folder for each setting (``proposals/SETTING`` beside the fetched weights), in it one file a data set.
-Images are known by the hash of their file's content, so a renamed image, another split or another annotation format
-finds what is there, and an image that changed does not. While they are made, pieces of a few images are written; what
-was finished before a kill is not made again.
+The cache has a folder for each setting (``proposals/SETTING`` beside the downloaded weights) with one file for each
+dataset. Images are identified by the hash of their file, so a renamed image, another split or another annotation format
+uses what is cached, and a changed image does not. During the computation, pieces of a few images are written; images
+that were finished before an interruption are not computed again.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,81 +21,89 @@ from ..data.images.load import load_image
 from ..data.records.dataset import Dataset, Record
 from ..data.records.findings import Finding
 from ..errors import FovealError
-from ..files.paths import OnProgress
+from ..files.aliases import OnProgress
 from ..parts.selective_search import ProposalSource, Proposed
 from ..runtime.processes import cores
 from .file import (
     DamagedProposals,
     Files,
-    Joined,
-    Named,
+    LazyProposals,
     Table,
+    TableImage,
     content_key,
-    places,
+    index_tables,
     read_table,
     read_tables,
     table_digest,
     write_table,
 )
 
-Made = tuple[int, Proposed | FovealError]  # index of the record, and its proposals or why there are none
-Maker = Callable[[Sequence[Record]], Generator[Made, None, None]]
-PIECE = 16  # images of a piece: what a kill can cost
+ProposalResult = tuple[int, Proposed | FovealError]  # index of the record; its proposals, or why there are none
+ComputeProposals = Callable[[Sequence[Record]], Generator[ProposalResult, None, None]]
+PIECE = 16  # images of a piece: at most these are lost when the process is killed
 
 
 # ------------------------------------------------------------------------------------------------ the records
-def fill(
+def fill_proposals(
     dataset: Dataset,
     source: ProposalSource,
     files: Files | None = None,
     *,
     progress: OnProgress | None = None,
 ) -> Dataset:
-    """The data set with proposals in its records: of ``files``, else of the cache, where the source puts what is new.
+    """The dataset with the best ``source.top`` proposals in each record.
 
-    The source says how many of an image are used. Raises :class:`FovealError` where ``files`` were made for other
-    images or for another version of them. An image for which there is no proposal at all becomes a finding.
+    They come from ``files``, else from the cache, where ``source`` adds what is missing. Raises :class:`FovealError`
+    where ``files`` belong to other images or to another version of them. An image without any proposal becomes a
+    finding.
     """
     if files is not None:
-        return carried(dataset, read_tables(files), content_keys(dataset.records), source.top)
-    done = kept(dataset.records, source.setting, from_source(source), progress=progress)
-    return carried(dataset, [done.table], done.keys, source.top)
+        return attach_tables(dataset, read_tables(files), content_keys(dataset.records), source.top)
+    cached = ensure_cached(dataset.records, source.setting, from_source(source), progress=progress)
+    return attach_tables(dataset, [cached.table], cached.keys, source.top)
 
 
-def carried(dataset: Dataset, tables: Sequence[Table], keys: Sequence[str | None], top: int) -> Dataset:
-    """The data set with the best ``top`` proposals of tables in its records; :func:`fill` says what is refused."""
-    triples = list(zip(dataset.records, keys, proposed(tables, dataset.records, keys), strict=True))
-    missing = [record for record, key, found in triples if key is not None and found is None]
-    # an image that cannot be decoded is skipped, and named, by whoever loads it; a single other one is enough
+def attach_tables(dataset: Dataset, tables: Sequence[Table], keys: Sequence[str | None], top: int) -> Dataset:
+    """The dataset with the best ``top`` proposals of ``tables`` in its records, see :func:`fill_proposals`."""
+    proposals = find_proposals(tables, dataset.records, keys)
+    with_keys = zip(dataset.records, keys, proposals, strict=True)
+    missing = [record for record, key, found in with_keys if key is not None and found is None]
+    # an image that cannot be decoded is skipped and reported by the loader; one other missing image is an error
     if any(map(_decodes, missing)):
-        _refuse(tables, missing, len(dataset))
-    nothing = np.zeros((0, 4), np.float32)
-    records = [replace(r, proposals=nothing if found is None else found.boxes[:top]) for r, _, found in triples]
-    findings = empty(dataset.records, [found for _, _, found in triples])
+        _raise_missing(tables, missing, len(dataset))
+    empty = np.zeros((0, 4), np.float32)
+    boxes = [empty if found is None else found.boxes[:top] for found in proposals]
+    records = [replace(record, proposals=b) for record, b in zip(dataset.records, boxes, strict=True)]
+    findings = find_empty(dataset.records, proposals)
     return replace(dataset, records=records, findings=[*dataset.findings, *findings])
 
 
-def empty(records: Sequence[Record], found: Sequence[Proposed | None]) -> list[Finding]:
-    """A finding for each image for which there is no proposal at all."""
-    message = "no proposal at all: nothing can be found here, and training sees its objects alone"
+def find_empty(records: Sequence[Record], proposals: Sequence[Proposed | None]) -> list[Finding]:
+    """A finding for each image without any proposal."""
+    message = "no proposals: nothing can be detected here, and training uses only its objects"
     return [
         Finding("image-without-proposals", "warning", str(record.path), "", message)
-        for record, boxes in zip(records, found, strict=True)
-        if boxes is not None and not len(boxes.boxes)
+        for record, found in zip(records, proposals, strict=True)
+        if found is not None and not len(found.boxes)
     ]
 
 
-def proposed(tables: Sequence[Table], records: Sequence[Record], keys: Sequence[str | None]) -> list[Proposed | None]:
-    """The proposals of each record, as views of the files; None where they have none for that content."""
-    known, out = places(tables), list[Proposed | None]()
+def find_proposals(
+    tables: Sequence[Table], records: Sequence[Record], keys: Sequence[str | None]
+) -> list[Proposed | None]:
+    """The proposals of each record, as views of the files; ``None`` where the tables do not have its content."""
+    rows, proposals = index_tables(tables), list[Proposed | None]()
     for record, key in zip(records, keys, strict=True):
-        place = None if key is None else known.get(key)
-        out.append(None if place is None else place[0].of(place[1], record.width, record.height))
-    return out
+        if key is None or key not in rows:
+            proposals.append(None)
+            continue
+        table, row = rows[key]
+        proposals.append(table.of(row, record.width, record.height))
+    return proposals
 
 
-def _refuse(tables: Sequence[Table], missing: Sequence[Record], count: int) -> None:
-    """Says whether the images are unknown or have changed."""
+def _raise_missing(tables: Sequence[Table], missing: Sequence[Record], count: int) -> None:
+    """The error distinguishes unknown images from changed ones."""
     known = {image.id for table in tables for image in table.images}
     changed = [r for r in missing if str(r.id) in known]
     shown = ", ".join(str(r.id) for r in (changed or list(missing))[:5]) + (", ..." if len(missing) > 5 else "")
@@ -118,7 +126,7 @@ def _decodes(record: Record) -> bool:
 
 
 def content_keys(records: Sequence[Record]) -> list[str | None]:
-    """The hash of each image's file; None where it cannot be read, which whoever loads the image will say."""
+    """The hash of each image file; ``None`` where it cannot be read, which is reported when the image is loaded."""
 
     def key(record: Record) -> str | None:
         try:
@@ -126,127 +134,166 @@ def content_keys(records: Sequence[Record]) -> list[str | None]:
         except OSError:
             return None
 
-    with ThreadPoolExecutor(min(8, cores() * 2)) as pool:  # hashing lets go of Python's lock
+    with ThreadPoolExecutor(min(8, cores() * 2)) as pool:  # hashing releases Python's lock
         return list(pool.map(key, records))
 
 
 # -------------------------------------------------------------------------------------------------- the cache
 @dataclass(frozen=True, eq=False)
-class Kept:
-    """What :func:`kept` found or made."""
+class CachedProposals:
+    """The result of :func:`ensure_cached`."""
 
     table: Table  # of these images and perhaps of others
-    keys: list[str | None]  # the content of each image; None where its file cannot be read
+    keys: list[str | None]  # hash of each image file; None where it cannot be read
     skipped: list[FovealError]  # images that could not be read
     made: int  # images that were not in the cache
 
 
 def cache_folder(setting: str, root: Path | None = None) -> Path:
-    """Where the proposals of a setting are kept."""
+    """The cache folder of a setting."""
     from ..weights.cache import weights_folder
 
     return (root or weights_folder() / "proposals") / hashlib.blake2b(setting.encode(), digest_size=8).hexdigest()
 
 
-def kept(
+def ensure_cached(
     records: Sequence[Record],
     setting: str,
-    make: Maker,
+    compute: ComputeProposals,
     *,
     root: Path | None = None,
     progress: OnProgress | None = None,
-) -> Kept:
-    """The proposals of these images, made where the cache has none. Stopped anywhere, the next call goes on from there.
+) -> CachedProposals:
+    """The proposals of these images; ``compute`` is called for those that are not cached.
 
-    ``root`` is where the folders of the settings are; None: in the user's cache. Several processes may do this at a
-    time: each writes files of its own, and a file is whole or not there.
+    ``root`` is the folder of all settings, ``None`` the user's cache. After an interruption the next call continues
+    with the missing images. Several processes may do this at the same time: each writes files of its own, and a file
+    is complete or absent.
     """
+    cache = _Cache(cache_folder(setting, root), setting)
     keys = content_keys(records)
     wanted = {key: record for record, key in zip(records, keys, strict=True) if key is not None}
-    folder, skipped, made = cache_folder(setting, root), dict[str, FovealError](), 0
-    while True:
-        known = _known(folder, setting)
-        for table in known:
-            if wanted.keys() - skipped.keys() <= table.rows.keys():
-                with suppress(FileNotFoundError):  # another process may be joining pieces, and removes them then
-                    table.map()
-                    return Kept(table, keys, list(skipped.values()), made)
-        have = places(known)
-        missing = [key for key in wanted if key not in have and key not in skipped]
+    skipped: dict[str, FovealError] = {}
+    made = 0
+    while True:  # each round looks at the files anew, for other processes add and remove some
+        tables = cache.tables()
+        readable = [key for key in wanted if key not in skipped]
+        complete = _map_complete(tables, readable)
+        if complete is not None:
+            return CachedProposals(complete, keys, list(skipped.values()), made)
+        rows = index_tables(tables)
+        missing = {key: wanted[key] for key in readable if key not in rows}
         if missing:
-            made += _make(folder, setting, {k: wanted[k] for k in missing}, make, skipped, len(wanted), progress)
-            continue  # look again: another process may have been at work, too
-        whole = [key for key in wanted if key not in skipped]
-        path = folder / f"{table_digest(whole)}.safetensors"
-        names = [Named(key, str(wanted[key].id)) for key in whole]
+            made += cache.compute(missing, compute, skipped, len(wanted), progress)
+        else:
+            cache.merge([(TableImage(key, str(wanted[key].id)), *rows[key]) for key in readable], tables)
+
+
+def _map_complete(tables: Sequence[Table], keys: Sequence[str]) -> Table | None:
+    """The first table that has all of these images, mapped into memory, if there is one."""
+    for table in tables:
+        if table.rows.keys() >= set(keys):
+            try:
+                table.map()
+            except FileNotFoundError:  # another process has just merged it into a larger file
+                continue
+            return table
+    return None
+
+
+@dataclass(frozen=True)
+class _Cache:
+    """The files of one setting: pieces (``piece-*``), and tables of whole datasets that pieces were merged into."""
+
+    folder: Path
+    setting: str
+
+    def tables(self) -> list[Table]:
+        """All complete files, the smallest first. Damaged ones are removed, so that they are computed again."""
+        tables = []
+        for path in sorted(self.folder.glob("*.safetensors")):
+            try:
+                tables.append(read_table(path))
+            except DamagedProposals:
+                path.unlink(missing_ok=True)
+            except FovealError:
+                if path.exists():  # else another process has just merged it into a larger file
+                    raise
+        return sorted((t for t in tables if t.setting == self.setting), key=lambda t: len(t.images))
+
+    def merge(self, rows: Sequence[tuple[TableImage, Table, int]], tables: Sequence[Table]) -> None:
+        """Writes these rows into one file and removes the pieces among ``tables`` that it contains."""
+        images = [image for image, _, _ in rows]
+        keys = {image.key for image in images}
+        path = self.folder / f"{table_digest(keys)}.safetensors"
         try:
-            write_table(path, setting, names, Joined([have[key] for key in whole]))
-        except DamagedProposals:  # another process was first, and removed the pieces
-            continue
-        for table in known:  # pieces that are in the new file now
-            if table.path.name.startswith("piece-") and table.rows.keys() <= set(whole):
+            write_table(path, self.setting, images, LazyProposals([(table, row) for _, table, row in rows]))
+        except DamagedProposals:  # another process has merged and removed the pieces
+            return
+        for table in tables:
+            if table.path.name.startswith("piece-") and table.rows.keys() <= keys:
                 table.path.unlink(missing_ok=True)
 
+    def compute(
+        self,
+        missing: Mapping[str, Record],
+        compute: ComputeProposals,
+        skipped: dict[str, FovealError],
+        total: int,
+        progress: OnProgress | None,
+    ) -> int:
+        """Computes these images and writes them in pieces; the number of images that were computed.
 
-def _known(folder: Path, setting: str) -> list[Table]:
-    """All whole files of a setting, the smallest first. A damaged one is removed, so that it is made again."""
-    tables = []
-    for path in sorted(folder.glob("*.safetensors")):
+        Unreadable images are added to ``skipped``. An interruption writes the last, incomplete piece, too.
+        """
+        names = [TableImage(key, str(record.id)) for key, record in missing.items()]
+        piece = _Piece(self.folder, self.setting, [], [])
+        before, done = total - len(missing), 0
+        if progress is not None:
+            progress(before, total)
         try:
-            tables.append(read_table(path))
-        except DamagedProposals:
-            path.unlink(missing_ok=True)
-        except FovealError:
-            if path.exists():  # else another process has just put it into a larger file
-                raise
-    return sorted((t for t in tables if t.setting == setting), key=lambda t: len(t.images))
+            with closing(compute(list(missing.values()))) as results:
+                for index, result in results:
+                    if isinstance(result, FovealError):
+                        skipped[names[index].key] = result
+                    else:
+                        piece.add(names[index], result)
+                        done += 1
+                    if progress is not None:
+                        progress(before + done + len(skipped), total)
+        finally:
+            piece.write()
+        return done
 
 
-def _make(
-    folder: Path,
-    setting: str,
-    missing: dict[str, Record],
-    make: Maker,
-    skipped: dict[str, FovealError],
-    total: int,
-    progress: OnProgress | None,
-) -> int:
-    """Writes pieces of what is made; also of what is at hand when somebody interrupts. Returns how many were made."""
-    names = [Named(key, str(record.id)) for key, record in missing.items()]
-    images: list[Named] = []
-    found: list[Proposed] = []
-    done = 0
+@dataclass(frozen=True)
+class _Piece:
+    """Images that were computed and are not written yet."""
 
-    def flush() -> None:
-        if images:
-            write_table(folder / f"piece-{table_digest(n.key for n in images)}.safetensors", setting, images, found)
-            images.clear()
-            found.clear()
+    folder: Path
+    setting: str
+    images: list[TableImage]
+    proposals: list[Proposed]
 
-    if progress is not None:
-        progress(total - len(missing), total)
-    try:
-        with closing(make(list(missing.values()))) as results:
-            for index, result in results:
-                if isinstance(result, FovealError):
-                    skipped[names[index].key] = result
-                else:
-                    images.append(names[index])
-                    found.append(result)
-                    done += 1
-                if len(images) == PIECE:
-                    flush()
-                if progress is not None:
-                    progress(total - len(missing) + done + len(skipped), total)
-    finally:
-        flush()
-    return done
+    def add(self, image: TableImage, proposals: Proposed) -> None:
+        """Writes the piece when it is full."""
+        self.images.append(image)
+        self.proposals.append(proposals)
+        if len(self.images) == PIECE:
+            self.write()
+
+    def write(self) -> None:
+        if self.images:
+            name = f"piece-{table_digest(image.key for image in self.images)}.safetensors"
+            write_table(self.folder / name, self.setting, self.images, self.proposals)
+            self.images.clear()
+            self.proposals.clear()
 
 
-def from_source(source: ProposalSource) -> Maker:
-    """Every core works on a picture of its own: the work is in libraries that let go of Python's lock."""
+def from_source(source: ProposalSource) -> ComputeProposals:
+    """Every core works on its own image, in threads: the work is in libraries that release Python's lock."""
 
-    def make(records: Sequence[Record]) -> Generator[Made, None, None]:
+    def compute(records: Sequence[Record]) -> Generator[ProposalResult, None, None]:
         def one(record: Record) -> Proposed | FovealError:
             try:
                 return source(load_image(record.path))
@@ -261,4 +308,4 @@ def from_source(source: ProposalSource) -> Maker:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    return make
+    return compute

@@ -1,13 +1,12 @@
-"""The file that holds the proposals of many images: safetensors, read memory-mapped.
+"""The file format for the proposals of many images: safetensors, memory-mapped.
 
-``starts`` (I + 1,) int64; ``boxes`` (N, 4) float32 xyxy pixels of the upright image; ``scores`` (N,) float32, falling
-within an image. The boxes of image i are rows ``starts[i]`` to ``starts[i + 1]``. The header's entry
-``foveal_proposals`` is JSON: ``{"schema": 1, "setting": text, "images": [[hash of the file's content, id], ...]}``.
+``starts`` (I + 1,) int64; ``boxes`` (N, 4) float32 xyxy pixels of the upright image; ``scores`` (N,) float32, in
+descending order within an image. The boxes of image i are rows ``starts[i]`` to ``starts[i + 1]``. The header's entry
+``foveal_proposals`` is JSON: ``{"schema": 1, "setting": text, "images": [[hash of the image file, id], ...]}``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -21,44 +20,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FovealError, UsageError
+from ..files.atomic import atomic_file
 from ..parts.selective_search import Proposed
 
 SCHEMA = 1
 ENTRY = "foveal_proposals"
 FILE = "proposals.safetensors"  # in the folder that ``foveal proposals --out`` makes
 Files = str | Path | Sequence[str | Path]
-_MAKE_ONE = "`foveal proposals --data DATA --out DIR` writes one"
+_MAKE_ONE = "Make one with `foveal proposals --data DATA --out DIR`"
 
 
 @dataclass(frozen=True)
-class Named:
+class TableImage:
     """One image of a table."""
 
     key: str  # hash of the image file's content
-    id: str  # its data set's own id, for messages
+    id: str  # the record's id, for messages
 
 
 class DamagedProposals(FovealError):
-    """A file that is cut off, or no file of proposals."""
+    """A file that is truncated or not a proposals file."""
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The proposals of many images, as they lie in a file. Boxes and scores are mapped when they are looked at."""
+    """The proposals of many images in a file. Boxes and scores are mapped when they are first used."""
 
     path: Path
-    setting: str  # what made them: two tables of one setting agree on every image they share
-    images: tuple[Named, ...]
+    setting: str  # method and options: tables of the same setting have the same proposals for an image
+    images: tuple[TableImage, ...]
     starts: NDArray[np.int64]  # (I + 1,)
-    data: int  # where the boxes begin in the file; the scores follow
+    data: int  # offset of the boxes in the file; the scores follow
 
     @cached_property
     def rows(self) -> dict[str, int]:
-        """The place of each image by the hash of its content."""
+        """Hash of the image file -> row of ``images``."""
         return {image.key: i for i, image in enumerate(self.images)}
 
     def __len__(self) -> int:
-        """Boxes of all images."""
+        """Number of boxes of all images."""
         return int(self.starts[-1])
 
     @cached_property
@@ -72,7 +72,7 @@ class Table:
         return self._mapped((len(self),), self.data + 16 * len(self))
 
     def map(self) -> None:
-        """Maps boxes and scores now: then they stay, whatever becomes of the file. Raises ``FileNotFoundError``."""
+        """Maps boxes and scores now, so that they survive the removal of the file. Raises ``FileNotFoundError``."""
         _ = self.boxes, self.scores
 
     def _mapped(self, shape: tuple[int, ...], offset: int) -> NDArray[np.float32]:
@@ -81,25 +81,26 @@ class Table:
         return np.asarray(np.memmap(self.path, np.dtype("<f4"), "r", offset=offset, shape=shape))
 
     def of(self, row: int, width: float, height: float) -> Proposed:
-        """The proposals of an image of this size: views of the file, nothing is copied.
+        """The proposals of an image of this size, as views of the file.
 
-        Raises :class:`FovealError` where a box is no box, or not within the image, and where scores do not fall: the
-        first rows are taken for the best.
+        Raises :class:`FovealError` for a box without area or outside the image, and for scores that are not in
+        descending order, for the first rows count as the best.
         """
         part = slice(int(self.starts[row]), int(self.starts[row + 1]))
         boxes, scores = self.boxes[part], self.scores[part]
         good = (boxes[:, 2:] > boxes[:, :2]) & (boxes[:, :2] >= -1) & (boxes[:, 2:] <= (width + 1, height + 1))
-        if not good.all():  # not a number compares as false
+        if not good.all():  # NaN compares as false
             bad = int(np.flatnonzero(~good.all(1))[0])
+            box = f"{boxes[bad].tolist()}, not a box in {width:g} x {height:g}"
             raise FovealError(
-                f"a proposal of image {self.images[row].id} is {boxes[bad].tolist()}, no box in {width:g} x {height:g}",
+                f"a proposal of image {self.images[row].id} is {box}",
                 path=self.path,
                 where=f"row {part.start + bad}",
                 fix="Make the proposals again",
             )
         if not (np.diff(scores) <= 0).all() or np.isnan(scores[:1]).any():
             raise FovealError(
-                f"the scores of image {self.images[row].id} do not fall from row to row",
+                f"the scores of image {self.images[row].id} are not in descending order",
                 path=self.path,
                 where=f"rows {part.start} to {part.stop - 1}",
                 fix="Make the proposals again",
@@ -109,20 +110,20 @@ class Table:
     def read(self, row: int) -> Proposed:
         """The proposals of an image, read and not mapped: a mapped file stays open, and there may be many files.
 
-        Raises :class:`DamagedProposals` where the file is gone.
+        Raises :class:`DamagedProposals` where the file was removed.
         """
         start, count = int(self.starts[row]), int(self.starts[row + 1] - self.starts[row])
         try:
             boxes = np.fromfile(self.path, "<f4", 4 * count, offset=self.data + 16 * start)
             scores = np.fromfile(self.path, "<f4", count, offset=self.data + 16 * len(self) + 4 * start)
         except FileNotFoundError:
-            raise DamagedProposals("is gone", path=self.path, fix=_MAKE_ONE) from None
+            raise DamagedProposals("was removed", path=self.path, fix=_MAKE_ONE) from None
         return Proposed(boxes.reshape(-1, 4), scores)
 
 
 @dataclass(frozen=True)
-class Joined(Sequence[Proposed]):
-    """Images of several tables, read one at a time."""
+class LazyProposals(Sequence[Proposed]):
+    """The proposals of images of several tables, read one at a time."""
 
     rows: Sequence[tuple[Table, int]]
 
@@ -141,56 +142,62 @@ def content_key(path: str | Path) -> str:
 
 
 def table_digest(keys: Iterable[str]) -> str:
-    """A name for a set of images, whatever their order."""
+    """A hash of a set of images, independent of their order."""
     return hashlib.blake2b("\n".join(sorted(keys)).encode(), digest_size=12).hexdigest()
 
 
 # -------------------------------------------------------------------------------------------------- reading
 def read_table(path: str | Path) -> Table:
-    """Raises :class:`DamagedProposals` for a file that is cut off or something else, :class:`FovealError` for none."""
+    """Opens a file, or ``proposals.safetensors`` in a folder.
+
+    Raises :class:`DamagedProposals` for one that is truncated or something else, and :class:`FovealError` if it does
+    not exist.
+    """
     path = Path(path)
     if path.is_dir():  # of ``foveal proposals --out``
         path = path / FILE
     try:
         with path.open("rb") as file:
             header, start = _header(file)
-            story = json.loads(header["__metadata__"][ENTRY])
-            images = tuple(Named(str(key), str(id)) for key, id in story["images"])
-            setting, schema, count = str(story["setting"]), story["schema"], int(header["scores"]["shape"][0])
+            metadata = json.loads(header["__metadata__"][ENTRY])
+            images = tuple(TableImage(str(key), str(id)) for key, id in metadata["images"])
+            setting, schema, count = str(metadata["setting"]), metadata["schema"], int(header["scores"]["shape"][0])
             starts = np.frombuffer(file.read(8 * (len(images) + 1)), "<i8")
             size = file.seek(0, os.SEEK_END)
     except FileNotFoundError:
-        raise FovealError("no such file of proposals", path=path, fix=_MAKE_ONE) from None
+        raise FovealError("no such proposals file", path=path, fix=_MAKE_ONE) from None
     except OSError as error:
         raise FovealError(f"cannot be read ({error.strerror})", path=path) from error
     except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
-        reason = f"cannot be read as proposals ({type(error).__name__}: {error})"
+        reason = f"not a proposals file ({type(error).__name__}: {error})"
         raise DamagedProposals(reason, path=path, fix=_MAKE_ONE) from None
-    whole = len(starts) == len(images) + 1 and starts[0] == 0 and (np.diff(starts) >= 0).all() and starts[-1] == count
+    consistent = (
+        len(starts) == len(images) + 1 and starts[0] == 0 and (np.diff(starts) >= 0).all() and starts[-1] == count
+    )
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    if schema != SCHEMA or not whole or tensors != _described(len(starts), count):
+    if schema != SCHEMA or not consistent or tensors != _described(len(starts), count):
         what = f"schema {schema}, {len(images)} images, {count} boxes"
-        raise DamagedProposals(f"does not hold together ({what})", path=path, fix=_MAKE_ONE)
+        raise DamagedProposals(f"is inconsistent ({what})", path=path, fix=_MAKE_ONE)
     data = start + 8 * len(starts)
     if size != data + 20 * count:
         raise DamagedProposals(
-            f"has {size} bytes, expected {data + 20 * count}: it is cut off", path=path, fix=_MAKE_ONE
+            f"has {size} bytes, expected {data + 20 * count}: it is truncated", path=path, fix=_MAKE_ONE
         )
     return Table(path, setting, images, starts, data)
 
 
 def read_tables(files: Files) -> list[Table]:
-    """One file or several, such as those of train and val. Raises :class:`UsageError` where their settings differ."""
+    """One file, or several such as those of train and val. Raises :class:`UsageError` where their settings differ."""
     tables = [read_table(file) for file in ([files] if isinstance(files, str | Path) else files)]
     for other in tables[1:]:
         if other.setting != tables[0].setting:
-            found = f"{other.setting}, and {tables[0].path} by {tables[0].setting}"
-            raise UsageError(f"was made by {found}", path=other.path, fix="Proposals of one kind at a time")
+            message = f"was made by {other.setting}, but {tables[0].path} by {tables[0].setting}"
+            raise UsageError(message, path=other.path, fix="Give files of one setting")
     return tables
 
 
-def places(tables: Sequence[Table]) -> dict[str, tuple[Table, int]]:
-    """Table and row of every image, by the hash of its content."""
+def index_tables(tables: Sequence[Table]) -> dict[str, tuple[Table, int]]:
+    """Hash of the image file -> table and row."""
     return {key: (table, row) for table in tables for key, row in table.rows.items()}
 
 
@@ -198,13 +205,13 @@ def _header(file: BinaryIO) -> tuple[dict[str, Any], int]:
     """The parsed header of a safetensors file, and where its data begin."""
     size = int.from_bytes(file.read(8), "little")
     if not 2 <= size <= 1 << 30:
-        raise ValueError("no safetensors header")
+        raise ValueError("not a safetensors header")
     return json.loads(file.read(size)), 8 + size
 
 
 # -------------------------------------------------------------------------------------------------- writing
 def _described(starts: int, count: int) -> dict[str, Any]:
-    """The header's tensors."""
+    """The entries of the tensors in the header."""
     first = 8 * starts
     return {
         "starts": {"dtype": "I64", "shape": [starts], "data_offsets": [0, first]},
@@ -213,28 +220,23 @@ def _described(starts: int, count: int) -> dict[str, Any]:
     }
 
 
-def write_table(path: Path, setting: str, images: Sequence[Named], found: Sequence[Proposed]) -> None:
-    """Under another name first, synced, then renamed: the file is whole or not there. ``found`` may be lazy."""
-    starts = np.cumsum([0, *(len(f.boxes) for f in found)], dtype="<i8")
-    story = {"schema": SCHEMA, "setting": setting, "images": [[n.key, n.id] for n in images]}
-    header = {"__metadata__": {ENTRY: json.dumps(story)}, **_described(len(starts), int(starts[-1]))}
+def write_table(path: Path, setting: str, images: Sequence[TableImage], proposals: Sequence[Proposed]) -> None:
+    """Writes a file that is complete (synced) or absent. ``proposals`` may be :class:`LazyProposals`."""
+    starts = np.cumsum([0, *(len(p.boxes) for p in proposals)], dtype="<i8")
+    metadata = {"schema": SCHEMA, "setting": setting, "images": [[n.key, n.id] for n in images]}
+    header = {"__metadata__": {ENTRY: json.dumps(metadata)}, **_described(len(starts), int(starts[-1]))}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with atomic_file(path) as part, part.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text + starts.tobytes())
-            for boxes, _ in found:
+            for boxes, _ in proposals:
                 file.write(np.ascontiguousarray(boxes, "<f4").tobytes())
-            for _, scores in found:
+            for _, scores in proposals:
                 file.write(np.ascontiguousarray(scores, "<f4").tobytes())
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
     except OSError as error:
-        fix = "Set FOVEAL_CACHE to a folder of yours, or name another --out"
+        fix = "Set FOVEAL_CACHE to a writable folder or choose another --out"
         raise FovealError(f"cannot be written ({error.strerror})", path=path, fix=fix) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)

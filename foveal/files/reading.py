@@ -1,6 +1,6 @@
-"""Finding and reading files that somebody else wrote: folders with loops, text in any encoding, JSON, XML and YAML.
+"""Reads untrusted files: folders with link loops, text in any encoding, JSON, XML and YAML.
 
-Nothing here executes, follows or expands anything that a file asks for.
+Nothing in a file is executed, and no reference in it is followed or expanded.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from defusedxml.common import DefusedXmlException
 
 from ..errors import FovealError
 
-_TEXT_LIMIT = 64 << 20  # an annotation file of one image beyond this is something else
+_TEXT_LIMIT = 64 << 20  # larger files are not annotations of one image
 _JSON_LIMIT = 8 << 30
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 
 
 class Unreadable(Exception):
-    """A file that cannot be read as what it should be; the reader turns it into a finding."""
+    """A file that cannot be read in its format; readers turn it into a finding."""
 
     def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class Unreadable(Exception):
 def walk(root: Path, *, recursive: bool = True, refused: list[Path] | None = None) -> Iterator[tuple[str, list[str]]]:
     """(folder, sorted file names), depth first and sorted; follows links but never twice into the same folder.
 
-    Hidden files and folders stay out (``.DS_Store``, ``.ipynb_checkpoints``, ``__MACOSX``). Folders that may not be
+    Hidden files and folders are skipped (``.DS_Store``, ``.ipynb_checkpoints``, ``__MACOSX``). Folders that cannot be
     listed are added to ``refused``.
     """
     seen: set[tuple[int, int]] = set()
@@ -73,12 +73,12 @@ def _hidden(name: str) -> bool:
 
 
 def read_bytes(path: Path, limit: int = _TEXT_LIMIT) -> bytes:
-    """The bytes of an ordinary file. Raises :class:`Unreadable`."""
+    """The bytes of a regular file. Raises :class:`Unreadable`."""
     try:
         if not path.is_file():
-            raise Unreadable("not an ordinary file" if path.exists() else "no such file")
+            raise Unreadable("not a regular file" if path.exists() else "no such file")
         if path.stat().st_size > limit:
-            raise Unreadable(f"{path.stat().st_size:,} bytes are too many for an annotation file")
+            raise Unreadable(f"{path.stat().st_size:,} bytes are too large for an annotation file")
         return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -86,7 +86,7 @@ def read_bytes(path: Path, limit: int = _TEXT_LIMIT) -> bytes:
 
 
 def decode_text(data: bytes) -> tuple[str, bool]:
-    """Text and whether its encoding had to be guessed: UTF-8 or UTF-16 by their marks, UTF-8, else Windows-1252."""
+    """Text, and whether its encoding was guessed: UTF-8 or UTF-16 by byte-order mark, UTF-8, else Windows-1252."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         try:
             return data.decode("utf-16"), False
@@ -99,7 +99,7 @@ def decode_text(data: bytes) -> tuple[str, bool]:
 
 
 def read_text(path: Path) -> tuple[str, bool]:
-    """Text of a small file, and whether its encoding had to be guessed. Raises :class:`Unreadable`."""
+    """Text of a small file, and whether its encoding was guessed. Raises :class:`Unreadable`."""
     data = read_bytes(path)
     text, guessed = decode_text(data)
     if "\0" in text:
@@ -108,17 +108,17 @@ def read_text(path: Path) -> tuple[str, bool]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines that are not blank, stripped. Raises :class:`Unreadable`."""
+    """The non-blank lines, stripped. Raises :class:`Unreadable`."""
     return [line.strip() for line in read_text(path)[0].splitlines() if line.strip()]
 
 
 def read_json(path: Path) -> Any:
-    """A JSON document. Raises :class:`Unreadable`, also for one nested beyond reason."""
+    """A JSON document. Raises :class:`Unreadable`, also for excessive nesting."""
     data = read_bytes(path, _JSON_LIMIT)
     if not data.strip():
         raise Unreadable("an empty file", "Export or download it again")
     try:
-        # json reads UTF-8, -16 and -32 by itself, and refuses a byte-order mark only in text
+        # json detects UTF-8, -16 and -32 in bytes, where it also accepts a byte-order mark
         return json.loads(data)
     except json.JSONDecodeError as error:
         what = _foreign(data) or f"not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
@@ -128,31 +128,31 @@ def read_json(path: Path) -> Any:
             return json.loads(data.decode("cp1252"))
         except ValueError:
             raise Unreadable("not valid JSON (binary data)", "Export or download it again") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; nesting without end
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; excessive nesting
         raise Unreadable(f"not valid JSON: {str(error)[:80]}", "Export it again") from None
 
 
 def read_yaml(path: Path) -> Any:
-    """A YAML document with every scalar as text, so that a class named ``no`` stays one. Raises :class:`Unreadable`."""
+    """A YAML document with every scalar as text, so that a class may be named ``no``. Raises :class:`Unreadable`."""
     text, _ = read_text(path)
     if text.count("*") > 10_000:  # aliases that refer to aliases
         raise Unreadable("a YAML file with thousands of aliases")
     try:
-        return yaml.load(text, Loader=yaml.BaseLoader)  # BaseLoader makes nothing but str, list and dict
+        return yaml.load(text, Loader=yaml.BaseLoader)  # BaseLoader constructs only str, list and dict
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        location = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).split("\n")[0]
-        what = _foreign(text.encode()) or f"not valid YAML: {problem}{place}"
+        what = _foreign(text.encode()) or f"not valid YAML: {problem}{location}"
         raise Unreadable(what, "Correct it") from None
     except (RecursionError, ValueError, TypeError) as error:
         raise Unreadable(f"not valid YAML: {str(error)[:80]}", "Correct it") from None
 
 
 def read_xml(path: Path) -> tuple[ElementTree.Element, bool]:
-    """The root of an XML file, and whether its encoding had to be guessed. Raises :class:`Unreadable`.
+    """The root of an XML file, and whether its encoding was guessed. Raises :class:`Unreadable`.
 
-    A document type (the door of every XML attack) is refused, as are entities.
+    A document type, which every XML attack needs, is rejected, as are entities.
     """
     data = read_bytes(path)
     if not data.strip():
@@ -164,7 +164,7 @@ def read_xml(path: Path) -> tuple[ElementTree.Element, bool]:
         return _parse(data), False
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         first = error
-    # The declaration may be wrong or missing: trust the bytes instead.
+    # the declaration may be wrong or missing: try the likely encodings
     declared = _DECLARED.match(data)
     names = [declared.group(1).decode()] if declared else []
     for encoding in [*names, "utf-8-sig", "utf-16", "cp1252"]:
@@ -177,49 +177,40 @@ def read_xml(path: Path) -> tuple[ElementTree.Element, bool]:
 
 
 def _parse(source: bytes | str) -> ElementTree.Element:
-    # Every XML attack needs a document type. Expat reads no encoding in which one could be written without these
-    # bytes, but for UTF-16 and its zeros; where they are absent, the parser in C does, three times as fast.
+    # Every XML attack needs a document type, which in each encoding that Expat supports contains these bytes, or zeros
+    # in UTF-16. Without them the C parser is safe, and three times as fast.
     data = source.encode() if isinstance(source, str) else source
     plain = not any(mark in data for mark in (b"<!DOCTYPE", b"<!ENTITY", b"\0"))
     try:
         root = ElementTree.fromstring(source) if plain else safe_xml.fromstring(source, forbid_dtd=True)
     except DefusedXmlException:
-        raise Unreadable("XML with a document type or entities, which are never needed here", "Remove them") from None
+        raise Unreadable("XML with a document type or entities, which annotations do not need", "Remove them") from None
     except RecursionError:
-        raise Unreadable("XML nested beyond reason") from None
+        raise Unreadable("XML with excessive nesting") from None
     if root is None:
         raise ValueError("no element")
     return root
 
 
 def _foreign(data: bytes) -> str | None:
-    """What a file is, where it is a well-known mistake."""
+    """A description of the file where it is a common mistake."""
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<!doctype html", b"<html")):
-        return "an HTML page (a download that went wrong?)"
+        return "an HTML page (a failed download?)"
     if head.startswith(b"version https://git-lfs"):
         return "a git-lfs pointer, not the file itself (run: git lfs pull)"
     if not any(data[:4096]):
-        return "nothing but zero bytes"
+        return "only zero bytes"
     return None
 
 
-def nearest(name: str, names: list[str]) -> str:
-    """``did you mean`` for an unknown name, or the list of the known ones."""
-    import difflib
-
-    close = difflib.get_close_matches(name, names, 1, 0.5)
-    listed = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
-    return f"Did you mean {close[0]}?" if close else (f"There is: {listed}" if names else "There is none")
-
-
 def check_exists(path: Path) -> None:
-    """Raises :class:`FovealError` for a path that is not there or may not be read."""
+    """Raises :class:`FovealError` for a path that does not exist or cannot be read."""
     try:
         if not path.exists():
             raise FovealError("no such file or folder", path=path, fix="Check the path")
         if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
-            raise FovealError("may not be read", path=path, fix="Change its permissions")
+            raise FovealError("cannot be read (permission denied)", path=path, fix="Change its permissions")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise FovealError(f"cannot be opened ({reason})", path=path) from None

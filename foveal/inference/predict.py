@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.images.load import RGB, ImageError, find_images, is_image, load_image
+from ..data.images.load import ImageError, find_images, is_image, load_image
 from ..errors import FovealError, UsageError
-from ..files.paths import OnProgress, PathLike
+from ..files.aliases import ImageArray, OnProgress, PathLike
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,9 +127,9 @@ def _check(detector: Detector, score: float, classes: Sequence[str] | None) -> N
 
 def _batches(
     files: Sequence[str], size: int, skipped: list[ImageError], progress: OnProgress | None
-) -> Iterator[list[tuple[str, RGB]]]:
+) -> Iterator[list[tuple[str, ImageArray]]]:
     """Names and pixels of ``size`` images at a time; images that cannot be read go to ``skipped``."""
-    batch: list[tuple[str, RGB]] = []
+    batch: list[tuple[str, ImageArray]] = []
     for number, (name, loaded) in enumerate(_prefetch(files), 1):
         if isinstance(loaded, ImageError):
             skipped.append(loaded)
@@ -172,17 +172,17 @@ def find_sources(sources: Sequence[PathLike]) -> list[str]:
     return list(dict.fromkeys(files))
 
 
-def _prefetch(files: Sequence[str]) -> Iterator[tuple[str, RGB | ImageError]]:
+def _prefetch(files: Sequence[str]) -> Iterator[tuple[str, ImageArray | ImageError]]:
     """Names and pixels in order (or the error of an image that cannot be read), decoded a few ahead."""
 
-    def load(name: str) -> RGB | ImageError:
+    def load(name: str) -> ImageArray | ImageError:
         try:
             return load_image(name)
         except ImageError as error:
             return error
 
     with ThreadPoolExecutor(1) as pool:
-        ahead: deque[tuple[str, Future[RGB | ImageError]]] = deque()
+        ahead: deque[tuple[str, Future[ImageArray | ImageError]]] = deque()
         remaining = iter(files)
         try:
             while True:
@@ -221,7 +221,7 @@ class ImageProposals:
         None for a detector that makes its own. Raises :class:`UsageError` for files that it has no use for.
         """
         from ..data.records.dataset import Record
-        from ..external_proposals.cache import from_source, kept
+        from ..external_proposals.cache import ensure_cached, from_source
         from ..external_proposals.file import read_tables
 
         source = detector.source
@@ -232,16 +232,16 @@ class ImageProposals:
         if files is not None:
             return cls(read_tables(files), source.top)
         records = [Record.bare(name) for name in names]
-        return cls([kept(records, source.setting, from_source(source), progress=progress).table], source.top)
+        return cls([ensure_cached(records, source.setting, from_source(source), progress=progress).table], source.top)
 
     @cached_property
     def rows(self) -> dict[str, tuple[Table, int]]:
         """Table and row of every image, by its content."""
-        from ..external_proposals.file import places
+        from ..external_proposals.file import index_tables
 
-        return places(self.tables)
+        return index_tables(self.tables)
 
-    def boxes(self, name: str, pixels: RGB) -> NDArray[np.float32]:
+    def boxes(self, name: str, pixels: ImageArray) -> NDArray[np.float32]:
         """(P, 4) xyxy pixels. Raises :class:`FovealError` for an image that the tables do not hold."""
         from ..external_proposals.file import content_key
 
@@ -279,7 +279,7 @@ class _Drawings:
         if out.exists() and not out.is_dir():
             raise FovealError("is a file, not a folder", path=out, fix="Give a folder for the drawings")
 
-    def save(self, name: str, pixels: RGB, detections: Detections) -> Path:
+    def save(self, name: str, pixels: ImageArray, detections: Detections) -> Path:
         from .draw import draw
 
         self.out.mkdir(parents=True, exist_ok=True)

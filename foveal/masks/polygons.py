@@ -1,7 +1,7 @@
-"""Polygons -> masks, pixel by pixel as pycocotools has them.
+"""Rasterizes polygons into masks, with the same pixels as pycocotools.
 
-Corners are rounded to fifths of a pixel, the outline is walked in such steps, and of every column's middle it is noted
-where the outline crosses it; between two crossings the column is inside. Source of the rule: cocoapi, ``rleFrPoly``.
+Corners are rounded to fifths of a pixel, the outline is traced in such steps, and its crossings with the middle of
+every column are recorded; between two crossings the column is inside. Source: cocoapi, ``rleFrPoly``.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .rle import Ints, Masks, ranges
+from ..files.aliases import Ints
+from .rle import Masks, ranges
 
-STEPS = 5  # of the outline, a pixel
+STEPS = 5  # of the outline for each pixel
 
 
 def rasterize(objects: Sequence[Sequence[Sequence[float]]], size: tuple[int, int]) -> Masks:
-    """One mask an object on a canvas of ``size`` = height, width: the union of its polygons [x1, y1, x2, y2, ...].
+    """One mask for each object on a canvas of ``size`` = height, width: the union of its polygons [x1, y1, x2, ...].
 
-    Memory goes with the length of the outlines, also of those outside the canvas.
+    Memory grows with the length of the outlines, also outside the canvas.
     """
     polygons = [np.asarray(p, np.float64).reshape(-1, 2) for o in objects for p in o]
     owner = np.repeat(np.arange(len(objects)), [len(o) for o in objects])
@@ -28,11 +29,11 @@ def rasterize(objects: Sequence[Sequence[Sequence[float]]], size: tuple[int, int
 
 
 def _columns(polygons: Sequence[NDArray[np.float64]], size: tuple[int, int]) -> tuple[Ints, Ints, Ints, Ints]:
-    """Polygon, column, first row and row after the last of every stretch inside."""
+    """Polygon, column, first row and row after the last of every interval inside."""
     height, width = size
     which, u, v = _outline(polygons)
     step = np.flatnonzero((u[1:] != u[:-1]) & (which[1:] == which[:-1])) + 1
-    # the column whose middle lies between two neighbors on the outline, if there is one
+    # the column whose middle is between two consecutive points of the outline, if there is one
     x = (np.minimum(u[step], u[step - 1]) + 0.5) / STEPS - 0.5
     y = (np.minimum(v[step], v[step - 1]) + 0.5) / STEPS - 0.5
     good = (np.floor(x) == x) & (x >= 0) & (x <= width - 1)
@@ -51,11 +52,11 @@ def _outline(polygons: Sequence[NDArray[np.float64]]) -> tuple[Ints, Ints, Ints]
     begin = np.concatenate(polygons)
     end = np.concatenate([np.roll(p, -1, 0) for p in polygons])
     which = np.repeat(np.arange(len(polygons)), [len(p) for p in polygons])
-    (xs, ys), (xe, ye) = ((STEPS * corner + 0.5).astype(np.int64).T for corner in (begin, end))  # cut towards zero
+    (xs, ys), (xe, ye) = ((STEPS * corner + 0.5).astype(np.int64).T for corner in (begin, end))  # truncated to zero
     moving = (xs != xe) | (ys != ye)
     which, xs, ys, xe, ye = (values[moving] for values in (which, xs, ys, xe, ye))
     dx, dy = np.abs(xe - xs), np.abs(ye - ys)
-    flat = dx >= dy  # the longer side is walked a fifth at a time, from its lower end
+    flat = dx >= dy  # the longer axis is traced in fifths of a pixel, from its lower end
     back = np.where(flat, xs > xe, ys > ye)
     x0, y0 = np.where(back, xe, xs), np.where(back, ye, ys)
     long = np.where(flat, dx, dy)

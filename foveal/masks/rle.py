@@ -1,8 +1,8 @@
-"""Masks as runs: of every column the stretches of rows that belong to the mask. NumPy only, no torch.
+"""Run-length encoded masks: for every column the intervals of rows inside the mask. NumPy only, no torch.
 
-A picture with a hundred objects is 100 MB as bitmaps and some hundred kilobytes as runs, and flipping, cropping,
-resizing and comparing them are a few operations on flat arrays. COCO's run lengths (one list a mask, column by column,
-zeros first, also squeezed into text) are read and written here.
+The masks of a hundred objects take 100 MB as bitmaps and some hundred kilobytes as runs; flipping, cropping, resizing
+and comparing them are a few operations on flat arrays. COCO's run lengths (one list a mask, column by column, zeros
+first, also compressed as text) are read and written here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from ..files.aliases import Ints
+
 Short = NDArray[np.int32]
 
 
@@ -23,15 +24,15 @@ class Masks:
     """N masks on one canvas; R runs sorted by mask, column and row. Two runs of a column never touch."""
 
     size: tuple[int, int]  # height, width of the canvas
-    starts: Ints  # (N + 1,) where the runs of each mask begin, and R
+    starts: Ints  # (N + 1,) first run of each mask, and R
     x: Short  # (R,) column
     top: Short  # (R,) first row
-    bottom: Short  # (R,) the row after the last; always below ``top``
+    bottom: Short  # (R,) the row after the last, more than ``top``
 
     # ------------------------------------------------------------------------------------------------- making
     @classmethod
     def empty(cls, size: tuple[int, int], count: int = 0) -> Masks:
-        """``count`` masks without a pixel."""
+        """``count`` empty masks."""
         none = np.zeros(0, np.int32)
         return cls(size, np.zeros(count + 1, np.int64), none, none, none)
 
@@ -45,7 +46,7 @@ class Masks:
         top: NDArray[Any],
         end: NDArray[Any],
     ) -> Masks:
-        """From runs (R,) of masks ``owner``, in any order, which may overlap or be empty."""
+        """From runs (R,) of the masks ``owner``, in any order; runs may overlap or be empty."""
         height, width = size
         base = (owner.astype(np.int64) * width + x) * (height + 1)  # a column's keys end before the next one's begin
         keep = end > top
@@ -76,7 +77,7 @@ class Masks:
 
     @classmethod
     def of_counts(cls, counts: Sequence[Sequence[int] | NDArray[Any]], size: tuple[int, int]) -> Masks:
-        """From COCO's run lengths, one list a mask, each with the sum height x width."""
+        """From COCO's run lengths, one list for each mask, which sums to height x width."""
         ends = [np.cumsum(np.asarray(c, np.int64)) for c in counts]
         begin = np.concatenate([np.zeros(0, np.int64), *(e[: len(e) // 2 * 2 : 2] for e in ends)])
         end = np.concatenate([np.zeros(0, np.int64), *(e[1::2] for e in ends)])
@@ -85,7 +86,7 @@ class Masks:
         some = end > begin
         begin, end, owner = begin[some], end[some], owner[some]
         first, last = begin // height, (end - 1) // height
-        number = last - first + 1  # a run goes on at the top of the next column
+        number = last - first + 1  # a run continues at the top of the next column
         x = ranges(first, number)
         begin, end, owner = np.repeat(begin, number), np.repeat(end, number), np.repeat(owner, number)
         top, bottom = np.maximum(begin - x * height, 0), np.minimum(end - x * height, height)
@@ -93,13 +94,13 @@ class Masks:
 
     @classmethod
     def join(cls, parts: Sequence[Masks], size: tuple[int, int]) -> Masks:
-        """The masks of several on the same canvas, one after the other."""
+        """Concatenates masks on the same canvas."""
         counts = np.concatenate([np.zeros(1, np.int64), *(np.diff(p.starts) for p in parts)])
         none = np.zeros(0, np.int32)
         x, top, bottom = (np.concatenate([none, *(getattr(p, name) for p in parts)]) for name in ("x", "top", "bottom"))
         return cls(size, np.cumsum(counts), x, top, bottom)
 
-    # ------------------------------------------------------------------------------------------------ looking
+    # ------------------------------------------------------------------------------------------------ reading
     def __len__(self) -> int:
         return len(self.starts) - 1
 
@@ -109,12 +110,12 @@ class Masks:
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
     def area(self) -> Ints:
-        """(N,) pixels."""
+        """(N,) number of pixels."""
         total = np.append(0, np.cumsum(self.bottom - self.top, dtype=np.int64))
         return np.asarray(total[self.starts[1:]] - total[self.starts[:-1]])
 
     def extents(self) -> NDArray[np.float64]:
-        """(N, 4) the box around each mask, xyxy half-open; zeros where a mask has no pixel."""
+        """(N, 4) the box around each mask, xyxy half-open; zeros for an empty mask."""
         boxes = np.zeros((len(self), 4))
         some = np.diff(self.starts) > 0
         first = self.starts[:-1][some]
@@ -150,12 +151,12 @@ class Masks:
         return [run_lengths(begin[low:high], end[low:high], self.size[0] * self.size[1]) for low, high in rows]
 
     def to_coco(self) -> list[dict[str, Any]]:
-        """``{"size": [height, width], "counts": text}`` of each mask: COCO's squeezed run lengths."""
+        """``{"size": [height, width], "counts": text}`` of each mask: COCO's compressed run lengths."""
         return [{"size": list(self.size), "counts": squeeze(c)} for c in self.counts()]
 
     # ----------------------------------------------------------------------------------------------- changing
     def __getitem__(self, index: Any) -> Masks:
-        """Some of the masks: indices, a slice or flags (N,), as arrays or tensors in main memory."""
+        """Some of the masks: indices, a slice or flags (N,), as arrays or CPU tensors."""
         rows = np.arange(len(self))[index if isinstance(index, slice) else np.asarray(index)].reshape(-1)
         count = np.diff(self.starts)[rows]
         runs = ranges(self.starts[rows], count)
@@ -163,19 +164,19 @@ class Masks:
         return Masks(self.size, starts, self.x[runs], self.top[runs], self.bottom[runs])
 
     def flipped(self) -> Masks:
-        """Left and right exchanged."""
+        """Mirrors left and right."""
         x = self.size[1] - 1 - self.x
         return Masks.of_runs(self.size, len(self), self.owner, x, self.top, self.bottom)
 
     def window(self, top: int, left: int, height: int, width: int) -> Masks:
-        """The part inside a window, which may reach beyond the canvas; the window is the new canvas."""
+        """The part inside a window, which may extend beyond the canvas; the window is the new canvas."""
         x = self.x - left
         inside = (x >= 0) & (x < width)
         rows = ((edge - top).clip(0, height) for edge in (self.top[inside], self.bottom[inside]))
         return Masks.of_runs((height, width), len(self), self.owner[inside], x[inside], *rows)
 
     def resized(self, height: int, width: int) -> Masks:
-        """On another canvas: every new pixel takes the old one that its center lies in."""
+        """Nearest-neighbor resizing: every new pixel has the value of the old one that contains its center."""
         if (height, width) == self.size:
             return self
         low, high = _new_edges(self.size[1], width)[:, self.x]
@@ -188,14 +189,14 @@ class Masks:
         return Masks.of_runs((height, width), len(self), owner, x, top, bottom)
 
     def in_frame(self, sx: float, sy: float, ox: float, oy: float) -> Masks:
-        """On the canvas of a network that sees x of the picture at x * sx + ox; the canvas ends with the picture."""
+        """In network pixels: x of the image is at x * sx + ox. The canvas ends with the image."""
         height, width = round(self.size[0] * sy), round(self.size[1] * sx)
         top, left = round(oy), round(ox)
         return self.resized(height, width).window(-top, -left, top + height, left + width)
 
 
 def _new_edges(old: int, new: int) -> Ints:
-    """(2, old) where each old row begins and ends among the new ones."""
+    """(2, old) first new row of each old row, and the one after its last."""
     source = ((np.arange(new) + 0.5) * old / new).astype(np.int64)
     edge = np.searchsorted(source, np.arange(old + 1))
     return np.stack([edge[:-1], edge[1:]])
@@ -215,11 +216,11 @@ def ranges(begin: NDArray[Any], count: NDArray[Any]) -> Ints:
     return np.asarray(np.arange(count.sum()) + np.repeat(begin - (np.cumsum(count) - count), count))
 
 
-# ------------------------------------------------------------------------------------------- COCO's squeezed text
+# ------------------------------------------------------------------------------------------- COCO's compressed text
 # A run length is written as its difference from the one two before it (from the fourth on), five bits a character,
-# lowest first; 32 says that more follow, 16 in the last character that the number is negative; 48 makes it printable.
+# lowest first; 32 marks that more follow, 16 in the last character a negative number; 48 makes it printable.
 def squeeze(counts: NDArray[Any]) -> str:
-    """Run lengths as COCO's text."""
+    """Run lengths -> COCO's compressed text."""
     values = np.asarray(counts, np.int64).copy()
     values[3:] -= np.asarray(counts, np.int64)[1:-2]
     digits = []
@@ -235,18 +236,18 @@ def squeeze(counts: NDArray[Any]) -> str:
 
 
 def unsqueeze(text: str) -> Ints:
-    """The run lengths of COCO's text. Raises ``ValueError`` for what is none."""
+    """COCO's compressed text -> run lengths. Raises ``ValueError`` for invalid text."""
     letters = np.frombuffer(text.encode("latin-1", "replace"), np.uint8).astype(np.int64) - 48
     if len(letters) and (letters.min() < 0 or letters.max() > 63 or letters[-1] & 32):
         raise ValueError("not COCO's run lengths")
     last = np.flatnonzero(letters & 32 == 0)
     first = np.append(0, last[:-1] + 1)[: len(last)]
-    place = np.arange(len(letters)) - np.repeat(first, last - first + 1)
-    if len(place) and place.max() > 6:  # seven characters hold 2^34
+    position = np.arange(len(letters)) - np.repeat(first, last - first + 1)
+    if len(position) and position.max() > 6:  # seven characters hold 2^34
         raise ValueError("not COCO's run lengths")
-    bits = (letters & 31) << (5 * place)
+    bits = (letters & 31) << (5 * position)
     values = np.add.reduceat(bits, first) if len(first) else np.zeros(0, np.int64)
-    values = np.where(letters[last] & 16, values - (np.int64(1) << (5 * (place[last] + 1))), values)
+    values = np.where(letters[last] & 16, values - (np.int64(1) << (5 * (position[last] + 1))), values)
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return values

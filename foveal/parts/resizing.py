@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FovealError, UsageError
+from ..files.aliases import ImageArray
 from ..types import Images
-
-ImageArray = np.ndarray[Any, np.dtype[np.uint8]]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

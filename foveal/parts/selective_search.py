@@ -18,16 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-
-_Floats = NDArray[np.float32]
-RGBImage = NDArray[np.uint8]
+from ..files.aliases import Floats32, ImageArray
 
 
 class Proposed(NamedTuple):
     """The proposals of one image, best first."""
 
-    boxes: _Floats  # (P, 4) xyxy pixels of the image
-    scores: _Floats  # (P,) falling
+    boxes: Floats32  # (P, 4) xyxy pixels of the image
+    scores: Floats32  # (P,) falling
 
 
 class ProposalSource(ABC):
@@ -36,7 +34,7 @@ class ProposalSource(ABC):
     top: int  # how many of the best proposals of each image a detector uses
 
     @abstractmethod
-    def __call__(self, image: RGBImage) -> Proposed:
+    def __call__(self, image: ImageArray) -> Proposed:
         """All proposals of an image (H, W, 3) uint8 RGB, whatever ``top`` is."""
 
     @property
@@ -87,7 +85,7 @@ class SelectiveSearch(ProposalSource):
         if min(self.top, self.width) < 1 or self.min_side < 0 or self.sigma <= 0:
             raise UsageError(f"expected top and width of at least 1, min_side of at least 0, sigma above 0, got {self}")
 
-    def __call__(self, image: RGBImage) -> Proposed:
+    def __call__(self, image: ImageArray) -> Proposed:
         cv2 = _opencv()
         resized = self._resized(cv2, image)
         scores: dict[tuple[int, ...], float] = {}
@@ -111,15 +109,15 @@ class SelectiveSearch(ProposalSource):
         finally:
             cv2.setNumThreads(before)
 
-    def _resized(self, cv2: Any, image: RGBImage) -> RGBImage:
+    def _resized(self, cv2: Any, image: ImageArray) -> ImageArray:
         """The image with a width of ``width``."""
         height, width = image.shape[:2]
         scale = min(self.width / width, 2 * self.width / height)
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        out: RGBImage = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        out: ImageArray = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         return out
 
-    def _groupings(self, cv2: Any, image: RGBImage) -> Iterator[NDArray[np.int32]]:
+    def _groupings(self, cv2: Any, image: ImageArray) -> Iterator[NDArray[np.int32]]:
         """The rectangles (R, 4) x, y, width, height of each color space, k and similarity."""
         segmentation, blue_first = cv2.ximgproc.segmentation, np.ascontiguousarray(image[..., ::-1])
         colors = [_color(cv2, image, name) for name in _COLORS[self.mode]]
@@ -138,7 +136,7 @@ class SelectiveSearch(ProposalSource):
         return [tuple(row) for row in np.stack([x, y, w, h], 1)[np.lexsort((w, x, y, -w * h))].tolist()]
 
 
-def _color(cv2: Any, image: RGBImage, name: str) -> RGBImage:
+def _color(cv2: Any, image: ImageArray, name: str) -> ImageArray:
     """An image (H, W, 3) RGB in another color space: (H, W, 3) or (H, W), 0 to 255."""
     if name == "rgi":  # red and green as shares of the light, and the light
         light = image.astype(np.float32).sum(2, keepdims=True)
@@ -194,7 +192,7 @@ class SlidingWindows(ProposalSource):
         if self.top < 1 or not self.sizes or not self.ratios or min(*self.sizes, *self.ratios, self.stride) <= 0:
             raise UsageError(f"expected top of at least 1 and everything else above 0, got {self}")
 
-    def __call__(self, image: RGBImage) -> Proposed:
+    def __call__(self, image: ImageArray) -> Proposed:
         height, width = image.shape[:2]
         boxes = [np.zeros((0, 4))]
         for size, ratio in itertools.product(sorted(self.sizes, reverse=True), self.ratios):

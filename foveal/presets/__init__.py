@@ -7,12 +7,11 @@ are imported when the first of them is asked for: :mod:`foveal.presets.catalogue
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from ..assembly.detector import Spec
@@ -60,9 +59,8 @@ def get(name: str) -> Spec:
     """The preset of that name. Raises ``UsageError`` with the nearest one."""
     if name in _all():
         return _all()[name]
-    near = difflib.get_close_matches(name, names(), 1)
-    fix = f"Did you mean {near[0]!r}?" if near else ""
-    raise UsageError(f"there is no preset {name!r}", fix=f"{fix} `foveal models` lists them.".strip())
+    fix = f"{nearest(name, names())} Run `foveal models` to list them".strip()
+    raise UsageError(f"there is no preset {name!r}", fix=fix)
 
 
 def __getattr__(name: str) -> Any:

@@ -61,7 +61,7 @@ def together() -> Iterator[None]:
     _leave(None)
 
 
-def launch(fabric: Fabric, *, several: bool) -> None:
+def join(fabric: Fabric, *, several: bool) -> None:
     """Starts the other processes where that is up to this one, and joins their group, where there are several."""
     if several and _kept.store is not None and not _joined():  # Fabric only joins where nobody has
         backend = "nccl" if fabric.device.type == "cuda" else "gloo"

@@ -13,7 +13,6 @@ from lightning_fabric import Fabric
 
 from ..errors import FovealError, UsageError
 from ..recipe import Precision
-from . import process_group as processes
 from .precision import choose, plugin
 
 
@@ -60,7 +59,9 @@ def launch(device: torch.device, devices: int | None, precision: Precision) -> F
         strategy="ddp" if several else "auto",
         plugins=[plugin(precision, device)],
     )
-    processes.launch(fabric, several=several)
+    from . import process_group
+
+    process_group.join(fabric, several=several)
     return fabric
 
 
@@ -100,7 +101,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
 
 
-def describe(fabric: Fabric) -> dict[str, Any]:
+def describe_environment(fabric: Fabric) -> dict[str, Any]:
     """The environment of a run, for ``run.json``."""
     cuda = fabric.device.type == "cuda"
     return {

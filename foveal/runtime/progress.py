@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-from ..files.paths import OnProgress
+from ..files.aliases import OnProgress
 
 SECONDS = 300.0  # between progress lines where there is no terminal
 VERBOSE_SECONDS = 10.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +11,8 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from ..config.fields import describe
 from ..data.records.subsets import Others
-from ..errors import UsageError
-from ..files.paths import PathLike
+from ..errors import UsageError, nearest
+from ..files.aliases import PathLike
 
 # What a type does not express: the smallest value, and how the command line reads a field.
 AT_LEAST_0, AT_LEAST_1 = {"min": 0}, {"min": 1}
@@ -117,9 +116,8 @@ def with_fields(
         def call(first: _First, /, *args: _P.args, **options: _P.kwargs) -> _Result:
             unknown = [name for name in options if name not in signature.parameters]
             if unknown:
-                near = difflib.get_close_matches(unknown[0], signature.parameters, 1)
-                hint = f". Did you mean {near[0]}?" if near else ""
-                raise TypeError(f"{function.__name__}() has no argument {unknown[0]!r}{hint}")
+                hint = nearest(unknown[0], signature.parameters)
+                raise TypeError(f"{function.__name__}() has no argument {unknown[0]!r}. {hint}".removesuffix(". "))
             signature.bind(first, *args, **options)  # a missing one is named as Python does it
             return function(first, arguments(*args, **options))
 

@@ -11,8 +11,8 @@ from lightning_fabric import Fabric
 from ..data.open import check_trainable
 from ..data.records.dataset import Dataset
 from ..errors import UsageError
-from ..external_proposals.cache import fill, from_source, kept
-from ..files.paths import PathLike
+from ..external_proposals.cache import ensure_cached, fill_proposals, from_source
+from ..files.aliases import PathLike
 from ..runtime.processes import first_alone
 from ..runtime.progress import Console
 
@@ -62,11 +62,11 @@ class Datasets:
 
         def prepare() -> list[str]:
             for dataset in self.both if files is None else ():
-                kept(dataset.records, source.setting, from_source(source), progress=console.task("proposals"))
+                ensure_cached(dataset.records, source.setting, from_source(source), progress=console.task("proposals"))
             return []
 
         making = console.task("proposals")
         if fabric.world_size > 1:
             first_alone(fabric, prepare)
-        training, validation = (fill(d, source, files, progress=making) for d in self.both)
+        training, validation = (fill_proposals(d, source, files, progress=making) for d in self.both)
         return Datasets(training, validation, self.note)

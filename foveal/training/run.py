@@ -11,7 +11,7 @@ from ..checkpoints.folder import Run
 from ..checkpoints.initial import find_spec
 from ..config.overrides import override
 from ..errors import FovealError
-from ..files.paths import PathLike
+from ..files.aliases import PathLike
 from ..runtime import process_group
 from ..runtime.processes import first_process
 from .arguments import TrainArguments, with_fields

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 
 from ..checkpoints.initial import diluted_box_loss
 from ..data.records.findings import count, fold
-from ..files.paths import PathLike
+from ..files.aliases import PathLike
 from ..runtime import processes as environment
 from .arguments import TrainArguments
 from .datasets import Datasets
@@ -58,7 +58,7 @@ def run_record(
     divided = {name: [r.id for r in d.records] for name, d in both} if sets.note else None
     return {
         "arguments": call,
-        "environment": environment.describe(fabric),
+        "environment": environment.describe_environment(fabric),
         "spec": described["spec"],
         "classes": described["classes"],
         **({"parts": described["parts"]} if "parts" in described else {}),  # of one's own: name -> module

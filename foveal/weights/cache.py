@@ -6,14 +6,13 @@ Only :func:`fetch` and :func:`fetch_url` access the network. Every file is check
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from ..errors import FovealError, UsageError
-from ..files.paths import OnProgress
+from ..errors import FovealError, UsageError, nearest
+from ..files.aliases import OnProgress
 from .catalogue import ALIASES, PUBLISHED, Part, Published
 from .download import digest, download
 
@@ -56,8 +55,7 @@ def find_published(name: str) -> Published:
     key = _resolve(name)
     if key is None:
         known = [*ALIASES, *PUBLISHED]
-        near = difflib.get_close_matches(name, known, 3)
-        fix = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Choose one of {', '.join(known)}"
+        fix = nearest(name, known, "checkpoints", count=3)
         raise UsageError(f"no published checkpoint is called {name!r}", fix=fix)
     return PUBLISHED[key]
 

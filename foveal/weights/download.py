@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import FovealError
-from ..files.paths import OnProgress
+from ..files.aliases import OnProgress
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte

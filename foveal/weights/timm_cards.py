@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any
 
-from ..errors import FovealError, UsageError
+from ..errors import FovealError, UsageError, nearest
 from .catalogue import Published
 
 
@@ -26,8 +25,8 @@ def timm_card(name: str) -> Published:
     except RuntimeError:  # an unknown network, or an unknown tag of it
         cfg = None
     if cfg is None:
-        near = difflib.get_close_matches(timm_name, timm.list_models(pretrained=True), 3)
-        fix = f"Did you mean {' or '.join(near)}?" if near else "See timm.list_models(pretrained=True)"
+        fix = nearest(timm_name, timm.list_models(pretrained=True), count=3)
+        fix = fix or "See timm.list_models(pretrained=True)"
         raise UsageError(f"{timm_name!r} is not one of timm's checkpoints", fix=fix)
     url = str(cfg.url or "")
     if not re.search(r"-[0-9a-f]{8,64}\.\w+$", url):

@@ -199,7 +199,7 @@ def test_an_exchange_that_was_interrupted_is_repaired(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """The write of each of the six files fails in turn, after some of its bytes."""
     checkpoint.save(tmp_path, 1, content())
-    original, written = checkpoint._write, 0
+    original, written = checkpoint.write_synced, 0
 
     def failing(path: Path, data: bytes) -> None:
         nonlocal written
@@ -209,7 +209,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
         written += 1
         original(path, data)
 
-    monkeypatch.setattr(checkpoint, "_write", failing)
+    monkeypatch.setattr(checkpoint, "write_synced", failing)
     with pytest.raises(FovealError, match=r"no space left.*--resume"):
         checkpoint.save(tmp_path, 2, content())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "step-1"]

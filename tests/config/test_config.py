@@ -163,7 +163,7 @@ def test_a_bad_override_says_what_is_wrong(item: str, said: str) -> None:
 
 def test_a_place_in_a_tuple_must_exist() -> None:
     for item in ("coats.2.shade=1", "coats.-1.shade=1", "coats.x=1"):
-        with pytest.raises(UsageError, match=r"Valid places: 0 to 1|key=value"):
+        with pytest.raises(UsageError, match=r"Use one of the indices 0 to 1|key=value"):
             override(Layered(), [item], NAMES)
     with pytest.raises(UsageError, match="'tempera' is not one of 'oil', 'water'"):
         override(Layered(), ["kind=tempera"], NAMES)
@@ -305,7 +305,7 @@ def test_importing_config_does_not_import_torch() -> None:
 
 
 def test_text_in_a_call_needs_quotes() -> None:
-    with pytest.raises(UsageError, match=r"Text in a call needs quotes: Darknet\(\"my.cfg\"\)"):
+    with pytest.raises(UsageError, match=r"Quote text in a call: Darknet\(\"my.cfg\"\)"):
         override(House(), ["paint=Plain(name=/data/x.cfg)"], NAMES)
     with pytest.raises(UsageError, match=r"unknown name dark\. Text needs quotes here: 'dark'"):
         override(House(), ["paint=Plain(name=dark)"], NAMES)

@@ -70,14 +70,14 @@ def test_every_preset_names_parts_of_the_table_alone() -> None:
 
 
 def test_opening_a_run_imports_what_its_text_names() -> None:
-    """50 files of the package when this was written; it was 112 when every part was imported."""
+    """Of the package's files that hold code (the ``__init__.py`` of most folders are empty)."""
     code = (
         "import sys, foveal; foveal.load(sys.argv[1], device='cpu', precision='32'); "
-        "print(*sorted(m for m in sys.modules if m.split('.')[0] == 'foveal'))"
+        "print(*sorted(n for n, m in sys.modules.items() if n.split('.')[0] == 'foveal' and open(m.__file__).read()))"
     )
     run = [sys.executable, "-c", code, str(HERE / "retinanet")]
     loaded = subprocess.run(run, check=True, capture_output=True, text=True).stdout.split()
-    assert len(loaded) <= 50, loaded
+    assert 30 < len(loaded) <= 45, loaded
     named = {m.rpartition(".")[2] for m in loaded}
     assert not named & {"detr", "darknet", "faster_rcnn", "fcos", "ssd", "yolo", "timm", "transformer"}
 

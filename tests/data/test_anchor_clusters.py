@@ -56,7 +56,7 @@ def test_equal_to_a_plain_loop_on_bccd(data: Path) -> None:
 
 
 def test_too_few_boxes() -> None:
-    with pytest.raises(FovealError, match="3 shapes wanted, but the boxes have 2 different sizes"):
+    with pytest.raises(FovealError, match="3 shapes were requested, but the boxes have 2 different sizes"):
         cluster(np.array([[1.0, 2], [1, 2], [3, 4]]), 3)
 
 

@@ -153,9 +153,9 @@ def test_never_into_the_source_or_over_something(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("precious")
     for out, message in (
-        (source / "new", "lies within"),
-        (source, "there already"),
-        (tmp_path / "full", "there already"),
+        (source / "new", "is inside the source"),
+        (source, "exists already"),
+        (tmp_path / "full", "exists already"),
     ):
         with pytest.raises(FovealError, match=message):
             convert(source, out, "coco")

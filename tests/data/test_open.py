@@ -25,8 +25,8 @@ def test_what_is_no_data_set_is_said(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("a")
     cases = {
         "nowhere": "no such file or folder",
-        "empty": "holds no data set: it has no annotations",
-        "photos": r"holds no data set \(1 images, 1 JSON files that are no annotations\)",
+        "empty": "holds no dataset: there are no annotations",
+        "photos": r"holds no dataset \(1 images, 1 JSON files without annotations\)",
         "x.txt": r"neither a COCO \.json nor a YOLO data\.yaml",
         "photos/a.jpg": "neither",
     }
@@ -65,7 +65,7 @@ def test_other_json_beside_a_coco_file_is_no_annotation(tmp_path: Path) -> None:
 def test_more_than_one_data_set_is_refused_by_name(tmp_path: Path) -> None:
     voc(tmp_path / "VOC2007")
     voc(tmp_path / "VOC2012")
-    with pytest.raises(FovealError, match=r"holds 2 data sets: VOC in .*VOC2007; VOC in .*VOC2012"):
+    with pytest.raises(FovealError, match=r"holds 2 datasets: VOC in .*VOC2007; VOC in .*VOC2012"):
         open_dataset(tmp_path)
     yolo(tmp_path / "y")
     assert open_dataset(tmp_path / "y").format == "yolo"
@@ -215,7 +215,7 @@ def test_a_second_set_to_validate_on_never_lets_the_test_images_in(tmp_path: Pat
     (sets / "mine.txt").rename(sets / "trainval.txt")
     (sets / "val.txt").write_text("c\n")
     train, val, note = split_pair(source)  # without train.txt: trainval is divided, val is no part of it
-    assert {r.id for r in [*train.records, *val.records]} == {"a", "b"} and "'trainval' has no companion" in note
+    assert {r.id for r in [*train.records, *val.records]} == {"a", "b"} and "'trainval' has no validation split" in note
 
 
 def test_split_pair_with_classes(tmp_path: Path) -> None:
@@ -238,16 +238,16 @@ def test_the_same_picture_on_both_sides_is_said(tmp_path: Path) -> None:
 def test_check_trainable(tmp_path: Path) -> None:
     good = open_dataset(voc(tmp_path / "a"))
     check_trainable(good)
-    with pytest.raises(FovealError, match="not one box of the classes dog"):
+    with pytest.raises(FovealError, match="has no box of the classes dog"):
         check_trainable(open_dataset(tmp_path / "a", split="val", classes="dog"))
     only_others = open_dataset(tmp_path / "a", split="val", classes="dog", others="ignore")
-    with pytest.raises(FovealError, match="not one box"):
+    with pytest.raises(FovealError, match="has no box"):
         check_trainable(only_others)
     for n in range(7):
         (tmp_path / "a" / "Annotations" / f"{n}.xml").write_text("")
         image(tmp_path / "a" / "JPEGImages" / f"{n}.jpg")
     shutil.rmtree(tmp_path / "a" / "ImageSets")
-    with pytest.raises(FovealError, match=r"0\.xml: an empty file; .*; and 2 more\. foveal doctor"):
+    with pytest.raises(FovealError, match=r"0\.xml: an empty file; .*; and 2 more\. Run foveal doctor"):
         check_trainable(open_dataset(tmp_path / "a"))
 
 
@@ -293,7 +293,7 @@ def test_a_folder_of_annotations_that_may_not_be_listed(tmp_path: Path, monkeypa
         check_trainable(open_dataset(source))
     (tmp_path / "empty" / "inner").mkdir(parents=True)
     close(tmp_path / "empty" / "inner", monkeypatch)
-    with pytest.raises(FovealError, match=r"holds no data set.*inner may not be listed"):
+    with pytest.raises(FovealError, match=r"holds no dataset.*inner cannot be listed"):
         open_dataset(tmp_path / "empty")
 
 

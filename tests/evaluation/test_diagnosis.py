@@ -11,7 +11,8 @@ import pytest
 
 from foveal.evaluation import DetectionTable, GroundTruth, diagnose, score_detections
 from foveal.evaluation.box_formats import with_boxes
-from foveal.evaluation.tables import Floats, width_height
+from foveal.evaluation.tables import width_height
+from foveal.files.aliases import Floats
 
 CLASSES = ["cat", "dog", "car", "bird"]
 

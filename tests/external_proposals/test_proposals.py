@@ -20,8 +20,8 @@ from foveal.data.open import open_dataset
 from foveal.data.records.dataset import Dataset, Record
 from foveal.errors import FovealError, UsageError
 from foveal.external_proposals import cache as proposals
-from foveal.external_proposals.cache import Made, content_keys, fill, from_source, kept
-from foveal.external_proposals.file import Named, content_key, read_table, write_table
+from foveal.external_proposals.cache import ProposalResult, content_keys, ensure_cached, fill_proposals, from_source
+from foveal.external_proposals.file import TableImage, content_key, read_table, write_table
 from foveal.parts.resizing import Letterbox, Resize, Stretch
 from foveal.parts.selective_search import Proposed, SlidingWindows
 from tests.helpers.data_sets import image, voc
@@ -49,7 +49,7 @@ def found(count: int, seed: int = 0) -> Proposed:
 # ------------------------------------------------------------------------------------------------- the file
 def test_a_file_is_safetensors_and_comes_back_mapped(tmp_path: Path) -> None:
     path, parts = tmp_path / "p.safetensors", [found(3), found(0), found(5, 1)]
-    write_table(path, "here", [Named("k1", "a"), Named("k2", "b"), Named("k3", "c")], parts)
+    write_table(path, "here", [TableImage("k1", "a"), TableImage("k2", "b"), TableImage("k3", "c")], parts)
     with safe_open(path, "numpy") as file:  # safetensors' own reader
         assert file.get_tensor("starts").tolist() == [0, 3, 3, 8]
         np.testing.assert_array_equal(file.get_tensor("boxes"), np.concatenate([p.boxes for p in parts]))
@@ -67,13 +67,13 @@ def test_a_file_is_safetensors_and_comes_back_mapped(tmp_path: Path) -> None:
 
 def test_what_is_no_file_of_proposals_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
-    with pytest.raises(FovealError, match=r"no such file.*foveal proposals"):
+    with pytest.raises(FovealError, match=r"no such proposals file.*foveal proposals"):
         read_table(path)
-    write_table(path, "here", [Named("k", "a")], [found(4)])
+    write_table(path, "here", [TableImage("k", "a")], [found(4)])
     whole = path.read_bytes()
     for spoiled in (b"", b"\x89PNG" + whole, whole[:-1], whole[:60], whole.replace(b"starts", b"starps")):
         path.write_bytes(spoiled)
-        with pytest.raises(FovealError, match=r"cannot be read as proposals|it is cut off|does not hold together"):
+        with pytest.raises(FovealError, match=r"not a proposals file|it is truncated|is inconsistent"):
             read_table(path)
     path.write_bytes(whole.replace(b'schema\\": 1', b'schema\\": 2'))
     with pytest.raises(FovealError, match="schema 2"):
@@ -84,7 +84,7 @@ def test_what_is_no_file_of_proposals_is_refused(tmp_path: Path) -> None:
 def test_a_box_that_is_none_is_named(tmp_path: Path, box: list[float]) -> None:
     path = tmp_path / "p.safetensors"
     boxes = np.array([[0, 0, 9, 9], box], np.float32)
-    write_table(path, "here", [Named("k", "a")], [Proposed(boxes, np.ones(2, np.float32))])
+    write_table(path, "here", [TableImage("k", "a")], [Proposed(boxes, np.ones(2, np.float32))])
     with pytest.raises(FovealError, match=r"row 1: a proposal of image a is"):
         read_table(path).of(0, 64, 48)
 
@@ -94,11 +94,13 @@ def test_scores_that_do_not_fall_are_named(tmp_path: Path, scores: list[float]) 
     """Of many proposals the first are used, as the best."""
     path = tmp_path / "p.safetensors"
     boxes = np.array([[0, 0, 9, 9]] * 2, np.float32)
-    write_table(path, "here", [Named("k", "a")], [Proposed(boxes, np.array(scores, np.float32))])
-    with pytest.raises(FovealError, match=r"rows 0 to 1: the scores of image a do not fall"):
+    write_table(path, "here", [TableImage("k", "a")], [Proposed(boxes, np.array(scores, np.float32))])
+    with pytest.raises(FovealError, match=r"rows 0 to 1: the scores of image a are not in descending order"):
         read_table(path).of(0, 64, 48)
     boxes = np.array([[0, 0, 9, 9]], np.float32)
-    write_table(path, "here", [Named("k", "a"), Named("l", "b")], [Proposed(boxes, boxes[:, 2] * 0), found(0)])
+    write_table(
+        path, "here", [TableImage("k", "a"), TableImage("l", "b")], [Proposed(boxes, boxes[:, 2] * 0), found(0)]
+    )
     assert [len(read_table(path).of(i, 64, 48).boxes) for i in range(2)] == [1, 0]
 
 
@@ -110,7 +112,7 @@ class Counted:
     made: int = 0
     stop: int | None = None
 
-    def __call__(self, records: Sequence[Record]) -> Generator[Made, None, None]:
+    def __call__(self, records: Sequence[Record]) -> Generator[ProposalResult, None, None]:
         for index, _ in enumerate(records):
             if self.made == self.stop:
                 raise KeyboardInterrupt
@@ -125,14 +127,14 @@ def many(tmp_path: Path, count: int) -> list[Record]:
 
 def test_a_second_call_comes_from_the_cache_also_for_a_part(tmp_path: Path, cache: Path) -> None:
     records, maker = many(tmp_path, 6), Counted()
-    first = kept(records, "s", maker)
+    first = ensure_cached(records, "s", maker)
     assert (maker.made, first.made, len(list(cache.rglob("*.safetensors")))) == (6, 6, 1)
-    again = kept(records[::-1], "s", maker)
-    part = kept(records[2:4], "s", maker)
+    again = ensure_cached(records[::-1], "s", maker)
+    part = ensure_cached(records[2:4], "s", maker)
     assert (again.made, part.made, maker.made, len(list(cache.rglob("*")))) == (0, 0, 6, 2)
-    assert kept(records, "other", maker).made == 6  # another setting is another folder
+    assert ensure_cached(records, "other", maker).made == 6  # another setting is another folder
     image(Path(records[0].path), seed=99)  # the same name with another content
-    assert kept(records, "s", maker).made == 1
+    assert ensure_cached(records, "s", maker).made == 1
 
 
 def test_killed_and_called_again_it_goes_on(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,13 +142,13 @@ def test_killed_and_called_again_it_goes_on(tmp_path: Path, cache: Path, monkeyp
     monkeypatch.setattr(proposals, "PIECE", 4)
     records = many(tmp_path, 12)
     with pytest.raises(KeyboardInterrupt):
-        kept(records, "s", Counted(stop=10))
+        ensure_cached(records, "s", Counted(stop=10))
     pieces = list(cache.rglob("piece-*"))
     assert len(pieces) == 3
     pieces[0].write_bytes(b"cut off")  # and a damaged one is made again
     lost = 12 - sum(len(read_table(p).images) for p in pieces[1:])
     told: list[tuple[int, int]] = []
-    second = kept(records, "s", Counted(), progress=lambda done, total: told.append((done, total)))
+    second = ensure_cached(records, "s", Counted(), progress=lambda done, total: told.append((done, total)))
     assert second.made == lost and told[0] == (12 - lost, 12) and told[-1] == (12, 12)
     assert [p.name[:5] for p in cache.rglob("*.safetensors")] == [second.table.path.name[:5]] != ["piece"]
     assert set(second.table.rows) == set(content_keys(records))
@@ -160,11 +162,11 @@ def test_another_process_joins_the_pieces_first(tmp_path: Path, cache: Path, mon
     def late(path: Path, *rest: Any) -> None:
         if not path.name.startswith("piece-"):
             monkeypatch.setattr(proposals, "write_table", write)
-            assert kept(records, "s", Counted(stop=0)).made == 0 and not list(cache.rglob("piece-*"))
+            assert ensure_cached(records, "s", Counted(stop=0)).made == 0 and not list(cache.rglob("piece-*"))
         write(path, *rest)
 
     monkeypatch.setattr(proposals, "write_table", late)
-    done = kept(records, "s", Counted())
+    done = ensure_cached(records, "s", Counted())
     assert done.made == 6 and set(done.table.rows) == set(content_keys(records))
     done.table.path.unlink()  # what was found stays, whatever becomes of the file
     assert len(done.table.boxes) == 18
@@ -173,10 +175,10 @@ def test_another_process_joins_the_pieces_first(tmp_path: Path, cache: Path, mon
 def test_images_that_cannot_be_read_are_named(dataset: Dataset) -> None:
     Path(dataset.records[1].path).write_bytes(b"no image")
     Path(dataset.records[2].path).unlink()
-    done = kept(dataset.records, SOURCE.setting, from_source(SOURCE))
+    done = ensure_cached(dataset.records, SOURCE.setting, from_source(SOURCE))
     assert done.made == 2 and [str(e.path) for e in done.skipped] == [str(dataset.records[1].path)]
     assert done.keys[2] is None
-    filled = fill(dataset, SOURCE)
+    filled = fill_proposals(dataset, SOURCE)
     assert [len(r.proposals) for r in filled.records] == [5, 0, 0, 5]  # type: ignore[arg-type]
 
 
@@ -184,7 +186,7 @@ def test_images_that_cannot_be_read_are_named(dataset: Dataset) -> None:
 def stored(dataset: Dataset, path: Path, counts: Sequence[int], keys: Sequence[str] | None = None) -> Path:
     found_ = [found(n, i) for i, n in enumerate(counts)]
     keys = keys or [content_key(r.path) for r in dataset.records]
-    names = [Named(k, str(r.id)) for k, r in zip(keys, dataset.records, strict=False)]
+    names = [TableImage(k, str(r.id)) for k, r in zip(keys, dataset.records, strict=False)]
     write_table(path, "mine", names[: len(counts)], found_)
     return path
 
@@ -192,27 +194,27 @@ def stored(dataset: Dataset, path: Path, counts: Sequence[int], keys: Sequence[s
 def test_a_file_fills_the_records_whatever_their_order(dataset: Dataset, tmp_path: Path) -> None:
     path = stored(dataset, tmp_path / "p.safetensors", (3, 9, 1, 2))
     turned = replace(dataset, records=dataset.records[::-1])
-    assert [len(r.proposals) for r in fill(turned, SOURCE, path).records] == [2, 1, 5, 3]  # type: ignore[arg-type]
+    assert [len(r.proposals) for r in fill_proposals(turned, SOURCE, path).records] == [2, 1, 5, 3]  # type: ignore[arg-type]
 
 
 def test_files_that_do_not_fit_the_data(dataset: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
     with pytest.raises(FovealError, match=r"no proposals for 1 of the 4 images \(d\)"):
-        fill(dataset, SOURCE, stored(dataset, path, (3, 3, 3)))
+        fill_proposals(dataset, SOURCE, stored(dataset, path, (3, 3, 3)))
     with pytest.raises(FovealError, match=r"another version of 4 of the 4 images \(a, b, c, d\)"):
-        fill(dataset, SOURCE, stored(dataset, path, (3, 3, 3, 3), ["1", "2", "3", "4"]))
+        fill_proposals(dataset, SOURCE, stored(dataset, path, (3, 3, 3, 3), ["1", "2", "3", "4"]))
     other = replace(dataset, records=[replace(r, id=f"x{r.id}") for r in dataset.records])
     with pytest.raises(FovealError, match=r"no proposals for 4 of the 4 images \(a, b, c, d\).*foveal proposals"):
-        fill(dataset, SOURCE, stored(other, path, (3, 3, 3, 3), ["1", "2", "3", "4"]))
+        fill_proposals(dataset, SOURCE, stored(other, path, (3, 3, 3, 3), ["1", "2", "3", "4"]))
 
 
 def test_several_files_are_one_if_they_were_made_alike(dataset: Dataset, tmp_path: Path) -> None:
     half = [replace(dataset, records=part) for part in (dataset.records[:2], dataset.records[2:])]
     files = [stored(d, tmp_path / str(i) / "proposals.safetensors", (3, 4)).parent for i, d in enumerate(half)]
-    assert [len(r.proposals) for r in fill(dataset, SOURCE, files).records] == [3, 4, 3, 4]  # type: ignore[arg-type]
+    assert [len(r.proposals) for r in fill_proposals(dataset, SOURCE, files).records] == [3, 4, 3, 4]  # type: ignore[arg-type]
     write_table(tmp_path / "0" / "proposals.safetensors", "otherwise", [], [])
-    with pytest.raises(UsageError, match=r"was made by mine, and .* by otherwise"):
-        fill(dataset, SOURCE, files)
+    with pytest.raises(UsageError, match=r"was made by mine, but .* by otherwise"):
+        fill_proposals(dataset, SOURCE, files)
 
 
 def test_of_several_files_the_one_of_another_version_is_blamed(dataset: Dataset, tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ def test_of_several_files_the_one_of_another_version_is_blamed(dataset: Dataset,
     files = [stored(d, tmp_path / str(i) / "proposals.safetensors", (3, 4)) for i, d in enumerate(half)]
     image(Path(dataset.records[3].path), seed=77)
     with pytest.raises(FovealError, match=r"another version of 1 of the 4 images \(d\)") as caught:
-        fill(dataset, SOURCE, files)
+        fill_proposals(dataset, SOURCE, files)
     assert caught.value.path == str(files[1])
 
 
@@ -237,7 +239,7 @@ def test_check_names_the_image_that_changed(tmp_path: Path) -> None:
 
 
 def test_an_image_without_any_proposal_is_a_finding(dataset: Dataset, tmp_path: Path) -> None:
-    filled = fill(dataset, SOURCE, stored(dataset, tmp_path / "p.safetensors", (3, 0, 3, 3)))
+    filled = fill_proposals(dataset, SOURCE, stored(dataset, tmp_path / "p.safetensors", (3, 0, 3, 3)))
     new = [f for f in filled.findings if f not in dataset.findings]
     assert [(f.code, f.severity, Path(f.path).stem) for f in new] == [("image-without-proposals", "warning", "b")]
 
@@ -273,7 +275,7 @@ def test_proposals_outlive_objects_that_a_crop_removes(dataset: Dataset) -> None
 
 
 def test_workers_bring_proposals_and_others_bring_none(dataset: Dataset) -> None:
-    filled = fill(dataset, SOURCE)
+    filled = fill_proposals(dataset, SOURCE)
     here, there = (next(Loader(filled, Resize(48, 64), batch=2, workers=w).epoch()).images for w in (0, 1))
     assert here.proposals is not None and torch.equal(here.proposals, there.proposals)  # type: ignore[arg-type]
     assert next(Loader(dataset, Resize(48, 64), batch=2).epoch()).images.proposals is None
@@ -297,9 +299,9 @@ def test_the_verb_makes_reports_and_writes(tmp_path: Path, capsys: pytest.Captur
     arrays = np.load(out / "proposals.npz")
     np.testing.assert_array_equal(arrays["boxes"], table.boxes)
     train = open_dataset(source, split="train")
-    assert fill(train, SOURCE, out).records[0].proposals.shape == (5, 4)  # type: ignore[union-attr]
+    assert fill_proposals(train, SOURCE, out).records[0].proposals.shape == (5, 4)  # type: ignore[union-attr]
     with pytest.raises(FovealError, match="no proposals for 2 of the 2 images"):
-        fill(open_dataset(source, split="val"), SOURCE, out / "proposals.safetensors")
+        fill_proposals(open_dataset(source, split="val"), SOURCE, out / "proposals.safetensors")
 
 
 def test_the_verb_takes_a_source_as_a_spec_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -322,7 +324,11 @@ def test_the_verb_names_images_without_any(tmp_path: Path, capsys: pytest.Captur
         patch.setattr(SlidingWindows, "__call__", lambda self, picture: found(0))
         assert cli.main(words) == 0
     said = capsys.readouterr()
-    assert "no proposal at all" in said.err and "2 warnings" in said.err and "0 boxes an image" in said.out
+    assert (
+        "no proposals: nothing can be detected" in said.err
+        and "2 warnings" in said.err
+        and "0 boxes an image" in said.out
+    )
 
 
 def test_proposals_for_a_detector_that_makes_its_own(tmp_path: Path) -> None:
@@ -332,7 +338,7 @@ def test_proposals_for_a_detector_that_makes_its_own(tmp_path: Path) -> None:
     dataset = open_dataset(voc(tmp_path / "voc"), split="train")
     detector = presets.retinanet_mini.build(dataset.classes)
     assert with_proposals(detector, dataset) is dataset
-    with pytest.raises(UsageError, match="takes no proposals"):
+    with pytest.raises(UsageError, match="uses no external proposals"):
         with_proposals(detector, dataset, "p.safetensors")
 
 

@@ -8,7 +8,8 @@ import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from foveal.errors import FovealError, UsageError
-from foveal.parts.resizing import ImageArray, Input, Letterbox, Resize, Stretch
+from foveal.files.aliases import ImageArray
+from foveal.parts.resizing import Input, Letterbox, Resize, Stretch
 from foveal.types import Images
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -554,7 +554,7 @@ def test_arguments_that_do_not_fit(data: Path, tmp_path: Path) -> None:
 
 def test_a_set_without_a_box_is_refused(tmp_path: Path) -> None:
     empty = make_data(tmp_path / "data", empty_from=0)
-    with pytest.raises(FovealError, match="not one box"):
+    with pytest.raises(FovealError, match="has no box"):
         train_tiny(empty, tmp_path / "run")
 
 

@@ -340,7 +340,7 @@ def test_aliases_are_detectors() -> None:
     assert published.is_alias("retinanet_resnet50_fpn_v2")
     assert not published.is_alias("resnet50")
     assert not published.is_alias("photo.jpg")
-    with pytest.raises(UsageError, match="Did you mean 'accurate'"):
+    with pytest.raises(UsageError, match="Did you mean accurate"):
         published.find_published("acurate")
 
 

@@ -1,36 +1,36 @@
-"""Color arithmetic on ``uint8`` pixels: tables for each channel alone, chunks for hue and saturation."""
+"""Color arithmetic on ``uint8`` pixels: lookup tables for brightness and contrast, HSV for saturation and hue."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import Pixels
+from ...files.aliases import ImageArray
 
-_CHUNK = 1 << 14  # pixels at a time: ten float planes of this length stay in a core's own cache
+_CHUNK = 1 << 14  # pixels at a time: ten float planes of this length fit into the cache of a core
 
 
-def table(add: float, factor: float) -> NDArray[np.uint8]:
-    """(256,) uint8: every level brightened, cut to 0..255, then stretched, cut and rounded."""
+def lookup_table(add: float, factor: float) -> NDArray[np.uint8]:
+    """(256,) uint8: each level plus ``add``, clipped to 0..255, then times ``factor``, clipped and rounded."""
     levels = (np.arange(256.0) + add).clip(0, 255)
-    stretched: Pixels = np.rint((levels * factor).clip(0, 255)).astype(np.uint8)
+    stretched: ImageArray = np.rint((levels * factor).clip(0, 255)).astype(np.uint8)
     return stretched
 
 
 _SAME = np.arange(256, dtype=np.uint8)
 
 
-def apply_table(image: Pixels, levels: NDArray[np.uint8]) -> Pixels:
-    """Every byte looked up in a table of 256; the image itself where nothing would change."""
+def apply_table(image: ImageArray, levels: NDArray[np.uint8]) -> ImageArray:
+    """Looks up every byte in a table of 256 levels; returns the image itself for the identity."""
     if np.array_equal(levels, _SAME):
         return image
-    # ``bytes.translate`` is a plain C loop, 1.3 to 3 times faster than any indexing.
+    # ``bytes.translate`` is a C loop, 1.3 to 3 times faster than indexing
     out = bytearray(np.ascontiguousarray(image)).translate(levels.tobytes())
     return np.frombuffer(out, dtype=np.uint8).reshape(image.shape)
 
 
-def adjust_hsv(image: Pixels, saturation: float, hue: float) -> Pixels:
-    """Saturation multiplied and hue turned by degrees, in HSV; (H, W, 3) uint8 -> the same."""
+def adjust_hsv(image: ImageArray, saturation: float, hue: float) -> ImageArray:
+    """Multiplies the saturation and shifts the hue by degrees, in HSV: (H, W, 3) uint8 -> the same."""
     if saturation == 1 and hue == 0:
         return image
     pixels = np.ascontiguousarray(image).reshape(-1, 3)
@@ -38,12 +38,14 @@ def adjust_hsv(image: Pixels, saturation: float, hue: float) -> Pixels:
     work = np.empty((10, min(_CHUNK, max(1, len(pixels)))), dtype=np.float32)
     for start in range(0, len(pixels), _CHUNK):
         part = pixels[start : start + _CHUNK]
-        _turn_chunk(part, out[start : start + _CHUNK], work[:, : len(part)], saturation, hue / 60.0)
+        _adjust_chunk(part, out[start : start + _CHUNK], work[:, : len(part)], saturation, hue / 60.0)
     return out.reshape(image.shape)
 
 
-def _turn_chunk(pixels: Pixels, out: Pixels, work: NDArray[np.float32], saturation: float, sixths: float) -> None:
-    """One chunk (N, 3). The value (largest channel) stays; the distance to it carries hue and saturation.
+def _adjust_chunk(
+    pixels: ImageArray, out: ImageArray, work: NDArray[np.float32], saturation: float, sixths: float
+) -> None:
+    """One chunk (N, 3). The value (largest channel) is constant; saturation and hue are in the distances to it.
 
     With value v, chroma d = v - smallest and hue h in sixths of a turn, red is v - d clip(2 - |h - 3|, 0, 1), green
     v - d clip(|h - 2| - 1, 0, 1), blue v - d clip(|h - 4| - 1, 0, 1).
@@ -57,7 +59,7 @@ def _turn_chunk(pixels: Pixels, out: Pixels, work: NDArray[np.float32], saturati
     np.divide(1, np.maximum(chroma, 1, out=scale), out=scale)  # levels are whole: chroma is 0 or at least 1
     if sixths == 0:  # saturation alone: every distance to the value grows by one factor, never to more than the value
         np.minimum(np.multiply(value, scale, out=scale), saturation, out=scale)
-        rounded = np.add(value, 0.5, out=spare)  # the cast to uint8 cuts
+        rounded = np.add(value, 0.5, out=spare)  # the cast to uint8 truncates
         for c in range(3):
             np.multiply(np.subtract(value, rgb[c], out=channel), scale, out=channel)
             out[:, c] = np.subtract(rounded, channel, out=channel)

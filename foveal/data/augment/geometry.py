@@ -1,9 +1,9 @@
-"""A picture with its objects on a canvas, and the one place where its pixels are resampled.
+"""A training sample (an image with its objects on a canvas), its geometric operations, and the resampling.
 
-Geometry is free: cropping slices the picture, expanding only moves the canvas's edges, and nothing is filled or copied
-before :func:`place` resamples what is left, once, into its slot of the batch. Pixels stay ``uint8`` throughout.
+The operations copy no pixels: cropping slices the image, expanding moves the edges of the canvas, and nothing is filled
+before :func:`resample` writes the result, once, into its slot of the batch. Pixels are ``uint8`` throughout.
 
-Letters: G objects, H x W the picture. Boxes are ``xyxy`` float pixels of the canvas.
+Letters: G objects, H x W the image. Boxes are ``xyxy`` float pixels of the canvas.
 """
 
 from __future__ import annotations
@@ -18,28 +18,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...files.aliases import Floats, ImageArray
 from ...masks.rle import Masks
 
-Pixels = NDArray[np.uint8]
-Floats = NDArray[np.float64]
-
-MEAN = (124, 116, 104)  # ImageNet's mean color, in RGB: zero after normalization
+MEAN = (124, 116, 104)  # ImageNet's mean color, RGB: zero after normalization
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture with its objects. The rows of ``boxes``, ``labels``, ``ignore`` and ``masks`` belong together."""
+    """One image with its objects; ``boxes``, ``labels``, ``ignore`` and ``masks`` have the same order."""
 
-    image: Pixels  # (H, W, 3) RGB, never written to
+    image: ImageArray  # (H, W, 3) RGB, never written to
     boxes: Floats  # (G, 4) canvas pixels
     labels: NDArray[np.int64]  # (G,)
-    ignore: NDArray[np.bool_]  # (G,) a region to leave out of the loss
-    masks: Masks | None = None  # G of them, on the picture
-    canvas: tuple[int, int] = (0, 0)  # height, width; (0, 0): the picture's
-    offset: tuple[int, int] = (0, 0)  # y, x of the picture on the canvas
+    ignore: NDArray[np.bool_]  # (G,) ignored region, excluded from the loss
+    masks: Masks | None = None  # G masks, in image coordinates
+    canvas: tuple[int, int] = (0, 0)  # height, width; (0, 0): those of the image
+    offset: tuple[int, int] = (0, 0)  # y, x of the image on the canvas
     fill: tuple[int, int, int] = MEAN  # the canvas's color
     proposals: Floats | None = None  # (P, 4) canvas pixels
-    short: int | None = None  # the short side that ``Resize`` gives it; None: the rule's own
+    short: int | None = None  # short side for ``Resize``; None: that of the rule
 
     def __post_init__(self) -> None:
         if self.canvas == (0, 0):
@@ -48,13 +46,13 @@ class Sample:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def rows(self, index: NDArray[Any]) -> Sample:
-        """The chosen objects (a mask or indices); the picture stays."""
+    def select(self, index: NDArray[Any]) -> Sample:
+        """The sample with some of its objects, given by a mask (G,) or by indices."""
         masks = None if self.masks is None else self.masks[index]
         return replace(self, boxes=self.boxes[index], labels=self.labels[index], ignore=self.ignore[index], masks=masks)
 
     def window(self, top: int, left: int, height: int, width: int) -> Sample:
-        """The part of the canvas inside a window, which may reach beyond it. Boxes move along and are not clipped."""
+        """The part of the canvas inside a window, which may extend beyond it. Boxes are shifted and not clipped."""
         y, x = self.offset[0] - top, self.offset[1] - left
         h, w = self.image.shape[:2]
         y1, x1, y2, x2 = max(0, -y), max(0, -x), min(h, height - y), min(w, width - x)
@@ -71,16 +69,16 @@ class Sample:
         )
 
     def clipped(self) -> Sample:
-        """Boxes clipped to the canvas; objects and proposals with nothing left on it are gone."""
-        boxes, kept = _on_canvas(self.boxes, self.canvas)
+        """Boxes clipped to the canvas, without objects and proposals outside it."""
+        boxes, visible = _on_canvas(self.boxes, self.canvas)
         proposals = self.proposals
         if proposals is not None:
-            inside, some = _on_canvas(proposals, self.canvas)
-            proposals = inside[some]
-        return replace(self, boxes=boxes, proposals=proposals).rows(kept)
+            inside, nonempty = _on_canvas(proposals, self.canvas)
+            proposals = inside[nonempty]
+        return replace(self, boxes=boxes, proposals=proposals).select(visible)
 
-    def picture(self) -> Pixels:
-        """The whole canvas as an array (H, W, 3)."""
+    def render(self) -> ImageArray:
+        """The canvas as an array (H, W, 3)."""
         out = torch.empty((*self.canvas, 3), dtype=torch.uint8)
         resample(self, out, (*self.canvas, 0, 0))
         return np.asarray(out.numpy())
@@ -106,39 +104,39 @@ def _mirrored(boxes: Floats, width: int) -> Floats:
 
 
 def _on_canvas(boxes: Floats, canvas: tuple[int, int]) -> tuple[Floats, NDArray[np.bool_]]:
-    """Boxes (N, 4) clipped to height, width, and which of them (N,) have an area left."""
+    """Boxes (N, 4) clipped to height, width, and which of them (N,) have an area then."""
     height, width = canvas
     inside = boxes.clip(0, np.array([width, height, width, height], dtype=np.float64))
     return inside, np.asarray((inside[:, 2:] > inside[:, :2]).all(1))
 
 
 def crop_to_centers(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
-    """The window with the objects whose center it holds. Ignored regions stay as far as they reach into it."""
+    """The window with the objects whose center is inside, and with all ignored regions that overlap it."""
     window = np.array([left, top, left + width, top + height], dtype=np.float64)
     keep = centers_inside(sample.boxes, window) | sample.ignore
-    return sample.rows(keep).window(top, left, height, width).clipped()
+    return sample.select(keep).window(top, left, height, width).clipped()
 
 
 def crop_to_visible(sample: Sample, top: int, left: int, height: int, width: int, visible: float) -> Sample:
-    """The window with all objects that reach into it; those with less than ``visible`` of their area are ignored."""
+    """The window with all objects that overlap it; those with less than ``visible`` of their area become ignored."""
     before = sample.boxes
     moved = sample.window(top, left, height, width)
     limit = np.array([width, height, width, height], dtype=np.float64)
     inside = moved.boxes.clip(0, limit)
     area = (before[:, 2:] - before[:, :2]).prod(1)
-    left_over = (inside[:, 2:] - inside[:, :2]).prod(1)
-    return replace(moved, ignore=moved.ignore | (left_over < visible * area)).clipped()
+    remaining = (inside[:, 2:] - inside[:, :2]).prod(1)
+    return replace(moved, ignore=moved.ignore | (remaining < visible * area)).clipped()
 
 
 def centers_inside(boxes: Floats, windows: Floats) -> NDArray[np.bool_]:
-    """Boxes (G, 4) and windows that broadcast with them: is the center strictly inside?"""
+    """Whether the centers of boxes (G, 4) are strictly inside windows, which broadcast with them."""
     centers = (boxes[..., :2] + boxes[..., 2:]) / 2
     inside: NDArray[np.bool_] = np.asarray(((centers > windows[..., :2]) & (centers < windows[..., 2:])).all(-1))
     return inside
 
 
 # ------------------------------------------------------------------------------------------------- resizing
-def resize(image: Pixels, height: int, width: int) -> Tensor:
+def resize(image: ImageArray, height: int, width: int) -> Tensor:
     """(H, W, 3) uint8 -> (height, width, 3) uint8, bilinear without antialias, as prediction resizes in float.
 
     Within one level of the rounded float result (torch's fixed-point kernel, 20 times faster than the float one).
@@ -146,7 +144,7 @@ def resize(image: Pixels, height: int, width: int) -> Tensor:
     pixels = _tensor(image)
     if image.shape[:2] == (height, width):
         return pixels
-    # A leading axis before the permutation makes it channels-last in torch's eyes, which the fast kernel asks for.
+    # with a leading axis before the permutation the tensor is channels-last, which the fast kernel requires
     planes = pixels[None].permute(0, 3, 1, 2)
     out = torch.nn.functional.interpolate(planes, size=(height, width), mode="bilinear", align_corners=False)
     return out[0].permute(1, 2, 0)
@@ -156,13 +154,13 @@ def resample(
     sample: Sample,
     out: Tensor,
     placement: tuple[int, int, int, int],
-    finish: Callable[[Pixels], Pixels] | None = None,
+    finish: Callable[[ImageArray], ImageArray] | None = None,
 ) -> Sample:
     """Resamples the canvas into ``out`` (H, W, 3) at ``placement`` = height, width, top, left; the rest is filled.
 
-    ``finish`` works on the resampled picture, not on the fill. Returns the sample with boxes (and masks) in the pixels
-    of ``out``, clipped to the placement. The picture's own edges are rounded to whole pixels and the boxes follow that
-    rounding, so they stay on their objects.
+    ``finish`` is applied to the resampled image without the fill. Returns the sample with boxes (and masks) in the
+    pixels of ``out``, clipped to the placement. The edges of the image are rounded to whole pixels and the boxes are
+    scaled by the same rounded sizes, so that they stay aligned.
     """
     height, width, top, left = placement
     h, w = sample.image.shape[:2]
@@ -180,16 +178,16 @@ def resample(
 
     scale = np.array([(x2 - x1) / w if w else 1.0, (y2 - y1) / h if h else 1.0] * 2)
 
-    def onto(boxes: Floats) -> Floats:
-        placed: Floats = (boxes - np.array([x, y, x, y])) * scale + np.array([x1, y1, x1, y1], dtype=np.float64)
-        return placed
+    def rescale(boxes: Floats) -> Floats:
+        rescaled: Floats = (boxes - np.array([x, y, x, y])) * scale + np.array([x1, y1, x1, y1], dtype=np.float64)
+        return rescaled
 
-    proposals = None if sample.proposals is None else onto(sample.proposals)
+    proposals = None if sample.proposals is None else rescale(sample.proposals)
     masks = None
     if sample.masks is not None:
         masks = sample.masks.resized(y2 - y1, x2 - x1).window(-top - y1, -left - x1, *out.shape[:2])
     moved = replace(
-        sample, boxes=onto(sample.boxes), proposals=proposals, masks=masks, canvas=(height, width), offset=(0, 0)
+        sample, boxes=rescale(sample.boxes), proposals=proposals, masks=masks, canvas=(height, width), offset=(0, 0)
     ).clipped()
     shift = np.array([left, top, left, top], dtype=np.float64)
     proposals = None if moved.proposals is None else moved.proposals + shift
@@ -197,13 +195,13 @@ def resample(
 
 
 def _edges(start: int, length: int, scale: float, limit: int) -> tuple[int, int]:
-    """Where a stretch of the canvas begins and ends after resizing: whole pixels, at least one."""
+    """Start and end of an interval of the canvas after resizing: whole pixels, at least one."""
     first = min(math.floor(start * scale + 0.5), limit - 1)
     return first, min(limit, max(first + 1, math.floor((start + length) * scale + 0.5)))
 
 
 def _fill_around(out: Tensor, inner: tuple[int, int, int, int], fill: tuple[int, int, int]) -> None:
-    """Paints everything of ``out`` outside the rectangle top, left, bottom, right."""
+    """Fills ``out`` outside the rectangle top, left, bottom, right."""
     y1, x1, y2, x2 = inner
     for part in (out[:y1], out[y2:], out[y1:y2, :x1], out[y1:y2, x2:]):
         if part.numel():
@@ -211,6 +209,6 @@ def _fill_around(out: Tensor, inner: tuple[int, int, int, int], fill: tuple[int,
                 part[..., channel] = value
 
 
-def _tensor(image: Pixels) -> Tensor:
+def _tensor(image: ImageArray) -> Tensor:
     """The array as a tensor without a copy; read-only arrays are copied, because torch cannot hold them."""
     return torch.from_numpy(image if image.flags.writeable else image.copy())

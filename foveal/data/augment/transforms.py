@@ -1,7 +1,7 @@
-"""Training transforms: frozen dataclasses, ``transform(sample, rng) -> sample``, pure and without state.
+"""Training transforms: frozen dataclasses, ``transform(sample, rng) -> sample``, pure and stateless.
 
-A tuple of them is a recipe (``fit.augment``). The loader applies the geometry in order, resizes, and runs the colors
-on whichever side of the resizing has fewer pixels: they work pixel by pixel, so that hardly changes more than the time.
+A tuple of them is the field ``fit.augment``. The loader applies the geometric ones in order, resizes, and applies the
+color transforms before or after resizing, whichever has fewer pixels: they are pointwise, so mostly the time differs.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .color import adjust_hsv, apply_table, table
-from .geometry import Floats, Sample, centers_inside, crop_to_centers, crop_to_visible, flip
+from ...files.aliases import Floats
+from .color import adjust_hsv, apply_table, lookup_table
+from .geometry import Sample, centers_inside, crop_to_centers, crop_to_visible, flip
 
 __all__ = [
     "Expand",
@@ -33,9 +34,9 @@ __all__ = [
 
 
 class Transform(ABC):
-    """``transform(sample, rng) -> sample``. Everything random comes from ``rng``; the given sample is not changed."""
+    """``transform(sample, rng) -> sample``. All randomness comes from ``rng``; the given sample is not modified."""
 
-    color: ClassVar[bool] = False  # changes pixel by pixel, so it may run before or after the resizing
+    color: ClassVar[bool] = False  # pointwise on pixels, so it may be applied before or after resizing
 
     @abstractmethod
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample: ...
@@ -44,9 +45,9 @@ class Transform(ABC):
 # ------------------------------------------------------------------------------------------------- geometry
 @dataclass(frozen=True)
 class HorizontalFlip(Transform):
-    """Left and right exchanged."""
+    """Mirrors left and right."""
 
-    p: float = 0.5  # how often
+    p: float = 0.5  # probability
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return flip(sample) if rng.random() < self.p else sample
@@ -54,7 +55,7 @@ class HorizontalFlip(Transform):
 
 @dataclass(frozen=True)
 class Expand(Transform):
-    """The picture somewhere on a larger canvas: smaller objects (SSD's "zoom out", section 3.6 of its journal form).
+    """Puts the image at a random location on a larger canvas (SSD's "zoom out", section 3.6 of its journal version).
 
     Each side grows by the same factor, uniform in 1..``ratio``.
     """
@@ -77,11 +78,11 @@ class Expand(Transform):
 
 @dataclass(frozen=True)
 class IoUCrop(Transform):
-    """SSD's crop: the whole picture, or a window with a least overlap with some object (section 2.2 of the paper).
+    """SSD's crop: the whole image, or a window with a minimum IoU with some object (section 2.2 of the paper).
 
-    One option is drawn: a least IoU with at least one object, ``0`` for any window, ``1`` for the whole picture. Of
-    ``trials`` windows the first that meets it and holds the center of an object is taken; where none does, another
-    option is drawn. Objects whose center lies outside the window are gone, the others are clipped. A window's side
+    One option is sampled: a minimum IoU with at least one object, ``0`` for any window, ``1`` for the whole image. Of
+    ``trials`` windows the first that satisfies it and contains the center of an object is used; if none does, another
+    option is sampled. Objects whose center is outside the window are dropped, the others are clipped. A window's side
     is ``scale`` of the canvas's, its aspect ratio (relative to the canvas's) within ``aspect``, as in the original
     ``sampler.cpp``.
     """
@@ -115,8 +116,8 @@ class IoUCrop(Transform):
         return np.stack([x, y, x + w, y + h], 1).astype(np.int64)
 
     @staticmethod
-    def _fits(windows: NDArray[np.int64], boxes: Floats, least: float) -> NDArray[np.bool_]:
-        """(trials,) bool: the windows that meet the option."""
+    def _fits(windows: NDArray[np.int64], boxes: Floats, min_iou: float) -> NDArray[np.bool_]:
+        """(trials,) bool: the windows with an IoU of ``min_iou`` or more and a center inside."""
         if not len(boxes):
             return np.ones(len(windows), dtype=np.bool_)
         w = windows[:, None].astype(np.float64)  # (trials, 1, 4)
@@ -124,17 +125,17 @@ class IoUCrop(Transform):
         shared = side.prod(-1)
         union = (w[..., 2:] - w[..., :2]).prod(-1) + (boxes[:, 2:] - boxes[:, :2]).prod(-1) - shared
         inside = centers_inside(boxes, w)
-        fits: NDArray[np.bool_] = inside.any(1) & ((shared / union).max(1) >= least)
+        fits: NDArray[np.bool_] = inside.any(1) & ((shared / union).max(1) >= min_iou)
         return fits
 
 
 @dataclass(frozen=True)
 class ScaleJitter(Transform):
-    """The picture zoomed by a factor uniform in ``low``..``high`` while the canvas keeps its size.
+    """Zooms the image by a factor uniform in ``low``..``high`` on a canvas of constant size.
 
-    Above 1 a random part of the picture is left; below 1 it lies at a random place and the rest is fill. With the
-    resize rule behind it this is large-scale jitter (Ghiasi et al. 2021): ``ScaleJitter(0.1, 2.0)``. Objects of which
-    less than ``visible`` is left become ignored regions.
+    Above 1 a random part of the image remains; below 1 it is at a random location and the rest is fill. With the resize
+    rule after it this is large-scale jitter (Ghiasi et al. 2021): ``ScaleJitter(0.1, 2.0)``. Objects of which less than
+    ``visible`` remains become ignored regions.
     """
 
     low: float = 0.8
@@ -151,10 +152,10 @@ class ScaleJitter(Transform):
 
 @dataclass(frozen=True)
 class Jitter(Transform):
-    """Each side of the picture moved in or out by up to ``most`` of its length: Darknet's jitter.
+    """Moves each edge of the image in or out by up to ``most`` of the side: Darknet's jitter.
 
-    What is outside is fill. Shape and size change; the resize rule comes behind it. Objects of which less than
-    ``visible`` is left become ignored regions.
+    Pixels outside the image are fill. Aspect ratio and size change; the resize rule is applied after it. Objects of
+    which less than ``visible`` remains become ignored regions.
     """
 
     most: float = 0.2  # of the width, or of the height
@@ -170,9 +171,9 @@ class Jitter(Transform):
 
 @dataclass(frozen=True)
 class FixedCrop(Transform):
-    """A random window of a fixed size, in pixels of the file; a smaller side is filled up at the right or bottom.
+    """A random window of a fixed size, in pixels of the file; a smaller side is padded at the right or bottom.
 
-    Objects of which less than ``visible`` is left become ignored regions.
+    Objects of which less than ``visible`` remains become ignored regions.
     """
 
     width: int
@@ -188,7 +189,7 @@ class FixedCrop(Transform):
 
 @dataclass(frozen=True)
 class MultiScale(Transform):
-    """Another size for every batch: the loader asks :meth:`choose` once a batch and changes the resize rule with it.
+    """Another size for every batch: the loader calls :meth:`choose` once a batch and changes the resize rule.
 
     ``sides`` are short sides for ``Resize``, and the shorter side of the canvas for ``Stretch`` and ``Letterbox``.
     """
@@ -204,7 +205,7 @@ class MultiScale(Transform):
 
 @dataclass(frozen=True)
 class ShortSide(Transform):
-    """Another short side for every picture, in place of that of ``Resize`` (DETR). The long side's limit stays."""
+    """Another short side for every image, instead of that of ``Resize`` (DETR). The limit of the long side remains."""
 
     sides: tuple[int, ...] = tuple(range(480, 801, 32))
 
@@ -214,16 +215,16 @@ class ShortSide(Transform):
 
 @dataclass(frozen=True)
 class ResizedCrop(Transform):
-    """DETR's crop: a random window of the picture as it would be with one of ``shorts`` as its short side.
+    """DETR's crop: a random window of the image resized to one of ``shorts`` as its short side.
 
-    Each side of the window is uniform in ``low``..``high`` pixels of that size, and no longer than the picture. All
-    objects that reach into it are kept, clipped to it.
+    Each side of the window is uniform in ``low``..``high`` pixels of that size, and no longer than the image. Objects
+    that overlap it are clipped to it.
     """
 
     shorts: tuple[int, ...] = (400, 500, 600)
     low: int = 384
     high: int = 600
-    p: float = 0.5  # how often
+    p: float = 0.5  # probability
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() >= self.p:
@@ -232,8 +233,8 @@ class ResizedCrop(Transform):
         scale = self.shorts[int(rng.integers(len(self.shorts)))] / min(height, width)
 
         def side(whole: int) -> int:
-            most = min(round(whole * scale), self.high)
-            pixels = int(rng.integers(min(self.low, most), most + 1))
+            longest = min(round(whole * scale), self.high)
+            pixels = int(rng.integers(min(self.low, longest), longest + 1))
             return max(1, min(whole, round(pixels / scale)))
 
         h, w = side(height), side(width)
@@ -246,8 +247,8 @@ class ResizedCrop(Transform):
 class PhotometricDistortion(Transform):
     """Brightness, contrast, saturation and hue, each with probability ``p`` (SSD, section 2.2; Howard 2013).
 
-    Contrast comes before or after saturation and hue, with equal chances. Hue turns by degrees: SSD's own code turns
-    OpenCV's half degrees by 18 at most, most others 18 degrees; ours is the second.
+    Contrast is applied before or after saturation and hue, with equal probability. Hue is shifted by degrees: the SSD
+    code shifts OpenCV's half degrees by at most 18, most others shift by 18 degrees, as is done here.
     """
 
     brightness: float = 32.0  # added, at most, in levels of 255
@@ -266,9 +267,9 @@ class PhotometricDistortion(Transform):
         saturation = _between(self.saturation, amount[2]) if on[2] else 1.0
         hue = self.hue * (2 * amount[3] - 1) if on[3] else 0.0
         late = amount[4] < 0.5
-        image = apply_table(sample.image, table(add, 1.0 if late else contrast))
+        image = apply_table(sample.image, lookup_table(add, 1.0 if late else contrast))
         image = adjust_hsv(image, saturation, hue)
-        image = apply_table(image, table(0.0, contrast if late else 1.0))
+        image = apply_table(image, lookup_table(0.0, contrast if late else 1.0))
         return replace(sample, image=image)
 
 

@@ -1,4 +1,4 @@
-"""``foveal doctor``: everything that is worth knowing about a data set before it is trained on."""
+"""``foveal doctor``: examines a dataset before it is used for training."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from ...errors import FovealError
-from ...files.paths import OnProgress, PathLike
+from ...files.aliases import OnProgress, PathLike
 from ..convert import read_splits
 from ..images.load import MOST_SKIPPED, ImageError, load_image
 from ..open import check_trainable
 from ..records.dataset import Dataset, Record
-from ..records.findings import _ORDER, Findings, count
+from ..records.findings import SEVERITY_ORDER, Findings, count
 from ..records.splits import meant_to_overlap
 from .report import ClassCount, Report, SplitCount
 
@@ -30,21 +30,21 @@ def examine(
     decode: bool = True,
     progress: OnProgress | None = None,
 ) -> Report:
-    """Reads every split with the readers that ``train`` uses, decodes every image (``decode``), compares splits.
+    """Reads every split with the readers of ``train``, decodes every image (``decode``) and compares the splits.
 
-    Raises :class:`~foveal.errors.FovealError` only where the path holds no data set, or more than one.
+    Raises :class:`~foveal.errors.FovealError` only where the path has no dataset or several.
     """
     parts = read_splits(path, images=images, classes=classes)
     findings = Findings(dict.fromkeys(f for part in parts.values() for f in part.findings))
     records = {str(r.path): r for part in parts.values() for r in part.records}
-    where: dict[str, list[str]] = {}
+    splits_of: dict[str, list[str]] = {}
     for name, part in parts.items():
         for record in part.records:
-            where.setdefault(str(record.path), []).append(name)
-    _shared_images(parts, where, findings)
+            splits_of.setdefault(str(record.path), []).append(name)
+    _shared_images(splits_of, findings)
     if decode:
-        damaged = _decode(records, where, findings, progress)
-        _too_many(parts, damaged, findings)
+        damaged = _decode(records, splits_of, findings, progress)
+        _report_damaged(parts, damaged, findings)
     first = next(iter(parts.values()))
     whole = Dataset(first.classes, list(records.values()), list(findings), _root(path))
     if not any(f.severity == "error" for f in findings):
@@ -52,7 +52,7 @@ def examine(
             check_trainable(whole)
         except FovealError as error:
             findings.add("error", "no-box" if records else "no-image", whole.path, "", error.message, "Annotate it")
-    findings.sort(key=lambda f: (_ORDER[f.severity], f.code))
+    findings.sort(key=lambda f: (SEVERITY_ORDER[f.severity], f.code))
     boxes = [r.boxes for r in whole.records]
     return Report(
         path=whole.path,
@@ -74,9 +74,9 @@ def _root(path: PathLike | Sequence[PathLike]) -> Path:
     return Path(path) if isinstance(path, str | os.PathLike) else Path(next(iter(path)))
 
 
-def _shared_images(parts: dict[str, Dataset], where: dict[str, list[str]], findings: Findings) -> None:
-    """The same file in two splits that are meant to be apart; for VOC and YOLO also the same id."""
-    for path, names in where.items():
+def _shared_images(splits_of: dict[str, list[str]], findings: Findings) -> None:
+    """A finding for each file in two splits that should be disjoint."""
+    for path, names in splits_of.items():
         apart = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :] if a != b and not meant_to_overlap(a, b)]
         if apart:
             message = f"in the splits {apart[0][0]!r} and {apart[0][1]!r}"
@@ -84,9 +84,9 @@ def _shared_images(parts: dict[str, Dataset], where: dict[str, list[str]], findi
 
 
 def _decode(
-    records: dict[str, Record], where: dict[str, list[str]], findings: Findings, progress: OnProgress | None
+    records: dict[str, Record], splits_of: dict[str, list[str]], findings: Findings, progress: OnProgress | None
 ) -> set[str]:
-    """Decodes every image and compares their pixels; the images that cannot be decoded."""
+    """Decodes every image and compares the pixels. Returns the images that cannot be decoded."""
 
     def digest(path: str) -> str | ImageError:
         try:
@@ -109,7 +109,7 @@ def _decode(
                 progress(n, len(records))
     for paths in same.values():
         for other in paths[1:]:
-            a, b = where[paths[0]], where[other]
+            a, b = splits_of[paths[0]], splits_of[other]
             apart = [(x, y) for x in a for y in b if x != y and not meant_to_overlap(x, y)]
             if apart:
                 message = f"the same pixels as {paths[0]}, in the splits {apart[0][1]!r} and {apart[0][0]!r}"
@@ -119,14 +119,14 @@ def _decode(
     return damaged
 
 
-def _too_many(parts: dict[str, Dataset], damaged: set[str], findings: Findings) -> None:
-    """Training skips damaged images, but not more than a share of them."""
+def _report_damaged(parts: dict[str, Dataset], damaged: set[str], findings: Findings) -> None:
+    """An error for each split with more damaged images than training skips."""
     for name, part in parts.items():
         bad = [r.path for r in part.records if str(r.path) in damaged]
         if len(bad) > MOST_SKIPPED * len(part):
             what = f"the {len(part)} images of {name!r}" if name else f"the {len(part)} images"
             message = f"{len(bad)} of {what} cannot be decoded, more than {MOST_SKIPPED:.0%}: {bad[0]}"
-            findings.add("error", "images-unreadable", part.path, "", message, "Replace them, or take them out")
+            findings.add("error", "images-unreadable", part.path, "", message, "Replace or remove them")
 
 
 def _count(name: str, part: Dataset) -> SplitCount:

@@ -1,4 +1,4 @@
-"""The doctor's report as one HTML page without scripts or links."""
+"""Renders the report of ``foveal doctor`` as one HTML page without scripts or links."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ svg rect { fill:var(--bar) }
 
 
 def page(report: Report) -> str:
-    """The whole page: no script, no link to anywhere. Every text of the data set is escaped."""
+    """The page, without scripts or links. All text from the dataset is escaped."""
     kinds: dict[tuple[str, str], list[object]] = {}
     for finding in report.findings:
         kinds.setdefault((finding.severity, finding.code), []).append(finding)

@@ -1,4 +1,4 @@
-"""What the doctor found in a data set, as numbers and findings."""
+"""The report of ``foveal doctor``: counts and findings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..records.findings import Finding, fold, printable
 
 @dataclass(frozen=True)
 class ClassCount:
-    """How much of one class there is."""
+    """Counts of one class."""
 
     name: str
     images: int
@@ -22,7 +22,7 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class SplitCount:
-    """One split (``""``: the whole set, where there are no splits)."""
+    """Counts of one split (``""``: the whole dataset, where there are no splits)."""
 
     name: str
     images: int
@@ -36,15 +36,15 @@ class SplitCount:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`examine` found."""
+    """The result of :func:`~.examine.examine`."""
 
     path: Path
     format: str
     classes: tuple[str, ...]
     splits: tuple[SplitCount, ...]
     findings: tuple[Finding, ...]
-    image_sizes: tuple[tuple[int, int, int], ...]  # width, height, how many, most frequent first
-    box_sides: tuple[int, ...]  # objects whose sqrt(area) is in 0-4, 4-8, 8-16, ..., 512-1024, more
+    image_sizes: tuple[tuple[int, int, int], ...]  # width, height, number of images; most frequent first
+    box_sides: tuple[int, ...]  # number of objects with sqrt(area) in 0-4, 4-8, 8-16, ..., 512-1024, more
     decoded: bool
     images: int = 0
     objects: int = 0
@@ -63,7 +63,7 @@ class Report:
         return [f.to_dict() for f in self.findings]
 
     def text(self, every: bool = False) -> str:
-        """The report for a terminal: counts, then findings, repeats folded unless ``every``. Nothing is ever cut."""
+        """The report for a terminal: counts, then findings, one line a kind unless ``every``. Nothing is truncated."""
         lines = [
             f"{self.path}: {self.format.upper()}, {self.images} images, {self.objects} objects, "
             f"{len(self.classes)} classes"

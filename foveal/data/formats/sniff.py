@@ -1,4 +1,4 @@
-"""What data a path holds: VOC, COCO or YOLO, by its contents (design section 8). Nothing is read in full here."""
+"""Recognizes the format of a dataset (VOC, COCO or YOLO) by its content, without reading all of it."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from ...files.reading import Unreadable, check_exists, read_json, read_yaml, wal
 from ..images.load import EXTENSIONS
 from ..records.splits import split_word
 from .coco import CocoSource
+from .source import Source
 from .validate import report_refused
 from .voc import VocSource
 from .yolo import YoloSource
 
-Source = VocSource | CocoSource | YoloSource
 _ANNOTATION_FOLDERS = {"annotations", "annotation", "labels", "label", "json", "coco"}
 _IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img")
-_WHOLE = 64 << 20  # JSON beyond this is judged by its end alone, where it is not the one to be read
+_WHOLE = 64 << 20  # bytes; of larger JSON files that may be damaged only the end is checked
 _PLAIN_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
 
 @dataclass
-class _Found:
-    """What a walk through a folder saw."""
+class _Listing:
+    """The files below a folder that matter."""
 
     yamls: list[Path] = field(default_factory=list)
     jsons: list[Path] = field(default_factory=list)
     xml: dict[Path, list[str]] = field(default_factory=dict)  # folder -> names
-    images: dict[Path, int] = field(default_factory=dict)  # folder -> how many
+    images: dict[Path, int] = field(default_factory=dict)  # folder -> number of images
     roots: list[Path] = field(default_factory=list)  # VOC devkit roots
     sets: list[Path] = field(default_factory=list)  # folders of VOC split files
     refused: list[Path] = field(default_factory=list)  # folders that may not be listed
 
 
 def recognize(path: Path, images: Path | None = None) -> Source:
-    """The one data set at a path, or below it at any depth.
+    """The one dataset at a path, or below it at any depth.
 
-    Raises :class:`~foveal.errors.FovealError` where there is none or more than one, saying what is there.
+    Raises :class:`~foveal.errors.FovealError` where there is none or more than one, with a list of what exists.
     """
     check_exists(path)
     if images is not None:
@@ -49,18 +49,18 @@ def recognize(path: Path, images: Path | None = None) -> Source:
             raise FovealError("--images is not a folder", path=images)
     if path.is_file():
         return _file(path, images)
-    # Inside a devkit's Annotations folder the images lie next door.
+    # the images of a devkit's Annotations folder are in the folder beside it
     if path.name.lower() == "annotations" and images is None and _child(path.parent, "JPEGImages"):
         path = path.parent
-    found = _look(path)
-    sources = _yolo(found, path, images) + _coco(found, path, images) + _voc(found, path, images)
+    listing = _list_files(path)
+    sources = _yolo(listing, images) + _coco(listing, path, images) + _voc(listing, path, images)
     if len(sources) == 1:
-        report_refused(found.refused, sources[0].early)
+        report_refused(listing.refused, sources[0].findings)
         return sources[0]
     if not sources:
-        raise FovealError(_nothing(found), path=path, fix="foveal reads VOC XML, COCO JSON and YOLO data.yaml")
+        raise FovealError(_describe_nothing(listing), path=path, fix="Give VOC XML, COCO JSON or a YOLO data.yaml")
     listed = "; ".join(f"{s.format.upper()} in {s.path}" for s in sources)
-    raise FovealError(f"holds {len(sources)} data sets: {listed}", path=path, fix="Name one of them, or give several")
+    raise FovealError(f"holds {len(sources)} datasets: {listed}", path=path, fix="Give one of them, or several paths")
 
 
 def _file(path: Path, images: Path | None) -> Source:
@@ -72,37 +72,37 @@ def _file(path: Path, images: Path | None) -> Source:
     if suffix == ".xml":
         return VocSource(path.parent, [path], (images or path.parent,))
     raise FovealError(
-        "neither a COCO .json nor a YOLO data.yaml", path=path, fix="Give the data set's folder, .json or .yaml"
+        "neither a COCO .json nor a YOLO data.yaml", path=path, fix="Give the folder, .json or .yaml of the dataset"
     )
 
 
-def _look(root: Path) -> _Found:
-    found = _Found()
-    for base, names in walk(root, refused=found.refused):
+def _list_files(root: Path) -> _Listing:
+    listing = _Listing()
+    for base, names in walk(root, refused=listing.refused):
         folder = Path(base)
         if _child(folder, "Annotations") and (_child(folder, "JPEGImages") or _child(folder, "ImageSets")):
-            found.roots.append(folder)
+            listing.roots.append(folder)
         if folder.name == "Main" and folder.parent.name == "ImageSets":
-            found.sets.append(folder)
+            listing.sets.append(folder)
         images = 0
         for name in names:
             suffix = os.path.splitext(name)[1].lower()
             if suffix in EXTENSIONS:
                 images += 1
             elif suffix == ".xml":
-                found.xml.setdefault(folder, []).append(name)
+                listing.xml.setdefault(folder, []).append(name)
             elif suffix == ".json":
-                found.jsons.append(folder / name)
+                listing.jsons.append(folder / name)
             elif suffix in (".yaml", ".yml"):
-                found.yamls.append(folder / name)
+                listing.yamls.append(folder / name)
         if images:
-            found.images[folder] = images
-    return found
+            listing.images[folder] = images
+    return listing
 
 
 # ----------------------------------------------------------------------------------------------------- YOLO
-def _yolo(found: _Found, root: Path, images: Path | None) -> list[Source]:
-    files = [file for file in found.yamls if _is_data_yaml(file)]
+def _yolo(listing: _Listing, images: Path | None) -> list[Source]:
+    files = [file for file in listing.yamls if _is_data_yaml(file)]
     by_folder: dict[Path, list[Path]] = {}
     for file in files:
         by_folder.setdefault(file.parent, []).append(file)
@@ -126,17 +126,17 @@ def _is_data_yaml(file: Path) -> bool:
 
 
 # ----------------------------------------------------------------------------------------------------- COCO
-def _coco(found: _Found, root: Path, images: Path | None) -> list[Source]:
+def _coco(listing: _Listing, root: Path, images: Path | None) -> list[Source]:
     groups: dict[Path, list[Path]] = {}
-    good = [file for file in found.jsons if _is_coco(file)]
+    good = [file for file in listing.jsons if _is_coco(file)]
     homes = {file.parent for file in good}
     for file in good:
         groups.setdefault(_coco_root(file, root), []).append(file)
-    for file in found.jsons:
+    for file in listing.jsons:
         named = file.name.endswith("_annotations.coco.json") or file.name.startswith("instances_")
         base = _coco_root(file, root)
         beside = file.parent in homes or (base in groups and base != file.parent)  # a folder of another split
-        # An empty or damaged one must be reported and not passed over; JSON of another kind may lie beside.
+        # an empty or damaged file must be reported and not ignored; other JSON files may be beside it
         if file not in good and (named or (beside and _is_damaged(file))):
             groups.setdefault(base, []).append(file)
     sources: list[Source] = []
@@ -148,7 +148,7 @@ def _coco(found: _Found, root: Path, images: Path | None) -> list[Source]:
 
 
 def _is_coco(file: Path) -> bool:
-    """Whether a JSON file is an object with images and annotations; looked for without parsing gigabytes."""
+    """Whether a JSON file has images and annotations, found by searching and not by parsing."""
     try:
         if file.stat().st_size == 0 or not _starts(file, b"{"):
             return False
@@ -162,7 +162,7 @@ def _is_coco(file: Path) -> bool:
 
 
 def _is_damaged(file: Path) -> bool:
-    """Whether a .json file is none: empty, cut, something else under its name. One with a document a line is sound."""
+    """Whether a .json file is empty, truncated or not JSON. JSON lines (one document a line) are not damaged."""
     try:
         if file.stat().st_size > _WHOLE:
             with file.open("rb") as stream:
@@ -186,7 +186,7 @@ def _starts(file: Path, with_: bytes) -> bool:
 
 
 def _coco_root(file: Path, limit: Path) -> Path:
-    """The folder that a JSON file speaks of: above ``annotations`` and above a split's own folder."""
+    """The dataset folder of a JSON file: above ``annotations`` and above the folder of a split."""
     folder = file.parent
     for _ in range(2):
         above = folder.name.lower() in _ANNOTATION_FOLDERS or split_word(folder.name)
@@ -196,7 +196,7 @@ def _coco_root(file: Path, limit: Path) -> Path:
 
 
 def _split_names(files: list[Path]) -> dict[str, Path]:
-    """Split -> file. A single file has no splits unless its folder or name says which one it is."""
+    """Split -> file, by the names of files or folders. A single file is the whole dataset."""
     words = {}
     for file in files:
         word = split_word(file.stem.replace("_annotations.coco", "")) or split_word(file.parent.name)
@@ -210,7 +210,7 @@ def _split_names(files: list[Path]) -> dict[str, Path]:
 
 
 def _image_roots(file: Path, base: Path | None = None) -> tuple[Path, ...]:
-    """Where the images of a JSON file may lie: below its data set's folder."""
+    """The folders below which the images of a JSON file may be."""
     if base is not None:
         return (base,)
     folder = file.parent
@@ -221,25 +221,25 @@ def _image_roots(file: Path, base: Path | None = None) -> tuple[Path, ...]:
 
 
 # ------------------------------------------------------------------------------------------------------ VOC
-def _voc(found: _Found, root: Path, images: Path | None) -> list[Source]:
+def _voc(listing: _Listing, root: Path, images: Path | None) -> list[Source]:
     sources: list[Source] = []
-    for base in found.roots:
+    for base in listing.roots:
         folder = base / "Annotations"
-        xml = sorted(d / n for d, names in found.xml.items() if folder in (d, *d.parents) for n in names)
+        xml = sorted(d / n for d, names in listing.xml.items() if folder in (d, *d.parents) for n in names)
         sets = base / "ImageSets" / "Main"
         plain = base / "ImageSets"
         chosen = sets if sets.is_dir() else plain if plain.is_dir() and any(plain.glob("*.txt")) else None
-        pictures = images or (base / "JPEGImages" if (base / "JPEGImages").is_dir() else base)
-        sources.append(VocSource(base, xml, (pictures,), chosen, _class_file(base, folder)))
-    loose = {d: names for d, names in found.xml.items() if not any(base in (d, *d.parents) for base in found.roots)}
+        image_root = images or (base / "JPEGImages" if (base / "JPEGImages").is_dir() else base)
+        sources.append(VocSource(base, xml, (image_root,), chosen, _class_file(base, folder)))
+    loose = {d: names for d, names in listing.xml.items() if not any(base in (d, *d.parents) for base in listing.roots)}
     annotated = {d: names for d, names in loose.items() if any(_is_annotation(d / n) for n in names[:200])}
     if annotated:
-        around = [*annotated, *(() if images else found.images)]
-        if sources:  # devkit folders lie elsewhere: only what is beside these files belongs to them
+        around = [*annotated, *(() if images else listing.images)]
+        if sources:  # with devkits elsewhere, only the images beside these files belong to them
             around = list(annotated)
         base = Path(os.path.commonpath(around))
         xml = sorted(d / n for d, names in annotated.items() for n in names)
-        sets_here = [s for s in found.sets if base in s.parents]
+        sets_here = [s for s in listing.sets if base in s.parents]
         chosen = sets_here[0] if len(sets_here) == 1 else None
         sources.append(VocSource(base, xml, (images or base,), chosen, _class_file(base, root, *annotated)))
     return sources
@@ -261,16 +261,16 @@ def _child(folder: Path, name: str) -> bool:
     return (folder / name).is_dir()
 
 
-def _nothing(found: _Found) -> str:
-    images = sum(found.images.values())
+def _describe_nothing(listing: _Listing) -> str:
+    images = sum(listing.images.values())
     parts = [f"{images} images"] if images else []
     for what, number in (
-        ("JSON", len(found.jsons)),
-        ("XML", sum(map(len, found.xml.values()))),
-        ("YAML", len(found.yamls)),
+        ("JSON", len(listing.jsons)),
+        ("XML", sum(map(len, listing.xml.values()))),
+        ("YAML", len(listing.yamls)),
     ):
         if number:
-            parts.append(f"{number} {what} files that are no annotations")
-    if found.refused:
-        parts.append(f"{', '.join(map(str, found.refused[:5]))} may not be listed")
-    return f"holds no data set{' (' + ', '.join(parts) + ')' if parts else ': it has no annotations'}"
+            parts.append(f"{number} {what} files without annotations")
+    if listing.refused:
+        parts.append(f"{', '.join(map(str, listing.refused[:5]))} cannot be listed")
+    return f"holds no dataset{' (' + ', '.join(parts) + ')' if parts else ': there are no annotations'}"

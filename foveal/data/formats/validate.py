@@ -1,4 +1,4 @@
-"""What every reader does with an image and its objects: probe the file, settle each box, write down what was wrong."""
+"""Validation shared by all dataset readers: image sizes, boxes, masks, numbers, flags and class names."""
 
 from __future__ import annotations
 
@@ -6,38 +6,44 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ..images.load import ImageError, probe
 from ..records.dataset import Record
 from ..records.findings import Finding, Findings
-from ..records.segmentation import covers, settle_mask
+from ..records.segmentation import covers_pixel, validate_mask
 
 Box = tuple[float, float, float, float]  # xyxy, half-open pixels
-EDGE = 1.0 + 1e-6  # a box this far over the edge is rounding, and is clipped without a word
+EDGE = 1.0 + 1e-6  # pixels; a box that crosses the edge by this much is a rounding error, clipped without a finding
 
 
 @dataclass
-class Object:
-    """One object as a reader found it, before its box is settled."""
+class ParsedObject:
+    """One object as a reader parsed it, before its box and mask are validated."""
 
     box: Box
     label: int
     where: str  # for findings: "object 3 (nut)"
-    shown: str  # the box in the file's own words: "xmin 5, ymin 3, xmax 2, ymax 8"
+    shown: str  # the box as the file has it: "xmin 5, ymin 3, xmax 2, ymax 8"
     crowd: bool = False
     difficult: bool = False
     area: float | None = None
-    xywh: Box | None = None  # continuous, where the file says so (COCO): kept for scoring, see Record.stated
-    mask: Any = None  # what the file says of its mask; :func:`~.segmentation.settle_mask` makes sense of it
+    xywh: Box | None = None  # continuous, as stated in the file (COCO), see Record.stated
+    mask: Any = None  # as stated in the file, see :func:`~.segmentation.validate_mask`
+
+    def stated(self) -> tuple[float, ...] | None:
+        """x, y, width, height, area as stated in the file; the area of the box where none is stated."""
+        if self.xywh is None:
+            return None
+        return (*self.xywh, self.xywh[2] * self.xywh[3] if self.area is None else self.area)
 
 
 def report_refused(folders: Iterable[Path], findings: Findings) -> None:
-    """Folders that may not be listed: nobody knows what is missed."""
+    """A finding for each folder that may not be listed: its images may be missed."""
     for folder in folders:
-        message = "the folder may not be listed; whatever is in it is passed over"
+        message = "the folder cannot be listed (permission denied); its contents are skipped"
         finding = Finding("folder-unreadable", "warning", str(folder), "", message, "Change its permissions")
         if finding not in findings:
             findings.append(finding)
@@ -45,55 +51,56 @@ def report_refused(folders: Iterable[Path], findings: Findings) -> None:
 
 @dataclass
 class SizeCache:
-    """Upright and stored sizes of images, each file looked at once."""
+    """Upright and stored sizes of images; each file is opened once."""
 
     cache: dict[Path, tuple[tuple[int, int], tuple[int, int]] | ImageError] = field(default_factory=dict)
 
     def sizes(self, path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
-        """((width, height) upright, the same as stored). Raises :class:`ImageError`."""
-        known = self.cache.get(path)
-        if known is None:
+        """((width, height) upright, (width, height) as stored). Raises :class:`ImageError`."""
+        cached = self.cache.get(path)
+        if cached is None:
             try:
-                known = probe(path)
+                cached = probe(path)
             except ImageError as error:
-                known = error
-            self.cache[path] = known
-        if isinstance(known, ImageError):
-            raise known
-        return known
+                cached = error
+            self.cache[path] = cached
+        if isinstance(cached, ImageError):
+            raise cached
+        return cached
 
     def check_size(
         self, path: Path, stated: tuple[float, float] | None, source: Path | str, findings: Findings
     ) -> tuple[int, int] | None:
-        """The upright size of an image that may be used, else ``None`` and a finding.
+        """(width, height) of the upright image, or ``None`` and a finding where the image cannot be used.
 
-        ``stated`` is what ``source`` says of it; a size of 0 counts as missing.
+        ``stated`` is the size in the annotation file ``source``; a size of 0 counts as missing.
         """
         try:
             upright, stored = self.sizes(path)
         except ImageError as error:
-            message = f"{error.message}; the image is left out"
+            message = f"{error.message}; the image is skipped"
             findings.add("warning", "image-unreadable", path, "", message, error.fix)
             return None
         if stated is None or stated == upright or 0 in stated:
             return upright
         width, height = upright
-        message = f"{source} says {stated[0]:g} x {stated[1]:g}, the file has {width} x {height}; the image is left out"
-        fix = "Correct the size, and see whether the boxes belong to this image"
+        size = f"{stated[0]:g} x {stated[1]:g}"
+        message = f"{source} states a size of {size}, the image is {width} x {height}; the image is skipped"
+        fix = "Correct the size, and check that the boxes belong to this image"
         if stated == stored and stored != upright:
-            message += " (the size fits the picture before its EXIF turn: the boxes were drawn on the unturned picture)"
-            fix = "Remove the EXIF orientation from the file, or turn the boxes"
+            message += " (the stated size ignores the EXIF orientation, so the boxes were drawn on the unrotated image)"
+            fix = "Remove the EXIF orientation from the image or rotate the boxes"
         findings.add("warning", "image-size-mismatch", path, "", message, fix)
         return None
 
 
 def validate_box(box: Box, width: int, height: int) -> tuple[Box | None, str, str]:
-    """(box to use or None, code of the finding or "", what is wrong with it)."""
+    """(box to use or ``None``, code of the finding or "", problem); a box over the image's edge is clipped."""
     x1, y1, x2, y2 = box
     if not all(map(math.isfinite, box)):
         return None, "box-not-finite", "is not finite"
     if x2 < x1 or y2 < y1:
-        return None, "box-inverted", "ends before it begins (are its corners exchanged?)"
+        return None, "box-inverted", "has its maximum before its minimum (are the corners swapped?)"
     if x2 == x1 or y2 == y1:
         return None, "box-empty", "has no area"
     if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
@@ -111,64 +118,82 @@ def build_record(
     id: int | str,
     path: Path,
     size: tuple[int, int],
-    objects: Iterable[Object],
+    objects: Iterable[ParsedObject],
     source: Path | None,
     findings: Findings,
-    report_as: Path | None = None,
 ) -> Record:
-    """The record of one image: each box validated, exact repeats dropped. ``report_as``: the file findings name."""
+    """The record of one image, with validated boxes and masks and without repeated objects.
+
+    ``size`` is (width, height); problems are reported for the annotation file ``source``, or ``path``.
+    """
     width, height = size
-    report_as = report_as or source or path
-    kept: list[Object] = []
+    used: list[ParsedObject] = []
     boxes: list[Box] = []
     stated: list[tuple[float, ...]] = []
     seen: set[tuple[int, bool, bool, Box]] = set()
     for o in objects:
-        box, code, problem = validate_box(o.box, width, height)
+        numbers = o.stated()
+        box = _check_box(o, size, seen, source or path, findings)
         if box is None:
-            findings.add(
-                "warning", code, report_as, o.where, f"the box {o.shown} {problem}; dropped", "Correct or remove it"
-            )
             continue
-        if code:
-            findings.add("warning", code, report_as, o.where, f"the box {o.shown} {problem}; clipped", "Correct it")
-        key = (o.label, o.crowd, o.difficult, box)
-        if key in seen:
-            message = f"the box {o.shown} is there already, with the same class; the repeat is dropped"
-            findings.add("warning", "object-repeated", report_as, o.where, message, "Remove the repeat")
-            continue
-        seen.add(key)
-        if o.xywh is not None:
-            stated.append((*o.xywh, o.xywh[2] * o.xywh[3] if o.area is None else o.area))
-        if code:  # a stated area is that of the box as it was
-            o.area = None
-        o.mask, problems = settle_mask(o.mask, width, height)
-        for code, problem, fix in problems:
-            findings.add("warning", code, report_as, o.where, problem, fix)
-        if o.mask is not None and not covers(o.mask, width, height):
-            message = "its mask has not one pixel; it teaches its box and class alone"
-            findings.add("warning", "mask-empty", report_as, o.where, message, "Draw it again")
-        kept.append(o)
+        if numbers is not None:
+            stated.append(numbers)
+        _check_mask(o, size, source or path, findings)
+        used.append(o)
         boxes.append(box)
     array = np.array(boxes, np.float64).reshape(-1, 4)
-    own = (array[:, 2] - array[:, 0]) * (array[:, 3] - array[:, 1])
-    area = [b if o.area is None else o.area for o, b in zip(kept, own.tolist(), strict=True)]
-    masks = [o.mask for o in kept]
+    box_areas = (array[:, 2] - array[:, 0]) * (array[:, 3] - array[:, 1])
+    areas = [b if o.area is None else o.area for o, b in zip(used, box_areas.tolist(), strict=True)]
+    masks = [o.mask for o in used]
     return Record(
         id=id,
         path=path,
         width=width,
         height=height,
         boxes=array,
-        labels=np.array([o.label for o in kept], np.int64),
-        crowd=np.array([o.crowd for o in kept], np.bool_),
-        difficult=np.array([o.difficult for o in kept], np.bool_),
-        ignore=np.zeros(len(kept), np.bool_),
-        area=np.array(area, np.float64),
+        labels=np.array([o.label for o in used], np.int64),
+        crowd=np.array([o.crowd for o in used], np.bool_),
+        difficult=np.array([o.difficult for o in used], np.bool_),
+        ignore=np.zeros(len(used), np.bool_),
+        area=np.array(areas, np.float64),
         masks=masks if any(m is not None for m in masks) else None,
         source=source,
         stated=np.array(stated, np.float64) if stated else None,
     )
+
+
+def _check_box(
+    o: ParsedObject, size: tuple[int, int], seen: set[tuple[int, bool, bool, Box]], file: Path, findings: Findings
+) -> Box | None:
+    """The box to use; ``None`` for an invalid box and for the repeat of one in ``seen``.
+
+    The stated area of a clipped object is dropped, for it is that of the whole object.
+    """
+    box, code, problem = validate_box(o.box, *size)
+    if box is None:
+        findings.add("warning", code, file, o.where, f"the box {o.shown} {problem}; dropped", "Correct or remove it")
+        return None
+    if code:
+        findings.add("warning", code, file, o.where, f"the box {o.shown} {problem}; clipped", "Correct it")
+    key = (o.label, o.crowd, o.difficult, box)
+    if key in seen:
+        message = f"the box {o.shown} occurs twice with the same class; the repeat is dropped"
+        findings.add("warning", "object-repeated", file, o.where, message, "Remove the repeat")
+        return None
+    seen.add(key)
+    if code:
+        o.area = None
+    return box
+
+
+def _check_mask(o: ParsedObject, size: tuple[int, int], file: Path, findings: Findings) -> None:
+    """Replaces the mask of an object by the part of it that can be used."""
+    o.mask, problems = validate_mask(o.mask, *size)
+    for code, problem, fix in problems:
+        findings.add("warning", code, file, o.where, problem, fix)
+    if o.mask is not None and not covers_pixel(o.mask, *size):
+        message = "its mask covers no pixel; only its box and class are used in training"
+        findings.add("warning", "mask-empty", file, o.where, message, "Draw it again")
 
 
 def number(value: object) -> float | None:
@@ -187,7 +212,7 @@ def number(value: object) -> float | None:
 
 
 def flag(value: object) -> bool | None:
-    """``difficult`` and ``iscrowd`` as people write them; ``None`` where it cannot be understood."""
+    """``difficult`` or ``iscrowd`` in any common notation; ``None`` for anything else."""
     if isinstance(value, bool) or value is None:
         return bool(value)
     if isinstance(value, str) and value.strip().lower() in ("", "unspecified", "false", "no"):
@@ -198,15 +223,13 @@ def flag(value: object) -> bool | None:
     return None if n not in (0.0, 1.0) else n == 1.0
 
 
-def unique_names(
-    names: Sequence[str], path: Path, findings: Findings, kind: Literal["class"] = "class"
-) -> tuple[list[str], list[int]]:
-    """Names without repeats and, for every given one, its place among them; each repeat is a finding."""
+def unique_names(names: Sequence[str], path: Path, findings: Findings) -> tuple[list[str], list[int]]:
+    """Class names without repeats, and for each given name its index among them; each repeat is a finding."""
     unique: dict[str, int] = {}
-    place = []
+    labels = []
     for i, name in enumerate(names):
         if name in unique:
-            message = f"the {kind} {name!r} is listed more than once; both are taken as one"
-            findings.add("warning", "class-repeated", path, f"{kind} {i}", message, "Give every class its own name")
-        place.append(unique.setdefault(name, len(unique)))
-    return list(unique), place
+            message = f"the class {name!r} is listed more than once; its entries are merged"
+            findings.add("warning", "class-repeated", path, f"class {i}", message, "Give every class a unique name")
+        labels.append(unique.setdefault(name, len(unique)))
+    return list(unique), labels

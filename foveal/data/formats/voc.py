@@ -1,255 +1,257 @@
-"""PASCAL VOC: devkit folders, and any images with VOC XML beside them or in a folder of their own.
+"""PASCAL VOC: devkit folders, and any images with VOC XML files beside them or in a folder of their own.
 
-Split files are the authority on what is in a split; a listed image without an XML file is unknown and left out. In
-``SegmentationObject`` the pixels of the n-th object of an XML file have the value n.
+The split files (``ImageSets/Main/*.txt``) alone decide what is in a split. A listed image without an XML file has
+unknown objects and is skipped. In ``SegmentationObject`` the pixels of the n-th object of an XML file have the value n.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from ...files.reading import Unreadable, read_lines
-from ..images.index import ImageIndex
 from ..records.dataset import Dataset, Record
 from ..records.findings import Findings
 from ..records.splits import split_word
-from .validate import SizeCache, build_record, report_refused, unique_names
+from .source import Reader, Source
+from .validate import build_record, unique_names
 from .voc_xml import Annotation, read_annotation
 
 _CLASS_LINE = re.compile(r"^(.*\S)\s+(-1|0|1)$")
+_ENDINGS = ("jpg", "jpeg", "png", "bmp", "xml")  # of names that a split file lists with their extension
 
 
-@dataclass
-class VocSource:
-    """One VOC data set, recognized but not read. ``read`` may be called for several splits."""
+class VocSource(Source):
+    """One VOC dataset: its XML files, the folder of its split files and its ``classes.txt``, if it has them."""
 
-    path: Path
-    xml: list[Path]
-    image_roots: tuple[Path, ...]
-    sets: Path | None = None  # the folder of the split files
-    class_file: Path | None = None
-    format: str = "voc"
-    look: bool = True  # at the images; else an image whose size is stated need not be there, for scoring detections
-    splits: tuple[str, ...] = field(init=False, default=())
-    prober: SizeCache = field(default_factory=SizeCache)
+    format = "voc"
 
-    def __post_init__(self) -> None:
-        self.early = Findings()
-        self._class_lists: set[str] = set()
-        self._ids = _identify(self.xml, self.path)
-        self._by_stem: dict[str, list[str]] = {}
-        for id, path in self._ids.items():
-            self._by_stem.setdefault(path.stem, []).append(id)
-        self._lists = self._read_sets() if self.sets else {}
-        if not self._lists:
-            self._lists = self._split_folders()
-        self.splits = tuple(name for name in self._lists if name not in self._class_lists)
-        self.class_splits = tuple(sorted(self._class_lists))  # ``cat_train``: may be asked for, but is not listed
-        self._index: ImageIndex | None = None
-        self._drawings = (self.sets.parents[1] if self.sets else self.path) / "SegmentationObject"
-        self._read: dict[Path, Annotation | Unreadable] = {}
+    def __init__(
+        self,
+        path: Path,
+        xml: Sequence[Path],
+        image_roots: Iterable[Path],
+        split_folder: Path | None = None,
+        class_file: Path | None = None,
+    ) -> None:
+        super().__init__(path, image_roots)
+        self.xml, self.split_folder, self.class_file = xml, split_folder, class_file
+        self.xml_of = _identify(xml, path)
+        self._ids_of_stem: dict[str, list[str]] = {}
+        for id, file in self.xml_of.items():
+            self._ids_of_stem.setdefault(file.stem, []).append(id)
+        self._lists = self._read_split_files() or self._split_by_folder()
+        self.splits = tuple(name for name in self._lists if name not in self.class_splits)
+        self._annotations: dict[Path, Annotation | Unreadable] = {}
 
-    # ------------------------------------------------------------------------------------ what is in a split
-    def _read_sets(self) -> dict[str, list[str]]:
-        """Split name -> listed names. Files of one class (``cat_train.txt``: -1, 0 or 1) count where no others do."""
-        assert self.sets is not None
+    def read(self, split: str | None = None) -> Dataset:
+        return VocReader(self, split).read()
+
+    def _read_split_files(self) -> dict[str, list[str]]:
+        """Split -> listed names. Files of one class (``cat_train.txt``: -1, 0 or 1) count where there are no others."""
         lists: dict[str, list[str]] = {}
         by_class: dict[str, list[str]] = {}
-        for file in sorted(self.sets.glob("*.txt")):
+        for file in sorted(self.split_folder.glob("*.txt")) if self.split_folder else ():
             try:
                 lines = read_lines(file)
             except Unreadable as error:
-                self.early.add("error", "split-unreadable", file, "", error.message, error.fix)
+                self.findings.add("error", "split-unreadable", file, "", error.message, error.fix)
                 continue
-            rows = [m for m in map(_CLASS_LINE.match, lines) if m]
+            matches = [m for m in map(_CLASS_LINE.match, lines) if m]
             split = file.stem.rpartition("_")[2]
-            if rows and len(rows) == len(lines):
+            if matches and len(matches) == len(lines):
+                lines = [m.group(1) for m in matches]
                 if file.stem != split:
-                    by_class.setdefault(split, []).extend(m.group(1) for m in rows)
-                    lists[file.stem] = [m.group(1) for m in rows if m.group(2) != "-1"]
-                    self._class_lists.add(file.stem)
-                    continue
-                lines = [m.group(1) for m in rows]
+                    by_class.setdefault(split, []).extend(lines)
+                    lines = [m.group(1) for m in matches if m.group(2) != "-1"]
+                    self.class_splits += (file.stem,)
             lists[file.stem] = lines
         for split, names in by_class.items():
             lists.setdefault(split, list(dict.fromkeys(names)))
         return lists
 
-    def _split_folders(self) -> dict[str, list[str]]:
-        """Splits by folder (``train/``, ``valid/``, ``test/``), where every XML file lies in one of them."""
+    def _split_by_folder(self) -> dict[str, list[str]]:
+        """Split -> ids by folder (``train/``, ``valid/``, ``test/``), where every XML file is in one of them."""
         lists: dict[str, list[str]] = {}
-        for id, path in self._ids.items():
+        for id, path in self.xml_of.items():
             words = [w for part in path.relative_to(self.path).parts[:-1] if (w := split_word(part))]
             if not words:
                 return {}
             lists.setdefault(words[-1], []).append(id)
         return lists
 
-    def _wanted(self, split: str | None, findings: Findings) -> list[tuple[str, Path | None]]:
-        """(id, XML file or None) of a split, or of the whole set."""
+    def members(self, split: str | None, findings: Findings) -> dict[str, Path | None]:
+        """Image id -> XML file (``None`` where there is none) of a split, or of the whole dataset."""
         if split is None and not self._lists:
-            return list(self._ids.items())
-        names = self.splits if split is None else (split,)
-        wanted: dict[str, Path | None] = {}
-        for name in names:
-            file = self.sets / f"{name}.txt" if self.sets else self.path
-            mine: set[str] = set()
+            return dict(self.xml_of)
+        members: dict[str, Path | None] = {}
+        for name in self.splits if split is None else (split,):
+            file = self.split_folder / f"{name}.txt" if self.split_folder else self.path
+            seen: set[str] = set()
             for n, listed in enumerate(self._lists[name], 1):
-                id = self._find(listed)
-                if id in mine:
+                id = self._find_id(listed)
+                if id in seen:
                     findings.add("warning", "id-repeated", file, f"line {n}", f"{listed!r} is listed twice; used once")
-                mine.add(id)
-                wanted.setdefault(id, self._ids.get(id))
-            if not mine:
+                seen.add(id)
+                members.setdefault(id, self.xml_of.get(id))
+            if not seen:
                 findings.add("warning", "split-empty", file, "", f"the split {name!r} lists no image")
-        return list(wanted.items())
+        return members
 
-    def _find(self, listed: str) -> str:
-        """The id of a listed name: as it stands, without an ending, or by its last part."""
-        if listed in self._ids:
+    def _find_id(self, listed: str) -> str:
+        """The id of a listed name: as it is written, without its extension, or by its last part."""
+        if listed in self.xml_of:
             return listed
         plain = re.split(r"[\\/]", listed)[-1]
-        for stem in (plain, plain.rpartition(".")[0]):
-            if stem and len(self._by_stem.get(stem, [])) == 1:
-                return self._by_stem[stem][0]
         stem, dot, ending = plain.rpartition(".")
-        return stem if dot and ending.lower() in ("jpg", "jpeg", "png", "bmp", "xml") else plain
+        for candidate in (plain, stem):
+            if candidate and len(self._ids_of_stem.get(candidate, [])) == 1:
+                return self._ids_of_stem[candidate][0]
+        return stem if dot and ending.lower() in _ENDINGS else plain
 
-    # ----------------------------------------------------------------------------------------------- reading
-    def read(self, split: str | None = None) -> Dataset:
-        """Records of a split (one of ``splits``), or of the whole set."""
-        findings = Findings(self.early)
-        wanted = self._wanted(split, findings)
-        classes = self._classes(findings)
-        fixed = self.class_file is not None and bool(classes)
-        index = {name: k for k, name in enumerate(classes)}
-        images = self._images()
-        report_refused(images.refused, findings)
+    def annotation(self, xml: Path) -> Annotation | Unreadable:
+        """The content of an XML file, read once."""
+        if xml not in self._annotations:
+            try:
+                self._annotations[xml] = read_annotation(xml)
+            except Unreadable as error:
+                self._annotations[xml] = error
+        return self._annotations[xml]
+
+    @cached_property
+    def mask_images(self) -> dict[str, Path]:
+        """Stem -> image of the object masks (``SegmentationObject/*.png``)."""
+        root = self.split_folder.parents[1] if self.split_folder else self.path
+        return {path.stem: path for path in sorted((root / "SegmentationObject").glob("*.png"))}
+
+
+class VocReader(Reader[VocSource]):
+    """One read of a VOC dataset."""
+
+    def __init__(self, source: VocSource, split: str | None) -> None:
+        super().__init__(source, split)
+        self.fixed_classes = False  # by classes.txt
+        self.label_of: dict[str, int] = {}
+
+    def records(self) -> list[Record]:
+        source = self.source
+        members = source.members(self.split, self.findings)
+        self._find_classes()
+        self.report_unlisted_folders()
         records: list[Record] = []
-        drawn = {path.stem: path for path in sorted(self._drawings.glob("*.png"))}
         used: set[Path] = set()
-        for id, xml in wanted:
-            path = self._image(id, xml, images, findings)
+        for id, xml in members.items():
+            path = self._find_image(id, xml)
             if path is not None:
                 used.add(path)
-            if xml is None:
-                self._report_missing(id, path, findings)
-                continue
-            annotation = self._annotation(xml)
-            if isinstance(annotation, Unreadable):
-                findings.add("error", "annotation-unreadable", xml, "", annotation.message, annotation.fix)
-                continue
-            if annotation.guessed:
-                message = "its encoding is not stated rightly; read as well as could be guessed"
-                findings.add("warning", "encoding-guessed", xml, "", message, "Save it as UTF-8")
-            stated = annotation.size(xml, findings)
-            if not self.look and stated is not None and min(stated) > 0:
-                objects = list(annotation.objects(xml, index, fixed, self.class_file, findings, drawn.get(xml.stem)))
-                place = path or self._expected(id, annotation)
-                records.append(build_record(id, place, (int(stated[0]), int(stated[1])), objects, xml, findings))
-                continue
-            if path is None:
-                missing = self._expected(id, annotation)
-                message = f"the image of {xml} is not there; left out"
-                findings.add("warning", "image-missing", missing, "", message, "Put it there or give --images DIR")
-                continue
-            size = self.prober.check_size(path, stated, xml, findings)
-            if size is None:
-                continue
-            objects = list(annotation.objects(xml, index, fixed, self.class_file, findings, drawn.get(xml.stem)))
-            records.append(build_record(id, path, size, objects, xml, findings))
-        if not self._lists or self.sets is None:
-            if self.look:
-                self._report_unknown(images, used, split, findings)
-        elif split is None:
-            self._report_unlisted(wanted, findings)
-        return Dataset(tuple(classes), records, list(findings), self.path, self.format, split, splits=self.splits)
+            record = self._read_image(id, xml, path)
+            if record is not None:
+                records.append(record)
+        if source.split_folder is None or not source.splits:
+            self._report_unannotated(used)
+        elif self.split is None:
+            self._report_unlisted(members)
+        return records
 
-    def _images(self) -> ImageIndex:
-        if self._index is None:
-            self._index = ImageIndex(*self.image_roots)
-        return self._index
-
-    def _annotation(self, xml: Path) -> Annotation | Unreadable:
-        """What an XML file says, read once."""
-        if xml not in self._read:
+    def _find_classes(self) -> None:
+        """``classes.txt``, else the names in the whole dataset (so that every split has the same), sorted."""
+        file = self.source.class_file
+        if file is not None:
+            names: list[str] = []
             try:
-                self._read[xml] = read_annotation(xml)
+                names = unique_names(read_lines(file), file, self.findings)[0]
             except Unreadable as error:
-                self._read[xml] = error
-        return self._read[xml]
+                self.findings.add("error", "classes-unreadable", file, "", error.message, error.fix)
+            if not names:
+                message = "lists no class; the class names in the annotations are used"
+                self.findings.add("warning", "classes-missing", file, "", message, "Write one name a line")
+            self.classes, self.fixed_classes = tuple(names), bool(names)
+        if not self.fixed_classes:
+            annotated = filter(None, self.source.members(None, Findings()).values())
+            annotations = [a for a in map(self.source.annotation, annotated) if isinstance(a, Annotation)]
+            self.classes = tuple(sorted({o.name for a in annotations for o in a.raw if o.name}))
+        self.label_of = {name: k for k, name in enumerate(self.classes)}
 
-    def _classes(self, findings: Findings) -> list[str]:
-        """``classes.txt``, else the names found in the whole set (so that every split has the same), sorted."""
-        if self.class_file is not None:
-            try:
-                names = unique_names(read_lines(self.class_file), self.class_file, findings)[0]
-            except Unreadable as error:
-                findings.add("error", "classes-unreadable", self.class_file, "", error.message, error.fix)
-                names = []
-            if names:
-                return names
-            message = "lists no class; the names found in the annotations are used"
-            findings.add("warning", "classes-missing", self.class_file, "", message, "Write one name a line")
-        found: set[str] = set()
-        for _, xml in self._wanted(None, Findings()):
-            annotation = self._annotation(xml) if xml is not None else None
-            if isinstance(annotation, Annotation):
-                found |= {o.name for o in annotation.raw if o.name}
-        return sorted(found)
-
-    # ------------------------------------------------------------------------------------------------ images
-    def _image(self, id: str, xml: Path | None, images: ImageIndex, findings: Findings) -> Path | None:
-        """The image of an id: the one with the same stem nearest to the XML file, else the one the XML names."""
-        stem = id.rpartition("/")[2]
+    def _find_image(self, id: str, xml: Path | None) -> Path | None:
+        """The image of an id: the one with the same stem nearest to the XML file, else the one that the XML names."""
         near = xml.parent.parts if xml is not None else ()
-        found = images.stem(stem, near)
-        annotation = self._annotation(xml) if xml is not None else None
+        annotation = self.source.annotation(xml) if xml is not None else None
         named = annotation.filename if isinstance(annotation, Annotation) else ""
-        if not found and named:
-            found = images.named(named)
-        if len(found) > 1 and named:
-            found = [p for p in found if p.name == named] or found
-        if len(found) > 1:
-            others = ", ".join(str(p) for p in found[1:])
+        paths = self.source.images.stem(id.rpartition("/")[2], near)
+        if not paths and named:
+            paths = self.source.images.named(named)
+        if len(paths) > 1 and named:
+            paths = [p for p in paths if p.name == named] or paths
+        if len(paths) > 1:
+            others = ", ".join(map(str, paths[1:]))
             message = f"several images have this name; this one is used, not {others}"
-            findings.add("warning", "image-ambiguous", found[0], "", message, "Remove or rename the others")
-        return found[0] if found else None
+            self.findings.add("warning", "image-ambiguous", paths[0], "", message, "Remove or rename the others")
+        return paths[0] if paths else None
 
-    def _expected(self, id: str, annotation: Annotation) -> Path:
-        """Where the missing image should have been."""
-        named = re.split(r"[\\/]", annotation.filename)[-1]
-        return self.image_roots[0] / (named or f"{id}.jpg")
+    def _read_image(self, id: str, xml: Path | None, path: Path | None) -> Record | None:
+        if xml is None:
+            self._report_missing(id, path)
+            return None
+        annotation = self.source.annotation(xml)
+        if isinstance(annotation, Unreadable):
+            self.findings.add("error", "annotation-unreadable", xml, "", annotation.message, annotation.fix)
+            return None
+        if annotation.guessed:
+            message = "its encoding is not the declared one; the encoding was guessed"
+            self.findings.add("warning", "encoding-guessed", xml, "", message, "Save it as UTF-8")
+        stated = annotation.size(xml, self.findings)
+        expected = path or self._expected_path(id, annotation)
+        if path is None and self.trusted_size(stated) is None:
+            message = f"the image of {xml} does not exist; skipped"
+            fix = "Add the image or give --images DIR"
+            self.findings.add("warning", "image-missing", expected, "", message, fix)
+            return None
+        size = self.image_size(expected, stated, xml)
+        if size is None:
+            return None
+        masks = self.source.mask_images.get(xml.stem)
+        class_file = self.source.class_file if self.fixed_classes else None
+        objects = list(annotation.objects(xml, self.label_of, class_file, self.findings, masks))
+        return build_record(id, expected, size, objects, xml, self.findings)
 
-    def _report_missing(self, id: str, path: Path | None, findings: Findings) -> None:
+    def _expected_path(self, id: str, annotation: Annotation | None = None) -> Path:
+        """Where a missing image belongs."""
+        named = re.split(r"[\\/]", annotation.filename)[-1] if annotation else ""
+        return self.source.image_roots[0] / (named or f"{id}.jpg")
+
+    def _report_missing(self, id: str, path: Path | None) -> None:
+        """Of a listed image without an XML file."""
         if path is None:
-            place = self.image_roots[0] / f"{id}.jpg"
-            message = "listed in a split, but neither image nor annotation is there; left out"
-            findings.add("warning", "image-missing", place, "", message, "Add it, or take it from the split")
+            message = "listed in a split, but neither image nor annotation exists; skipped"
+            fix = "Add it or remove it from the split"
+            self.findings.add("warning", "image-missing", self._expected_path(id), "", message, fix)
         else:
-            message = "listed, but it has no annotation file, so its objects are unknown; left out"
-            findings.add("warning", "annotation-missing", path, "", message, "Annotate it, or take it from the split")
+            message = "listed in a split, but it has no annotation file, so its objects are unknown; skipped"
+            fix = "Annotate it or remove it from the split"
+            self.findings.add("warning", "annotation-missing", path, "", message, fix)
 
-    def _report_unknown(self, images: ImageIndex, used: set[Path], split: str | None, findings: Findings) -> None:
-        have = {p.stem for p in self.xml}
-        for path in images.paths:
-            elsewhere = split is not None and split_word(path.parent.name) != split_word(split)
-            if path not in used and path.stem not in have and not elsewhere:
-                message = "no annotation file, so its objects are unknown; left out"
-                findings.add("warning", "annotation-missing", path, "", message, "Annotate it (no object is fine)")
+    def _report_unannotated(self, used: set[Path]) -> None:
+        """Of images without an XML file, where no split file lists them."""
+        annotated = {p.stem for p in self.source.xml}
+        for path in self.source.images.paths if self.source.require_images else ():
+            elsewhere = self.split is not None and split_word(path.parent.name) != split_word(self.split)
+            if path not in used and path.stem not in annotated and not elsewhere:
+                message = "no annotation file, so its objects are unknown; skipped"
+                fix = "Annotate it (a file without objects is valid)"
+                self.findings.add("warning", "annotation-missing", path, "", message, fix)
 
-    def _report_unlisted(self, wanted: Sequence[tuple[str, Path | None]], findings: Findings) -> None:
-        listed = {xml for _, xml in wanted}
-        for xml in self.xml:
+    def _report_unlisted(self, members: dict[str, Path | None]) -> None:
+        """Of XML files that no split file lists."""
+        listed = set(members.values())
+        for xml in self.source.xml:
             if xml not in listed:
-                findings.add("note", "annotation-unlisted", xml, "", "in no split file; not used")
+                self.findings.add("note", "annotation-unlisted", xml, "", "in no split file; not used")
 
 
 def _identify(files: Iterable[Path], root: Path) -> dict[str, Path]:
-    """id -> file: the stem where it is the only one, else the path below the root without its ending."""
+    """Id -> file: the stem where it is unique, else the path below the root without its extension."""
     by_stem: dict[str, list[Path]] = {}
     for file in files:
         by_stem.setdefault(file.stem, []).append(file)

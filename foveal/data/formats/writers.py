@@ -1,4 +1,4 @@
-"""VOC, COCO and YOLO as files: each writer fills an empty folder from a plan of which image goes where."""
+"""Writes datasets as VOC, COCO or YOLO: each writer fills an empty folder according to a plan."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from ..records.dataset import Dataset, Record
-from ..records.segmentation import coded
+from ..records.segmentation import coco_segmentations
 from ..records.splits import SPLIT_ALIASES
-from .voc_xml import WRITTEN_BY_US
+from .voc_xml import SOURCE
 from .yolo import FLAGS
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # and bytes of file names that are no UTF-8
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # and bytes of file names that are not UTF-8
 
 
 @dataclass
-class Plan:
-    """Which image goes where: every image once, in the first split that has it."""
+class ExportPlan:
+    """Folder and name of each image, which is written once, in the first split that has it."""
 
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     records: list[Record]
-    folder: list[str]  # the split of each record's own folder, "" where there are no splits
+    folder: list[str]  # the split in whose folder each image is; "" where there are no splits
     names: list[str]  # new file names, unique within the folder (over all where not nested)
     members: dict[str, list[int]]  # split -> indices into records
 
     @classmethod
-    def of(cls, parts: Mapping[str, Dataset], nested: bool) -> Plan:
+    def of(cls, parts: Mapping[str, Dataset], nested: bool) -> ExportPlan:
         base = [s for s in SPLIT_ALIASES if s in parts and s != "trainval"]
         order = base + [s for s in parts if s not in base]
         index: dict[str, int] = {}
         plan = cls(next(iter(parts.values())).classes, (), [], [], [], {name: [] for name in parts})
-        taken: set[str] = set()
+        used: set[str] = set()
         for name in order:
             for record in parts[name].records:
                 key = str(record.path)
@@ -45,25 +45,25 @@ class Plan:
                     index[key] = len(plan.records)
                     plan.records.append(record)
                     plan.folder.append(name)
-                    plan.names.append(_free(record.path, f"{name}/" if nested else "", taken))
+                    plan.names.append(_free(record.path, f"{name}/" if nested else "", used))
                 plan.members[name].append(index[key])
         ids = next((p.category_ids for p in parts.values() if p.category_ids is not None), None)
         plan.category_ids = ids if ids is not None else tuple(range(1, len(plan.classes) + 1))
         return plan
 
 
-def _free(path: Path, prefix: str, taken: set[str]) -> str:
-    """A file name like the old one, whose stem nobody has (annotations share it), without control characters."""
+def _free(path: Path, prefix: str, used: set[str]) -> str:
+    """A file name like that of ``path`` with an unused stem (annotations share it), without control characters."""
     stem, suffix = _CONTROL.sub("_", path.stem).strip() or "image", path.suffix
     name, n = stem, 1
-    while f"{prefix}{name}".lower() in taken:
+    while f"{prefix}{name}".lower() in used:
         n += 1
         name = f"{stem}_{n}"
-    taken.add(f"{prefix}{name}".lower())
+    used.add(f"{prefix}{name}".lower())
     return name + suffix
 
 
-def _place(record: Record, target: Path, link: bool) -> None:
+def _write_image(record: Record, target: Path, link: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if link:
         target.symlink_to(os.path.realpath(record.path))
@@ -72,13 +72,13 @@ def _place(record: Record, target: Path, link: bool) -> None:
 
 
 def _write_json(value: object, path: Path) -> None:
-    """UTF-8; what it cannot hold (half of a pair, in a class name) becomes JSON's own ``\\udcff``."""
+    """UTF-8; a lone surrogate in a class name becomes JSON's escape ``\\udcff``."""
     path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
 
 
 # ------------------------------------------------------------------------------------------------- writers
 def _number(value: float) -> str:
-    """Shortest text that reads back to the same number."""
+    """The shortest text that parses to the same number."""
     return str(int(value)) if value == int(value) else repr(float(value))
 
 
@@ -86,11 +86,11 @@ def _plain(value: float) -> float | int:
     return int(value) if value == int(value) else float(value)
 
 
-def write_voc(plan: Plan, out: Path, link: bool) -> None:
+def write_voc(plan: ExportPlan, out: Path, link: bool) -> None:
     """A devkit year folder: JPEGImages, Annotations, ImageSets/Main and classes.txt."""
     (out / "Annotations").mkdir()
     for record, name in zip(plan.records, plan.names, strict=True):
-        _place(record, out / "JPEGImages" / name, link)
+        _write_image(record, out / "JPEGImages" / name, link)
         xml = out / "Annotations" / f"{Path(name).stem}.xml"
         xml.write_text(voc_xml(record, plan.classes, name), encoding="utf-8")
     sets = out / "ImageSets" / "Main"
@@ -104,7 +104,7 @@ def write_voc(plan: Plan, out: Path, link: bool) -> None:
 
 
 def voc_xml(record: Record, classes: Sequence[str], file_name: str) -> str:
-    """The VOC annotation of a record: boxes 1-based and inclusive, whole numbers where they are whole."""
+    """The VOC annotation of a record: boxes 1-based and inclusive, integers where possible."""
 
     def text(value: str) -> str:
         return escape(_CONTROL.sub(" ", value))
@@ -112,7 +112,7 @@ def voc_xml(record: Record, classes: Sequence[str], file_name: str) -> str:
     lines = [
         "<annotation>",
         f"\t<filename>{text(file_name)}</filename>",
-        f"\t<source><annotation>{WRITTEN_BY_US}</annotation></source>",
+        f"\t<source><annotation>{SOURCE}</annotation></source>",
         f"\t<size><width>{record.width}</width><height>{record.height}</height><depth>3</depth></size>",
         "\t<segmented>0</segmented>",
     ]
@@ -132,21 +132,21 @@ def voc_xml(record: Record, classes: Sequence[str], file_name: str) -> str:
     return "\n".join([*lines, "</annotation>", ""])
 
 
-def write_coco(plan: Plan, out: Path, link: bool) -> None:
+def write_coco(plan: ExportPlan, out: Path, link: bool) -> None:
     """``annotations/instances_SPLIT.json`` (``instances.json`` without splits) and ``images/[SPLIT/]``."""
-    own = [r.id for r in plan.records]
-    keep = all(isinstance(id, int) for id in own) and len(set(own)) == len(own)
-    ids = own if keep else list(range(1, len(own) + 1))
+    ids = [r.id for r in plan.records]
+    if not all(isinstance(id, int) for id in ids) or len(set(ids)) < len(ids):
+        ids = list(range(1, len(ids) + 1))
     (out / "annotations").mkdir()
     for i, record in enumerate(plan.records):
-        _place(record, out / "images" / plan.folder[i] / plan.names[i], link)
+        _write_image(record, out / "images" / plan.folder[i] / plan.names[i], link)
     for split, members in plan.members.items():
         doc = coco_document(plan, members, ids)
         name = f"instances_{split}.json" if split else "instances.json"
         _write_json(doc, out / "annotations" / name)
 
 
-def coco_document(plan: Plan, members: Sequence[int], ids: Sequence[int | str]) -> dict[str, object]:
+def coco_document(plan: ExportPlan, members: Sequence[int], ids: Sequence[int | str]) -> dict[str, object]:
     """The COCO document of some of a plan's images."""
     several = len({s for s in plan.folder}) > 1
     images: list[dict[str, object]] = []
@@ -155,7 +155,7 @@ def coco_document(plan: Plan, members: Sequence[int], ids: Sequence[int | str]) 
         record = plan.records[i]
         name = f"{plan.folder[i]}/{plan.names[i]}" if several and plan.folder[i] else plan.names[i]
         images.append({"id": ids[i], "file_name": name, "width": record.width, "height": record.height})
-        masks = coded(record)
+        masks = coco_segmentations(record)
         for k in range(len(record)):
             annotation: dict[str, object] = {
                 "id": len(annotations) + 1,
@@ -174,7 +174,7 @@ def coco_document(plan: Plan, members: Sequence[int], ids: Sequence[int | str]) 
 
 
 def _xywh(record: Record, k: int) -> tuple[float, float, float, float]:
-    """COCO's box of an object: to the last bit that of the COCO file it came from, unless it was clipped."""
+    """COCO's box of an object: bit-identical to that in its COCO file, unless it was clipped."""
     x1, y1, x2, y2 = record.boxes[k].tolist()
     if record.stated is not None:
         x, y, w, h = record.stated[k, :4].tolist()
@@ -183,11 +183,11 @@ def _xywh(record: Record, k: int) -> tuple[float, float, float, float]:
     return x1, y1, x2 - x1, y2 - y1
 
 
-def write_yolo(plan: Plan, out: Path, link: bool) -> None:
+def write_yolo(plan: ExportPlan, out: Path, link: bool) -> None:
     """``images/[SPLIT/]``, ``labels/[SPLIT/]``, ``data.yaml``; ``flags.json`` where an object is crowd or difficult."""
     flags: dict[str, dict[str, list[int]]] = {}
     for i, record in enumerate(plan.records):
-        _place(record, out / "images" / plan.folder[i] / plan.names[i], link)
+        _write_image(record, out / "images" / plan.folder[i] / plan.names[i], link)
         label = Path("labels", plan.folder[i], f"{Path(plan.names[i]).stem}.txt")
         (out / label).parent.mkdir(parents=True, exist_ok=True)
         (out / label).write_text(yolo_lines(record), encoding="utf-8")
@@ -201,27 +201,27 @@ def write_yolo(plan: Plan, out: Path, link: bool) -> None:
     entries = {split or "train": _yolo_entry(plan, split, out) for split in plan.members}
     keys = [f"{split}: {json.dumps(entry, ensure_ascii=False)}" for split, entry in entries.items()]
     if "train" in entries and "val" not in entries:
-        keys.append(f"val: {json.dumps(entries['train'], ensure_ascii=False)}  # none was made")
+        keys.append(f"val: {json.dumps(entries['train'], ensure_ascii=False)}  # there is no val split")
     names = [f"  {k}: {json.dumps(name, ensure_ascii=False)}" for k, name in enumerate(plan.classes)]
     text = "\n".join(["path: .", *keys, f"nc: {len(names)}", "names:", *names, ""])
     (out / "data.yaml").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _yolo_entry(plan: Plan, split: str, out: Path) -> str | list[str]:
+def _yolo_entry(plan: ExportPlan, split: str, out: Path) -> str | list[str]:
     """How ``data.yaml`` names a split: its folder, several folders, or a list of images."""
     members = plan.members[split]
     folders = sorted({plan.folder[i] for i in members}, key=list(plan.members).index)
     whole = [i for i, folder in enumerate(plan.folder) if folder in folders]
     if sorted(members) == whole and members:
-        places = [f"images/{folder}" if folder else "images" for folder in folders]
-        return places[0] if len(places) == 1 else places
+        entries = [f"images/{folder}" if folder else "images" for folder in folders]
+        return entries[0] if len(entries) == 1 else entries
     lines = "".join(f"./images/{plan.folder[i]}/{plan.names[i]}\n" for i in members)
     (out / f"{split}.txt").write_text(lines, encoding="utf-8")
     return f"{split}.txt"
 
 
 def yolo_lines(record: Record) -> str:
-    """A line ``class cx cy w h`` an object, in fractions of the image, with all the digits that a box needs."""
+    """A line ``class cx cy w h`` for each object, in fractions of the image, with all digits."""
     lines = []
     for label, (x1, y1, x2, y2) in zip(record.labels.tolist(), record.boxes.tolist(), strict=True):
         values = (
@@ -234,4 +234,8 @@ def yolo_lines(record: Record) -> str:
     return "".join(lines)
 
 
-WRITERS: dict[str, Callable[[Plan, Path, bool], None]] = {"voc": write_voc, "coco": write_coco, "yolo": write_yolo}
+WRITERS: dict[str, Callable[[ExportPlan, Path, bool], None]] = {
+    "voc": write_voc,
+    "coco": write_coco,
+    "yolo": write_yolo,
+}

@@ -1,7 +1,7 @@
-"""Size, EXIF orientation and completeness of JPEG and PNG files, read from their headers alone.
+"""Reads size, EXIF orientation and completeness of JPEG and PNG files from their headers.
 
-Pillow would do, at ten times the cost (and it decodes a whole PNG to look for its EXIF). Anything unusual gives
-``None`` here and is left to Pillow.
+Pillow takes ten times as long (and decodes a whole PNG to find its EXIF). For anything unusual the result is ``None``,
+and Pillow reads the file.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from typing import BinaryIO, Literal
 _XMP_JPEG = b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_PNG = b"XML:com.adobe.xmp\0\0\0"
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
-_TAIL = 1 << 16  # how far before the end of a JPEG its end marker may stand (cameras append data)
-_CHUNK = 1 << 16  # the most bytes of a PNG chunk worth reading for its orientation
+_TAIL = 1 << 16  # bytes: the end marker of a JPEG is this near to the end of the file (cameras append data)
+_CHUNK = 1 << 16  # bytes of a PNG chunk that are read for its orientation
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the header says; ``width`` and ``height`` are of the stored picture, before it is turned upright."""
+    """The content of a header; ``width`` and ``height`` are of the stored image, before the EXIF rotation."""
 
     format: Literal["JPEG", "PNG"]
     width: int
     height: int
     orientation: int  # EXIF 1..8
     plain: bool = False  # an 8-bit gray or color JPEG, which simplejpeg decodes
-    complete: bool = True  # the end of the picture was found
+    complete: bool = True  # False: the end of the image is missing
 
     @property
     def upright(self) -> tuple[int, int]:
-        """(width, height) once turned upright: EXIF 5 to 8 lie on their side."""
+        """(width, height) after the EXIF rotation: orientations 5 to 8 swap them."""
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
 def read_header(file: BinaryIO) -> Header | None:
-    """The header of an open JPEG or PNG file, ``None`` for any other or where it is damaged."""
+    """The header of an open JPEG or PNG file; ``None`` for other formats and for a damaged header."""
     file.seek(0)
     magic = file.read(8)
     if magic[:3] == b"\xff\xd8\xff":
@@ -86,7 +86,7 @@ def _jpeg(file: BinaryIO) -> Header | None:
                 xmp = _xmp_orientation(body)
         else:
             file.seek(length, io.SEEK_CUR)
-    if size is None or 0 in size:  # height 0 is legal (it follows the scan), and so rare that Pillow may have it
+    if size is None or 0 in size:  # height 0 is legal (it follows the scan), but so rare that it is left to Pillow
         return None
     end = file.seek(0, io.SEEK_END)
     file.seek(max(0, end - 2))
@@ -98,7 +98,7 @@ def _jpeg(file: BinaryIO) -> Header | None:
 
 
 def _png(file: BinaryIO) -> Header | None:
-    """Walks the chunks to the end: an EXIF chunk may stand behind the pixels (PNG 3rd edition, 11.3)."""
+    """Walks the chunks to the end: an EXIF chunk may follow the pixels (PNG 3rd edition, 11.3)."""
     end = file.seek(0, io.SEEK_END)
     at, exif, xmp, size = 8, 0, 0, (0, 0)
     while True:

@@ -8,18 +8,17 @@ from collections import Counter
 from pathlib import Path
 
 from ...files.reading import walk
+from .load import EXTENSIONS
 
 
 class ImageIndex:
-    """The images below some folders, to be found by relative name, by stem, or by file name alone."""
+    """The images below some folders, indexed by file name and by stem."""
 
     def __init__(self, *roots: Path) -> None:
-        from .load import EXTENSIONS  # images.py walks with this module
-
         self.roots = roots
         self._homes: dict[str, Path] = {}
         self.paths: list[Path] = []
-        self.refused: list[Path] = []  # folders that may not be listed
+        self.refused: list[Path] = []  # folders that cannot be listed
         self._by_name: dict[str, list[Path]] = {}
         self._by_stem: dict[str, list[Path]] = {}
         for root in roots:
@@ -38,13 +37,13 @@ class ImageIndex:
     def named(self, file_name: str, prefer: str = "") -> list[Path]:
         """Images for a name as annotation files write it: ``a.jpg``, ``train/a.jpg``, ``C:\\x\\a.jpg``, a URL.
 
-        The longest part of the written path that agrees decides, so nothing outside the folders is ever opened.
+        The longest matching end of the path decides, so nothing outside the folders is ever opened.
         """
         parts = _parts(file_name)
         return _closest(self._by_name.get(parts[-1], []) if parts else [], parts[:-1], prefer)
 
     def home(self, prefer: str = "") -> Path:
-        """The folder where a missing image most likely belongs: that of most images, in ``prefer`` if there are any."""
+        """The likely folder of a missing image: the one with the most images, below ``prefer`` if it has any."""
         if prefer not in self._homes:
             folders = Counter(path.parent for path in self.paths)
             inside = Counter({f: n for f, n in folders.items() if prefer in f.parts})
@@ -52,7 +51,7 @@ class ImageIndex:
         return self._homes[prefer]
 
     def stem(self, stem: str, near: tuple[str, ...] = (), prefer: str = "") -> list[Path]:
-        """Images whose name without its ending is ``stem``; ``near`` are the folder names of its annotation."""
+        """Images whose name without its extension is ``stem``; ``near``: the folder names of its annotation."""
         return _closest(self._by_stem.get(stem, []), list(near), prefer)
 
 
@@ -62,7 +61,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _closest(paths: list[Path], folders: list[str], prefer: str) -> list[Path]:
-    """Those of ``paths`` whose folders agree best with ``folders``; a folder called ``prefer`` decides ties."""
+    """The ``paths`` whose folders match ``folders`` best; a folder called ``prefer`` breaks ties."""
     if len(paths) < 2:
         return paths
 

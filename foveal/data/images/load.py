@@ -1,15 +1,15 @@
-"""The one image loader: doctor, train, eval, predict and the server see the same pixels.
+"""Loads images as uint8 RGB, identically for all commands.
 
-Every picture becomes uint8 RGB (H, W, 3), upright by its EXIF orientation, decided by content and never by the file's
-ending. Modes become RGB so:
+Every image becomes (H, W, 3), rotated by its EXIF orientation. The format is recognized by content and never by the
+file's extension. Modes are converted so:
 
 ====================================  =============================================================================
 1 bit, 8-bit gray, palette            looked up or repeated into three channels
 16-bit gray (and 9 to 15 bits)        scaled by its depth: 0 stays 0, the largest value of that depth becomes 255
 32-bit integers                       as 16 bits where every value fits, else as 32 bits
-floating point                        0..1 becomes 0..255; else taken as 0..255 and clipped; not finite: refused
+floating point                        0..1 becomes 0..255; else clipped to 0..255; an error if not finite
 16-bit color                         the high byte (libpng's own rule)
-alpha, or a transparent color        laid over white (``background``)
+alpha, or a transparent color        blended over white (``background``)
 CMYK, YCCK                            Pillow's plain formula (Adobe's inversion undone, no color profile)
 several frames                        the first
 ====================================  =============================================================================
@@ -31,19 +31,19 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
+from ...files.aliases import ImageArray
 from ...files.reading import walk
 from .header import Header, parse_header, read_header
-from .modes import RGB, ImageError, array_rgb, gray_bits, known_format, refusal, to_rgb
+from .modes import ImageError, array_rgb, gray_bits, known_format, refusal, to_rgb
 
-MAX_PIXELS = 200_000_000  # design section 9; read from the header, before any pixel is decoded
-MOST_SKIPPED = 0.05  # of a set's images: training passes over that many that cannot be decoded, and stops at more
-MAX_BYTES = 2 << 30  # a "picture" beyond this is something else
+MAX_PIXELS = 200_000_000  # checked in the header, before any pixel is decoded
+MOST_SKIPPED = 0.05  # of a dataset's images: training skips up to this many damaged ones, and stops at more
+MAX_BYTES = 2 << 30  # larger files are not images
 _ENDINGS = """jpg jpeg jpe jfif mpo png bmp dib gif tif tiff webp avif ppm pgm pbm pnm jp2 j2k qoi heic heif"""
-EXTENSIONS = frozenset("." + ending for ending in _ENDINGS.split())  # HEIC is not read, but named and not overlooked
-# Pillow's other plug-ins (EPS starts Ghostscript) have no business with files from strangers.
+EXTENSIONS = frozenset("." + ending for ending in _ENDINGS.split())  # HEIC cannot be read, but is reported
+# Pillow's other plug-ins (EPS starts Ghostscript) are not safe for untrusted files
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "QOI")
 __all__ = [
-    "RGB",
     "ImageError",
     "as_rgb",
     "decode",
@@ -57,10 +57,10 @@ __all__ = [
 _PILLOW = threading.Lock()  # guards Pillow's global pixel limit and Python's global warning filters
 
 
-def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> RGB:
-    """The picture in a file: uint8 (H, W, 3) RGB, upright, writable and contiguous.
+def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> ImageArray:
+    """The image in a file: uint8 (H, W, 3) RGB, upright, writable and contiguous.
 
-    Raises :class:`ImageError` where the file is missing, damaged, cut off, no image, or larger than ``max_pixels``.
+    Raises :class:`ImageError` if the file is missing, damaged, truncated, not an image, or larger than ``max_pixels``.
     """
     with _open(path) as file:
         data = file.read()
@@ -75,9 +75,9 @@ def image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 def probe(
     path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, complete: bool = True
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Upright and stored (width, height), from the header only; they differ where EXIF lays the picture on its side.
+    """Upright and stored (width, height), from the header only; the EXIF orientation may swap them.
 
-    With ``complete`` a file whose end is missing is decoded to be sure, and refused if it is cut off.
+    With ``complete`` a file whose end is missing is decoded, which raises :class:`ImageError` if it is truncated.
     """
     name = os.fspath(path)
     with _open(path) as file:
@@ -94,8 +94,8 @@ def probe(
     return header.upright, (header.width, header.height)
 
 
-def decode(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS) -> RGB:
-    """:func:`load_image` of the bytes of a file; ``name`` is what an error calls it."""
+def decode(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS) -> ImageArray:
+    """:func:`load_image` of the bytes of a file; ``name`` is used in errors."""
     header = parse_header(data)
     if header is not None:
         _limit(header.upright, name, max_pixels)
@@ -103,14 +103,14 @@ def decode(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS) ->
             try:
                 return upright(simplejpeg.decode_jpeg(data, "RGB", strict=True), header.orientation)
             except ValueError:
-                pass  # harmless oddities and real damage look alike here: Pillow tells them apart
+                pass  # Pillow distinguishes harmless oddities from real damage
     return _decode_pillow(data, name, header, max_pixels)
 
 
-def as_rgb(source: Any, *, max_pixels: int = MAX_PIXELS) -> RGB:
-    """Anything that is one picture -> uint8 (H, W, 3) RGB.
+def as_rgb(source: Any, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
+    """One image in any form -> uint8 (H, W, 3) RGB.
 
-    Paths, bytes, binary file objects, PIL images (turned upright), NumPy arrays (H, W), (H, W, 1), (H, W, 3) or
+    Paths, bytes, binary file objects, PIL images (EXIF rotation applied), NumPy arrays (H, W), (H, W, 1), (H, W, 3) or
     (H, W, 4), and torch tensors (C, H, W); integers of 8 or 16 bits, booleans, or floats in 0..1. Raises
     :class:`ImageError` for anything else.
     """
@@ -131,27 +131,27 @@ def as_rgb(source: Any, *, max_pixels: int = MAX_PIXELS) -> RGB:
         data = source.read()
         if isinstance(data, bytes):
             return decode(data, name=str(getattr(source, "name", "image")), max_pixels=max_pixels)
-    raise ImageError(f"a {type(source).__name__} is not a picture", fix="Give a path, bytes, a PIL image or an array")
+    raise ImageError(f"a {type(source).__name__} is not an image", fix="Give a path, bytes, a PIL image or an array")
 
 
 def find_images(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
-    """The images in a folder, sorted: by ending, or by content where the ending says nothing. Hidden files stay out.
+    """The images in a folder, sorted, by extension or else by content, without hidden files.
 
-    A damaged file with an image's ending is listed, so that loading names it instead of passing over it, and so is a
-    folder that may not be read.
+    A damaged file with an image's extension is listed, so that loading reports it, and so is a folder that cannot be
+    listed.
     """
     root = Path(folder)
     if not root.is_dir():
         raise ImageError("no such folder", path=root)
     if not os.access(root, os.R_OK | os.X_OK):
-        raise ImageError("the folder may not be read", path=root, fix="Change its permissions")
+        raise ImageError("the folder cannot be read (permission denied)", path=root, fix="Change its permissions")
     refused: list[Path] = []
-    found = [Path(base, name) for base, names in walk(root, recursive=recursive, refused=refused) for name in names]
-    return sorted([*refused, *(path for path in found if is_image(path))])
+    files = [Path(base, name) for base, names in walk(root, recursive=recursive, refused=refused) for name in names]
+    return sorted([*refused, *(path for path in files if is_image(path))])
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is meant to be an image: by its ending, or by content where it has none that is known."""
+    """Whether a file is an image by its extension, or by its content where the extension is unknown."""
     suffix = path.suffix.lower()
     if suffix in EXTENSIONS:
         return True
@@ -167,8 +167,8 @@ def is_image(path: Path) -> bool:
     return known_format(head) is not None
 
 
-def upright(pixels: RGB, orientation: int) -> RGB:
-    """Turns stored pixels (H, W, 3) as EXIF orientation 1..8 says."""
+def upright(pixels: ImageArray, orientation: int) -> ImageArray:
+    """Rotates and flips stored pixels (H, W, 3) by the EXIF orientation 1..8."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -187,9 +187,9 @@ def _open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if stat.S_ISDIR(status.st_mode):
             raise ImageError("a folder, not an image", path=Path(path))
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError("not an ordinary file", path=Path(path))
+            raise ImageError("not a regular file", path=Path(path))
         if status.st_size > MAX_BYTES:
-            raise ImageError(f"{status.st_size:,} bytes are too many for an image", path=Path(path))
+            raise ImageError(f"{status.st_size:,} bytes are too large for an image", path=Path(path))
         file = open(path, "rb")  # noqa: SIM115 (closed below; only opening is guarded)
     except FileNotFoundError:
         raise ImageError("no such file", path=Path(path)) from None
@@ -205,13 +205,13 @@ def _limit(size: tuple[int, int], name: str, max_pixels: int) -> None:
         raise ImageError(
             f"{size[0]} x {size[1]} pixels are more than the limit of {max_pixels:,}",
             path=name,
-            fix="Make it smaller, or raise max_pixels if you trust it",
+            fix="Make it smaller, or raise max_pixels for trusted files",
         )
 
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Pillow without its own pixel limit (ours was or will be checked) and without warnings on stderr."""
+    """Pillow without its pixel limit (ours is checked instead) and without warnings on stderr."""
     with _PILLOW, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -227,8 +227,8 @@ def _pillow_size(file: BinaryIO, name: str) -> tuple[int, int]:
     try:
         with _quiet_pillow(), Image.open(file, formats=_FORMATS) as image:
             width, height = image.size
-            turned = image.format != "PNG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            if image.format == "TIFF":  # whose size is the upright one in newer versions of Pillow only
+            swapped = image.format != "PNG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            if image.format == "TIFF":  # newer versions of Pillow report the upright size
                 tags = image.tag_v2  # type: ignore[attr-defined]
                 width, height = int(tags[256]), int(tags[257])
     except Exception as error:  # a damaged file may raise anything from a decoder
@@ -236,11 +236,11 @@ def _pillow_size(file: BinaryIO, name: str) -> tuple[int, int]:
         raise refusal(name, file.read(4096) or data, error) from None
     if 0 in (width, height):
         raise ImageError("an image without pixels", path=name)
-    return (height, width) if turned else (width, height)
+    return (height, width) if swapped else (width, height)
 
 
-def _decode_pillow(data: bytes, name: str, header: Header | None, max_pixels: int) -> RGB:
-    # A PNG of ordinary size raises no warning and needs no lock, so that several threads may decode at once.
+def _decode_pillow(data: bytes, name: str, header: Header | None, max_pixels: int) -> ImageArray:
+    # a PNG of ordinary size raises no warning and needs no lock, so that several threads may decode at once
     free = header is not None and header.format == "PNG" and header.width * header.height < 64_000_000
     try:
         with nullcontext() if free else _quiet_pillow():

@@ -1,4 +1,4 @@
-"""How a picture of any mode becomes uint8 RGB, and what a file is that is no picture."""
+"""Converts images of any mode to uint8 RGB, and describes files that are not images."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import FovealError
-
-RGB = NDArray[np.uint8]
+from ...files.aliases import ImageArray
 
 
 class ImageError(FovealError):
-    """An image that cannot be used: the message names the file, what it really is and what to do."""
+    """An image that cannot be used; the message states what the file is and what to do."""
 
 
 def gray_bits(image: Image.Image) -> int:
-    """How many bits a gray value has, where the container is wider than the sample (12-bit TIFF)."""
+    """Bits of a gray value, which may be fewer than those of its container (12-bit TIFF)."""
     tags = getattr(image, "tag_v2", None)
     value = tags.get(258) if tags is not None else None  # BitsPerSample
     first = value[0] if isinstance(value, tuple) and value else value
@@ -26,7 +25,7 @@ def gray_bits(image: Image.Image) -> int:
 
 
 def to_rgb(image: Image.Image, name: str, bits: int = 16, background: tuple[int, int, int] = (255, 255, 255)) -> Any:
-    """A PIL image of any mode -> something ``np.array`` makes uint8 (H, W, 3) of, by the table of :mod:`.images`."""
+    """A PIL image of any mode -> an input of ``np.array`` that gives uint8 (H, W, 3), by the table of :mod:`.load`."""
     if image.mode.startswith("I") or image.mode == "F":
         return _gray(np.asarray(image), name, bits)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -37,11 +36,11 @@ def to_rgb(image: Image.Image, name: str, bits: int = 16, background: tuple[int,
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _gray(values: NDArray[Any], name: str, bits: int) -> RGB:
+def _gray(values: NDArray[Any], name: str, bits: int) -> ImageArray:
     """Gray values (H, W) of more than 8 bits, or floats -> (H, W, 3)."""
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
-            raise ImageError("a picture with values that are not finite", path=name, fix="Convert it to 8 bits")
+            raise ImageError("an image with values that are not finite", path=name, fix="Convert it to 8 bits")
         low, high = float(values.min(initial=0)), float(values.max(initial=0))
         scaled = values * 255.0 if low >= 0 and high <= 1 else values
         gray = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
@@ -54,22 +53,23 @@ def _gray(values: NDArray[Any], name: str, bits: int) -> RGB:
     return np.repeat(gray[..., None], 3, axis=2)
 
 
-def array_rgb(array: NDArray[Any]) -> RGB:
+def array_rgb(array: NDArray[Any]) -> ImageArray:
+    """An array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) -> (H, W, 3). Raises :class:`ImageError`."""
     shape = array.shape
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
-        raise ImageError(f"an array of shape {shape} is not a picture", fix="Give (H, W), (H, W, 3) or (H, W, 4)")
+        raise ImageError(f"an array of shape {shape} is not an image", fix="Give (H, W), (H, W, 3) or (H, W, 4)")
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif array.dtype == np.uint16:
         array = ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     elif array.dtype.kind == "f":
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-            raise ImageError("a floating-point picture must lie in 0..1", fix="Divide by 255, or give uint8")
+            raise ImageError("a floating-point image has values outside 0..1", fix="Divide by 255 or give uint8")
         array = np.rint(array * 255.0).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise ImageError(f"a picture of {array.dtype} values is ambiguous", fix="Give uint8, uint16 or floats in 0..1")
+        raise ImageError(f"an image of {array.dtype} values is ambiguous", fix="Give uint8, uint16 or floats in 0..1")
     if array.shape[2] == 4:
         image = Image.fromarray(np.ascontiguousarray(array))
         return np.array(to_rgb(image, "array"))
@@ -77,7 +77,7 @@ def array_rgb(array: NDArray[Any]) -> RGB:
 
 
 def known_format(head: bytes) -> str | None:
-    """The image format that these first bytes announce."""
+    """The image format by the first bytes of a file."""
     starts = {
         b"\xff\xd8\xff": "JPEG",
         b"\x89PNG\r\n\x1a\n": "PNG",
@@ -99,14 +99,14 @@ def known_format(head: bytes) -> str | None:
 
 
 def refusal(name: str, data: bytes, error: Exception) -> ImageError:
-    """Why this file is no usable image, in the words of somebody who looked inside."""
+    """The error for a file that is not a usable image, which states what the file is."""
     text = data[:2048].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     known = known_format(data[:16])
     reason = str(error).split("\n")[0][:120]
     if not data:
         what, fix = "an empty file", "Copy or download it again"
     elif text.startswith(b"version https://git-lfs"):
-        what, fix = "a git-lfs pointer, not the image itself", "Run: git lfs pull"
+        what, fix = "a git-lfs pointer, not the image itself", "Run git lfs pull"
     elif text.startswith((b"<!doctype html", b"<html", b"<head")):
         what, fix = "an HTML page, not an image", "Download it again; the server sent an error page"
     elif b"<svg" in text:
@@ -120,13 +120,13 @@ def refusal(name: str, data: bytes, error: Exception) -> ImageError:
     elif data[4:8] == b"ftyp" and known is None:
         what, fix = "a video, not an image", "Extract its frames"
     elif not any(data):
-        what, fix = "nothing but zero bytes", "Copy or download it again"
+        what, fix = "only zero bytes", "Copy or download it again"
     elif known:
         cut = "truncated" in reason or "Truncated" in reason or "premature" in reason.lower()
-        what = f"a {known} file that is {'cut off' if cut else 'damaged'} ({reason})"
+        what = f"a {known} file that is {'truncated' if cut else 'damaged'} ({reason})"
         fix = "Copy or download it again"
     elif all(32 <= b < 127 or b in b"\t\r\n" for b in data[:512]):
         what, fix = "a text file, not an image", "Remove it or give the image itself"
     else:
-        what, fix = f"no image that can be read (it starts with {data[:8].hex(' ')})", "Convert it to JPEG or PNG"
+        what, fix = f"not a readable image (it starts with {data[:8].hex(' ')})", "Convert it to JPEG or PNG"
     return ImageError(what, path=name, fix=fix)

@@ -1,35 +1,33 @@
-"""What a network made of each image of a set, one file an image: made once, read again and again.
+"""Stores tensors that a network computed of each image, one file for each image.
 
-A file is written under another name and renamed, so that a run that is killed goes on with the next image. The folder
-is keyed by everything the numbers follow from; under another key it is begun anew.
+Each file is complete or absent, so that an interrupted run continues with the next image. The key of a folder is a hash
+of everything that the numbers depend on; under another key the folder is emptied.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
 from ...errors import FovealError
-from ...files.paths import OnProgress
+from ...files.aliases import ImageArray, OnProgress
+from ...files.atomic import atomic_file
 from ..images.load import MOST_SKIPPED, load_image
 from ..records.dataset import Record
 
-Of = Callable[[int, NDArray[np.uint8] | None], dict[str, Tensor]]  # index and picture -> what is stored of it
+ComputeTensors = Callable[[int, ImageArray | None], dict[str, Tensor]]  # index and pixels of an image
 
 
 @dataclass(frozen=True)
 class Store:
-    """The files of ``images`` images in ``folder``."""
+    """A folder with a file for each of ``images`` images."""
 
     folder: Path
     images: int
@@ -38,7 +36,7 @@ class Store:
         return self.folder / f"{index}.safetensors"
 
     def begin(self, key: str) -> list[int]:
-        """The images still to be done. A folder of another key is emptied."""
+        """The indices of the images without a file. A folder of another key is emptied."""
         stamp = self.folder / "key"
         if not stamp.exists() or stamp.read_text(encoding="utf-8") != key:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -47,31 +45,29 @@ class Store:
         return [index for index in range(self.images) if not self.path(index).exists()]
 
     def write(self, index: int, tensors: dict[str, Tensor]) -> None:
-        """Whole or not at all. Raises :class:`FovealError` where the disk is full."""
-        temporary = self.folder / f".{index}"
+        """Writes a complete file or none. Raises :class:`FovealError` where the disk is full."""
         try:
-            temporary.write_bytes(save(tensors))
-            os.replace(temporary, self.path(index))
+            with atomic_file(self.path(index)) as part:
+                part.write_bytes(save(tensors))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
-            fix = "Free some space, then go on with --resume; what is stored stays"
+            fix = "Free some space, then run again with --resume, which uses the stored files"
             raise FovealError(f"cannot store features: {error.strerror}", path=self.folder, fix=fix) from error
 
-    def fill(self, key: str, records: Sequence[Record], of: Of, step: OnProgress) -> dict[int, str]:
-        """Writes what is missing; ``step(done, all)`` after every image may raise.
+    def fill(self, key: str, records: Sequence[Record], compute: ComputeTensors, step: OnProgress) -> dict[int, str]:
+        """Computes and writes the missing files; ``step(done, all)`` is called after every image and may raise.
 
-        ``of`` gets None for images that cannot be read. Returns those, with the reason; raises :class:`FovealError`
-        where there are more than 5 %.
+        ``compute`` gets ``None`` for unreadable images, which are returned with the reasons. Raises
+        :class:`FovealError` where they are more than 5 %.
         """
         skipped: dict[int, str] = {}
-        todo = self.begin(key)
-        for done, index in enumerate(todo, self.images - len(todo)):
+        missing = self.begin(key)
+        for done, index in enumerate(missing, self.images - len(missing)):
             try:
                 image = load_image(records[index].path)
             except FovealError as error:
                 skipped[index] = str(error)
                 image = None
-            self.write(index, of(index, image))
+            self.write(index, compute(index, image))
             step(done + 1, self.images)
             if len(skipped) > MOST_SKIPPED * self.images:
                 raise FovealError(f"{len(skipped)} images cannot be read: {next(iter(skipped.values()))}")
@@ -79,7 +75,7 @@ class Store:
 
 
 def key_of(weights: Mapping[str, Tensor], *others: object) -> str:
-    """A digest of weights, by name, and of whatever else prints the same only where it is the same."""
+    """A hash of weights, with their names, and of the ``repr`` of other values."""
     digest = hashlib.sha256(repr(others).encode())
     for name, tensor in weights.items():
         digest.update(name.encode())
@@ -88,9 +84,9 @@ def key_of(weights: Mapping[str, Tensor], *others: object) -> str:
 
 
 def halves(tensors: Mapping[str, Tensor], record: Record) -> dict[str, Tensor]:
-    """In half precision, as they are stored. Raises :class:`FovealError` where that is not finite."""
+    """The tensors in half precision, as they are stored. Raises :class:`FovealError` if one is not finite."""
     small = {name: tensor.half().cpu().contiguous() for name, tensor in tensors.items()}
     if not all(bool(tensor.isfinite().all()) for tensor in small.values()):
-        what = "features are not finite in half precision; did the stage before diverge?"
-        raise FovealError(what, path=record.path)
+        message = "the features are not finite in half precision; the stage before has probably diverged"
+        raise FovealError(message, path=record.path)
     return small

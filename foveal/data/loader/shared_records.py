@@ -1,28 +1,28 @@
-"""Records packed into a few arrays that worker processes share."""
+"""Records packed into a few flat arrays that worker processes share, and the conversion of records to targets."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import FovealError
-from ...recipe import Recipe
+from ...files.aliases import Bools, ImageArray
+from ...recipe import Recipe, Treatment
 from ...types import Images, Target, Targets
-from ..augment.geometry import Pixels, Sample
+from ..augment.geometry import Sample
 from ..images.load import load_image
 from ..records.dataset import Record
 from ..records.segmentation import from_json, masks_of, to_json
 
 
 def network_targets(records: Sequence[Record], images: Images, fit: Recipe, *, masks: bool = False) -> Targets:
-    """The objects of some records in network pixels, treated as in training, on the device of ``images``."""
+    """The padded targets of some records in network pixels, as in training, on the device of ``images``."""
     frames = images.frame.cpu()
     rows = zip(records, frames, strict=True)
     treatment: dict[str, Any] = {"difficult": fit.difficult, "crowd": fit.crowd, "masks": masks}
@@ -30,12 +30,9 @@ def network_targets(records: Sequence[Record], images: Images, fit: Recipe, *, m
     return padded.to(images.pixels.device)
 
 
-Treatment = Literal["learn", "ignore", "drop"]
-
-
 # -------------------------------------------------------------------------------------------------- records
-def treated(record: Record, difficult: Treatment, crowd: Treatment) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(G,) bool twice: the objects of a record that are kept, and those of them that are ignored regions."""
+def select_objects(record: Record, difficult: Treatment, crowd: Treatment) -> tuple[Bools, Bools]:
+    """(G,) bool twice: the objects of a record that are used, and those that are ignored regions."""
     keep = np.ones(len(record), dtype=np.bool_)
     ignore = record.ignore.copy()
     for flag, treatment in ((record.difficult, difficult), (record.crowd, crowd)):
@@ -55,12 +52,12 @@ def targets_of(
     masks: bool = False,
 ) -> Target:
     """A record as a training target, in network pixels where ``frame`` = sx, sy, ox, oy is given."""
-    keep, ignore = treated(record, difficult, crowd)
+    keep, ignore = select_objects(record, difficult, crowd)
     boxes = torch.as_tensor(record.boxes[keep], dtype=torch.float64).reshape(-1, 4)
-    drawn = masks_of(record.masks or [None] * len(record), record.width, record.height)[keep] if masks else None
+    bitmaps = masks_of(record.masks or [None] * len(record), record.width, record.height)[keep] if masks else None
     if frame is not None:
         sx, sy, ox, oy = torch.as_tensor(frame, dtype=torch.float64).tolist()
-        drawn = None if drawn is None else drawn.in_frame(sx, sy, ox, oy)
+        bitmaps = None if bitmaps is None else bitmaps.in_frame(sx, sy, ox, oy)
         boxes = boxes * torch.tensor([sx, sy, sx, sy]) + torch.tensor([ox, oy, ox, oy])
     return Target(
         boxes.float(),
@@ -68,35 +65,35 @@ def targets_of(
         crowd=torch.as_tensor(record.crowd[keep]),
         difficult=torch.as_tensor(record.difficult[keep]),
         ignore=torch.as_tensor(ignore[keep]),
-        masks=drawn,
+        masks=bitmaps,
     )
 
 
 class PackedRecords:
-    """All records in a few flat arrays: forked workers share these pages, where a hundred thousand objects would be
-    copied by their reference counts."""
+    """All records in a few flat arrays, whose memory forked workers share; the reference counts of a hundred thousand
+    objects would make a copy for each worker."""
 
     def __init__(
         self, records: Sequence[Record], difficult: Treatment, crowd: Treatment, *, masks: bool = False
     ) -> None:
-        flags = [treated(r, difficult, crowd) for r in records]
+        flags = [select_objects(r, difficult, crowd) for r in records]
         keep = [k for k, _ in flags]
         ends = np.cumsum([0, *(int(k.sum()) for k in keep)], dtype=np.int64)
-        rows = list(zip(records, flags, strict=True))
+        pairs = list(zip(records, flags, strict=True))
         self.starts = ends
-        self.boxes = np.concatenate([np.zeros((0, 4)), *(r.boxes.reshape(-1, 4)[k] for r, (k, _) in rows)])
-        self.labels = np.concatenate([np.zeros(0, np.int64), *(r.labels[k] for r, (k, _) in rows)])
-        self.ignore = np.concatenate([np.zeros(0, np.bool_), *(i[k] for _, (k, i) in rows)])
+        self.boxes = np.concatenate([np.zeros((0, 4)), *(r.boxes.reshape(-1, 4)[k] for r, (k, _) in pairs)])
+        self.labels = np.concatenate([np.zeros(0, np.int64), *(r.labels[k] for r, (k, _) in pairs)])
+        self.ignore = np.concatenate([np.zeros(0, np.bool_), *(i[k] for _, (k, i) in pairs)])
         self.sizes = np.array([(r.height, r.width) for r in records], dtype=np.int64).reshape(-1, 2)
-        self.proposals = [r.proposals for r in records]  # views: nothing is copied
+        self.proposals = [r.proposals for r in records]  # views, not copies
         self._names = _Texts([str(r.path).encode("utf-8", "surrogateescape") for r in records])
         self._masks: _Texts | None = None
         if masks:
             segments = [r.masks or [None] * len(r) for r in records]
-            kept = [
+            used = [
                 [m for m, k in zip(s, flag.tolist(), strict=True) if k] for s, flag in zip(segments, keep, strict=True)
             ]
-            self._masks = _Texts([json.dumps(list(map(to_json, k)), separators=(",", ":")).encode() for k in kept])
+            self._masks = _Texts([json.dumps(list(map(to_json, k)), separators=(",", ":")).encode() for k in used])
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -104,21 +101,22 @@ class PackedRecords:
     def path(self, index: int) -> Path:
         return Path(self._names[index].decode("utf-8", "surrogateescape"))
 
-    def image(self, index: int) -> Pixels:
-        """The pixels. Raises :class:`FovealError` where the file is no image or not of the size it was said to be."""
+    def image(self, index: int) -> ImageArray:
+        """The pixels. Raises :class:`FovealError` if the file is not an image of the size in the record."""
         path = self.path(index)
         image = load_image(path)
         height, width = self.sizes[index].tolist()
         if image.shape[:2] != (height, width):
-            found = f"{image.shape[1]} x {image.shape[0]}"
-            raise FovealError(f"the image is {found}, its annotations say {width} x {height}", path=path)
+            size = f"{image.shape[1]} x {image.shape[0]}"
+            raise FovealError(f"the image is {size}, its annotation states {width} x {height}", path=path)
         return image
 
     def sample(self, index: int, fill: tuple[int, int, int]) -> Sample:
+        """The decoded image with its objects. Raises :class:`FovealError`, see :meth:`image`."""
         image = self.image(index)
         rows = slice(self.starts[index], self.starts[index + 1])
-        found, masks = self.proposals[index], None
-        proposals = None if found is None else found.astype(np.float64)
+        stored, masks = self.proposals[index], None
+        proposals = None if stored is None else stored.astype(np.float64)
         if self._masks is not None:
             masks = masks_of(list(map(from_json, json.loads(self._masks[index]))), image.shape[1], image.shape[0])
         objects = self.boxes[rows], self.labels[rows], self.ignore[rows]
@@ -126,7 +124,7 @@ class PackedRecords:
 
 
 class _Texts:
-    """Many byte strings in one array."""
+    """Byte strings in one array."""
 
     def __init__(self, texts: Sequence[bytes]) -> None:
         self._all = np.frombuffer(b"".join(texts), dtype=np.uint8)

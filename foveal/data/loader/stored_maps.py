@@ -1,4 +1,4 @@
-"""Windows on stored maps of the backbone: what SPP-Net's head learns from."""
+"""Reads stored feature maps of the backbone and pools windows from them: SPP-Net's training data."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
 from ...errors import FovealError
+from ...files.aliases import Bools, Floats
 from .map_cache import Store
 from .shared_records import PackedRecords
-from .window_batches import Windows, mirror
+from .window_batches import mirror
 
 if TYPE_CHECKING:
     from ...parts.pooling.roi_align import Pool
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Maps:
-    """The maps of one image, or of its mirror image."""
+    """The feature maps of one image, or of its mirror image."""
 
     levels: list[Tensor]  # (1, c, h, w) each, half precision
-    size: Tensor  # (1, 2) height and width of the picture in network pixels
-    frame: NDArray[np.float64]  # (4,) sx, sy, ox, oy: network x = original x * sx + ox
-    width: float  # of the original picture
+    size: Tensor  # (1, 2) height and width of the image in network pixels
+    frame: Floats  # (4,) sx, sy, ox, oy: network x = original x * sx + ox
+    width: float  # of the original image
 
 
 class MapStore(Store):
-    """The maps of a set; those of the mirror images beside them."""
+    """The feature maps of a dataset, with those of the mirror images."""
 
     def read(self, index: int, mirrored: bool) -> Maps | None:
-        """None for an image that could not be read. Only what is asked for is read from the disk."""
+        """The maps of an image, ``None`` if the image could not be read. Reads only these tensors from the file."""
         with safe_open(self.path(index), "pt") as file:
             kind = "mirrored" if mirrored else "plain"
             count = sum(name.startswith(f"{kind}.") for name in file.keys())  # noqa: SIM118
@@ -48,34 +48,34 @@ class MapStore(Store):
 
 @dataclass(frozen=True, eq=False)
 class Pooled:
-    """Windows as ``pool`` makes them of stored maps; boxes in network pixels. A :class:`~.windows.WindowSource`."""
+    """Floats pooled from stored maps; boxes in network pixels. A :class:`~.window_batches.WindowSource`."""
 
     store: MapStore
     pool: Pool
     strides: Sequence[float]
 
     def __call__(
-        self, packed: PackedRecords, index: int, boxes: Windows, truth: Windows, mirrored: NDArray[np.bool_]
-    ) -> tuple[Tensor, Windows, Windows]:
+        self, packed: PackedRecords, index: int, boxes: Floats, truth: Floats, mirrored: Bools
+    ) -> tuple[Tensor, Floats, Floats]:
         """See :class:`WindowSource`."""
-        rows: list[Tensor] = []
+        pooled: list[Tensor] = []
         boxes, truth = boxes.copy(), truth.copy()
-        for turned in (False, True):
-            here = mirrored == turned
+        for flipped in (False, True):
+            here = mirrored == flipped
             if not here.any():
                 continue
-            maps = self.store.read(index, turned)
+            maps = self.store.read(index, flipped)
             if maps is None:
                 raise FovealError("the image could not be read when its maps were stored", path=packed.path(index))
             for each in (boxes, truth):
-                each[here] = _placed(each[here], mirrored[here], maps)
-            where = torch.from_numpy(boxes[here].astype(np.float32))[None]
-            rows.append(self.pool([level.float() for level in maps.levels], where, self.strides, maps.size))
-        place = np.argsort(mirrored, kind="stable").argsort()
-        return torch.cat(rows)[torch.from_numpy(place)], boxes, truth
+                each[here] = _to_network(each[here], mirrored[here], maps)
+            windows = torch.from_numpy(boxes[here].astype(np.float32))[None]
+            pooled.append(self.pool([level.float() for level in maps.levels], windows, self.strides, maps.size))
+        back = np.argsort(mirrored, kind="stable").argsort()
+        return torch.cat(pooled)[torch.from_numpy(back)], boxes, truth
 
 
-def _placed(boxes: Windows, mirrored: NDArray[np.bool_], maps: Maps) -> Windows:
-    """Boxes (N, 4) of the original picture in network pixels."""
-    turned = mirror(boxes, mirrored, maps.width)
-    return np.asarray(turned * np.tile(maps.frame[:2], 2) + np.tile(maps.frame[2:], 2))
+def _to_network(boxes: Floats, mirrored: Bools, maps: Maps) -> Floats:
+    """Boxes (N, 4) in pixels of the original image -> network pixels."""
+    flipped = mirror(boxes, mirrored, maps.width)
+    return np.asarray(flipped * np.tile(maps.frame[:2], 2) + np.tile(maps.frame[2:], 2))

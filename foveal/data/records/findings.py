@@ -1,4 +1,4 @@
-"""What the readers have to say about a data set, one record at a time."""
+"""Findings: what is wrong with or notable about a dataset, one record each."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing worth knowing. *error*: ``train`` refuses the set; *warning*: something was dropped, repaired or
-    ignored; *note*: anything else."""
+    """One finding. *error*: ``train`` rejects the dataset; *warning*: something was dropped, repaired or ignored;
+    *note*: anything else."""
 
     code: str  # stable, kebab-case: "box-inverted", "image-missing", ...
     severity: Severity
-    path: str  # the file to blame, as the user would open it
-    where: str  # the place in it: "object 3 (nut)", "line 12", "annotation id 17"
-    message: str  # value found and what was expected
+    path: str  # the file at fault, as the user would open it
+    where: str  # the location in it: "object 3 (nut)", "line 12", "annotation id 17"
+    message: str  # the value and what was expected
     fix: str = ""  # what to do
 
     def __post_init__(self) -> None:
@@ -27,36 +27,36 @@ class Finding:
             object.__setattr__(self, name, printable(getattr(self, name)))
 
     def __str__(self) -> str:
-        place = f"{self.path}: {self.where}" if self.where else self.path
-        return f"{self.severity} {self.code}: {place}: {self.message}" + (f" ({self.fix})" if self.fix else "")
+        location = f"{self.path}: {self.where}" if self.where else self.path
+        return f"{self.severity} {self.code}: {location}: {self.message}" + (f" ({self.fix})" if self.fix else "")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def printable(text: str) -> str:
-    """Text that every file and terminal of UTF-8 can hold: the bytes of a file name that is none are escaped."""
+    """Text that can be encoded as UTF-8: bytes of a file name that is not UTF-8 are escaped."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def count(findings: Iterable[Finding]) -> dict[Severity, int]:
-    """How many of each severity."""
+    """Number of findings of each severity."""
     counts: dict[Severity, int] = {"error": 0, "warning": 0, "note": 0}
     for finding in findings:
         counts[finding.severity] += 1
     return counts
 
 
-_ORDER = {"error": 0, "warning": 1, "note": 2}
+SEVERITY_ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
 def fold(findings: Iterable[Finding]) -> list[str]:
-    """One line a kind of finding, ``warning box-empty: 2 in 2 files, first: FILE: ...``; single ones stay whole."""
+    """One line for each kind of finding, ``warning box-empty: 2 in 2 files, first: FILE: ...``, or the only finding."""
     kinds: dict[tuple[str, str], list[Finding]] = {}
     for f in findings:
         kinds.setdefault((f.severity, f.code), []).append(f)
     lines = []
-    for (severity, code), same in sorted(kinds.items(), key=lambda item: (_ORDER[item[0][0]], item[0][1])):
+    for (severity, code), same in sorted(kinds.items(), key=lambda item: (SEVERITY_ORDER[item[0][0]], item[0][1])):
         if len(same) == 1:
             lines.append(str(same[0]))
             continue
@@ -64,14 +64,14 @@ def fold(findings: Iterable[Finding]) -> list[str]:
         first = str(same[0]).removeprefix(f"{severity} {code}: ")
         lines.append(f"{severity} {code}: {len(same)} in {len(files)} file{'s' * (len(files) > 1)}, first: {first}")
         if len(files) > 1:
-            rest = f" and {len(files) - 10} more" if len(files) > 10 else ""
-            lines.append(f"  in: {', '.join(files[:10])}{rest}")
+            more = f" and {len(files) - 10} more" if len(files) > 10 else ""
+            lines.append(f"  in: {', '.join(files[:10])}{more}")
     return lines
 
 
 class Findings(list[Finding]):
-    """A list of findings with a short way to add one."""
+    """A list of findings."""
 
     def add(self, severity: Severity, code: str, path: Path | str, where: str, message: str, fix: str = "") -> None:
-        """Appends one."""
+        """Appends a finding."""
         self.append(Finding(code, severity, str(path), where, message, fix))

@@ -1,4 +1,4 @@
-"""Fingerprints of a data set and of its proposals: whether a run resumes on the same data."""
+"""Hashes of a dataset and of its proposals, by which a resumed run recognizes its data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def proposal_fingerprint(dataset: Dataset) -> str | None:
-    """A hash of the proposals that a data set's records carry; None where they carry none."""
+    """A hash of the proposals in the records of a dataset; ``None`` if there are none."""
     boxes = [r.proposals for r in dataset.records if r.proposals is not None]
     if not boxes:
         return None
@@ -23,7 +23,7 @@ def proposal_fingerprint(dataset: Dataset) -> str | None:
 
 
 def fingerprint(dataset: Dataset, *, masks: bool = False) -> str:
-    """A hash of image ids, sizes and objects (and their ``masks``): whether two data sets train the same."""
+    """A hash of image ids, sizes and objects (and their ``masks``): all that training uses but the pixels."""
     digest = hashlib.sha256(repr(dataset.classes).encode())
     for record in dataset.records:
         digest.update(repr((record.id, record.width, record.height)).encode())

@@ -13,7 +13,7 @@ SPLIT_ALIASES: dict[str, tuple[str, ...]] = {
 
 
 def find_split(name: str, splits: Sequence[str]) -> str | None:
-    """The split a name means: itself, or its other spelling (``valid`` for ``val``)."""
+    """The split that a name refers to: itself, or an alias (``valid`` for ``val``)."""
     if name in splits:
         return name
     for aliases in SPLIT_ALIASES.values():
@@ -23,10 +23,10 @@ def find_split(name: str, splits: Sequence[str]) -> str | None:
 
 
 def split_word(text: str) -> str | None:
-    """The split that a folder's or file's name speaks of: ``instances_val2017`` -> ``val``, ``Train`` -> ``train``."""
+    """The split in the name of a folder or file: ``instances_val2017`` -> ``val``, ``Train`` -> ``train``."""
     words = "".join(c if c.isalpha() else " " for c in text.lower()).split()
-    found = {canon for canon, aliases in SPLIT_ALIASES.items() for word in words if word in aliases}
-    return found.pop() if len(found) == 1 else None
+    names = {canon for canon, aliases in SPLIT_ALIASES.items() for word in words if word in aliases}
+    return names.pop() if len(names) == 1 else None
 
 
 def meant_to_overlap(a: str, b: str) -> bool:

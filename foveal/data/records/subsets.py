@@ -1,4 +1,4 @@
-"""Data sets made of data sets: classes chosen or reordered, several joined, one split in two."""
+"""Selects classes of a dataset, joins several datasets, and splits one in two."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import UsageError
-from ...files.reading import nearest
+from ...errors import UsageError, nearest
 from .dataset import Dataset, Record
 from .findings import Finding, Findings
 from .splits import meant_to_overlap
@@ -25,10 +24,10 @@ def class_list(classes: str | Sequence[str]) -> tuple[str, ...]:
     names = [n.strip() for n in classes.split(",")] if isinstance(classes, str) else [str(n) for n in classes]
     names = [n for n in names if n]
     if not names:
-        raise UsageError("an empty list of classes", fix="Name at least one class")
+        raise UsageError("the list of classes is empty", fix="Name at least one class")
     if len(set(names)) < len(names):
         twice = next(n for n, k in Counter(names).items() if k > 1)
-        raise UsageError(f"the class {twice!r} is named twice")
+        raise UsageError(f"the class {twice!r} is named twice", fix="Name every class once")
     return tuple(names)
 
 
@@ -40,29 +39,29 @@ def select_classes(
 ) -> Dataset:
     """The same images with these classes in this order.
 
-    Objects of other classes are background (dropped), or regions to ignore (``ignore`` is set and the label is 0), or
-    their images are left out. How many is said in one finding. A class that the data set does not have raises
+    Objects of other classes are background (dropped) or ignored regions (``ignore`` is set and the label is 0), or
+    their images are skipped; one finding states their number. A class that the dataset does not have raises
     :class:`UsageError`, or is accepted without objects (a validation set may lack one).
     """
     names = class_list(classes)
     if others not in OTHERS:
-        raise UsageError(f"others={others!r} is unknown", fix=nearest(str(others), list(OTHERS)))
+        raise UsageError(f"others={others!r} is unknown", fix=nearest(str(others), OTHERS, "values"))
     missing = [n for n in names if n not in dataset.classes]
     if absent == "refuse" and missing and dataset.classes:
         raise UsageError(
-            f"there is no class {missing[0]!r}", path=dataset.path, fix=nearest(missing[0], list(dataset.classes))
+            f"there is no class {missing[0]!r}", path=dataset.path, fix=nearest(missing[0], dataset.classes, "classes")
         )
     if names == dataset.classes:
         return dataset
     new_label = np.array([names.index(n) if n in names else -1 for n in dataset.classes] or [-1], np.int64)
-    records, left_out = [], 0
+    records, skipped = [], 0
     dropped: Counter[str] = Counter()
     for record in dataset.records:
         labels = new_label[record.labels]
         other = labels < 0
         dropped.update(dataset.classes[k] for k in record.labels[other].tolist())
         if others == "skip-image" and other.any():
-            left_out += 1
+            skipped += 1
         elif others == "ignore":
             records.append(replace(record, labels=np.maximum(labels, 0), ignore=record.ignore | other))
         else:
@@ -73,7 +72,7 @@ def select_classes(
         what = {
             "background": "they are background",
             "ignore": "their regions are ignored in training",
-            "skip-image": f"the {left_out} images with them are left out",
+            "skip-image": f"the {skipped} images with them are skipped",
         }[others]
         message = f"{sum(dropped.values())} objects of other classes ({listed}): {what}"
         findings.append(Finding("classes-other", "note", str(dataset.path), "", message))
@@ -85,7 +84,7 @@ def select_classes(
 
 
 def take(record: Record, keep: NDArray[np.bool_], labels: NDArray[np.int64] | None = None) -> Record:
-    """The record with some of its objects, under new labels if given."""
+    """The record with the objects of the mask ``keep`` (G,), with new ``labels`` if given."""
     fields: dict[str, Any] = {
         name: getattr(record, name)[keep] for name in ("boxes", "crowd", "difficult", "ignore", "area")
     }
@@ -97,10 +96,10 @@ def take(record: Record, keep: NDArray[np.bool_], labels: NDArray[np.int64] | No
 
 
 def join(datasets: Sequence[Dataset]) -> Dataset:
-    """Several data sets as one (VOC 07+12). Classes are joined by name; ids that clash get their set's name in front.
+    """Several datasets as one (VOC 07+12). Classes are merged by name; ids that collide get the split's name in front.
 
-    The same file in two of them is used once, with a finding. Class order: the first set's, then what the others add;
-    sorted where every set's own list is (names found, not stated).
+    A file in two of them is used once, with a finding. Class order: the first dataset's, then what the others add;
+    sorted if all the lists are sorted (names from annotations and not from a list).
     """
     if len(datasets) == 1:
         return datasets[0]
@@ -108,7 +107,7 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
     if all(list(d.classes) == sorted(d.classes) and d.category_ids is None for d in datasets):
         names.sort()
     findings = Findings(dict.fromkeys(f for d in datasets for f in d.findings))
-    ids_taken: set[int | str] = set()
+    used_ids: set[int | str] = set()
     by_path: dict[str, str] = {}
     records: list[Record] = []
     for k, dataset in enumerate(datasets):
@@ -124,10 +123,10 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
                     findings.add("warning", "image-in-two-splits", record.path, "", message, "Keep it in one")
                 continue
             by_path[key] = tag
-            id = record.id if record.id not in ids_taken else f"{tag}/{record.id}"
-            while id in ids_taken:
+            id = record.id if record.id not in used_ids else f"{tag}/{record.id}"
+            while id in used_ids:
                 id = f"{id}+"
-            ids_taken.add(id)
+            used_ids.add(id)
             records.append(replace(record, id=id, labels=new_label[record.labels]))
     first = datasets[0]
     formats = {d.format for d in datasets}
@@ -143,7 +142,7 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
 
 
 def _joined_ids(datasets: Sequence[Dataset], names: list[str]) -> tuple[int, ...] | None:
-    """COCO's category ids of the joined classes, where every set has them; a clash gets the next free number."""
+    """COCO's category ids of the joined classes, if every dataset has them; a collision gets the next free number."""
     ids: dict[str, int] = {}
     for dataset in datasets:
         if dataset.category_ids is None:
@@ -155,20 +154,20 @@ def _joined_ids(datasets: Sequence[Dataset], names: list[str]) -> tuple[int, ...
 
 
 def seeded_split(dataset: Dataset, fraction: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """(train, val): a random part of the images, the same for the same ids and seed wherever the files lie.
+    """(train, val): a random fraction of the images in ``val``, which depends on their ids and the seed alone.
 
-    Each side has at least one image where there are two; a single image is on both sides.
+    Each part has at least one image if there are two; a single image is in both.
     """
     order = sorted(range(len(dataset)), key=lambda i: str(dataset.records[i].id))
     count = len(order)
-    wanted = min(max(round(count * fraction), 1), count - 1) if count > 1 else count
-    chosen = {order[i] for i in np.random.default_rng(seed).permutation(count)[:wanted].tolist()}
+    size = min(max(round(count * fraction), 1), count - 1) if count > 1 else count
+    chosen = {order[i] for i in np.random.default_rng(seed).permutation(count)[:size].tolist()}
     val = [r for i, r in enumerate(dataset.records) if i in chosen]
     train = [r for i, r in enumerate(dataset.records) if i not in chosen or count == 1]
     return replace(dataset, records=train, split="train"), replace(dataset, records=val, split="val")
 
 
 def merged(dataset: Dataset) -> Dataset:
-    """The same objects under the one class ``object``."""
+    """The same objects, all of the class ``object``."""
     records = [replace(r, labels=np.zeros_like(r.labels)) for r in dataset.records]
     return replace(dataset, classes=("object",), records=records, category_ids=None)

@@ -1,7 +1,7 @@
-"""Draws one picture of the generated ``shapes`` set: a textured background, things of no class, and flat shapes.
+"""Draws one image of the synthetic ``shapes`` dataset: textured background, distractors without a class, flat shapes.
 
-Shapes are signed distance functions (negative inside), so that edges, outlines and soft shadows are the same few lines
-for all of them. Everything is NumPy on small windows: a picture of 256 x 256 takes some milliseconds.
+Shapes are signed distance functions (negative inside), so that edges, outlines and soft shadows have the same code for
+all of them. Everything is NumPy on small windows: an image of 256 x 256 takes some milliseconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image
 Plane = NDArray[np.float32]
 Color = NDArray[np.float32]  # (3, 1, 1) in 0..1
 
-# How often each class appears: the last is the rare one. The hue is the one it likes (a turn), and only likes.
+# class -> frequency (the last class is rare) and preferred hue in turns, see FAITHFUL
 CLASSES: dict[str, tuple[float, float]] = {
     "disc": (0.28, 0.57),
     "square": (0.24, 0.07),
@@ -27,27 +27,27 @@ CLASSES: dict[str, tuple[float, float]] = {
     "cross": (0.10, 0.98),
     "star": (0.05, 0.14),
 }
-FAITHFUL = 0.6  # how often a shape has its class's hue
-EMPTY = 0.1  # pictures without an object
-SIZES = (0.08, 0.46)  # smallest and largest diameter, of the shorter side of the picture
-VISIBLE = 0.55  # the part of an object that others may not cover
-LEAST = 6  # pixels: no visible box is narrower
+FAITHFUL = 0.6  # probability that a shape has the preferred hue of its class
+EMPTY = 0.1  # fraction of images without an object
+SIZES = (0.08, 0.46)  # smallest and largest diameter, relative to the shorter side of the image
+VISIBLE = 0.55  # fraction of an object that others must not cover
+MIN_SIDE = 6  # pixels: minimum side of a visible box
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and what is on it, in the order it was drawn."""
+    """One image and its objects, in the order of drawing."""
 
     image: NDArray[np.uint8]  # (H, W, 3)
-    boxes: NDArray[np.int64]  # (G, 4) half-open pixels around what can be seen
+    boxes: NDArray[np.int64]  # (G, 4) half-open pixels around the visible part
     labels: NDArray[np.int64]  # (G,) index into CLASSES
-    owner: NDArray[np.int16]  # (H, W) which object a pixel shows, from 0; -1: none
-    truncated: NDArray[np.bool_]  # (G,) reaches over the picture's edge
-    occluded: NDArray[np.bool_]  # (G,) another covers a part of it
+    owner: NDArray[np.int16]  # (H, W) index of the object at each pixel; -1: none
+    truncated: NDArray[np.bool_]  # (G,) extends beyond the image's edge
+    occluded: NDArray[np.bool_]  # (G,) partly covered by another
 
 
 def draw_scene(width: int, height: int, rng: np.random.Generator) -> Scene:
-    """A picture of this size; the same for the same generator."""
+    """An image of this size, determined by the state of the generator."""
     canvas = _background(width, height, rng)
     _distractors(canvas, rng)
     count = 0 if rng.random() < EMPTY else min(14, 1 + int(rng.poisson(4)))
@@ -55,17 +55,17 @@ def draw_scene(width: int, height: int, rng: np.random.Generator) -> Scene:
     board = _Board(width, height)
     labels: list[int] = []
     truncated: list[bool] = []
-    spots: list[tuple[float, float, float]] = []
+    centers: list[tuple[float, float, float]] = []
     for _ in range(count):
         label = int(rng.choice(len(CLASSES), p=frequency / frequency.sum()))
         for _ in range(8):
-            spot = _spot(width, height, spots, rng)
-            shape = _shape(label, spot, width, height, float(rng.random()) * 2 * math.pi)
+            place = _place(width, height, centers, rng)
+            shape = _shape(label, place, width, height, float(rng.random()) * 2 * math.pi)
             if board.add(shape):
                 _paint(canvas, shape, label, rng)
                 labels.append(label)
                 truncated.append(shape.truncated)
-                spots.append(spot)
+                centers.append(place)
                 break
     grain = rng.integers(-6, 7, (height, width), dtype=np.int16) * np.float32(rng.uniform(0.3, 1.2))
     pixels = (canvas * np.float32(255) + grain).clip(0, 255).astype(np.uint8)
@@ -82,36 +82,36 @@ def draw_scene(width: int, height: int, rng: np.random.Generator) -> Scene:
 # -------------------------------------------------------------------------------------------------- placing
 @dataclass(frozen=True)
 class _Shape:
-    """A shape on its window of the picture."""
+    """A shape in its window of the image."""
 
     window: tuple[slice, slice]
     distance: Plane  # to the edge, in pixels, negative inside
-    shadow: Plane  # the same, moved
+    shadow: Plane  # the same, shifted
     inside: NDArray[np.bool_]
     across: Plane  # -1..1 along the light
     truncated: bool
     radius: float
 
 
-def _spot(
-    width: int, height: int, spots: list[tuple[float, float, float]], rng: np.random.Generator
+def _place(
+    width: int, height: int, placed: list[tuple[float, float, float]], rng: np.random.Generator
 ) -> tuple[float, float, float]:
-    """x, y, radius. Sizes are log-uniform between parts of the shorter side; some shapes seek company."""
+    """x, y and radius. Sizes are log-uniform within SIZES; some shapes are put next to another."""
     side = min(width, height)
     size = side * SIZES[0] * (SIZES[1] / SIZES[0]) ** rng.random()
-    radius = max(LEAST, float(size) / 2)
+    radius = max(MIN_SIDE, float(size) / 2)
     edge = 0.6 * radius
     u, v, company, angle, which = rng.random(5)
-    if spots and company < 0.35:
-        x0, y0, r0 = spots[int(which * len(spots))]
+    if placed and company < 0.35:
+        x0, y0, r0 = placed[int(which * len(placed))]
         gap = (0.75 + 0.35 * float(u)) * (radius + r0)
         x, y = x0 + gap * math.cos(2 * math.pi * angle), y0 + gap * math.sin(2 * math.pi * angle)
         return min(max(x, edge), width - edge), min(max(y, edge), height - edge), radius
     return edge + u * (width - 2 * edge), edge + v * (height - 2 * edge), radius
 
 
-def _shape(label: int, spot: tuple[float, float, float], width: int, height: int, angle: float) -> _Shape:
-    x0, y0, radius = spot
+def _shape(label: int, place: tuple[float, float, float], width: int, height: int, angle: float) -> _Shape:
+    x0, y0, radius = place
     reach = radius * 1.25 + 3
     left, top = max(0, math.floor(x0 - reach)), max(0, math.floor(y0 - reach))
     right, bottom = min(width, math.ceil(x0 + reach)), min(height, math.ceil(y0 + reach))
@@ -162,7 +162,7 @@ def _edge(label: int, x: Plane, y: Plane, radius: float, angle: float) -> NDArra
         third = 2 * math.pi / 3
         sides = [x * math.cos(k * third) + y * math.sin(k * third) for k in range(3)]
         return np.maximum(np.maximum(sides[0], sides[1]), sides[2]) - 0.5 * radius
-    # star: folded into half of one of its five rays, where its edge is one straight line from tip to dent
+    # star: folded into half of one of its five rays, where its edge is a straight line from tip to dent
     ray = 2 * math.pi / 5
     length, turn = np.hypot(x, y), np.arctan2(y, x)
     turn = np.abs(turn - ray * np.rint(turn / ray))
@@ -173,7 +173,7 @@ def _edge(label: int, x: Plane, y: Plane, radius: float, angle: float) -> NDArra
 
 
 class _Board:
-    """Who owns which pixel, and what is left to see of everybody."""
+    """The object at each pixel, and the visible part of each object."""
 
     def __init__(self, width: int, height: int) -> None:
         self.owner = np.full((height, width), -1, dtype=np.int16)
@@ -182,7 +182,7 @@ class _Board:
         self.boxes: list[tuple[int, int, int, int]] = []
 
     def add(self, shape: _Shape) -> bool:
-        """Draws it on top, unless that would leave too little of another."""
+        """Draws it on top, unless that would cover too much of another; whether it was drawn."""
         box = _extent(shape.inside, shape.window[1].start, shape.window[0].start)
         if box is None or not _large(box):
             return False
@@ -221,7 +221,7 @@ def _extent(mask: NDArray[np.bool_], left: int, top: int) -> tuple[int, int, int
 
 
 def _large(box: tuple[int, int, int, int]) -> bool:
-    return box[2] - box[0] >= LEAST and box[3] - box[1] >= LEAST
+    return box[2] - box[0] >= MIN_SIDE and box[3] - box[1] >= MIN_SIDE
 
 
 # ------------------------------------------------------------------------------------------------- painting
@@ -237,7 +237,7 @@ def _noise(width: int, height: int, cells: int, rng: np.random.Generator) -> Pla
 
 
 def _background(width: int, height: int, rng: np.random.Generator) -> Plane:
-    """(3, H, W) in about 0..1: two muted colors flow into each other, under clouds and perhaps a weave."""
+    """(3, H, W) in about 0..1: a gradient between two muted colors, with noise and possibly a weave pattern."""
     hue, step = rng.random(), rng.uniform(-0.15, 0.15)
     value = rng.uniform(0.25, 0.8)
     first = _rgb(hue, rng.uniform(0.08, 0.35), value)
@@ -255,7 +255,7 @@ def _background(width: int, height: int, rng: np.random.Generator) -> Plane:
 
 
 def _distractors(canvas: Plane, rng: np.random.Generator) -> None:
-    """Things of no class: thin straight or bent strokes, and specks."""
+    """Draws distractors: thin straight or curved strokes, and specks."""
     height, width = canvas.shape[1:]
     side = min(width, height)
     for _ in range(int(rng.integers(0, 5))):
@@ -273,7 +273,7 @@ def _distractors(canvas: Plane, rng: np.random.Generator) -> None:
 
 
 def _near(canvas: Plane, x0: float, y0: float, reach: float) -> tuple[Plane, Plane, Plane]:
-    """The window of the canvas around a point, and its pixels' x (1, w) and y (h, 1) from there."""
+    """The window of the canvas around a point, and its pixels' x (1, w) and y (h, 1) relative to it."""
     left, top = max(0, int(x0 - reach - 1)), max(0, int(y0 - reach - 1))
     part = canvas[:, top : int(y0 + reach + 2), left : int(x0 + reach + 2)]
     x = np.arange(left, left + part.shape[2], dtype=np.float32)[None] - np.float32(x0)
@@ -281,19 +281,19 @@ def _near(canvas: Plane, x0: float, y0: float, reach: float) -> tuple[Plane, Pla
 
 
 def _over(canvas: Plane, distance: Plane, color: Plane, opacity: float, soft: float = 1.0) -> None:
-    """Lays a color over the inside of an edge, in place; ``soft`` pixels wide."""
+    """Blends a color over the inside of an edge of ``soft`` pixels, in place."""
     cover = (np.float32(0.5) - distance / np.float32(soft)).clip(0, 1) * np.float32(opacity)
     canvas += cover * (color - canvas)
 
 
 def _paint(canvas: Plane, shape: _Shape, label: int, rng: np.random.Generator) -> None:
-    """Shadow, body with a light from one side and perhaps stripes, perhaps an outline."""
+    """Draws a shape: possibly a shadow, the body with light from one side and possibly stripes, possibly an outline."""
     part = canvas[:, *shape.window]
     around = part[:, shape.inside].mean(1)[:, None, None]
-    likes = list(CLASSES.values())[label][1]
+    preferred = list(CLASSES.values())[label][1]
     faithful = rng.random() < FAITHFUL
-    for _ in range(10):  # a color that stands out from what is behind it
-        hue = likes + rng.normal(0, 0.025) if faithful else rng.random()
+    for _ in range(10):  # a color that differs from the background
+        hue = preferred + rng.normal(0, 0.025) if faithful else rng.random()
         color = _rgb(float(hue), rng.uniform(0.5, 0.95), rng.uniform(0.5, 1.0))
         if np.abs(color - around).max() > 0.3:
             break

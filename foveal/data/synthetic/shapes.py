@@ -1,8 +1,8 @@
-"""The generated ``shapes`` set, as a VOC devkit folder or as COCO JSON: small, free, and with every difficulty known.
+"""Generates the synthetic ``shapes`` dataset, as a VOC devkit folder or as COCO JSON.
 
-Six classes of which the last is rare, small and overlapping objects, textured backgrounds with things of no class,
-pictures without any object, exact masks. Picture *i* of a split depends on (seed, size, split, i) alone, so a larger
-set begins with the pictures of a smaller one.
+Six classes of which the last is rare, small and overlapping objects, textured backgrounds with distractors, images
+without objects, exact masks. Image *i* of a split depends on (seed, size, split, i) alone, so a larger dataset begins
+with the images of a smaller one.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import simplejpeg
 from PIL import Image
 
 from ...errors import FovealError, UsageError
-from ...files.atomic import filled_folder
-from ...files.paths import OnProgress
+from ...files.aliases import OnProgress
+from ...files.atomic import atomic_folder
 from ...masks.rle import Masks
 from .scenes import CLASSES, Scene, draw_scene
 
-Format = Literal["voc", "coco"]
+ShapesFormat = Literal["voc", "coco"]
 
 
 @dataclass(frozen=True)
-class Made:
-    """What was written."""
+class ShapesDataset:
+    """The result of :func:`make_shapes`."""
 
     path: Path
     images: dict[str, int]  # by split
@@ -44,59 +44,59 @@ def make_shapes(
     images: int = 750,
     splits: Mapping[str, int] | None = None,
     seed: int = 0,
-    format: Format = "voc",
+    format: ShapesFormat = "voc",
     size: tuple[int, int] = (256, 256),
     masks: bool = True,
     quality: int = 92,
     progress: OnProgress | None = None,
-) -> Made:
-    """Writes the set into a folder that is new or empty.
+) -> ShapesDataset:
+    """Writes the dataset into a folder that is new or empty.
 
-    ``images`` are divided 4 : 1 into ``train`` and ``val``, at least one each; ``splits`` (name -> number) says
-    otherwise. ``size`` is (width, height) in pixels; the objects grow with it. ``masks``: COCO run lengths, or VOC's
-    ``SegmentationObject`` and ``SegmentationClass``. ``progress`` is called with (pictures done, all). The same
-    arguments give the same bytes. The folder appears when it is complete. Raises :class:`UsageError` and, where the
-    folder holds something, :class:`FovealError`.
+    ``images`` are divided 4 : 1 into ``train`` and ``val``, at least one each, unless ``splits`` (name -> number) is
+    given. ``size`` is (width, height) in pixels; the objects scale with it. ``masks``: COCO run lengths, or VOC's
+    ``SegmentationObject`` and ``SegmentationClass``. ``progress`` is called with (images done, total). The same
+    arguments give the same bytes. The folder appears when it is complete. Raises :class:`UsageError`, and
+    :class:`FovealError` if the folder is not empty.
     """
     out = Path(out)
-    held = max(images // 5, min(images - 1, 1))  # two pictures are one and one
-    wanted = dict(splits) if splits is not None else {"train": images - held, "val": held}
-    _check(out, wanted, seed, format, size)
-    with filled_folder(out) as partial:
+    held_out = max(images // 5, min(images - 1, 1))  # of two images one
+    counts = dict(splits) if splits is not None else {"train": images - held_out, "val": held_out}
+    _check(out, counts, seed, format, size)
+    with atomic_folder(out) as partial:
         writer: _Voc | _Coco = _Voc(partial, masks) if format == "voc" else _Coco(partial, masks)
-        counts = np.zeros(len(CLASSES), dtype=np.int64)
-        pictures = [(split, i) for split, count in wanted.items() for i in range(count)]
+        objects = np.zeros(len(CLASSES), dtype=np.int64)
+        jobs = [(split, i) for split, count in counts.items() for i in range(count)]
 
-        def draw(picture: tuple[str, int]) -> tuple[Scene, bytes]:
-            scene = draw_scene(*size, _generator(seed, *picture))
+        def draw(job: tuple[str, int]) -> tuple[Scene, bytes]:
+            scene = draw_scene(*size, _generator(seed, *job))
             return scene, simplejpeg.encode_jpeg(scene.image, quality=quality, colorsubsampling="444")
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for start in range(0, len(pictures), 64):  # in pieces: a drawn picture waits in memory to be written
-                piece = pictures[start : start + 64]
+            for start in range(0, len(jobs), 64):  # in pieces: an image waits in memory until it is written
+                piece = jobs[start : start + 64]
                 for number, (scene, jpeg) in enumerate(pool.map(draw, piece), start + 1):
-                    counts += np.bincount(scene.labels, minlength=len(CLASSES))
-                    writer.add(pictures[number - 1][0], number, jpeg, scene)
+                    objects += np.bincount(scene.labels, minlength=len(CLASSES))
+                    writer.add(jobs[number - 1][0], number, jpeg, scene)
                     if progress is not None:
-                        progress(number, len(pictures))
-        writer.finish(wanted)
-    return Made(out, wanted, dict(zip(CLASSES, counts.tolist(), strict=True)))
+                        progress(number, len(jobs))
+        writer.finish(counts)
+    return ShapesDataset(out, counts, dict(zip(CLASSES, objects.tolist(), strict=True)))
 
 
 def _check(out: Path, splits: Mapping[str, int], seed: int, format: str, size: tuple[int, int]) -> None:
     if format not in ("voc", "coco"):
-        raise UsageError(f"format {format!r} is not known; it is voc or coco")
+        raise UsageError(f"the format {format!r} is unknown", fix="Use voc or coco")
     if min(size) < 64:
-        raise UsageError(f"size {size[0]} x {size[1]} is too small; at least 64 x 64")
+        raise UsageError(f"size {size[0]} x {size[1]} is too small, expected at least 64 x 64")
     if seed < 0:
-        raise UsageError(f"seed {seed} is negative")
+        raise UsageError(f"seed is {seed}, expected 0 or more")
     for name, count in splits.items():
         if count < 0 or not name or not name.replace("_", "").replace("-", "").isalnum():
-            raise UsageError(f"split {name!r} with {count} images is not possible")
+            raise UsageError(f"the split {name!r} with {count} images is invalid")
     if sum(splits.values()) < 1:
-        raise UsageError("at least one image must be asked for")
+        raise UsageError("there is no image to make, expected at least one")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise FovealError("the folder is not empty", path=out, fix="Name another one, or remove it first")
+        raise FovealError("the folder is not empty", path=out, fix="Choose another folder or remove it")
 
 
 def _generator(seed: int, split: str, index: int) -> np.random.Generator:
@@ -121,11 +121,11 @@ class _Voc:
         (self.root / "JPEGImages" / f"{name}.jpg").write_bytes(jpeg)
         (self.root / "Annotations" / f"{name}.xml").write_text(_xml(name, scene, self.masks), encoding="utf-8")
         if self.masks:
-            classes = np.concatenate([scene.labels + 1, [0]])[scene.owner]  # -1, no object, is the last: background
+            classes = np.concatenate([scene.labels + 1, [0]])[scene.owner]  # -1 is the last: background
             for folder, values in (("SegmentationObject", scene.owner + 1), ("SegmentationClass", classes)):
-                picture = Image.fromarray(values.astype(np.uint8)).convert("P")
-                picture.putpalette(_palette())
-                picture.save(self.root / folder / f"{name}.png", compress_level=1)
+                image = Image.fromarray(values.astype(np.uint8)).convert("P")
+                image.putpalette(_palette())
+                image.save(self.root / folder / f"{name}.png", compress_level=1)
 
     def finish(self, splits: Mapping[str, int]) -> None:
         lists = {split: self.names.get(split, []) for split in splits}
@@ -139,7 +139,7 @@ class _Voc:
 
 
 def _xml(name: str, scene: Scene, masks: bool) -> str:
-    """VOC's annotation of one picture; its boxes are 1-based and inclusive."""
+    """VOC's annotation of one image; its boxes are 1-based and inclusive."""
     height, width = scene.image.shape[:2]
     names = list(CLASSES)
     lines = [
@@ -176,7 +176,7 @@ def _palette() -> list[int]:
 
 # ----------------------------------------------------------------------------------------------------- coco
 class _Coco:
-    """``annotations/instances_SPLIT.json`` beside a folder of pictures for each split."""
+    """``annotations/instances_SPLIT.json`` beside a folder of images for each split."""
 
     def __init__(self, root: Path, masks: bool) -> None:
         self.root, self.masks = root, masks

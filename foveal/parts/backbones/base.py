@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 from torch import Tensor, nn
 
-from ...errors import UsageError
+from ...errors import UsageError, nearest
 from ..resizing import IMAGENET_PIXELS, PixelStatistics
 
 LayerT = TypeVar("LayerT")
@@ -79,9 +78,8 @@ def returned(
     for item in requested:
         known: Mapping[Any, LayerT] = by_level if isinstance(item, int) else by_name
         if item not in known:
-            near = difflib.get_close_matches(str(item), list(by_name), 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"It has levels {', '.join(map(str, by_level))}"
-            raise UsageError(f"{what} has no layer {item!r}", fix=hint)
+            fix = nearest(str(item), by_name) or f"Choose one of the levels {', '.join(map(str, by_level))}"
+            raise UsageError(f"{what} has no layer {item!r}", fix=fix)
         layers.append(known[item])
     if not layers or len(set(layers)) < len(layers):
         raise UsageError(f"returns is {tuple(requested)}", fix="Name at least one layer, and each once")

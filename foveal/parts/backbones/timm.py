@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError
+from ...errors import UsageError, nearest
 from ...weights.cache import TIMM, published_file
 from ...weights.open import read_state
 from ...weights.state import load_state
@@ -166,9 +165,8 @@ def _timm(name: str) -> Any:
     except ImportError:
         raise UsageError("timm is not installed", fix="Run pip install 'foveal[timm]'") from None
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), 1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
-        raise UsageError(f"backbone {name!r} is not one of timm's", fix=f"{hint}See timm.list_models()")
+        fix = f"{nearest(name, timm.list_models())} See timm.list_models()".strip()
+        raise UsageError(f"backbone {name!r} is not one of timm's", fix=fix)
     return timm
 
 

@@ -7,7 +7,6 @@ stage.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError
+from ...errors import UsageError, nearest
 from ...weights.state import load_network_file
 from ..layers.norms import FrozenBatchNorm, NormKind, fuse_frozen, replace_norms
 from ..resizing import CAFFE_PIXELS, IMAGENET_PIXELS, PixelStatistics
@@ -180,9 +179,8 @@ def torchvision_network(name: str, *, dilated: bool = False, reduced: bool = Fal
 
     names = [n for n in models.list_models(module=models) if not n.startswith(("vit_", "maxvit"))]
     if name not in names:
-        near = difflib.get_close_matches(name, names, 1)
-        fix = f"Did you mean {near[0]!r}?" if near else f"Choose one of {', '.join(names)}"
-        raise UsageError(f"backbone {name!r} is not one of torchvision's convolutional networks", fix=fix)
+        message = f"backbone {name!r} is not one of torchvision's convolutional networks"
+        raise UsageError(message, fix=nearest(name, names, "networks"))
     extra: dict[str, Any] = {}
     mobile = name.startswith("mobilenet_v3")
     residual = name.startswith(("resne", "wide_resnet")) and name not in ("resnet18", "resnet34")

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...errors import UsageError
+from ...files.aliases import Floats32
 from ...types import Match, Priors, Targets, on_cpu
 from .matcher import DecodedOutputs, Matcher, finalize_match, prior_chunk
 
-_Floats = NDArray[np.float32]
-_Ints = NDArray[np.int64]
+Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class PointMatcher(Matcher):
             positive[image, location] = True
         return torch.from_numpy(gt), torch.from_numpy(positive)
 
-    def _fitting(self, grid: LocationGrid, boxes: _Floats, first: bool, last: bool) -> tuple[_Ints, _Ints]:
+    def _fitting(self, grid: LocationGrid, boxes: Floats32, first: bool, last: bool) -> tuple[Integers, Integers]:
         """Pairs (location, box) of one level that fit together; ``boxes`` (n, 4)."""
         stride = np.float32(grid.stride)
         low = np.float32(0) if first else stride * np.float32(self.span[0])
@@ -128,12 +128,12 @@ class LocationGrid:
 
     start: int  # index of the first one among the priors
     columns: int
-    x: _Floats  # (rows * columns,)
-    y: _Floats
+    x: Floats32  # (rows * columns,)
+    y: Floats32
     step: tuple[float, float]  # pixels from column to column, from row to row
     stride: float  # side of a cell
 
-    def near(self, boxes: _Floats, radius: float | None, low: float, high: float) -> tuple[_Ints, _Ints]:
+    def near(self, boxes: Floats32, radius: float | None, low: float, high: float) -> tuple[Integers, Integers]:
         """Pairs (location of this level, box): all that may fit and a few more. ``boxes`` (n, 4)."""
         center, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
         longest = 2 * half.max(1)
@@ -164,7 +164,7 @@ def grids_of(priors: Tensor, counts: Sequence[int]) -> list[LocationGrid] | None
     return cast(list[LocationGrid] | None, _KNOWN[priors])
 
 
-def _grid(cells: _Floats, start: int) -> LocationGrid | None:
+def _grid(cells: Floats32, start: int) -> LocationGrid | None:
     x, y = cells[:, 0::2].mean(1), cells[:, 1::2].mean(1)
     columns = int((y == y[0]).sum())
     if len(cells) % columns:

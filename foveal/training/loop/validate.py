@@ -18,7 +18,7 @@ from ...data.loader.shared_records import network_targets
 from ...data.records.dataset import Dataset
 from ...data.records.subsets import merged
 from ...evaluation import DetectionTable, GroundTruth, Results, score_detections
-from ...files.paths import OnProgress
+from ...files.aliases import OnProgress
 from ...recipe import Recipe
 from ...runtime.progress import Console
 from ...types import Detections

@@ -19,9 +19,9 @@ from ...checkpoints import folder as checkpoint
 from ...data.images.load import load_image
 from ...data.records.dataset import Dataset, Record
 from ...errors import FovealError, UsageError
-from ...external_proposals.cache import Kept, Made, Maker, carried, kept
+from ...external_proposals.cache import CachedProposals, ComputeProposals, ProposalResult, attach_tables, ensure_cached
 from ...external_proposals.detector import proposal_maker, proposal_setting
-from ...files.paths import OnProgress
+from ...files.aliases import OnProgress
 from ...recipe import GradientStage, OnProposals, Recipe, Stage
 from ..loop.optimizers import check_trains
 
@@ -95,7 +95,7 @@ class StageProposals:
 
     root: Path  # of the proposals' folders
     setting: str
-    make: Maker
+    make: ComputeProposals
     fabric: Fabric
 
     @classmethod
@@ -121,9 +121,9 @@ class StageProposals:
             check()
             on_progress(done, total)
 
-        def stored(part: Sequence[Record]) -> Kept:
+        def stored(part: Sequence[Record]) -> CachedProposals:
             with fabric.autocast():
-                return kept(part, self.setting, self.make, root=self.root, progress=step)
+                return ensure_cached(part, self.setting, self.make, root=self.root, progress=step)
 
         if fabric.world_size > 1:
             stored(records[fabric.global_rank :: fabric.world_size])
@@ -132,10 +132,10 @@ class StageProposals:
                 stored(records)  # joined into one file
             fabric.barrier()
         done = stored(records)
-        return carried(dataset, [done.table], done.keys, len(done.table))  # all of each image
+        return attach_tables(dataset, [done.table], done.keys, len(done.table))  # all of each image
 
 
-def _none(records: Sequence[Record]) -> Generator[Made, None, None]:
+def _none(records: Sequence[Record]) -> Generator[ProposalResult, None, None]:
     """The maker of a resumed stage, which must not make any: skips unreadable images, raises for all others."""
     for index, record in enumerate(records):
         try:

@@ -20,7 +20,7 @@ from ...data.records.dataset import Dataset
 from ...data.records.fingerprint import fingerprint
 from ...errors import UsageError
 from ...external_proposals.cache import content_keys
-from ...files.paths import OnProgress
+from ...files.aliases import OnProgress
 from ...recipe import OnStoredMaps
 from ...types import Images, Priors, Targets
 

@@ -21,7 +21,7 @@ from ...data.loader.shared_records import network_targets
 from ...data.records.dataset import Dataset
 from ...data.records.fingerprint import fingerprint, proposal_fingerprint
 from ...external_proposals.cache import content_keys
-from ...files.paths import OnProgress
+from ...files.aliases import OnProgress
 from ...recipe import Recipe
 from .feature_rows import ImageFeatures, overlaps_of
 

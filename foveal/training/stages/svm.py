@@ -83,7 +83,7 @@ def _linear_svc(settings: SVM) -> Any:
     try:
         from sklearn.svm import LinearSVC
     except ImportError:
-        raise FovealError("SVM needs scikit-learn", fix="pip install foveal[rcnn]") from None
+        raise FovealError("SVM needs scikit-learn", fix="Run pip install foveal[rcnn]") from None
     return LinearSVC(
         loss="hinge",
         dual=True,

@@ -13,8 +13,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from foveal.data.augment.color import adjust_hsv, apply_table, table
-from foveal.data.augment.geometry import place, resize
+from foveal.data.augment.color import adjust_hsv, apply_table, lookup_table
+from foveal.data.augment.geometry import resample, resize
 from foveal.data.augment.transforms import (
     Expand,
     FixedCrop,
@@ -85,10 +85,10 @@ def test_boxes_follow_the_pixels(transform: Transform) -> None:
     before, changed, kept = sample(), 0, 0
     for seed in range(25):
         after = transform(before, np.random.default_rng(seed))
-        canvas = after.picture()
+        canvas = after.render()
         assert canvas.shape == (*after.canvas, 3)
         assert len(after.boxes) == len(after.labels) == len(after.ignore) == len(after.masks)  # type: ignore[arg-type]
-        placed = place(after, torch.empty((*after.canvas, 3), dtype=torch.uint8), (*after.canvas, 0, 0))
+        placed = resample(after, torch.empty((*after.canvas, 3), dtype=torch.uint8), (*after.canvas, 0, 0))
         assert_boxes_on_pixels(canvas, placed, 0)  # nothing was resampled: exact
         np.testing.assert_array_equal(placed.boxes, after.boxes)
         changed += canvas.shape != before.image.shape or not np.array_equal(canvas, before.image)
@@ -150,7 +150,7 @@ def test_expand_puts_everything_on_the_fill() -> None:
     after = Expand(p=1.0, fill=(1, 2, 3))(sample(), np.random.default_rng(5))
     height, width = after.canvas
     assert 80 < height <= 320 and 120 < width <= 480
-    outside = after.picture()[0, 0]
+    outside = after.render()[0, 0]
     assert outside.tolist() == [1, 2, 3]
     sides = after.boxes[:, 2:] - after.boxes[:, :2]
     np.testing.assert_allclose(sides, [[30, 40], [40, 40]])
@@ -174,7 +174,7 @@ def test_iou_crop_keeps_its_promise(least: float) -> None:
             w for w in windows.tolist() if _iou_with_any(w, big.boxes) >= least and _holds(w, big.boxes)
         )
         assert (width, height) == (x2 - x1, y2 - y1)
-        np.testing.assert_array_equal(after.picture(), big.image[y1:y2, x1:x2])
+        np.testing.assert_array_equal(after.render(), big.image[y1:y2, x1:x2])
         centers = (big.boxes[:, :2] + big.boxes[:, 2:]) / 2
         inside = ((centers > [x1, y1]) & (centers < [x2, y2])).all(1)
         np.testing.assert_array_equal(after.labels, np.flatnonzero(inside))
@@ -227,23 +227,23 @@ def test_pictures_without_objects(transform: Transform) -> None:
     for seed in range(10):
         after = transform(empty, np.random.default_rng(seed))
         assert after.boxes.shape == (0, 4) and min(after.canvas) >= 1
-        assert after.picture().shape == (*after.canvas, 3)
+        assert after.render().shape == (*after.canvas, 3)
 
 
 @pytest.mark.parametrize("transform", [*GEOMETRY, PhotometricDistortion(p=1.0)], ids=repr)
 def test_the_generator_decides(transform: Transform) -> None:
-    one, two, other = (transform(sample(), np.random.default_rng(s)).picture() for s in (1, 1, 2))
+    one, two, other = (transform(sample(), np.random.default_rng(s)).render() for s in (1, 1, 2))
     np.testing.assert_array_equal(one, two)
     if not isinstance(transform, HorizontalFlip) and transform != FixedCrop(200, 90):  # these two draw nothing here
         assert one.shape != other.shape or not np.array_equal(one, other)
 
 
 def test_table_by_hand() -> None:
-    assert table(10, 1.5)[[0, 100, 200, 250]].tolist() == [15, 165, 255, 255]
-    assert table(-20, 0.5)[[0, 10, 100]].tolist() == [0, 0, 40]
+    assert lookup_table(10, 1.5)[[0, 100, 200, 250]].tolist() == [15, 165, 255, 255]
+    assert lookup_table(-20, 0.5)[[0, 10, 100]].tolist() == [0, 0, 40]
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    np.testing.assert_array_equal(apply_table(image, table(3, 1.0)), image + 3)
-    assert apply_table(image, table(0, 1.0)) is image
+    np.testing.assert_array_equal(apply_table(image, lookup_table(3, 1.0)), image + 3)
+    assert apply_table(image, lookup_table(0, 1.0)) is image
 
 
 @pytest.mark.parametrize(("saturation", "hue"), [(1.4, 0), (0.5, 0), (1, 18), (1, -18), (1.3, 7.5), (0.6, -170)])

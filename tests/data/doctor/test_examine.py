@@ -169,7 +169,7 @@ def test_several_paths_and_no_data(tmp_path: Path) -> None:
     report = examine([voc(tmp_path / "a"), yolo(tmp_path / "b")])
     assert report.images == 8 and report.splits[0].name == ""
     (tmp_path / "c").mkdir()
-    with pytest.raises(FovealError, match="holds no data set"):
+    with pytest.raises(FovealError, match="holds no dataset"):
         examine(tmp_path / "c")
 
 

@@ -148,7 +148,10 @@ def test_boxes_drawn_before_the_exif_turn_are_explained(tmp_path: Path) -> None:
     tags[0x0112] = 6
     image(tmp_path / "JPEGImages" / "a.jpg", exif=tags.tobytes())
     dataset = open_dataset(tmp_path)
-    assert codes(dataset) == ["warning image-size-mismatch"] and "before its EXIF turn" in dataset.findings[0].message
+    assert (
+        codes(dataset) == ["warning image-size-mismatch"]
+        and "ignores the EXIF orientation" in dataset.findings[0].message
+    )
 
 
 UNREADABLE = {
@@ -157,7 +160,7 @@ UNREADABLE = {
     "git-lfs": b"version https://git-lfs.github.com/spec/v1\n",
     "zero bytes": bytes(500),
     "not valid XML": b"<annotation><object>",
-    "root is <svg>": b"<svg/>",
+    "root element is <svg>": b"<svg/>",
     "document type": b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>',
     "document type ": b"<!DOCTYPE annotation SYSTEM 'file:///etc/passwd'><annotation/>",
     "document type  ": b'<!DOCTYPE a [<!ENTITY x "1"><!ENTITY y "&x;&x;&x;&x;">]><annotation>&y;</annotation>',
@@ -244,7 +247,7 @@ def test_missing_pieces(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path, split="train")
     assert codes(dataset) == ["warning annotation-missing", "warning image-missing"] and not dataset.records
     assert [f.path for f in dataset.findings] == [str(tmp_path / "JPEGImages" / n) for n in ("a.jpg", "b.jpg")]
-    with pytest.raises(FovealError, match="no image that can be used"):
+    with pytest.raises(FovealError, match="no usable image"):
         check_trainable(dataset)
 
 
@@ -344,7 +347,7 @@ def test_images_need_not_be_there_to_score_detections(data: Path, tmp_path: Path
     source = data / "voc2012-catdogcar/VOCdevkit/VOC2012"
     for part in ("Annotations", "ImageSets"):
         shutil.copytree(source / part, tmp_path / part)
-    blind = open_dataset(tmp_path, split="val", look=False)
+    blind = open_dataset(tmp_path, split="val", require_images=False)
     seen = open_dataset(source, split="val")
     assert not blind.findings and len(blind) == len(seen) == 146
     for a, b in zip(blind.records, seen.records, strict=True):

@@ -176,7 +176,7 @@ def test_missing_txt_is_no_object_but_missing_labels_are_said(tmp_path: Path) ->
     shutil.rmtree(tmp_path / "labels" / "train")
     dataset = open_dataset(tmp_path, split="train")
     assert codes(dataset) == ["warning labels-missing"] and [len(r) for r in dataset.records] == [0, 0]
-    with pytest.raises(FovealError, match="not one box"):
+    with pytest.raises(FovealError, match="has no box"):
         check_trainable(dataset)
 
 

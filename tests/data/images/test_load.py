@@ -226,7 +226,12 @@ def test_pillows_own_limit_neither_warns_nor_binds(tmp_path: Path) -> None:
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    cases = {tmp_path: "a folder", tmp_path / "pipe": "ordinary", tmp_path / "no": "no such", tmp_path / "loop": "read"}
+    cases = {
+        tmp_path: "a folder",
+        tmp_path / "pipe": "regular",
+        tmp_path / "no": "no such",
+        tmp_path / "loop": "read",
+    }
     for path, word in cases.items():
         with pytest.raises(ImageError, match=word):
             load_image(path)

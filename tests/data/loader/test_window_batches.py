@@ -82,8 +82,8 @@ def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def test_a_crop_is_what_prediction_crops(shapes: Dataset) -> None:
     """Within a level, up to the mirror image; its object lies in it as in the picture."""
     made, batch = loader(shapes, flip=0.0), next(loader(shapes, flip=0.0).epoch())
-    chosen, mirrored = made.maker.drawing(0, 0)  # type: ignore[attr-defined]
-    table = made.maker.drawing.table  # type: ignore[attr-defined]
+    chosen, mirrored = made.builder.sampler(0, 0)  # type: ignore[attr-defined]
+    table = made.builder.sampler.table  # type: ignore[attr-defined]
     assert not mirrored.any() and batch.images.pixels.dtype == torch.uint8
     rule = Original()
     for row, window in enumerate(chosen.tolist()):
@@ -138,7 +138,7 @@ def test_what_makes_no_sense_is_refused(shapes: Dataset) -> None:
         loader(bare)
     empty = np.zeros((0, 4), np.float32)
     only = replace(shapes, records=[replace(r, proposals=empty) for r in shapes.records])
-    with pytest.raises(FovealError, match="background"):
+    with pytest.raises(FovealError, match="is negative"):
         loader(only)
     for wrong in ({"positive": 0.0}, {"low": 0.6}, {"per_image": 0}):
         with pytest.raises(UsageError):

@@ -15,7 +15,8 @@ from foveal.data.convert import convert
 from foveal.data.loader.loader import Loader, targets_of
 from foveal.data.open import open_dataset
 from foveal.data.records import segmentation
-from foveal.data.records.segmentation import check_masks, masks_of, settle_mask
+from foveal.data.records.dataset import IndexedMask
+from foveal.data.records.segmentation import check_masks, masks_of, validate_mask
 from foveal.data.synthetic.shapes import make_shapes
 from foveal.errors import FovealError
 from foveal.parts.resizing import Letterbox, Resize
@@ -39,7 +40,7 @@ SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]
         ([1, 2, 3, 4, 5, 6], "mask-invalid", "expected a list of polygons"),
         ("text", "mask-invalid", "expected a list of polygons"),
         ({"size": [48, 64], "counts": [100]}, "mask-invalid", "sum to 100, expected 48 x 64 = 3072"),
-        ({"size": [48, 64], "counts": [3000, -5, 77]}, "mask-invalid", "one of them -5"),
+        ({"size": [48, 64], "counts": [3000, -5, 77]}, "mask-invalid", "one of them is -5"),
         ({"size": [48, 64], "counts": [1.5]}, "mask-invalid", "cannot be read"),
         ({"size": [48, 64], "counts": "~~"}, "mask-invalid", "cannot be read"),
         ({"size": [64, 48], "counts": [3072]}, "mask-size-mismatch", "48 x 64, the image 64 x 48"),
@@ -47,19 +48,19 @@ SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]
     ],
 )
 def test_what_is_no_mask_is_said(value: Any, code: str, words: str) -> None:
-    used, problems = settle_mask(value, WIDTH, HEIGHT)
+    used, problems = validate_mask(value, WIDTH, HEIGHT)
     assert used is None and problems[0][0] == code and words in problems[0][1]
 
 
 def test_what_can_be_used_is_kept() -> None:
-    assert settle_mask(None, 64, 48) == (None, []) == settle_mask([], 64, 48) == settle_mask({}, 64, 48)
-    assert settle_mask([SQUARE], 64, 48) == ([SQUARE], [])
-    used, problems = settle_mask([SQUARE, [1, 2]], 64, 48)
+    assert validate_mask(None, 64, 48) == (None, []) == validate_mask([], 64, 48) == validate_mask({}, 64, 48)
+    assert validate_mask([SQUARE], 64, 48) == ([SQUARE], [])
+    used, problems = validate_mask([SQUARE, [1, 2]], 64, 48)
     assert used == [SQUARE] and [p[0] for p in problems] == ["polygon-invalid"]
-    used, problems = settle_mask([[10, 10, 70, 10, 70, 30]], 64, 48)
+    used, problems = validate_mask([[10, 10, 70, 10, 70, 30]], 64, 48)
     assert used is not None and [p[0] for p in problems] == ["mask-over-edge"]
     empty = {"size": [48, 64], "counts": [3072]}
-    assert settle_mask(empty, 64, 48) == (empty, [])  # the file says so
+    assert validate_mask(empty, 64, 48) == (empty, [])  # the file says so
     # the square's rows and columns 10 to 29, and the same as run lengths
     coded = {"size": [48, 64], "counts": [490, *[20, 28] * 19, 20, 48 * 64 - 490 - 48 * 19 - 20]}
     masks = masks_of([[SQUARE], coded, None, empty], 64, 48)
@@ -78,7 +79,7 @@ def test_the_reader_names_them(tmp_path: Path) -> None:
     found = {(f.code, f.where.split(" (")[0]) for f in dataset.findings}
     expected = {("polygon-invalid", "annotation id 2"), ("mask-missing", "annotation id 2")}
     assert found == expected | {("mask-size-mismatch", "annotation id 4")}
-    assert "warning: 4 of 5 objects of the data set have no mask" in check_masks(dataset)
+    assert "warning: 4 of 5 objects of the dataset have no mask" in check_masks(dataset)
 
 
 @pytest.mark.parametrize(
@@ -120,18 +121,18 @@ def test_voc_keeps_masks_in_pictures(tmp_path: Path) -> None:
     assert (next(loader.epoch(0)).targets.masks == next(other.epoch(0)).targets.masks).all()  # type: ignore[union-attr]
     broken = next(r for r in first.records if len(r))
     Image.new("P", (9, 9)).save(voc / "SegmentationObject" / f"{broken.id}.png")
-    with pytest.raises(FovealError, match="is not 96 x 80 any more"):
+    with pytest.raises(FovealError, match="is no longer 96 x 80"):
         masks_of(broken.masks or [], 96, 80)
-    segmentation._bad_picture.cache_clear()
+    segmentation._bad_image.cache_clear()
     codes = {f.code for f in open_dataset(voc, split="train").findings}
     assert codes == {"mask-size-mismatch"}
 
 
 def test_boxes_alone_are_refused(tmp_path: Path) -> None:
     path = coco(tmp_path / "data")
-    with pytest.raises(FovealError, match="5 boxes and not one mask"):
+    with pytest.raises(FovealError, match="5 boxes and no mask"):
         check_masks(open_dataset(path))
-    with pytest.raises(FovealError, match=r"(?s)not one mask.*segmentation"):
+    with pytest.raises(FovealError, match=r"(?s)no mask.*segmentation"):
         train(presets.mask_rcnn_mini, data=path, val=path, out=tmp_path / "run", epochs=1, progress=False)
     assert not (tmp_path / "run").exists()
 
@@ -154,3 +155,8 @@ def test_masks_lie_on_their_boxes(rule: Any, tmp_path: Path) -> None:
     target = targets_of(record, (2.0, 1.5, 3.0, 4.0), masks=True)
     assert target.masks is not None and target.masks.size == (80 * 3 // 2 + 4, 96 * 2 + 3)
     np.testing.assert_allclose(target.masks.extents(), target.boxes, atol=0.51)
+
+
+def test_an_indexed_mask_prints_as_in_earlier_versions() -> None:
+    """The fingerprints of stored runs were made from this text: a run must still recognize its data."""
+    assert repr(IndexedMask("a.png", 3)) == "Drawn(picture='a.png', object=3)"

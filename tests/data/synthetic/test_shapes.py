@@ -13,7 +13,7 @@ from PIL import Image
 
 from foveal.cli import main as cli
 from foveal.data.open import open_dataset
-from foveal.data.synthetic.scenes import CLASSES, LEAST, VISIBLE, draw_scene
+from foveal.data.synthetic.scenes import CLASSES, MIN_SIDE, VISIBLE, draw_scene
 from foveal.data.synthetic.shapes import make_shapes
 from foveal.errors import FovealError, UsageError
 from foveal.masks.rle import Masks
@@ -115,7 +115,7 @@ def test_everything_stays_visible() -> None:
     for seed in range(40):
         scene = draw_scene(128, 96, np.random.default_rng(seed))
         for k, (x1, y1, x2, y2) in enumerate(scene.boxes):
-            assert x2 - x1 >= LEAST and y2 - y1 >= LEAST
+            assert x2 - x1 >= MIN_SIDE and y2 - y1 >= MIN_SIDE
             mine = scene.owner == k
             assert mine.any() and mine[y1:y2, x1:x2].sum() == mine.sum()
             assert mine[y1].any() and mine[y2 - 1].any() and mine[:, x1].any() and mine[:, x2 - 1].any()

@@ -169,7 +169,7 @@ def test_without_timm_it_is_said_what_to_install(
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="Did you mean 'resnet18'"):
+    with pytest.raises(UsageError, match="Did you mean resnet18"):
         Timm("resnet18x").build()
     with pytest.raises(UsageError, match="not what a detector needs"):
         Timm("vit_tiny_patch16_224").build()

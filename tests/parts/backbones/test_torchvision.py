@@ -367,9 +367,9 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (Torchvision("resnet5"), "Did you mean 'resnet50'"),
+        (Torchvision("resnet5"), "Did you mean resnet50"),
         (Torchvision("vit_b_16"), "not one of torchvision's convolutional"),
-        (Torchvision("resnet18", returns=("layer5",)), "Did you mean 'layer4'"),
+        (Torchvision("resnet18", returns=("layer5",)), "Did you mean layer4"),
         (Torchvision("resnet18", returns=(7,)), "no layer 7.*levels 1, 2, 3, 4, 5"),
         (Torchvision("resnet18", returns=()), "at least one"),
         (Torchvision("resnet18", returns=("layer4", 5)), "each once"),
