@@ -20,7 +20,7 @@ from ..assembly.two_stage import TwoStage
 from ..errors import UsageError
 from ..parts.backbones.base import BackboneSpec
 from ..parts.backbones.caffe import CaffeNet
-from ..parts.backbones.pixels import Pixels
+from ..parts.backbones.pixels import IdentityBackbone
 from ..parts.coders import Delta
 from ..parts.heads.rcnn import RCNNHead, RCNNHeadLayers
 from ..parts.losses.box import SmoothL1
@@ -96,7 +96,7 @@ class RCNN(Spec):
     def build(self, classes: Sequence[str]) -> TwoStage:
         """The detector with random weights."""
         cnn: Any = self.backbone.build()  # its last map, whatever the stride
-        pixels, loss, count = Pixels(), self.roi.cls_loss, len(classes)
+        pixels, loss, count = IdentityBackbone(), self.roi.cls_loss, len(classes)
         neck = Identity().build(pixels.channels, pixels.strides)
         head = self.head.build(cnn.channels[-1], self.cells, loss.channels(count), count, loss.bias(count), cnn)
         return TwoStage(

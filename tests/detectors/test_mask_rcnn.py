@@ -142,7 +142,7 @@ def test_rows_are_a_fixed_number() -> None:
     positive = torch.zeros(3, 10, dtype=torch.bool)
     positive[0, [1, 7]] = True
     positive[1] = True
-    index, kept = net._rows(positive, torch.Generator().manual_seed(0))
+    index, kept = net._sample(positive, torch.Generator().manual_seed(0))
     assert index.shape == kept.shape == (3, 4) and kept.sum(1).tolist() == [2, 4, 0]
     assert set(index[0].tolist()) == {1, 7}  # repeated, so that a norm sees objects alone
     assert len(set(index[1].tolist())) == 4

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Pixels(nn.Module):
+class IdentityBackbone(nn.Module):
     """Pixels (B, 3, H, W) -> the same pixels, as one map of stride 1, in the dtype of autocast where it is enabled."""
 
     channels: tuple[int, ...] = (3,)

@@ -164,8 +164,8 @@ def test_without_timm_it_is_said_what_to_install(
         assert "foveal[timm]" in str(caught.value)
     name = "faster_rcnn_inception_resnet_v2"
     monkeypatch.setattr(presets, "names", lambda: [name, "retinanet_mini"])
-    assert cli.main(["models"]) == 0  # the list does not end there
-    assert f"{name}  timm is not installed" in " ".join(capsys.readouterr().out.split("\n"))
+    assert cli.main(["models"]) == 0  # the list builds no network
+    assert name in capsys.readouterr().out
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
