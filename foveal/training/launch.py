@@ -14,7 +14,7 @@ from ..checkpoints.folder import Content, DamagedCheckpoint, Run
 from ..checkpoints.initial import begin
 from ..checkpoints.transfer import LoadReport
 from ..config.show import show
-from ..config.table import own_parts
+from ..config.table import custom_parts
 from ..data.open import split_pair
 from ..data.records.fingerprint import fingerprint, proposal_fingerprint
 from ..data.records.segmentation import check_masks
@@ -115,7 +115,7 @@ class Setup:
     def described(self) -> dict[str, Any]:
         """What goes into spec.json."""
         classes = list(self.detector.classes)
-        own = own_parts(self.spec)
+        own = custom_parts(self.spec)
         described = {"spec": show(self.spec), "classes": classes, "versions": processes.versions()}
         return {**described, "parts": own} if own else described
 

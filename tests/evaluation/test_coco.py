@@ -368,7 +368,7 @@ def test_options_are_checked() -> None:
         score_detections(one(), found, max_det=(1, 2, 3))
     with pytest.raises(UsageError, match="voc07, voc10"):
         score_detections(one(), found, "coco17")
-    with pytest.raises(UsageError, match="rising"):
+    with pytest.raises(UsageError, match="ascending"):
         score_detections(one(), found, max_dets=(10, 1, 3))
 
 
