@@ -36,12 +36,12 @@ def thresholded(detections: DetectionTable) -> Iterator[str]:
     """A note where low scores were dropped, which AP needs too."""
     if detections.min_score is None and len(detections) and (low := float(detections.score.min())) > 1.2 * LOWEST_SCORE:
         yield (
-            f"The lowest score is {low:.3g}: the detections were cut at a threshold, which lowers recall and AP; "
-            f"hand in everything from a score of {LOWEST_SCORE:g} or less."
+            f"The lowest score is {low:.3g}: the detections were thresholded, which lowers recall and AP; "
+            f"include everything from a score of {LOWEST_SCORE:g} or less."
         )
     elif detections.min_score is not None and detections.min_score > LOWEST_SCORE:
         yield (
-            f"The detector keeps nothing below a score of {detections.min_score:g}, which lowers recall and AP; "
+            f"The detector drops everything below a score of {detections.min_score:g}, which lowers recall and AP; "
             f"set its select.score to {LOWEST_SCORE:g} or less."
         )
 
@@ -56,7 +56,7 @@ def _missing(truth: GroundTruth, countable: GroundTruth, detections: DetectionTa
         yield "There are no detections at all: every score was below the threshold, or the file is empty."
         return
     if (top := float(detections.score.max())) < LOWEST_SCORE:
-        yield f"The highest score is {top:.3g}: the detector is sure of nothing; it has hardly been trained."
+        yield f"The highest score is {top:.3g}: the detector is confident of nothing; it has hardly been trained."
     with_objects, with_detections = np.unique(countable.image), np.unique(detections.image)
     missed = np.setdiff1d(with_objects, with_detections)
     if len(missed) > 0.5 * len(with_objects):
@@ -167,7 +167,7 @@ def _no_overlap(truth: GroundTruth, detections: DetectionTable) -> Iterator[str]
     np.maximum.at(best, table.object, table.iou)
     yield (
         "Hardly any box overlaps an object by half, whatever its class: the best IoU of an object is "
-        f"{np.median(best):.2f} in the middle. The detector has not learned yet, or its boxes belong to other images."
+        f"{np.median(best):.2f} in the median. The detector is hardly trained, or its boxes belong to other images."
     )
 
 

@@ -146,9 +146,9 @@ def rank_detections(detections: DetectionTable, classes: int, image_rank: Ints |
     tie = np.zeros(0, np.int64) if image_rank is None else image_rank[detections.image]
     if (tie[1:] < tie[:-1]).any():
         base = np.argsort(tie, kind="stable")
-        order = base[falling(detections.score[base])]
+        order = base[descending_order(detections.score[base])]
     else:
-        order = falling(detections.score)
+        order = descending_order(detections.score)
     order = order[np.argsort(_small(detections.label[order]), kind="stable")]
     grouped = order[np.argsort(_small(detections.image[order]), kind="stable")]  # by (image, class, descending score)
     group = detections.image * classes + detections.label
@@ -219,7 +219,7 @@ def _free(iou: Floats, thresholds: Floats, used: Bools, crowd: Bools) -> Bools:
 
 
 # --------------------------------------------------------------------------------------------- array helpers
-def falling(values: Floats) -> Ints:
+def descending_order(values: Floats) -> Ints:
     """The stable order (n,) of descending values (n,); half the time of NumPy's stable sort of floats."""
     order = np.argsort(-values)
     run = np.cumsum(np.append(False, values[order[1:]] != values[order[:-1]])[: len(order)]) * len(order)

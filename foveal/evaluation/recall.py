@@ -182,7 +182,7 @@ def score_proposals(
 
 @dataclass(frozen=True, eq=False)
 class ProposalMethod:
-    """A method that computes proposals: a source, or a detector with proposals of its own."""
+    """A method that computes proposals: a source, or a detector that has proposals."""
 
     name: str  # as the caller gave it
     setting: str  # everything that determines its proposals: the key of the cache
@@ -206,7 +206,7 @@ class ProposalMethod:
         detector = load(name, device=device, precision=precision, parts=parts)
         if not detector.has_proposals:
             raise UsageError(
-                f"{type(detector.spec).__name__} has no proposals of its own",
+                f"{type(detector.spec).__name__} does not compute proposals",
                 path=name,
                 fix=f"Give a Faster R-CNN or RPN, or one of {', '.join(_sources())}",
             )
@@ -214,7 +214,7 @@ class ProposalMethod:
 
 
 def _source(method: str, parts: Sequence[type]) -> ProposalSource | None:
-    """A source by its name, or as a spec has it; None: a detector with proposals of its own."""
+    """A source by its name or spec text; None: ``method`` is a detector."""
     from ..config.parse import parse_value
     from ..config.table import Vocabulary
     from ..parts.selective_search import ProposalSource

@@ -67,7 +67,7 @@ class GroundTruth:
         """Builds the table from flat arrays of any kind.
 
         Flags that are not given are False, an area that is not given is width x height, and all ``masks`` are ``drawn``
-        unless it says otherwise.
+        unless ``drawn`` is given.
 
         Raises :class:`FovealError` where lengths differ, an index is out of range, a number is not finite or an
         image id occurs twice.

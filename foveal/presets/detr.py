@@ -45,8 +45,8 @@ detr_r101_dc5 = replace(detr_r50, backbone=Torchvision("resnet101", dilated=True
 # Small enough to train from scratch. Apart from its size it differs from the paper by: queries anchored at locations of
 # the image, which initially attend there (the paper's free queries had learned nothing after 2,000 images), more of
 # them than objects, shorter wavelengths for a map of 10 x 10, one encoder layer, ten times the rate with a warm-up, a
-# cosine schedule, averaged weights, no dropout, trainable norms. AP50 .788 on generated shapes of 160 px after 28 minutes on
-# two CPU cores:
+# cosine schedule, averaged weights, no dropout, trainable norms. AP50 .788 on generated shapes of 160 px after 28
+# minutes on two CPU cores:
 #   python benchmarks/minis.py --presets detr_mini --images 17820 --minutes 29 --devices 2 --out minis-detr
 detr_mini = DETR(
     input=Resize(160, 267, multiple=1),

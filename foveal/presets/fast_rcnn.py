@@ -35,7 +35,7 @@ fast_rcnn_caffenet = replace(
 
 
 def at_five_scales(spec: FastRCNN, bins: int) -> FastRCNN:
-    """Trained at a random one of the paper's scales per batch, tested at all, each box where it is closest to 224 x 224."""
+    """Trained at one random scale of the paper per batch, tested at all: each box where it is closest to 224 x 224."""
     scales = (1200, 864, 688, 576, 480)
     return replace(
         spec,

@@ -204,7 +204,7 @@ def test_a_cut_that_is_known() -> None:
     truth, found = make()
     high = found[found.score >= 0.3]
     assert not score_detections(truth, replace(high, min_score=0.01)).notes
-    assert "keeps nothing below a score of 0.2" in score_detections(truth, replace(high, min_score=0.2)).notes[0]
+    assert "drops everything below a score of 0.2" in score_detections(truth, replace(high, min_score=0.2)).notes[0]
 
 
 def test_an_untrained_detector() -> None:
