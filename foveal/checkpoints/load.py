@@ -242,7 +242,7 @@ def ready(detector: Detector, device: str = "auto", precision: str | None = None
     kind = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[choose(precision, where)]
     quick = cast(Detector, fold_norms(detector)).to(where, kind).eval()
     if kind != torch.float32 and where.type == "cpu":
-        from ..parts.layers.narrow import guard_narrow
+        from ..parts.layers.narrow_maps import guard_narrow
 
         guard_narrow(quick)
     return quick
