@@ -92,7 +92,7 @@ def test_train(faults: dict[str, Any], id: str, given: str) -> None:
     assert state(root / case["data"]) == before
 
 
-def test_good_part_is_kept(faults: dict[str, Any]) -> None:
+def test_valid_annotations_are_retained(faults: dict[str, Any]) -> None:
     """One bad box costs nothing else: three objects a picture are made, the inverted one of twelve is gone."""
     counts = {}
     for id in (
@@ -115,7 +115,7 @@ def test_good_part_is_kept(faults: dict[str, Any]) -> None:
     }
 
 
-def test_exif_picture_is_upright(faults: dict[str, Any]) -> None:
+def test_exif_image_is_upright(faults: dict[str, Any]) -> None:
     case = faults["coco-exif-8"]
     train, _, _ = split_pair(case["root"] / case["data"])
     record = next(r for r in train.records if r.path.name == Path(case["culprit"][0]).name)
@@ -126,7 +126,7 @@ def test_exif_picture_is_upright(faults: dict[str, Any]) -> None:
     assert all((part.max(-1) - part.min(-1)).mean() > 40 for part in inside)
 
 
-def test_cut_png(faults: dict[str, Any]) -> None:
+def test_truncated_png(faults: dict[str, Any]) -> None:
     case = faults["img-cut-png"]
     found = find_images(case["root"] / case["data"])
     assert len(found) == 3
@@ -168,7 +168,7 @@ def judge(case: dict[str, Any], verb: str, status: int, said: str) -> None:
 
 
 @pytest.mark.parametrize("id", IDS)
-def test_verbs(
+def test_commands(
     faults: dict[str, Any], model: Path, id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """doctor, train and predict, as a person calls them."""

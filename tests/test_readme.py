@@ -39,7 +39,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_commands(place: Path, data: Path) -> None:
+def test_readme_commands(place: Path, data: Path) -> None:
     found = commands()
     assert [c[0] for c in found] == [
         "doctor",
@@ -60,7 +60,7 @@ def test_the_commands(place: Path, data: Path) -> None:
     assert (place / "found.json").is_file() and list((place / "drawn").iterdir())
 
 
-def test_the_python_example(place: Path) -> None:
+def test_readme_python_example(place: Path) -> None:
     (code,) = blocks("python")
     for long, short in SHORTER.items():
         code = code.replace(long, short)

@@ -36,7 +36,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("homeless")
-def test_without_a_home_the_cache_has_to_be_named(
+def test_without_a_home_the_cache_folder_must_be_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(FovealError, match=r"home folder is not known.*FOVEAL_CACHE"):
@@ -50,7 +50,7 @@ def test_without_a_home_the_cache_has_to_be_named(
     assert weights_folder() == tmp_path
 
 
-def test_the_cache_does_not_follow_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_does_not_depend_on_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FOVEAL_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     for value, place in (("cache", ".cache"), ("", ".cache"), ("~/x", "x"), (str(tmp_path / "y"), "y")):

@@ -60,7 +60,7 @@ def picture(tmp_path: Path) -> Path:
 # --------------------------------------------------------------------------------------------- there and back
 @pytest.mark.parametrize("dilated", [False, True])
 @pytest.mark.parametrize("to", ["foveal", "hf", "hf4", "detr", "hf+transformers", "hf4+transformers"])
-def test_detr_there_and_back(detr: dict[str, Tensor], to: str, dilated: bool, tmp_path: Path) -> None:
+def test_detr_round_trip(detr: dict[str, Tensor], to: str, dilated: bool, tmp_path: Path) -> None:
     form, _, inner = to.partition("+")
     spec = replace(SMALL, backbone=Torchvision("resnet50", dilated=dilated))
     out = tmp_path / ("dc5" if dilated else "c5") / {"foveal": "m.safetensors", "detr": "detr-dc5.pth"}.get(form, "m")
@@ -90,7 +90,7 @@ def test_detr_there_and_back(detr: dict[str, Tensor], to: str, dilated: bool, tm
 @pytest.mark.parametrize(
     "name", ["fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large", "fcos_resnet50_fpn"]
 )
-def test_torchvision_there_and_back(name: str, tmp_path: Path) -> None:
+def test_torchvision_round_trip(name: str, tmp_path: Path) -> None:
     theirs = getattr(tv, name)(weights=None, weights_backbone=None, num_classes=4)
     file = tmp_path / f"{name}.pth"
     torch.save(theirs.state_dict(), file)
@@ -147,7 +147,7 @@ def test_torchvision_there_and_back(name: str, tmp_path: Path) -> None:
         assert torch.equal(back[key][4:], value[4:]) if key.startswith(boxes) else torch.equal(back[key], value), key
 
 
-def test_darknet_there_and_back(data: Path, tmp_path: Path) -> None:
+def test_darknet_round_trip(data: Path, tmp_path: Path) -> None:
     folder = data / "weights/yolo-fastest"
     name = "yolo-fastest-1.1"
     options = ["--cfg", str(folder / f"{name}.cfg"), "--names", str(folder / "coco.names")]
@@ -157,7 +157,7 @@ def test_darknet_there_and_back(data: Path, tmp_path: Path) -> None:
     assert same(theirs.state, {k: v for k, v in find(tmp_path / "m").state.items() if "num_batches" not in k})
 
 
-def test_a_backbone_there_and_back(tmp_path: Path) -> None:
+def test_backbone_round_trip(tmp_path: Path) -> None:
     spec = replace(RETINA, backbone=Torchvision("resnet18"))
     state = spec.build(["a"]).state_dict()
     for file in (tmp_path / "b.pth", tmp_path / "b.safetensors"):
@@ -177,7 +177,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "retina"
 
 
-def test_a_folder_is_a_model_for_every_verb(
+def test_folder_is_accepted_as_a_model_by_every_command(
     folder: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = json.loads((folder / "config.json").read_text())
@@ -244,7 +244,7 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("how", SPOILED)
-def test_a_spoiled_folder_is_one_clear_error(
+def test_corrupted_folder_is_one_clear_error(
     how: str, folder: Path, picture: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
@@ -298,7 +298,7 @@ def test_bad_files(
     assert not Path("m").exists() and not Path("touched").exists()
 
 
-def test_a_name_that_is_none_shows_the_nearest(
+def test_unknown_name_suggests_the_nearest(
     folder: Path, picture: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
@@ -310,14 +310,14 @@ def test_a_name_that_is_none_shows_the_nearest(
     assert "retinanet_mini" in capsys.readouterr().err
 
 
-def test_half_a_detector_is_not_exported(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_incomplete_detector_is_not_exported(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _spoil(folder, "headless")
     assert main(["weights", "export", str(folder), "--out", str(tmp_path / "x.safetensors")]) == 1
     assert "does not fit RetinaNet with 3 classes: missing head" in capsys.readouterr().err
     assert not (tmp_path / "x.safetensors").exists()
 
 
-def test_export_reads_what_import_reads(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_accepts_what_import_accepts(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, name = data / "weights/yolo-fastest", "yolo-fastest-1.1"
     options = ["--cfg", str(folder / f"{name}.cfg"), "--names", str(folder / "coco.names")]
     weights, out = str(folder / f"{name}.weights"), str(tmp_path / "m.safetensors")
@@ -327,7 +327,7 @@ def test_export_reads_what_import_reads(data: Path, tmp_path: Path, capsys: pyte
     assert len(find(out).classes) == 80
 
 
-def test_what_a_state_dict_does_not_say() -> None:
+def test_settings_missing_from_a_state_dict() -> None:
     """An epsilon, and where boxes stand: torchvision's model has to be told."""
     plain = presets.retinanet_r50_fpn
     with torch.device("meta"):
@@ -341,7 +341,7 @@ def test_what_a_state_dict_does_not_say() -> None:
     assert remarks("foveal", changed, state) == []
 
 
-def test_what_has_no_such_form_is_refused(detr: dict[str, Tensor], tmp_path: Path) -> None:
+def test_unsupported_detectors_are_rejected(detr: dict[str, Tensor], tmp_path: Path) -> None:
     state = RETINA.build(CLASSES).state_dict()
     for to in ("torchvision", "detr"):
         with pytest.raises(UsageError, match="RetinaNet on this backbone is no"):

@@ -50,7 +50,7 @@ def run(detector: Detector, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_the_inference_form_answers_the_same(detector: Detector, picture: np.ndarray) -> None:
+def test_inference_form_gives_the_same_predictions(detector: Detector, picture: np.ndarray) -> None:
     plain = detector.predict_arrays([picture])[0]
     quick = ready(detector, "cpu", "32").predict_arrays([picture])[0]
     assert len(plain) == len(quick) > 0
@@ -58,7 +58,7 @@ def test_the_inference_form_answers_the_same(detector: Detector, picture: np.nda
     torch.testing.assert_close(quick.boxes, plain.boxes, rtol=0, atol=1e-2)
 
 
-def test_bf16_answers_nearly_the_same(detector: Detector, picture: np.ndarray) -> None:
+def test_bf16_predictions_are_close(detector: Detector, picture: np.ndarray) -> None:
     half = ready(detector, "cpu", "bf16")
     assert next(half.parameters()).dtype == torch.bfloat16
     plain, found = detector.predict_arrays([picture])[0], half.predict_arrays([picture])[0]
@@ -66,7 +66,9 @@ def test_bf16_answers_nearly_the_same(detector: Detector, picture: np.ndarray) -
     assert abs(float(plain.scores[0]) - float(found.scores[0])) < 0.05
 
 
-def test_run_checkpoint_and_exported_file_are_one_detector(run: Path, picture: np.ndarray, tmp_path: Path) -> None:
+def test_run_checkpoint_and_exported_file_load_the_same_detector(
+    run: Path, picture: np.ndarray, tmp_path: Path
+) -> None:
     file = tmp_path / "one.safetensors"
     assert main(["weights", "export", str(run), "--out", str(file)]) == 0
     answers = [
@@ -86,7 +88,7 @@ def test_export_and_import_as_functions(run: Path, picture: np.ndarray, tmp_path
         import_model(written[0], tmp_path / "imported")
 
 
-def test_export_takes_what_load_takes_and_says_where_it_cannot_write(
+def test_export_accepts_what_load_accepts_and_reports_unwritable_paths(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
@@ -99,7 +101,7 @@ def test_export_takes_what_load_takes_and_says_where_it_cannot_write(
     assert main(["weights", "export", str(run), "--out", f"{tmp_path}/{'n' * 300}.safetensors"]) == 1
 
 
-def test_what_safetensors_cannot_write_is_no_bug_of_ours(
+def test_safetensors_write_errors_are_reported(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It wraps the system's error in its own class."""
@@ -114,7 +116,7 @@ def test_what_safetensors_cannot_write_is_no_bug_of_ours(
     assert "Traceback" not in said
 
 
-def test_training_starts_from_whatever_can_be_loaded(run: Path, tmp_path: Path) -> None:
+def test_training_starts_from_any_loadable_model(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "one.safetensors"
     assert main(["weights", "export", str(run), "--out", str(file)]) == 0
     fresh = [load_checkpoint(run).spec.build(("a", "b")) for _ in range(3)]
@@ -130,7 +132,7 @@ def test_overrides_change_the_spec_before_it_is_built(run: Path, picture: np.nda
     assert len(few.predict_arrays([picture])[0]) == 2
 
 
-def test_predict_takes_what_people_have(run: Path, picture: np.ndarray, tmp_path: Path) -> None:
+def test_predict_accepts_common_image_types(run: Path, picture: np.ndarray, tmp_path: Path) -> None:
     from PIL import Image
 
     loaded = load(run, precision="32")
@@ -143,7 +145,7 @@ def test_predict_takes_what_people_have(run: Path, picture: np.ndarray, tmp_path
     assert [len(d) for d in loaded.predict(folder)] == [len(want)] == [len(d) for d in loaded.predict([picture])]
 
 
-def test_what_is_no_model_is_refused_by_name(run: Path, tmp_path: Path) -> None:
+def test_invalid_models_are_rejected_by_name(run: Path, tmp_path: Path) -> None:
     with pytest.raises(FovealError, match="no such run"):
         load(tmp_path / "nothing")
     text = tmp_path / "best.pt"

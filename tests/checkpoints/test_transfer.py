@@ -32,13 +32,13 @@ def told(taken: LoadReport) -> str:
     return "\n".join(taken.lines())
 
 
-def test_names_are_grouped_by_the_shortest_path_that_is_of_one_kind() -> None:
+def test_names_are_grouped_by_the_shortest_uniform_prefix() -> None:
     labels = {"a.x.w": "kept", "a.x.b": "kept", "a.y": "kept", "b.x.w": "kept", "b.x.b": "new", "b.z.w": "new"}
     assert grouped(labels) == {"kept": ["a", "b.x.w"], "new": ["b.x.b", "b.z"]}
     assert grouped({}) == {}
 
 
-def test_numbered_layers_are_folded_to_ranges() -> None:
+def test_numbered_layers_are_collapsed_to_ranges() -> None:
     """Layers without weights (2, 3) do not interrupt; one of another kind (5) does."""
     kept = (*(f"b.layers.{i}.w" for i in (0, 1, 4, 6, 7)), "c.0.w", "d.w")
     taken = LoadReport("f", kept, {"x": ("b.layers.5.w",)}, ("b.layers.9.w",), (1, 2))
@@ -95,7 +95,7 @@ def test_same_number_of_other_classes() -> None:
     assert unnamed.new == {} and "do not name their 2 classes, which are assumed to be car, bus" in told(unnamed)
 
 
-def test_names_that_nobody_gave() -> None:
+def test_default_class_names() -> None:
     """transformers' own are LABEL_0, LABEL_1. Gaps between real names (COCO's "unused 12") are no such thing."""
     state = presets.retinanet_mini.build(["cat", "dog"]).state_dict()
 
@@ -107,7 +107,7 @@ def test_names_that_nobody_gave() -> None:
     assert list(taken("unused 0", "person").new) == ["other classes"]
 
 
-def test_other_classes_and_other_shapes_are_told_apart() -> None:
+def test_other_classes_and_other_shapes_are_distinguished() -> None:
     """More queries have nothing to do with classes; and as many columns with a background are not the same classes."""
     trained = SMALL_DETR.build(["a", "b", "c"]).state_dict()
     more = replace(SMALL_DETR, head=replace(HEAD, queries=7)).build(["x"])
@@ -150,7 +150,7 @@ def test_a_classification_network_as_weights(tmp_path: Path) -> None:
         load_weights(presets.retinanet_mini.build(["a"]), tmp_path / "r18.pth")
 
 
-def test_a_network_of_timms_as_weights(tmp_path: Path) -> None:
+def test_timm_network_as_weights(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm", reason="timm is not installed")
     from foveal.parts.backbones.timm import Timm
 
@@ -160,9 +160,7 @@ def test_a_network_of_timms_as_weights(tmp_path: Path) -> None:
     assert lines[1] == "  loaded: backbone" and lines[3] == "  unused: fc"
 
 
-def test_a_torchvision_state_dict_on_real_pictures(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_torchvision_state_dict_on_real_images(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The documented command: the file alone says what it is, and its 4 classes become those of the blood cells."""
     file, run = tmp_path / "own_320.pth", tmp_path / "run"
     torch.save(
@@ -189,7 +187,7 @@ def test_a_torchvision_state_dict_on_real_pictures(
     assert json.loads((run / "run.json").read_text())["classes"] == ["Platelets", "RBC", "WBC"]
 
 
-def test_the_command_prints_it_and_the_run_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_load_report_is_printed_and_stored_in_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, first = str(tmp_path / "data"), tmp_path / "first"
     assert main(["data", "make", "shapes", data, "--images", "12"]) == 0
     options = [

@@ -40,7 +40,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # ----------------------------------------------------------------------------------- without torch
-def test_help_lists_every_verb_and_does_not_import_torch() -> None:
+def test_help_lists_every_command_and_does_not_import_torch() -> None:
     done = foveal("--help")
     assert done.returncode == 0
     assert all(f"  {verb} " in done.stdout for verb in cli.VERBS)
@@ -66,7 +66,7 @@ def test_doctor_and_eval_of_detections_do_not_import_torch(shapes: Path, tmp_pat
 
 
 @pytest.mark.parametrize("verb", [v for v in cli.VERBS if v not in ("data", "weights")])
-def test_every_verb_explains_itself_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([verb, "--help"]) == 0
     text = capsys.readouterr().out
     assert "Example:\n" in text
@@ -87,7 +87,7 @@ def test_every_verb_explains_itself_with_an_example(verb: str, capsys: pytest.Ca
         ["weights", "export"],
     ],
 )
-def test_every_subcommand_explains_itself_with_an_example(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_subcommand_has_help_with_an_example(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*words, "--help"]) == 0
     assert f"foveal {' '.join(words)}" in capsys.readouterr().out.split("Example:\n")[1]
 
@@ -128,7 +128,7 @@ def test_every_subcommand_explains_itself_with_an_example(words: list[str], caps
         (["proposals", "--data", "nowhere", "--method", "nothing"], 1, "nothing"),
     ],
 )
-def test_exit_status_and_one_clear_line(
+def test_errors_give_exit_status_and_one_line(
     arguments: list[str],
     status: int,
     said: str,
@@ -162,7 +162,7 @@ def test_exit_status_and_one_clear_line(
         (BrokenPipeError(), 0, ""),
     ],
 )
-def test_what_goes_wrong_inside_a_verb(
+def test_errors_inside_a_command(
     error: BaseException,
     status: int,
     said: str,
@@ -180,7 +180,7 @@ def test_what_goes_wrong_inside_a_verb(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
-def test_a_full_disk_behind_standard_output(shapes: Path) -> None:
+def test_full_disk_on_standard_output(shapes: Path) -> None:
     code = "from foveal.cli.main import run; run()"
     for arguments in (["--help"], ["doctor", str(shapes)]):
         with Path("/dev/full").open("w") as full:
@@ -305,7 +305,7 @@ def test_demo_draws_trains_and_reports(tmp_path: Path) -> None:
         assert (out / "report.html").stat().st_size > 10_000
 
 
-def test_demo_replaces_only_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_replaces_only_its_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.txt").write_text("keep me")
     assert cli.main(["demo", "--out", str(tmp_path)]) == 1
     assert "holds something that demo did not make" in capsys.readouterr().err

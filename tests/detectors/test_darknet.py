@@ -83,7 +83,7 @@ def same(
 
 # -------------------------------------------------------------------------------------------- against OpenCV 4.14
 @pytest.mark.parametrize("name", NAMES)
-def test_decoded_as_opencv_does(name: str, data: Path) -> None:
+def test_decoding_matches_opencv(name: str, data: Path) -> None:
     """From its own stored network input, so that nothing but the network and the decoding counts."""
     weights, cfg, names = files(name, data)
     told, settings = reference(name, data)
@@ -119,7 +119,7 @@ def test_photos_through_the_command_line(name: str, data: Path, tmp_path: Path) 
 
 
 # ------------------------------------------------------------------------------------------- what a cfg becomes
-def test_the_parts_that_a_cfg_asks_for(data: Path) -> None:
+def test_parts_built_from_a_cfg(data: Path) -> None:
     yolo = DarknetDetector.from_cfg(data / "weights/darknet-cfg/yolov3-tiny.cfg")
     assert yolo.cells.shapes == (((10, 14), (23, 27), (37, 58)), ((81, 82), (135, 169), (344, 319)))  # finest first
     assert (yolo.cells.unit, yolo.cells.scale_xy, yolo.input) == (
@@ -146,7 +146,7 @@ def test_the_parts_that_a_cfg_asks_for(data: Path) -> None:
         assert parse_spec(show(spec)) == spec == parse_spec(repr(spec))
 
 
-def test_reach_by_hand() -> None:
+def test_scale_xy_by_hand() -> None:
     """A cell of 32 px at (64, 0), reach 1.2: sigmoid(2) = .880797; the center is at .880797 x 1.2 - .1 = .956956."""
     prior = torch.tensor([70.0, 6, 90, 26, 32, 32, 320, 320, 1.2])
     box = GridCoder().decode(torch.tensor([2.0, 0, 0, 0]), prior)
@@ -157,7 +157,7 @@ def test_reach_by_hand() -> None:
 
 @pytest.mark.parametrize("cfg", [V1, V2, V3])
 @pytest.mark.parametrize("classes", [2, 5])
-def test_every_version_learns_and_detects(cfg: str, classes: int) -> None:
+def test_every_version_trains_and_detects(cfg: str, classes: int) -> None:
     torch.manual_seed(0)
     detector = DarknetDetector.from_cfg(cfg).build([f"c{i}" for i in range(classes)])
     pictures = [torch.rand(3, 40, 60)] * 2
@@ -177,7 +177,7 @@ def test_every_version_learns_and_detects(cfg: str, classes: int) -> None:
     assert box_ops.iou(best.boxes[0], target["boxes"][0]) > 0.5
 
 
-def test_anything_else_is_refused() -> None:
+def test_unsupported_cfgs_are_rejected() -> None:
     cases = {
         "[net]\nwidth=32\nheight=32\n" + BLOCK: "is no detector.*backbone=Darknet",
         V2
@@ -221,7 +221,7 @@ def test_names_and_counts(data: Path, tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- the verbs
-def test_import_stands_alone_and_comes_back(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_is_self_contained_and_round_trips(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, cfg, names = files(XL, data)
     here = [tmp_path / f.name for f in (weights, cfg, names)]
     for source, target in zip((weights, cfg, names), here, strict=True):
@@ -279,7 +279,7 @@ def test_fine_tuning_on_other_classes(data: Path, tmp_path: Path) -> None:
     assert torch.equal(one, two)
 
 
-def test_first_layers_alone_and_other_pixels(data: Path, tmp_path: Path) -> None:
+def test_partial_weights_and_other_normalization(data: Path, tmp_path: Path) -> None:
     """``darknet53.conv.74`` and the like start a detector; a backbone that wants 0..1 is told of."""
     weights, cfg, _ = files("yolo-lite-voc-trial3", data)
     net = read_net(cfg.read_text())
@@ -302,7 +302,7 @@ def test_first_layers_alone_and_other_pixels(data: Path, tmp_path: Path) -> None
     assert normalization_mismatch(presets.retinanet_mini) is None
 
 
-def test_eval_verb(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_command(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights, cfg, names = files("MobileNetV2-YOLOv3-Nano-voc", data)
     words = ["--data", str(data / "voc2012-catdogcar/VOCdevkit/VOC2012"), "--limit", "6", "--protocol", "voc10"]
     shown = ["--cfg", str(cfg), "--names", str(names), "--json", "-", "--precision", "32"]
@@ -313,7 +313,7 @@ def test_eval_verb(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "--detections", "x.json", *words[:2], "--cfg", str(cfg)]) == 2
 
 
-def test_train_verb(data: Path, tmp_path: Path) -> None:
+def test_train_command(data: Path, tmp_path: Path) -> None:
     weights, cfg, names = files("yolo-lite-voc-trial3", data)
     shapes, checkpoint, out = tmp_path / "shapes", tmp_path / "lite", tmp_path / "run"
     assert main(["data", "make", "shapes", str(shapes), "--images", "15", "--size", "128"]) == 0
@@ -352,7 +352,7 @@ def test_weights_of_any_name_and_paths_without_quotes(data: Path, tmp_path: Path
         assert override(DarknetDetector.from_cfg(cfg), [f"weights={path}"]).weights == path
 
 
-def test_weights_that_cannot_start_a_training(data: Path, tmp_path: Path) -> None:
+def test_incompatible_weights_are_rejected(data: Path, tmp_path: Path) -> None:
     weights, cfg, names = files("yolo-lite-voc-trial3", data)
     with pytest.raises(FovealError, match=r"fit its own networks and no YOLO\. Train their cfg"):
         load_weights(presets.yolo_v3_mini.build(["a"]), weights)
@@ -366,7 +366,9 @@ def test_weights_that_cannot_start_a_training(data: Path, tmp_path: Path) -> Non
         load(broken, cfg=cfg, names=names)
 
 
-def test_check_begins_where_a_training_would(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_starts_from_the_weights_of_a_training_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights, cfg, names = files("yolo-lite-voc-trial3", data)
     checkpoint, begun = tmp_path / "lite", []
     options = ["--cfg", str(cfg), "--names", str(names), "--out", str(checkpoint)]
@@ -383,6 +385,6 @@ def test_check_begins_where_a_training_would(data: Path, tmp_path: Path, monkeyp
     assert [begun[0] and Path(begun[0]), begun[1]] == [checkpoint, None]
 
 
-def test_priors_without_a_grid_are_refused() -> None:
+def test_priors_without_a_grid_are_rejected() -> None:
     with pytest.raises(UsageError, match="needs the grid cells"):
         GridCoder().decode(torch.zeros(1, 4), Priors(torch.zeros(1, 4), (1,)).places(1))

@@ -55,7 +55,7 @@ def built(spec: FastRCNN = TINY) -> TwoStage:
 
 
 # ------------------------------------------------------------------------------------------------ proposals
-def test_it_equals_faster_rcnns_second_stage_on_the_same_proposals() -> None:
+def test_matches_the_second_stage_of_faster_rcnn() -> None:
     """Both from one set of weights; the RPN's proposals go into a Fast R-CNN from outside."""
     torch.manual_seed(0)
     faster = presets.faster_rcnn_mini.build(["a", "b"]).eval()
@@ -73,7 +73,7 @@ def test_it_equals_faster_rcnns_second_stage_on_the_same_proposals() -> None:
             torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=1e-6)
 
 
-def test_the_source_is_asked_where_nothing_is_given() -> None:
+def test_source_is_used_without_explicit_proposals() -> None:
     detector = built().eval()
     images = detector.prepare([PICTURE, PICTURE[:48]])
     assert images.proposals is not None and images.proposals_valid is not None
@@ -89,7 +89,7 @@ def test_the_source_is_asked_where_nothing_is_given() -> None:
         detector(replace(images, proposals=None))
 
 
-def test_a_picture_without_proposals_has_no_detections() -> None:
+def test_image_without_proposals_has_no_detections() -> None:
     detector = built().eval()
     boxes = [np.array([[5, 5, 90, 80]], np.float32), np.zeros((0, 4), np.float32)]
     some, none = detector.predict_arrays([PICTURE] * 2, 2, boxes)
@@ -97,7 +97,7 @@ def test_a_picture_without_proposals_has_no_detections() -> None:
 
 
 # ----------------------------------------------------------------------------------------------- training rows
-def test_rows_of_the_paper() -> None:
+def test_roi_sampling_of_the_paper() -> None:
     """systems.md 3.3: 64 a picture, 16 of them objects (IoU from .5), background from .1 to .5."""
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     detector = built(override(TINY, ["proposals=SlidingWindows(top=2000, stride=.1)"]))
@@ -123,13 +123,13 @@ def test_rows_of_the_paper() -> None:
     assert set(losses) == {"cls", "box"}
 
 
-def test_losses_are_means_over_all_rows() -> None:
+def test_losses_are_means_over_all_rois() -> None:
     """systems.md 1.3: both losses are divided by the rows of the batch (128); sigma 1, the true class alone."""
     assert FAST_TASK.box_loss == SmoothL1(beta=1.0, normalizer=Sampled())
     assert FAST_TASK.cls_loss.normalizer == Sampled() and FAST_TASK.cls_loss.weight == 1.0
 
 
-def test_start_of_the_last_layers() -> None:
+def test_initialization_of_the_predictors() -> None:
     with torch.device("meta"):
         predictor = presets.fast_rcnn_vgg16.roi_head.predictor
     assert (predictor.cls_std, predictor.box_std) == (0.01, 0.001)
@@ -149,7 +149,7 @@ def test_detections_of_a_class_are_limited_before_suppression() -> None:
 
 
 # -------------------------------------------------------------------------------------------- the small network
-def test_connected_layers_come_from_caffes_file(tmp_path: Path) -> None:
+def test_connected_layers_are_loaded_from_a_caffe_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     file = tmp_path / "caffenet.safetensors"
     backbone = CaffeNet(weights=str(file), returns=("conv5",), padded=True)
@@ -167,7 +167,7 @@ def test_connected_layers_come_from_caffes_file(tmp_path: Path) -> None:
         other.load_pretrained(other.build("ab"))
 
 
-def test_five_scales_are_seen_in_test_and_one_in_training() -> None:
+def test_five_scales_in_testing_and_one_in_training() -> None:
     """With one scale's weights: a box is looked at where the single-scale detector of that size would look."""
     torch.manual_seed(0)
     pyramid = ImagePyramid(TINY.backbone, (96, 48), in_training=False)
@@ -191,7 +191,7 @@ def test_five_scales_are_seen_in_test_and_one_in_training() -> None:
 
 
 # ----------------------------------------------------------------------------------------------- truncated SVD
-def test_the_error_is_the_singular_values_left_out() -> None:
+def test_svd_error_equals_the_dropped_singular_values() -> None:
     """Eckart and Young: in the spectral norm the first one left out, in Frobenius' the root of their squares."""
     weight = torch.randn(24, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     values = torch.linalg.svdvals(weight)
@@ -218,7 +218,7 @@ def test_at_full_rank_nothing_changes(head: Any) -> None:
     torch.testing.assert_close(two.deltas, whole.deltas, rtol=0, atol=1e-5)
 
 
-def test_the_command_writes_an_ordinary_file(tmp_path: Path) -> None:
+def test_command_writes_a_loadable_file(tmp_path: Path) -> None:
     from foveal.config.show import show
 
     detector = built()
@@ -236,7 +236,7 @@ def test_the_command_writes_an_ordinary_file(tmp_path: Path) -> None:
     assert not Path(f"{out}2").exists()
 
 
-def test_what_cannot_be_compressed() -> None:
+def test_incompressible_detectors_are_rejected() -> None:
     detector = built()
     spec, state = compress(TINY, detector.state_dict(), (9, 5))
     with pytest.raises(UsageError, match="already"):
@@ -250,7 +250,7 @@ def test_what_cannot_be_compressed() -> None:
 
 
 # ----------------------------------------------------------------------------------------------- one training
-def test_train_evaluate_and_predict_fill_the_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_evaluate_and_predict_generate_the_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the cache, or from a file, which must know the images."""
     from foveal.checkpoints.folder import load_checkpoint
     from foveal.evaluation.scoring import evaluate
@@ -289,7 +289,7 @@ def test_train_evaluate_and_predict_fill_the_proposals(tmp_path: Path, monkeypat
         train(presets.retinanet_mini, data=data, out=tmp_path / "other", epochs=1, progress=False, proposals=given)
 
 
-def test_a_run_does_not_go_on_with_other_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_with_other_proposals_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from foveal.training.loop import loop
     from tests.helpers.data_sets import voc
     from tests.helpers.stages_tiny import Stop, run, stopped
@@ -311,7 +311,7 @@ def test_a_run_does_not_go_on_with_other_proposals(tmp_path: Path, monkeypatch: 
     run(spec, data, tmp_path / "run", epochs=2, batch=2, resume=True)
 
 
-def test_images_move_and_pad_their_proposals() -> None:
+def test_images_pad_and_move_their_proposals() -> None:
     sizes = torch.tensor([[50, 100], [50, 100]])
     frame = torch.tensor([[2.0, 1.0, 3.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
     images = Images(torch.zeros(2, 3, 50, 100), sizes, frame, sizes)

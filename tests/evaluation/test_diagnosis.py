@@ -90,7 +90,7 @@ FORMS: list[tuple[str, Callable[[Floats], Floats]]] = [
 
 
 @pytest.mark.parametrize(("words", "change"), FORMS, ids=[w for w, _ in FORMS])
-def test_form_of_the_boxes(words: str, change: Callable[[Floats], Floats]) -> None:
+def test_wrong_box_format(words: str, change: Callable[[Floats], Floats]) -> None:
     truth, found = make()
     told(truth, with_boxes(found, change(found.box)), words)
 
@@ -111,14 +111,14 @@ FRAMES: list[tuple[str, Callable[[Floats, Floats], Floats]]] = [
 
 
 @pytest.mark.parametrize(("words", "change"), FRAMES, ids=[w for w, _ in FRAMES])
-def test_frame_of_the_boxes(words: str, change: Callable[[Floats, Floats], Floats]) -> None:
+def test_wrong_coordinate_frame(words: str, change: Callable[[Floats, Floats], Floats]) -> None:
     truth, found = make()
     assert truth.sizes is not None
     size = truth.sizes[found.image][:, ::-1].astype(np.float64)
     told(truth, with_boxes(found, change(found.box, size)), words)
 
 
-def test_normalized_boxes_without_the_sizes() -> None:
+def test_normalized_boxes_without_image_sizes() -> None:
     truth, found = make(sizes=False)
     told(truth, with_boxes(found, found.box / 700), "No detected coordinate is above 2")
 
@@ -146,7 +146,7 @@ def test_image_ids_off_by_one(step: int, words: str) -> None:
     told(truth, replace(found[inside], image=image[inside]), words)
 
 
-def test_detections_of_another_part_of_the_set() -> None:
+def test_detections_of_another_split() -> None:
     truth, found = make()
     told(truth, found[found.image < 20], "images with objects have no detection (such as 120, 121, 122)")
 
@@ -163,7 +163,7 @@ def test_classes_in_another_order() -> None:
     told(truth, replace(found, label=order[found.label]), "objects and what they are called: cat -> car, dog -> bird")
 
 
-def test_labels_at_random() -> None:
+def test_random_labels() -> None:
     truth, _ = make()
     wrong = (truth.label + 1 + np.arange(240) % 3) % 4  # never right, no order
     told(
@@ -192,14 +192,14 @@ def test_inverted_scores() -> None:
     told(truth, replace(found, score=1.01 - found.score), "scores look inverted")
 
 
-def test_cut_at_a_threshold() -> None:
+def test_detections_cut_at_a_score_threshold() -> None:
     truth, found = make()
     cut = found[found.score >= 0.3]
     told(truth, cut, "The lowest score is 0.3")
     assert "cut at a threshold" in score_detections(truth, cut).notes[0]  # said also when AP is good
 
 
-def test_a_cut_that_is_known() -> None:
+def test_known_score_threshold_is_not_diagnosed() -> None:
     """Scores of SVMs or queries begin where they like: what the detector leaves out decides."""
     truth, found = make()
     high = found[found.score >= 0.3]
@@ -216,7 +216,7 @@ def test_an_untrained_detector() -> None:
 
 
 # ---------------------------------------------------------------------------------------------- nothing
-def test_nothing_to_find_and_nothing_found() -> None:
+def test_no_objects_and_no_detections() -> None:
     truth, found = make()
     none = found[:0]
     told(truth, none, "There are no detections at all")

@@ -53,7 +53,7 @@ def picture(path: Path, width: int = 30, height: int = 20) -> Path:
     return path
 
 
-def test_json_has_the_stable_form(tmp_path: Path) -> None:
+def test_json_has_the_stable_schema(tmp_path: Path) -> None:
     photo = picture(tmp_path / "photo.png")
     run(photo, json=tmp_path / "deep" / "found.json", score=0.4)
     (entry,) = json.loads((tmp_path / "deep" / "found.json").read_text())
@@ -63,14 +63,14 @@ def test_json_has_the_stable_form(tmp_path: Path) -> None:
     assert [d["label"] for d in entry["detections"]] == ["cat", "dog"]
 
 
-def test_limit_takes_the_first_images(tmp_path: Path) -> None:
+def test_limit_uses_the_first_images(tmp_path: Path) -> None:
     for name in "abc":
         picture(tmp_path / f"{name}.png")
     done = run(tmp_path, limit=2)
     assert [Path(entry.image).name for entry in done.images] == ["a.png", "b.png"]
 
 
-def test_score_and_classes_choose(tmp_path: Path) -> None:
+def test_score_and_classes_filter_detections(tmp_path: Path) -> None:
     photo = picture(tmp_path / "photo.png")
     assert run(photo).images[0].detections.labels.tolist() == [0]
     assert run(photo, score=0.1, classes=["dog"]).images[0].detections.labels.tolist() == [1]
@@ -80,7 +80,7 @@ def test_score_and_classes_choose(tmp_path: Path) -> None:
         run(photo, score=50)
 
 
-def test_drawings_never_clash_and_never_lie_beside_the_data(tmp_path: Path) -> None:
+def test_drawings_never_collide_or_land_in_the_data_folder(tmp_path: Path) -> None:
     files = [picture(tmp_path / n) for n in ("a/x.png", "b/x.png", "a/x.jpg", "a/x-2.png", "c/X.png", "c/b_x.bmp")]
     done = run(files, out=tmp_path / "out")
     names = [entry.drawing.name.lower() for entry in done.images if entry.drawing]
@@ -91,7 +91,7 @@ def test_drawings_never_clash_and_never_lie_beside_the_data(tmp_path: Path) -> N
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["x-2.png", "x.jpg", "x.png"]
 
 
-def test_bad_pictures_are_named_and_skipped_and_alone_refused(tmp_path: Path) -> None:
+def test_bad_images_are_named_and_skipped_or_rejected_alone(tmp_path: Path) -> None:
     good = picture(tmp_path / "good.png")
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"\xff\xd8\xff\xe0 no picture")
@@ -117,7 +117,7 @@ def test_sources(tmp_path: Path) -> None:
             find_sources([source])
 
 
-def test_pictures_are_decoded_ahead_and_handed_over_in_batches(tmp_path: Path) -> None:
+def test_images_are_decoded_ahead_in_batches(tmp_path: Path) -> None:
     files = [picture(tmp_path / f"{i}.png", 20 + i) for i in range(11)]
     known = Known()
     seen: list[tuple[int, int]] = []

@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "run", folder / "data"
 
 
-def test_a_run_knows_its_masks(run: tuple[Path, Path]) -> None:
+def test_run_has_masks(run: tuple[Path, Path]) -> None:
     results = json.loads((run[0] / "results.json").read_text())
     assert list(results["masks"]) == [*NUMBERS, "per_class"]
     assert set(results["masks"]["per_class"]) == set(results["per_class"])

@@ -69,7 +69,7 @@ def finish(process: subprocess.Popen[str]) -> str:
         2,  # two objects in all the data: in most batches one process has no box, in some both
     ],
 )
-def test_two_processes_are_one(tmp_path: Path, empty_from: int | None) -> None:
+def test_two_processes_match_one_process(tmp_path: Path, empty_from: int | None) -> None:
     """Gradients of the first update, weights and validation at the end."""
     data = make_data(tmp_path / "data", val=5, empty_from=empty_from)
     runs = {n: tmp_path / f"run-{n}" for n in (1, 2)}
@@ -110,7 +110,7 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_positives_across_ranks(tmp_path: Path) -> None:
+def test_positive_counts_across_ranks(tmp_path: Path) -> None:
     (tmp_path / "across.py").write_text(ACROSS)
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "across.py")]
     finish(launch([sys.executable, *command]))
@@ -153,7 +153,7 @@ for turn in range(2):  # the second one meets anew
 
 @pytest.mark.parametrize("launcher", ["torchrun", "own"])
 @pytest.mark.parametrize("how", ["success", "error", "interrupt"])
-def test_processes_part(tmp_path: Path, launcher: str, how: str) -> None:
+def test_process_group_is_torn_down(tmp_path: Path, launcher: str, how: str) -> None:
     """However a training ends: no process group, no thread of one, status 0 and no word of it."""
     data = make_data(tmp_path / "data")
     (tmp_path / "out").mkdir()

@@ -35,7 +35,7 @@ def exif(orientation: int) -> bytes:
     return tags.tobytes()
 
 
-def test_odd_images_as_the_manifest_says(data: Path) -> None:
+def test_unusual_images_match_the_manifest(data: Path) -> None:
     folder = data / "odd-images"
     manifest = json.loads((folder / "manifest.json").read_text())["files"]
     assert len(manifest) == 49
@@ -57,7 +57,7 @@ def test_odd_images_as_the_manifest_says(data: Path) -> None:
     assert len(refused) == 5
 
 
-def test_all_landscapes_show_the_same_picture(data: Path) -> None:
+def test_all_exif_orientations_show_the_same_image(data: Path) -> None:
     """Verified for the collection with Pillow: mean difference under 0.7 of 255."""
     folder = data / "odd-images" / "exif-orientation"
     small = [
@@ -156,7 +156,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_refusals_say_what_the_file_is(what: str, tmp_path: Path) -> None:
+def test_errors_name_the_detected_file_type(what: str, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(REFUSED[what])
     for read in (load_image, image_size, probe):
@@ -166,7 +166,7 @@ def test_refusals_say_what_the_file_is(what: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
-def test_cut_files_are_refused_at_every_length(format: str, tmp_path: Path) -> None:
+def test_truncated_files_are_rejected_at_every_length(format: str, tmp_path: Path) -> None:
     body = save(picture(), format)
     for end in range(1, len(body) - 24, max(1, len(body) // 23)):
         with pytest.raises(ImageError):
@@ -179,13 +179,13 @@ def test_cut_files_are_refused_at_every_length(format: str, tmp_path: Path) -> N
             probe(tmp_path / "cut")
 
 
-def test_trailing_bytes_are_no_fault() -> None:
+def test_trailing_bytes_are_accepted() -> None:
     for format in ("JPEG", "PNG"):
         body = save(picture(), format)
         assert np.array_equal(decode(body + b"junk" * 10), decode(body))
 
 
-def test_random_damage_never_escapes() -> None:
+def test_random_corruption_raises_only_foveal_errors() -> None:
     rng = np.random.default_rng(1)
     for format in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"):
         body = bytearray(save(picture(), format))
@@ -212,7 +212,7 @@ def test_pixel_limit_is_read_from_the_header(tmp_path: Path) -> None:
     assert load_image(small, max_pixels=1200).shape == (30, 40, 3)
 
 
-def test_pillows_own_limit_neither_warns_nor_binds(tmp_path: Path) -> None:
+def test_pillow_pixel_limit_is_not_applied(tmp_path: Path) -> None:
     """Pillow warns at 89 Mpx and refuses at 179; ours is 200 and its global is left as it was."""
     path = tmp_path / "wide.png"
     Image.new("1", (20_000, 9_500)).save(path)
@@ -223,7 +223,7 @@ def test_pillows_own_limit_neither_warns_nor_binds(tmp_path: Path) -> None:
     assert before == Image.MAX_IMAGE_PIXELS
 
 
-def test_paths_that_are_no_files(tmp_path: Path) -> None:
+def test_paths_that_are_not_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     cases = {
@@ -239,7 +239,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         load_image("a\0b.jpg")
 
 
-def test_as_rgb_takes_every_form(tmp_path: Path) -> None:
+def test_as_rgb_accepts_every_image_type(tmp_path: Path) -> None:
     pixels = np.array(picture())
     body = save(picture(), "PNG")
     (tmp_path / "a").write_bytes(body)
@@ -265,7 +265,7 @@ def test_as_rgb_takes_every_form(tmp_path: Path) -> None:
             as_rgb(bad)
 
 
-def test_as_rgb_takes_torch_tensors() -> None:
+def test_as_rgb_accepts_torch_tensors() -> None:
     torch = pytest.importorskip("torch")
     pixels = np.array(picture())
     chw = torch.from_numpy(pixels).permute(2, 0, 1)
@@ -295,7 +295,7 @@ def test_data_package_does_not_import_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = image(tmp_path / "a.jpg")
     (tmp_path / "closed").mkdir()
     close(tmp_path / "closed", monkeypatch)
