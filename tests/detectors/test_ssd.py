@@ -207,7 +207,7 @@ def test_dssd_starts_from_ssd_weights() -> None:
     assert all(m.training for m in second.modules())
 
 
-def test_permanently_frozen_norms_are_not_checked() -> None:
+def test_norms_that_never_train_are_left_to_the_detector() -> None:
     detector = presets.retinanet_mini.build("a")
     names = frozenset(n for n, _ in detector.named_parameters())
     freeze(detector, OnImages(trains=("head",)), names)

@@ -135,7 +135,7 @@ def test_the_eleven_thresholds_are_those_of_arange() -> None:
     assert score_detections(truth, found, "voc07").headline == pytest.approx(3 / 11, abs=1e-15)
 
 
-def test_a_detection_only_matches_its_best_object() -> None:
+def test_voc_detection_only_matches_its_best_object() -> None:
     """Both detections overlap the first object most; the second is a miss although another object is free."""
     truth = GroundTruth.build(["a"], ["x"], [0, 0], [0, 0], [[0, 0, 100, 100], [0, 10, 100, 110]])
     found = DetectionTable.build([0, 0], [0, 0], [[0, 0, 100, 100], [0, 1, 100, 101]], [0.9, 0.8])

@@ -177,7 +177,7 @@ def test_losses_and_gradients_match_a_loop_over_rois(sampler: Sampler) -> None:
         torch.testing.assert_close(mine[name], value, rtol=0, atol=1e-6, msg=name)
 
 
-def test_loss_weights_affect_the_ranking() -> None:
+def test_prior_losses_include_the_loss_weights() -> None:
     task = replace(TASK, box_loss=SmoothL1(beta=1.0, normalizer=Sampled(), weight=3.0))
     detector = built()
     images, targets = batch()

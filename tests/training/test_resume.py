@@ -153,7 +153,7 @@ def release(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("step", [2, 5, 7, 14])  # inside the first epoch, at an epoch's end, inside others
-def test_stop_at_every_iteration_of_an_epoch(
+def test_stop_at_each_point_of_an_epoch(
     data: Path, tmp_path: Path, stop_after: Any, release: Any, step: int
 ) -> None:
     train_tiny(data, tmp_path / "whole")
