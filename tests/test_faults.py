@@ -76,7 +76,7 @@ def test_train(faults: dict[str, Any], id: str, given: str) -> None:
         path = root / case.get("train", case["data"])
         options = {"images": root / case["images"]} | ({"val": root / case["val"]} if "val" in case else {})
     train, val, note = split_pair(path, **options)
-    said = "\n".join(fold([*train.findings, *val.findings]))
+    output = "\n".join(fold([*train.findings, *val.findings]))
     try:
         check_trainable(train)
     except FovealError as error:
@@ -86,9 +86,9 @@ def test_train(faults: dict[str, Any], id: str, given: str) -> None:
         assert case["expect"]["train"] in (WARN, ACCEPT)
         assert len(val) == 2 and sum(map(len, train.records)) > 0 and note == ""
         if case["expect"]["train"] == ACCEPT:
-            assert len(train) == 4 and said == ""
+            assert len(train) == 4 and output == ""
         else:
-            assert names_culprit(said, case) and said.startswith("warning")
+            assert names_culprit(output, case) and output.startswith("warning")
     assert state(root / case["data"]) == before
 
 
@@ -155,16 +155,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def judge(case: dict[str, Any], verb: str, status: int, said: str) -> None:
+def judge(case: dict[str, Any], verb: str, status: int, output: str) -> None:
     """``said``: everything that was printed."""
-    wish = case["expect"][verb]
-    assert (status != 0) == (wish == ERROR), said
-    assert "Traceback" not in said
-    if wish == ACCEPT:
-        said = said.replace("0 errors, 0 warnings, 0 notes", "")
-        assert "warning" not in said and "error" not in said, said
+    expected = case["expect"][verb]
+    assert (status != 0) == (expected == ERROR), output
+    assert "Traceback" not in output
+    if expected == ACCEPT:
+        output = output.replace("0 errors, 0 warnings, 0 notes", "")
+        assert "warning" not in output and "error" not in output, output
     else:
-        assert names_culprit(said, case), said
+        assert names_culprit(output, case), output
 
 
 @pytest.mark.parametrize("id", IDS)

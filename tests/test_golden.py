@@ -48,8 +48,8 @@ def test_stored_run_predictions_are_unchanged(name: str) -> None:
 def test_stored_run_is_small_and_names_no_machine(name: str) -> None:
     checkpoint = (HERE / name / "checkpoints" / "best").resolve()
     assert sum(p.stat().st_size for p in checkpoint.iterdir()) < 200_000
-    story = json.loads((HERE / name / "run.json").read_text())
-    assert story["arguments"]["data"] == "data/shapes" and parse_spec(story["spec"])
+    run_json = json.loads((HERE / name / "run.json").read_text())
+    assert run_json["arguments"]["data"] == "data/shapes" and parse_spec(run_json["spec"])
 
 
 def test_stored_run_can_be_resumed(tmp_path: Path) -> None:

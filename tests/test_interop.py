@@ -88,9 +88,9 @@ def test_torchvision_call_convention(name: str) -> None:
     assert losses and all(v.dim() == 0 and v.isfinite() for v in losses.values())
     torch.stack(list(losses.values())).sum().backward()
     with torch.no_grad():
-        answers = detector.eval()(images)
-    assert len(answers) == 2 and all(isinstance(a, Detections) for a in answers)
-    for image, answer in zip(images, answers, strict=True):
-        assert answer.boxes.shape == (len(answer), 4)
-        assert (answer.scores.diff() <= 0).all()
-        assert len(answer) == 0 or (answer.boxes[:, 2].max() <= image.shape[2] and answer.boxes.min() >= 0)
+        results = detector.eval()(images)
+    assert len(results) == 2 and all(isinstance(a, Detections) for a in results)
+    for image, result in zip(images, results, strict=True):
+        assert result.boxes.shape == (len(result), 4)
+        assert (result.scores.diff() <= 0).all()
+        assert len(result) == 0 or (result.boxes[:, 2].max() <= image.shape[2] and result.boxes.min() >= 0)

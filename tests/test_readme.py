@@ -33,9 +33,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     make_shapes(tmp_path / "my-photos", splits={"train": 8, "val": 4}, size=(96, 96), masks=False)
     (tmp_path / "holiday").mkdir()
-    picture = next((tmp_path / "my-photos" / "JPEGImages").iterdir())
-    (tmp_path / "holiday" / "beach.jpg").write_bytes(picture.read_bytes())
-    (tmp_path / "photo.jpg").write_bytes(picture.read_bytes())
+    source_image = next((tmp_path / "my-photos" / "JPEGImages").iterdir())
+    (tmp_path / "holiday" / "beach.jpg").write_bytes(source_image.read_bytes())
+    (tmp_path / "photo.jpg").write_bytes(source_image.read_bytes())
     return tmp_path
 
 

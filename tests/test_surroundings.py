@@ -17,8 +17,8 @@ from foveal.errors import FovealError
 from foveal.report.plots import lines
 from foveal.training.loop.log import Log
 from foveal.weights.cache import weights_folder
-from tests.inference.test_predict import picture
 from tests.inference.test_predict import run as predict
+from tests.inference.test_predict import write_image
 
 ODD = os.fsdecode(b"caf\xe9")  # Linux names are bytes; Python shows those that are not UTF-8 as lone surrogates
 
@@ -73,7 +73,7 @@ def test_a_folder_whose_name_is_not_utf_8(tmp_path: Path) -> None:
         folder.mkdir()
     except OSError:
         pytest.skip("this disk has only names in UTF-8")
-    photo = picture(folder / "photo.png")
+    photo = write_image(folder / "photo.png")
     predict(photo, json=folder / "found.json")
     (entry,) = json.loads((folder / "found.json").read_text(encoding="utf-8"))
     assert entry["image"] == str(photo)

@@ -51,7 +51,7 @@ def detr() -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image_path(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "photo.jpg")
     return tmp_path / "photo.jpg"
@@ -178,12 +178,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_folder_is_accepted_as_a_model_by_every_command(
-    folder: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, image_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = json.loads((folder / "config.json").read_text())
     assert config["id2label"] == {"0": "cat", "1": "dog", "2": "bird"}
     assert config["model_type"] == "foveal"
-    assert main(["predict", str(folder), str(picture), "--json", str(tmp_path / "p.json"), "--score", "0"]) == 0
+    assert main(["predict", str(folder), str(image_path), "--json", str(tmp_path / "p.json"), "--score", "0"]) == 0
     assert main(["data", "make", "shapes", str(tmp_path / "data"), "--images", "8"]) == 0
     data = ["--data", str(tmp_path / "data"), "--limit", "2", "--device", "cpu"]
     assert main(["weights", "import", str(folder), "--out", str(tmp_path / "m")]) == 0
@@ -245,13 +245,13 @@ SPOILED = {
 
 @pytest.mark.parametrize("how", SPOILED)
 def test_corrupted_folder_is_one_clear_error(
-    how: str, folder: Path, picture: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    how: str, folder: Path, image_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
     _spoil(folder, how)
-    assert main(["predict", str(folder), str(picture)]) in (1, 2)
-    said = capsys.readouterr().err.strip()
-    assert SPOILED[how] in said and str(folder) in said and "\n" not in said, said
+    assert main(["predict", str(folder), str(image_path)]) in (1, 2)
+    output = capsys.readouterr().err.strip()
+    assert SPOILED[how] in output and str(folder) in output and "\n" not in output, output
     assert not Path("touched").exists()
     assert main(["weights", "import", str(folder), "--out", "imported"]) in (1, 2)
     assert not Path("imported").exists()
@@ -293,19 +293,19 @@ def test_bad_files(
         "preset": "retinanet_r50_fpn is not a DETR", "depth": "not a DETR on ResNet-50 or 101",
     }  # fmt: skip
     assert main(["weights", "import", "detr.pth", "--out", "m", *extra]) == (2 if how == "preset" else 1)
-    said = capsys.readouterr().err.strip()
-    assert words[how] in said and "detr.pth" in said and "\n" not in said, said
+    output = capsys.readouterr().err.strip()
+    assert words[how] in output and "detr.pth" in output and "\n" not in output, output
     assert not Path("m").exists() and not Path("touched").exists()
 
 
 def test_unknown_name_suggests_the_nearest(
-    folder: Path, picture: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, image_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
     for name, near in (("acurate", "accurate"), ("retna", "retina"), ("detr_resnet5", "detr_resnet50")):
-        assert main(["predict", name, str(picture)]) == 1
-        said = capsys.readouterr().err
-        assert f"{name}: no such run" in said and near in said.partition("Did you mean")[2], said
+        assert main(["predict", name, str(image_path)]) == 1
+        output = capsys.readouterr().err
+        assert f"{name}: no such run" in output and near in output.partition("Did you mean")[2], output
     assert main(["train", "retinanet_min", "--data", "x"]) == 2
     assert "retinanet_mini" in capsys.readouterr().err
 

@@ -16,7 +16,7 @@ from foveal.cli.common import names, seconds, with_stdout, write_json
 from foveal.errors import UsageError
 from foveal.files.atomic import write_json as write_other
 from foveal.training.run import default_out
-from tests.inference.test_predict import picture
+from tests.inference.test_predict import write_image
 
 
 def foveal(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -94,7 +94,7 @@ def test_every_subcommand_has_help_with_an_example(words: list[str], capsys: pyt
 
 # -------------------------------------------------------------------------------------- exit statuses
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         ([], 2, ""),
         (["--version"], 0, ""),
@@ -131,7 +131,7 @@ def test_every_subcommand_has_help_with_an_example(words: list[str], capsys: pyt
 def test_errors_give_exit_status_and_one_line(
     arguments: list[str],
     status: int,
-    said: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -140,8 +140,8 @@ def test_errors_give_exit_status_and_one_line(
     assert cli.main(arguments) == status
     out, err = capsys.readouterr()
     assert "Traceback" not in err
-    assert said in err
-    if said:
+    assert message in err
+    if message:
         assert err.startswith("foveal: ")
         assert err.count("\n") == 1
         assert out == ""
@@ -149,7 +149,7 @@ def test_errors_give_exit_status_and_one_line(
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "said"),
+    ("error", "status", "message"),
     [
         (KeyboardInterrupt(), 130, "interrupted"),
         (RuntimeError("a bug"), 3, "Please report it"),
@@ -165,7 +165,7 @@ def test_errors_give_exit_status_and_one_line(
 def test_errors_inside_a_command(
     error: BaseException,
     status: int,
-    said: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -175,7 +175,7 @@ def test_errors_inside_a_command(
     monkeypatch.setattr("foveal.data.doctor.examine.examine", examine)
     assert cli.main(["doctor", "x"]) == status
     err = capsys.readouterr().err
-    assert said in err
+    assert message in err
     assert ("Traceback" in err) == (status == 3)
 
 
@@ -230,7 +230,7 @@ def test_a_run_from_training_to_prediction(
     assert scores["images"] == stored["images"]
     assert isinstance(json.loads((tmp_path / "found.json").read_text()), list)
 
-    photo, bad = picture(tmp_path / "photo.png", 90, 70), tmp_path / "bad.png"
+    photo, bad = write_image(tmp_path / "photo.png", 90, 70), tmp_path / "bad.png"
     bad.write_bytes(b"\x89PNG no")
     words = ["predict", "a", str(photo), str(bad), "--out", "drawn", "--json", "p.json", "--score", "0"]
     assert cli.main([*words, "task.select.score=0.01"]) == 0

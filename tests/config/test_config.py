@@ -130,7 +130,7 @@ def test_integers_are_converted_to_float_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    ("item", "said"),
+    ("item", "message"),
     [
         ("pain=Plain()", "unknown setting pain. Did you mean paint? Valid settings: inner, open, paint, rooms"),
         ("paint.shad=1", "paint: Plain: unknown setting shad. Did you mean shade?"),
@@ -154,10 +154,10 @@ def test_integers_are_converted_to_float_fields() -> None:
         ("rooms=", "cannot read"),
     ],
 )
-def test_invalid_override_is_explained(item: str, said: str) -> None:
+def test_invalid_override_is_explained(item: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         override(House(), [item], NAMES)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

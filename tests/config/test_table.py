@@ -169,13 +169,13 @@ def test_invalid_custom_parts() -> None:
 
     other = dataclass(frozen=True)(type("Focal", (), {}))
     assert len(Vocabulary([Focal])) == len(PARTS)
-    for parts, said in (([Loose], "Loose is no part"), ([other], "two parts are named Focal")):
-        with pytest.raises(UsageError, match=said):
+    for parts, message in (([Loose], "Loose is no part"), ([other], "two parts are named Focal")):
+        with pytest.raises(UsageError, match=message):
             Vocabulary(parts)
 
 
 def test_unusable_modules(page: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty_parts.py").write_text("")
-    for module, said in (("no_such_module", "cannot import"), ("empty_parts.py", "no parts in empty_parts.py")):
+    for module, message in (("no_such_module", "cannot import"), ("empty_parts.py", "no parts in empty_parts.py")):
         assert main(["eval", "run", "--data", "x", "--parts", module]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err

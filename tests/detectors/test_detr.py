@@ -185,9 +185,9 @@ def test_priors_cover_the_image_without_padding() -> None:
 
 def test_coder_scales_with_the_image() -> None:
     """A box on a picture twice as large, and the picture shifted: the same four numbers."""
-    box, picture = torch.tensor([10.0, 20, 50, 40]), torch.tensor([0.0, 0, 100, 80])
-    first = ImageRelative().encode(box, picture)
-    torch.testing.assert_close(ImageRelative().encode(2 * box + 7, 2 * picture + 7), first)
+    box, frame = torch.tensor([10.0, 20, 50, 40]), torch.tensor([0.0, 0, 100, 80])
+    first = ImageRelative().encode(box, frame)
+    torch.testing.assert_close(ImageRelative().encode(2 * box + 7, 2 * frame + 7), first)
 
 
 # --------------------------------------------------------------------------------------------------- head
@@ -261,12 +261,12 @@ def test_attention_images() -> None:
     torch.manual_seed(0)
     detector = replace(presets.detr_mini, head=SMALL, input=Resize(64, 96, multiple=1)).build(["a", "b"]).eval()
     gray = np.full((40, 60, 3), 200, np.uint8)
-    pictures = attention_images(detector, gray, score=0.0)
-    assert len(pictures) == 6 and all(picture.size == (60, 40) for picture in pictures)
+    overlays = attention_images(detector, gray, score=0.0)
+    assert len(overlays) == 6 and all(overlay.size == (60, 40) for overlay in overlays)
     maps, outputs = attention_maps(detector, detector.prepare([gray]))
     first = int(CrossEntropy(background=True).scores(outputs.layers[-1].logits)[0].amax(-1).argmax())
     y, x = divmod(int(maps[0, first].argmax()), maps.shape[-1])
-    light = np.asarray(pictures[0]).max(2)
+    light = np.asarray(overlays[0]).max(2)
     place = light[
         y * 40 // maps.shape[2] : (y + 1) * 40 // maps.shape[2], x * 60 // maps.shape[3] : (x + 1) * 60 // maps.shape[3]
     ]
@@ -300,14 +300,14 @@ def test_invalid_architectures_are_rejected() -> None:
 
 
 # -------------------------------------------------------------------------------------------- augmentation
-def picture(height: int, width: int) -> Sample:
+def make_sample(height: int, width: int) -> Sample:
     image = np.zeros((height, width, 3), np.uint8)
     return Sample(image, np.array([[10.0, 20, 200, 220]]), np.zeros(1, np.int64), np.zeros(1, np.bool_))
 
 
 def test_each_image_has_its_own_short_side() -> None:
     recipe, rule = [ShortSide((64, 96, 128))], Resize(800, 150, multiple=1)
-    batch = [prepare(picture(300, 400), recipe, np.random.default_rng(s)) for s in range(12)]
+    batch = [prepare(make_sample(300, 400), recipe, np.random.default_rng(s)) for s in range(12)]
     found, _ = collate(batch, rule)
     assert set(map(tuple, found.sizes.tolist())) == {(64, 85), (96, 128), (112, 150)}  # 128 x 170 would pass 150
     assert tuple(found.pixels.shape[2:]) == (112, 150)
@@ -316,7 +316,7 @@ def test_each_image_has_its_own_short_side() -> None:
 def test_crop_sizes_match_detr() -> None:
     """Of 480 x 640 at short sides 400, 500, 600: windows of 384 to 600 pixels of that size."""
     for seed in range(60):
-        before = picture(480, 640)
+        before = make_sample(480, 640)
         after = ResizedCrop(p=1.0)(before, np.random.default_rng(seed))
         h, w = after.canvas
         assert any(

@@ -46,7 +46,7 @@ TINY = FastRCNN(
     roi_head=RoIMLP(24),
     fit=Recipe(epochs=1, batch=2),
 )
-PICTURE = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
 
 
 def built(spec: FastRCNN = TINY) -> TwoStage:
@@ -64,7 +64,7 @@ def test_matches_the_second_stage_of_faster_rcnn() -> None:
     missing = fast.load_state_dict(faster.state_dict(), strict=False)
     assert not missing.missing_keys and {k.split(".")[0] for k in missing.unexpected_keys} == {"rpn_head"}
     with torch.no_grad():
-        images = faster.prepare([PICTURE, PICTURE[:, ::-1]])
+        images = faster.prepare([IMAGE, IMAGE[:, ::-1]])
         proposed = faster.proposals(faster.outputs(images), images)
         given = replace(images, proposals=proposed.boxes, proposals_valid=proposed.valid)
         for ours, theirs in zip(fast(given), faster(images), strict=True):
@@ -75,14 +75,14 @@ def test_matches_the_second_stage_of_faster_rcnn() -> None:
 
 def test_source_is_used_without_explicit_proposals() -> None:
     detector = built().eval()
-    images = detector.prepare([PICTURE, PICTURE[:48]])
+    images = detector.prepare([IMAGE, IMAGE[:48]])
     assert images.proposals is not None and images.proposals_valid is not None
     assert images.proposals_valid.sum(1).tolist() == [60, 60]  # top
-    wanted = torch.from_numpy(SlidingWindows()(PICTURE[:48]).boxes[:60])
+    wanted = torch.from_numpy(SlidingWindows()(IMAGE[:48]).boxes[:60])
     torch.testing.assert_close(images.proposals[1], wanted * images.frame[1, :2].repeat(2), rtol=1e-5, atol=1e-4)
-    asked = detector.predict_arrays([PICTURE])[0]
-    given = detector.predict_arrays([PICTURE], proposals=[SlidingWindows()(PICTURE).boxes[:60]])[0]
-    tensors = detector([torch.from_numpy(PICTURE).permute(2, 0, 1) / 255])[0]
+    asked = detector.predict_arrays([IMAGE])[0]
+    given = detector.predict_arrays([IMAGE], proposals=[SlidingWindows()(IMAGE).boxes[:60]])[0]
+    tensors = detector([torch.from_numpy(IMAGE).permute(2, 0, 1) / 255])[0]
     for other in (given, tensors):
         torch.testing.assert_close(asked.boxes, other.boxes, rtol=0, atol=1e-3)
     with pytest.raises(UsageError, match="needs external proposals, and the batch has none"):
@@ -92,7 +92,7 @@ def test_source_is_used_without_explicit_proposals() -> None:
 def test_image_without_proposals_has_no_detections() -> None:
     detector = built().eval()
     boxes = [np.array([[5, 5, 90, 80]], np.float32), np.zeros((0, 4), np.float32)]
-    some, none = detector.predict_arrays([PICTURE] * 2, 2, boxes)
+    some, none = detector.predict_arrays([IMAGE] * 2, 2, boxes)
     assert len(some) > 0 and len(none) == 0
 
 
@@ -102,7 +102,7 @@ def test_roi_sampling_of_the_paper() -> None:
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     detector = built(override(TINY, ["proposals=SlidingWindows(top=2000, stride=.1)"]))
     truth = torch.tensor([[20.0, 20, 80, 80]])
-    images = detector.prepare([PICTURE, PICTURE])
+    images = detector.prepare([IMAGE, IMAGE])
     targets = Targets.pad([Target(truth, torch.tensor([1]))] * 2)
     plain = detector.roi.losses
 
@@ -144,7 +144,7 @@ def test_detections_of_a_class_are_limited_before_suppression() -> None:
     detector = built().eval()
     with torch.no_grad():
         detector.get_submodule("roi_head").predictor.bbox_pred.weight.zero_()  # type: ignore[union-attr, operator]
-    found = detector.predict_arrays([PICTURE], proposals=[grid])[0]
+    found = detector.predict_arrays([IMAGE], proposals=[grid])[0]
     assert len(found) == 200 and found.labels.bincount().tolist() == [100, 100]
 
 
@@ -175,18 +175,18 @@ def test_five_scales_in_testing_and_one_in_training() -> None:
     several = spec.build(["a", "b"]).eval()
     small = replace(TINY, input=Resize(48, 64, 1)).build(["a", "b"]).eval()
     small.load_state_dict({k.replace("backbone.body.", "backbone."): v for k, v in several.state_dict().items()})
-    picture = np.full((96, 128, 3), 120, np.uint8)  # one color: both ways to halve it agree
+    uniform_image = np.full((96, 128, 3), 120, np.uint8)  # one color: both ways to halve it agree
     large = np.array([[0, 0, 90, 90]], np.float32)
     with torch.no_grad():
         rows = []
         for detector in (several, small):
-            images = detector.prepare([picture], [large])
+            images = detector.prepare([uniform_image], [large])
             outputs = detector.outputs(images)
             rows.append(detector._run_head(outputs.features, outputs.priors.boxes, images.sizes).logits)
         torch.testing.assert_close(rows[0], rows[1], rtol=0, atol=1e-5)
         assert len(several.outputs(images).features) == 2 and len(several.train().outputs(images).features) == 1
     targets = Targets.pad([Target(torch.tensor([[20.0, 20, 80, 80]]), torch.tensor([1]))])
-    losses = several(several.prepare([PICTURE]), targets)
+    losses = several(several.prepare([IMAGE]), targets)
     assert torch.stack(list(losses.values())).sum().isfinite()
 
 
@@ -230,7 +230,7 @@ def test_command_writes_a_loadable_file(tmp_path: Path) -> None:
     small = load(out, device="cpu", precision="32")
     assert small.spec == replace(TINY, roi_head=RoIMLP(24, ranks=(9, 5)))
     assert small.get_submodule("roi_head.trunk.fc6.inner").weight.shape == (9, 16 * 9)  # type: ignore[union-attr]
-    assert small.predict_arrays([PICTURE])[0].boxes.isfinite().all()
+    assert small.predict_arrays([IMAGE])[0].boxes.isfinite().all()
     for ranks, status in (("9", 2), ("9,25", 2), ("0,5", 2), ("9;5", 2)):
         assert cli.main(["weights", "export", str(tmp_path / "run"), "--out", f"{out}2", "--svd", ranks]) == status
     assert not Path(f"{out}2").exists()

@@ -149,7 +149,7 @@ def test_number_of_mask_samples_is_fixed() -> None:
 
 
 # --------------------------------------------------------------------------------------------- the detector
-def pictures(*counts: int) -> tuple[Images, Targets]:
+def make_batch(*counts: int) -> tuple[Images, Targets]:
     rng = np.random.default_rng(len(counts))
     size = torch.tensor([[96, 128]] * len(counts))
     pixels = torch.from_numpy(rng.integers(0, 256, (len(counts), 3, 96, 128), dtype=np.uint8))
@@ -167,7 +167,7 @@ def mini() -> Detector:
 
 
 def test_masks_come_with_the_boxes(mini: Detector) -> None:
-    images, targets = pictures(3, 0)
+    images, targets = make_batch(3, 0)
     losses, found = mini.eval()(images, targets, detect=True)
     assert "mask" in losses and math.isfinite(losses["mask"].item())
     for d in found:
@@ -183,7 +183,7 @@ def test_single_colors_and_no_objects(mini: Detector) -> None:
     gray = [np.full((60, 80, 3), level, np.uint8) for level in (0, 255)]
     for d in mini.predict_arrays(gray):
         assert d.masks is not None and len(d.masks) == len(d)
-    images, targets = pictures(0, 0)
+    images, targets = make_batch(0, 0)
     losses = mini.train()(images, targets)
     assert losses["mask"].item() == 0.0
     torch.stack(list(losses.values())).sum().backward()
@@ -191,15 +191,15 @@ def test_single_colors_and_no_objects(mini: Detector) -> None:
 
 
 def test_torchvision_call_convention_accepts_bitmaps(mini: Detector) -> None:
-    images, targets = pictures(2)
+    images, targets = make_batch(2)
     dense = blobs(np.random.default_rng(1), 2, (96, 128))
     boxes = torch.tensor([[0.0, 0, 60, 60], [30, 30, 100, 90]])
     given = {"boxes": boxes, "labels": torch.tensor([0, 1]), "masks": torch.from_numpy(dense)}
-    picture = images.pixels[0] / 255
-    assert "mask" in mini([picture], [given])
+    image = images.pixels[0] / 255
+    assert "mask" in mini([image], [given])
     for wrong in ({**given, "masks": given["masks"][:, :-1]}, {k: v for k, v in given.items() if k != "masks"}):
         with pytest.raises(FovealError, match="masks"):
-            mini([picture], [wrong])
+            mini([image], [wrong])
     with pytest.raises(FovealError, match="no masks"):
         mini(images, replace(targets, masks=None))
 

@@ -346,10 +346,10 @@ def test_the_losses_are_one_graph(task: BoxTask) -> None:
     priors, raw = priors_of(Cells((((1.0, 1.0), (1.0, 1.0)),), unit="cells"), 4), random_outputs(32, 3)
     targets = objects()
     torch._dynamo.reset()
-    told = torch._dynamo.explain(
+    explanation = torch._dynamo.explain(
         lambda x: task.losses(Predictions(x[..., 5:], x[..., :4], x[..., 4]), priors, targets)
     )(raw)
-    assert told.graph_break_count == 0, told.break_reasons
+    assert explanation.graph_break_count == 0, explanation.break_reasons
 
 
 def test_settings_are_checked() -> None:

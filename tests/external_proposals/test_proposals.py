@@ -53,8 +53,8 @@ def test_file_is_safetensors_and_read_memory_mapped(tmp_path: Path) -> None:
     with safe_open(path, "numpy") as file:  # safetensors' own reader
         assert file.get_tensor("starts").tolist() == [0, 3, 3, 8]
         np.testing.assert_array_equal(file.get_tensor("boxes"), np.concatenate([p.boxes for p in parts]))
-        story = json.loads(file.metadata()["foveal_proposals"])
-    assert story == {"schema": 1, "setting": "here", "images": [["k1", "a"], ["k2", "b"], ["k3", "c"]]}
+        metadata = json.loads(file.metadata()["foveal_proposals"])
+    assert metadata == {"schema": 1, "setting": "here", "images": [["k1", "a"], ["k2", "b"], ["k3", "c"]]}
     table = read_table(path)
     assert isinstance(table.boxes.base, np.memmap) and table.rows == {"k1": 0, "k2": 1, "k3": 2}
     for row, part in enumerate(parts):
@@ -120,13 +120,13 @@ class Counted:
             yield index, found(3, index)
 
 
-def many(tmp_path: Path, count: int) -> list[Record]:
+def many_records(tmp_path: Path, count: int) -> list[Record]:
     blank = open_dataset(voc(tmp_path / "one", splits=False)).records[0]
     return [replace(blank, id=i, path=image(tmp_path / "many" / f"{i}.png", seed=i)) for i in range(count)]
 
 
 def test_second_call_uses_the_cache_also_for_a_subset(tmp_path: Path, cache: Path) -> None:
-    records, maker = many(tmp_path, 6), Counted()
+    records, maker = many_records(tmp_path, 6), Counted()
     first = ensure_cached(records, "s", maker)
     assert (maker.made, first.made, len(list(cache.rglob("*.safetensors")))) == (6, 6, 1)
     again = ensure_cached(records[::-1], "s", maker)
@@ -140,16 +140,16 @@ def test_second_call_uses_the_cache_also_for_a_subset(tmp_path: Path, cache: Pat
 def test_killed_generation_is_resumed(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of 4: a kill after 10 of 12 loses nothing, since what is at hand is written too."""
     monkeypatch.setattr(proposals, "PIECE", 4)
-    records = many(tmp_path, 12)
+    records = many_records(tmp_path, 12)
     with pytest.raises(KeyboardInterrupt):
         ensure_cached(records, "s", Counted(stop=10))
     pieces = list(cache.rglob("piece-*"))
     assert len(pieces) == 3
     pieces[0].write_bytes(b"cut off")  # and a damaged one is made again
     lost = 12 - sum(len(read_table(p).images) for p in pieces[1:])
-    told: list[tuple[int, int]] = []
-    second = ensure_cached(records, "s", Counted(), progress=lambda done, total: told.append((done, total)))
-    assert second.made == lost and told[0] == (12 - lost, 12) and told[-1] == (12, 12)
+    progress: list[tuple[int, int]] = []
+    second = ensure_cached(records, "s", Counted(), progress=lambda done, total: progress.append((done, total)))
+    assert second.made == lost and progress[0] == (12 - lost, 12) and progress[-1] == (12, 12)
     assert [p.name[:5] for p in cache.rglob("*.safetensors")] == [second.table.path.name[:5]] != ["piece"]
     assert set(second.table.rows) == set(content_keys(records))
 
@@ -157,7 +157,7 @@ def test_killed_generation_is_resumed(tmp_path: Path, cache: Path, monkeypatch: 
 def test_shards_merged_by_another_process(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It removes them then, also those that this one is about to read."""
     monkeypatch.setattr(proposals, "PIECE", 2)
-    records, write = many(tmp_path, 6), proposals.write_table
+    records, write = many_records(tmp_path, 6), proposals.write_table
 
     def late(path: Path, *rest: Any) -> None:
         if not path.name.startswith("piece-"):
@@ -288,14 +288,14 @@ def test_proposals_command_generates_reports_and_writes(tmp_path: Path, capsys: 
     assert cli.main(words) == 0
     first = capsys.readouterr().out
     assert "recall70@2000" in first and "2 made" in first
-    told = json.loads((out / "recall.json").read_text())
-    assert told["images"] == 2 and told["objects"] == 3 and told["made"] == 2 and told["seconds_per_image"] > 0
-    assert {"AR@100", "AR@300", "AR@1000", "AR@2000", "recall50@300", "recall70@100", "small", "large"} <= set(told)
-    assert told["boxes_per_image"] == told["proposals"] / 2
+    recall = json.loads((out / "recall.json").read_text())
+    assert recall["images"] == 2 and recall["objects"] == 3 and recall["made"] == 2 and recall["seconds_per_image"] > 0
+    assert {"AR@100", "AR@300", "AR@1000", "AR@2000", "recall50@300", "recall70@100", "small", "large"} <= set(recall)
+    assert recall["boxes_per_image"] == recall["proposals"] / 2
     assert cli.main(words) == 0 and "all from the cache" in capsys.readouterr().out
 
     table = read_table(out / "proposals.safetensors")
-    assert [n.id for n in table.images] == ["a", "b"] and len(table.boxes) == told["proposals"]
+    assert [n.id for n in table.images] == ["a", "b"] and len(table.boxes) == recall["proposals"]
     arrays = np.load(out / "proposals.npz")
     np.testing.assert_array_equal(arrays["boxes"], table.boxes)
     train = open_dataset(source, split="train")
@@ -307,27 +307,27 @@ def test_proposals_command_generates_reports_and_writes(tmp_path: Path, capsys: 
 def test_proposals_command_accepts_a_source_from_a_spec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["proposals", "--data", str(voc(tmp_path / "voc")), "--split", "train", "--json", str(tmp_path / "r.json")]
     assert cli.main([*words, "--method", "SlidingWindows(sizes=(1.0,), ratios=(1.0,), top=7)"]) == 0
-    told = json.loads((tmp_path / "r.json").read_text())
-    assert told["setting"] == SlidingWindows(sizes=(1.0,), ratios=(1.0,)).setting  # of top nothing is kept
+    recall = json.loads((tmp_path / "r.json").read_text())
+    assert recall["setting"] == SlidingWindows(sizes=(1.0,), ratios=(1.0,)).setting  # of top nothing is kept
     capsys.readouterr()
-    for wrong, said in (
+    for wrong, message in (
         ("Focal()", "no source of proposals"),
         ("SlidingWindow()", "SlidingWindows"),
         ("sliding", "sliding_windows?"),
     ):
-        assert cli.main([*words, "--method", wrong]) == 2 and said in capsys.readouterr().err
+        assert cli.main([*words, "--method", wrong]) == 2 and message in capsys.readouterr().err
 
 
 def test_proposals_command_names_images_without_proposals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["proposals", "--data", str(voc(tmp_path / "voc")), "--split", "train", "--method", "sliding_windows"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SlidingWindows, "__call__", lambda self, picture: found(0))
+        patch.setattr(SlidingWindows, "__call__", lambda self, image: found(0))
         assert cli.main(words) == 0
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert (
-        "no proposals: nothing can be detected" in said.err
-        and "2 warnings" in said.err
-        and "0 boxes an image" in said.out
+        "no proposals: nothing can be detected" in output.err
+        and "2 warnings" in output.err
+        and "0 boxes an image" in output.out
     )
 
 

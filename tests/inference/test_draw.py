@@ -36,10 +36,10 @@ def test_input_is_not_modified() -> None:
     image.setflags(write=False)
     masks = torch.zeros(1, 90, 120, dtype=torch.bool)
     masks[0, 30:60, 30:60] = True
-    picture = draw(image, detections([[10.0, 20.0, 80.0, 70.0]], masks))
+    drawing = draw(image, detections([[10.0, 20.0, 80.0, 70.0]], masks))
     assert (image == 200).all()
-    assert picture.size == (120, 90)
-    assert (np.asarray(picture) != 200).any()
+    assert drawing.size == (120, 90)
+    assert (np.asarray(drawing) != 200).any()
 
 
 def test_outline_is_on_the_box_edge_in_the_class_color() -> None:

@@ -72,7 +72,7 @@ def test_both_stages_of_a_two_stage_detector_are_checked(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("ap50", "first", "last", "said"),
+    ("ap50", "first", "last", "message"),
     [
         (0.95, 2.0, 0.1, "learned"),
         (0.1, 2.0, 1.9, "loss hardly falls"),
@@ -81,14 +81,19 @@ def test_both_stages_of_a_two_stage_detector_are_checked(tmp_path: Path) -> None
     ],
 )
 def test_verdict_names_the_failing_component(
-    ap50: float | None, first: float | None, last: float | None, said: str
+    ap50: float | None, first: float | None, last: float | None, message: str
 ) -> None:
-    assert said in Overfit(8, ap50, first, last).verdict
+    assert message in Overfit(8, ap50, first, last).verdict
 
 
 def run_folder(folder: Path) -> Path:
-    story = {"spec": "RetinaNet()", "classes": ["<b>cat</b>"], "arguments": {"data": "<script>"}, "environment": {}}
-    (folder / "run.json").write_text(json.dumps(story))
+    run_json = {
+        "spec": "RetinaNet()",
+        "classes": ["<b>cat</b>"],
+        "arguments": {"data": "<script>"},
+        "environment": {},
+    }
+    (folder / "run.json").write_text(json.dumps(run_json))
     rows = [
         {"step": 5, "split": "train", "loss": 2.0, "cls": 1.5, "lr": 0.1, "seconds_data": 1.0, "seconds_x": 3.0},
         {"step": 5, "split": "val", "loss": 1.9, "AP": None, "AP50": 0.25},
@@ -102,8 +107,8 @@ def run_folder(folder: Path) -> Path:
 
 def test_page_is_complete_and_escaped(tmp_path: Path) -> None:
     record = read_record(run_folder(tmp_path))
-    picture = Image.new("RGB", (40, 30))
-    page = render(record, [Example("a<b", picture, picture)], None, ["a note & more"])
+    image = Image.new("RGB", (40, 30))
+    page = render(record, [Example("a<b", image, image)], None, ["a note & more"])
     assert "<script" not in page
     assert "<b>cat" not in page
     assert "&lt;b&gt;cat" in page
@@ -170,7 +175,7 @@ def test_a_summary_without_a_validation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "said"),
+    ("file", "text", "message"),
     [
         ("run.json", '{"spec": "RetinaNet()", "arguments": 3}', "expected an object"),
         ("run.json", '{"spec": "RetinaNet("}', "the spec cannot be read"),
@@ -181,19 +186,19 @@ def test_a_summary_without_a_validation(tmp_path: Path) -> None:
     ],
 )
 def test_compare_accepts_incomplete_runs_or_rejects_them_by_name(
-    tmp_path: Path, file: str, text: str, said: str | None
+    tmp_path: Path, file: str, text: str, message: str | None
 ) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     for folder in (a, b):
         folder.mkdir()
         run_folder(folder)
     (a / file).write_text(text)
-    if said is None:
+    if message is None:
         records = [read_record(a), read_record(b)]
         assert "Settings that differ" in comparison(records)
         assert curves(records)[:4] == b"\x89PNG"
     else:
-        with pytest.raises(FovealError, match=said) as refused:
+        with pytest.raises(FovealError, match=message) as refused:
             comparison([read_record(a), read_record(b)])
         assert str(a) in str(refused.value)
 

@@ -150,8 +150,8 @@ def test_training_guards_in_bf16(tmp_path: Path, precision: str, monkeypatch: py
 # -------------------------------------------------------------------------------- where bf16 is the choice
 def gradients(detector: Detector, *, autocast: bool) -> dict[str, Tensor]:
     """Of a training step on two pictures of 64 x 64 pixels, where P7 is 1 x 1."""
-    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    images = detector.train().prepare([picture, picture])
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    images = detector.train().prepare([image, image])
     targets = Targets.pad([Target(torch.tensor([[5.0, 5, 60, 60]]), torch.tensor([0]))] * 2)
     detector.zero_grad()
     with torch.autocast("cpu", HALF, enabled=autocast):

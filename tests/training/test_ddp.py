@@ -53,13 +53,13 @@ def launch(command: list[str]) -> subprocess.Popen[str]:
 def finish(process: subprocess.Popen[str]) -> str:
     """Waits for a good end and returns what was said; leaves nothing running in any case."""
     try:
-        said, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=240)
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         raise
-    assert process.returncode == 0, said
-    return said
+    assert process.returncode == 0, output
+    return output
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,8 @@ def test_process_group_is_torn_down(tmp_path: Path, launcher: str, how: str) -> 
     (tmp_path / "parted.py").write_text(PARTED)
     own = [str(tmp_path / "parted.py"), str(data), str(tmp_path / "out"), how, "2"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    said = finish(launch([sys.executable, *(torchrun if launcher == "torchrun" else []), *own]))
+    output = finish(launch([sys.executable, *(torchrun if launcher == "torchrun" else []), *own]))
     # the first process waits for those it started, so that both are done
-    assert {p.name for p in (tmp_path / "out").glob("parted-*")} == {"parted-0", "parted-1"}, said
+    assert {p.name for p in (tmp_path / "out").glob("parted-*")} == {"parted-0", "parted-1"}, output
     for word in ("terminate", "leaked", "destroy_process_group", "Traceback", "Exception ignored"):
-        assert word not in said, said
+        assert word not in output, output

@@ -99,7 +99,7 @@ def undisturbed(server: Any, data: Path, out: Path, **options: Any) -> None:
     assert process.exitcode == 0
 
 
-def many(server: Any, data: Path, folder: Path, chains: int, epochs: int, **options: Any) -> None:
+def run_chains(server: Any, data: Path, folder: Path, chains: int, epochs: int, **options: Any) -> None:
     """Chains of one to four kills, at moments that no two runs of this test share."""
     options = {**options, "fit": {"epochs": epochs, **options.get("fit", {})}}
     undisturbed(server, data, folder / "whole", **options)
@@ -118,13 +118,13 @@ def many(server: Any, data: Path, folder: Path, chains: int, epochs: int, **opti
 
 
 def test_killed_and_resumed_is_bit_equal(server: Any, data: Path, tmp_path: Path) -> None:
-    many(server, data, tmp_path, 2, epochs=5)
+    run_chains(server, data, tmp_path, 2, epochs=5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"workers": 2}, {"fit": {"accumulate": 2}}])
 def test_ten_chains_of_kills(server: Any, data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
-    many(server, data, tmp_path, 10, epochs=20, **options)
+    run_chains(server, data, tmp_path, 10, epochs=20, **options)
 
 
 class Stop(Exception):
@@ -153,9 +153,7 @@ def release(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("step", [2, 5, 7, 14])  # inside the first epoch, at an epoch's end, inside others
-def test_stop_at_each_point_of_an_epoch(
-    data: Path, tmp_path: Path, stop_after: Any, release: Any, step: int
-) -> None:
+def test_stop_at_each_point_of_an_epoch(data: Path, tmp_path: Path, stop_after: Any, release: Any, step: int) -> None:
     train_tiny(data, tmp_path / "whole")
     stop_after(step)
     with pytest.raises(Stop):
@@ -229,9 +227,9 @@ def test_damaged_checkpoint_is_named_and_the_previous_one_is_used(
     model.write_bytes(model.read_bytes()[:-9])
     capsys.readouterr()
     train_tiny(data, tmp_path / "cut", resume=True, progress=True)
-    said = capsys.readouterr().err
-    assert "step-8: raw.safetensors: the file is damaged" in said
-    assert "resuming after iteration 7" in said
+    output = capsys.readouterr().err
+    assert "step-8: raw.safetensors: the file is damaged" in output
+    assert "resuming after iteration 7" in output
     assert (folder / "damaged-step-8").is_dir()
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 

@@ -47,12 +47,12 @@ def tiny(**settings: Any) -> TinySpec:
 # ------------------------------------------------------------------------------------------- what is left
 def test_a_run_folder(data: Path, tmp_path: Path) -> None:
     run = train_tiny(data, tmp_path / "run", tiny(ema=None))
-    story = json.loads((run.path / "run.json").read_text())
-    assert story["classes"] == ["red", "green"]
-    assert story["spec"].startswith("TinySpec(")
-    assert story["precision"] == "32"
-    assert story["environment"]["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert story["data_sets"]["train"] == {"split": None, "images": 12, "objects": 12, "format": "coco"}
+    run_json = json.loads((run.path / "run.json").read_text())
+    assert run_json["classes"] == ["red", "green"]
+    assert run_json["spec"].startswith("TinySpec(")
+    assert run_json["precision"] == "32"
+    assert run_json["environment"]["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert run_json["data_sets"]["train"] == {"split": None, "images": 12, "objects": 12, "format": "coco"}
     assert checkpoint.steps(run.path / "checkpoints")[-2:] == [6, 9]
     assert run.last.resolve().name == "step-9"
     assert run.results["protocol"] == "coco"
@@ -91,10 +91,10 @@ def test_validation_on_training_images_is_reported_once(
 ) -> None:
     """``foveal check`` does it on purpose; a warning for every image of its temporary folder helps nobody."""
     train_tiny(data, tmp_path, tiny(epochs=1), val=data / "train.json", progress=True)
-    said = capsys.readouterr().err
-    assert "in the training and in the validation data" not in said
-    assert "warning" not in said
-    assert said.count("validating on the training images themselves") == 1
+    output = capsys.readouterr().err
+    assert "in the training and in the validation data" not in output
+    assert "warning" not in output
+    assert output.count("validating on the training images themselves") == 1
 
 
 def test_runs_are_bitwise_reproducible_and_depend_on_the_seed(data: Path, tmp_path: Path) -> None:
@@ -318,17 +318,17 @@ def test_wrong_schedule_length_is_replanned(
     data: Path, tmp_path: Path, slow: FakeTime, early: float, late: float
 ) -> None:
     """From update 6 on everything is slower, or faster."""
-    original, told = loop.Loop._update, []
+    original, plans_seen = loop.Loop._update, []
 
     def changing(self: Any, *arguments: Any) -> None:
         slow.update = late if self.state.step >= 6 else early
-        told.append(self.state.plan)
+        plans_seen.append(self.state.plan)
         original(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Loop, "_update", changing)
         run = train_tiny(data, tmp_path, tiny(epochs=1000), max_time=200.0)
-    plans = [p.total for p in told if p.timed]
+    plans = [p.total for p in plans_seen if p.timed]
     assert run.results["ended"] == "finished"
     assert 150 < slow.seconds - 1000 <= 200.0
     assert (plans[-1] < plans[0]) == (late > early)

@@ -232,8 +232,8 @@ def test_file_system_without_locks(server: Server, monkeypatch: pytest.MonkeyPat
 
 def test_offline(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "fetch", "accurate", "--offline"]) == 1
-    said = capsys.readouterr().err
-    assert "not in the cache yet" in said and "Without a network" in said
+    output = capsys.readouterr().err
+    assert "not in the cache yet" in output and "Without a network" in output
     assert server.asked == []
     assert main(["weights", "fetch", "accurate"]) == 0
     said_ = capsys.readouterr()
@@ -284,9 +284,9 @@ def test_nearest_names(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_model_card_fields(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "list", "detr_r50"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for line in ("what: detr_r50", "score: 42.0 COCO box AP (COCO val2017)", "licence: Apache-2.0", "data: COCO"):
-        assert line in said
+        assert line in output
     assert main(["weights", "list"]) == 0
     listed = capsys.readouterr().out
     assert re.search(r"detr_resnet101_dc5 +- +detr_r101_dc5 +232 +44.9 COCO box AP", listed)

@@ -142,8 +142,8 @@ def test_repeated_image_ids(tmp_path: Path) -> None:
     dataset = open_dataset(coco(tmp_path, doc))
     assert codes(dataset) == ["warning annotation-orphan", "warning id-repeated", "warning id-repeated"]
     assert [r.id for r in dataset.records] == [30, 40]  # neither gets the boxes of the other
-    said = [f.message for f in dataset.findings if f.code == "id-repeated"]
-    assert "'a.jpg'" in said[0] and "'b.jpg'" in said[1] and all("2 images" in message for message in said)
+    messages = [f.message for f in dataset.findings if f.code == "id-repeated"]
+    assert "'a.jpg'" in messages[0] and "'b.jpg'" in messages[1] and all("2 images" in message for message in messages)
 
     doc = coco_doc()
     doc["images"].append(dict(doc["images"][0]))

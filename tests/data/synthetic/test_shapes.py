@@ -53,8 +53,8 @@ def test_larger_dataset_starts_with_the_smaller_one(tmp_path: Path) -> None:
     small = make_shapes(tmp_path / "small", splits={"train": 3}, size=(96, 96), masks=False).path
     large = make_shapes(tmp_path / "large", splits={"train": 5}, size=(96, 96), masks=False).path
     one, two = digest(small), digest(large)
-    pictures = [name for name in one if name.endswith(".jpg")]
-    assert len(pictures) == 3 and all(one[name] == two[name] for name in pictures)
+    image_names = [name for name in one if name.endswith(".jpg")]
+    assert len(image_names) == 3 and all(one[name] == two[name] for name in image_names)
 
 
 def test_readers_report_no_findings_and_formats_agree(voc: Path, coco: Path) -> None:

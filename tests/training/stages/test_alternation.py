@@ -201,8 +201,8 @@ def test_external_proposals_replace_the_rpn() -> None:
     parts = {k: getattr(SMALL, k) for k in ("input", "backbone", "levels", "neck", "pool", "roi_head", "roi")}
     fast = FastRCNN(**parts, proposals=SlidingWindows()).build(["a", "b"])
     fast.load_state_dict(faster.state_dict(), strict=False)
-    picture = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    images = faster.prepare([picture])
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    images = faster.prepare([image])
     targets = Targets.pad([Target(torch.tensor([[8.0, 8, 30, 34]]), torch.tensor([1]))])
     given = images.with_proposals([torch.tensor([[6.0, 6, 28, 30], [10, 2, 60, 40], [0, 0, 20, 20]])])
 
@@ -212,9 +212,9 @@ def test_external_proposals_replace_the_rpn() -> None:
 
     expected = losses(fast, given)
     assert losses(faster, given) == losses(faster, given, "roi") == expected and set(expected) == {"cls", "box"}
-    everything = losses(faster, images)
+    all_losses = losses(faster, images)
     rpn = losses(faster, images, "rpn")
-    assert rpn == {name: everything[name] for name in ("rpn.cls", "rpn.box")}
+    assert rpn == {name: all_losses[name] for name in ("rpn.cls", "rpn.box")}
     assert set(losses(faster, images, "roi")) == {"cls", "box"}
     assert proposal_setting(faster) != proposal_setting(faster, training=True)
 

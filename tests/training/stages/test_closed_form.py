@@ -46,7 +46,7 @@ def images(count: int = 12, seed: int = 0) -> list[ImageFeatures]:
     return made
 
 
-def everything(made: list[ImageFeatures]) -> NDArray[np.float64]:
+def all_features(made: list[ImageFeatures]) -> NDArray[np.float64]:
     return np.concatenate([r.features for r in made]).astype(np.float64)
 
 
@@ -77,14 +77,14 @@ def plain_svm(made: list[ImageFeatures], label: int, s: SVM, scale: float) -> tu
             cache = [at for at in cache if model.decision_function([feature(at)])[0] >= s.easy]
             fresh, calls = 0, calls + 1
     assert model is not None
-    return np.asarray(model.decision_function(everything(made) * scale)), calls
+    return np.asarray(model.decision_function(all_features(made) * scale)), calls
 
 
 @pytest.mark.parametrize("settings", [SVM(), SVM(retrain=40), SVM(c=0.1, norm=5.0, positive_weight=1.0, retrain=20)])
 def test_svms_match_scikit_learn(settings: SVM) -> None:
     made = images()
-    found = outputs(fit_svms(settings, made, 3), everything(made))
-    scale = settings.norm / np.linalg.norm(everything(made), axis=1).mean()
+    found = outputs(fit_svms(settings, made, 3), all_features(made))
+    scale = settings.norm / np.linalg.norm(all_features(made), axis=1).mean()
     calls = []
     for label in range(3):
         expected, times = plain_svm(made, label, settings, scale)
@@ -106,7 +106,7 @@ def test_class_without_objects_is_reported_and_never_scores() -> None:
 def test_ridge_matches_scikit_learn() -> None:
     made, settings, coder = images(), Ridge(alpha=3.0, iou=0.5), Delta()
     layer = fit_ridge(settings, made, 3, coder)
-    x = everything(made)
+    x = all_features(made)
     found = outputs(layer, x).reshape(len(x), 3, 4)
     scale = settings.norm / np.linalg.norm(x, axis=1).mean()
     for label in range(3):

@@ -72,8 +72,8 @@ def test_three_stages_leave_ordinary_layers(whole: tuple[Spec, dict[str, Any], P
     assert state["roi_head.predictor.bbox_pred.weight"].abs().sum() > 0
     assert not (out / "features").exists() and not (out / "maps").exists()
     assert json.loads((out / "results.json").read_text())["steps"] == validated[2]["step"]
-    picture = np.full((72, 96, 3), 90, np.uint8)
-    assert len(detector.predict_arrays([picture])) == 1
+    image = np.full((72, 96, 3), 90, np.uint8)
+    assert len(detector.predict_arrays([image])) == 1
     assert parse_spec(show(spec)) == spec
 
 
@@ -152,10 +152,10 @@ def test_chunked_crops_match_unchunked_crops() -> None:
     detector = RCNN_SMALL.build("ab").eval()
     other = replace(RCNN_SMALL, pool=Warp(32, 2, rows=None)).build("ab").eval()
     other.load_state_dict(detector.state_dict())
-    pictures = [np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)]
+    arrays = [np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)]
     assert isinstance(detector, TwoStage)
     with torch.no_grad():
-        images = detector.prepare(pictures)
+        images = detector.prepare(arrays)
         a, b = (d.detections(d.outputs(images), images) for d in (detector, other))
     assert torch.allclose(a.boxes, b.boxes, atol=1e-4) and torch.allclose(a.scores, b.scores, atol=1e-5)
     assert a.valid.sum() > 0
@@ -167,18 +167,18 @@ def test_crops_in_memory_are_counted_over_the_batch(monkeypatch: pytest.MonkeyPa
     rows: list[int] = []
     split = detector.roi_head.split_features  # type: ignore[union-attr, attr-defined]
     monkeypatch.setattr(detector.roi_head, "split_features", lambda x: rows.append(len(x)) or split(x))
-    picture = np.zeros((60, 80, 3), np.uint8)
-    detector.predict_arrays([picture] * 3, 3)
+    image = np.zeros((60, 80, 3), np.uint8)
+    detector.predict_arrays([image] * 3, 3)
     assert rows == [15] * 8  # 40 windows
     rows.clear()
-    detector.predict_arrays([picture])
+    detector.predict_arrays([image])
     assert rows == [16, 16, 8]
 
 
 def test_image_without_proposals_has_no_detections() -> None:
     detector = RCNN_SMALL.build("ab").eval()
-    picture, nothing = np.zeros((60, 80, 3), np.uint8), np.zeros((0, 4), np.float32)
-    (found,) = detector.predict_arrays([picture], proposals=[nothing])
+    image, nothing = np.zeros((60, 80, 3), np.uint8), np.zeros((0, 4), np.float32)
+    (found,) = detector.predict_arrays([image], proposals=[nothing])
     assert len(found) == 0
 
 
@@ -256,7 +256,7 @@ def test_class_without_objects_is_named(data: Path, tmp_path: Path, capfd: pytes
     absent = set(range(len(dataset.classes))) - set(dataset.records[0].labels.tolist())
     assert absent
     run(spec, data, tmp_path / "a", limit=1, progress=True)
-    told = capfd.readouterr().err
-    assert all(f"{dataset.classes[k]!r}; it will never be detected" in told for k in absent)
+    output = capfd.readouterr().err
+    assert all(f"{dataset.classes[k]!r}; it will never be detected" in output for k in absent)
     bias = load(tmp_path / "a").state_dict()[f"{CLASSES}.bias"]
     assert [k for k in range(len(dataset.classes)) if bias[k] == UNTRAINED] == sorted(absent)
