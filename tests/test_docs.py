@@ -29,7 +29,7 @@ DIALECT = r"\b[Pp]ictures?\b|learned by heart|[Kk]eeps? still|\bgone? on with\b|
 FOREIGN = {"AdaptiveMaxPool2d", "DetrForObjectDetection", "SegmentationObject"}
 
 
-def test_the_part_of_the_page_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_custom_part_of_the_page_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert code is not None
     page = types.ModuleType("page")
@@ -49,13 +49,13 @@ def test_the_part_of_the_page_learns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ architecture
-def test_the_architecture_page_describes_the_code_as_it_is() -> None:
+def test_architecture_page_matches_the_code() -> None:
     """Run ``python docs/make_architecture.py`` where this fails."""
     for path, text in runpy.run_path(str(DOCS / "make_architecture.py"))["files"]().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python docs/make_architecture.py"
 
 
-def test_the_import_order_in_the_picture_is_the_tested_one() -> None:
+def test_import_order_in_the_diagram_is_the_tested_one() -> None:
     from tests.test_layout import ORDER
 
     script = runpy.run_path(str(DOCS / "make_architecture.py"))
@@ -74,7 +74,7 @@ def code_of(page: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text_of(page)):
         assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
 

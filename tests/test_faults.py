@@ -76,7 +76,7 @@ def test_train(faults: dict[str, Any], id: str, given: str) -> None:
         path = root / case.get("train", case["data"])
         options = {"images": root / case["images"]} | ({"val": root / case["val"]} if "val" in case else {})
     train, val, note = split_pair(path, **options)
-    said = "\n".join(fold([*train.findings, *val.findings]))
+    output = "\n".join(fold([*train.findings, *val.findings]))
     try:
         check_trainable(train)
     except FovealError as error:
@@ -86,13 +86,13 @@ def test_train(faults: dict[str, Any], id: str, given: str) -> None:
         assert case["expect"]["train"] in (WARN, ACCEPT)
         assert len(val) == 2 and sum(map(len, train.records)) > 0 and note == ""
         if case["expect"]["train"] == ACCEPT:
-            assert len(train) == 4 and said == ""
+            assert len(train) == 4 and output == ""
         else:
-            assert names_culprit(said, case) and said.startswith("warning")
+            assert names_culprit(output, case) and output.startswith("warning")
     assert state(root / case["data"]) == before
 
 
-def test_good_part_is_kept(faults: dict[str, Any]) -> None:
+def test_valid_annotations_are_retained(faults: dict[str, Any]) -> None:
     """One bad box costs nothing else: three objects a picture are made, the inverted one of twelve is gone."""
     counts = {}
     for id in (
@@ -115,7 +115,7 @@ def test_good_part_is_kept(faults: dict[str, Any]) -> None:
     }
 
 
-def test_exif_picture_is_upright(faults: dict[str, Any]) -> None:
+def test_exif_image_is_upright(faults: dict[str, Any]) -> None:
     case = faults["coco-exif-8"]
     train, _, _ = split_pair(case["root"] / case["data"])
     record = next(r for r in train.records if r.path.name == Path(case["culprit"][0]).name)
@@ -126,7 +126,7 @@ def test_exif_picture_is_upright(faults: dict[str, Any]) -> None:
     assert all((part.max(-1) - part.min(-1)).mean() > 40 for part in inside)
 
 
-def test_cut_png(faults: dict[str, Any]) -> None:
+def test_truncated_png(faults: dict[str, Any]) -> None:
     case = faults["img-cut-png"]
     found = find_images(case["root"] / case["data"])
     assert len(found) == 3
@@ -155,20 +155,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def judge(case: dict[str, Any], verb: str, status: int, said: str) -> None:
+def judge(case: dict[str, Any], verb: str, status: int, output: str) -> None:
     """``said``: everything that was printed."""
-    wish = case["expect"][verb]
-    assert (status != 0) == (wish == ERROR), said
-    assert "Traceback" not in said
-    if wish == ACCEPT:
-        said = said.replace("0 errors, 0 warnings, 0 notes", "")
-        assert "warning" not in said and "error" not in said, said
+    expected = case["expect"][verb]
+    assert (status != 0) == (expected == ERROR), output
+    assert "Traceback" not in output
+    if expected == ACCEPT:
+        output = output.replace("0 errors, 0 warnings, 0 notes", "")
+        assert "warning" not in output and "error" not in output, output
     else:
-        assert names_culprit(said, case), said
+        assert names_culprit(output, case), output
 
 
 @pytest.mark.parametrize("id", IDS)
-def test_verbs(
+def test_commands(
     faults: dict[str, Any], model: Path, id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """doctor, train and predict, as a person calls them."""

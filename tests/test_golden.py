@@ -29,13 +29,13 @@ def close(name: str, found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).abs().max() <= (1e-4 if name == "boxes" else 1e-6 * largest))
 
 
-def test_every_family_has_its_run() -> None:
+def test_every_family_has_a_stored_run() -> None:
     assert len(FAMILIES) == 16
     assert {p.parent.name for p in HERE.glob("*/run.json")} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_stored_run_answers_as_it_did(name: str) -> None:
+def test_stored_run_predictions_are_unchanged(name: str) -> None:
     with safe_open(HERE / name / "expected.safetensors", "pt") as file:
         seed = int(file.metadata()["seed"])
     expected = load_file(HERE / name / "expected.safetensors")
@@ -45,14 +45,14 @@ def test_a_stored_run_answers_as_it_did(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_stored_run_is_small_and_names_no_machine(name: str) -> None:
+def test_stored_run_is_small_and_names_no_machine(name: str) -> None:
     checkpoint = (HERE / name / "checkpoints" / "best").resolve()
     assert sum(p.stat().st_size for p in checkpoint.iterdir()) < 200_000
-    story = json.loads((HERE / name / "run.json").read_text())
-    assert story["arguments"]["data"] == "data/shapes" and parse_spec(story["spec"])
+    run_json = json.loads((HERE / name / "run.json").read_text())
+    assert run_json["arguments"]["data"] == "data/shapes" and parse_spec(run_json["spec"])
 
 
-def test_a_stored_run_goes_on(tmp_path: Path) -> None:
+def test_stored_run_can_be_resumed(tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(HERE / RESUMABLE, out, symlinks=True)
     assert not (out / "results.json").exists()

@@ -29,7 +29,7 @@ def same(a: Detections, b: Detections) -> bool:
 
 
 @pytest.mark.parametrize("found", [FOUND, NOTHING])
-def test_coco_and_back(found: Detections) -> None:
+def test_coco_round_trip(found: Detections) -> None:
     assert same(Detections.from_coco(found.to_coco(7), NAMES), found)
     ids = [17, 18, 16]
     rows = found.to_coco(7, ids)
@@ -37,7 +37,7 @@ def test_coco_and_back(found: Detections) -> None:
     assert [row["bbox"] for row in rows[:1]] == [[1.5, 2.0, 28.5, 38.0]][: len(rows)]
 
 
-def test_coco_results_that_are_none_of_one_image() -> None:
+def test_invalid_coco_results_of_one_image() -> None:
     rows = FOUND.to_coco(7)
     with pytest.raises(FovealError, match="several images"):
         Detections.from_coco([*rows, *FOUND.to_coco(8)], NAMES)
@@ -47,14 +47,14 @@ def test_coco_results_that_are_none_of_one_image() -> None:
 
 
 @pytest.mark.parametrize("found", [FOUND, NOTHING])
-def test_hf_and_back(found: Detections) -> None:
+def test_hf_round_trip(found: Detections) -> None:
     theirs = found.to_hf()
     assert set(theirs) == {"scores", "labels", "boxes"}
     assert same(Detections.from_hf({k: v.flip(0) for k, v in theirs.items()}, NAMES), found)
 
 
 @pytest.mark.parametrize("found", [FOUND, NOTHING])
-def test_supervision_and_back(found: Detections) -> None:
+def test_supervision_round_trip(found: Detections) -> None:
     sv = pytest.importorskip("supervision", reason="supervision is not installed")
     theirs = found.to_supervision()
     assert isinstance(theirs, sv.Detections) and len(theirs) == len(found)
@@ -68,7 +68,7 @@ SMALL = [name for name in presets.names() if name.endswith("_mini") and name.spl
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_torchvisions_contract(name: str) -> None:
+def test_torchvision_call_convention(name: str) -> None:
     """A list of pictures and a list of dicts in; a dict of losses, or one answer a picture, out. Those that take
     proposals from outside have tests of their own (test_fast_rcnn)."""
     spec = presets.get(name)
@@ -88,9 +88,9 @@ def test_torchvisions_contract(name: str) -> None:
     assert losses and all(v.dim() == 0 and v.isfinite() for v in losses.values())
     torch.stack(list(losses.values())).sum().backward()
     with torch.no_grad():
-        answers = detector.eval()(images)
-    assert len(answers) == 2 and all(isinstance(a, Detections) for a in answers)
-    for image, answer in zip(images, answers, strict=True):
-        assert answer.boxes.shape == (len(answer), 4)
-        assert (answer.scores.diff() <= 0).all()
-        assert len(answer) == 0 or (answer.boxes[:, 2].max() <= image.shape[2] and answer.boxes.min() >= 0)
+        results = detector.eval()(images)
+    assert len(results) == 2 and all(isinstance(a, Detections) for a in results)
+    for image, result in zip(images, results, strict=True):
+        assert result.boxes.shape == (len(result), 4)
+        assert (result.scores.diff() <= 0).all()
+        assert len(result) == 0 or (result.boxes[:, 2].max() <= image.shape[2] and result.boxes.min() >= 0)

@@ -83,6 +83,6 @@ def test_every_fix_is_an_imperative_sentence() -> None:
         ('f(fix=f"Use {x}" + ".")', "ends with a full stop"),
     ],
 )
-def test_the_lint_finds_mistakes(source: str, expected: str) -> None:
+def test_the_linter_detects_mistakes(source: str, expected: str) -> None:
     found = [problem(*texts) for node in fixes(ast.parse(source)) for texts in ends(node)]
     assert [f for f in found if f] == [expected] * bool(expected)

@@ -24,6 +24,6 @@ def test_old_paths_warn(old: str, name: str, new: str) -> None:
 
 
 @pytest.mark.parametrize("old", ["foveal.parts.losses", "foveal.parts.normalizers", "foveal.weights.detr"])
-def test_a_name_that_never_was_there_is_an_attribute_error(old: str) -> None:
+def test_unknown_name_is_an_attribute_error(old: str) -> None:
     with pytest.raises(AttributeError, match="nonsense"):
         getattr(importlib.import_module(old), "nonsense")  # noqa: B009

@@ -28,12 +28,12 @@ def chosen(environment: dict[str, str]) -> str:
     return done.stdout.strip()
 
 
-def test_processes_choose_as_we_do() -> None:
+def test_subprocesses_choose_the_same_precision() -> None:
     assert chosen(dict(os.environ)) == choose(None, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("asked", "precision"), [("1", "bf16"), ("0", "32")])
-def test_another_processor(asked: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_on_another_cpu(asked: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(sitecustomize.__file__).parent), prepend=os.pathsep)
     monkeypatch.setenv("FOVEAL_TEST_BF16", asked)
     assert chosen(dict(os.environ)) == precision

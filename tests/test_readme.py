@@ -33,13 +33,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     make_shapes(tmp_path / "my-photos", splits={"train": 8, "val": 4}, size=(96, 96), masks=False)
     (tmp_path / "holiday").mkdir()
-    picture = next((tmp_path / "my-photos" / "JPEGImages").iterdir())
-    (tmp_path / "holiday" / "beach.jpg").write_bytes(picture.read_bytes())
-    (tmp_path / "photo.jpg").write_bytes(picture.read_bytes())
+    source_image = next((tmp_path / "my-photos" / "JPEGImages").iterdir())
+    (tmp_path / "holiday" / "beach.jpg").write_bytes(source_image.read_bytes())
+    (tmp_path / "photo.jpg").write_bytes(source_image.read_bytes())
     return tmp_path
 
 
-def test_the_commands(place: Path, data: Path) -> None:
+def test_readme_commands(place: Path, data: Path) -> None:
     found = commands()
     assert [c[0] for c in found] == [
         "doctor",
@@ -60,7 +60,7 @@ def test_the_commands(place: Path, data: Path) -> None:
     assert (place / "found.json").is_file() and list((place / "drawn").iterdir())
 
 
-def test_the_python_example(place: Path) -> None:
+def test_readme_python_example(place: Path) -> None:
     (code,) = blocks("python")
     for long, short in SHORTER.items():
         code = code.replace(long, short)

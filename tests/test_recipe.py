@@ -29,14 +29,14 @@ from foveal.recipe import (
 )
 
 
-def test_steps_falls_at_fractions_and_at_epochs() -> None:
+def test_step_schedule_decays_at_fractions_and_epochs() -> None:
     # 20 updates, 5 an epoch: 0.5 is update 10, 3 is the start of epoch 3, update 15
     schedule = Steps(at=(0.5, 3), factor=0.1)
     values = [schedule.scale(step, 20, 5) for step in (0, 9, 10, 14, 15, 19)]
     assert values == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_a_fraction_that_floating_point_misses_still_counts() -> None:
+def test_fraction_with_rounding_error_still_counts() -> None:
     assert 0.1 * 3 * 10 > 3.0  # the mark lies a hair above update 3
     assert Steps(at=(0.1 * 3,), factor=0.5).scale(3, 10, 1) == 0.5
 
@@ -66,7 +66,7 @@ def test_warmup_and_schedule_multiply() -> None:
     assert fit.scale(1, 20, 20) == pytest.approx(0.75 * 0.1)
 
 
-def test_learning_rate_is_linear_in_the_batch() -> None:
+def test_learning_rate_scales_linearly_with_the_batch() -> None:
     fit = Recipe(lr=0.02, batch=16)
     assert fit.scaled_lr(16) == 0.02
     assert fit.scaled_lr(4) == pytest.approx(0.005)
@@ -94,13 +94,13 @@ def test_learning_rate_is_linear_in_the_batch() -> None:
         {"early_stop": 0},
     ],
 )
-def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=f"fit.{next(iter(settings))}"):
         Recipe(**settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("settings", [{"epochs": 0}, {"lr": -0.1}, {"lr": math.nan}, {"trains": ()}])
-def test_impossible_stages_are_refused(settings: dict[str, Any]) -> None:
+def test_invalid_stages_are_rejected(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"fit.stages: {next(iter(settings))}"):
         OnImages(**settings)
 
@@ -161,7 +161,7 @@ def test_stages_of_earlier_versions_are_read(text: str) -> None:
         ("Stage(colour=1)", "unknown field colour"),
     ],
 )
-def test_stages_of_earlier_versions_that_were_refused_still_are(text: str, message: str) -> None:
+def test_invalid_stages_of_earlier_versions_are_still_rejected(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_value(text, Vocabulary())
 

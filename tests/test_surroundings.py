@@ -17,8 +17,8 @@ from foveal.errors import FovealError
 from foveal.report.plots import lines
 from foveal.training.loop.log import Log
 from foveal.weights.cache import weights_folder
-from tests.inference.test_predict import picture
 from tests.inference.test_predict import run as predict
+from tests.inference.test_predict import write_image
 
 ODD = os.fsdecode(b"caf\xe9")  # Linux names are bytes; Python shows those that are not UTF-8 as lone surrogates
 
@@ -36,7 +36,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("homeless")
-def test_without_a_home_the_cache_has_to_be_named(
+def test_without_a_home_the_cache_folder_must_be_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(FovealError, match=r"home folder is not known.*FOVEAL_CACHE"):
@@ -50,7 +50,7 @@ def test_without_a_home_the_cache_has_to_be_named(
     assert weights_folder() == tmp_path
 
 
-def test_the_cache_does_not_follow_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_does_not_depend_on_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FOVEAL_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     for value, place in (("cache", ".cache"), ("", ".cache"), ("~/x", "x"), (str(tmp_path / "y"), "y")):
@@ -73,7 +73,7 @@ def test_a_folder_whose_name_is_not_utf_8(tmp_path: Path) -> None:
         folder.mkdir()
     except OSError:
         pytest.skip("this disk has only names in UTF-8")
-    photo = picture(folder / "photo.png")
+    photo = write_image(folder / "photo.png")
     predict(photo, json=folder / "found.json")
     (entry,) = json.loads((folder / "found.json").read_text(encoding="utf-8"))
     assert entry["image"] == str(photo)

@@ -46,7 +46,7 @@ def built(name: str) -> tuple[Detector, Images]:
 
 
 @pytest.mark.parametrize("name", [n for n in presets.names() if n.endswith("_mini")])
-def test_host_syncs_of_detecting_a_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_syncs_of_batch_inference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At most three, whatever the number of images."""
     on_device(monkeypatch)
     detector, images = built(name)

@@ -243,7 +243,7 @@ def ready(detector: Detector, device: str = "auto", precision: str | None = None
     dtype = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[choose(precision, target)]
     folded = cast(Detector, fold_norms(detector)).to(target, dtype).eval()
     if dtype != torch.float32 and target.type == "cpu":
-        from ..parts.layers.narrow import guard_narrow
+        from ..parts.layers.narrow_maps import guard_narrow
 
         guard_narrow(folded)
     return folded

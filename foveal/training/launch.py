@@ -20,7 +20,7 @@ from ..data.records.fingerprint import fingerprint, proposal_fingerprint
 from ..data.records.segmentation import check_masks
 from ..errors import UsageError
 from ..files.atomic import write_json
-from ..parts.layers.narrow import guard_narrow
+from ..parts.layers.narrow_maps import guard_narrow
 from ..recipe import Precision
 from ..runtime import process_group, processes
 from ..runtime.precision import layout

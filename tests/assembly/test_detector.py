@@ -18,7 +18,7 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
 TARGETS = Targets.pad([Target(torch.tensor([[8.0, 8, 50, 44]]), torch.tensor([1]))])
 
 
-def test_the_class_stays_small() -> None:
+def test_detector_class_stays_small() -> None:
     """Methods and properties of its own; the overloads of ``forward`` count once."""
     own = [name for name, value in vars(Detector).items() if callable(value) or isinstance(value, property)]
     assert len(own) <= 14, own
@@ -29,7 +29,7 @@ def test_the_parts_of_a_two_stage_detector_are_named() -> None:
     assert {p.kind for p in parameters} == {inspect.Parameter.KEYWORD_ONLY}
 
 
-def test_the_task_that_learns_is_an_argument() -> None:
+def test_the_trained_task_is_an_argument() -> None:
     torch.manual_seed(0)
     detector = presets.faster_rcnn_mini.build("ab").train()
     images = detector.prepare([IMAGE])
@@ -50,7 +50,7 @@ def test_masks_come_with_a_mask_head(name: str, masks: bool) -> None:
     assert any(key.startswith("mask_head.") for key in detector.state_dict()) is masks
 
 
-def test_people_s_images_one_several_and_a_folder(tmp_path: Any) -> None:
+def test_predict_accepts_one_image_several_and_a_folder(tmp_path: Any) -> None:
     from PIL import Image
 
     detector = presets.retinanet_mini.build("ab").eval()

@@ -87,7 +87,7 @@ def test_an_explicit_mean_or_std_wins(item: str, mean: Any, std: Any) -> None:
     assert (found.mean, found.std) == (mean, std)
 
 
-def test_later_overrides_see_the_kept_values() -> None:
+def test_later_overrides_see_the_preserved_values() -> None:
     found = rule("yolo_v3", "input=Letterbox(320, 320)", "input.std=(0.5,0.5,0.5)")
     assert (found.mean, found.std) == (BLACK, (0.5, 0.5, 0.5))
 
@@ -104,7 +104,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_loaded_weights_see_the_pixels_they_were_trained_on(run: Path) -> None:
+def test_loaded_weights_keep_their_normalization(run: Path) -> None:
     """The same detections of an image that fills both canvases alike; with ImageNet's pixels others."""
     image = np.random.default_rng(1).integers(0, 255, (64, 64, 3), dtype=np.uint8)
 

@@ -38,7 +38,7 @@ EXCEPTIONS = {
 }
 
 
-def test_nobody_looks_into_a_spec() -> None:
+def test_no_code_inspects_the_fields_of_a_spec() -> None:
     """``getattr(spec, "backbone", None)`` and ``hasattr(input, "short")`` asked what a property now answers."""
     places: dict[str, list[int]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -53,7 +53,7 @@ def test_nobody_looks_into_a_spec() -> None:
 
 
 @pytest.mark.parametrize("name", presets.names())
-def test_a_preset_answers(name: str) -> None:
+def test_preset_properties(name: str) -> None:
     spec = presets.get(name)
     assert spec.tasks and set(spec.tasks) <= {"task", "rpn", "roi"}
     assert (spec.source is None) or "roi" in spec.tasks
@@ -78,7 +78,7 @@ def test_the_tasks_are_the_fields_that_hold_one() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_backbone_knows_the_pixels_of_its_weights(backbone: BackboneSpec, pixels: object) -> None:
+def test_backbone_declares_the_normalization_of_its_weights(backbone: BackboneSpec, pixels: object) -> None:
     assert replace(presets.retinanet_mini, backbone=backbone).pixels == pixels
 
 
@@ -87,7 +87,7 @@ def test_another_file_for_the_same_backbone() -> None:
     assert ImagePyramid(CaffeNet()).with_weights("b") == ImagePyramid(CaffeNet(weights="b"))
 
 
-def test_a_field_in_a_propertys_place_needs_a_default() -> None:
+def test_field_that_overrides_a_property_needs_a_default() -> None:
     with pytest.raises(TypeError, match=r"Own\.backbone has no default"):
 
         @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def test_rungs() -> None:
     assert [stage.epochs for stage in four.stages] == [1, 1, 1, 1]
 
 
-def test_lines_of_code_are_those_that_do_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_lines_exclude_comments_and_docstrings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ladder
 
     (tmp_path / "a.py").write_text("# a comment\n\nx = 1\n    # another\ny = 2  # counts\n")

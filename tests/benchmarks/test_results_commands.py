@@ -105,7 +105,7 @@ def test_benchmarks_start(name: str, monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 @pytest.mark.parametrize("command", PYTHON)
-def test_arguments_of_benchmarks_are_known(
+def test_arguments_of_benchmark_commands_exist(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if "detr" in script(command).name:
@@ -118,7 +118,7 @@ def test_arguments_of_benchmarks_are_known(
         assert option in shown, f"{script(command).name} has no {option}"
 
 
-def test_the_detectors_that_are_compared_train_the_same_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compared_detectors_train_the_same_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torchvision's box outputs for the background aside, which no loss reaches (``peers.trained_parameters``)."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from peers import pair, trained_parameters  # type: ignore[import-not-found]
@@ -156,7 +156,7 @@ def parsed(verb: str, arguments: list[str]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("command", FOVEAL)
-def test_commands_of_foveal_are_understood(command: str, data: Path) -> None:
+def test_foveal_commands_parse(command: str, data: Path) -> None:
     from foveal import presets
     from foveal.config.overrides import is_override, override
     from foveal.data.open import open_dataset
@@ -178,7 +178,7 @@ def test_commands_of_foveal_are_understood(command: str, data: Path) -> None:
 # -------------------------------------------------------------------------------------------------------- slow
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [c for c in PYTHON if script(c).stem in SLOW])
-def test_long_benchmarks_run(
+def test_slow_benchmarks_run(
     command: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FOVEAL_CACHE", str(tmp_path / "cache"))
@@ -199,7 +199,7 @@ def test_long_benchmarks_run(
 
 
 @pytest.mark.slow
-def test_commands_of_foveal_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foveal_commands_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the page's order, so that ``RUN`` and ``models/yf`` are there; training of one epoch on two images."""
     import shutil
 

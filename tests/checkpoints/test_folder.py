@@ -35,7 +35,7 @@ def content(value: float = 0.0, *, raw: bool = True) -> Content:
     )
 
 
-def test_what_is_saved_is_what_is_read(tmp_path: Path) -> None:
+def test_checkpoint_round_trips(tmp_path: Path) -> None:
     written = content()
     path = checkpoint.save(tmp_path, 3, written)
     found = checkpoint.read(path)
@@ -49,14 +49,14 @@ def test_what_is_saved_is_what_is_read(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "step-3"]
 
 
-def test_the_weights_file_holds_nothing_but_weights(tmp_path: Path) -> None:
+def test_weights_file_holds_only_weights(tmp_path: Path) -> None:
     """The same bytes whenever and wherever it is written."""
     a = checkpoint.save(tmp_path / "a", 3, content())
     b = checkpoint.save(tmp_path / "elsewhere" / "b", 900, content())
     assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
 
 
-def test_the_list_is_what_sha256sum_reads(tmp_path: Path) -> None:
+def test_checksum_list_is_readable_by_sha256sum(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 3, content())
     done = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=path, capture_output=True, check=True)
     assert done.stdout.count(b": OK") == 5
@@ -82,7 +82,7 @@ def _damage(path: Path, kind: str, rng: np.random.Generator) -> str:
 
 
 @pytest.mark.parametrize("kind", ["cut", "flip"])
-def test_damage_is_named_and_the_checkpoint_before_is_used(tmp_path: Path, kind: str) -> None:
+def test_damage_is_named_and_the_previous_checkpoint_is_used(tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(5)
     for trial in range(50):
         folder = tmp_path / str(trial)
@@ -101,7 +101,7 @@ def test_damage_is_named_and_the_checkpoint_before_is_used(tmp_path: Path, kind:
         assert [str(e.path) for e in damaged] == [str(path)]
 
 
-def test_last_byte_of_the_list_counts(tmp_path: Path) -> None:
+def test_last_byte_of_the_checksum_list_is_verified(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 1, content())
     sums = path / "SHA256SUMS"
     sums.write_bytes(sums.read_bytes()[:-1])
@@ -120,7 +120,7 @@ def test_missing_and_extra_files_are_named(tmp_path: Path) -> None:
         checkpoint.verify(path)
 
 
-def test_all_damaged_is_an_error_and_none_is_none(tmp_path: Path) -> None:
+def test_all_damaged_is_an_error_and_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path / "nothing") is None
     for step in (1, 2):
         path = checkpoint.save(tmp_path, step, content())
@@ -129,7 +129,7 @@ def test_all_damaged_is_an_error_and_none_is_none(tmp_path: Path) -> None:
         checkpoint.newest(tmp_path)
 
 
-def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+def test_newer_schema_is_rejected(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 1, content())
     spec = json.loads((path / "spec.json").read_text()) | {"schema": checkpoint.SCHEMA + 1}
     (path / "spec.json").write_text(json.dumps(spec))
@@ -139,7 +139,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         checkpoint.load_checkpoint(path)
 
 
-def test_what_a_path_may_be(tmp_path: Path) -> None:
+def test_accepted_paths(tmp_path: Path) -> None:
     run = tmp_path / "run"
     for step in (1, 2, 3):
         checkpoint.save(run / "checkpoints", step, content(step))
@@ -171,7 +171,7 @@ def test_weights_are_never_taken_from_another_checkpoint(tmp_path: Path) -> None
         checkpoint.load_checkpoint(run)
 
 
-def test_prune_keeps_what_it_is_told(tmp_path: Path) -> None:
+def test_prune_keeps_the_requested_checkpoints(tmp_path: Path) -> None:
     for step in (1, 2, 3, 10):
         checkpoint.save(tmp_path, step, content())
     (tmp_path / ".writing-step-11").mkdir()
@@ -181,14 +181,14 @@ def test_prune_keeps_what_it_is_told(tmp_path: Path) -> None:
     assert checkpoint.steps(tmp_path) == [1, 10]
 
 
-def test_the_same_step_again_replaces_it(tmp_path: Path) -> None:
+def test_saving_the_same_step_replaces_it(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 5, content(1.0))
     path = checkpoint.save(tmp_path, 5, content(2.0))
     assert torch.equal(checkpoint.read(path).model["conv.weight"], content(2.0).model["conv.weight"])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "step-5"]
 
 
-def test_an_exchange_that_was_interrupted_is_repaired(tmp_path: Path) -> None:
+def test_interrupted_replacement_is_repaired(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 5, content())
     os.replace(path, tmp_path / ".old-step-5")
     assert checkpoint.steps(tmp_path) == [5]
@@ -196,7 +196,7 @@ def test_an_exchange_that_was_interrupted_is_repaired(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after", range(6))
-def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+def test_full_disk_leaves_no_partial_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """The write of each of the six files fails in turn, after some of its bytes."""
     checkpoint.save(tmp_path, 1, content())
     original, written = checkpoint.write_synced, 0

@@ -51,7 +51,7 @@ def detr() -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image_path(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "photo.jpg")
     return tmp_path / "photo.jpg"
@@ -60,7 +60,7 @@ def picture(tmp_path: Path) -> Path:
 # --------------------------------------------------------------------------------------------- there and back
 @pytest.mark.parametrize("dilated", [False, True])
 @pytest.mark.parametrize("to", ["foveal", "hf", "hf4", "detr", "hf+transformers", "hf4+transformers"])
-def test_detr_there_and_back(detr: dict[str, Tensor], to: str, dilated: bool, tmp_path: Path) -> None:
+def test_detr_round_trip(detr: dict[str, Tensor], to: str, dilated: bool, tmp_path: Path) -> None:
     form, _, inner = to.partition("+")
     spec = replace(SMALL, backbone=Torchvision("resnet50", dilated=dilated))
     out = tmp_path / ("dc5" if dilated else "c5") / {"foveal": "m.safetensors", "detr": "detr-dc5.pth"}.get(form, "m")
@@ -90,7 +90,7 @@ def test_detr_there_and_back(detr: dict[str, Tensor], to: str, dilated: bool, tm
 @pytest.mark.parametrize(
     "name", ["fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large", "fcos_resnet50_fpn"]
 )
-def test_torchvision_there_and_back(name: str, tmp_path: Path) -> None:
+def test_torchvision_round_trip(name: str, tmp_path: Path) -> None:
     theirs = getattr(tv, name)(weights=None, weights_backbone=None, num_classes=4)
     file = tmp_path / f"{name}.pth"
     torch.save(theirs.state_dict(), file)
@@ -147,7 +147,7 @@ def test_torchvision_there_and_back(name: str, tmp_path: Path) -> None:
         assert torch.equal(back[key][4:], value[4:]) if key.startswith(boxes) else torch.equal(back[key], value), key
 
 
-def test_darknet_there_and_back(data: Path, tmp_path: Path) -> None:
+def test_darknet_round_trip(data: Path, tmp_path: Path) -> None:
     folder = data / "weights/yolo-fastest"
     name = "yolo-fastest-1.1"
     options = ["--cfg", str(folder / f"{name}.cfg"), "--names", str(folder / "coco.names")]
@@ -157,7 +157,7 @@ def test_darknet_there_and_back(data: Path, tmp_path: Path) -> None:
     assert same(theirs.state, {k: v for k, v in find(tmp_path / "m").state.items() if "num_batches" not in k})
 
 
-def test_a_backbone_there_and_back(tmp_path: Path) -> None:
+def test_backbone_round_trip(tmp_path: Path) -> None:
     spec = replace(RETINA, backbone=Torchvision("resnet18"))
     state = spec.build(["a"]).state_dict()
     for file in (tmp_path / "b.pth", tmp_path / "b.safetensors"):
@@ -177,13 +177,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "retina"
 
 
-def test_a_folder_is_a_model_for_every_verb(
-    folder: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_folder_is_accepted_as_a_model_by_every_command(
+    folder: Path, image_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = json.loads((folder / "config.json").read_text())
     assert config["id2label"] == {"0": "cat", "1": "dog", "2": "bird"}
     assert config["model_type"] == "foveal"
-    assert main(["predict", str(folder), str(picture), "--json", str(tmp_path / "p.json"), "--score", "0"]) == 0
+    assert main(["predict", str(folder), str(image_path), "--json", str(tmp_path / "p.json"), "--score", "0"]) == 0
     assert main(["data", "make", "shapes", str(tmp_path / "data"), "--images", "8"]) == 0
     data = ["--data", str(tmp_path / "data"), "--limit", "2", "--device", "cpu"]
     assert main(["weights", "import", str(folder), "--out", str(tmp_path / "m")]) == 0
@@ -244,14 +244,14 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("how", SPOILED)
-def test_a_spoiled_folder_is_one_clear_error(
-    how: str, folder: Path, picture: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_corrupted_folder_is_one_clear_error(
+    how: str, folder: Path, image_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
     _spoil(folder, how)
-    assert main(["predict", str(folder), str(picture)]) in (1, 2)
-    said = capsys.readouterr().err.strip()
-    assert SPOILED[how] in said and str(folder) in said and "\n" not in said, said
+    assert main(["predict", str(folder), str(image_path)]) in (1, 2)
+    output = capsys.readouterr().err.strip()
+    assert SPOILED[how] in output and str(folder) in output and "\n" not in output, output
     assert not Path("touched").exists()
     assert main(["weights", "import", str(folder), "--out", "imported"]) in (1, 2)
     assert not Path("imported").exists()
@@ -293,31 +293,31 @@ def test_bad_files(
         "preset": "retinanet_r50_fpn is not a DETR", "depth": "not a DETR on ResNet-50 or 101",
     }  # fmt: skip
     assert main(["weights", "import", "detr.pth", "--out", "m", *extra]) == (2 if how == "preset" else 1)
-    said = capsys.readouterr().err.strip()
-    assert words[how] in said and "detr.pth" in said and "\n" not in said, said
+    output = capsys.readouterr().err.strip()
+    assert words[how] in output and "detr.pth" in output and "\n" not in output, output
     assert not Path("m").exists() and not Path("touched").exists()
 
 
-def test_a_name_that_is_none_shows_the_nearest(
-    folder: Path, picture: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_unknown_name_suggests_the_nearest(
+    folder: Path, image_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
     for name, near in (("acurate", "accurate"), ("retna", "retina"), ("detr_resnet5", "detr_resnet50")):
-        assert main(["predict", name, str(picture)]) == 1
-        said = capsys.readouterr().err
-        assert f"{name}: no such run" in said and near in said.partition("Did you mean")[2], said
+        assert main(["predict", name, str(image_path)]) == 1
+        output = capsys.readouterr().err
+        assert f"{name}: no such run" in output and near in output.partition("Did you mean")[2], output
     assert main(["train", "retinanet_min", "--data", "x"]) == 2
     assert "retinanet_mini" in capsys.readouterr().err
 
 
-def test_half_a_detector_is_not_exported(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_incomplete_detector_is_not_exported(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _spoil(folder, "headless")
     assert main(["weights", "export", str(folder), "--out", str(tmp_path / "x.safetensors")]) == 1
     assert "does not fit RetinaNet with 3 classes: missing head" in capsys.readouterr().err
     assert not (tmp_path / "x.safetensors").exists()
 
 
-def test_export_reads_what_import_reads(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_accepts_what_import_accepts(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, name = data / "weights/yolo-fastest", "yolo-fastest-1.1"
     options = ["--cfg", str(folder / f"{name}.cfg"), "--names", str(folder / "coco.names")]
     weights, out = str(folder / f"{name}.weights"), str(tmp_path / "m.safetensors")
@@ -327,7 +327,7 @@ def test_export_reads_what_import_reads(data: Path, tmp_path: Path, capsys: pyte
     assert len(find(out).classes) == 80
 
 
-def test_what_a_state_dict_does_not_say() -> None:
+def test_settings_missing_from_a_state_dict() -> None:
     """An epsilon, and where boxes stand: torchvision's model has to be told."""
     plain = presets.retinanet_r50_fpn
     with torch.device("meta"):
@@ -341,7 +341,7 @@ def test_what_a_state_dict_does_not_say() -> None:
     assert remarks("foveal", changed, state) == []
 
 
-def test_what_has_no_such_form_is_refused(detr: dict[str, Tensor], tmp_path: Path) -> None:
+def test_unsupported_detectors_are_rejected(detr: dict[str, Tensor], tmp_path: Path) -> None:
     state = RETINA.build(CLASSES).state_dict()
     for to in ("torchvision", "detr"):
         with pytest.raises(UsageError, match="RetinaNet on this backbone is no"):

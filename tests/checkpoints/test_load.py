@@ -38,7 +38,7 @@ def detector() -> Detector:
 
 
 @pytest.fixture()
-def picture() -> np.ndarray:
+def image_array() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
 
 
@@ -50,43 +50,45 @@ def run(detector: Detector, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_the_inference_form_answers_the_same(detector: Detector, picture: np.ndarray) -> None:
-    plain = detector.predict_arrays([picture])[0]
-    quick = ready(detector, "cpu", "32").predict_arrays([picture])[0]
+def test_inference_form_gives_the_same_predictions(detector: Detector, image_array: np.ndarray) -> None:
+    plain = detector.predict_arrays([image_array])[0]
+    quick = ready(detector, "cpu", "32").predict_arrays([image_array])[0]
     assert len(plain) == len(quick) > 0
     torch.testing.assert_close(quick.scores, plain.scores, rtol=0, atol=1e-5)
     torch.testing.assert_close(quick.boxes, plain.boxes, rtol=0, atol=1e-2)
 
 
-def test_bf16_answers_nearly_the_same(detector: Detector, picture: np.ndarray) -> None:
+def test_bf16_predictions_are_close(detector: Detector, image_array: np.ndarray) -> None:
     half = ready(detector, "cpu", "bf16")
     assert next(half.parameters()).dtype == torch.bfloat16
-    plain, found = detector.predict_arrays([picture])[0], half.predict_arrays([picture])[0]
+    plain, found = detector.predict_arrays([image_array])[0], half.predict_arrays([image_array])[0]
     assert found.boxes.dtype == found.scores.dtype == torch.float32
     assert abs(float(plain.scores[0]) - float(found.scores[0])) < 0.05
 
 
-def test_run_checkpoint_and_exported_file_are_one_detector(run: Path, picture: np.ndarray, tmp_path: Path) -> None:
+def test_run_checkpoint_and_exported_file_load_the_same_detector(
+    run: Path, image_array: np.ndarray, tmp_path: Path
+) -> None:
     file = tmp_path / "one.safetensors"
     assert main(["weights", "export", str(run), "--out", str(file)]) == 0
-    answers = [
-        load(p, precision="32").predict_arrays([picture])[0] for p in (run, run / "checkpoints" / "step-3", file)
+    predictions = [
+        load(p, precision="32").predict_arrays([image_array])[0] for p in (run, run / "checkpoints" / "step-3", file)
     ]
-    assert all(torch.equal(a.boxes, answers[0].boxes) and a.names == ("a", "b") for a in answers)
+    assert all(torch.equal(a.boxes, predictions[0].boxes) and a.names == ("a", "b") for a in predictions)
 
 
-def test_export_and_import_as_functions(run: Path, picture: np.ndarray, tmp_path: Path) -> None:
+def test_export_and_import_as_functions(run: Path, image_array: np.ndarray, tmp_path: Path) -> None:
     written, remarks = export_model(run, tmp_path / "one.safetensors")
     assert written == [tmp_path / "one.safetensors"] and remarks == []
     spec, names = import_model(written[0], tmp_path / "imported")
     assert names == ("a", "b") and spec == load_checkpoint(run).spec
-    first, second = (load(p, precision="32").predict_arrays([picture])[0] for p in (run, tmp_path / "imported"))
+    first, second = (load(p, precision="32").predict_arrays([image_array])[0] for p in (run, tmp_path / "imported"))
     assert torch.equal(first.boxes, second.boxes) and torch.equal(first.scores, second.scores)
     with pytest.raises(FovealError, match="exists already"):
         import_model(written[0], tmp_path / "imported")
 
 
-def test_export_takes_what_load_takes_and_says_where_it_cannot_write(
+def test_export_accepts_what_load_accepts_and_reports_unwritable_paths(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
@@ -94,12 +96,12 @@ def test_export_takes_what_load_takes_and_says_where_it_cannot_write(
     assert main(["weights", "export", str(one), "--out", str(two)]) == 0
     assert one.read_bytes() == two.read_bytes()
     assert main(["weights", "export", "accurate", "--out", str(tmp_path / "three.safetensors")]) in (0, 1)
-    said = capsys.readouterr().err
-    assert not said or "weights fetch accurate" in said, "an alias is known"
+    output = capsys.readouterr().err
+    assert not output or "weights fetch accurate" in output, "an alias is known"
     assert main(["weights", "export", str(run), "--out", f"{tmp_path}/{'n' * 300}.safetensors"]) == 1
 
 
-def test_what_safetensors_cannot_write_is_no_bug_of_ours(
+def test_safetensors_write_errors_are_reported(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It wraps the system's error in its own class."""
@@ -109,12 +111,12 @@ def test_what_safetensors_cannot_write_is_no_bug_of_ours(
 
     monkeypatch.setattr("safetensors.torch.save_file", refuse)
     assert main(["weights", "export", str(run), "--out", str(tmp_path / "x.safetensors")]) == 1
-    said = capsys.readouterr().err
-    assert "x.safetensors: cannot be written" in said
-    assert "Traceback" not in said
+    output = capsys.readouterr().err
+    assert "x.safetensors: cannot be written" in output
+    assert "Traceback" not in output
 
 
-def test_training_starts_from_whatever_can_be_loaded(run: Path, tmp_path: Path) -> None:
+def test_training_starts_from_any_loadable_model(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "one.safetensors"
     assert main(["weights", "export", str(run), "--out", str(file)]) == 0
     fresh = [load_checkpoint(run).spec.build(("a", "b")) for _ in range(3)]
@@ -125,25 +127,25 @@ def test_training_starts_from_whatever_can_be_loaded(run: Path, tmp_path: Path) 
         load_weights(fresh[0], tmp_path / "none")
 
 
-def test_overrides_change_the_spec_before_it_is_built(run: Path, picture: np.ndarray) -> None:
+def test_overrides_change_the_spec_before_it_is_built(run: Path, image_array: np.ndarray) -> None:
     few = load(run, overrides=["task.suppress.top=2"])
-    assert len(few.predict_arrays([picture])[0]) == 2
+    assert len(few.predict_arrays([image_array])[0]) == 2
 
 
-def test_predict_takes_what_people_have(run: Path, picture: np.ndarray, tmp_path: Path) -> None:
+def test_predict_accepts_common_image_types(run: Path, image_array: np.ndarray, tmp_path: Path) -> None:
     from PIL import Image
 
     loaded = load(run, precision="32")
     folder = tmp_path / "pictures"
     folder.mkdir()
-    Image.fromarray(picture).save(folder / "one.png")
-    want = loaded.predict(picture)
-    for source in (folder / "one.png", str(folder / "one.png"), Image.fromarray(picture)):
+    Image.fromarray(image_array).save(folder / "one.png")
+    want = loaded.predict(image_array)
+    for source in (folder / "one.png", str(folder / "one.png"), Image.fromarray(image_array)):
         assert torch.equal(loaded.predict(source).boxes, want.boxes)
-    assert [len(d) for d in loaded.predict(folder)] == [len(want)] == [len(d) for d in loaded.predict([picture])]
+    assert [len(d) for d in loaded.predict(folder)] == [len(want)] == [len(d) for d in loaded.predict([image_array])]
 
 
-def test_what_is_no_model_is_refused_by_name(run: Path, tmp_path: Path) -> None:
+def test_invalid_models_are_rejected_by_name(run: Path, tmp_path: Path) -> None:
     with pytest.raises(FovealError, match="no such run"):
         load(tmp_path / "nothing")
     text = tmp_path / "best.pt"

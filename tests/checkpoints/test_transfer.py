@@ -28,21 +28,21 @@ HEAD = Transformer(queries=5, width=64, heads=2, encoder=1, decoder=1, hidden=32
 SMALL_DETR = DETR(input=Resize(64, 96, multiple=1), head=HEAD)
 
 
-def told(taken: LoadReport) -> str:
-    return "\n".join(taken.lines())
+def report_text(report: LoadReport) -> str:
+    return "\n".join(report.lines())
 
 
-def test_names_are_grouped_by_the_shortest_path_that_is_of_one_kind() -> None:
+def test_names_are_grouped_by_the_shortest_uniform_prefix() -> None:
     labels = {"a.x.w": "kept", "a.x.b": "kept", "a.y": "kept", "b.x.w": "kept", "b.x.b": "new", "b.z.w": "new"}
     assert grouped(labels) == {"kept": ["a", "b.x.w"], "new": ["b.x.b", "b.z"]}
     assert grouped({}) == {}
 
 
-def test_numbered_layers_are_folded_to_ranges() -> None:
+def test_numbered_layers_are_collapsed_to_ranges() -> None:
     """Layers without weights (2, 3) do not interrupt; one of another kind (5) does."""
     kept = (*(f"b.layers.{i}.w" for i in (0, 1, 4, 6, 7)), "c.0.w", "d.w")
-    taken = LoadReport("f", kept, {"x": ("b.layers.5.w",)}, ("b.layers.9.w",), (1, 2))
-    assert taken.lines()[1:] == [
+    report = LoadReport("f", kept, {"x": ("b.layers.5.w",)}, ("b.layers.9.w",), (1, 2))
+    assert report.lines()[1:] == [
         "  loaded: b.layers.0-4, b.layers.6-7, c, d",
         "  newly initialized (x): b.layers.5",
         "  unused: b.layers.9",
@@ -56,9 +56,9 @@ def test_a_torchvision_state_dict_on_other_classes(tmp_path: Path) -> None:
     spec, source = find_spec(file)
     assert source == file and spec.backbone.name == "mobilenet_v3_large"  # the file alone is enough to begin from
     fresh = spec.build(["a", "b"])
-    taken = load_weights(fresh, file)
-    assert taken.unused == ()
-    assert told(taken).splitlines()[1:] == [
+    report = load_weights(fresh, file)
+    assert report.unused == ()
+    assert report_text(report).splitlines()[1:] == [
         "  loaded: backbone, neck, rpn_head, roi_head.trunk",
         "  newly initialized (2 classes here, 4 there): roi_head.predictor",
     ]
@@ -73,10 +73,10 @@ def test_every_form_of_detr_on_other_classes(form: str, tmp_path: Path) -> None:
     save_file(detr_to_theirs(trained.state_dict(), form), file)  # type: ignore[arg-type]
     spec, _ = find_spec(file)
     fresh = spec.build(["a", "b"])
-    taken = load_weights(fresh, file)
-    assert taken.new == {"2 classes here, 7 there": ("head.class_embed.weight", "head.class_embed.bias")}
-    kept = [name for name in taken.loaded if not torch.equal(fresh.state_dict()[name], trained.state_dict()[name])]
-    assert kept == [] and taken.unused == ()
+    report = load_weights(fresh, file)
+    assert report.new == {"2 classes here, 7 there": ("head.class_embed.weight", "head.class_embed.bias")}
+    kept = [name for name in report.loaded if not torch.equal(fresh.state_dict()[name], trained.state_dict()[name])]
+    assert kept == [] and report.unused == ()
 
 
 def test_same_number_of_other_classes() -> None:
@@ -84,47 +84,47 @@ def test_same_number_of_other_classes() -> None:
     spec = replace(presets.retinanet_mini, input=Resize(64, 96))
     state = spec.build(["cat", "dog"]).state_dict()
 
-    def taken(*classes: str, there: tuple[str, ...] = ("cat", "dog")) -> LoadReport:
+    def report(*classes: str, there: tuple[str, ...] = ("cat", "dog")) -> LoadReport:
         return transfer(spec.build(classes), state, "w", there)
 
-    assert taken("Cat", "dog").new == {}
-    assert list(taken("car", "bus").new) == ["other classes"]
-    assert "newly initialized (other classes): head.classification_head.cls_logits" in told(taken("car", "bus"))
-    assert "--classes cat,dog keeps their columns" in told(taken("dog", "cat"))
-    unnamed = taken("car", "bus", there=("class 1", "class 2"))
-    assert unnamed.new == {} and "do not name their 2 classes, which are assumed to be car, bus" in told(unnamed)
+    assert report("Cat", "dog").new == {}
+    assert list(report("car", "bus").new) == ["other classes"]
+    assert "newly initialized (other classes): head.classification_head.cls_logits" in report_text(report("car", "bus"))
+    assert "--classes cat,dog keeps their columns" in report_text(report("dog", "cat"))
+    unnamed = report("car", "bus", there=("class 1", "class 2"))
+    assert unnamed.new == {} and "do not name their 2 classes, which are assumed to be car, bus" in report_text(unnamed)
 
 
-def test_names_that_nobody_gave() -> None:
+def test_default_class_names() -> None:
     """transformers' own are LABEL_0, LABEL_1. Gaps between real names (COCO's "unused 12") are no such thing."""
     state = presets.retinanet_mini.build(["cat", "dog"]).state_dict()
 
-    def taken(*there: str) -> LoadReport:
+    def report(*there: str) -> LoadReport:
         return transfer(presets.retinanet_mini.build(["car", "bus"]), state, "w", there)
 
-    assert taken("LABEL_0", "LABEL_1").new == {}
-    assert taken("unused 0", "class 1").new == {}
-    assert list(taken("unused 0", "person").new) == ["other classes"]
+    assert report("LABEL_0", "LABEL_1").new == {}
+    assert report("unused 0", "class 1").new == {}
+    assert list(report("unused 0", "person").new) == ["other classes"]
 
 
-def test_other_classes_and_other_shapes_are_told_apart() -> None:
+def test_other_classes_and_other_shapes_are_distinguished() -> None:
     """More queries have nothing to do with classes; and as many columns with a background are not the same classes."""
     trained = SMALL_DETR.build(["a", "b", "c"]).state_dict()
     more = replace(SMALL_DETR, head=replace(HEAD, queries=7)).build(["x"])
-    taken = transfer(more, trained, "w", ["a", "b", "c"])
+    report = transfer(more, trained, "w", ["a", "b", "c"])
     columns = ("head.class_embed.weight", "head.class_embed.bias")
-    assert taken.new == {"another shape": ("head.query_embed.weight",), "1 classes here, 3 there": columns}
+    assert report.new == {"another shape": ("head.query_embed.weight",), "1 classes here, 3 there": columns}
     sigmoid = presets.retinanet_mini.build(["a", "b", "c"])
     softmax = override(presets.retinanet_mini, ["task.cls_loss=CrossEntropy()"]).build(["x", "y"])  # and background
-    taken = transfer(softmax, sigmoid.state_dict(), "w", ["a", "b", "c"])
-    assert list(taken.new) == ["2 classes here, 3 there"]
+    report = transfer(softmax, sigmoid.state_dict(), "w", ["a", "b", "c"])
+    assert list(report.new) == ["2 classes here, 3 there"]
 
 
 def test_another_architecture() -> None:
     """What has the same names is kept, the rest is named; where nothing has, it is refused."""
     here, there = presets.retinanet_mini.build(["a"]), presets.fcos_mini.build(["a"])
     both = transfer(here, there.state_dict(), "fcos", ["a"])
-    assert "loaded: backbone" in told(both) and "unused: head" in told(both)
+    assert "loaded: backbone" in report_text(both) and "unused: head" in report_text(both)
     with pytest.raises(FovealError, match=r"fcos: no weight fits this detector \(DETR\)"):
         transfer(SMALL_DETR.build(["a"]), there.state_dict(), "fcos", ["a"])
 
@@ -133,16 +133,16 @@ def test_a_classification_network_as_weights(tmp_path: Path) -> None:
     spec = replace(presets.retinanet_mini, backbone=Torchvision("resnet18"))
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
     fresh = spec.build(["a"])
-    taken = load_weights(fresh, tmp_path / "r18.pth")
-    assert taken.unused == ("fc.weight", "fc.bias")
-    assert told(taken).splitlines()[1:] == [
+    report = load_weights(fresh, tmp_path / "r18.pth")
+    assert report.unused == ("fc.weight", "fc.bias")
+    assert report_text(report).splitlines()[1:] == [
         "  loaded: backbone",
         "  newly initialized (not in the weights): neck, head",
         "  unused: fc",
     ]
     named = replace(spec, backbone=replace(spec.backbone, weights=str(tmp_path / "r18.pth")))
     again = load_backbone(named, named.build(["a"]))
-    assert again is not None and (again.loaded, again.unused) == (taken.loaded, taken.unused)
+    assert again is not None and (again.loaded, again.unused) == (report.loaded, report.unused)
     assert load_backbone(spec, spec.build(["a"])) is None
     with pytest.raises(FovealError, match=r"r18\.pth: does not fit resnet50"):
         load_weights(replace(spec, backbone=Torchvision("resnet50")).build(["a"]), tmp_path / "r18.pth")
@@ -150,19 +150,17 @@ def test_a_classification_network_as_weights(tmp_path: Path) -> None:
         load_weights(presets.retinanet_mini.build(["a"]), tmp_path / "r18.pth")
 
 
-def test_a_network_of_timms_as_weights(tmp_path: Path) -> None:
+def test_timm_network_as_weights(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm", reason="timm is not installed")
     from foveal.parts.backbones.timm import Timm
 
     torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "r.pth")
     fresh = replace(presets.retinanet_mini, backbone=Timm("resnet10t")).build(["a"])
-    lines = told(load_weights(fresh, tmp_path / "r.pth")).splitlines()
+    lines = report_text(load_weights(fresh, tmp_path / "r.pth")).splitlines()
     assert lines[1] == "  loaded: backbone" and lines[3] == "  unused: fc"
 
 
-def test_a_torchvision_state_dict_on_real_pictures(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_torchvision_state_dict_on_real_images(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The documented command: the file alone says what it is, and its 4 classes become those of the blood cells."""
     file, run = tmp_path / "own_320.pth", tmp_path / "run"
     torch.save(
@@ -189,7 +187,7 @@ def test_a_torchvision_state_dict_on_real_pictures(
     assert json.loads((run / "run.json").read_text())["classes"] == ["Platelets", "RBC", "WBC"]
 
 
-def test_the_command_prints_it_and_the_run_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_load_report_is_printed_and_stored_in_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, first = str(tmp_path / "data"), tmp_path / "first"
     assert main(["data", "make", "shapes", data, "--images", "12"]) == 0
     options = [
@@ -212,7 +210,7 @@ def test_the_command_prints_it_and_the_run_keeps_it(tmp_path: Path, capsys: pyte
     classes = json.loads((first / "run.json").read_text())["classes"]
     begun = [str(first), *options, "--classes", classes[0], "--out", str(tmp_path / "second"), "input.short=64"]
     assert main(["train", *begun]) == 0
-    said = capsys.readouterr().err
-    assert f"newly initialized (1 classes here, {len(classes)} there): head.classification_head.cls_logits" in said
+    output = capsys.readouterr().err
+    assert f"newly initialized (1 classes here, {len(classes)} there): head.classification_head.cls_logits" in output
     start = json.loads((tmp_path / "second" / "run.json").read_text())["start"]
     assert start["kept"][0] == "backbone" and start["not used"] == []

@@ -16,7 +16,7 @@ from foveal.data.synthetic.shapes import make_shapes
 from foveal.errors import UsageError
 
 
-def test_anchors_are_those_of_the_clustering(tmp_path: Path) -> None:
+def test_anchors_match_the_clustering(tmp_path: Path) -> None:
     make_shapes(tmp_path / "d", images=12, size=(96, 96), masks=False)
     dataset = open_dataset(tmp_path / "d", split="train")
     spec = presets.get("yolo_v3_mini")
@@ -36,7 +36,7 @@ def test_anchors_are_those_of_the_clustering(tmp_path: Path) -> None:
     assert again.current == pytest.approx(fit.fitted)
 
 
-def test_detectors_without_such_anchors_are_refused(tmp_path: Path) -> None:
+def test_detectors_without_anchors_are_rejected(tmp_path: Path) -> None:
     make_shapes(tmp_path / "d", images=4, size=(64, 64), masks=False)
     dataset = open_dataset(tmp_path / "d", split="train")
     for name in ("retinanet_mini", "yolo_v1_mini"):

@@ -16,7 +16,7 @@ from foveal.cli.common import names, seconds, with_stdout, write_json
 from foveal.errors import UsageError
 from foveal.files.atomic import write_json as write_other
 from foveal.training.run import default_out
-from tests.inference.test_predict import picture
+from tests.inference.test_predict import write_image
 
 
 def foveal(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -40,7 +40,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # ----------------------------------------------------------------------------------- without torch
-def test_help_lists_every_verb_and_does_not_import_torch() -> None:
+def test_help_lists_every_command_and_does_not_import_torch() -> None:
     done = foveal("--help")
     assert done.returncode == 0
     assert all(f"  {verb} " in done.stdout for verb in cli.VERBS)
@@ -66,7 +66,7 @@ def test_doctor_and_eval_of_detections_do_not_import_torch(shapes: Path, tmp_pat
 
 
 @pytest.mark.parametrize("verb", [v for v in cli.VERBS if v not in ("data", "weights")])
-def test_every_verb_explains_itself_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([verb, "--help"]) == 0
     text = capsys.readouterr().out
     assert "Example:\n" in text
@@ -87,14 +87,14 @@ def test_every_verb_explains_itself_with_an_example(verb: str, capsys: pytest.Ca
         ["weights", "export"],
     ],
 )
-def test_every_subcommand_explains_itself_with_an_example(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_subcommand_has_help_with_an_example(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*words, "--help"]) == 0
     assert f"foveal {' '.join(words)}" in capsys.readouterr().out.split("Example:\n")[1]
 
 
 # -------------------------------------------------------------------------------------- exit statuses
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         ([], 2, ""),
         (["--version"], 0, ""),
@@ -128,10 +128,10 @@ def test_every_subcommand_explains_itself_with_an_example(words: list[str], caps
         (["proposals", "--data", "nowhere", "--method", "nothing"], 1, "nothing"),
     ],
 )
-def test_exit_status_and_one_clear_line(
+def test_errors_give_exit_status_and_one_line(
     arguments: list[str],
     status: int,
-    said: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -140,8 +140,8 @@ def test_exit_status_and_one_clear_line(
     assert cli.main(arguments) == status
     out, err = capsys.readouterr()
     assert "Traceback" not in err
-    assert said in err
-    if said:
+    assert message in err
+    if message:
         assert err.startswith("foveal: ")
         assert err.count("\n") == 1
         assert out == ""
@@ -149,7 +149,7 @@ def test_exit_status_and_one_clear_line(
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "said"),
+    ("error", "status", "message"),
     [
         (KeyboardInterrupt(), 130, "interrupted"),
         (RuntimeError("a bug"), 3, "Please report it"),
@@ -162,10 +162,10 @@ def test_exit_status_and_one_clear_line(
         (BrokenPipeError(), 0, ""),
     ],
 )
-def test_what_goes_wrong_inside_a_verb(
+def test_errors_inside_a_command(
     error: BaseException,
     status: int,
-    said: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -175,12 +175,12 @@ def test_what_goes_wrong_inside_a_verb(
     monkeypatch.setattr("foveal.data.doctor.examine.examine", examine)
     assert cli.main(["doctor", "x"]) == status
     err = capsys.readouterr().err
-    assert said in err
+    assert message in err
     assert ("Traceback" in err) == (status == 3)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
-def test_a_full_disk_behind_standard_output(shapes: Path) -> None:
+def test_full_disk_on_standard_output(shapes: Path) -> None:
     code = "from foveal.cli.main import run; run()"
     for arguments in (["--help"], ["doctor", str(shapes)]):
         with Path("/dev/full").open("w") as full:
@@ -230,7 +230,7 @@ def test_a_run_from_training_to_prediction(
     assert scores["images"] == stored["images"]
     assert isinstance(json.loads((tmp_path / "found.json").read_text()), list)
 
-    photo, bad = picture(tmp_path / "photo.png", 90, 70), tmp_path / "bad.png"
+    photo, bad = write_image(tmp_path / "photo.png", 90, 70), tmp_path / "bad.png"
     bad.write_bytes(b"\x89PNG no")
     words = ["predict", "a", str(photo), str(bad), "--out", "drawn", "--json", "p.json", "--score", "0"]
     assert cli.main([*words, "task.select.score=0.01"]) == 0
@@ -305,7 +305,7 @@ def test_demo_draws_trains_and_reports(tmp_path: Path) -> None:
         assert (out / "report.html").stat().st_size > 10_000
 
 
-def test_demo_replaces_only_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_replaces_only_its_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.txt").write_text("keep me")
     assert cli.main(["demo", "--out", str(tmp_path)]) == 1
     assert "holds something that demo did not make" in capsys.readouterr().err

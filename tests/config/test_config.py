@@ -72,7 +72,7 @@ HOUSES = [
 
 # ------------------------------------------------------------------------------------------- round trips
 @pytest.mark.parametrize("house", HOUSES)
-def test_text_reads_back_as_an_equal_value(house: House) -> None:
+def test_text_round_trips_to_an_equal_value(house: House) -> None:
     assert parse_value(repr(house), NAMES) == house
     for width in (1, 40, 10_000):
         assert parse_value(show(house, width), NAMES) == house
@@ -80,13 +80,13 @@ def test_text_reads_back_as_an_equal_value(house: House) -> None:
 
 
 @pytest.mark.parametrize("name", presets.names())
-def test_every_preset_reads_back(name: str) -> None:
+def test_every_preset_round_trips(name: str) -> None:
     spec = presets.get(name)
     assert parse_spec(repr(spec)) == spec
     assert parse_spec(show(spec)) == spec
 
 
-def test_not_a_number_survives_and_equals_itself_in_a_difference() -> None:
+def test_nan_round_trips_and_equals_itself_in_a_diff() -> None:
     back = parse_value(show(Plain(math.nan)), NAMES)
     assert math.isnan(back.shade)
     assert difference(Plain(math.nan), back) == []
@@ -98,18 +98,18 @@ def test_show_breaks_lines_only_where_needed() -> None:
     assert max(map(len, show(HOUSES[1], 60).splitlines())) <= 60
 
 
-def test_another_schema_is_refused() -> None:
+def test_unknown_schema_is_rejected() -> None:
     with pytest.raises(FovealError, match="schema 99"):
         spec_from_json({"schema": 99, "spec": "House()"}, NAMES)
 
 
-def test_a_part_is_no_spec() -> None:
+def test_a_part_is_not_a_spec() -> None:
     with pytest.raises(UsageError, match="Focal is not a detector"):
         parse_spec("Focal()")
 
 
 # --------------------------------------------------------------------------------------------- overrides
-def test_overrides_replace_by_path_and_see_each_other() -> None:
+def test_overrides_apply_by_path_in_order() -> None:
     house = override(
         House(),
         ["paint=Layered()", "paint.coats.1.shade=.3", "paint.kind=water", "paint.coats.0.name=sky-2", "open=True"],
@@ -121,7 +121,7 @@ def test_overrides_replace_by_path_and_see_each_other() -> None:
     )
 
 
-def test_integers_become_floats_where_floats_are_wanted() -> None:
+def test_integers_are_converted_to_float_fields() -> None:
     for path in ("/data/x.weights", "./x-1.pth", "../../a.b", "~/x.pth", "models/x.pth"):
         assert override(Plain(), [f"name={path}"], NAMES).name == path
     shade = override(House(), ["paint.shade=2"], NAMES).paint
@@ -130,7 +130,7 @@ def test_integers_become_floats_where_floats_are_wanted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("item", "said"),
+    ("item", "message"),
     [
         ("pain=Plain()", "unknown setting pain. Did you mean paint? Valid settings: inner, open, paint, rooms"),
         ("paint.shad=1", "paint: Plain: unknown setting shad. Did you mean shade?"),
@@ -154,14 +154,14 @@ def test_integers_become_floats_where_floats_are_wanted() -> None:
         ("rooms=", "cannot read"),
     ],
 )
-def test_a_bad_override_says_what_is_wrong(item: str, said: str) -> None:
+def test_invalid_override_is_explained(item: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         override(House(), [item], NAMES)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_place_in_a_tuple_must_exist() -> None:
+def test_tuple_index_must_exist() -> None:
     for item in ("coats.2.shade=1", "coats.-1.shade=1", "coats.x=1"):
         with pytest.raises(UsageError, match=r"Use one of the indices 0 to 1|key=value"):
             override(Layered(), [item], NAMES)
@@ -169,7 +169,7 @@ def test_a_place_in_a_tuple_must_exist() -> None:
         override(Layered(), ["kind=tempera"], NAMES)
 
 
-def test_presets_take_the_overrides_of_the_documentation() -> None:
+def test_documented_overrides_apply_to_presets() -> None:
     spec = override(
         presets.get("faster_rcnn_mini"),
         ["rpn.cls_loss=Focal(gamma=1.5)", "rpn.sampler=All()", "input.short=600", "fit.lr=0.01", "fit.augment.0.p=.3"],
@@ -180,7 +180,7 @@ def test_presets_take_the_overrides_of_the_documentation() -> None:
     assert changed["fit.augment.0.p"] == 0.3
 
 
-def test_stretch_without_a_size_keeps_the_models() -> None:
+def test_stretch_without_a_size_keeps_the_model_size() -> None:
     spec: Any = override(presets.get("retinanet_mini"), ["input=Stretch()"])
     assert (spec.input.width, spec.input.height) == (presets.retinanet_mini.input.short,) * 2  # type: ignore[attr-defined]
 
@@ -228,7 +228,7 @@ def test_stretch_without_a_size_keeps_the_models() -> None:
         "x" + "()" * 100_000,
     ],
 )
-def test_hostile_text_is_refused_in_one_line(text: str) -> None:
+def test_malicious_text_is_rejected_in_one_line(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_value(text, NAMES, where="somewhere")
     assert str(caught.value).startswith("somewhere")
@@ -253,7 +253,7 @@ def test_hostile_text_is_refused_in_one_line(text: str) -> None:
         (object, Any, object),
     ],
 )
-def test_fitting_values(value: object, hint: Any, result: object) -> None:
+def test_valid_values(value: object, hint: Any, result: object) -> None:
     assert fitted(value, hint) == result
     assert type(fitted(value, hint)) is type(result)
 
@@ -276,7 +276,7 @@ def test_fitting_values(value: object, hint: Any, result: object) -> None:
         (None, Paint),
     ],
 )
-def test_values_that_do_not_fit(value: object, hint: Any) -> None:
+def test_invalid_values(value: object, hint: Any) -> None:
     with pytest.raises(Mismatch):
         fitted(value, hint)
 
@@ -293,7 +293,7 @@ def test_a_fields_comment_is_its_help() -> None:
     }
 
 
-def test_differences_go_as_deep_as_the_classes_agree() -> None:
+def test_diff_recurses_while_classes_match() -> None:
     a, b = House(Layered()), House(Layered((Plain(0.1), Plain(0.25))), Plain())
     assert difference(a, b) == [("paint.coats.0.shade", 0.5, 0.1), ("inner", None, Plain())]
     assert difference(House(rooms=1), dataclasses.replace(House(), rooms=True)) == [("rooms", 1, True)]
@@ -304,7 +304,7 @@ def test_importing_config_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_text_in_a_call_needs_quotes() -> None:
+def test_strings_in_a_call_need_quotes() -> None:
     with pytest.raises(UsageError, match=r"Quote text in a call: Darknet\(\"my.cfg\"\)"):
         override(House(), ["paint=Plain(name=/data/x.cfg)"], NAMES)
     with pytest.raises(UsageError, match=r"unknown name dark\. Text needs quotes here: 'dark'"):

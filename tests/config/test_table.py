@@ -54,7 +54,7 @@ def defined(place: str) -> list[type]:
     ]
 
 
-def test_the_table_holds_every_part() -> None:
+def test_the_registry_holds_every_part() -> None:
     found = [cls for place in PLACES for cls in defined(place)]
     names = [cls.__name__ for cls in found]
     assert len(names) == len(set(names))
@@ -65,11 +65,11 @@ def test_the_table_holds_every_part() -> None:
     assert list(PARTS.values()) == sorted(PARTS.values())
 
 
-def test_every_preset_names_parts_of_the_table_alone() -> None:
+def test_presets_only_use_registered_parts() -> None:
     assert [name for name in presets.names() if custom_parts(presets.get(name))] == []
 
 
-def test_opening_a_run_imports_what_its_text_names() -> None:
+def test_loading_a_run_imports_only_the_parts_it_names() -> None:
     """Of the package's files that hold code (the ``__init__.py`` of most folders are empty)."""
     code = (
         "import sys, foveal; foveal.load(sys.argv[1], device='cpu', precision='32'); "
@@ -104,7 +104,7 @@ TINY = (*SMALL, "neck.channels=8", "head.depth=1", "anchors.octaves=1")
 BRIER = "task.cls_loss=Brier(sharpness=2)"
 
 
-def test_a_part_of_ones_own_trains_and_loads(page: ModuleType, tmp_path: Path) -> None:
+def test_custom_part_trains_and_loads(page: ModuleType, tmp_path: Path) -> None:
     data = shapes(tmp_path / "data")
     out, own = tmp_path / "run", [page.Brier]
     quiet = {"device": "cpu", "precision": "32", "workers": 0, "progress": False, "tensorboard": False}
@@ -121,7 +121,7 @@ def test_a_part_of_ones_own_trains_and_loads(page: ModuleType, tmp_path: Path) -
     assert again.path == out
 
 
-def test_a_part_of_ones_own_on_the_command_line(page: ModuleType, tmp_path: Path) -> None:
+def test_custom_part_on_the_command_line(page: ModuleType, tmp_path: Path) -> None:
     data, out = str(shapes(tmp_path / "data")), str(tmp_path / "run")
     train_words = ["train", "retinanet_mini", *TINY, BRIER, "--data", data, "--out", out, "--device", "cpu"]
     assert main([*train_words, "--precision", "32"]) == 2
@@ -140,7 +140,7 @@ def test_a_part_of_ones_own_on_the_command_line(page: ModuleType, tmp_path: Path
     assert main(["compare", out, out]) == 0
 
 
-def test_a_detector_of_ones_own(page: ModuleType, tmp_path: Path) -> None:
+def test_custom_detector(page: ModuleType, tmp_path: Path) -> None:
     spec = override(page.OneMap(), SMALL)
     out = tmp_path / "run"
     quiet = {"device": "cpu", "precision": "32", "workers": 0, "progress": False, "tensorboard": False}
@@ -151,7 +151,7 @@ def test_a_detector_of_ones_own(page: ModuleType, tmp_path: Path) -> None:
         load(out)
 
 
-def test_texts_with_parts_of_ones_own(page: ModuleType) -> None:
+def test_custom_parts_in_text(page: ModuleType) -> None:
     spec = presets.retinanet_mini
     spec = replace(spec, task=replace(spec.task, cls_loss=page.Brier()))
     assert custom_parts(spec) == {"Brier": "my_parts"}
@@ -162,20 +162,20 @@ def test_texts_with_parts_of_ones_own(page: ModuleType) -> None:
         override(spec, ["task.cls_loss=Bier()"], parts=[page.Brier])
 
 
-def test_what_is_no_part_of_ones_own() -> None:
+def test_invalid_custom_parts() -> None:
     @dataclass
     class Loose:
         pass
 
     other = dataclass(frozen=True)(type("Focal", (), {}))
     assert len(Vocabulary([Focal])) == len(PARTS)
-    for parts, said in (([Loose], "Loose is not a part"), ([other], "two parts are named Focal")):
-        with pytest.raises(UsageError, match=said):
+    for parts, message in (([Loose], "Loose is no part"), ([other], "two parts are named Focal")):
+        with pytest.raises(UsageError, match=message):
             Vocabulary(parts)
 
 
-def test_modules_that_cannot_be_used(page: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_modules(page: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty_parts.py").write_text("")
-    for module, said in (("no_such_module", "cannot import"), ("empty_parts.py", "no parts in empty_parts.py")):
+    for module, message in (("no_such_module", "cannot import"), ("empty_parts.py", "no parts in empty_parts.py")):
         assert main(["eval", "run", "--data", "x", "--parts", module]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err

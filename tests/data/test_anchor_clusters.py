@@ -42,7 +42,7 @@ def plain_cluster(boxes: list[tuple[float, float]], k: int, seed: int, runs: int
     return best
 
 
-def test_equal_to_a_plain_loop_on_bccd(data: Path) -> None:
+def test_matches_a_reference_loop_on_bccd(data: Path) -> None:
     dataset = open_dataset(data / "bccd", split="trainval")
     sides = np.concatenate([r.boxes[:, 2:] - r.boxes[:, :2] for r in dataset.records])[::7]
     boxes = [(float(w), float(h)) for w, h in sides]
@@ -60,7 +60,7 @@ def test_too_few_boxes() -> None:
         cluster(np.array([[1.0, 2], [1, 2], [3, 4]]), 3)
 
 
-def test_the_command_prints_an_override_that_fits(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_a_valid_override(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from foveal import presets
     from foveal.config.overrides import override
 

@@ -63,7 +63,7 @@ def test_round_trips_are_exact(tmp_path: Path, chain: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_real_set_survives(data: Path, tmp_path: Path, format: str) -> None:
+def test_real_dataset_round_trips(data: Path, tmp_path: Path, format: str) -> None:
     written = convert(data / "voc2012-catdogcar", tmp_path / "out", format, link=True)  # type: ignore[arg-type]
     assert (written.images, written.objects, written.splits) == (300, 687, ("train", "trainval", "val"))
     first, again = open_dataset(data / "voc2012-catdogcar"), open_dataset(tmp_path / "out")
@@ -87,7 +87,7 @@ def test_coco_keeps_ids_areas_and_masks(tmp_path: Path) -> None:
     assert [f.code for f in written.findings] == ["masks-lost"]
 
 
-def test_voc_files_are_the_devkits_form(tmp_path: Path) -> None:
+def test_voc_files_follow_the_devkit_format(tmp_path: Path) -> None:
     convert(voc(tmp_path / "a"), tmp_path / "b", "voc")
     text = (tmp_path / "b" / "Annotations" / "a.xml").read_text()
     assert "<bndbox><xmin>5</xmin><ymin>6</ymin><xmax>20</xmax><ymax>30</ymax></bndbox>" in text
@@ -95,7 +95,7 @@ def test_voc_files_are_the_devkits_form(tmp_path: Path) -> None:
     assert (tmp_path / "b" / "classes.txt").read_text() == "cat\ndog\n"
 
 
-def test_names_that_formats_cannot_hold(tmp_path: Path) -> None:
+def test_names_a_format_cannot_represent(tmp_path: Path) -> None:
     image(tmp_path / "a" / "new\nline <&>.jpg")
     text = f"<annotation>{xml_object(('a &amp; b &lt;c&gt;', 1, 1, 9, 9))}</annotation>"
     (tmp_path / "a" / "new\nline <&>.xml").write_text(text)
@@ -105,7 +105,7 @@ def test_names_that_formats_cannot_hold(tmp_path: Path) -> None:
         assert again.classes == ("a & b <c>",) and again.records[0].path.name == "new_line <&>.jpg"
 
 
-def test_file_names_that_are_no_utf_8(tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf_8(tmp_path: Path) -> None:
     """Old archives have names in Latin-1: the copies get names that every format can hold."""
     source = voc(tmp_path / "a", splits=False)
     for folder, ending in (("JPEGImages", "jpg"), ("Annotations", "xml")):
@@ -122,7 +122,7 @@ def test_file_names_that_are_no_utf_8(tmp_path: Path) -> None:
         assert len(open_dataset(path).classes) == 2
 
 
-def test_same_names_in_two_splits_stay_two_images(tmp_path: Path) -> None:
+def test_same_name_in_two_splits_stays_two_images(tmp_path: Path) -> None:
     yolo(tmp_path / "a")
     image(tmp_path / "a" / "images" / "val" / "a.jpg", seed=5)
     for format in FORMATS:
@@ -148,7 +148,7 @@ def test_a_coco_split_without_a_class_gets_the_same_numbers(tmp_path: Path) -> N
     assert len(open_dataset(convert(tmp_path / "a", tmp_path / "b", "yolo").path)) == 4
 
 
-def test_never_into_the_source_or_over_something(tmp_path: Path) -> None:
+def test_never_writes_into_the_source_or_overwrites(tmp_path: Path) -> None:
     source = voc(tmp_path / "a")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("precious")

@@ -18,7 +18,7 @@ from tests.data.formats.test_voc import codes
 from tests.helpers.data_sets import BOXES, coco, coco_doc, image, state, voc, xml, yolo
 
 
-def test_what_is_no_data_set_is_said(tmp_path: Path) -> None:
+def test_invalid_dataset_paths_are_reported(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     image(tmp_path / "photos" / "a.jpg")
     (tmp_path / "photos" / "notes.json").write_text('{"a": 1}')
@@ -38,7 +38,7 @@ def test_what_is_no_data_set_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"  \n", b'{"images": [{"id": 1, "file_na', b"\0" * 99, b"<html></html>"])
 @pytest.mark.parametrize("place", ["annotations/{}.json", "{}/labels.json"])
-def test_a_damaged_coco_file_beside_a_sound_one_is_an_error(tmp_path: Path, content: bytes, place: str) -> None:
+def test_damaged_coco_file_next_to_a_valid_one_is_an_error(tmp_path: Path, content: bytes, place: str) -> None:
     coco(tmp_path).unlink()
     train, val = (tmp_path / place.format(split) for split in ("train", "val"))
     train.parent.mkdir(exist_ok=True)
@@ -52,7 +52,7 @@ def test_a_damaged_coco_file_beside_a_sound_one_is_an_error(tmp_path: Path, cont
         check_trainable(open_dataset(tmp_path))
 
 
-def test_other_json_beside_a_coco_file_is_no_annotation(tmp_path: Path) -> None:
+def test_other_json_next_to_a_coco_file_is_ignored(tmp_path: Path) -> None:
     folder = coco(tmp_path).parent
     (folder / "found.json").write_text('[{"image_id": 10, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}]')
     (folder / "settings.json").write_text('{"color": "green"}')
@@ -62,7 +62,7 @@ def test_other_json_beside_a_coco_file_is_no_annotation(tmp_path: Path) -> None:
     assert len(dataset) == 4 and not dataset.findings and dataset.splits == ()
 
 
-def test_more_than_one_data_set_is_refused_by_name(tmp_path: Path) -> None:
+def test_more_than_one_dataset_is_rejected_by_name(tmp_path: Path) -> None:
     voc(tmp_path / "VOC2007")
     voc(tmp_path / "VOC2012")
     with pytest.raises(FovealError, match=r"holds 2 datasets: VOC in .*VOC2007; VOC in .*VOC2012"):
@@ -72,7 +72,7 @@ def test_more_than_one_data_set_is_refused_by_name(tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "VOC2012").format == "voc"
 
 
-def test_unknown_split_lists_those_there_are(tmp_path: Path) -> None:
+def test_unknown_split_lists_the_available_ones(tmp_path: Path) -> None:
     voc(tmp_path / "a")
     with pytest.raises(FovealError, match=r"no split 'test'.*train, val"):
         open_dataset(tmp_path / "a", split="test")
@@ -85,7 +85,7 @@ def test_trainval_is_train_and_val(tmp_path: Path) -> None:
     assert [r.id for r in open_dataset(voc(tmp_path), split="trainval").records] == list("abcd")
 
 
-def test_joined_sets(tmp_path: Path) -> None:
+def test_concatenated_datasets(tmp_path: Path) -> None:
     """VOC 07+12: names found are sorted over all, splits are those of both, labels follow the names."""
     voc(tmp_path / "07")
     for name in ("e", "f"):
@@ -104,7 +104,7 @@ def test_joined_sets(tmp_path: Path) -> None:
     assert len(twice) == 4 and codes(twice) == ["warning image-in-two-splits"] * 4
 
 
-def test_joined_coco_keeps_category_ids(tmp_path: Path) -> None:
+def test_concatenated_coco_keeps_category_ids(tmp_path: Path) -> None:
     a = open_dataset(coco(tmp_path / "a"))
     doc = coco_doc()
     doc["categories"] = [{"id": 3, "name": "dog"}, {"id": 18, "name": "cat"}]
@@ -143,7 +143,7 @@ def test_class_subset_keeps_masks_area_and_category_ids(tmp_path: Path) -> None:
     assert more.category_ids == (1, 18)
 
 
-def test_split_pair_chooses_what_is_there(tmp_path: Path) -> None:
+def test_split_pair_uses_existing_splits(tmp_path: Path) -> None:
     path = voc(tmp_path / "a")
     train, val, note = split_pair(path)
     assert ([r.id for r in train.records], [r.id for r in val.records], note) == (["a", "b"], ["c", "d"], "")
@@ -161,7 +161,7 @@ def test_split_pair_chooses_what_is_there(tmp_path: Path) -> None:
         split_pair(path, split_map={"tain": "trainval"})
 
 
-def test_split_pair_divides_by_seed_where_there_are_none(tmp_path: Path) -> None:
+def test_split_pair_splits_by_seed_without_existing_splits(tmp_path: Path) -> None:
     for k in range(20):
         image(tmp_path / f"{k}.jpg", seed=k)
         (tmp_path / f"{k}.xml").write_text(xml(BOXES["a"]))
@@ -183,7 +183,7 @@ def test_tiny_seeded_splits(tmp_path: Path) -> None:
         assert tuple(map(len, seeded_split(dataset))) == expected
 
 
-def test_split_pair_with_a_second_set(tmp_path: Path) -> None:
+def test_split_pair_with_a_second_dataset(tmp_path: Path) -> None:
     train_json = coco(tmp_path)
     doc = coco_doc(["c", "d"])
     doc["categories"] = [{"id": 18, "name": "dog"}, {"id": 40, "name": "cat"}, {"id": 41, "name": "bird"}]
@@ -198,7 +198,7 @@ def test_split_pair_with_a_second_set(tmp_path: Path) -> None:
     assert "warning class-unknown" in found and found.count("warning image-in-two-splits") == 2
 
 
-def test_a_second_set_to_validate_on_never_lets_the_test_images_in(tmp_path: Path) -> None:
+def test_second_validation_dataset_excludes_test_images(tmp_path: Path) -> None:
     source, other = voc(tmp_path / "a"), voc(tmp_path / "b", splits=False)
     sets = source / "ImageSets" / "Main"
     (sets / "train.txt").rename(sets / "trainval.txt")
@@ -227,7 +227,7 @@ def test_split_pair_with_classes(tmp_path: Path) -> None:
         split_pair(path, classes="bird")
 
 
-def test_the_same_picture_on_both_sides_is_said(tmp_path: Path) -> None:
+def test_image_in_both_splits_is_reported(tmp_path: Path) -> None:
     yolo(tmp_path)
     shutil.copy(tmp_path / "images/train/a.jpg", tmp_path / "images/val/a.jpg")
     image(tmp_path / "images/val/b.jpg", seed=123)  # the same name, another picture
@@ -251,7 +251,7 @@ def test_check_trainable(tmp_path: Path) -> None:
         check_trainable(open_dataset(tmp_path / "a"))
 
 
-def test_reading_touches_nothing_and_works_read_only(tmp_path: Path) -> None:
+def test_reading_modifies_nothing_and_works_read_only(tmp_path: Path) -> None:
     for make in (voc, coco, yolo):
         root = tmp_path / make.__name__
         make(root)
@@ -268,7 +268,7 @@ def test_reading_touches_nothing_and_works_read_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["voc", "coco", "coco-file", "yolo"])
-def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_folder_is_named(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make = {"voc": voc, "yolo": yolo}.get(kind, coco)
     source = make(tmp_path / "set")
     closed = tmp_path / "set" / "images" / "train" / "closed"  # where all three look for images
@@ -283,7 +283,7 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, kind: str, mon
     assert len(dataset) == 4
 
 
-def test_a_folder_of_annotations_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_annotation_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = voc(tmp_path / "set")
     (source / "Annotations" / "more").mkdir()
     close(source / "Annotations" / "more", monkeypatch)
@@ -316,7 +316,7 @@ def test_links_to_images_are_followed(tmp_path: Path) -> None:
     assert len(open_dataset(tmp_path / "set")) == 4
 
 
-def test_every_real_set_opens_without_errors(data: Path) -> None:
+def test_every_real_dataset_opens_without_errors(data: Path) -> None:
     for name in ("bccd", "voc2012-catdogcar", "coco128-train2017"):
         dataset = open_dataset(data / name)
         check_trainable(dataset)

@@ -62,17 +62,21 @@ def files(name: str, data: Path) -> tuple[Path, Path, Path]:
 
 def reference(name: str, data: Path) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     """Its detections by photo, and the settings they were made with."""
-    told = json.loads((data / f"weights/reference/{name}.json").read_text())
-    settings = [f"task.select.score={told['score_threshold']}", f"task.suppress.iou={told['nms_iou']}"]
-    return told["images"], ["input=Stretch()", *settings]
+    stored = json.loads((data / f"weights/reference/{name}.json").read_text())
+    settings = [f"task.select.score={stored['score_threshold']}", f"task.suppress.iou={stored['nms_iou']}"]
+    return stored["images"], ["input=Stretch()", *settings]
 
 
 def same(
-    found: list[dict[str, Any]], told: list[dict[str, Any]], size: tuple[int, int], iou: float, score: float
+    found: list[dict[str, Any]],
+    expected: list[dict[str, Any]],
+    size: tuple[int, int],
+    iou: float,
+    score: float,
 ) -> None:
     """Every detection of the reference and no other, boxes cut off at the picture's border."""
-    assert sorted(d["label"] for d in found) == sorted(t["class"] for t in told)
-    for theirs in told:
+    assert sorted(d["label"] for d in found) == sorted(t["class"] for t in expected)
+    for theirs in expected:
         x, y, w, h = theirs["box"]
         box = torch.tensor([max(0, x), max(0, y), min(size[0], x + w), min(size[1], y + h)])
         alike = [d for d in found if d["label"] == theirs["class"]]
@@ -83,19 +87,19 @@ def same(
 
 # -------------------------------------------------------------------------------------------- against OpenCV 4.14
 @pytest.mark.parametrize("name", NAMES)
-def test_decoded_as_opencv_does(name: str, data: Path) -> None:
+def test_decoding_matches_opencv(name: str, data: Path) -> None:
     """From its own stored network input, so that nothing but the network and the decoding counts."""
     weights, cfg, names = files(name, data)
-    told, settings = reference(name, data)
+    expected, settings = reference(name, data)
     detector = load(weights, cfg=cfg, names=names, device="cpu", precision="32", overrides=[*settings, "eps=1e-6"])
     stored = np.load(data / f"weights/reference/{name}.npz")
-    for photo in told:
+    for photo in expected:
         size = load_image(data / "photos/darknet" / photo).shape[1::-1]
         pixels = torch.from_numpy(stored[f"input_{photo.removesuffix('.jpg')}"]).permute(2, 0, 1)[None]
         side = pixels.shape[-1]
         frame = torch.tensor([[side / size[0], side / size[1], 0, 0]])
         images = Images(pixels, torch.tensor([[side, side]]), frame, torch.tensor([[size[1], size[0]]]))
-        same(detector(images)[0].to_list(), told[photo], size, 0.99, 0.005)
+        same(detector(images)[0].to_list(), expected[photo], size, 0.99, 0.005)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -105,21 +109,21 @@ def test_photos_through_the_command_line(name: str, data: Path, tmp_path: Path) 
     What lies just under a threshold there may lie just above it here.
     """
     weights, cfg, names = files(name, data)
-    told, settings = reference(name, data)
+    expected, settings = reference(name, data)
     out = tmp_path / "found.json"
-    photos = [str(data / "photos/darknet" / photo) for photo in told]
+    photos = [str(data / "photos/darknet" / photo) for photo in expected]
     options = ["--cfg", str(cfg), "--names", str(names), "--json", str(out), "--precision", "32", "--device", "cpu"]
     words = [*options, "--score", settings[1].split("=")[1], *settings]
     assert main(["predict", str(weights), *photos, *words]) == 0
     for entry in json.loads(out.read_text()):
-        wanted = told[Path(entry["image"]).name]
+        wanted = expected[Path(entry["image"]).name]
         lowest = min(t["score"] for t in wanted)
         clear = [d for d in entry["detections"] if d["score"] > lowest - 0.01][: len(wanted)]
         same(clear, wanted, (entry["width"], entry["height"]), 0.95, 0.015)
 
 
 # ------------------------------------------------------------------------------------------- what a cfg becomes
-def test_the_parts_that_a_cfg_asks_for(data: Path) -> None:
+def test_parts_built_from_a_cfg(data: Path) -> None:
     yolo = DarknetDetector.from_cfg(data / "weights/darknet-cfg/yolov3-tiny.cfg")
     assert yolo.cells.shapes == (((10, 14), (23, 27), (37, 58)), ((81, 82), (135, 169), (344, 319)))  # finest first
     assert (yolo.cells.unit, yolo.cells.scale_xy, yolo.input) == (
@@ -146,7 +150,7 @@ def test_the_parts_that_a_cfg_asks_for(data: Path) -> None:
         assert parse_spec(show(spec)) == spec == parse_spec(repr(spec))
 
 
-def test_reach_by_hand() -> None:
+def test_scale_xy_by_hand() -> None:
     """A cell of 32 px at (64, 0), reach 1.2: sigmoid(2) = .880797; the center is at .880797 x 1.2 - .1 = .956956."""
     prior = torch.tensor([70.0, 6, 90, 26, 32, 32, 320, 320, 1.2])
     box = GridCoder().decode(torch.tensor([2.0, 0, 0, 0]), prior)
@@ -157,27 +161,27 @@ def test_reach_by_hand() -> None:
 
 @pytest.mark.parametrize("cfg", [V1, V2, V3])
 @pytest.mark.parametrize("classes", [2, 5])
-def test_every_version_learns_and_detects(cfg: str, classes: int) -> None:
+def test_every_version_trains_and_detects(cfg: str, classes: int) -> None:
     torch.manual_seed(0)
     detector = DarknetDetector.from_cfg(cfg).build([f"c{i}" for i in range(classes)])
-    pictures = [torch.rand(3, 40, 60)] * 2
+    images = [torch.rand(3, 40, 60)] * 2
     target = {"boxes": torch.tensor([[6.0, 5, 40, 35]]), "labels": torch.tensor([classes - 1])}
-    solver = torch.optim.Adam(detector.parameters(), 0.01)
+    optimizer = torch.optim.Adam(detector.parameters(), 0.01)
     losses = []
     for _ in range(60):
-        solver.zero_grad()
-        loss = sum(detector(pictures, [target] * 2).values())
+        optimizer.zero_grad()
+        loss = sum(detector(images, [target] * 2).values())
         loss.backward()  # type: ignore[union-attr]
-        solver.step()
+        optimizer.step()
         losses.append(loss.item())  # type: ignore[union-attr]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
     assert losses[-1] < 0.5 * losses[0]
-    best = detector.eval()(pictures)[0]
+    best = detector.eval()(images)[0]
     assert int(best.labels[0]) == classes - 1
     assert box_ops.iou(best.boxes[0], target["boxes"][0]) > 0.5
 
 
-def test_anything_else_is_refused() -> None:
+def test_unsupported_cfgs_are_rejected() -> None:
     cases = {
         "[net]\nwidth=32\nheight=32\n" + BLOCK: "is no detector.*backbone=Darknet",
         V2
@@ -221,7 +225,7 @@ def test_names_and_counts(data: Path, tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- the verbs
-def test_import_stands_alone_and_comes_back(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_is_self_contained_and_round_trips(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, cfg, names = files(XL, data)
     here = [tmp_path / f.name for f in (weights, cfg, names)]
     for source, target in zip((weights, cfg, names), here, strict=True):
@@ -235,10 +239,10 @@ def test_import_stands_alone_and_comes_back(data: Path, tmp_path: Path, monkeypa
     found = find("mine")
     stored = read_darknet(weights, read_net(cfg.read_text()))[1]
     assert all(torch.equal(found.state[f"backbone.{key}"], value) for key, value in stored.items())
-    picture = data / "photos/darknet/dog.jpg"
+    photo_path = data / "photos/darknet/dog.jpg"
     detector = load("mine", device="cpu", precision="32")
     direct = load(weights, cfg=cfg, names=names, device="cpu", precision="32")
-    for mine, theirs in zip(detector.predict(picture).to_list(), direct.predict(picture).to_list(), strict=True):
+    for mine, theirs in zip(detector.predict(photo_path).to_list(), direct.predict(photo_path).to_list(), strict=True):
         assert mine == theirs
     assert main(["weights", "export", "mine", "--out", "back.weights"]) == 0
     assert Path("back.weights").read_bytes()[20:] == weights.read_bytes()[20:]
@@ -279,7 +283,7 @@ def test_fine_tuning_on_other_classes(data: Path, tmp_path: Path) -> None:
     assert torch.equal(one, two)
 
 
-def test_first_layers_alone_and_other_pixels(data: Path, tmp_path: Path) -> None:
+def test_partial_weights_and_other_normalization(data: Path, tmp_path: Path) -> None:
     """``darknet53.conv.74`` and the like start a detector; a backbone that wants 0..1 is told of."""
     weights, cfg, _ = files("yolo-lite-voc-trial3", data)
     net = read_net(cfg.read_text())
@@ -302,7 +306,7 @@ def test_first_layers_alone_and_other_pixels(data: Path, tmp_path: Path) -> None
     assert normalization_mismatch(presets.retinanet_mini) is None
 
 
-def test_eval_verb(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_command(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights, cfg, names = files("MobileNetV2-YOLOv3-Nano-voc", data)
     words = ["--data", str(data / "voc2012-catdogcar/VOCdevkit/VOC2012"), "--limit", "6", "--protocol", "voc10"]
     shown = ["--cfg", str(cfg), "--names", str(names), "--json", "-", "--precision", "32"]
@@ -313,7 +317,7 @@ def test_eval_verb(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "--detections", "x.json", *words[:2], "--cfg", str(cfg)]) == 2
 
 
-def test_train_verb(data: Path, tmp_path: Path) -> None:
+def test_train_command(data: Path, tmp_path: Path) -> None:
     weights, cfg, names = files("yolo-lite-voc-trial3", data)
     shapes, checkpoint, out = tmp_path / "shapes", tmp_path / "lite", tmp_path / "run"
     assert main(["data", "make", "shapes", str(shapes), "--images", "15", "--size", "128"]) == 0
@@ -346,13 +350,13 @@ def test_weights_of_any_name_and_paths_without_quotes(data: Path, tmp_path: Path
     weights, cfg, _ = files("yolo-lite-voc-trial3", data)
     backup = tmp_path / "lite.backup"
     backup.write_bytes(weights.read_bytes())
-    picture = str(data / "photos/darknet/dog.jpg")
-    assert main(["predict", str(backup), picture, "--cfg", str(cfg), "--out", str(tmp_path / "out")]) == 0
+    photo_path = str(data / "photos/darknet/dog.jpg")
+    assert main(["predict", str(backup), photo_path, "--cfg", str(cfg), "--out", str(tmp_path / "out")]) == 0
     for path in (str(backup), f"{tmp_path}/my (best) ü, 2/lite.backup", "./my nets/lite.backup"):
         assert override(DarknetDetector.from_cfg(cfg), [f"weights={path}"]).weights == path
 
 
-def test_weights_that_cannot_start_a_training(data: Path, tmp_path: Path) -> None:
+def test_incompatible_weights_are_rejected(data: Path, tmp_path: Path) -> None:
     weights, cfg, names = files("yolo-lite-voc-trial3", data)
     with pytest.raises(FovealError, match=r"fit its own networks and no YOLO\. Train their cfg"):
         load_weights(presets.yolo_v3_mini.build(["a"]), weights)
@@ -366,7 +370,9 @@ def test_weights_that_cannot_start_a_training(data: Path, tmp_path: Path) -> Non
         load(broken, cfg=cfg, names=names)
 
 
-def test_check_begins_where_a_training_would(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_starts_from_the_weights_of_a_training_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights, cfg, names = files("yolo-lite-voc-trial3", data)
     checkpoint, begun = tmp_path / "lite", []
     options = ["--cfg", str(cfg), "--names", str(names), "--out", str(checkpoint)]
@@ -383,6 +389,6 @@ def test_check_begins_where_a_training_would(data: Path, tmp_path: Path, monkeyp
     assert [begun[0] and Path(begun[0]), begun[1]] == [checkpoint, None]
 
 
-def test_priors_without_a_grid_are_refused() -> None:
+def test_priors_without_a_grid_are_rejected() -> None:
     with pytest.raises(UsageError, match="needs the grid cells"):
         GridCoder().decode(torch.zeros(1, 4), Priors(torch.zeros(1, 4), (1,)).places(1))

@@ -61,13 +61,15 @@ def loaded(name: str, data: Path, *more: str):  # type: ignore[no-untyped-def]
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolo-fastest-1.1-xl", "yolo-fastest-1.1", "yolo-lite-coco"])
 def test_coco_ap(name: str, data: Path) -> None:
-    told = json.loads((data / "weights/reference/map.json").read_text())["coco128-train2017"][name]
+    reference = json.loads((data / "weights/reference/map.json").read_text())["coco128-train2017"][name]
     place = data / "coco128-train2017"
     dataset = open_dataset(place / "annotations/instances_train2017_first128.json", images=place / "images")
     found = score_detector(loaded(name, data), dataset, protocol="coco").results.to_dict()
-    print(name, {k: (round(found[k], 4), round(told[k], 4)) for k in told})
-    for key in told:
-        assert found[key] == pytest.approx(told[key], abs=TOLERANCE if key in ("AP", "AP50") else 2 * TOLERANCE), key
+    print(name, {k: (round(found[k], 4), round(reference[k], 4)) for k in reference})
+    for key in reference:
+        assert found[key] == pytest.approx(reference[key], abs=TOLERANCE if key in ("AP", "AP50") else 2 * TOLERANCE), (
+            key
+        )
 
 
 @pytest.mark.slow
@@ -76,13 +78,13 @@ def test_coco_ap(name: str, data: Path) -> None:
 )
 def test_voc_ap(name: str, data: Path) -> None:
     """The devkit's pixel-inclusive overlaps; every detection counts, not the best 100 of a picture."""
-    told = json.loads((data / "weights/reference/map.json").read_text())["voc2012-catdogcar"][name]
+    reference = json.loads((data / "weights/reference/map.json").read_text())["voc2012-catdogcar"][name]
     dataset = open_dataset(data / "voc2012-catdogcar/VOCdevkit/VOC2012", split="trainval")
     detector = loaded(name, data, "task.suppress.top=1000", "task.select.per_level=5000")
     scored = score_detector(detector, dataset, protocol="voc10")
     for protocol, key in (("voc10", "all_point"), ("voc07", "11_point")):
         per_class = score_detections(scored.truth, scored.found, protocol).to_dict()["per_class"]
-        found = {c: per_class[c]["AP"] for c in told}
-        print(name, key, {c: (round(found[c], 4), told[c][key]) for c in told})
+        found = {c: per_class[c]["AP"] for c in reference}
+        print(name, key, {c: (round(found[c], 4), reference[c][key]) for c in reference})
         slack = TOLERANCE if protocol == "voc10" else 2 * TOLERANCE  # 11 points jump where a recall is just missed
-        assert found == pytest.approx({c: told[c][key] for c in told}, abs=slack)
+        assert found == pytest.approx({c: reference[c][key] for c in reference}, abs=slack)

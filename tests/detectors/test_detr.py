@@ -56,7 +56,7 @@ def images(*sizes: tuple[int, int]) -> Images:
 
 # ---------------------------------------------------------------------------------------------- matching
 @pytest.mark.parametrize(("queries", "objects"), [(1, 1), (5, 1), (5, 3), (6, 6), (3, 5), (2, 6), (7, 0)])
-def test_matching_costs_what_the_best_of_all_assignments_costs(queries: int, objects: int) -> None:
+def test_matching_cost_is_optimal(queries: int, objects: int) -> None:
     for seed in range(10):
         found, truth = boxes(queries, seed), boxes(objects, seed + 50)
         scores = torch.rand(queries, 4, generator=rng(seed)).softmax(-1)
@@ -99,7 +99,7 @@ def test_the_cost_of_a_pair_by_hand() -> None:
     assert pairwise_giou(a, b).item() == pytest.approx(-0.95)
 
 
-def test_numbers_that_are_none_and_objects_that_are_not_there() -> None:
+def test_nonfinite_costs_and_padding_objects() -> None:
     found = boxes(4, 0)[None].repeat(2, 1, 1)
     found[0, :3] = torch.nan
     targets = Targets.pad(
@@ -150,7 +150,7 @@ def test_chunks_of_a_match() -> None:
 
 
 # -------------------------------------------------------------------------------------------------- losses
-def test_background_counts_a_tenth_as_in_torchs_weighted_mean() -> None:
+def test_background_weight_matches_torch_weighted_mean() -> None:
     logits = torch.randn(2, 5, 4, generator=rng())
     labels = torch.randint(3, (2, 5), generator=rng())
     positive = torch.rand(2, 5, generator=rng(1)) < 0.4
@@ -178,20 +178,20 @@ def test_the_best_class_of_each_query() -> None:
         Select(per_level=None, per_class=5, best_class=True)
 
 
-def test_priors_are_the_pictures_without_their_padding() -> None:
+def test_priors_cover_the_image_without_padding() -> None:
     priors = WholeImage(3)(images((40, 60), (80, 20)), [], ())
     assert priors.boxes.tolist() == [[[0, 0, 60, 40]] * 3, [[0, 0, 20, 80]] * 3] and priors.counts == (3,)
 
 
-def test_coder_scales_with_the_picture() -> None:
+def test_coder_scales_with_the_image() -> None:
     """A box on a picture twice as large, and the picture shifted: the same four numbers."""
-    box, picture = torch.tensor([10.0, 20, 50, 40]), torch.tensor([0.0, 0, 100, 80])
-    first = ImageRelative().encode(box, picture)
-    torch.testing.assert_close(ImageRelative().encode(2 * box + 7, 2 * picture + 7), first)
+    box, frame = torch.tensor([10.0, 20, 50, 40]), torch.tensor([0.0, 0, 100, 80])
+    first = ImageRelative().encode(box, frame)
+    torch.testing.assert_close(ImageRelative().encode(2 * box + 7, 2 * frame + 7), first)
 
 
 # --------------------------------------------------------------------------------------------------- head
-def test_which_part_of_the_map_is_picture() -> None:
+def test_mask_of_the_map_inside_the_image() -> None:
     """As ``F.interpolate`` samples the mask of the canvas, for sizes that are no multiples too."""
     for canvas, sizes, cells in (((100, 133), (71, 133), (4, 5)), ((800, 1066), (640, 1013), (25, 34))):
         batch = Images(
@@ -214,7 +214,7 @@ def test_sine_positions_by_hand() -> None:
         torch.testing.assert_close(found[i], torch.tensor(want), rtol=0, atol=1e-5)
 
 
-def test_attention_equals_torchs_own_layer() -> None:
+def test_attention_matches_the_torch_layer() -> None:
     torch.manual_seed(0)
     ours, theirs = Attention(32, 4, 0.0), nn.MultiheadAttention(32, 4, batch_first=True)
     theirs.load_state_dict(ours.state_dict())
@@ -228,7 +228,7 @@ def test_attention_equals_torchs_own_layer() -> None:
     torch.testing.assert_close(ours(k, k, v), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_padding_does_not_matter_but_through_the_backbone() -> None:
+def test_padding_only_affects_the_backbone() -> None:
     """A picture alone in its batch has no mask; in a batch padded to its own size it gets one. The same answer."""
     torch.manual_seed(0)
     detector = replace(presets.detr_mini, head=SMALL).build(["a", "b"]).eval()
@@ -242,7 +242,7 @@ def test_padding_does_not_matter_but_through_the_backbone() -> None:
 
 
 @pytest.mark.parametrize("anchored", [False, True])
-def test_where_queries_look(anchored: bool) -> None:
+def test_attention_maps(anchored: bool) -> None:
     torch.manual_seed(0)
     detector = replace(presets.detr_mini, head=replace(SMALL, anchored=anchored)).build(["a", "b"]).eval()
     batch = images((64, 96), (48, 96))
@@ -256,17 +256,17 @@ def test_where_queries_look(anchored: bool) -> None:
         attention_maps(presets.retinanet_mini.build("ab"), batch)
 
 
-def test_pictures_of_attention() -> None:
+def test_attention_images() -> None:
     """One for each query that is sure; where it looks is as bright as the image, the rest is darker."""
     torch.manual_seed(0)
     detector = replace(presets.detr_mini, head=SMALL, input=Resize(64, 96, multiple=1)).build(["a", "b"]).eval()
     gray = np.full((40, 60, 3), 200, np.uint8)
-    pictures = attention_images(detector, gray, score=0.0)
-    assert len(pictures) == 6 and all(picture.size == (60, 40) for picture in pictures)
+    overlays = attention_images(detector, gray, score=0.0)
+    assert len(overlays) == 6 and all(overlay.size == (60, 40) for overlay in overlays)
     maps, outputs = attention_maps(detector, detector.prepare([gray]))
     first = int(CrossEntropy(background=True).scores(outputs.layers[-1].logits)[0].amax(-1).argmax())
     y, x = divmod(int(maps[0, first].argmax()), maps.shape[-1])
-    light = np.asarray(pictures[0]).max(2)
+    light = np.asarray(overlays[0]).max(2)
     place = light[
         y * 40 // maps.shape[2] : (y + 1) * 40 // maps.shape[2], x * 60 // maps.shape[3] : (x + 1) * 60 // maps.shape[3]
     ]
@@ -274,7 +274,7 @@ def test_pictures_of_attention() -> None:
     assert attention_images(detector, gray, score=1.1) == []
 
 
-def test_anchored_queries_stand_apart_and_look_where_they_stand() -> None:
+def test_anchored_queries_are_spread_and_attend_locally() -> None:
     points = spread_out(25)
     gaps = torch.cdist(points, points).fill_diagonal_(9).min(1).values
     assert ((points > 0) & (points < 1)).all() and gaps.min() > 0.1  # a grid of 25 has .2
@@ -291,7 +291,7 @@ def test_anchored_queries_stand_apart_and_look_where_they_stand() -> None:
     assert outputs.layers[0].deltas[0, :, :2].flip(1).sub(stand).abs().mean() < 0.1
 
 
-def test_settings_that_make_no_network_are_refused() -> None:
+def test_invalid_architectures_are_rejected() -> None:
     for change in ({"width": 30}, {"queries": 0}, {"dropout": 1.0}, {"turns": 0.0}):
         with pytest.raises(UsageError):
             replace(SMALL, **change)
@@ -300,23 +300,23 @@ def test_settings_that_make_no_network_are_refused() -> None:
 
 
 # -------------------------------------------------------------------------------------------- augmentation
-def picture(height: int, width: int) -> Sample:
+def make_sample(height: int, width: int) -> Sample:
     image = np.zeros((height, width, 3), np.uint8)
     return Sample(image, np.array([[10.0, 20, 200, 220]]), np.zeros(1, np.int64), np.zeros(1, np.bool_))
 
 
-def test_each_picture_has_its_own_short_side() -> None:
+def test_each_image_has_its_own_short_side() -> None:
     recipe, rule = [ShortSide((64, 96, 128))], Resize(800, 150, multiple=1)
-    batch = [prepare(picture(300, 400), recipe, np.random.default_rng(s)) for s in range(12)]
+    batch = [prepare(make_sample(300, 400), recipe, np.random.default_rng(s)) for s in range(12)]
     found, _ = collate(batch, rule)
     assert set(map(tuple, found.sizes.tolist())) == {(64, 85), (96, 128), (112, 150)}  # 128 x 170 would pass 150
     assert tuple(found.pixels.shape[2:]) == (112, 150)
 
 
-def test_the_crop_has_detrs_sizes() -> None:
+def test_crop_sizes_match_detr() -> None:
     """Of 480 x 640 at short sides 400, 500, 600: windows of 384 to 600 pixels of that size."""
     for seed in range(60):
-        before = picture(480, 640)
+        before = make_sample(480, 640)
         after = ResizedCrop(p=1.0)(before, np.random.default_rng(seed))
         h, w = after.canvas
         assert any(

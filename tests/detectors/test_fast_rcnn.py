@@ -46,7 +46,7 @@ TINY = FastRCNN(
     roi_head=RoIMLP(24),
     fit=Recipe(epochs=1, batch=2),
 )
-PICTURE = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
 
 
 def built(spec: FastRCNN = TINY) -> TwoStage:
@@ -55,7 +55,7 @@ def built(spec: FastRCNN = TINY) -> TwoStage:
 
 
 # ------------------------------------------------------------------------------------------------ proposals
-def test_it_equals_faster_rcnns_second_stage_on_the_same_proposals() -> None:
+def test_matches_the_second_stage_of_faster_rcnn() -> None:
     """Both from one set of weights; the RPN's proposals go into a Fast R-CNN from outside."""
     torch.manual_seed(0)
     faster = presets.faster_rcnn_mini.build(["a", "b"]).eval()
@@ -64,7 +64,7 @@ def test_it_equals_faster_rcnns_second_stage_on_the_same_proposals() -> None:
     missing = fast.load_state_dict(faster.state_dict(), strict=False)
     assert not missing.missing_keys and {k.split(".")[0] for k in missing.unexpected_keys} == {"rpn_head"}
     with torch.no_grad():
-        images = faster.prepare([PICTURE, PICTURE[:, ::-1]])
+        images = faster.prepare([IMAGE, IMAGE[:, ::-1]])
         proposed = faster.proposals(faster.outputs(images), images)
         given = replace(images, proposals=proposed.boxes, proposals_valid=proposed.valid)
         for ours, theirs in zip(fast(given), faster(images), strict=True):
@@ -73,36 +73,36 @@ def test_it_equals_faster_rcnns_second_stage_on_the_same_proposals() -> None:
             torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=1e-6)
 
 
-def test_the_source_is_asked_where_nothing_is_given() -> None:
+def test_source_is_used_without_explicit_proposals() -> None:
     detector = built().eval()
-    images = detector.prepare([PICTURE, PICTURE[:48]])
+    images = detector.prepare([IMAGE, IMAGE[:48]])
     assert images.proposals is not None and images.proposals_valid is not None
     assert images.proposals_valid.sum(1).tolist() == [60, 60]  # top
-    wanted = torch.from_numpy(SlidingWindows()(PICTURE[:48]).boxes[:60])
+    wanted = torch.from_numpy(SlidingWindows()(IMAGE[:48]).boxes[:60])
     torch.testing.assert_close(images.proposals[1], wanted * images.frame[1, :2].repeat(2), rtol=1e-5, atol=1e-4)
-    asked = detector.predict_arrays([PICTURE])[0]
-    given = detector.predict_arrays([PICTURE], proposals=[SlidingWindows()(PICTURE).boxes[:60]])[0]
-    tensors = detector([torch.from_numpy(PICTURE).permute(2, 0, 1) / 255])[0]
+    asked = detector.predict_arrays([IMAGE])[0]
+    given = detector.predict_arrays([IMAGE], proposals=[SlidingWindows()(IMAGE).boxes[:60]])[0]
+    tensors = detector([torch.from_numpy(IMAGE).permute(2, 0, 1) / 255])[0]
     for other in (given, tensors):
         torch.testing.assert_close(asked.boxes, other.boxes, rtol=0, atol=1e-3)
     with pytest.raises(UsageError, match="needs external proposals, and the batch has none"):
         detector(replace(images, proposals=None))
 
 
-def test_a_picture_without_proposals_has_no_detections() -> None:
+def test_image_without_proposals_has_no_detections() -> None:
     detector = built().eval()
     boxes = [np.array([[5, 5, 90, 80]], np.float32), np.zeros((0, 4), np.float32)]
-    some, none = detector.predict_arrays([PICTURE] * 2, 2, boxes)
+    some, none = detector.predict_arrays([IMAGE] * 2, 2, boxes)
     assert len(some) > 0 and len(none) == 0
 
 
 # ----------------------------------------------------------------------------------------------- training rows
-def test_rows_of_the_paper() -> None:
+def test_roi_sampling_of_the_paper() -> None:
     """systems.md 3.3: 64 a picture, 16 of them objects (IoU from .5), background from .1 to .5."""
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     detector = built(override(TINY, ["proposals=SlidingWindows(top=2000, stride=.1)"]))
     truth = torch.tensor([[20.0, 20, 80, 80]])
-    images = detector.prepare([PICTURE, PICTURE])
+    images = detector.prepare([IMAGE, IMAGE])
     targets = Targets.pad([Target(truth, torch.tensor([1]))] * 2)
     plain = detector.roi.losses
 
@@ -123,13 +123,13 @@ def test_rows_of_the_paper() -> None:
     assert set(losses) == {"cls", "box"}
 
 
-def test_losses_are_means_over_all_rows() -> None:
+def test_losses_are_means_over_all_rois() -> None:
     """systems.md 1.3: both losses are divided by the rows of the batch (128); sigma 1, the true class alone."""
     assert FAST_TASK.box_loss == SmoothL1(beta=1.0, normalizer=Sampled())
     assert FAST_TASK.cls_loss.normalizer == Sampled() and FAST_TASK.cls_loss.weight == 1.0
 
 
-def test_start_of_the_last_layers() -> None:
+def test_initialization_of_the_predictors() -> None:
     with torch.device("meta"):
         predictor = presets.fast_rcnn_vgg16.roi_head.predictor
     assert (predictor.cls_std, predictor.box_std) == (0.01, 0.001)
@@ -144,12 +144,12 @@ def test_detections_of_a_class_are_limited_before_suppression() -> None:
     detector = built().eval()
     with torch.no_grad():
         detector.get_submodule("roi_head").predictor.bbox_pred.weight.zero_()  # type: ignore[union-attr, operator]
-    found = detector.predict_arrays([PICTURE], proposals=[grid])[0]
+    found = detector.predict_arrays([IMAGE], proposals=[grid])[0]
     assert len(found) == 200 and found.labels.bincount().tolist() == [100, 100]
 
 
 # -------------------------------------------------------------------------------------------- the small network
-def test_connected_layers_come_from_caffes_file(tmp_path: Path) -> None:
+def test_connected_layers_are_loaded_from_a_caffe_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     file = tmp_path / "caffenet.safetensors"
     backbone = CaffeNet(weights=str(file), returns=("conv5",), padded=True)
@@ -167,7 +167,7 @@ def test_connected_layers_come_from_caffes_file(tmp_path: Path) -> None:
         other.load_pretrained(other.build("ab"))
 
 
-def test_five_scales_are_seen_in_test_and_one_in_training() -> None:
+def test_five_scales_in_testing_and_one_in_training() -> None:
     """With one scale's weights: a box is looked at where the single-scale detector of that size would look."""
     torch.manual_seed(0)
     pyramid = ImagePyramid(TINY.backbone, (96, 48), in_training=False)
@@ -175,23 +175,23 @@ def test_five_scales_are_seen_in_test_and_one_in_training() -> None:
     several = spec.build(["a", "b"]).eval()
     small = replace(TINY, input=Resize(48, 64, 1)).build(["a", "b"]).eval()
     small.load_state_dict({k.replace("backbone.body.", "backbone."): v for k, v in several.state_dict().items()})
-    picture = np.full((96, 128, 3), 120, np.uint8)  # one color: both ways to halve it agree
+    uniform_image = np.full((96, 128, 3), 120, np.uint8)  # one color: both ways to halve it agree
     large = np.array([[0, 0, 90, 90]], np.float32)
     with torch.no_grad():
         rows = []
         for detector in (several, small):
-            images = detector.prepare([picture], [large])
+            images = detector.prepare([uniform_image], [large])
             outputs = detector.outputs(images)
             rows.append(detector._run_head(outputs.features, outputs.priors.boxes, images.sizes).logits)
         torch.testing.assert_close(rows[0], rows[1], rtol=0, atol=1e-5)
         assert len(several.outputs(images).features) == 2 and len(several.train().outputs(images).features) == 1
     targets = Targets.pad([Target(torch.tensor([[20.0, 20, 80, 80]]), torch.tensor([1]))])
-    losses = several(several.prepare([PICTURE]), targets)
+    losses = several(several.prepare([IMAGE]), targets)
     assert torch.stack(list(losses.values())).sum().isfinite()
 
 
 # ----------------------------------------------------------------------------------------------- truncated SVD
-def test_the_error_is_the_singular_values_left_out() -> None:
+def test_svd_error_equals_the_dropped_singular_values() -> None:
     """Eckart and Young: in the spectral norm the first one left out, in Frobenius' the root of their squares."""
     weight = torch.randn(24, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     values = torch.linalg.svdvals(weight)
@@ -218,7 +218,7 @@ def test_at_full_rank_nothing_changes(head: Any) -> None:
     torch.testing.assert_close(two.deltas, whole.deltas, rtol=0, atol=1e-5)
 
 
-def test_the_command_writes_an_ordinary_file(tmp_path: Path) -> None:
+def test_command_writes_a_loadable_file(tmp_path: Path) -> None:
     from foveal.config.show import show
 
     detector = built()
@@ -230,13 +230,13 @@ def test_the_command_writes_an_ordinary_file(tmp_path: Path) -> None:
     small = load(out, device="cpu", precision="32")
     assert small.spec == replace(TINY, roi_head=RoIMLP(24, ranks=(9, 5)))
     assert small.get_submodule("roi_head.trunk.fc6.inner").weight.shape == (9, 16 * 9)  # type: ignore[union-attr]
-    assert small.predict_arrays([PICTURE])[0].boxes.isfinite().all()
+    assert small.predict_arrays([IMAGE])[0].boxes.isfinite().all()
     for ranks, status in (("9", 2), ("9,25", 2), ("0,5", 2), ("9;5", 2)):
         assert cli.main(["weights", "export", str(tmp_path / "run"), "--out", f"{out}2", "--svd", ranks]) == status
     assert not Path(f"{out}2").exists()
 
 
-def test_what_cannot_be_compressed() -> None:
+def test_incompressible_detectors_are_rejected() -> None:
     detector = built()
     spec, state = compress(TINY, detector.state_dict(), (9, 5))
     with pytest.raises(UsageError, match="already"):
@@ -250,7 +250,7 @@ def test_what_cannot_be_compressed() -> None:
 
 
 # ----------------------------------------------------------------------------------------------- one training
-def test_train_evaluate_and_predict_fill_the_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_evaluate_and_predict_generate_the_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the cache, or from a file, which must know the images."""
     from foveal.checkpoints.folder import load_checkpoint
     from foveal.evaluation.scoring import evaluate
@@ -289,7 +289,7 @@ def test_train_evaluate_and_predict_fill_the_proposals(tmp_path: Path, monkeypat
         train(presets.retinanet_mini, data=data, out=tmp_path / "other", epochs=1, progress=False, proposals=given)
 
 
-def test_a_run_does_not_go_on_with_other_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_with_other_proposals_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from foveal.training.loop import loop
     from tests.helpers.data_sets import voc
     from tests.helpers.stages_tiny import Stop, run, stopped
@@ -311,7 +311,7 @@ def test_a_run_does_not_go_on_with_other_proposals(tmp_path: Path, monkeypatch: 
     run(spec, data, tmp_path / "run", epochs=2, batch=2, resume=True)
 
 
-def test_images_move_and_pad_their_proposals() -> None:
+def test_images_pad_and_move_their_proposals() -> None:
     sizes = torch.tensor([[50, 100], [50, 100]])
     frame = torch.tensor([[2.0, 1.0, 3.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
     images = Images(torch.zeros(2, 3, 50, 100), sizes, frame, sizes)

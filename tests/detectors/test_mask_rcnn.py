@@ -32,7 +32,7 @@ def blobs(rng: np.random.Generator, n: int, size: tuple[int, int]) -> np.ndarray
     return masks
 
 
-def test_targets_are_torchvisions() -> None:
+def test_mask_targets_match_torchvision() -> None:
     """RoIAlign with as many samples as a bin has pixels, rounded up; boxes larger than a picture's, or tiny."""
     rng = np.random.default_rng(0)
     sizes = [(200, 150), (130, 290)]
@@ -59,7 +59,7 @@ def test_targets_are_torchvisions() -> None:
             assert expected.std() > 0.2
 
 
-def test_targets_in_pieces_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunked_mask_targets_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     masks = Masks.of_dense(blobs(rng, 4, (60, 80)))
     targets = Targets.pad([Target(torch.rand(4, 4), torch.zeros(4).long(), masks=masks)])
@@ -81,7 +81,7 @@ def test_a_target_by_hand() -> None:
     assert found[0, 0].tolist() == [[1.0, 0.75, 0.0, 0.0]] * 4
 
 
-def test_pasting_is_torchvisions() -> None:
+def test_mask_pasting_matches_torchvision() -> None:
     rng = np.random.default_rng(2)
     size = (120, 170)
     corner = rng.random((60, 2)) * [150, 100]
@@ -101,7 +101,7 @@ def branch(rows: int = 6) -> MaskHead:
     return MaskHead(RoIAlign(4, ratio=2, levels=(2, 2)), convs=1, channels=8, rows=rows)
 
 
-def test_the_loss_counts_positives_with_masks_alone() -> None:
+def test_mask_loss_only_uses_positives_with_masks() -> None:
     """The mean over rows that hold an object with a mask; an object that nobody drew has no part in it."""
     torch.manual_seed(0)
     head = branch()
@@ -136,7 +136,7 @@ def test_the_loss_counts_positives_with_masks_alone() -> None:
         net.loss(features, rows, match, replace(targets, masks=None), images, (4,), None)
 
 
-def test_rows_are_a_fixed_number() -> None:
+def test_number_of_mask_samples_is_fixed() -> None:
     head = branch(rows=4)
     net = head.build(8, 3, head.pool)
     positive = torch.zeros(3, 10, dtype=torch.bool)
@@ -149,7 +149,7 @@ def test_rows_are_a_fixed_number() -> None:
 
 
 # --------------------------------------------------------------------------------------------- the detector
-def pictures(*counts: int) -> tuple[Images, Targets]:
+def make_batch(*counts: int) -> tuple[Images, Targets]:
     rng = np.random.default_rng(len(counts))
     size = torch.tensor([[96, 128]] * len(counts))
     pixels = torch.from_numpy(rng.integers(0, 256, (len(counts), 3, 96, 128), dtype=np.uint8))
@@ -167,7 +167,7 @@ def mini() -> Detector:
 
 
 def test_masks_come_with_the_boxes(mini: Detector) -> None:
-    images, targets = pictures(3, 0)
+    images, targets = make_batch(3, 0)
     losses, found = mini.eval()(images, targets, detect=True)
     assert "mask" in losses and math.isfinite(losses["mask"].item())
     for d in found:
@@ -183,28 +183,28 @@ def test_single_colors_and_no_objects(mini: Detector) -> None:
     gray = [np.full((60, 80, 3), level, np.uint8) for level in (0, 255)]
     for d in mini.predict_arrays(gray):
         assert d.masks is not None and len(d.masks) == len(d)
-    images, targets = pictures(0, 0)
+    images, targets = make_batch(0, 0)
     losses = mini.train()(images, targets)
     assert losses["mask"].item() == 0.0
     torch.stack(list(losses.values())).sum().backward()
     assert all(p.grad is not None for p in mini.parameters() if p.requires_grad)
 
 
-def test_torchvisions_form_takes_bitmaps(mini: Detector) -> None:
-    images, targets = pictures(2)
+def test_torchvision_call_convention_accepts_bitmaps(mini: Detector) -> None:
+    images, targets = make_batch(2)
     dense = blobs(np.random.default_rng(1), 2, (96, 128))
     boxes = torch.tensor([[0.0, 0, 60, 60], [30, 30, 100, 90]])
     given = {"boxes": boxes, "labels": torch.tensor([0, 1]), "masks": torch.from_numpy(dense)}
-    picture = images.pixels[0] / 255
-    assert "mask" in mini([picture], [given])
+    image = images.pixels[0] / 255
+    assert "mask" in mini([image], [given])
     for wrong in ({**given, "masks": given["masks"][:, :-1]}, {k: v for k, v in given.items() if k != "masks"}):
         with pytest.raises(FovealError, match="masks"):
-            mini([picture], [wrong])
+            mini([image], [wrong])
     with pytest.raises(FovealError, match="no masks"):
         mini(images, replace(targets, masks=None))
 
 
-def test_settings_that_make_no_sense() -> None:
+def test_invalid_settings() -> None:
     for wrong in ({"rows": 0}, {"convs": 0}, {"threshold": 1.5}):
         with pytest.raises(UsageError):
             MaskHead(**wrong)

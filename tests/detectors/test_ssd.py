@@ -100,7 +100,7 @@ def test_l2norm_by_hand() -> None:
 
 
 @pytest.mark.parametrize("spec", [L2Norm(), L2Norm(eps=1e-12, floor=True)])
-def test_l2norm_of_nothing_has_a_gradient(spec: L2Norm) -> None:
+def test_l2norm_of_zeros_has_a_finite_gradient(spec: L2Norm) -> None:
     """A single-color picture can leave nothing behind a ReLU."""
     x = torch.zeros(1, 3, 2, 2, requires_grad=True)
     spec.build(3)(x).sum().backward()
@@ -119,7 +119,7 @@ def fc_file(monkeypatch: pytest.MonkeyPatch, **changes: Tensor | None) -> None:
     monkeypatch.setattr(ssd_parts, "read_state", lambda path: state)
 
 
-def test_fc6_and_fc7_are_thinned_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fc6_and_fc7_are_subsampled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 4,096 neurons every fourth; of 7 x 7 places rows and columns 0, 3 and 6 (Chen et al. 2015)."""
     fc_file(monkeypatch)
     trunk = ReducedFC().build(512)
@@ -134,7 +134,7 @@ def test_fc6_and_fc7_are_thinned_out(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "changes", [{"classifier.3.bias": None}, {"classifier.0.bias": torch.full((4096,), torch.nan)}]
 )
-def test_a_file_without_fc6_is_refused(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_without_fc6_is_rejected(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """torchvision's ``vgg16_features`` has nothing but nan there."""
     fc_file(monkeypatch, **changes)
     with pytest.raises(FovealError, match=r"vgg16\.pth.*no fully connected layers.*subsample=False"):
@@ -156,7 +156,7 @@ def test_pretrained_reaches_backbone_and_fc(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(("side", "gap"), [(5, Gap(3, 1, 0)), (6, Gap(2, 2, 0)), (5, Gap(2, 2, 0)), (7, Gap(2, 2, 0))])
-def test_deconvolution_comes_back_to_the_size(side: int, gap: Gap) -> None:
+def test_deconvolution_restores_the_size(side: int, gap: Gap) -> None:
     """From 3 x 3: 3/1 gives 5, 2/2 gives 6; 5 was rounded up on the way down, 7 was rounded down."""
     down = Deconvolution(8, norm=None).build((4, 6), (gap,))
     assert down.channels == (8, 6)
@@ -185,7 +185,7 @@ def test_residual_maps_and_shortcut_agree() -> None:
 
 
 # ----------------------------------------------------------------------------------------------- from SSD to DSSD
-def test_a_dssd_begins_from_an_ssd() -> None:
+def test_dssd_starts_from_ssd_weights() -> None:
     """Backbone and extra maps have the same names and shapes, and what the first stage trains is what is new."""
     with torch.device("meta"):
         first, second = presets.ssd321_r101.build("ab"), presets.dssd321_r101.build("ab")
@@ -207,7 +207,7 @@ def test_a_dssd_begins_from_an_ssd() -> None:
     assert all(m.training for m in second.modules())
 
 
-def test_norms_that_never_learn_are_left_to_their_detector() -> None:
+def test_norms_that_never_train_are_left_to_the_detector() -> None:
     detector = presets.retinanet_mini.build("a")
     names = frozenset(n for n, _ in detector.named_parameters())
     freeze(detector, OnImages(trains=("head",)), names)
@@ -250,14 +250,14 @@ def step(
 
 @pytest.mark.parametrize("preset", MINI)
 @pytest.mark.parametrize("backbone", ["squeezenet1_0", "resnet18", "mobilenet_v3_small", "vgg11"])
-def test_any_backbone_fits(preset: str, backbone: str) -> None:
+def test_any_backbone_works(preset: str, backbone: str) -> None:
     spec = override(presets.get(preset), [f'backbone=Torchvision("{backbone}", norm="batch")'])
     detector = spec.build("ab")
     assert len(detector.strides) == len(detector.priors.per_location)
     assert step(detector, 100, 123) > 0
 
 
-def test_another_backbone_in_the_papers_form() -> None:
+def test_another_backbone_in_the_configuration_of_the_paper() -> None:
     """SSD's neck on SqueezeNet: strides 8 and 16, six maps, fc6 and fc7 on the last of the backbone."""
     with torch.device("meta"):
         detector = override(presets.ssd300_vgg16, ['backbone=Torchvision("squeezenet1_0")']).build("ab")
@@ -274,7 +274,7 @@ def test_unusual_input(name: str) -> None:
     assert step(detector, 33, 65) > 0
 
 
-def test_pictures_too_small_are_refused_at_construction() -> None:
+def test_too_small_images_are_rejected_at_construction() -> None:
     with torch.device("meta"):
         with pytest.raises(UsageError, match=r"too small for this neck: extra map 3 of 4 .* kernel of 3.* is 4 x 2"):
             override(presets.ssd300_vgg16, ["input=Stretch(128, 200)"]).build("ab")
@@ -298,7 +298,7 @@ def test_pictures_too_small_are_refused_at_construction() -> None:
         "input=Stretch(16, 16)",  # the backbone's own
     ],
 )
-def test_a_norm_of_one_value_is_refused_in_words(change: str) -> None:
+def test_norm_over_one_value_is_rejected(change: str) -> None:
     """Whichever part has the norm; where it keeps still there is nothing to refuse."""
     detector = override(presets.dssd_mini, ["input=Stretch(64, 64)", "head.module.norm=None", change]).build("a")
     with pytest.raises(UsageError, match=r"a norm has a single value.*batches of two or more"):
@@ -325,17 +325,17 @@ def test_a_norm_of_one_value_is_refused_in_words(change: str) -> None:
         ("task.select.per_class=0", "per_class of at least 1"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(change: str, words: str) -> None:
+def test_impossible_settings_are_rejected(change: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         override(presets.dssd_mini, [change])
 
 
-def test_a_way_back_needs_two_maps() -> None:
+def test_top_down_path_needs_two_maps() -> None:
     with pytest.raises(UsageError, match="only one map"):
         override(presets.dssd_mini, ["levels=(5,)", "neck.maps=()"]).build("a")
 
 
-def test_boxes_for_another_size_of_pictures_are_refused_at_construction() -> None:
+def test_boxes_for_another_image_size_are_rejected_at_construction() -> None:
     """SSD300's last level has one cell of 300 pixels; at 512 it would have four, centerd up to 1,050."""
     with torch.device("meta"):
         with pytest.raises(
@@ -346,7 +346,7 @@ def test_boxes_for_another_size_of_pictures_are_refused_at_construction() -> Non
         override(presets.ssd300_vgg16, ["input=Stretch(320, 320)"]).build("a")
 
 
-def test_what_keeps_still_at_random_is_said() -> None:
+def test_frozen_random_parts_are_reported() -> None:
     with torch.device("meta"):
         detector = presets.dssd321_r101.build("a")
     assert frozen_random_parts(presets.dssd321_r101, detector) == ["backbone", "neck.extras"]
@@ -355,7 +355,7 @@ def test_what_keeps_still_at_random_is_said() -> None:
     assert frozen_random_parts(presets.ssd321_r101, detector) == []
 
 
-def test_caffes_vgg_wants_caffes_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caffe_vgg_requires_caffe_normalization(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of both VGG-16 files, each with the normalization that it was trained on and with the other's."""
     monkeypatch.setattr("foveal.weights.cache.published_file", lambda name: PUBLISHED[name].file)
     for name in ("ssd300_vgg16", "ssd300_vgg16_paper"):

@@ -257,7 +257,7 @@ def test_version_1_has_darknets_gradients(seed: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ matchers
-def test_an_object_belongs_to_the_nearest_shape_in_the_cell_of_its_center() -> None:
+def test_object_is_assigned_to_the_nearest_shape_in_its_center_cell() -> None:
     match = ShapeMatcher()(priors_of(Cells(SHAPES_V3), 4, 2), objects())
     # 12 x 12 at (10, 12): shape 10 x 14 of stride 16, cell (0, 0). 40 x 39 at (40, 41.5): 30 x 44 of stride 32, cell
     # (1, 1). 24 x 18 at (52, 11): its very shape at stride 16, cell column 3, row 0.
@@ -266,13 +266,13 @@ def test_an_object_belongs_to_the_nearest_shape_in_the_cell_of_its_center() -> N
     assert not match.positive[1].any() and not match.ignored.any()
 
 
-def test_of_two_objects_with_one_prior_the_later_wins() -> None:
+def test_later_of_two_objects_on_one_prior_wins() -> None:
     boxes = torch.tensor([[2.0, 2.0, 12.0, 16.0], [3.0, 1.0, 13.0, 15.0]])
     match = ShapeMatcher()(priors_of(Cells(SHAPES_V3), 4, 2), Targets.pad([Target(boxes, torch.tensor([0, 1]))] * 2))
     assert match.positive.sum(1).tolist() == [1, 1] and match.gt[match.positive].tolist() == [1, 1]
 
 
-def test_a_center_on_the_far_border_belongs_to_the_last_cell() -> None:
+def test_center_on_the_far_border_is_assigned_to_the_last_cell() -> None:
     boxes = torch.tensor([[64.0, 64.0, 64.0, 64.0]])  # an empty box in the corner: the worst a crop can leave
     priors = priors_of(Cells(SHAPES_V3), 4, 2)
     match = ShapeMatcher()(priors, Targets.pad([Target(boxes, torch.tensor([0]))] * 2))
@@ -281,7 +281,7 @@ def test_a_center_on_the_far_border_belongs_to_the_last_cell() -> None:
     assert encoded.isfinite().all()
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunking_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     priors, whole = priors_of(Cells(SHAPES_V3), 32, 16), None
     for budget in (1 << 20, 256):
         monkeypatch.setattr("foveal.parts.matching.matcher.CPU_BUDGET", budget)
@@ -290,7 +290,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(match.positive, whole.positive) and torch.equal(match.gt, whole.gt)
 
 
-def test_responsible_is_the_box_that_fits_now() -> None:
+def test_responsible_box_has_the_best_current_iou() -> None:
     priors = priors_of(Cells((((1.0, 1.0), (1.0, 1.0)),), unit="cells"), 2)
     far, near = torch.tensor([60.0, 60.0, 64.0, 64.0]), torch.tensor([5.0, 5.0, 20.0, 20.0])
     boxes = far.repeat(2, 8, 1)
@@ -301,7 +301,7 @@ def test_responsible_is_the_box_that_fits_now() -> None:
     assert not Responsible()(priors, small, (boxes, torch.zeros(2, 8, 3))).positive.any()
 
 
-def test_matchers_say_what_they_need() -> None:
+def test_matchers_declare_their_inputs() -> None:
     plain = Priors(torch.zeros(4, 4), (4,))
     with pytest.raises(UsageError, match="only the priors Cells have"):
         ShapeMatcher()(plain, objects())
@@ -325,14 +325,14 @@ def test_the_coder_is_its_own_inverse(coder: GridCoder) -> None:
     assert (boxes[..., 2:] >= boxes[..., :2]).all()
 
 
-def test_an_enormous_exponent_stays_a_box() -> None:
+def test_huge_exponent_decodes_to_a_valid_box() -> None:
     priors = priors_of(Cells(SHAPES_V3), 4, 2).places(2)
     assert GridCoder().decode(torch.full((2, 40, 4), 1e4), priors).isfinite().all()
 
 
 @pytest.mark.parametrize("task", [V1_TASK, V2_TASK, V3_TASK], ids=["v1", "v2", "v3"])
 @pytest.mark.parametrize("change", [{}, {"box_loss": GIoU()}, {"cls_loss": Focal()}], ids=["own", "giou", "focal"])
-def test_any_loss_fits_and_empty_pictures_are_ordinary(task: BoxTask, change: dict[str, object]) -> None:
+def test_any_loss_works_and_empty_images_are_handled(task: BoxTask, change: dict[str, object]) -> None:
     cells = Cells((((1.0, 1.0), (1.0, 1.0)),), unit="cells")
     priors = priors_of(cells, 4)
     raw = random_outputs(32, 3)
@@ -346,10 +346,10 @@ def test_the_losses_are_one_graph(task: BoxTask) -> None:
     priors, raw = priors_of(Cells((((1.0, 1.0), (1.0, 1.0)),), unit="cells"), 4), random_outputs(32, 3)
     targets = objects()
     torch._dynamo.reset()
-    told = torch._dynamo.explain(
+    explanation = torch._dynamo.explain(
         lambda x: task.losses(Predictions(x[..., 5:], x[..., :4], x[..., 4]), priors, targets)
     )(raw)
-    assert told.graph_break_count == 0, told.break_reasons
+    assert explanation.graph_break_count == 0, explanation.break_reasons
 
 
 def test_settings_are_checked() -> None:
@@ -414,7 +414,7 @@ def test_reorg_moves_memory_as_darknet_does() -> None:
     assert torch.equal(reorg(x), wanted.view(2, 32, 3, 2))
 
 
-def test_necks_and_head_fit_any_levels() -> None:
+def test_necks_and_head_accept_any_levels() -> None:
     maps = [torch.randn(1, 8, 12, 16), torch.randn(1, 16, 6, 8), torch.randn(1, 32, 3, 4)]
     neck = Upsampling((4, 8, 16), (5, 0, 1), pooled=False).build((8, 16, 32), (8, 16, 32)).eval()
     found = neck(maps)
@@ -429,7 +429,7 @@ def test_necks_and_head_fit_any_levels() -> None:
         Passthrough().build((16, 32), (8, 32))
 
 
-def test_grid_outputs_lie_in_darknets_order() -> None:
+def test_grid_outputs_are_in_darknet_order() -> None:
     x = torch.arange(4 * (3 + 2 * 5), dtype=torch.float32)[None]
     found = split_grid(x, cells=4, boxes=2, logits=3)
     assert found.logits[0, 2].tolist() == found.logits[0, 3].tolist() == [3.0, 4.0, 5.0]  # the second cell's, twice
@@ -445,13 +445,13 @@ def test_a_local_layer_is_a_convolution_where_its_filters_agree() -> None:
     torch.testing.assert_close(local(x), conv(x), atol=1e-5, rtol=1e-5)
 
 
-def test_a_local_layer_says_which_map_it_wants() -> None:
+def test_local_layer_reports_the_expected_map_size() -> None:
     assert LocallyConnected(3, 4, (5, 4))(torch.zeros(1, 3, 5, 4)).shape == (1, 4, 5, 4)
     with pytest.raises(UsageError, match="expects 5 x 5 locations, got 5 x 4"):
         LocallyConnected(3, 4, (5, 5))(torch.zeros(1, 3, 5, 4))
 
 
-def test_a_grid_head_says_which_canvas_it_wants() -> None:
+def test_grid_head_reports_the_expected_canvas() -> None:
     head = GridHead(side=4, hidden=8).build((6,), (2,), 3, None)
     assert head([torch.zeros(1, 6, 4, 4)]).deltas.shape == (1, 32, 4)
     with pytest.raises(UsageError, match="4 x 4 cells, but the map is 5 x 4"):

@@ -164,7 +164,7 @@ def equal_overlaps(order: list[int], labels: list[int]) -> tuple[GroundTruth, De
 
 
 @pytest.mark.parametrize(("order", "ar"), [([0, 1], 0.5), ([1, 0], 1.0)])
-def test_of_equal_overlaps_the_last_object_is_taken(order: list[int], ar: float) -> None:
+def test_equal_ious_match_the_last_object(order: list[int], ar: float) -> None:
     truth, found = equal_overlaps(order, [0, 0])
     ours = score_detections(truth, found).numbers
     np.testing.assert_allclose(numbers(ours.values()), defined(pycocotools(*as_json(truth, found)).stats), atol=1e-12)
@@ -172,7 +172,7 @@ def test_of_equal_overlaps_the_last_object_is_taken(order: list[int], ar: float)
 
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
-def test_proposals_see_objects_class_by_class(order: list[int]) -> None:
+def test_proposal_recall_matches_objects_class_by_class(order: list[int]) -> None:
     for labels in ([0, 1], [1, 0]):
         truth, found = equal_overlaps(order, labels)
         table = pycocotools(*as_json(truth, found), maxDets=[1, 2, 3], useCats=0).eval["recall"]
@@ -180,7 +180,7 @@ def test_proposals_see_objects_class_by_class(order: list[int]) -> None:
         assert got == table[0, 0, 0, 2] == (0.5 if labels == [0, 1] else 1.0)
 
 
-def test_recall_steps_are_those_of_a_search() -> None:
+def test_recall_steps_match_searchsorted() -> None:
     """0.07 * 100 is 7.000000000000001 but 7 / 100 reaches 0.07; every number of objects up to 500."""
     objects = np.arange(1, 501)
     want = [np.searchsorted(np.arange(n + 1) / n, RECALLS) for n in objects]
@@ -261,7 +261,7 @@ def truth_of(path: Path) -> GroundTruth:
     )
 
 
-def test_val2014_sample_to_full_precision(data: Path) -> None:
+def test_val2014_sample_at_full_precision(data: Path) -> None:
     folder = data / "eval-fixtures" / "coco-val2014-100"
     expected = json.loads((folder / "expected.json").read_text())
     truth = truth_of(folder / "instances_val2014_100.json")
@@ -274,7 +274,7 @@ def test_val2014_sample_to_full_precision(data: Path) -> None:
     assert got["images"] == 100 and int(truth.crowd.sum()) == 9
 
 
-def test_only_the_images_with_detections_is_the_known_wrong_number(data: Path) -> None:
+def test_scoring_only_images_with_detections_gives_the_known_wrong_score(data: Path) -> None:
     """0.506985 over 99 images (data/README); the 100th image counts although it has no detection."""
     folder = data / "eval-fixtures" / "coco-val2014-100"
     truth = truth_of(folder / "instances_val2014_100.json")
@@ -298,7 +298,7 @@ def one(**more: Any) -> GroundTruth:
     return GroundTruth.build([1], ["x"], [0, 0], [0, 0], [[0, 0, 50, 50], [100, 100, 150, 150]], **more)
 
 
-def test_an_annotation_with_id_zero_can_be_found() -> None:
+def test_annotation_with_id_zero_can_be_matched() -> None:
     """pycocotools stores the matched id and reads 0 as "none": the first object of a set that counts from 0 is lost."""
     truth, found = one(), DetectionTable.build([0, 0], [0, 0], [[0, 0, 50, 50], [100, 100, 150, 150]], [0.9, 0.8])
     data, results = as_json(truth, found)
@@ -307,7 +307,7 @@ def test_an_annotation_with_id_zero_can_be_found() -> None:
     assert score_detections(truth, found).numbers["AP"] == pytest.approx(1.0, abs=1e-12)
 
 
-def test_difficult_objects_are_neither_hits_nor_misses() -> None:
+def test_difficult_objects_are_neither_tp_nor_fn() -> None:
     """By hand: one object, hit by the second detection; the first sits on a difficult object."""
     found = DetectionTable.build([0, 0], [0, 0], [[0, 0, 50, 50], [100, 100, 150, 150]], [0.9, 0.8])
     assert score_detections(one(difficult=[True, False]), found).numbers["AP"] == pytest.approx(1.0)
@@ -319,13 +319,13 @@ def test_difficult_objects_are_neither_hits_nor_misses() -> None:
     assert score_detections(one(crowd=[True, False]), again).numbers["AP"] == pytest.approx(1.0)
 
 
-def test_ignore_regions_are_no_part_of_the_score() -> None:
+def test_ignore_regions_do_not_affect_the_score() -> None:
     found = DetectionTable.build([0], [0], [[100, 100, 150, 150]], [0.8])
     assert score_detections(one(ignore=[True, False]), found).numbers["AP"] == pytest.approx(1.0)
     assert score_detections(one(ignore=[True, True]), found).numbers["AP"] is None
 
 
-def test_undefined_is_none_and_stays_out_of_the_mean() -> None:
+def test_undefined_ap_is_none_and_excluded_from_the_mean() -> None:
     truth = GroundTruth.build([1], ["x", "never"], [0], [0], [[0, 0, 50, 50]])
     results = score_detections(
         truth, DetectionTable.build([0, 0], [0, 1], [[0, 0, 50, 50]] * 2, [0.9, 0.8]), split="val"
@@ -338,7 +338,7 @@ def test_undefined_is_none_and_stays_out_of_the_mean() -> None:
     assert got["protocol"] == "coco" and got["split"] == "val" and got["images"] == 1
 
 
-def test_text_names_the_protocol_and_cuts_nothing() -> None:
+def test_text_names_the_protocol_and_truncates_nothing() -> None:
     name = "a class with a very long name " * 5
     truth = GroundTruth.build([1], [name], [0], [0], [[0, 0, 50, 50]])
     text = score_detections(truth, DetectionTable.build([0], [0], [[0, 0, 50, 50]], [0.9])).text()
@@ -355,7 +355,7 @@ def test_curves_by_hand() -> None:
     assert curve.objects == 2 and results.curves.iou == 0.5 and list(results.curves) == ["x"]
 
 
-def test_a_crowd_is_left_out_of_the_curve() -> None:
+def test_crowds_are_excluded_from_the_curve() -> None:
     boxes = [[0, 0, 20, 20], [5, 5, 30, 30], [100, 100, 150, 150]]
     results = score_detections(one(crowd=[True, False]), DetectionTable.build([0] * 3, [0] * 3, boxes, [0.9, 0.8, 0.7]))
     curve = results.curves["x"]
@@ -383,7 +383,7 @@ def test_match_table_by_hand() -> None:
     assert len(match_table(truth, found, crowd=False, floor=0.6)) == 1
 
 
-def test_chunks_do_not_change_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunking_does_not_change_the_match_table(monkeypatch: pytest.MonkeyPatch) -> None:
     truth, found = random_set(np.random.default_rng(3))
     whole = match_table(truth, found, floor=0.1)
     monkeypatch.setattr(matching_module, "CHUNK", 3)
@@ -402,7 +402,7 @@ def test_array_helpers() -> None:
     assert descending_order(np.zeros(0)).shape == (0,)
 
 
-def test_truth_of_a_dataset() -> None:
+def test_ground_truth_from_a_dataset() -> None:
     def record(name: str, boxes: list[list[float]]) -> Record:
         n = len(boxes)
         flags = np.zeros(n, bool)
@@ -428,7 +428,7 @@ def test_truth_of_a_dataset() -> None:
         ([10, 10, 30, 30], 2000, [10, 10, 30, 30], 1.0),  # medium by the area of its mask
     ],
 )
-def test_the_file_s_own_numbers_are_scored(
+def test_ids_and_areas_of_the_file_are_scored(
     tmp_path: Path, truth: list[float], area: float, detection: list[float], ap50: float
 ) -> None:
     """From a COCO file to the numbers through ``foveal eval``, and after a class subset; pycocotools agrees."""

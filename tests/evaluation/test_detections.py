@@ -66,7 +66,7 @@ def test_coco_uses_the_original_category_ids(tmp_path: Path, truth: GroundTruth)
         ({"image_id": 7}, "1 of 2 image ids are not in the dataset: 7.*3 images: 9, 25, 30"),
     ],
 )
-def test_coco_faults_name_file_and_record(tmp_path: Path, truth: GroundTruth, change: Any, words: str) -> None:
+def test_coco_errors_name_file_and_record(tmp_path: Path, truth: GroundTruth, change: Any, words: str) -> None:
     path = write(tmp_path / "some.json", [GOOD, {**GOOD, **change}])
     with pytest.raises(FovealError, match=words) as e:
         read_detections(path, truth)
@@ -93,7 +93,7 @@ def test_coco_missing_keys(tmp_path: Path, truth: GroundTruth, key: str) -> None
         ("9" * 5000, "cannot be read"),
     ],
 )
-def test_coco_files_that_are_none(tmp_path: Path, truth: GroundTruth, text: str, words: str) -> None:
+def test_invalid_coco_files(tmp_path: Path, truth: GroundTruth, text: str, words: str) -> None:
     with pytest.raises(FovealError, match=words) as e:
         read_detections(write(tmp_path / "some.json", text), truth)
     assert "some.json" in str(e.value)
@@ -107,19 +107,19 @@ def test_binary_and_missing_files(tmp_path: Path, truth: GroundTruth) -> None:
         read_detections(tmp_path / "none.json", truth)
 
 
-def test_no_detections_are_fine(tmp_path: Path, truth: GroundTruth) -> None:
+def test_no_detections_are_accepted(tmp_path: Path, truth: GroundTruth) -> None:
     found = read_detections(write(tmp_path / "d.json", []), truth)
     results = score_detections(truth, found)
     assert len(found) == 0 and results.headline == 0.0 and "no detections at all" in results.notes[0]
     assert score_detections(truth, found, "voc07").headline == 0.0
 
 
-def test_classes_of_others_are_dropped_on_request(tmp_path: Path, truth: GroundTruth) -> None:
+def test_unknown_classes_are_dropped_on_request(tmp_path: Path, truth: GroundTruth) -> None:
     path = write(tmp_path / "d.json", [GOOD, {**GOOD, "category_id": 44}])
     assert len(read_detections(path, truth, unknown_classes="drop")) == 1
 
 
-def test_ids_that_are_numbers_as_names(tmp_path: Path) -> None:
+def test_numeric_strings_as_ids(tmp_path: Path) -> None:
     """VOC and YOLO sets name images by file; tools write 9 for 000000000009."""
     truth = GroundTruth.build(["000000000009", "2007_000032"], ["cat"], [0], [0], [[0, 0, 10, 10]])
     row = {**GOOD, "category_id": 1}
@@ -158,7 +158,7 @@ def test_voc_boxes_are_1_based(tmp_path: Path) -> None:
         ("results.txt", "", "no comp3_det"),
     ],
 )
-def test_voc_faults(tmp_path: Path, name: str, text: str, words: str) -> None:
+def test_voc_errors(tmp_path: Path, name: str, text: str, words: str) -> None:
     truth = GroundTruth.build(["img"], ["cat"], [0], [0], [[0, 0, 10, 10]])
     with pytest.raises(FovealError, match=words):
         read_detections(voc(tmp_path, name, text), truth)
@@ -177,7 +177,7 @@ def test_voc_two_files_of_one_class(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------- writing
 @pytest.mark.parametrize("format", ["coco", "voc"])
-def test_written_detections_come_back(tmp_path: Path, truth: GroundTruth, format: Any) -> None:
+def test_written_detections_round_trip(tmp_path: Path, truth: GroundTruth, format: Any) -> None:
     rng = np.random.default_rng(0)
     low = rng.random((40, 2)) * 30
     box = np.concatenate([low, low + rng.random((40, 2)) * 30], 1)
@@ -190,7 +190,7 @@ def test_written_detections_come_back(tmp_path: Path, truth: GroundTruth, format
     np.testing.assert_allclose(back.box, found.box, rtol=0, atol=1e-12)
 
 
-def test_writing_forms(tmp_path: Path, truth: GroundTruth) -> None:
+def test_output_formats(tmp_path: Path, truth: GroundTruth) -> None:
     found = DetectionTable.build([1], [1], [[0, 1, 10, 20]], [0.5])
     save_detections(found, truth, tmp_path / "d.json")
     assert json.loads((tmp_path / "d.json").read_text()) == [
@@ -207,7 +207,7 @@ def test_writing_forms(tmp_path: Path, truth: GroundTruth) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- text
-def test_ids_that_are_no_utf_8(tmp_path: Path) -> None:
+def test_ids_that_are_not_utf_8(tmp_path: Path) -> None:
     truth = GroundTruth.build(["a\udcff"], ["x"], [0], [0], [[0, 0, 5, 5]])
     found = DetectionTable.build([0], [0], [[0, 0, 5, 5]], [0.5])
     with pytest.raises(FovealError, match=r"not UTF-8"):
@@ -216,7 +216,7 @@ def test_ids_that_are_no_utf_8(tmp_path: Path) -> None:
     assert read_detections(tmp_path / "found.json", truth).image.tolist() == [0]
 
 
-def test_text_faults(tmp_path: Path, truth: GroundTruth) -> None:
+def test_text_errors(tmp_path: Path, truth: GroundTruth) -> None:
     with pytest.raises(FovealError, match=r"no \.txt file"):
         read_text_detections(tmp_path, truth)
     voc(tmp_path, "9.txt", "cat 0.5 0 0 10 10\n")
@@ -229,7 +229,7 @@ def test_text_faults(tmp_path: Path, truth: GroundTruth) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- arrays
-def test_found_of_objects_with_arrays() -> None:
+def test_detection_table_from_objects_with_arrays() -> None:
     def answer(n: int) -> SimpleNamespace:
         return SimpleNamespace(
             boxes=np.ones((n, 4), np.float32), scores=np.full(n, 0.5, np.float32), labels=np.arange(n)
@@ -258,7 +258,7 @@ def test_arrays_are_checked(make: Any, words: str) -> None:
         make()
 
 
-def test_detections_must_belong_to_the_truth(truth: GroundTruth) -> None:
+def test_detections_must_match_the_ground_truth(truth: GroundTruth) -> None:
     with pytest.raises(FovealError, match="image of a detection 3"):
         score_detections(truth, DetectionTable.build([3], [0], [[0, 0, 1, 1]], [1]))
     with pytest.raises(FovealError, match="label of a detection 2"):

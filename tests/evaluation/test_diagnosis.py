@@ -44,7 +44,7 @@ def make(seed: int = 0, sizes: bool = True) -> tuple[GroundTruth, DetectionTable
     )
 
 
-def told(truth: GroundTruth, found: DetectionTable, words: str) -> None:
+def check_diagnosis(truth: GroundTruth, found: DetectionTable, words: str) -> None:
     """The first sentence is the one that matters. Numbers after "about" are estimates: 3 % are allowed."""
     got = diagnose(truth, found)
     about = r"about ([\d.]+)(?: x ([\d.]+) pixels)?"
@@ -90,9 +90,9 @@ FORMS: list[tuple[str, Callable[[Floats], Floats]]] = [
 
 
 @pytest.mark.parametrize(("words", "change"), FORMS, ids=[w for w, _ in FORMS])
-def test_form_of_the_boxes(words: str, change: Callable[[Floats], Floats]) -> None:
+def test_wrong_box_format(words: str, change: Callable[[Floats], Floats]) -> None:
     truth, found = make()
-    told(truth, with_boxes(found, change(found.box)), words)
+    check_diagnosis(truth, with_boxes(found, change(found.box)), words)
 
 
 FRAMES: list[tuple[str, Callable[[Floats, Floats], Floats]]] = [
@@ -111,16 +111,16 @@ FRAMES: list[tuple[str, Callable[[Floats, Floats], Floats]]] = [
 
 
 @pytest.mark.parametrize(("words", "change"), FRAMES, ids=[w for w, _ in FRAMES])
-def test_frame_of_the_boxes(words: str, change: Callable[[Floats, Floats], Floats]) -> None:
+def test_wrong_coordinate_frame(words: str, change: Callable[[Floats, Floats], Floats]) -> None:
     truth, found = make()
     assert truth.sizes is not None
     size = truth.sizes[found.image][:, ::-1].astype(np.float64)
-    told(truth, with_boxes(found, change(found.box, size)), words)
+    check_diagnosis(truth, with_boxes(found, change(found.box, size)), words)
 
 
-def test_normalized_boxes_without_the_sizes() -> None:
+def test_normalized_boxes_without_image_sizes() -> None:
     truth, found = make(sizes=False)
-    told(truth, with_boxes(found, found.box / 700), "No detected coordinate is above 2")
+    check_diagnosis(truth, with_boxes(found, found.box / 700), "No detected coordinate is above 2")
 
 
 @pytest.mark.parametrize(("step", "words"), [(1.0, "1-based corners"), (-1.0, "subtracted twice")])
@@ -133,8 +133,10 @@ def test_one_pixel_off(step: float, words: str) -> None:
     score = np.linspace(0.01, 1, 80)
     noisy = box + rng.normal(0, 0.3, box.shape)
     assert diagnose(truth, DetectionTable.build(truth.image, truth.label, noisy, score)) == []
-    told(truth, DetectionTable.build(truth.image, truth.label, noisy + step, score), words)
-    told(truth, DetectionTable.build(truth.image, truth.label, noisy + np.array([step, step, 0, 0]), score), words)
+    check_diagnosis(truth, DetectionTable.build(truth.image, truth.label, noisy + step, score), words)
+    check_diagnosis(
+        truth, DetectionTable.build(truth.image, truth.label, noisy + np.array([step, step, 0, 0]), score), words
+    )
 
 
 # ----------------------------------------------------------------------------------- images and classes
@@ -143,30 +145,32 @@ def test_image_ids_off_by_one(step: int, words: str) -> None:
     truth, found = make()
     image = found.image + step
     inside = (image >= 0) & (image < 60)
-    told(truth, replace(found[inside], image=image[inside]), words)
+    check_diagnosis(truth, replace(found[inside], image=image[inside]), words)
 
 
-def test_detections_of_another_part_of_the_set() -> None:
+def test_detections_of_another_split() -> None:
     truth, found = make()
-    told(truth, found[found.image < 20], "images with objects have no detection (such as 120, 121, 122)")
+    check_diagnosis(truth, found[found.image < 20], "images with objects have no detection (such as 120, 121, 122)")
 
 
 @pytest.mark.parametrize(("step", "words"), [(1, "shifted by one, one too high"), (-1, "shifted by one, one too low")])
 def test_labels_shifted(step: int, words: str) -> None:
     truth, found = make()
-    told(truth, replace(found, label=(found.label + step) % 4), words)
+    check_diagnosis(truth, replace(found, label=(found.label + step) % 4), words)
 
 
 def test_classes_in_another_order() -> None:
     truth, found = make()
     order = np.array([2, 3, 0, 1])
-    told(truth, replace(found, label=order[found.label]), "objects and what they are called: cat -> car, dog -> bird")
+    check_diagnosis(
+        truth, replace(found, label=order[found.label]), "objects and what they are called: cat -> car, dog -> bird"
+    )
 
 
-def test_labels_at_random() -> None:
+def test_random_labels() -> None:
     truth, _ = make()
     wrong = (truth.label + 1 + np.arange(240) % 3) % 4  # never right, no order
-    told(
+    check_diagnosis(
         truth,
         DetectionTable.build(truth.image, wrong, truth.box, np.linspace(0.01, 1, 240)),
         "boxes fit but the labels do not",
@@ -175,31 +179,31 @@ def test_labels_at_random() -> None:
 
 def test_classes_without_objects_or_detections() -> None:
     truth, found = make()
-    told(truth[truth.label != 2], found, "No object counts in class 'car': its AP is undefined")
-    told(truth, found[found.label != 1], "There is no detection of class 'dog': its AP is 0")
-    told(truth[truth.label == 0], found, "No object counts in 3 classes (dog, car, bird)")
+    check_diagnosis(truth[truth.label != 2], found, "No object counts in class 'car': its AP is undefined")
+    check_diagnosis(truth, found[found.label != 1], "There is no detection of class 'dog': its AP is 0")
+    check_diagnosis(truth[truth.label == 0], found, "No object counts in 3 classes (dog, car, bird)")
 
 
 # ------------------------------------------------------------------------------------------- the scores
 def test_equal_scores() -> None:
     truth, found = make()
     assert "All 4" in (got := diagnose(truth, replace(found, score=np.full(len(found), 0.01))))[1] and len(got) == 2
-    told(truth, replace(found, score=np.full(len(found), 0.05)), "scores are 0.05")
+    check_diagnosis(truth, replace(found, score=np.full(len(found), 0.05)), "scores are 0.05")
 
 
 def test_inverted_scores() -> None:
     truth, found = make()
-    told(truth, replace(found, score=1.01 - found.score), "scores look inverted")
+    check_diagnosis(truth, replace(found, score=1.01 - found.score), "scores look inverted")
 
 
-def test_cut_at_a_threshold() -> None:
+def test_detections_cut_at_a_score_threshold() -> None:
     truth, found = make()
     cut = found[found.score >= 0.3]
-    told(truth, cut, "The lowest score is 0.3")
+    check_diagnosis(truth, cut, "The lowest score is 0.3")
     assert "cut at a threshold" in score_detections(truth, cut).notes[0]  # said also when AP is good
 
 
-def test_a_cut_that_is_known() -> None:
+def test_known_score_threshold_is_not_diagnosed() -> None:
     """Scores of SVMs or queries begin where they like: what the detector leaves out decides."""
     truth, found = make()
     high = found[found.score >= 0.3]
@@ -209,22 +213,22 @@ def test_a_cut_that_is_known() -> None:
 
 def test_an_untrained_detector() -> None:
     truth, found = make()
-    told(truth, replace(found, score=found.score / 30), "The highest score is 0.033")
+    check_diagnosis(truth, replace(found, score=found.score / 30), "The highest score is 0.033")
     rng = np.random.default_rng(1)
     low = rng.random((len(found), 2)) * 400
-    told(truth, with_boxes(found, both(low, low + 10)), "Hardly any box overlaps an object by half")
+    check_diagnosis(truth, with_boxes(found, both(low, low + 10)), "Hardly any box overlaps an object by half")
 
 
 # ---------------------------------------------------------------------------------------------- nothing
-def test_nothing_to_find_and_nothing_found() -> None:
+def test_no_objects_and_no_detections() -> None:
     truth, found = make()
     none = found[:0]
-    told(truth, none, "There are no detections at all")
-    told(truth[:0], found, "The data set has no object at all")
-    told(replace(truth, difficult=np.ones(240, bool)), found, "All objects are difficult or crowds")
+    check_diagnosis(truth, none, "There are no detections at all")
+    check_diagnosis(truth[:0], found, "The data set has no object at all")
+    check_diagnosis(replace(truth, difficult=np.ones(240, bool)), found, "All objects are difficult or crowds")
     assert len(diagnose(truth[:0], none)) == 2
     flat = with_boxes(found, found.box[:, [2, 1, 0, 3]])
-    told(truth, flat, "have no area (x2 <= x1 or y2 <= y1)")
+    check_diagnosis(truth, flat, "have no area (x2 <= x1 or y2 <= y1)")
 
 
 def test_a_zero_comes_with_its_diagnosis() -> None:

@@ -121,7 +121,7 @@ def peer(truth: GroundTruth, found: DetectionTable, objects: Any, drawn: Any) ->
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_numbers_are_pycocotools(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mask_metrics_match_pycocotools(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     truth, found, objects, drawn = random_set(seed)
     if seed == 4:  # in many small pieces
         monkeypatch.setattr("foveal.evaluation.matching.RUNS", 50)
@@ -140,7 +140,7 @@ def test_numbers_are_pycocotools(seed: int, monkeypatch: pytest.MonkeyPatch) -> 
     assert results.masks["AP"] != results.numbers["AP"]
 
 
-def test_what_masks_share_is_counted() -> None:
+def test_mask_intersections() -> None:
     rng = np.random.default_rng(0)
     a, b = (np.array([blob(rng, (50, 40)) for _ in range(9)]) for _ in range(2))
     a[0], a[1], b[2] = False, True, True
@@ -152,7 +152,7 @@ def test_what_masks_share_is_counted() -> None:
     assert masks_module.RUNS > 0 and len(MaskIntersection(objects)(found, d[:0], g[:0])) == 0
 
 
-def test_objects_without_a_mask_are_left_out() -> None:
+def test_objects_without_a_mask_are_excluded() -> None:
     """One of three objects has none: of the other two, one is found, so recall is a half."""
     square = np.zeros((1, 20, 20), bool)
     square[0, 5:15, 5:15] = True
@@ -178,7 +178,7 @@ def test_objects_without_a_mask_are_left_out() -> None:
 
 
 # --------------------------------------------------------------------------------------------------- files
-def test_files_keep_masks(tmp_path: Path) -> None:
+def test_masks_round_trip_through_files(tmp_path: Path) -> None:
     truth, found, *_ = random_set(1)
     save_detections(found, truth, tmp_path / "d.json")
     again = read_detections(tmp_path / "d.json", truth)
@@ -202,7 +202,7 @@ def test_files_keep_masks(tmp_path: Path) -> None:
         (lambda s, size: "no mask", "expected a list of polygons"),
     ],
 )
-def test_a_bad_mask_is_named(change: Any, words: str, tmp_path: Path) -> None:
+def test_invalid_mask_is_reported(change: Any, words: str, tmp_path: Path) -> None:
     truth, found, *_ = random_set(2)
     save_detections(found, truth, tmp_path / "d.json")
     records = json.loads((tmp_path / "d.json").read_text())

@@ -11,7 +11,7 @@ from foveal.evaluation.scoring import evaluation_set
 from tests.helpers.data_sets import voc
 
 
-def test_the_stored_validation_images_are_scored_and_never_others(tmp_path: Path) -> None:
+def test_only_the_stored_validation_images_are_scored(tmp_path: Path) -> None:
     """Of four images, a and b were trained on; b is gone, c and d were held out."""
     source = voc(tmp_path, splits=False)
     whole = evaluation_set(source, divided=["c", "d"])
@@ -29,6 +29,6 @@ def test_the_stored_validation_images_are_scored_and_never_others(tmp_path: Path
         evaluation_set(source, divided=["c", "d"])
 
 
-def test_without_stored_images_or_with_a_split_nothing_is_left_out(tmp_path: Path) -> None:
+def test_all_images_are_scored_without_stored_images_or_with_a_split(tmp_path: Path) -> None:
     assert len(evaluation_set(voc(tmp_path / "a", splits=False))) == 4
     assert [r.id for r in evaluation_set(voc(tmp_path / "b"), split="train", divided=["c"]).records] == ["a", "b"]

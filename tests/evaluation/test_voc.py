@@ -96,7 +96,7 @@ def random_set(rng: np.random.Generator) -> tuple[GroundTruth, DetectionTable]:
 # ----------------------------------------------------------------------------------------------- equality
 @pytest.mark.parametrize("metric", ["11-point", "area"])
 @pytest.mark.parametrize(("iou", "strict", "plus_one"), [(0.5, False, False), (0.5, True, True), (0.3, False, True)])
-def test_random_sets_equal_the_plain_loop(metric: Any, iou: float, strict: bool, plus_one: bool) -> None:
+def test_random_sets_match_the_reference_loop(metric: Any, iou: float, strict: bool, plus_one: bool) -> None:
     rng = np.random.default_rng(11)
     protocol = Voc(metric, iou=iou, strict=strict, plus_one=plus_one)
     some = 0
@@ -118,7 +118,7 @@ def three(**more: Any) -> GroundTruth:
     return GroundTruth.build(["a"], ["x"], [0] * 3, [0] * 3, OBJECTS, **more)
 
 
-def test_both_forms_by_hand() -> None:
+def test_both_voc_metrics_by_hand() -> None:
     """Hit, miss, hit of three objects: precision 1, 1/2, 2/3 at recall 1/3, 1/3, 2/3."""
     found = DetectionTable.build([0] * 3, [0] * 3, [OBJECTS[0], [80, 80, 90, 90], OBJECTS[1]], [0.9, 0.8, 0.7])
     # recalls 0, .1, .2, .3 see precision 1; .4, .5, .6 see 2/3; the rest 0
@@ -135,7 +135,7 @@ def test_the_eleven_thresholds_are_those_of_arange() -> None:
     assert score_detections(truth, found, "voc07").headline == pytest.approx(3 / 11, abs=1e-15)
 
 
-def test_no_second_choice() -> None:
+def test_voc_detection_only_matches_its_best_object() -> None:
     """Both detections overlap the first object most; the second is a miss although another object is free."""
     truth = GroundTruth.build(["a"], ["x"], [0, 0], [0, 0], [[0, 0, 100, 100], [0, 10, 100, 110]])
     found = DetectionTable.build([0, 0], [0, 0], [[0, 0, 100, 100], [0, 1, 100, 101]], [0.9, 0.8])
@@ -143,7 +143,7 @@ def test_no_second_choice() -> None:
     assert score_detections(truth, found, "coco").numbers["AP50"] == pytest.approx(1.0)  # COCO gives it the second
 
 
-def test_difficult_is_neither() -> None:
+def test_difficult_objects_count_as_neither_tp_nor_fp() -> None:
     found = DetectionTable.build([0] * 3, [0] * 3, [OBJECTS[0], OBJECTS[0], OBJECTS[1]], [0.9, 0.8, 0.7])
     results = score_detections(three(difficult=[True, False, False]), found, "voc10")
     assert results.headline == pytest.approx(0.5) and results.objects == {"x": 2}
@@ -153,7 +153,7 @@ def test_difficult_is_neither() -> None:
     assert score_detections(three(difficult=[True] * 3), found, "voc10").headline is None
 
 
-def test_the_border_of_a_hit() -> None:
+def test_iou_threshold_boundary() -> None:
     """IoU exactly one half is a hit, but for the strict form."""
     found = DetectionTable.build([0], [0], [[0, 0, 10, 5]], [0.9])
     truth = GroundTruth.build(["a"], ["x"], [0], [0], [[0, 0, 10, 10]])
@@ -223,7 +223,7 @@ def toy_check(folder: Path, truth: GroundTruth, found: DetectionTable) -> None:
 
 @pytest.mark.parametrize("kind", ["classid", "classname"])
 @pytest.mark.parametrize(("suffix", "form"), [("abs_xywh", "xywh"), ("abs_xyx2y2", "xyxy"), ("rel_xcycwh", "relative")])
-def test_toy_cat_in_all_text_forms(data: Path, kind: str, suffix: str, form: Any) -> None:
+def test_toy_cat_in_all_text_formats(data: Path, kind: str, suffix: str, form: Any) -> None:
     folder = data / "eval-fixtures" / "toy-cat"
     names = (folder / "voc.names").read_text().split()
     truth = toy_truth(folder, ["cat"])
@@ -236,7 +236,7 @@ def test_toy_cat_in_all_text_forms(data: Path, kind: str, suffix: str, form: Any
     toy_check(folder, truth, found)
 
 
-def test_toy_cat_in_coco_form(data: Path) -> None:
+def test_toy_cat_in_coco_format(data: Path) -> None:
     """Image, category and annotation ids all count from 0 here, and the detections come in a dict."""
     folder = data / "eval-fixtures" / "toy-cat"
     raw = json.loads((folder / "gts_coco_format" / "toy_example_coco.JSON").read_text())

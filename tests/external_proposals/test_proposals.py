@@ -47,14 +47,14 @@ def found(count: int, seed: int = 0) -> Proposed:
 
 
 # ------------------------------------------------------------------------------------------------- the file
-def test_a_file_is_safetensors_and_comes_back_mapped(tmp_path: Path) -> None:
+def test_file_is_safetensors_and_read_memory_mapped(tmp_path: Path) -> None:
     path, parts = tmp_path / "p.safetensors", [found(3), found(0), found(5, 1)]
     write_table(path, "here", [TableImage("k1", "a"), TableImage("k2", "b"), TableImage("k3", "c")], parts)
     with safe_open(path, "numpy") as file:  # safetensors' own reader
         assert file.get_tensor("starts").tolist() == [0, 3, 3, 8]
         np.testing.assert_array_equal(file.get_tensor("boxes"), np.concatenate([p.boxes for p in parts]))
-        story = json.loads(file.metadata()["foveal_proposals"])
-    assert story == {"schema": 1, "setting": "here", "images": [["k1", "a"], ["k2", "b"], ["k3", "c"]]}
+        metadata = json.loads(file.metadata()["foveal_proposals"])
+    assert metadata == {"schema": 1, "setting": "here", "images": [["k1", "a"], ["k2", "b"], ["k3", "c"]]}
     table = read_table(path)
     assert isinstance(table.boxes.base, np.memmap) and table.rows == {"k1": 0, "k2": 1, "k3": 2}
     for row, part in enumerate(parts):
@@ -65,7 +65,7 @@ def test_a_file_is_safetensors_and_comes_back_mapped(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.glob("*.part")) == []
 
 
-def test_what_is_no_file_of_proposals_is_refused(tmp_path: Path) -> None:
+def test_invalid_proposal_files_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
     with pytest.raises(FovealError, match=r"no such proposals file.*foveal proposals"):
         read_table(path)
@@ -81,7 +81,7 @@ def test_what_is_no_file_of_proposals_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("box", [[5, 5, 4, 9], [0, 0, np.nan, 9], [0, 0, 99, 9], [-9, 0, 4, 9]])
-def test_a_box_that_is_none_is_named(tmp_path: Path, box: list[float]) -> None:
+def test_invalid_box_is_named(tmp_path: Path, box: list[float]) -> None:
     path = tmp_path / "p.safetensors"
     boxes = np.array([[0, 0, 9, 9], box], np.float32)
     write_table(path, "here", [TableImage("k", "a")], [Proposed(boxes, np.ones(2, np.float32))])
@@ -90,7 +90,7 @@ def test_a_box_that_is_none_is_named(tmp_path: Path, box: list[float]) -> None:
 
 
 @pytest.mark.parametrize("scores", [[0.5, 0.9], [0.5, np.nan], [np.nan, 0.5]])
-def test_scores_that_do_not_fall_are_named(tmp_path: Path, scores: list[float]) -> None:
+def test_scores_not_in_descending_order_are_named(tmp_path: Path, scores: list[float]) -> None:
     """Of many proposals the first are used, as the best."""
     path = tmp_path / "p.safetensors"
     boxes = np.array([[0, 0, 9, 9]] * 2, np.float32)
@@ -120,13 +120,13 @@ class Counted:
             yield index, found(3, index)
 
 
-def many(tmp_path: Path, count: int) -> list[Record]:
+def many_records(tmp_path: Path, count: int) -> list[Record]:
     blank = open_dataset(voc(tmp_path / "one", splits=False)).records[0]
     return [replace(blank, id=i, path=image(tmp_path / "many" / f"{i}.png", seed=i)) for i in range(count)]
 
 
-def test_a_second_call_comes_from_the_cache_also_for_a_part(tmp_path: Path, cache: Path) -> None:
-    records, maker = many(tmp_path, 6), Counted()
+def test_second_call_uses_the_cache_also_for_a_subset(tmp_path: Path, cache: Path) -> None:
+    records, maker = many_records(tmp_path, 6), Counted()
     first = ensure_cached(records, "s", maker)
     assert (maker.made, first.made, len(list(cache.rglob("*.safetensors")))) == (6, 6, 1)
     again = ensure_cached(records[::-1], "s", maker)
@@ -137,27 +137,27 @@ def test_a_second_call_comes_from_the_cache_also_for_a_part(tmp_path: Path, cach
     assert ensure_cached(records, "s", maker).made == 1
 
 
-def test_killed_and_called_again_it_goes_on(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_generation_is_resumed(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of 4: a kill after 10 of 12 loses nothing, since what is at hand is written too."""
     monkeypatch.setattr(proposals, "PIECE", 4)
-    records = many(tmp_path, 12)
+    records = many_records(tmp_path, 12)
     with pytest.raises(KeyboardInterrupt):
         ensure_cached(records, "s", Counted(stop=10))
     pieces = list(cache.rglob("piece-*"))
     assert len(pieces) == 3
     pieces[0].write_bytes(b"cut off")  # and a damaged one is made again
     lost = 12 - sum(len(read_table(p).images) for p in pieces[1:])
-    told: list[tuple[int, int]] = []
-    second = ensure_cached(records, "s", Counted(), progress=lambda done, total: told.append((done, total)))
-    assert second.made == lost and told[0] == (12 - lost, 12) and told[-1] == (12, 12)
+    progress: list[tuple[int, int]] = []
+    second = ensure_cached(records, "s", Counted(), progress=lambda done, total: progress.append((done, total)))
+    assert second.made == lost and progress[0] == (12 - lost, 12) and progress[-1] == (12, 12)
     assert [p.name[:5] for p in cache.rglob("*.safetensors")] == [second.table.path.name[:5]] != ["piece"]
     assert set(second.table.rows) == set(content_keys(records))
 
 
-def test_another_process_joins_the_pieces_first(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_merged_by_another_process(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It removes them then, also those that this one is about to read."""
     monkeypatch.setattr(proposals, "PIECE", 2)
-    records, write = many(tmp_path, 6), proposals.write_table
+    records, write = many_records(tmp_path, 6), proposals.write_table
 
     def late(path: Path, *rest: Any) -> None:
         if not path.name.startswith("piece-"):
@@ -191,13 +191,13 @@ def stored(dataset: Dataset, path: Path, counts: Sequence[int], keys: Sequence[s
     return path
 
 
-def test_a_file_fills_the_records_whatever_their_order(dataset: Dataset, tmp_path: Path) -> None:
+def test_file_fills_the_records_in_any_order(dataset: Dataset, tmp_path: Path) -> None:
     path = stored(dataset, tmp_path / "p.safetensors", (3, 9, 1, 2))
     turned = replace(dataset, records=dataset.records[::-1])
     assert [len(r.proposals) for r in fill_proposals(turned, SOURCE, path).records] == [2, 1, 5, 3]  # type: ignore[arg-type]
 
 
-def test_files_that_do_not_fit_the_data(dataset: Dataset, tmp_path: Path) -> None:
+def test_files_that_do_not_match_the_data(dataset: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
     with pytest.raises(FovealError, match=r"no proposals for 1 of the 4 images \(d\)"):
         fill_proposals(dataset, SOURCE, stored(dataset, path, (3, 3, 3)))
@@ -208,7 +208,7 @@ def test_files_that_do_not_fit_the_data(dataset: Dataset, tmp_path: Path) -> Non
         fill_proposals(dataset, SOURCE, stored(other, path, (3, 3, 3, 3), ["1", "2", "3", "4"]))
 
 
-def test_several_files_are_one_if_they_were_made_alike(dataset: Dataset, tmp_path: Path) -> None:
+def test_files_of_equal_settings_are_merged(dataset: Dataset, tmp_path: Path) -> None:
     half = [replace(dataset, records=part) for part in (dataset.records[:2], dataset.records[2:])]
     files = [stored(d, tmp_path / str(i) / "proposals.safetensors", (3, 4)).parent for i, d in enumerate(half)]
     assert [len(r.proposals) for r in fill_proposals(dataset, SOURCE, files).records] == [3, 4, 3, 4]  # type: ignore[arg-type]
@@ -217,7 +217,7 @@ def test_several_files_are_one_if_they_were_made_alike(dataset: Dataset, tmp_pat
         fill_proposals(dataset, SOURCE, files)
 
 
-def test_of_several_files_the_one_of_another_version_is_blamed(dataset: Dataset, tmp_path: Path) -> None:
+def test_file_of_another_version_is_named(dataset: Dataset, tmp_path: Path) -> None:
     half = [replace(dataset, records=part) for part in (dataset.records[:2], dataset.records[2:])]
     files = [stored(d, tmp_path / str(i) / "proposals.safetensors", (3, 4)) for i, d in enumerate(half)]
     image(Path(dataset.records[3].path), seed=77)
@@ -238,7 +238,7 @@ def test_check_names_the_image_that_changed(tmp_path: Path) -> None:
         overfit(TINY, data, proposals=[path])
 
 
-def test_an_image_without_any_proposal_is_a_finding(dataset: Dataset, tmp_path: Path) -> None:
+def test_image_without_proposals_is_a_finding(dataset: Dataset, tmp_path: Path) -> None:
     filled = fill_proposals(dataset, SOURCE, stored(dataset, tmp_path / "p.safetensors", (3, 0, 3, 3)))
     new = [f for f in filled.findings if f not in dataset.findings]
     assert [(f.code, f.severity, Path(f.path).stem) for f in new] == [("image-without-proposals", "warning", "b")]
@@ -252,7 +252,7 @@ def test_an_image_without_any_proposal_is_a_finding(dataset: Dataset, tmp_path: 
      (ScaleJitter(visible=0.0),), (FixedCrop(50, 40),)],
     ids=["plain", "flip", "expand", "jitter", "scale", "crop"],
 )  # fmt: skip
-def test_proposals_go_where_the_objects_go(dataset: Dataset, augment: tuple[Any, ...], rule: Any) -> None:
+def test_proposals_are_transformed_like_the_objects(dataset: Dataset, augment: tuple[Any, ...], rule: Any) -> None:
     """The objects themselves as proposals: after any geometry both must be the same boxes."""
     records = [replace(r, proposals=r.boxes.astype(np.float32)) for r in dataset.records]
     loader = Loader(replace(dataset, records=records), rule, augment, batch=4, seed=3, shuffle=False)
@@ -263,7 +263,7 @@ def test_proposals_go_where_the_objects_go(dataset: Dataset, augment: tuple[Any,
     assert (images.proposals_valid == (targets.valid | targets.ignore)).all() and images.proposals_valid.sum() >= 4
 
 
-def test_proposals_outlive_objects_that_a_crop_removes(dataset: Dataset) -> None:
+def test_proposals_survive_a_crop_that_removes_objects(dataset: Dataset) -> None:
     """IoUCrop drops objects whose center is outside; proposals stay as far as they reach in, clipped."""
     whole = np.array([[0, 0, 64, 48]], np.float32)
     records = [replace(r, proposals=whole) for r in dataset.records]
@@ -274,7 +274,7 @@ def test_proposals_outlive_objects_that_a_crop_removes(dataset: Dataset) -> None
     torch.testing.assert_close(batch.images.proposals[:, 0, 2:], height_width.flip(1))
 
 
-def test_workers_bring_proposals_and_others_bring_none(dataset: Dataset) -> None:
+def test_loader_workers_load_proposals_only_when_needed(dataset: Dataset) -> None:
     filled = fill_proposals(dataset, SOURCE)
     here, there = (next(Loader(filled, Resize(48, 64), batch=2, workers=w).epoch()).images for w in (0, 1))
     assert here.proposals is not None and torch.equal(here.proposals, there.proposals)  # type: ignore[arg-type]
@@ -282,20 +282,20 @@ def test_workers_bring_proposals_and_others_bring_none(dataset: Dataset) -> None
 
 
 # ---------------------------------------------------------------------------------------------------- the verb
-def test_the_verb_makes_reports_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_proposals_command_generates_reports_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = voc(tmp_path / "voc"), tmp_path / "out"
     words = ["proposals", "--data", str(source), "--split", "train", "--method", "sliding_windows", "--out", str(out)]
     assert cli.main(words) == 0
     first = capsys.readouterr().out
     assert "recall70@2000" in first and "2 made" in first
-    told = json.loads((out / "recall.json").read_text())
-    assert told["images"] == 2 and told["objects"] == 3 and told["made"] == 2 and told["seconds_per_image"] > 0
-    assert {"AR@100", "AR@300", "AR@1000", "AR@2000", "recall50@300", "recall70@100", "small", "large"} <= set(told)
-    assert told["boxes_per_image"] == told["proposals"] / 2
+    recall = json.loads((out / "recall.json").read_text())
+    assert recall["images"] == 2 and recall["objects"] == 3 and recall["made"] == 2 and recall["seconds_per_image"] > 0
+    assert {"AR@100", "AR@300", "AR@1000", "AR@2000", "recall50@300", "recall70@100", "small", "large"} <= set(recall)
+    assert recall["boxes_per_image"] == recall["proposals"] / 2
     assert cli.main(words) == 0 and "all from the cache" in capsys.readouterr().out
 
     table = read_table(out / "proposals.safetensors")
-    assert [n.id for n in table.images] == ["a", "b"] and len(table.boxes) == told["proposals"]
+    assert [n.id for n in table.images] == ["a", "b"] and len(table.boxes) == recall["proposals"]
     arrays = np.load(out / "proposals.npz")
     np.testing.assert_array_equal(arrays["boxes"], table.boxes)
     train = open_dataset(source, split="train")
@@ -304,34 +304,34 @@ def test_the_verb_makes_reports_and_writes(tmp_path: Path, capsys: pytest.Captur
         fill_proposals(open_dataset(source, split="val"), SOURCE, out / "proposals.safetensors")
 
 
-def test_the_verb_takes_a_source_as_a_spec_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_proposals_command_accepts_a_source_from_a_spec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["proposals", "--data", str(voc(tmp_path / "voc")), "--split", "train", "--json", str(tmp_path / "r.json")]
     assert cli.main([*words, "--method", "SlidingWindows(sizes=(1.0,), ratios=(1.0,), top=7)"]) == 0
-    told = json.loads((tmp_path / "r.json").read_text())
-    assert told["setting"] == SlidingWindows(sizes=(1.0,), ratios=(1.0,)).setting  # of top nothing is kept
+    recall = json.loads((tmp_path / "r.json").read_text())
+    assert recall["setting"] == SlidingWindows(sizes=(1.0,), ratios=(1.0,)).setting  # of top nothing is kept
     capsys.readouterr()
-    for wrong, said in (
+    for wrong, message in (
         ("Focal()", "no source of proposals"),
         ("SlidingWindow()", "SlidingWindows"),
         ("sliding", "sliding_windows?"),
     ):
-        assert cli.main([*words, "--method", wrong]) == 2 and said in capsys.readouterr().err
+        assert cli.main([*words, "--method", wrong]) == 2 and message in capsys.readouterr().err
 
 
-def test_the_verb_names_images_without_any(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_proposals_command_names_images_without_proposals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["proposals", "--data", str(voc(tmp_path / "voc")), "--split", "train", "--method", "sliding_windows"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SlidingWindows, "__call__", lambda self, picture: found(0))
+        patch.setattr(SlidingWindows, "__call__", lambda self, image: found(0))
         assert cli.main(words) == 0
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert (
-        "no proposals: nothing can be detected" in said.err
-        and "2 warnings" in said.err
-        and "0 boxes an image" in said.out
+        "no proposals: nothing can be detected" in output.err
+        and "2 warnings" in output.err
+        and "0 boxes an image" in output.out
     )
 
 
-def test_proposals_for_a_detector_that_makes_its_own(tmp_path: Path) -> None:
+def test_proposals_for_a_detector_with_an_rpn(tmp_path: Path) -> None:
     from foveal import presets
     from foveal.external_proposals.detector import with_proposals
 

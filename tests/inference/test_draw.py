@@ -31,18 +31,18 @@ def plain(height: int, width: int, value: int = 200) -> NDArray[np.uint8]:
     return np.full((height, width, 3), value, np.uint8)
 
 
-def test_the_input_stays_as_it_is() -> None:
+def test_input_is_not_modified() -> None:
     image = plain(90, 120)
     image.setflags(write=False)
     masks = torch.zeros(1, 90, 120, dtype=torch.bool)
     masks[0, 30:60, 30:60] = True
-    picture = draw(image, detections([[10.0, 20.0, 80.0, 70.0]], masks))
+    drawing = draw(image, detections([[10.0, 20.0, 80.0, 70.0]], masks))
     assert (image == 200).all()
-    assert picture.size == (120, 90)
-    assert (np.asarray(picture) != 200).any()
+    assert drawing.size == (120, 90)
+    assert (np.asarray(drawing) != 200).any()
 
 
-def test_the_outline_lies_on_the_edge_in_the_color_of_the_class() -> None:
+def test_outline_is_on_the_box_edge_in_the_class_color() -> None:
     pixels = np.asarray(draw_boxes(plain(300, 400), [[100, 150, 300, 280]], [2], line=3))
     assert tuple(pixels[200, 100]) == tuple(pixels[279, 250]) == color(2)
     assert tuple(pixels[200, 102]) == tuple(pixels[200, 299]) == color(2)
@@ -51,25 +51,25 @@ def test_the_outline_lies_on_the_edge_in_the_color_of_the_class() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
-def test_a_box_stands_out_on_any_background(value: int) -> None:
+def test_box_is_visible_on_any_background(value: int) -> None:
     """Either the line or its halo differs from the background by a quarter of the range."""
     for index in range(12):
         pixels = np.asarray(draw_boxes(plain(300, 300, value), [[100, 100, 250, 250]], [index])).astype(int)
         assert np.abs(pixels[170, 90:112] - value).max() > 64
 
 
-def test_no_detections_no_change() -> None:
+def test_no_detections_leave_the_image_unchanged() -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     assert (np.asarray(draw(image, detections([]))) == image).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (200, 1), (8, 8), (40, 500), (2000, 1500)])
-def test_any_picture_size_and_any_box(size: tuple[int, int]) -> None:
+def test_any_image_size_and_any_box(size: tuple[int, int]) -> None:
     boxes = [[-50.0, -50.0, 1e6, 1e6], [5.0, 5.0, 5.0, 5.0], [30.0, 30.0, 10.0, 10.0], [float("nan"), 0.0, 3.0, 3.0]]
     assert draw(plain(*size), detections(boxes)).size == size[::-1]
 
 
-def test_chips_stay_inside_and_keep_off_each_other() -> None:
+def test_labels_stay_inside_and_do_not_overlap() -> None:
     chips: list[tuple[float, float, float, float]] = []
     for rect in ((0, 0, 50, 50), (0, 0, 50, 50), (2, 3, 50, 50), (350, 0, 399, 40), (380, 280, 399, 299)):
         chips.append(_place(rect, (60.0, 14.0), 2, 400, 300, chips))
@@ -80,7 +80,7 @@ def test_chips_stay_inside_and_keep_off_each_other() -> None:
         assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
 
 
-def test_colors_are_fixed_distinct_and_their_text_readable() -> None:
+def test_colors_are_fixed_distinct_and_readable() -> None:
     first = [color(i) for i in range(20)]
     assert first == [color(i) for i in range(20)]
     apart = [np.abs(np.subtract(a, b)).sum() for a, b in itertools.combinations(first, 2)]

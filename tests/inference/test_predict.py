@@ -47,14 +47,14 @@ def run(sources: Any, **options: Any) -> PredictedImages:
     return predict(cast(Detector, Known()), sources, **options)
 
 
-def picture(path: Path, width: int = 30, height: int = 20) -> Path:
+def write_image(path: Path, width: int = 30, height: int = 20) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), "teal").save(path)
     return path
 
 
-def test_json_has_the_stable_form(tmp_path: Path) -> None:
-    photo = picture(tmp_path / "photo.png")
+def test_json_has_the_stable_schema(tmp_path: Path) -> None:
+    photo = write_image(tmp_path / "photo.png")
     run(photo, json=tmp_path / "deep" / "found.json", score=0.4)
     (entry,) = json.loads((tmp_path / "deep" / "found.json").read_text())
     assert entry["image"] == str(photo)
@@ -63,15 +63,15 @@ def test_json_has_the_stable_form(tmp_path: Path) -> None:
     assert [d["label"] for d in entry["detections"]] == ["cat", "dog"]
 
 
-def test_limit_takes_the_first_images(tmp_path: Path) -> None:
+def test_limit_uses_the_first_images(tmp_path: Path) -> None:
     for name in "abc":
-        picture(tmp_path / f"{name}.png")
+        write_image(tmp_path / f"{name}.png")
     done = run(tmp_path, limit=2)
     assert [Path(entry.image).name for entry in done.images] == ["a.png", "b.png"]
 
 
-def test_score_and_classes_choose(tmp_path: Path) -> None:
-    photo = picture(tmp_path / "photo.png")
+def test_score_and_classes_filter_detections(tmp_path: Path) -> None:
+    photo = write_image(tmp_path / "photo.png")
     assert run(photo).images[0].detections.labels.tolist() == [0]
     assert run(photo, score=0.1, classes=["dog"]).images[0].detections.labels.tolist() == [1]
     with pytest.raises(UsageError, match=r"'cow'.*cat, dog"):
@@ -80,8 +80,8 @@ def test_score_and_classes_choose(tmp_path: Path) -> None:
         run(photo, score=50)
 
 
-def test_drawings_never_clash_and_never_lie_beside_the_data(tmp_path: Path) -> None:
-    files = [picture(tmp_path / n) for n in ("a/x.png", "b/x.png", "a/x.jpg", "a/x-2.png", "c/X.png", "c/b_x.bmp")]
+def test_drawings_never_collide_or_land_in_the_data_folder(tmp_path: Path) -> None:
+    files = [write_image(tmp_path / n) for n in ("a/x.png", "b/x.png", "a/x.jpg", "a/x-2.png", "c/X.png", "c/b_x.bmp")]
     done = run(files, out=tmp_path / "out")
     names = [entry.drawing.name.lower() for entry in done.images if entry.drawing]
     assert len(set(names)) == len(files) == len(list((tmp_path / "out").iterdir()))
@@ -91,8 +91,8 @@ def test_drawings_never_clash_and_never_lie_beside_the_data(tmp_path: Path) -> N
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["x-2.png", "x.jpg", "x.png"]
 
 
-def test_bad_pictures_are_named_and_skipped_and_alone_refused(tmp_path: Path) -> None:
-    good = picture(tmp_path / "good.png")
+def test_bad_images_are_named_and_skipped_or_rejected_alone(tmp_path: Path) -> None:
+    good = write_image(tmp_path / "good.png")
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"\xff\xd8\xff\xe0 no picture")
     done = run([bad, good, tmp_path / "missing.png"])
@@ -105,11 +105,11 @@ def test_bad_pictures_are_named_and_skipped_and_alone_refused(tmp_path: Path) ->
 
 
 def test_sources(tmp_path: Path) -> None:
-    one, two = picture(tmp_path / "d" / "1.png"), picture(tmp_path / "d" / "e" / "2.png")
+    one, two = write_image(tmp_path / "d" / "1.png"), write_image(tmp_path / "d" / "e" / "2.png")
     (tmp_path / "d" / "notes.txt").write_text("no image")
     assert find_sources([tmp_path / "d"]) == [str(one)]
     assert find_sources([str(tmp_path / "d" / "**" / "*.png"), one]) == [str(one), str(two)]
-    odd = picture(tmp_path / "what[1].png")
+    odd = write_image(tmp_path / "what[1].png")
     assert find_sources([odd]) == [str(odd)]
     for source in (tmp_path / "d" / "*.gif", tmp_path / "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
@@ -117,8 +117,8 @@ def test_sources(tmp_path: Path) -> None:
             find_sources([source])
 
 
-def test_pictures_are_decoded_ahead_and_handed_over_in_batches(tmp_path: Path) -> None:
-    files = [picture(tmp_path / f"{i}.png", 20 + i) for i in range(11)]
+def test_images_are_decoded_ahead_in_batches(tmp_path: Path) -> None:
+    files = [write_image(tmp_path / f"{i}.png", 20 + i) for i in range(11)]
     known = Known()
     seen: list[tuple[int, int]] = []
     done = predict(cast(Detector, known), files, batch=4, progress=lambda n, total: seen.append((n, total)))

@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "run", folder / "data"
 
 
-def test_a_run_knows_its_masks(run: tuple[Path, Path]) -> None:
+def test_run_has_masks(run: tuple[Path, Path]) -> None:
     results = json.loads((run[0] / "results.json").read_text())
     assert list(results["masks"]) == [*NUMBERS, "per_class"]
     assert set(results["masks"]["per_class"]) == set(results["per_class"])
@@ -51,9 +51,18 @@ def test_eval_and_its_detections(run: tuple[Path, Path], tmp_path: Path, capsys:
 
 
 def test_predict(run: tuple[Path, Path], tmp_path: Path) -> None:
-    picture = sorted((run[1] / "val").glob("*.jpg"))[0]
+    photo = sorted((run[1] / "val").glob("*.jpg"))[0]
     Image.new("RGB", (50, 40), (9, 9, 9)).save(tmp_path / "one-color.png")
-    words = ["predict", str(run[0]), str(picture), str(tmp_path / "one-color.png"), "--score", "0", "--device", "cpu"]
+    words = [
+        "predict",
+        str(run[0]),
+        str(photo),
+        str(tmp_path / "one-color.png"),
+        "--score",
+        "0",
+        "--device",
+        "cpu",
+    ]
     assert cli.main([*words, "--out", str(tmp_path / "drawn"), "--json", str(tmp_path / "found.json")]) == 0
     for entry in json.loads((tmp_path / "found.json").read_text()):
         size = [entry["height"], entry["width"]]

@@ -25,7 +25,7 @@ def bitmaps(rng: np.random.Generator, n: int, size: tuple[int, int]) -> NDArray[
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_runs_hold_bitmaps(size: tuple[int, int]) -> None:
+def test_rle_round_trips_bitmaps(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     dense = bitmaps(rng, 12, size)
     masks = Masks.of_dense(dense)
@@ -59,7 +59,7 @@ def test_windows_and_sizes() -> None:
         np.testing.assert_array_equal(masks.resized(height, width).dense(), dense[:, rows[:, None], columns])
 
 
-def test_runs_that_overlap_are_one() -> None:
+def test_overlapping_runs_are_merged() -> None:
     # column 2: rows 1..4 and 3..6 and 6..7 are rows 1..7; an empty run is none
     owner, x = np.array([1, 1, 1, 0]), np.array([2, 2, 2, 0])
     masks = Masks.of_runs((9, 4), 2, owner, x, np.array([3, 1, 6, 5]), np.array([6, 4, 7, 5]))
@@ -68,7 +68,7 @@ def test_runs_that_overlap_are_one() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_run_lengths_are_pycocotools(size: tuple[int, int]) -> None:
+def test_rle_matches_pycocotools(size: tuple[int, int]) -> None:
     peer = pytest.importorskip("pycocotools.mask")
     dense = bitmaps(np.random.default_rng(2), 12, size)
     masks = Masks.of_dense(dense)
@@ -108,7 +108,7 @@ def decoded(peer: Any, coded: dict[str, Any]) -> NDArray[np.bool_]:
         return np.asarray(peer.decode(coded)).astype(bool)
 
 
-def test_polygons_are_pycocotools() -> None:
+def test_polygons_match_pycocotools() -> None:
     peer = pytest.importorskip("pycocotools.mask")
     rng = np.random.default_rng(4)
     for size in ((37, 50), (64, 20), (5, 5)):
@@ -121,7 +121,7 @@ def test_polygons_are_pycocotools() -> None:
             np.testing.assert_array_equal(dense[k], theirs, err_msg=str(polygons))
 
 
-def test_no_polygon_at_all() -> None:
+def test_empty_polygon_list() -> None:
     assert len(rasterize([], (4, 4))) == 0
     assert rasterize([[[1, 1, 1, 1, 1, 1]]], (4, 4)).area().tolist() == [0]
 

@@ -136,7 +136,7 @@ def test_logits_and_boxes(both: tuple[nn.Module, Detector], images: Images) -> N
     assert (found.deltas - expected.pred_boxes).abs().max() <= 1e-5
 
 
-def test_post_processed_results(both: tuple[nn.Module, Detector], images: Images) -> None:
+def test_postprocessed_results(both: tuple[nn.Module, Detector], images: Images) -> None:
     """One class and score for every query; ours are sorted by score and clipped to the image."""
     theirs, ours = both
     with torch.inference_mode():
@@ -190,7 +190,7 @@ def test_losses_of_every_layer(both: tuple[nn.Module, Detector], images: Images)
         assert whole["box" + ending].item() == pytest.approx(total.item(), rel=1e-5)
 
 
-def test_alone_with_the_batchs_padding_as_in_the_batch(both: tuple[nn.Module, Detector], images: Images) -> None:
+def test_single_image_with_batch_padding_matches_the_batch(both: tuple[nn.Module, Detector], images: Images) -> None:
     _, ours = both
     with torch.inference_mode():
         together = ours.outputs(images).layers[-1]
@@ -212,7 +212,7 @@ def test_import_and_export_are_inverses(both: tuple[nn.Module, Detector], form: 
     assert again.keys() == theirs.keys() and all(torch.equal(again[k], theirs[k]) for k in theirs)
 
 
-def test_exported_keys_are_the_peers(both: tuple[nn.Module, Detector]) -> None:
+def test_exported_keys_match_transformers(both: tuple[nn.Module, Detector]) -> None:
     theirs, ours = both
     inner: Any = "transformers" if any("embedder" in k for k in theirs.state_dict()) else "timm"
     exported = detr_to_theirs(ours.state_dict(), "transformers", inner)

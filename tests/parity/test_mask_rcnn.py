@@ -145,7 +145,7 @@ def test_losses(both: Any) -> None:
         assert found[k].item() == pytest.approx(expected[v].item(), rel=1e-5), k
 
 
-def test_weights_there_and_back(both: Any, tmp_path: Path) -> None:
+def test_weights_round_trip(both: Any, tmp_path: Path) -> None:
     name, theirs, _ = both
     state = theirs.state_dict()
     assert recognize_network(state, "x.pth") == "mask_rcnn" + name.removeprefix("maskrcnn").replace("resnet", "r")

@@ -73,7 +73,7 @@ def test_inverses_with_any_leading_dimensions(coder: Coder, shape: tuple[int, ..
 
 
 @pytest.mark.parametrize("coder", [Delta(), Delta((10.0, 10.0, 5.0, 5.0)), LTRB(), LTRB(normalize=False)])
-def test_never_an_invalid_box(coder: Coder) -> None:
+def test_decoded_boxes_are_always_valid(coder: Coder) -> None:
     rng = torch.Generator().manual_seed(6)
     deltas = torch.randn(2000, 4, generator=rng) * 200
     prior = boxes(2000, seed=7)
@@ -101,6 +101,6 @@ def test_half_precision_deltas_decode_in_float32() -> None:
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (1.0, 0.0, 1.0, 1.0)])
-def test_bad_weights_are_refused(weights: tuple[float, ...]) -> None:
+def test_bad_weights_are_rejected(weights: tuple[float, ...]) -> None:
     with pytest.raises(UsageError, match="four positive numbers"):
         Delta(weights=weights)  # type: ignore[arg-type]

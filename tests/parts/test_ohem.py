@@ -95,7 +95,7 @@ class Table(nn.Module):
         return Predictions(self.logits[index].unflatten(0, (batch, -1)), self.deltas[index].unflatten(0, (batch, -1)))
 
 
-def test_which_rows_are_chosen() -> None:
+def test_selected_rois() -> None:
     """One object of the first class in (0, 0, 10, 10), a region to leave alone in (100, 100, 120, 120).
 
     row  box                 answer           loss: class                box (beta 1, weights 10, 10, 5, 5)
@@ -164,7 +164,7 @@ def gradients(detector: TwoStage, losses: dict[str, Tensor]) -> dict[str, Tensor
 
 
 @pytest.mark.parametrize("sampler", [OHEM(16, 0.7), OHEM(12, 0.5, ratio=3.0), OHEM(1000), HardNegatives(2.0)], ids=repr)
-def test_losses_and_gradients_are_those_of_every_row(sampler: Sampler) -> None:
+def test_losses_and_gradients_match_a_loop_over_rois(sampler: Sampler) -> None:
     detector = built(sampler=sampler)
     images, targets = batch()
     ours, theirs = detector(images, targets), by_every_row(detector, images, targets)
@@ -177,7 +177,7 @@ def test_losses_and_gradients_are_those_of_every_row(sampler: Sampler) -> None:
         torch.testing.assert_close(mine[name], value, rtol=0, atol=1e-6, msg=name)
 
 
-def test_a_weighted_loss_counts_by_its_weight() -> None:
+def test_prior_losses_include_the_loss_weights() -> None:
     task = replace(TASK, box_loss=SmoothL1(beta=1.0, normalizer=Sampled(), weight=3.0))
     detector = built()
     images, targets = batch()
@@ -192,7 +192,7 @@ def test_a_weighted_loss_counts_by_its_weight() -> None:
 
 
 # ----------------------------------------------------------------------------------------- the first look
-def test_the_first_look_leaves_no_trace_in_norms() -> None:
+def test_first_pass_does_not_update_norm_statistics() -> None:
     """Statistics are those of a step on the chosen rows alone; nobody is left in another mode."""
     head = RoIConv(convs=1, channels=8, width=16, norm="batch")
     detector, twin = built(head), built(head)
@@ -214,7 +214,7 @@ def test_the_first_look_leaves_no_trace_in_norms() -> None:
     assert int(norm.num_batches_tracked) == 1 and not norm.training and detector.roi_head.training
 
 
-def test_the_first_look_draws_no_dropout() -> None:
+def test_first_pass_draws_no_dropout() -> None:
     """Noise is used up for the chosen rows alone, and who is chosen does not depend on it."""
     detector = built(VGGTail(32))
     images, targets = batch()
@@ -233,7 +233,7 @@ def test_the_first_look_draws_no_dropout() -> None:
 
 
 # ---------------------------------------------------------------------------------------- what it is good for
-def test_memory_is_that_of_the_chosen_rows() -> None:
+def test_memory_is_that_of_the_selected_rois() -> None:
     detector = built(RoIMLP(512), OHEM(32, 0.7))
     images, targets = batch(1000)
 
@@ -249,7 +249,7 @@ def test_memory_is_that_of_the_chosen_rows() -> None:
     assert peaks[0] < 0.6 * peaks[1], peaks
 
 
-def test_masks_are_learned_on_the_chosen_rows() -> None:
+def test_masks_are_trained_on_the_selected_rois() -> None:
     spec = override(presets.mask_rcnn_mini, ["roi.sampler=OHEM(16, 0.7)"])
     torch.manual_seed(0)
     detector = spec.build(["a", "b"])

@@ -87,7 +87,7 @@ def test_all_candidates_need_a_single_level() -> None:
         Select(0.05, None).candidates(torch.rand(1, 4, 2), (2, 2))
 
 
-def test_rows_that_must_not_be_chosen_are_not_valid() -> None:
+def test_excluded_priors_are_not_valid() -> None:
     scores = torch.tensor([[[0.9], [-torch.inf], [0.8]]])
     select = Select(0.0, 3)
     for to_scores in (None, torch.sigmoid):
@@ -95,7 +95,7 @@ def test_rows_that_must_not_be_chosen_are_not_valid() -> None:
         assert select.valid(torch.zeros(1, 3, 4), values).tolist() == [[True, True, False]]
 
 
-def test_valid_is_torchvisions_threshold_and_smallest_side() -> None:
+def test_valid_uses_the_torchvision_threshold_and_minimum_size() -> None:
     scores = torch.tensor([[0.05, 0.051, 0.9, 0.9]])
     boxes = torch.tensor([[[0.0, 0, 9, 9], [0, 0, 9, 9], [0, 0, 9, 0.99], [0, 0, 1, 1]]])
     assert Select(0.05, min_size=1.0).valid(boxes, scores).tolist() == [[False, True, False, True]]
@@ -153,7 +153,7 @@ def test_equals_batched_nms(
 
 
 @pytest.mark.parametrize("pairs", [0, 10**12])
-def test_both_ways_on_the_host_keep_the_same(monkeypatch: pytest.MonkeyPatch, pairs: int) -> None:
+def test_both_cpu_implementations_agree(monkeypatch: pytest.MonkeyPatch, pairs: int) -> None:
     monkeypatch.setattr(nms_module, "PAIRS_PER_CALL", pairs)
     boxes, scores, labels = clustered(2, 600, 0, ties=True)
     valid, level, nms = torch.ones(2, 600, dtype=torch.bool), torch.zeros(600, dtype=torch.int64), NMS(0.4, top=600)
@@ -166,7 +166,7 @@ def test_more_than_five_thousand_boxes() -> None:
     check(nms(boxes, scores, labels, level, valid), boxes, scores, labels, labels, valid, nms)
 
 
-def test_boxes_left_of_the_picture_do_not_meet_other_classes() -> None:
+def test_boxes_left_of_the_image_do_not_overlap_other_classes() -> None:
     boxes = torch.tensor([[[-100.0, -100, -90, -90], [-100, -100, -90, -90]]])
     labels = torch.tensor([[0, 1]])
     for form in (suppress_on_device, nms_module.suppress_on_cpu):
@@ -207,7 +207,7 @@ def test_no_suppression_keeps_the_best_in_order() -> None:
     assert torch.equal(found.boxes[0], boxes[0, [1, 3, 0]])
 
 
-def test_only_nms_waits_for_the_device_in_a_training_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_nms_syncs_in_a_training_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suppress_module, "suppress_on_cpu", suppress_on_device)
     rng = torch.Generator().manual_seed(0)
     counts, select, nms = (600, 150, 40), Select(0.0, 100, min_size=1e-3), NMS(0.7, "level", top=120)
@@ -221,7 +221,7 @@ def test_only_nms_waits_for_the_device_in_a_training_step(monkeypatch: pytest.Mo
     assert ops.nms == 1  # four images, three levels, one call
 
 
-def test_the_form_for_processors_uses_no_operation_that_syncs() -> None:
+def test_cpu_nms_uses_no_syncing_operation() -> None:
     boxes, scores, labels = clustered(2, 300, 0)
     level, valid = torch.arange(300) // 100, torch.rand(2, 300) < 0.9
     with Ops() as ops:
@@ -229,12 +229,12 @@ def test_the_form_for_processors_uses_no_operation_that_syncs() -> None:
     assert ops.syncs == []
 
 
-def test_unknown_groups_are_refused() -> None:
+def test_unknown_groups_are_rejected() -> None:
     with pytest.raises(UsageError, match="klass"):
         NMS(0.5, "klass")  # type: ignore[arg-type]
 
 
-def test_a_box_that_is_no_box_is_dropped_and_leaves_the_others_alone() -> None:
+def test_invalid_box_is_dropped_without_affecting_others() -> None:
     task = presets.get("retinanet_mini").task
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10], [torch.nan, 0, 5, 5]]])
     scores, zero = torch.tensor([[0.9, 0.8, 0.7, 0.95]]), torch.zeros(1, 4, dtype=torch.int64)

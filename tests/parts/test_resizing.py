@@ -51,7 +51,7 @@ def test_sizes_equal_torchvisions_at_800() -> None:
     assert rule.canvas([(800, 1066), (1201, 800)]) == (1216, 1088)
 
 
-def test_arrays_and_tensors_of_the_caller_stay_as_they_are() -> None:
+def test_inputs_of_the_caller_are_not_modified() -> None:
     array = sample_image(20, 30)
     array.setflags(write=False)
     before = array.copy()
@@ -62,7 +62,7 @@ def test_arrays_and_tensors_of_the_caller_stay_as_they_are() -> None:
     assert (array == before).all() and torch.equal(tensor, kept)
 
 
-def test_views_of_arrays_are_taken() -> None:
+def test_array_views_are_accepted() -> None:
     array = sample_image(20, 30)
     flipped = Resize(20, 30, multiple=1).batch([array[:, ::-1]]).pixels
     assert torch.equal(flipped, Resize(20, 30, multiple=1).batch([array[:, ::-1].copy()]).pixels)
@@ -86,7 +86,7 @@ def test_stretch_equals_torchvisions_fixed_size() -> None:
         (100, 100, (416, 416, 0, 0)),
     ],
 )
-def test_letterbox_is_darknets(height: int, width: int, placed: tuple[int, int, int, int]) -> None:
+def test_letterbox_matches_darknet(height: int, width: int, placed: tuple[int, int, int, int]) -> None:
     rule = Letterbox(416, 416, mean=(0, 0, 0), std=(1, 1, 1))
     assert rule.placement(height, width) == placed
     images = rule.batch([np.full((height, width, 3), 255, np.uint8)])
@@ -122,7 +122,7 @@ def test_fill_is_the_nearest_color_to_the_mean() -> None:
     assert all(abs(v / 255 - m) <= 0.5 / 255 for v, m in zip(Resize().fill, Resize().mean, strict=True))
 
 
-def test_a_size_of_its_own_or_the_models() -> None:
+def test_explicit_or_default_size() -> None:
     assert Stretch().like(Letterbox(416, 320, mean=(0, 0, 0), std=(1, 1, 1))) == Stretch(
         416, 320, mean=(0, 0, 0), std=(1, 1, 1)
     )
@@ -133,18 +133,18 @@ def test_a_size_of_its_own_or_the_models() -> None:
 
 
 @pytest.mark.parametrize("array", [np.zeros((3, 4), np.uint8), np.zeros((3, 4, 4), np.uint8), np.zeros((3, 4, 3))])
-def test_what_is_no_picture_is_refused(array: ImageArray) -> None:
+def test_invalid_images_are_rejected(array: ImageArray) -> None:
     with pytest.raises(FovealError, match="expected"):
         Resize().batch([array])
 
 
-def test_an_empty_batch_is_refused() -> None:
+def test_empty_batch_is_rejected() -> None:
     with pytest.raises(FovealError, match="at least one"):
         Resize().batch([])
 
 
 @pytest.mark.parametrize("rule", [Resize(64, 64), Stretch(64, 64), Letterbox(64, 64)])
-def test_frames_map_boxes_there_and_back(rule: Input) -> None:
+def test_coordinate_frames_round_trip_boxes(rule: Input) -> None:
     images = rule.batch([sample_image(37, 81), sample_image(81, 37)])
     boxes = torch.tensor([[[3.0, 5, 30, 31]], [[3.0, 5, 30, 31]]])
     assert torch.allclose(images.to_original(images.to_network(boxes)), boxes, atol=1e-4)

@@ -55,7 +55,7 @@ def there(match: Match, priors: Priors) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("sampler", EVERY, ids=repr)
 @pytest.mark.parametrize("seed", range(5))
-def test_zero_or_one_and_never_ignored_or_invalid(sampler: Sampler, seed: int) -> None:
+def test_samples_are_binary_and_never_ignored_or_invalid(sampler: Sampler, seed: int) -> None:
     match, priors, losses = case(seed=seed)
     sampled = sampler.sample(match, priors, losses, seeded(seed))
     assert sampled.shape == (4, 400) and sampled.dtype == torch.float32
@@ -84,7 +84,7 @@ def test_all() -> None:
 # -------------------------------------------------------------------------------------------------- balanced
 @pytest.mark.parametrize(("count", "share"), [(256, 0.5), (64, 0.25), (32, 0.0), (32, 1.0), (1000, 0.5)])
 @pytest.mark.parametrize("positives", [0.02, 0.3, 0.95])
-def test_balanced_counts_are_torchvision_s(count: int, share: float, positives: float) -> None:
+def test_balanced_counts_match_torchvision(count: int, share: float, positives: float) -> None:
     match, priors, _ = case(positives=positives, seed=1)
     assert priors.valid is not None
     sampler, peer = Balanced(count, share), BalancedPositiveNegativeSampler(count, share)
@@ -112,7 +112,7 @@ def test_balanced_indices_are_the_sampled_priors(count: int, share: float) -> No
         assert match.positive[b][chosen].int().diff().le(0).all()  # and of them the positives
 
 
-def test_balanced_draws_evenly() -> None:
+def test_balanced_sampling_is_uniform() -> None:
     """Each of 40 positives is among 10 in a quarter of the draws, each of 200 negatives among 10 in a twentieth."""
     positive = torch.zeros(1, 240, dtype=torch.bool)
     positive[0, ::6] = True
@@ -127,7 +127,7 @@ def test_balanced_draws_evenly() -> None:
 
 # ------------------------------------------------------------------------------------------------ by the loss
 @pytest.mark.parametrize(("ratio", "minimum"), [(3.0, 0), (1.5, 0), (1.0, 7), (1000.0, 0)])
-def test_hard_negatives_equal_a_plain_loop(ratio: float, minimum: int) -> None:
+def test_hard_negatives_match_a_reference_loop(ratio: float, minimum: int) -> None:
     match, priors, losses = case(positives=0.03, seed=3)
     assert priors.valid is not None
     sampled = HardNegatives(ratio, minimum).sample(match, priors, losses)
@@ -152,7 +152,7 @@ def plain_ohem(boxes: Tensor, losses: Tensor, positive: Tensor, sampler: OHEM) -
 
 @pytest.mark.parametrize("sampler", [OHEM(8, 0.5), OHEM(64, 0.7), OHEM(12, 0.3, 3.0), OHEM(200, 0.5, 3.0)], ids=repr)
 @pytest.mark.parametrize("crowded", [False, True])
-def test_ohem_equals_a_plain_loop(sampler: OHEM, crowded: bool) -> None:
+def test_ohem_matches_a_reference_loop(sampler: OHEM, crowded: bool) -> None:
     match, priors, losses = case(a=1500, positives=0.03, seed=4)
     boxes = priors.boxes / 8 + 50 if crowded else priors.boxes  # hardly any row survives, so the search has to widen
     if crowded:
@@ -174,7 +174,7 @@ def test_ohem_by_hand() -> None:
     assert OHEM(1, 0.7).sample(match, Priors(boxes, (4,)), losses).tolist() == [[0, 1, 0, 0]]
 
 
-def test_losses_are_asked_for() -> None:
+def test_missing_losses_are_rejected() -> None:
     match, priors, _ = case()
     assert [s.needs_losses for s in (All(), Balanced(), HardNegatives(), OHEM())] == [False, False, True, True]
     for sampler in (HardNegatives(), OHEM()):
@@ -182,14 +182,14 @@ def test_losses_are_asked_for() -> None:
             sampler.sample(match, priors)
 
 
-def test_no_gradient_flows_through_the_choice() -> None:
+def test_no_gradient_flows_through_the_sampling() -> None:
     match, priors, losses = case()
     for sampler in (HardNegatives(), OHEM(64)):
         assert not sampler.sample(match, priors, losses.clone().requires_grad_()).requires_grad
 
 
 @pytest.mark.parametrize("sampler", [All(), Balanced(), HardNegatives()], ids=repr)
-def test_nothing_waits_for_the_device(sampler: Sampler) -> None:
+def test_no_host_sync(sampler: Sampler) -> None:
     match, priors, losses = case()
     with Syncs() as syncs:
         sampler.sample(match, priors, losses, seeded(0))
@@ -208,6 +208,6 @@ def test_nothing_waits_for_the_device(sampler: Sampler) -> None:
         lambda: OHEM(ratio=0.0),
     ],
 )
-def test_bad_settings_are_refused(make) -> None:  # type: ignore[no-untyped-def]
+def test_bad_settings_are_rejected(make) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UsageError, match="expected"):
         make()

@@ -33,7 +33,7 @@ def cv2() -> Any:
     return module
 
 
-def test_the_boxes_are_those_that_opencv_finds_in_one_go(cv2: Any) -> None:
+def test_boxes_match_a_single_opencv_call(cv2: Any) -> None:
     """OpenCV 5.0.0's own run over all colors, k and similarities at once; its order is random, its set is not."""
     image = sample_image()
     ours = SelectiveSearch(width=90, min_side=0)(image)
@@ -51,7 +51,7 @@ def test_the_boxes_are_those_that_opencv_finds_in_one_go(cv2: Any) -> None:
     assert theirs == set(map(tuple, ours.boxes.tolist())) and len(theirs) == len(ours.boxes) > 10
 
 
-def test_it_is_deterministic_alone_and_in_threads(cv2: Any) -> None:
+def test_selective_search_is_deterministic_across_threads(cv2: Any) -> None:
     source, images = SelectiveSearch(width=90, min_side=5), [sample_image(seed=i) for i in range(3)]
     alone = [source(i) for i in images]
     before = cv2.getNumThreads()
@@ -76,20 +76,20 @@ def test_order_scale_and_small_boxes(cv2: Any) -> None:
     assert found.boxes[0].tolist() == [0, 0, 90, 70] and found.scores[0] == pytest.approx(8 / 61)
 
 
-def test_a_tall_picture_is_not_blown_up(cv2: Any) -> None:
+def test_tall_image_is_not_upscaled(cv2: Any) -> None:
     source = SelectiveSearch(width=50)
     assert source._resized(cv2, np.zeros((300, 30, 3), np.uint8)).shape == (100, 10, 3)
     assert source._resized(cv2, np.zeros((40, 100, 3), np.uint8)).shape == (20, 50, 3)
 
 
-def test_quality_looks_ten_times(cv2: Any) -> None:
+def test_quality_mode_runs_ten_segmentations(cv2: Any) -> None:
     """Five colors x four k x four similarities against two x two x two."""
     image = sample_image(40, 30)
     counts = [len(list(SelectiveSearch(mode, width=40)._groupings(cv2, image))) for mode in ("fast", "quality")]  # type: ignore[arg-type]
     assert counts == [8, 80]
 
 
-def test_without_opencv_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_opencv_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UsageError, match=r"OpenCV is not installed.*foveal\[rcnn\]"):
         SelectiveSearch()(sample_image())
@@ -98,14 +98,14 @@ def test_without_opencv_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         pass
 
 
-def test_how_many_are_used_is_no_part_of_the_setting() -> None:
+def test_number_of_used_proposals_is_not_part_of_the_cache_key() -> None:
     a = SelectiveSearch()
     assert replace(a, top=7).setting == a.setting != replace(a, sigma=0.5).setting
     assert SlidingWindows().setting != a.setting
 
 
 @pytest.mark.parametrize("bad", [{"mode": "slow"}, {"top": 0}, {"width": 0}, {"sigma": 0.0}])
-def test_settings_that_make_no_sense(bad: dict[str, Any]) -> None:
+def test_invalid_settings(bad: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         SelectiveSearch(**bad)
 
@@ -119,7 +119,7 @@ def test_windows_on_a_grid() -> None:
     assert (np.diff(found.scores) < 0).all()
 
 
-def test_windows_of_other_shapes_stay_inside() -> None:
+def test_windows_of_other_shapes_stay_inside_the_image() -> None:
     """A window of ratio 2 is sqrt(2) higher and narrower than the square; of a flat image it keeps the height."""
     found = SlidingWindows(sizes=(0.5,), ratios=(2.0,), stride=1.0)(np.zeros((80, 320, 3), np.uint8))
     sides = found.boxes[:, 2:] - found.boxes[:, :2]

@@ -13,7 +13,7 @@ from foveal.cli import main as cli
 from foveal.presets.catalogue import CARDS, comments, setting_rows
 
 
-def test_every_preset_has_a_card_in_the_order_of_the_pages() -> None:
+def test_every_preset_has_a_card_in_documentation_order() -> None:
     assert list(CARDS) == presets.names()
     assert all(card.about for card in CARDS.values())
 
@@ -40,7 +40,7 @@ def test_published_weights_reach_the_score_of_their_preset() -> None:
         assert card.published[0].value == entry.score, entry.name
 
 
-def test_the_list_names_every_preset_and_where_to_start(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_names_every_preset_and_a_starting_point(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Start here:"

@@ -118,7 +118,7 @@ def test_parameter_counts(name: str, classes: int, reference: int, surplus: int)
 
 
 @pytest.mark.parametrize(("name", "batch"), [("rcnn_alexnet", 128), ("rcnn_vgg16", 24)])
-def test_rcnn_is_fine_tuned_as_released(name: str, batch: int) -> None:
+def test_rcnn_recipe_matches_the_release(name: str, batch: int) -> None:
     """systems.md, section 3.1: 70,000 updates of VOC 2007 trainval's windows, the class layer at ten times the rate."""
     spec = presets.get(name)
     first = spec.fit.stages[0]
@@ -137,7 +137,7 @@ def test_a_hundred_boxes_of_every_class_are_kept(name: str) -> None:
     assert (roi.select.per_class, roi.suppress.top, roi.suppress.iou) == (100, 2000, 0.3)
 
 
-def test_the_focal_rpn_differs_in_the_rpn_alone() -> None:
+def test_focal_rpn_preset_differs_only_in_the_rpn() -> None:
     paths = {d[0] for d in difference(presets.faster_rcnn_mini, presets.faster_rcnn_mini_focal_rpn)}
     assert paths and all(p.startswith(("rpn.cls_loss", "rpn.sampler", "rpn.box_loss")) for p in paths)
     by_hand = override(
@@ -191,7 +191,7 @@ def test_a_training_step_and_a_detection(name: str) -> None:
         assert len(detector.propose(images)[0]) > 0
 
 
-def test_loss_and_sampler_travel_by_override() -> None:
+def test_loss_and_sampler_can_be_overridden() -> None:
     spec = override(presets.faster_rcnn_mini, ["rpn.cls_loss=Focal(gamma=1.5)", "rpn.sampler=All()", "input.short=256"])
     assert spec.rpn.cls_loss == Focal(gamma=1.5) and spec.rpn.sampler == All()
     assert spec == replace(
@@ -201,7 +201,7 @@ def test_loss_and_sampler_travel_by_override() -> None:
     )
 
 
-def test_settings_that_would_do_nothing_are_refused() -> None:
+def test_settings_without_effect_are_rejected() -> None:
     for path in ("rpn.suppress.top=7", "rpn.select.per_level=9"):
         with pytest.raises(UsageError, match="test_proposals"):
             override(presets.faster_rcnn_mini, [path]).build("ab")
@@ -212,7 +212,7 @@ def test_settings_that_would_do_nothing_are_refused() -> None:
             override(presets.retinanet_mini, [f"input.short={short}"])
 
 
-def test_the_pool_looks_at_the_backbones_levels_unless_told() -> None:
+def test_pooling_uses_the_backbone_levels_by_default() -> None:
     for change, levels in (
         ([], (3, 5)),
         (['neck.extra="p6p7-p5"'], (3, 5)),
@@ -221,7 +221,7 @@ def test_the_pool_looks_at_the_backbones_levels_unless_told() -> None:
         assert override(presets.faster_rcnn_mini, change).build("ab").pool.levels == levels
 
 
-def test_labels_that_do_not_fit_are_refused() -> None:
+def test_out_of_range_labels_are_rejected() -> None:
     detector = presets.retinanet_mini.build("ab")
     image, box = torch.rand(3, 64, 64), torch.tensor([[4.0, 4, 40, 40]])
     for labels in (torch.tensor([2]), torch.tensor([-1])):

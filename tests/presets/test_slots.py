@@ -105,7 +105,7 @@ def test_every_combination(slot: str, cls_loss: object) -> None:
         check(detector, prefix, heads)
 
 
-def test_the_combinations_are_all_there() -> None:
+def test_all_combinations_are_covered() -> None:
     assert len(CLASS_LOSSES) * len(BOX_LOSSES) * len(SAMPLERS) * 4 == 560
 
 
@@ -118,7 +118,7 @@ def test_losses_do_not_depend_on_the_padding_of_targets() -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_both_answers_from_one_pass() -> None:
+def test_losses_and_detections_from_one_pass() -> None:
     for spec in (RETINA, REGION, SINGLE_SHOT):
         detector = build(spec).eval()
         images, targets = batch((3, 0))
@@ -130,7 +130,7 @@ def test_both_answers_from_one_pass() -> None:
                 assert torch.equal(a.boxes, b.boxes) and torch.equal(a.scores, b.scores)
 
 
-def test_lists_of_tensors_are_accepted_as_torchvision_does() -> None:
+def test_lists_of_tensors_are_accepted_as_in_torchvision() -> None:
     detector = build(RETINA)
     losses = detector(
         [torch.rand(3, 50, 70)], [{"boxes": torch.tensor([[5.0, 5, 40, 40]]), "labels": torch.tensor([1])}]

@@ -40,14 +40,14 @@ def one_image(folder: Path, boxes: list[list[float]], labels: list[int]) -> Data
 SMALL: Any = replace(presets.retinanet_mini, input=replace(presets.retinanet_mini.input, short=128))  # type: ignore[attr-defined]
 
 
-def test_encoded_objects_come_back(tmp_path: Path) -> None:
+def test_encoded_objects_round_trip(tmp_path: Path) -> None:
     (stage,) = encode(SMALL, one_image(tmp_path, [[10, 10, 60, 70], [70, 20, 120, 100]], [0, 1]))
     assert (stage.name, stage.objects, stage.lost, stage.broken) == ("task", 2, [], [])
     assert stage.ap == pytest.approx(1.0)
     assert stage.passed
 
 
-def test_two_objects_in_one_place_are_a_listed_collision(tmp_path: Path) -> None:
+def test_two_objects_on_one_prior_are_a_reported_collision(tmp_path: Path) -> None:
     """IoU 0.92 and one class: matching or suppression must lose one of them."""
     (stage,) = encode(SMALL, one_image(tmp_path, [[10, 10, 60, 70], [10, 10, 60, 65]], [0, 0]))
     assert len(stage.lost) == 1
@@ -55,7 +55,7 @@ def test_two_objects_in_one_place_are_a_listed_collision(tmp_path: Path) -> None
     assert stage.passed
 
 
-def test_a_coder_that_does_not_decode_what_it_encodes_is_found(tmp_path: Path) -> None:
+def test_coder_that_does_not_round_trip_is_detected(tmp_path: Path) -> None:
     """A clamp far too tight: log(1.1) lets a side grow by a tenth only, so large objects come back too small."""
     task = replace(SMALL.task, coder=Delta(clamp=float(np.log(1.02))))
     spec = replace(SMALL, task=task, anchors=PyramidAnchors(scale=4.0))
@@ -72,7 +72,7 @@ def test_both_stages_of_a_two_stage_detector_are_checked(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("ap50", "first", "last", "said"),
+    ("ap50", "first", "last", "message"),
     [
         (0.95, 2.0, 0.1, "learned"),
         (0.1, 2.0, 1.9, "loss hardly falls"),
@@ -80,15 +80,20 @@ def test_both_stages_of_a_two_stage_detector_are_checked(tmp_path: Path) -> None
         (None, None, None, "more time"),
     ],
 )
-def test_the_verdict_says_where_the_chain_breaks(
-    ap50: float | None, first: float | None, last: float | None, said: str
+def test_verdict_names_the_failing_component(
+    ap50: float | None, first: float | None, last: float | None, message: str
 ) -> None:
-    assert said in Overfit(8, ap50, first, last).verdict
+    assert message in Overfit(8, ap50, first, last).verdict
 
 
 def run_folder(folder: Path) -> Path:
-    story = {"spec": "RetinaNet()", "classes": ["<b>cat</b>"], "arguments": {"data": "<script>"}, "environment": {}}
-    (folder / "run.json").write_text(json.dumps(story))
+    run_json = {
+        "spec": "RetinaNet()",
+        "classes": ["<b>cat</b>"],
+        "arguments": {"data": "<script>"},
+        "environment": {},
+    }
+    (folder / "run.json").write_text(json.dumps(run_json))
     rows = [
         {"step": 5, "split": "train", "loss": 2.0, "cls": 1.5, "lr": 0.1, "seconds_data": 1.0, "seconds_x": 3.0},
         {"step": 5, "split": "val", "loss": 1.9, "AP": None, "AP50": 0.25},
@@ -100,10 +105,10 @@ def run_folder(folder: Path) -> Path:
     return folder
 
 
-def test_the_page_holds_everything_and_escapes_what_it_is_given(tmp_path: Path) -> None:
+def test_page_is_complete_and_escaped(tmp_path: Path) -> None:
     record = read_record(run_folder(tmp_path))
-    picture = Image.new("RGB", (40, 30))
-    page = render(record, [Example("a<b", picture, picture)], None, ["a note & more"])
+    image = Image.new("RGB", (40, 30))
+    page = render(record, [Example("a<b", image, image)], None, ["a note & more"])
     assert "<script" not in page
     assert "<b>cat" not in page
     assert "&lt;b&gt;cat" in page
@@ -118,7 +123,7 @@ def test_the_page_holds_everything_and_escapes_what_it_is_given(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["a$_$b", "$", "_", "_a", r"a\$b$c"])
-def test_class_names_that_matplotlib_would_take_for_something_else(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_class_names_special_to_matplotlib(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """``$...$`` would be a formula (and ``a$_$b`` a broken one), and a label in ``_`` is left out of a legend."""
     from matplotlib.text import Text
 
@@ -138,7 +143,7 @@ def test_class_names_that_matplotlib_would_take_for_something_else(name: str, mo
     assert f"{name} (3)" in drawn
 
 
-def test_the_summary_shows_scores_classes_files_and_next_commands(tmp_path: Path) -> None:
+def test_summary_shows_scores_classes_files_and_next_commands(tmp_path: Path) -> None:
     lines_ = run_summary(run_folder(tmp_path)).splitlines()
     assert lines_[0] == f"{tmp_path}: validated on split val, 3 images, by protocol coco"
     cells = [line.split() for line in lines_]
@@ -170,7 +175,7 @@ def test_a_summary_without_a_validation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "said"),
+    ("file", "text", "message"),
     [
         ("run.json", '{"spec": "RetinaNet()", "arguments": 3}', "expected an object"),
         ("run.json", '{"spec": "RetinaNet("}', "the spec cannot be read"),
@@ -180,23 +185,25 @@ def test_a_summary_without_a_validation(tmp_path: Path) -> None:
         ("results.json", '{"AP": "high", "last": 3, "steps": [1]}', None),
     ],
 )
-def test_compare_takes_odd_runs_or_refuses_them_by_name(tmp_path: Path, file: str, text: str, said: str | None) -> None:
+def test_compare_accepts_incomplete_runs_or_rejects_them_by_name(
+    tmp_path: Path, file: str, text: str, message: str | None
+) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     for folder in (a, b):
         folder.mkdir()
         run_folder(folder)
     (a / file).write_text(text)
-    if said is None:
+    if message is None:
         records = [read_record(a), read_record(b)]
         assert "Settings that differ" in comparison(records)
         assert curves(records)[:4] == b"\x89PNG"
     else:
-        with pytest.raises(FovealError, match=said) as refused:
+        with pytest.raises(FovealError, match=message) as refused:
             comparison([read_record(a), read_record(b)])
         assert str(a) in str(refused.value)
 
 
-def test_a_record_reads_series_and_refuses_what_is_no_run(tmp_path: Path) -> None:
+def test_run_record_reads_series_and_rejects_invalid_folders(tmp_path: Path) -> None:
     record = read_record(run_folder(tmp_path))
     assert record.losses("train") == ["loss", "cls"]
     assert record.series("val", "AP50") == ([5], [0.25])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from foveal import presets
 from foveal.assembly.detector import Detector
 from foveal.checkpoints.load import ready
-from foveal.parts.layers.narrow import guard_narrow
+from foveal.parts.layers.narrow_maps import guard_narrow
 from foveal.parts.layers.norms import fuse_frozen, norm_conv
 from foveal.parts.resizing import Resize
 from foveal.runtime.precision import fast_bf16
@@ -112,7 +112,7 @@ def test_weights_in_bf16_are_computed_in_fp32_too() -> None:
     assert all(p.dtype == HALF for p in layer.parameters())
 
 
-def test_guard_is_put_on_strided_layers_once_and_changes_no_name() -> None:
+def test_strided_layers_are_guarded_once_without_renaming_parameters() -> None:
     module = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 1, 1), nn.ConvTranspose2d(8, 8, 2, 2))
     names = list(module.state_dict())
     guard_narrow(module)
@@ -150,8 +150,8 @@ def test_training_guards_in_bf16(tmp_path: Path, precision: str, monkeypatch: py
 # -------------------------------------------------------------------------------- where bf16 is the choice
 def gradients(detector: Detector, *, autocast: bool) -> dict[str, Tensor]:
     """Of a training step on two pictures of 64 x 64 pixels, where P7 is 1 x 1."""
-    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    images = detector.train().prepare([picture, picture])
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    images = detector.train().prepare([image, image])
     targets = Targets.pad([Target(torch.tensor([[5.0, 5, 60, 60]]), torch.tensor([0]))] * 2)
     detector.zero_grad()
     with torch.autocast("cpu", HALF, enabled=autocast):
@@ -163,7 +163,7 @@ def gradients(detector: Detector, *, autocast: bool) -> dict[str, Tensor]:
 @fast
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.usefixtures("poisoned")
-def test_gradients_of_a_small_picture_are_close_to_fp32(detector: Detector, layout: torch.memory_format) -> None:
+def test_gradients_of_a_small_image_are_close_to_fp32(detector: Detector, layout: torch.memory_format) -> None:
     detector.to(memory_format=layout)  # type: ignore[call-overload]
     wanted = gradients(detector, autocast=False)
     guard_narrow(detector)
@@ -178,7 +178,7 @@ def test_gradients_of_a_small_picture_are_close_to_fp32(detector: Detector, layo
 @fast
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize(("kernel", "width"), [(2, 3), (3, 1), (5, 1)])
-def test_tall_map_is_right_in_inference(kernel: int, width: int) -> None:
+def test_tall_map_is_correct_in_inference(kernel: int, width: int) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(256, 256, kernel, 2, kernel // 2 * (kernel % 2)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.randn(2, 256, 33, width)

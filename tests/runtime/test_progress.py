@@ -65,7 +65,7 @@ def test_messages() -> None:
     assert stream.getvalue().splitlines() == ["a [bold]line[/bold]", "b", "c"]
 
 
-def test_other_work_has_a_line_now_and_then(time: Time) -> None:
+def test_task_progress_is_printed_periodically(time: Time) -> None:
     stream = io.StringIO()
     on_progress = Console(stream=stream).task("maps")
     for done in range(1, 31):

@@ -62,7 +62,7 @@ def test_options_keep_their_names_and_defaults() -> None:
     }
 
 
-def test_the_command_line_arrives_as_the_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_line_options_become_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     class Arrived(Exception):
         pass
 
@@ -90,7 +90,7 @@ def test_the_command_line_arrives_as_the_arguments(monkeypatch: pytest.MonkeyPat
     assert given.overrides == ["fit.lr=1"]
 
 
-def test_wrong_settings_are_named() -> None:
+def test_invalid_settings_are_named() -> None:
     with pytest.raises(TypeError, match=r"'epoch'\. Did you mean epochs\?"):
         foveal.train("retinanet_mini", data="d", epoch=3)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="'data'"):
@@ -101,13 +101,13 @@ def test_wrong_settings_are_named() -> None:
         pairs("train", "--split", "train=A,val=B")
 
 
-def test_what_run_json_stores_of_the_call() -> None:
+def test_arguments_stored_in_run_json() -> None:
     recorded = TrainArguments(data="d", seeds=3, overrides=["a=1"]).recorded()
     assert set(recorded) == set(SETTINGS) - set(NOT_RECORDED)
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "predict", "load"])
-def test_help_shows_the_call(name: str) -> None:
+def test_help_shows_the_python_call(name: str) -> None:
     function = getattr(foveal, name)
     assert inspect.isfunction(function) and function.__name__ == name
     assert f"foveal.{name}(" in (function.__doc__ or "")

@@ -53,13 +53,13 @@ def launch(command: list[str]) -> subprocess.Popen[str]:
 def finish(process: subprocess.Popen[str]) -> str:
     """Waits for a good end and returns what was said; leaves nothing running in any case."""
     try:
-        said, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=240)
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         raise
-    assert process.returncode == 0, said
-    return said
+    assert process.returncode == 0, output
+    return output
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def finish(process: subprocess.Popen[str]) -> str:
         2,  # two objects in all the data: in most batches one process has no box, in some both
     ],
 )
-def test_two_processes_are_one(tmp_path: Path, empty_from: int | None) -> None:
+def test_two_processes_match_one_process(tmp_path: Path, empty_from: int | None) -> None:
     """Gradients of the first update, weights and validation at the end."""
     data = make_data(tmp_path / "data", val=5, empty_from=empty_from)
     runs = {n: tmp_path / f"run-{n}" for n in (1, 2)}
@@ -110,7 +110,7 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_positives_across_ranks(tmp_path: Path) -> None:
+def test_positive_counts_across_ranks(tmp_path: Path) -> None:
     (tmp_path / "across.py").write_text(ACROSS)
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "across.py")]
     finish(launch([sys.executable, *command]))
@@ -153,15 +153,15 @@ for turn in range(2):  # the second one meets anew
 
 @pytest.mark.parametrize("launcher", ["torchrun", "own"])
 @pytest.mark.parametrize("how", ["success", "error", "interrupt"])
-def test_processes_part(tmp_path: Path, launcher: str, how: str) -> None:
+def test_process_group_is_torn_down(tmp_path: Path, launcher: str, how: str) -> None:
     """However a training ends: no process group, no thread of one, status 0 and no word of it."""
     data = make_data(tmp_path / "data")
     (tmp_path / "out").mkdir()
     (tmp_path / "parted.py").write_text(PARTED)
     own = [str(tmp_path / "parted.py"), str(data), str(tmp_path / "out"), how, "2"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    said = finish(launch([sys.executable, *(torchrun if launcher == "torchrun" else []), *own]))
+    output = finish(launch([sys.executable, *(torchrun if launcher == "torchrun" else []), *own]))
     # the first process waits for those it started, so that both are done
-    assert {p.name for p in (tmp_path / "out").glob("parted-*")} == {"parted-0", "parted-1"}, said
+    assert {p.name for p in (tmp_path / "out").glob("parted-*")} == {"parted-0", "parted-1"}, output
     for word in ("terminate", "leaked", "destroy_process_group", "Traceback", "Exception ignored"):
-        assert word not in said, said
+        assert word not in output, output

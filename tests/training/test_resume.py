@@ -99,7 +99,7 @@ def undisturbed(server: Any, data: Path, out: Path, **options: Any) -> None:
     assert process.exitcode == 0
 
 
-def many(server: Any, data: Path, folder: Path, chains: int, epochs: int, **options: Any) -> None:
+def run_chains(server: Any, data: Path, folder: Path, chains: int, epochs: int, **options: Any) -> None:
     """Chains of one to four kills, at moments that no two runs of this test share."""
     options = {**options, "fit": {"epochs": epochs, **options.get("fit", {})}}
     undisturbed(server, data, folder / "whole", **options)
@@ -118,13 +118,13 @@ def many(server: Any, data: Path, folder: Path, chains: int, epochs: int, **opti
 
 
 def test_killed_and_resumed_is_bit_equal(server: Any, data: Path, tmp_path: Path) -> None:
-    many(server, data, tmp_path, 2, epochs=5)
+    run_chains(server, data, tmp_path, 2, epochs=5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"workers": 2}, {"fit": {"accumulate": 2}}])
-def test_ten_chains(server: Any, data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
-    many(server, data, tmp_path, 10, epochs=20, **options)
+def test_ten_chains_of_kills(server: Any, data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    run_chains(server, data, tmp_path, 10, epochs=20, **options)
 
 
 class Stop(Exception):
@@ -153,7 +153,7 @@ def release(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("step", [2, 5, 7, 14])  # inside the first epoch, at an epoch's end, inside others
-def test_every_place_of_an_epoch(data: Path, tmp_path: Path, stop_after: Any, release: Any, step: int) -> None:
+def test_stop_at_each_point_of_an_epoch(data: Path, tmp_path: Path, stop_after: Any, release: Any, step: int) -> None:
     train_tiny(data, tmp_path / "whole")
     stop_after(step)
     with pytest.raises(Stop):
@@ -165,7 +165,7 @@ def test_every_place_of_an_epoch(data: Path, tmp_path: Path, stop_after: Any, re
 
 @pytest.mark.parametrize("second", [None, AdamW()], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("late", [False, True], ids=["boundary", "one-later"])
-def test_the_end_of_a_stage(
+def test_stop_at_the_end_of_a_stage(
     data: Path, tmp_path: Path, stop_after: Any, release: Any, second: Solver | None, late: bool
 ) -> None:
     """The checkpoint at its end holds its solver, not the next one's: momentum must not move into that."""
@@ -181,7 +181,7 @@ def test_the_end_of_a_stage(
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
 
-def test_ctrl_c_in_the_last_update_of_an_epoch_keeps_the_rate_in_the_log(data: Path, tmp_path: Path) -> None:
+def test_ctrl_c_in_the_last_iteration_of_an_epoch_keeps_the_logged_rate(data: Path, tmp_path: Path) -> None:
     """The line of that epoch is written after resuming, before there is another update."""
     train_tiny(data, tmp_path / "whole")
     original = loop.Loop._update
@@ -198,7 +198,7 @@ def test_ctrl_c_in_the_last_update_of_an_epoch_keeps_the_rate_in_the_log(data: P
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
 
-def test_without_a_late_save_it_goes_back_to_the_epoch(
+def test_without_a_final_save_it_resumes_from_the_epoch(
     data: Path, tmp_path: Path, stop_after: Any, release: Any
 ) -> None:
     """Lines written after the checkpoint are cut off, and written again."""
@@ -213,7 +213,7 @@ def test_without_a_late_save_it_goes_back_to_the_epoch(
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+def test_damaged_checkpoint_is_named_and_the_previous_one_is_used(
     data: Path, tmp_path: Path, stop_after: Any, release: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_tiny(data, tmp_path / "whole")
@@ -227,14 +227,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     model.write_bytes(model.read_bytes()[:-9])
     capsys.readouterr()
     train_tiny(data, tmp_path / "cut", resume=True, progress=True)
-    said = capsys.readouterr().err
-    assert "step-8: raw.safetensors: the file is damaged" in said
-    assert "resuming after iteration 7" in said
+    output = capsys.readouterr().err
+    assert "step-8: raw.safetensors: the file is damaged" in output
+    assert "resuming after iteration 7" in output
     assert (folder / "damaged-step-8").is_dir()
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
 
-def test_a_lost_best_is_said_and_found_again(
+def test_lost_best_checkpoint_is_reported_and_recovered(
     data: Path, tmp_path: Path, stop_after: Any, release: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stop_after(8)
@@ -248,7 +248,7 @@ def test_a_lost_best_is_said_and_found_again(
     checkpoint.verify((tmp_path / "cut/checkpoints/best").resolve())
 
 
-def test_resume_without_a_checkpoint_starts_anew(data: Path, tmp_path: Path) -> None:
+def test_resume_without_a_checkpoint_starts_from_scratch(data: Path, tmp_path: Path) -> None:
     train_tiny(data, tmp_path / "whole")
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "run.json").write_text("{}")  # killed before the first checkpoint
@@ -256,7 +256,7 @@ def test_resume_without_a_checkpoint_starts_anew(data: Path, tmp_path: Path) -> 
     assert outcome(tmp_path / "new") == outcome(tmp_path / "whole")
 
 
-def test_resume_of_a_finished_run_says_so(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_of_a_finished_run_reports_it(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train_tiny(data, tmp_path)
     before = outcome(tmp_path)
     capsys.readouterr()
@@ -266,7 +266,7 @@ def test_resume_of_a_finished_run_says_so(data: Path, tmp_path: Path, capsys: py
     assert run.results["steps"] == 15
 
 
-def test_results_that_a_kill_left_out_are_written(
+def test_results_missing_after_a_kill_are_written(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Killed between the last checkpoint and results.json; and more epochs are not silently ignored."""
@@ -279,9 +279,7 @@ def test_results_that_a_kill_left_out_are_written(
     assert f"after 3 epochs; for more, start a new run with --weights {tmp_path}" in capsys.readouterr().err
 
 
-def test_a_time_limit_that_was_not_planned_yet_is_not_dropped(
-    data: Path, tmp_path: Path, stop_after: Any, release: Any
-) -> None:
+def test_time_limit_that_was_not_planned_yet_is_kept(data: Path, tmp_path: Path, stop_after: Any, release: Any) -> None:
     """Until the pace is known the plan is 10,000 times the recipe: nothing to go on with by itself."""
     stop_after(2)
     with pytest.raises(Stop):
@@ -292,7 +290,7 @@ def test_a_time_limit_that_was_not_planned_yet_is_not_dropped(
     assert train_tiny(data, tmp_path, resume=True, epochs=2).results["steps"] == 10
 
 
-def test_imported_weights_are_no_run(data: Path, tmp_path: Path) -> None:
+def test_imported_weights_are_not_a_run(data: Path, tmp_path: Path) -> None:
     described = {"spec": "TinySpec()", "classes": ["red", "green"], "versions": {}}
     weights = TinySpec().build(("red", "green")).state_dict()
     checkpoint.save(tmp_path / "checkpoints", 0, checkpoint.Content(weights, {}, {}, {"imported": "x"}, described))
@@ -300,7 +298,7 @@ def test_imported_weights_are_no_run(data: Path, tmp_path: Path) -> None:
         train_tiny(data, tmp_path, resume=True)
 
 
-def test_a_folder_with_a_run_is_refused(data: Path, tmp_path: Path) -> None:
+def test_folder_with_a_run_is_rejected(data: Path, tmp_path: Path) -> None:
     train_tiny(data, tmp_path)
     before = outcome(tmp_path)
     with pytest.raises(UsageError, match=r"the folder holds a run.*--resume"):
@@ -319,7 +317,7 @@ def test_a_folder_with_a_run_is_refused(data: Path, tmp_path: Path) -> None:
         ({"epochs": 4}, r"begun for 3 epochs; --epochs 4.*--weights"),
     ],
 )
-def test_another_call_cannot_go_on(
+def test_resume_with_other_arguments_is_rejected(
     data: Path, tmp_path: Path, stop_after: Any, release: Any, options: dict[str, Any], message: str
 ) -> None:
     stop_after(6)
@@ -332,7 +330,7 @@ def test_another_call_cannot_go_on(
         train_tiny(data, tmp_path, resume=True, **options)
 
 
-def test_threads_are_set_again(data: Path, tmp_path: Path, stop_after: Any, release: Any) -> None:
+def test_thread_count_is_restored(data: Path, tmp_path: Path, stop_after: Any, release: Any) -> None:
     import torch
 
     before = torch.get_num_threads()
@@ -349,7 +347,7 @@ def test_threads_are_set_again(data: Path, tmp_path: Path, stop_after: Any, rele
         torch.set_num_threads(before)
 
 
-def test_fp16_goes_on_with_its_scale(data: Path, tmp_path: Path, stop_after: Any, release: Any) -> None:
+def test_fp16_resumes_with_its_loss_scale(data: Path, tmp_path: Path, stop_after: Any, release: Any) -> None:
     train_tiny(data, tmp_path / "whole", precision="16")
     stop_after(7)
     with pytest.raises(Stop):
@@ -359,7 +357,7 @@ def test_fp16_goes_on_with_its_scale(data: Path, tmp_path: Path, stop_after: Any
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
 
-def test_the_precision_is_the_runs_own(data: Path, tmp_path: Path, stop_after: Any, release: Any) -> None:
+def test_resume_uses_the_precision_of_the_run(data: Path, tmp_path: Path, stop_after: Any, release: Any) -> None:
     """``--resume`` on a machine with another default keeps what the run began with."""
     stop_after(6)
     with pytest.raises(Stop):
@@ -370,6 +368,6 @@ def test_the_precision_is_the_runs_own(data: Path, tmp_path: Path, stop_after: A
     assert state["precision"] == "bf16"
 
 
-def test_the_fit_of_these_tests_has_all_that_can_go_wrong() -> None:
+def test_the_recipe_of_these_tests_covers_every_kind_of_state() -> None:
     """EMA, clipping, dropout, batch norm, momentum and a falling rate are all on."""
     assert FIT.ema is not None and FIT.clip is not None and TinySpec().dropout and TinySpec().norm

@@ -47,12 +47,12 @@ def tiny(**settings: Any) -> TinySpec:
 # ------------------------------------------------------------------------------------------- what is left
 def test_a_run_folder(data: Path, tmp_path: Path) -> None:
     run = train_tiny(data, tmp_path / "run", tiny(ema=None))
-    story = json.loads((run.path / "run.json").read_text())
-    assert story["classes"] == ["red", "green"]
-    assert story["spec"].startswith("TinySpec(")
-    assert story["precision"] == "32"
-    assert story["environment"]["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert story["data_sets"]["train"] == {"split": None, "images": 12, "objects": 12, "format": "coco"}
+    run_json = json.loads((run.path / "run.json").read_text())
+    assert run_json["classes"] == ["red", "green"]
+    assert run_json["spec"].startswith("TinySpec(")
+    assert run_json["precision"] == "32"
+    assert run_json["environment"]["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert run_json["data_sets"]["train"] == {"split": None, "images": 12, "objects": 12, "format": "coco"}
     assert checkpoint.steps(run.path / "checkpoints")[-2:] == [6, 9]
     assert run.last.resolve().name == "step-9"
     assert run.results["protocol"] == "coco"
@@ -86,40 +86,38 @@ def test_the_logged_loss_is_the_mean_since_the_last_line(data: Path, tmp_path: P
     assert lines(tmp_path, "train")[0]["loss"] == pytest.approx(statistics.fmean(seen))
 
 
-def test_validating_on_the_training_images_is_said_once(
+def test_validation_on_training_images_is_reported_once(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """``foveal check`` does it on purpose; a warning for every image of its temporary folder helps nobody."""
     train_tiny(data, tmp_path, tiny(epochs=1), val=data / "train.json", progress=True)
-    said = capsys.readouterr().err
-    assert "in the training and in the validation data" not in said
-    assert "warning" not in said
-    assert said.count("validating on the training images themselves") == 1
+    output = capsys.readouterr().err
+    assert "in the training and in the validation data" not in output
+    assert "warning" not in output
+    assert output.count("validating on the training images themselves") == 1
 
 
-def test_equal_calls_give_equal_bits_and_other_seeds_do_not(data: Path, tmp_path: Path) -> None:
+def test_runs_are_bitwise_reproducible_and_depend_on_the_seed(data: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train_tiny(data, tmp_path / name, seed=seed)
     a, b, c = (tmp_path / n / "checkpoints/last/model.safetensors" for n in "abc")
     assert a.read_bytes() == b.read_bytes() != c.read_bytes()
 
 
-def test_workers_do_not_matter(data: Path, tmp_path: Path) -> None:
+def test_number_of_workers_does_not_change_the_result(data: Path, tmp_path: Path) -> None:
     for workers in (0, 2):
         train_tiny(data, tmp_path / str(workers), workers=workers)
     a, b = (tmp_path / str(w) / "checkpoints/last/model.safetensors" for w in (0, 2))
     assert a.read_bytes() == b.read_bytes()
 
 
-def test_the_run_says_where_its_data_is_from_anywhere(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_stores_absolute_data_paths(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(data.parent)
     train_tiny(Path(data.name), tmp_path / "run", tiny(epochs=1))
     assert json.loads((tmp_path / "run" / "run.json").read_text())["arguments"]["data"] == str(data / "train.json")
 
 
-def test_the_averaged_weights_are_the_model(data: Path, tmp_path: Path) -> None:
+def test_ema_weights_are_the_model(data: Path, tmp_path: Path) -> None:
     run = train_tiny(data, tmp_path)
     found = checkpoint.read(run.last.resolve())
     assert any(not torch.equal(found.model[k], found.raw[k]) for k in found.raw)
@@ -136,7 +134,7 @@ def test_best_is_by_validation_ap(data: Path, tmp_path: Path, monkeypatch: pytes
     assert sorted(checkpoint.steps(tmp_path / "checkpoints")) == [12, 15]
 
 
-def test_early_stop(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_stopping(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two validations without a better AP."""
     run = _with_scores(monkeypatch, [0.1, 0.3, 0.3, 0.2, 0.9], data, tmp_path, epochs=5, early_stop=2)
     assert run.results["ended"] == "stopped early"
@@ -161,7 +159,7 @@ def test_validation_every_other_epoch_and_at_the_end(data: Path, tmp_path: Path)
     assert [r["epoch"] for r in lines(tmp_path, "val")] == [2, 3]
 
 
-def test_accumulation_sees_the_same_batch(data: Path, tmp_path: Path) -> None:
+def test_gradient_accumulation_uses_the_same_batch(data: Path, tmp_path: Path) -> None:
     """Without batch norm, noise and dropout two halves give the whole's gradients."""
     for accumulate in (1, 2):
         fit = replace(FIT, ema=None, accumulate=accumulate)
@@ -173,7 +171,7 @@ def test_accumulation_sees_the_same_batch(data: Path, tmp_path: Path) -> None:
         train_tiny(data, tmp_path / "3", tiny(accumulate=3))
 
 
-def test_stages_train_their_own_parameters(data: Path, tmp_path: Path) -> None:
+def test_each_stage_trains_its_own_parameters(data: Path, tmp_path: Path) -> None:
     stages = (OnImages(trains=("cls", "box"), epochs=1), OnImages(trains=("backbone",), epochs=1, lr=0.01))
     train_tiny(data, tmp_path, TinySpec(fit=replace(FIT, ema=None, stages=stages), norm=False))
     first = checkpoint.read(tmp_path / "checkpoints" / "step-3")
@@ -185,7 +183,7 @@ def test_stages_train_their_own_parameters(data: Path, tmp_path: Path) -> None:
     assert {k.split(".")[0] for k in last.optimizer} == {"backbone"}
 
 
-def test_weights_to_start_from(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_initial_weights(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = train_tiny(data, tmp_path / "first", tiny(ema=None))
     capsys.readouterr()
     train_tiny(data, tmp_path / "next", tiny(ema=None, lr=1e-12, epochs=1), weights=first.path, progress=True)
@@ -198,7 +196,7 @@ def test_weights_to_start_from(data: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 # ------------------------------------------------------------------------------------------ how it ends
-def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> None:
+def test_nonfinite_loss_stops_the_run(data: Path, tmp_path: Path) -> None:
     spec = TinySpec(fit=replace(FIT, ema=None), poison=4)
     with pytest.raises(NonFiniteLoss) as stopped:
         train_tiny(data, tmp_path / "bad", spec, save_every=0.0)
@@ -309,28 +307,28 @@ def test_fewer_epochs_than_the_time_allows(data: Path, tmp_path: Path, slow: Fak
     assert run.results["steps"] == 9
 
 
-def test_the_time_alone_decides_where_no_epochs_are_asked_for(data: Path, tmp_path: Path, slow: FakeTime) -> None:
+def test_max_time_alone_sets_the_schedule_without_epochs(data: Path, tmp_path: Path, slow: FakeTime) -> None:
     run = train_tiny(data, tmp_path, max_time=200.0)  # the recipe has 3 epochs, of 12 s each
     assert run.results["steps"] > 40
     assert run.results["ended"] == "finished"
 
 
 @pytest.mark.parametrize(("early", "late"), [(2.0, 7.0), (7.0, 2.0)], ids=["slower", "faster"])
-def test_a_plan_that_was_wrong_is_made_again(
+def test_wrong_schedule_length_is_replanned(
     data: Path, tmp_path: Path, slow: FakeTime, early: float, late: float
 ) -> None:
     """From update 6 on everything is slower, or faster."""
-    original, told = loop.Loop._update, []
+    original, plans_seen = loop.Loop._update, []
 
     def changing(self: Any, *arguments: Any) -> None:
         slow.update = late if self.state.step >= 6 else early
-        told.append(self.state.plan)
+        plans_seen.append(self.state.plan)
         original(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Loop, "_update", changing)
         run = train_tiny(data, tmp_path, tiny(epochs=1000), max_time=200.0)
-    plans = [p.total for p in told if p.timed]
+    plans = [p.total for p in plans_seen if p.timed]
     assert run.results["ended"] == "finished"
     assert 150 < slow.seconds - 1000 <= 200.0
     assert (plans[-1] < plans[0]) == (late > early)
@@ -341,7 +339,7 @@ def test_a_plan_that_was_wrong_is_made_again(
     assert lines(tmp_path, "val")[-1]["step"] == total
 
 
-def test_time_before_an_interruption_counts(data: Path, tmp_path: Path, slow: FakeTime) -> None:
+def test_time_before_an_interruption_counts_toward_the_limit(data: Path, tmp_path: Path, slow: FakeTime) -> None:
     original = loop.Loop._update
 
     def stop(self: Any, *arguments: Any) -> None:
@@ -360,7 +358,7 @@ def test_time_before_an_interruption_counts(data: Path, tmp_path: Path, slow: Fa
     assert slow.seconds - again == 94.0 - 28.0
 
 
-def test_a_run_that_ends_at_an_epochs_end_is_validated_there(data: Path, tmp_path: Path, slow: FakeTime) -> None:
+def test_run_that_stops_at_the_end_of_an_epoch_is_validated(data: Path, tmp_path: Path, slow: FakeTime) -> None:
     """Time is over after epoch 1, and every fifth epoch is validated: results.json must not be empty."""
     original = loop.Loop._close_epoch
 
@@ -376,7 +374,7 @@ def test_a_run_that_ends_at_an_epochs_end_is_validated_there(data: Path, tmp_pat
     assert [r["step"] for r in lines(tmp_path, "val")] == [3]
 
 
-def test_ctrl_c_in_the_last_validation_does_not_lose_it(data: Path, tmp_path: Path) -> None:
+def test_ctrl_c_in_the_last_validation_does_not_lose_the_run(data: Path, tmp_path: Path) -> None:
     from foveal.training.loop.validate import Validator
 
     original = Validator._pass
@@ -395,7 +393,7 @@ def test_ctrl_c_in_the_last_validation_does_not_lose_it(data: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("place", ["validation", "pace"])
-def test_ctrl_c_that_kills_the_loaders_workers_is_ctrl_c(
+def test_ctrl_c_that_kills_loader_workers_is_handled_as_ctrl_c(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     """A terminal sends SIGINT to the workers too; the loader finds them dead before the main process looks."""
@@ -415,9 +413,7 @@ def test_ctrl_c_that_kills_the_loaders_workers_is_ctrl_c(
     assert train_tiny(data, tmp_path, resume=True, **limit).results["images"] == 4
 
 
-def test_workers_that_die_by_themselves_are_an_error(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_crashed_workers_are_an_error(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from foveal.training.loop.validate import Validator
 
     def dying(self: Any, *arguments: Any) -> Any:
@@ -428,7 +424,7 @@ def test_workers_that_die_by_themselves_are_an_error(
         train_tiny(data, tmp_path)
 
 
-def test_plan_by_hand() -> None:
+def test_schedule_length_by_hand() -> None:
     full = Plan(10, (50, 150))
     assert full.epochs == 20
     assert [full.stage(s) for s in (0, 49, 50, 199, 200)] == [(0, 0), (0, 0), (1, 50), (1, 50), (1, 50)]
@@ -440,7 +436,7 @@ def test_plan_by_hand() -> None:
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
-def test_a_timed_run_has_five_validations_where_they_are_cheap() -> None:
+def test_timed_run_validates_five_times_if_cheap() -> None:
     endless = Plan(5, (50_000,))
     settings = {"done": 0, "elapsed": 0.0, "pace": 1.0, "limit": 100.0, "val_every": 12}
     # 95 s: 19 epochs of 5 s, and validations of 0 s. Every 12 epochs these would be 2
@@ -457,7 +453,7 @@ def test_a_timed_run_has_five_validations_where_they_are_cheap() -> None:
     assert "val_every" not in Plan(5, (50,)).to_json()
 
 
-def test_validations_come_as_the_plan_says(data: Path, tmp_path: Path, slow: FakeTime) -> None:
+def test_validations_follow_the_plan(data: Path, tmp_path: Path, slow: FakeTime) -> None:
     """A validation takes 6 of 1000 s, so that the recipe's every 40 epochs are too few."""
     run = train_tiny(data, tmp_path, tiny(val_every=40), max_time=1000.0)
     plan = json.loads((run.last / "state.json").read_text())["plan"]
@@ -466,7 +462,7 @@ def test_validations_come_as_the_plan_says(data: Path, tmp_path: Path, slow: Fak
     assert slow.seconds - 1000 <= 1000.0
 
 
-def test_pace_leaves_out_the_first_updates() -> None:
+def test_pace_ignores_the_first_iterations() -> None:
     pace = Pace(100.0, 0.0)
     for seconds in (2.9, 2.5, 1.0):
         pace.add(seconds)
@@ -480,7 +476,7 @@ def test_pace_leaves_out_the_first_updates() -> None:
     assert slow.ready
 
 
-def test_epochs_of_several_stages_are_not_overridden() -> None:
+def test_epochs_of_multiple_stages_are_not_overridden() -> None:
     fit = replace(FIT, stages=(OnImages(epochs=2), OnImages()))
     assert full_plan(fit, fit.stages, 5).stages == (10, 15)
     with pytest.raises(UsageError, match="--epochs"):
@@ -488,7 +484,7 @@ def test_epochs_of_several_stages_are_not_overridden() -> None:
 
 
 # -------------------------------------------------------------------------------------- seeds, precision
-def test_seeds_give_mean_and_spread(data: Path, tmp_path: Path) -> None:
+def test_seeds_report_mean_and_standard_deviation(data: Path, tmp_path: Path) -> None:
     run = train_tiny(data, tmp_path, seeds=2, seed=3)
     assert [r.path.name for r in run.runs] == ["seed-3", "seed-4"]
     aps = [r.results["AP50"] for r in run.runs]
@@ -510,7 +506,7 @@ def test_summary_by_hand() -> None:
     assert found["last"]["AP"] == pytest.approx(0.25)
 
 
-def test_precision_is_chosen_by_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_depends_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     for flags, fast in (({"avx2", "avx512_bf16"}, True), ({"amx_bf16"}, True), ({"avx2", "avx512f"}, False)):
         monkeypatch.setattr("foveal.runtime.precision.cpu_flags", lambda flags=flags: frozenset(flags))
@@ -522,7 +518,7 @@ def test_precision_is_chosen_by_the_processor(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("precision", ["bf16", "16"])
-def test_low_precision_trains_close_to_full(data: Path, tmp_path: Path, precision: str) -> None:
+def test_low_precision_training_is_close_to_fp32(data: Path, tmp_path: Path, precision: str) -> None:
     seen: list[torch.dtype] = []
     with pytest.MonkeyPatch.context() as patch:
         original = torch.nn.Linear.forward
@@ -542,7 +538,7 @@ def test_low_precision_trains_close_to_full(data: Path, tmp_path: Path, precisio
 
 
 # ------------------------------------------------------------------------------------------- refusals
-def test_arguments_that_do_not_fit(data: Path, tmp_path: Path) -> None:
+def test_invalid_arguments(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no preset 'retinanet_mni'.*retinanet_mini"):
         train_tiny(data, tmp_path, "retinanet_mni")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="device 'tpu'"):
@@ -552,14 +548,14 @@ def test_arguments_that_do_not_fit(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run.json").exists()
 
 
-def test_a_set_without_a_box_is_refused(tmp_path: Path) -> None:
+def test_dataset_without_boxes_is_rejected(tmp_path: Path) -> None:
     empty = make_data(tmp_path / "data", empty_from=0)
     with pytest.raises(FovealError, match="has no box"):
         train_tiny(empty, tmp_path / "run")
 
 
 @pytest.mark.parametrize("error", [UsageError("full", path="x"), OSError(28, "No space left on device", "x")])
-def test_what_the_first_process_cannot_do_ends_all_of_them(error: Exception) -> None:
+def test_failure_on_rank_0_stops_all_ranks(error: Exception) -> None:
     """It would leave the others in their first exchange, which never comes."""
     from foveal.runtime.processes import first_alone
 
@@ -592,7 +588,7 @@ def test_overrides_reach_the_recipe(data: Path, tmp_path: Path) -> None:
     assert "lr=0.2" in json.loads((tmp_path / "run.json").read_text())["spec"]
 
 
-def test_a_larger_batch_scales_the_rate(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_larger_batch_scales_the_learning_rate(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train_tiny(data, tmp_path, tiny(epochs=1, warmup_steps=0), batch=12, progress=True)
     assert "batch 12, learning rate 0.15 (0.05 for a batch of 4, scaled), precision 32" in capsys.readouterr().err
     assert lines(tmp_path, "train")[0]["lr"] == pytest.approx(0.15)

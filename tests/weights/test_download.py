@@ -92,7 +92,7 @@ def cached() -> list[str]:
     return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
 
 
-def test_a_cut_connection_is_gone_on_with(server: Server) -> None:
+def test_interrupted_download_resumes(server: Server) -> None:
     server.cut = [1_000_000, 500_000]
     seen: list[tuple[int, int]] = []
     path = published.fetch("accurate", progress=lambda done, total: seen.append((done, total)))
@@ -102,7 +102,7 @@ def test_a_cut_connection_is_gone_on_with(server: Server) -> None:
     assert cached() == [NAME]
 
 
-def test_the_next_command_goes_on_where_the_last_one_was_cut(server: Server) -> None:
+def test_next_command_resumes_the_download(server: Server) -> None:
     server.cut = [1_000_000, 0]
     with pytest.raises(FovealError, match=r"broke after 1000000 of 2304000.*resume after 1,000,000 bytes"):
         published.fetch("accurate")
@@ -115,14 +115,14 @@ def test_the_next_command_goes_on_where_the_last_one_was_cut(server: Server) -> 
     assert cached() == [NAME]
 
 
-def test_a_server_without_ranges_sends_all_again(server: Server) -> None:
+def test_server_without_range_support_restarts_the_download(server: Server) -> None:
     server.cut, server.ranges = [1_000_000], False
     assert published.fetch("accurate").read_bytes() == CONTENT
     assert cached() == [NAME]
 
 
 @pytest.mark.parametrize("here", [CONTENT, CONTENT + b"more", b"x" * 2000, b"x" * len(CONTENT)])
-def test_whatever_lies_there_half_the_file_becomes_right(server: Server, here: bytes) -> None:
+def test_any_partial_file_is_completed_correctly(server: Server, here: bytes) -> None:
     """All of it (killed before it was renamed), too much, and the beginning or the whole of another file."""
     published.weights_folder().mkdir(parents=True)
     (published.weights_folder() / (NAME + ".part")).write_bytes(here)
@@ -131,7 +131,7 @@ def test_whatever_lies_there_half_the_file_becomes_right(server: Server, here: b
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT[:-1] + b"x", b"<html>Sign in</html>", b""])
-def test_wrong_content_is_refused_and_removed(server: Server, content: bytes) -> None:
+def test_wrong_content_is_rejected_and_removed(server: Server, content: bytes) -> None:
     server.content = content
     with pytest.raises(FovealError, match=rf"is not {NAME}: its SHA-256 starts with .*different file was deleted"):
         published.fetch("accurate")
@@ -149,7 +149,7 @@ def test_a_wrong_length(server: Server) -> None:
     assert cached() == []
 
 
-def test_a_server_that_fails_for_a_while_and_one_that_does_not_have_it(server: Server) -> None:
+def test_transient_server_errors_and_missing_files(server: Server) -> None:
     server.status = 503
     with pytest.raises(FovealError, match="503"):
         published.fetch("accurate")
@@ -180,7 +180,7 @@ def locked(part: Path) -> IO[bytes]:
     return file
 
 
-def test_two_at_once_do_not_mix(server: Server) -> None:
+def test_concurrent_downloads_do_not_interfere(server: Server) -> None:
     """The second is refused and leaves the first one's file alone, also while there is nothing in it yet."""
     part = published.weights_folder() / (NAME + ".part")
     with locked(part) as file:
@@ -191,7 +191,7 @@ def test_two_at_once_do_not_mix(server: Server) -> None:
 
 
 @pytest.mark.parametrize("how", ["done", "failed", "elsewhere"])
-def test_another_process_ends_while_this_one_opens_the_file(
+def test_another_process_finishes_while_this_one_opens_the_file(
     how: str, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lock that is got then is on the finished file, or on one that was removed: neither is written to. (The server
@@ -219,7 +219,7 @@ def test_another_process_ends_while_this_one_opens_the_file(
     assert len(server.asked) == (0 if how == "done" else 1)
 
 
-def test_a_disk_without_locks(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_system_without_locks(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     fcntl = pytest.importorskip("fcntl", reason="no locks of this kind here")
 
     def refuse(*_: object) -> None:
@@ -232,8 +232,8 @@ def test_a_disk_without_locks(server: Server, monkeypatch: pytest.MonkeyPatch) -
 
 def test_offline(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "fetch", "accurate", "--offline"]) == 1
-    said = capsys.readouterr().err
-    assert "not in the cache yet" in said and "Without a network" in said
+    output = capsys.readouterr().err
+    assert "not in the cache yet" in output and "Without a network" in output
     assert server.asked == []
     assert main(["weights", "fetch", "accurate"]) == 0
     said_ = capsys.readouterr()
@@ -245,7 +245,7 @@ def test_offline(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert server.asked == []
 
 
-def test_an_address_with_its_hash(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_url_with_hash(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     plain = server.url.replace(NAME, "model.pth")
     assert main(["weights", "fetch", plain]) == 2
     assert "--sha256" in capsys.readouterr().err
@@ -282,11 +282,11 @@ def test_nearest_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert "detr_resnet50" in capsys.readouterr().err
 
 
-def test_a_card_says_what_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+def test_model_card_fields(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "list", "detr_r50"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for line in ("what: detr_r50", "score: 42.0 COCO box AP (COCO val2017)", "licence: Apache-2.0", "data: COCO"):
-        assert line in said
+        assert line in output
     assert main(["weights", "list"]) == 0
     listed = capsys.readouterr().out
     assert re.search(r"detr_resnet101_dc5 +- +detr_r101_dc5 +232 +44.9 COCO box AP", listed)

@@ -54,13 +54,13 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
-def test_every_wrapping_is_read(wrapped: dict[str, Any], zipped: bool, tmp_path: Path) -> None:
+def test_every_checkpoint_wrapper_is_read(wrapped: dict[str, Any], zipped: bool, tmp_path: Path) -> None:
     file = tmp_path / "w.bin"  # the name says nothing
     torch.save(wrapped, file, _use_new_zipfile_serialization=zipped)
     assert same(read_state(file), STATE)
 
 
-def test_safetensors_by_content(tmp_path: Path) -> None:
+def test_safetensors_are_recognized_by_content(tmp_path: Path) -> None:
     save_file(STATE, tmp_path / "w.pth")
     assert same(read_state(tmp_path / "w.pth"), STATE)
 
@@ -115,7 +115,7 @@ def _files(folder: Path) -> dict[str, tuple[bytes, str]]:
     }
 
 
-def test_everything_else_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_files_are_rejected_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, (content, words) in _files(tmp_path).items():
         file = tmp_path / f"{name}.weights"
@@ -136,7 +136,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         read_state(tmp_path)
 
 
-def test_no_cut_of_a_file_gets_through(tmp_path: Path) -> None:
+def test_truncated_files_are_rejected(tmp_path: Path) -> None:
     """Every tenth length of both PyTorch forms and of safetensors: read in full or refused, never a bare exception."""
     file = tmp_path / "cut.pth"
     for form in ("zip", "old", "safetensors"):
@@ -176,7 +176,7 @@ def peer_state(preset: str, classes: int = 91) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("preset", DETECTORS)
-def test_mapped_keys_are_those_of_our_parts(preset: str, tmp_path: Path) -> None:
+def test_mapped_keys_match_the_model_keys(preset: str, tmp_path: Path) -> None:
     """The whole path, into a detector built from the preset: no key is missing or left over."""
     state = peer_state(preset)
     file = tmp_path / "model.pth"
@@ -196,7 +196,7 @@ def test_mapped_keys_are_those_of_our_parts(preset: str, tmp_path: Path) -> None
             assert torch.equal(back[key][4:], value[4:])
 
 
-def test_a_file_with_frozen_norms_makes_frozen_norms(tmp_path: Path) -> None:
+def test_file_with_frozen_norms_builds_frozen_norms(tmp_path: Path) -> None:
     """torchvision's published MobileNet detectors hold constants, whatever the preset trains with."""
     state = peer_state("faster_rcnn_mobilenet_v3_large_fpn", 3)
     torch.save({k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}, tmp_path / "m.pth")
@@ -287,7 +287,7 @@ def test_other_networks_are_named(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------------------------- published
 @pytest.mark.parametrize("change", ["no heads", "no boxes", "odd logits", "one column", "contradiction", "a number"])
-def test_broken_ssds_are_refused(change: str, tmp_path: Path) -> None:
+def test_broken_ssd_files_are_rejected(change: str, tmp_path: Path) -> None:
     def level(columns: int, boxes: int = 4) -> dict[str, torch.Tensor]:
         sizes = {"classification": 4 * columns, "regression": 4 * boxes}
         return {
@@ -310,14 +310,14 @@ def test_broken_ssds_are_refused(change: str, tmp_path: Path) -> None:
         import_weights(tmp_path / "m.pth")
 
 
-def test_a_preset_on_another_kind_of_network_is_refused(tmp_path: Path) -> None:
+def test_preset_on_another_architecture_is_rejected(tmp_path: Path) -> None:
     state = tv.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3).state_dict()
     torch.save(state, tmp_path / "m.pth")
     with pytest.raises(UsageError, match=r"ssd_mini is not on one of torchvision's.*ssdlite320_mobilenet_v3_large"):
         import_weights(tmp_path / "m.pth", "ssd_mini")
 
 
-def test_table_is_torchvisions() -> None:
+def test_weights_table_matches_torchvision() -> None:
     for entry in published.PUBLISHED.values():
         if "pytorch.org" not in entry.url:
             continue
@@ -335,7 +335,7 @@ def test_table_is_torchvisions() -> None:
     assert published.find_published("retinanet_r50_fpn").name == "retinanet_resnet50_fpn"
 
 
-def test_aliases_are_detectors() -> None:
+def test_aliases_name_detectors() -> None:
     assert published.is_alias("accurate")
     assert published.is_alias("retinanet_resnet50_fpn_v2")
     assert not published.is_alias("resnet50")
@@ -404,7 +404,7 @@ def test_wrong_content_never_enters_the_cache(small: tuple[published.Published, 
     assert list(published.weights_folder().iterdir()) == []
 
 
-def test_without_a_network(small: tuple[published.Published, bytes], tmp_path: Path) -> None:
+def test_offline_download_error(small: tuple[published.Published, bytes], tmp_path: Path) -> None:
     entry, _ = small
     nowhere = f"http://127.0.0.1:1/{entry.file}"
     with pytest.raises(FovealError) as caught:

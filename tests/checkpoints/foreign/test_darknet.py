@@ -31,7 +31,7 @@ def there_and_back(spec: DarknetDetector, folder: Path, *, seen: int = 0) -> Dar
 
 
 @pytest.mark.parametrize("cfg", [V2, V3])
-def test_other_shapes_and_another_size_are_written(cfg: str, tmp_path: Path) -> None:
+def test_other_anchors_and_another_size_are_written(cfg: str, tmp_path: Path) -> None:
     spec = DarknetDetector.from_cfg(cfg)
     larger = tuple(tuple((1.5 * w, 2 * h + 1 / 3) for w, h in level) for level in spec.cells.shapes)
     spec = replace(spec, cells=replace(spec.cells, shapes=larger), input=Letterbox(96, 128, (0.0,) * 3, (1.0,) * 3))
@@ -58,14 +58,14 @@ def test_one_anchor_of_two_layers(tmp_path: Path) -> None:
         ("input.mean=(.5, .5, .5)", "input.mean"),
     ],
 )
-def test_what_darknet_would_decode_otherwise_is_refused(setting: str, words: str, tmp_path: Path) -> None:
+def test_detectors_darknet_would_decode_differently_are_rejected(setting: str, words: str, tmp_path: Path) -> None:
     spec = override(DarknetDetector.from_cfg(V3), [setting])
     with pytest.raises(FovealError, match=words):
         export_darknet(spec, NAMES, spec.build(NAMES).state_dict(), tmp_path / "x.weights")
     assert not list(tmp_path.iterdir())
 
 
-def test_pictures_seen_are_counted_on(tmp_path: Path) -> None:
+def test_seen_images_counter_continues(tmp_path: Path) -> None:
     """Weights that have the first 12,800 pictures behind them are not drawn to their shapes again."""
     for begun, later, pull in ((5_000, 1_000, 6_800), (0, 0, 12_800), (90_000, 64, 0)):
         spec = DarknetDetector.from_cfg(V2, seen=begun)
@@ -76,19 +76,19 @@ def test_pictures_seen_are_counted_on(tmp_path: Path) -> None:
         assert struct.unpack("<q", (folder / "x.weights").read_bytes()[12:20])[0] == min(begun, 12_800) + later
 
 
-def test_an_input_without_a_size_takes_darknets_pixels() -> None:
+def test_input_without_a_size_uses_the_darknet_size() -> None:
     for cfg in (V1, V3):
         spec = replace(DarknetDetector.from_cfg(cfg), input=Stretch())
         assert spec.input == Stretch(spec.input.width, spec.input.height, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
-def test_connected_layers_say_which_canvas_they_want() -> None:
+def test_connected_layers_report_the_expected_canvas() -> None:
     detector = DarknetDetector.from_cfg(V1).build(NAMES)
     with pytest.raises(UsageError, match=r"a connected layer expects 128 inputs, got 288\. .*without MultiScale"):
         detector.get_submodule("backbone")(torch.zeros(1, 3, 48, 48))
 
 
-def test_shapes_have_to_be_as_many_as_the_boxes() -> None:
+def test_number_of_anchors_must_match_the_boxes() -> None:
     spec = DarknetDetector.from_cfg(V3)
     for shapes in ((((1.0, 2.0),), ((3.0, 4.0),)), (((1.0, 2.0),) * 2,)):
         with pytest.raises(UsageError, match="shapes a cell, the cfg has 2 and 2 boxes"):

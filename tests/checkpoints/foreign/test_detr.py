@@ -56,7 +56,7 @@ def test_names_of_a_config() -> None:
             label_names(bad, "c")
 
 
-def test_settings_of_a_config_that_are_not_ours(detr: dict[str, Tensor]) -> None:
+def test_unsupported_config_settings_are_rejected(detr: dict[str, Tensor]) -> None:
     """What we would compute otherwise is refused in one line, numbers that are none too."""
     theirs = detr_to_theirs(detr, "transformers")
     file = "m/model.safetensors"
@@ -84,7 +84,7 @@ def test_settings_of_a_config_that_are_not_ours(detr: dict[str, Tensor]) -> None
             import_detr(theirs, file, processor=processor)
 
 
-def test_what_a_config_does_not_say_is_transformers_default(detr: dict[str, Tensor]) -> None:
+def test_missing_config_settings_take_transformers_defaults(detr: dict[str, Tensor]) -> None:
     theirs = detr_to_theirs(detr, "transformers")
     assert import_detr(theirs, "m")[0].head.heads == 2  # of width 64, by the published forms' 32 a head
     assert import_detr(theirs, "m", config={"model_type": "detr"})[0].head.heads == 8
@@ -92,7 +92,7 @@ def test_what_a_config_does_not_say_is_transformers_default(detr: dict[str, Tens
     assert isinstance(old, Resize) and (old.short, old.long) == (480, 640)
 
 
-def test_coco_names_of_a_bare_state(tmp_path: Path) -> None:
+def test_coco_names_of_a_bare_state_dict(tmp_path: Path) -> None:
     state = SMALL.build(COCO_NAMES).state_dict()
     save_file(detr_to_theirs(state, "original"), tmp_path / "detr.safetensors")
     found = find(tmp_path / "detr.safetensors")
@@ -100,7 +100,7 @@ def test_coco_names_of_a_bare_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["task.cls_loss=Focal()", "neck.index=-2", "backbone.eps=1e-3", "input.multiple=32"])
-def test_a_detr_that_nobody_else_computes_is_not_written_as_theirs(change: str, tmp_path: Path) -> None:
+def test_unsupported_detr_is_not_exported_to_transformers(change: str, tmp_path: Path) -> None:
     """No column for "no object", another map, other norms: files that would be read as something else."""
     spec = override(SMALL, [change])
     state = spec.build(CLASSES).state_dict()

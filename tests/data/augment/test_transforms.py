@@ -146,7 +146,7 @@ def test_flip_by_hand() -> None:
     assert 70 < sum(flips) < 130  # 100 and four standard deviations
 
 
-def test_expand_puts_everything_on_the_fill() -> None:
+def test_expand_pads_with_the_fill_color() -> None:
     after = Expand(p=1.0, fill=(1, 2, 3))(sample(), np.random.default_rng(5))
     height, width = after.canvas
     assert 80 < height <= 320 and 120 < width <= 480
@@ -157,7 +157,7 @@ def test_expand_puts_everything_on_the_fill() -> None:
 
 
 @pytest.mark.parametrize("least", [0.1, 0.3, 0.5, 0.7, 0.9])
-def test_iou_crop_keeps_its_promise(least: float) -> None:
+def test_iou_crop_satisfies_its_constraints(least: float) -> None:
     big, found = sample(((10, 10, 110, 70), (50, 20, 60, 30))), 0
     crop = IoUCrop(options=(least,))
     for seed in range(40):
@@ -202,7 +202,7 @@ def _holds(window: list[int], boxes: NDArray[Any]) -> bool:
     return bool(((x > window[0]) & (x < window[2]) & (y > window[1]) & (y < window[3])).any())
 
 
-def test_cropped_away_objects_are_gone_and_slivers_are_ignored() -> None:
+def test_cropped_out_objects_are_removed_and_slivers_ignored() -> None:
     after = FixedCrop(30, 80)(sample(((0, 0, 30, 10), (0, 20, 120, 40), (100, 50, 120, 60))), _Fixed(0.0))
     assert after.labels.tolist() == [0, 1]  # the third lies beyond x = 30
     assert after.ignore.tolist() == [False, False]  # 30 of 120 is the quarter that counts as visible
@@ -222,7 +222,7 @@ class _Fixed(np.random.Generator):
 
 
 @pytest.mark.parametrize("transform", [*GEOMETRY, PhotometricDistortion(p=1.0), MultiScale()], ids=repr)
-def test_pictures_without_objects(transform: Transform) -> None:
+def test_transforms_without_objects(transform: Transform) -> None:
     empty = sample(())
     for seed in range(10):
         after = transform(empty, np.random.default_rng(seed))
@@ -231,7 +231,7 @@ def test_pictures_without_objects(transform: Transform) -> None:
 
 
 @pytest.mark.parametrize("transform", [*GEOMETRY, PhotometricDistortion(p=1.0)], ids=repr)
-def test_the_generator_decides(transform: Transform) -> None:
+def test_transforms_depend_only_on_the_generator(transform: Transform) -> None:
     one, two, other = (transform(sample(), np.random.default_rng(s)).render() for s in (1, 1, 2))
     np.testing.assert_array_equal(one, two)
     if not isinstance(transform, HorizontalFlip) and transform != FixedCrop(200, 90):  # these two draw nothing here
@@ -259,7 +259,7 @@ def test_hue_and_saturation_equal_the_standard_library(saturation: float, hue: f
         np.testing.assert_allclose(after, want, atol=0.501)
 
 
-def test_large_pictures_are_turned_chunk_by_chunk() -> None:
+def test_large_images_are_jittered_in_chunks() -> None:
     image = np.random.default_rng(0).integers(0, 256, (200, 130, 3), dtype=np.uint8)  # 26,000 pixels: two chunks
     whole = adjust_hsv(image, 1.2, 9)
     np.testing.assert_array_equal(whole[:50], adjust_hsv(image[:50], 1.2, 9))
@@ -278,7 +278,7 @@ def test_photometric_limits() -> None:
     np.testing.assert_array_equal(same, gray.image)
 
 
-def test_color_before_or_after_resizing_is_the_smaller_picture() -> None:
+def test_color_jitter_runs_on_the_smaller_image() -> None:
     seen: list[tuple[int, ...]] = []
 
     class Spy(Transform):
@@ -293,7 +293,7 @@ def test_color_before_or_after_resizing_is_the_smaller_picture() -> None:
     assert seen == [(40, 60), (80, 120)]
 
 
-def test_color_leaves_the_fill_alone() -> None:
+def test_color_jitter_does_not_change_the_fill() -> None:
     recipe = [PhotometricDistortion(p=1.0), Expand(p=1.0, fill=(7, 8, 9))]
     for size in (40, 400):
         images, _ = collate([prepare(sample(), recipe, np.random.default_rng(3))], Stretch(size, size))

@@ -17,7 +17,7 @@ from foveal.errors import FovealError
 from tests.helpers.data_sets import BOXES, coco, image, state, voc, xml, yolo
 
 
-def test_good_set(tmp_path: Path) -> None:
+def test_valid_dataset(tmp_path: Path) -> None:
     source = voc(tmp_path)
     before = state(source)
     report = examine(source)
@@ -40,7 +40,7 @@ def test_progress_and_no_decoding(tmp_path: Path) -> None:
     assert not examine(tmp_path, decode=False, progress=lambda *_: pytest.fail("decoded")).decoded
 
 
-def test_an_image_that_only_decoding_finds_damaged(tmp_path: Path) -> None:
+def test_damage_found_only_by_decoding(tmp_path: Path) -> None:
     source = voc(tmp_path)
     path = source / "JPEGImages" / "a.jpg"
     image(path, format="PNG")
@@ -91,7 +91,7 @@ def test_an_image_in_two_splits(tmp_path: Path) -> None:
     assert [f.code for f in report.findings] == ["image-in-two-splits"] and report.findings[0].path.endswith("a.jpg")
 
 
-def test_a_set_without_a_box_is_an_error(tmp_path: Path) -> None:
+def test_dataset_without_boxes_is_an_error(tmp_path: Path) -> None:
     source = voc(tmp_path)
     for path in (source / "Annotations").iterdir():
         path.write_text(xml([]))
@@ -102,7 +102,7 @@ def test_a_set_without_a_box_is_an_error(tmp_path: Path) -> None:
     assert [f.code for f in examine(source).findings].count("no-image") == 1
 
 
-def test_text_folds_repeats_and_cuts_nothing(tmp_path: Path) -> None:
+def test_text_collapses_repeats_and_truncates_nothing(tmp_path: Path) -> None:
     root = tmp_path / ("long" * 40)
     source = voc(root, splits=False)
     for k in range(12):
@@ -126,7 +126,7 @@ def test_dict_is_json(tmp_path: Path) -> None:
     assert set(loaded["findings"][0]) == {"code", "severity", "path", "where", "message", "fix"}
 
 
-def test_file_names_that_are_no_utf_8_are_escaped(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_file_names_that_are_not_utf_8_are_escaped(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     source = voc(tmp_path / "a", splits=False)
     bad = source / "JPEGImages" / os.fsdecode(b"a\xff.jpg")
     bad.write_bytes(b"")
@@ -139,7 +139,7 @@ def test_file_names_that_are_no_utf_8_are_escaped(tmp_path: Path, capfdbinary: p
     assert b"a\\udcff.jpg" in capfdbinary.readouterr().out
 
 
-def test_page_is_whole_escaped_and_self_contained(tmp_path: Path) -> None:
+def test_page_is_complete_escaped_and_self_contained(tmp_path: Path) -> None:
     source = voc(tmp_path)
     (source / "Annotations" / "a.xml").write_text(
         xml([("&lt;script&gt;alert(1)&lt;/script&gt;", 1, 1, 9, 9), ("dog", 9, 9, 3, 3)])
@@ -173,7 +173,7 @@ def test_several_paths_and_no_data(tmp_path: Path) -> None:
         examine(tmp_path / "c")
 
 
-def test_real_set(data: Path) -> None:
+def test_real_dataset(data: Path) -> None:
     report = examine(data / "bccd", decode=False)
     assert report.status() == 0 and report.counts == {"error": 0, "warning": 2, "note": 0}
     assert {s.name: s.objects for s in report.splits} == {"train": 2804, "val": 1137, "trainval": 3941, "test": 945}

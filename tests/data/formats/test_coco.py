@@ -16,7 +16,7 @@ from tests.data.formats.test_voc import boxes_of, codes
 from tests.helpers.data_sets import BOXES, coco, coco_doc, image
 
 
-def test_good_set(tmp_path: Path) -> None:
+def test_valid_dataset(tmp_path: Path) -> None:
     path = coco(tmp_path)
     for given in (path, tmp_path):
         dataset = open_dataset(given)
@@ -66,7 +66,9 @@ RECORDS: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
 
 
 @pytest.mark.parametrize(("code", "spoil"), RECORDS)
-def test_a_bad_annotation_costs_only_itself(tmp_path: Path, code: str, spoil: Callable[[dict[str, Any]], Any]) -> None:
+def test_invalid_annotation_drops_only_itself(
+    tmp_path: Path, code: str, spoil: Callable[[dict[str, Any]], Any]
+) -> None:
     doc = coco_doc()
     spoil(doc)
     dataset = open_dataset(coco(tmp_path, doc))
@@ -103,7 +105,7 @@ KEPT: list[tuple[list[str], Callable[[dict[str, Any]], Any]]] = [
 
 
 @pytest.mark.parametrize(("findings", "spoil"), KEPT)
-def test_what_is_repaired_keeps_every_object(
+def test_repairs_retain_every_object(
     tmp_path: Path, findings: list[str], spoil: Callable[[dict[str, Any]], Any]
 ) -> None:
     doc = coco_doc()
@@ -127,7 +129,7 @@ IMAGES: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
 
 
 @pytest.mark.parametrize(("code", "spoil"), IMAGES)
-def test_a_bad_image_is_left_out(tmp_path: Path, code: str, spoil: Callable[[dict[str, Any]], Any]) -> None:
+def test_invalid_image_is_excluded(tmp_path: Path, code: str, spoil: Callable[[dict[str, Any]], Any]) -> None:
     doc = coco_doc()
     spoil(doc)
     dataset = open_dataset(coco(tmp_path, doc))
@@ -140,8 +142,8 @@ def test_repeated_image_ids(tmp_path: Path) -> None:
     dataset = open_dataset(coco(tmp_path, doc))
     assert codes(dataset) == ["warning annotation-orphan", "warning id-repeated", "warning id-repeated"]
     assert [r.id for r in dataset.records] == [30, 40]  # neither gets the boxes of the other
-    said = [f.message for f in dataset.findings if f.code == "id-repeated"]
-    assert "'a.jpg'" in said[0] and "'b.jpg'" in said[1] and all("2 images" in message for message in said)
+    messages = [f.message for f in dataset.findings if f.code == "id-repeated"]
+    assert "'a.jpg'" in messages[0] and "'b.jpg'" in messages[1] and all("2 images" in message for message in messages)
 
     doc = coco_doc()
     doc["images"].append(dict(doc["images"][0]))
@@ -181,7 +183,7 @@ def test_unreadable_json_is_an_error_that_names_the_file(tmp_path: Path, what: s
 
 
 @pytest.mark.parametrize("categories", [[], None, [{"id": 77, "name": "zebra"}]])
-def test_no_category_that_fits_is_an_error(tmp_path: Path, categories: Any) -> None:
+def test_no_matching_category_is_an_error(tmp_path: Path, categories: Any) -> None:
     doc = coco_doc()
     doc["categories"] = categories
     dataset = open_dataset(coco(tmp_path, doc))
@@ -218,7 +220,7 @@ def test_repeated_category_names_are_one_class(tmp_path: Path) -> None:
     assert codes(dataset) == ["warning class-repeated"] and dataset.records[0].labels.tolist() == [0, 1]
 
 
-def test_splits_by_file_name_and_ids_that_clash(tmp_path: Path) -> None:
+def test_splits_by_file_name_and_colliding_ids(tmp_path: Path) -> None:
     coco(tmp_path).unlink()
     for split, names in (("train2017", "ab"), ("val2017", "cd")):
         doc = coco_doc(list(names))
@@ -255,7 +257,7 @@ def test_images_elsewhere_and_same_names_in_two_folders(tmp_path: Path) -> None:
     assert codes(open_dataset(path, images=tmp_path / "pics")) == ["warning image-ambiguous"]
 
 
-def test_real_coco128_agrees_with_its_yolo_form(data: Path, tmp_path: Path) -> None:
+def test_real_coco128_agrees_with_its_yolo_version(data: Path, tmp_path: Path) -> None:
     root = data / "coco128-train2017"
     dataset = open_dataset(root)
     assert (len(dataset), sum(map(len, dataset.records)), len(dataset.classes)) == (128, 929, 80)

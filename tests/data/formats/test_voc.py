@@ -29,7 +29,7 @@ def boxes_of(dataset: Dataset, id: str) -> list[list[float]]:
     return next(r for r in dataset.records if r.id == id).boxes.tolist()
 
 
-def test_good_set(tmp_path: Path) -> None:
+def test_valid_dataset(tmp_path: Path) -> None:
     dataset = open_dataset(voc(tmp_path / "set"))
     assert dataset.classes == ("cat", "dog") and dataset.splits == ("train", "val") and not dataset.findings
     assert [r.id for r in dataset.records] == list("abcd")
@@ -42,12 +42,12 @@ def test_good_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["set", "set/Annotations", "."])
-def test_found_from_above_and_inside(tmp_path: Path, path: str) -> None:
+def test_dataset_is_found_from_parent_and_subfolder(tmp_path: Path, path: str) -> None:
     voc(tmp_path / "set")
     assert len(open_dataset(tmp_path / path)) == 4
 
 
-def test_one_box_values_are_the_devkits(tmp_path: Path) -> None:
+def test_box_values_match_the_devkit(tmp_path: Path) -> None:
     """VOC2012 devkit: pixel 1,1 to 10,20 inclusive is 10 wide and 20 high, from 0,0."""
     text = xml([("cat", 0, 0, 10, 20)])
     assert "<xmin>1</xmin><ymin>1</ymin><xmax>10</xmax><ymax>20</ymax>" in text
@@ -74,7 +74,7 @@ BAD_BOXES = {
 
 
 @pytest.mark.parametrize(("code", "corners"), [(c, b) for c, many in BAD_BOXES.items() for b in many])
-def test_a_bad_box_costs_only_itself(tmp_path: Path, code: str, corners: str) -> None:
+def test_invalid_box_drops_only_itself(tmp_path: Path, code: str, corners: str) -> None:
     bad = f"<object><name>cat</name><bndbox>{corners}</bndbox></object>"
     text = xml([]).replace("</annotation>", bad + xml_object(("dog", 1, 2, 30, 40)) + "</annotation>")
     dataset = spoil(tmp_path, text)
@@ -127,20 +127,18 @@ def test_difficult_parts_and_missing_optional_tags(tmp_path: Path) -> None:
         ("<size><width>64.0</width><height>48</height></size>", []),
     ],
 )
-def test_sizes_that_are_missing_or_wrong_are_taken_from_the_image(
-    tmp_path: Path, size: str, findings: list[str]
-) -> None:
+def test_missing_or_wrong_sizes_are_read_from_the_image(tmp_path: Path, size: str, findings: list[str]) -> None:
     dataset = spoil(tmp_path, xml([("cat", 1, 1, 9, 9)], size))
     assert codes(dataset) == findings and len(dataset) == 4
 
 
-def test_size_that_contradicts_the_image_leaves_it_out(tmp_path: Path) -> None:
+def test_image_with_contradictory_size_is_excluded(tmp_path: Path) -> None:
     dataset = spoil(tmp_path, xml([("cat", 1, 1, 9, 9)], "<size><width>100</width><height>48</height></size>"))
     assert [r.id for r in dataset.records] == ["b", "c", "d"] and codes(dataset) == ["warning image-size-mismatch"]
     assert "100 x 48" in dataset.findings[0].message and "64 x 48" in dataset.findings[0].message
 
 
-def test_boxes_drawn_before_the_exif_turn_are_explained(tmp_path: Path) -> None:
+def test_boxes_annotated_before_exif_rotation_are_explained(tmp_path: Path) -> None:
     from PIL import Image
 
     voc(tmp_path)
@@ -178,13 +176,13 @@ def test_unreadable_annotations_are_errors_that_name_the_file(tmp_path: Path, wh
     assert str(tmp_path / "Annotations" / "a.xml") in str(caught.value)
 
 
-def test_deep_nesting_and_huge_files_end(tmp_path: Path) -> None:
+def test_deep_nesting_and_huge_files_are_rejected(tmp_path: Path) -> None:
     dataset = spoil(tmp_path, "<annotation>" + "<a>" * 100_000 + "</a>" * 100_000 + "</annotation>")
     assert len(dataset) == 4
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "iso-8859-1", "gb18030"])
-def test_encodings_that_say_what_they_are(tmp_path: Path, encoding: str) -> None:
+def test_declared_encodings(tmp_path: Path, encoding: str) -> None:
     name = "café" if encoding != "gb18030" else "猫"
     declared = "utf-8" if encoding == "utf-8-sig" else encoding
     text = f'<?xml version="1.0" encoding="{declared}"?>' + xml([(name, 1, 1, 9, 9)])
@@ -192,7 +190,7 @@ def test_encodings_that_say_what_they_are(tmp_path: Path, encoding: str) -> None
     assert name in dataset.classes and codes(dataset) == []
 
 
-def test_an_undeclared_encoding_is_guessed_and_said(tmp_path: Path) -> None:
+def test_undeclared_encoding_is_guessed_and_reported(tmp_path: Path) -> None:
     dataset = spoil(tmp_path, xml([("café", 1, 1, 9, 9)]).encode("latin-1"))
     assert "café" in dataset.classes and codes(dataset) == ["warning encoding-guessed"]
 
@@ -203,12 +201,12 @@ def test_objects_without_name_or_box(tmp_path: Path) -> None:
     assert codes(dataset) == ["warning box-missing", "warning class-missing", "warning class-missing"]
 
 
-def test_repeated_objects_are_dropped_and_said(tmp_path: Path) -> None:
+def test_duplicate_objects_are_dropped_and_reported(tmp_path: Path) -> None:
     dataset = spoil(tmp_path, xml([("cat", 1, 1, 9, 9)] * 3 + [("dog", 1, 1, 9, 9)]))
     assert codes(dataset) == ["warning object-repeated"] * 2 and len(dataset.records[0]) == 2
 
 
-def test_classes_txt_is_the_authority(tmp_path: Path) -> None:
+def test_classes_txt_takes_precedence(tmp_path: Path) -> None:
     voc(tmp_path)
     (tmp_path / "classes.txt").write_text("dog\ncat\nbird\n", encoding="utf-8-sig")
     assert open_dataset(tmp_path).classes == ("dog", "cat", "bird")
@@ -218,7 +216,7 @@ def test_classes_txt_is_the_authority(tmp_path: Path) -> None:
     assert codes(dataset) == ["warning class-repeated"] + ["warning class-unknown"] * 3
 
 
-def test_split_files_are_the_authority(tmp_path: Path) -> None:
+def test_split_files_take_precedence(tmp_path: Path) -> None:
     voc(tmp_path)
     sets = tmp_path / "ImageSets" / "Main"
     (sets / "train.txt").write_bytes(b"\xef\xbb\xbfa.jpg\r\nJPEGImages/b.jpg\r\n\r\na\r\n../../etc/passwd\r\n")
@@ -297,7 +295,7 @@ def test_images_of_the_same_name(tmp_path: Path) -> None:
     assert codes(open_dataset(tmp_path)) == ["warning image-ambiguous"]
 
 
-def test_damaged_images_are_left_out(tmp_path: Path) -> None:
+def test_damaged_images_are_excluded(tmp_path: Path) -> None:
     voc(tmp_path)
     (tmp_path / "JPEGImages" / "a.jpg").write_bytes(b"")
     body = (tmp_path / "JPEGImages" / "b.jpg").read_bytes()
@@ -306,7 +304,7 @@ def test_damaged_images_are_left_out(tmp_path: Path) -> None:
     assert codes(dataset) == ["warning image-unreadable"] * 2 and [r.id for r in dataset.records] == ["c", "d"]
 
 
-def test_strange_names_and_link_loops(tmp_path: Path) -> None:
+def test_unusual_names_and_symlink_loops(tmp_path: Path) -> None:
     for name in ("with space", "naïve 猫", "new\nline", "-1", "a.b.c"):
         image(tmp_path / f"{name}.jpg", seed=len(name))
         (tmp_path / f"{name}.xml").write_text(xml(BOXES["a"]))
@@ -317,7 +315,7 @@ def test_strange_names_and_link_loops(tmp_path: Path) -> None:
     assert {r.id for r in dataset.records} == {"with space", "naïve 猫", "new\nline", "-1", "a.b.c"}
 
 
-def test_real_sets(data: Path) -> None:
+def test_real_datasets(data: Path) -> None:
     """Counts of data/README.md; the two boxes without area are named there."""
     bccd = open_dataset(data / "bccd")
     assert len(bccd) == 364 and bccd.splits == ("test", "train", "trainval", "val")
@@ -342,7 +340,7 @@ def test_real_catdogcar(data: Path) -> None:
         assert (int((labels == k).sum()), int(difficult[labels == k].sum()), images) == numbers
 
 
-def test_images_need_not_be_there_to_score_detections(data: Path, tmp_path: Path) -> None:
+def test_detections_are_scored_without_image_files(data: Path, tmp_path: Path) -> None:
     """The XML states their sizes."""
     source = data / "voc2012-catdogcar/VOCdevkit/VOC2012"
     for part in ("Annotations", "ImageSets"):

@@ -13,7 +13,7 @@ from tests.data.formats.test_voc import boxes_of, codes
 from tests.helpers.data_sets import BOXES, image, yolo, yolo_line
 
 
-def test_good_set(tmp_path: Path) -> None:
+def test_valid_dataset(tmp_path: Path) -> None:
     path = yolo(tmp_path)
     for given in (path, tmp_path):
         dataset = open_dataset(given)
@@ -41,7 +41,7 @@ LINES = {
 
 
 @pytest.mark.parametrize(("code", "line"), [(c, line) for c, many in LINES.items() for line in many])
-def test_a_bad_line_costs_only_itself(tmp_path: Path, code: str, line: str) -> None:
+def test_invalid_line_drops_only_itself(tmp_path: Path, code: str, line: str) -> None:
     yolo(tmp_path)
     label = tmp_path / "labels" / "train" / "a.txt"
     label.write_text(yolo_line(BOXES["a"][0]) + "\n" + line + "\n" + yolo_line(BOXES["a"][1]))
@@ -105,7 +105,7 @@ def test_bad_yaml_is_an_error_that_names_it(tmp_path: Path, code: str, text: str
         ("names: ['naïve', 猫]\nnc: 2", ("naïve", "猫")),
     ],
 )
-def test_names_in_every_form(tmp_path: Path, names: str, classes: tuple[str, ...]) -> None:
+def test_names_in_every_format(tmp_path: Path, names: str, classes: tuple[str, ...]) -> None:
     dataset = open_dataset(yolo(tmp_path, HEAD + names))
     assert dataset.classes == classes and not dataset.findings
 
@@ -169,7 +169,7 @@ def test_images_elsewhere(tmp_path: Path) -> None:
     assert [len(r) for r in dataset.records] == [2, 1, 0, 2]
 
 
-def test_missing_txt_is_no_object_but_missing_labels_are_said(tmp_path: Path) -> None:
+def test_missing_txt_means_no_objects_but_missing_labels_are_reported(tmp_path: Path) -> None:
     import shutil
 
     yolo(tmp_path)

@@ -24,7 +24,7 @@ def save(image: Image.Image, format: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def picture(width: int = 40, height: int = 30) -> Image.Image:
+def make_image(width: int = 40, height: int = 30) -> Image.Image:
     noise = np.random.default_rng(0).integers(0, 255, (height // 2, width // 2, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height))
 
@@ -35,7 +35,7 @@ def exif(orientation: int) -> bytes:
     return tags.tobytes()
 
 
-def test_odd_images_as_the_manifest_says(data: Path) -> None:
+def test_unusual_images_match_the_manifest(data: Path) -> None:
     folder = data / "odd-images"
     manifest = json.loads((folder / "manifest.json").read_text())["files"]
     assert len(manifest) == 49
@@ -57,7 +57,7 @@ def test_odd_images_as_the_manifest_says(data: Path) -> None:
     assert len(refused) == 5
 
 
-def test_all_landscapes_show_the_same_picture(data: Path) -> None:
+def test_all_exif_orientations_show_the_same_image(data: Path) -> None:
     """Verified for the collection with Pillow: mean difference under 0.7 of 255."""
     folder = data / "odd-images" / "exif-orientation"
     small = [
@@ -71,7 +71,7 @@ def test_all_landscapes_show_the_same_picture(data: Path) -> None:
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_in_every_format(format: str, orientation: int, tmp_path: Path) -> None:
-    body = save(picture(), format, exif=exif(orientation))
+    body = save(make_image(), format, exif=exif(orientation))
     path = tmp_path / "a.bin"
     path.write_bytes(body)
     oracle = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(body))).convert("RGB"))
@@ -87,8 +87,8 @@ def test_orientation_in_xmp_and_raw_profile(tmp_path: Path) -> None:
     info.add_itxt("XML:com.adobe.xmp", xmp)
     raw = PngInfo()
     raw.add_text("Raw profile type exif", f"\nexif\n{len(exif(8))}\n{exif(8).hex()}\n", zip=True)
-    jpeg = save(picture(), "JPEG", xmp=xmp.encode())
-    for body in (save(picture(), "PNG", pnginfo=info), save(picture(), "PNG", pnginfo=raw), jpeg):
+    jpeg = save(make_image(), "JPEG", xmp=xmp.encode())
+    for body in (save(make_image(), "PNG", pnginfo=info), save(make_image(), "PNG", pnginfo=raw), jpeg):
         (tmp_path / "a").write_bytes(body)
         oracle = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(body))))
         assert oracle.shape == (40, 30, 3)
@@ -156,7 +156,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_refusals_say_what_the_file_is(what: str, tmp_path: Path) -> None:
+def test_errors_name_the_detected_file_type(what: str, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(REFUSED[what])
     for read in (load_image, image_size, probe):
@@ -166,8 +166,8 @@ def test_refusals_say_what_the_file_is(what: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
-def test_cut_files_are_refused_at_every_length(format: str, tmp_path: Path) -> None:
-    body = save(picture(), format)
+def test_truncated_files_are_rejected_at_every_length(format: str, tmp_path: Path) -> None:
+    body = save(make_image(), format)
     for end in range(1, len(body) - 24, max(1, len(body) // 23)):
         with pytest.raises(ImageError):
             decode(body[:end])
@@ -179,16 +179,16 @@ def test_cut_files_are_refused_at_every_length(format: str, tmp_path: Path) -> N
             probe(tmp_path / "cut")
 
 
-def test_trailing_bytes_are_no_fault() -> None:
+def test_trailing_bytes_are_accepted() -> None:
     for format in ("JPEG", "PNG"):
-        body = save(picture(), format)
+        body = save(make_image(), format)
         assert np.array_equal(decode(body + b"junk" * 10), decode(body))
 
 
-def test_random_damage_never_escapes() -> None:
+def test_random_corruption_raises_only_foveal_errors() -> None:
     rng = np.random.default_rng(1)
     for format in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"):
-        body = bytearray(save(picture(), format))
+        body = bytearray(save(make_image(), format))
         for _ in range(40):
             hurt = bytearray(body)
             for at in rng.integers(0, len(hurt), 3):
@@ -206,13 +206,13 @@ def test_pixel_limit_is_read_from_the_header(tmp_path: Path) -> None:
         with pytest.raises(ImageError, match="60000 x 60000 pixels are more than the limit of 200,000,000"):
             read(path)
     small = tmp_path / "small.gif"
-    small.write_bytes(save(picture(), "GIF"))
+    small.write_bytes(save(make_image(), "GIF"))
     with pytest.raises(ImageError, match="limit of 1,000"):
         load_image(small, max_pixels=1000)
     assert load_image(small, max_pixels=1200).shape == (30, 40, 3)
 
 
-def test_pillows_own_limit_neither_warns_nor_binds(tmp_path: Path) -> None:
+def test_pillow_pixel_limit_is_not_applied(tmp_path: Path) -> None:
     """Pillow warns at 89 Mpx and refuses at 179; ours is 200 and its global is left as it was."""
     path = tmp_path / "wide.png"
     Image.new("1", (20_000, 9_500)).save(path)
@@ -223,7 +223,7 @@ def test_pillows_own_limit_neither_warns_nor_binds(tmp_path: Path) -> None:
     assert before == Image.MAX_IMAGE_PIXELS
 
 
-def test_paths_that_are_no_files(tmp_path: Path) -> None:
+def test_paths_that_are_not_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     cases = {
@@ -239,9 +239,9 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         load_image("a\0b.jpg")
 
 
-def test_as_rgb_takes_every_form(tmp_path: Path) -> None:
-    pixels = np.array(picture())
-    body = save(picture(), "PNG")
+def test_as_rgb_accepts_every_image_type(tmp_path: Path) -> None:
+    pixels = np.array(make_image())
+    body = save(make_image(), "PNG")
     (tmp_path / "a").write_bytes(body)
     for source in (tmp_path / "a", str(tmp_path / "a"), body, io.BytesIO(body), Image.open(io.BytesIO(body)), pixels):
         assert np.array_equal(as_rgb(source), pixels)
@@ -250,7 +250,7 @@ def test_as_rgb_takes_every_form(tmp_path: Path) -> None:
     for source in (gray, gray[..., None], gray.astype(np.uint16) * 257, (gray / 255.0).astype(np.float32)):
         assert np.array_equal(as_rgb(source), repeated)
     assert as_rgb(np.array([[True, False]]))[0, :, 0].tolist() == [255, 0]
-    turned = Image.open(io.BytesIO(save(picture(), "JPEG", exif=exif(6))))
+    turned = Image.open(io.BytesIO(save(make_image(), "JPEG", exif=exif(6))))
     assert as_rgb(turned).shape == (40, 30, 3)
     for bad in (
         np.zeros((2, 2, 5), np.uint8),
@@ -265,16 +265,16 @@ def test_as_rgb_takes_every_form(tmp_path: Path) -> None:
             as_rgb(bad)
 
 
-def test_as_rgb_takes_torch_tensors() -> None:
+def test_as_rgb_accepts_torch_tensors() -> None:
     torch = pytest.importorskip("torch")
-    pixels = np.array(picture())
+    pixels = np.array(make_image())
     chw = torch.from_numpy(pixels).permute(2, 0, 1)
     assert np.array_equal(as_rgb(chw), pixels)
     assert np.array_equal(as_rgb(chw.float() / 255), pixels)
 
 
 def test_find_images_by_ending_or_content(tmp_path: Path) -> None:
-    body = save(picture(), "PNG")
+    body = save(make_image(), "PNG")
     for name in ("b.JPG", "a.png", "noending", ".hidden.png", "sub/c.webp", "broken.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"" if name == "broken.jpg" else body)
@@ -295,7 +295,7 @@ def test_data_package_does_not_import_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = image(tmp_path / "a.jpg")
     (tmp_path / "closed").mkdir()
     close(tmp_path / "closed", monkeypatch)

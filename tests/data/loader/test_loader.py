@@ -49,7 +49,7 @@ def broken(dataset: Dataset, tmp_path: Path, indices: list[int]) -> Dataset:
 
 
 @pytest.mark.parametrize("rule", [Resize(80, 120), Letterbox(96, 64)], ids=repr)
-def test_any_number_of_workers_gives_the_same_bits(shapes: Dataset, rule: Resize | Letterbox) -> None:
+def test_batches_do_not_depend_on_the_number_of_workers(shapes: Dataset, rule: Resize | Letterbox) -> None:
     loaders = [Loader(shapes, rule, RECIPE, 4, 7, workers=w) for w in (0, 1, 2)]
     for epoch in (0, 3):
         want, one, two = (list(loader.epoch(epoch)) for loader in loaders)
@@ -88,7 +88,7 @@ def test_an_epoch_is_a_permutation(shapes: Dataset) -> None:
     assert [i for batch in plain.epoch(1) for i in batch.indices] == list(range(20))
 
 
-def test_noise_belongs_to_the_sample_not_to_the_batch(shapes: Dataset) -> None:
+def test_augmentation_seed_depends_on_the_sample_not_the_batch(shapes: Dataset) -> None:
     """The same image of the same epoch gets the same noise whatever the batch size."""
     recipe = (HorizontalFlip(), Expand(p=1.0))
     frames = []
@@ -98,7 +98,7 @@ def test_noise_belongs_to_the_sample_not_to_the_batch(shapes: Dataset) -> None:
     assert frames[0] == frames[1] and len(frames[0]) == 24
 
 
-def test_without_augmentation_training_sees_what_prediction_sees(shapes: Dataset) -> None:
+def test_without_augmentation_training_input_matches_inference(shapes: Dataset) -> None:
     rule = Resize(100, 150)
     batch = next(Loader(shapes, rule, (), 4, 0).epoch(0))
     want = rule.batch([load_image(shapes.records[i].path) for i in batch.indices])
@@ -144,7 +144,7 @@ def test_ranks_share_every_batch(shapes: Dataset) -> None:
 @pytest.mark.parametrize(
     ("count", "batch", "world", "shape"), [(3, 8, 2, (1, 4)), (1, 4, 4, (1, 4)), (7, 2, 1, (3, 2))]
 )
-def test_small_sets_make_at_least_one_batch(count: int, batch: int, world: int, shape: tuple[int, int]) -> None:
+def test_small_datasets_give_at_least_one_batch(count: int, batch: int, world: int, shape: tuple[int, int]) -> None:
     order = Order(count, batch, 0, world=world)
     table = order.batches(0)
     assert table.shape == shape and len(order) == shape[0]
@@ -177,7 +177,7 @@ def test_broken_images_are_replaced_and_named(shapes: Dataset, tmp_path: Path, w
     assert "bad.jpg" in loader.skipped[0].message
 
 
-def test_too_many_broken_images_stop(shapes: Dataset, tmp_path: Path) -> None:
+def test_too_many_broken_images_stop_the_epoch(shapes: Dataset, tmp_path: Path) -> None:
     loader = Loader(broken(shapes, tmp_path, [3, 9]), Stretch(32, 32), (), 4, 0)  # 2 of 24 are 8 %
     with pytest.raises(FovealError, match=r"2 of 24 images cannot be used, more than 5%.*bad\.jpg"):
         list(loader.epoch(0))
@@ -187,7 +187,7 @@ def test_too_many_broken_images_stop(shapes: Dataset, tmp_path: Path) -> None:
         list(Loader(broken(shapes, tmp_path, list(range(24))), Stretch(32, 32), (), 4, 0, workers=1).epoch(0))
 
 
-def test_an_image_of_another_size_than_annotated_is_not_used(shapes: Dataset) -> None:
+def test_image_with_a_size_other_than_annotated_is_not_used(shapes: Dataset) -> None:
     records = list(shapes.records)
     records[2] = Record(**{**vars(records[2]), "width": 95})
     loader = EvalLoader(Dataset(shapes.classes, records))
@@ -196,7 +196,7 @@ def test_an_image_of_another_size_than_annotated_is_not_used(shapes: Dataset) ->
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_gives_every_image_once(shapes: Dataset, workers: int) -> None:
+def test_evaluation_yields_every_image_once(shapes: Dataset, workers: int) -> None:
     seen: list[int] = []
     for rank in range(3):
         loader = EvalLoader(shapes, 3, workers=workers, rank=rank, world=3)
@@ -281,7 +281,7 @@ def _nothing() -> dict[str, object]:
     return {**rows, "crowd": none, "difficult": none, "ignore": none}
 
 
-def test_refusals(shapes: Dataset) -> None:
+def test_invalid_arguments_are_rejected(shapes: Dataset) -> None:
     with pytest.raises(FovealError, match="no images"):
         Loader(Dataset(("a",), []), Resize())
     for wrong in ({"batch": 0}, {"workers": -1}, {"rank": 2, "world": 2}):

@@ -44,7 +44,7 @@ def same(a: Batch, b: Batch) -> bool:
     return a.indices == b.indices and all(torch.equal(x, y) for x, y in pairs)
 
 
-def test_any_number_of_workers_and_a_later_start_give_the_same_bits(shapes: Dataset) -> None:
+def test_batches_do_not_depend_on_workers_or_the_start(shapes: Dataset) -> None:
     whole = list(loader(shapes).epoch(3))
     assert len(whole) == len(loader(shapes)) == 10  # 16 windows of each of 10 images, 16 a batch
     for workers, start in ((2, 0), (0, 6)):
@@ -79,7 +79,7 @@ def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return shared / (area(a)[:, None] + area(b) - shared)
 
 
-def test_a_crop_is_what_prediction_crops(shapes: Dataset) -> None:
+def test_training_crops_match_inference_crops(shapes: Dataset) -> None:
     """Within a level, up to the mirror image; its object lies in it as in the picture."""
     made, batch = loader(shapes, flip=0.0), next(loader(shapes, flip=0.0).epoch())
     chosen, mirrored = made.builder.sampler(0, 0)  # type: ignore[attr-defined]
@@ -118,7 +118,7 @@ def test_ranks_share_a_batch(shapes: Dataset) -> None:
     assert [int(p.targets.valid.sum()) for p in parts] == [2, 2]
 
 
-def test_an_image_that_cannot_be_read_is_left_out_and_named(shapes: Dataset, tmp_path: Path) -> None:
+def test_unreadable_image_is_excluded_and_named(shapes: Dataset, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"\xff\xd8\xff\xe0 this is no JPEG")
     records = [Record(**{**vars(r), "path": bad}) if i == 0 else r for i, r in enumerate(shapes.records)]
@@ -130,7 +130,7 @@ def test_an_image_that_cannot_be_read_is_left_out_and_named(shapes: Dataset, tmp
     assert [s.index for s in made.skipped] == [0] and "bad.jpg" in made.skipped[0].message
 
 
-def test_what_makes_no_sense_is_refused(shapes: Dataset) -> None:
+def test_nonsensical_arguments_are_rejected(shapes: Dataset) -> None:
     with pytest.raises(UsageError, match="windows"):
         loader(shapes, world=3)
     bare = replace(shapes, records=[replace(r, proposals=None) for r in shapes.records])

@@ -47,12 +47,12 @@ SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]
         ({"size": 3, "counts": [3072]}, "mask-invalid", "the size 3"),
     ],
 )
-def test_what_is_no_mask_is_said(value: Any, code: str, words: str) -> None:
+def test_invalid_masks_are_reported(value: Any, code: str, words: str) -> None:
     used, problems = validate_mask(value, WIDTH, HEIGHT)
     assert used is None and problems[0][0] == code and words in problems[0][1]
 
 
-def test_what_can_be_used_is_kept() -> None:
+def test_usable_masks_are_retained() -> None:
     assert validate_mask(None, 64, 48) == (None, []) == validate_mask([], 64, 48) == validate_mask({}, 64, 48)
     assert validate_mask([SQUARE], 64, 48) == ([SQUARE], [])
     used, problems = validate_mask([SQUARE, [1, 2]], 64, 48)
@@ -68,7 +68,7 @@ def test_what_can_be_used_is_kept() -> None:
     assert masks.extents().tolist() == [[10, 10, 30, 30]] * 2 + [[0] * 4] * 2
 
 
-def test_the_reader_names_them(tmp_path: Path) -> None:
+def test_reader_reports_invalid_masks(tmp_path: Path) -> None:
     doc = coco_doc()
     for annotation, value in zip(
         doc["annotations"], ([SQUARE], [[1, 2]], None, {"size": [1, 1], "counts": [1]}), strict=False
@@ -94,7 +94,7 @@ def test_the_reader_names_them(tmp_path: Path) -> None:
         ([[10, 10, 40, 10, 40, 10.2, 10, 10.2]], 0),  # an area of 6, and between two rows
     ],
 )
-def test_a_mask_without_a_pixel_is_named(value: Any, pixels: int, tmp_path: Path) -> None:
+def test_empty_mask_is_reported(value: Any, pixels: int, tmp_path: Path) -> None:
     assert masks_of([value], WIDTH, HEIGHT).area().tolist() == [pixels]
     doc = coco_doc()
     doc["annotations"][0]["segmentation"] = value
@@ -104,7 +104,7 @@ def test_a_mask_without_a_pixel_is_named(value: Any, pixels: int, tmp_path: Path
     assert dataset.records[0].masks is not None and dataset.records[0].masks[0] == value  # it is scored as it is
 
 
-def test_voc_keeps_masks_in_pictures(tmp_path: Path) -> None:
+def test_voc_masks_are_stored_as_images(tmp_path: Path) -> None:
     sizes: dict[str, Any] = {"splits": {"train": 5}, "size": (96, 80), "seed": 2}
     voc = make_shapes(tmp_path / "voc", **sizes).path
     coco_path = make_shapes(tmp_path / "coco", format="coco", **sizes).path
@@ -128,7 +128,7 @@ def test_voc_keeps_masks_in_pictures(tmp_path: Path) -> None:
     assert codes == {"mask-size-mismatch"}
 
 
-def test_boxes_alone_are_refused(tmp_path: Path) -> None:
+def test_boxes_without_masks_are_rejected(tmp_path: Path) -> None:
     path = coco(tmp_path / "data")
     with pytest.raises(FovealError, match="5 boxes and no mask"):
         check_masks(open_dataset(path))
@@ -138,7 +138,7 @@ def test_boxes_alone_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rule", [Resize(120, 200), Letterbox(160, 160)], ids=repr)
-def test_masks_lie_on_their_boxes(rule: Any, tmp_path: Path) -> None:
+def test_masks_are_aligned_with_their_boxes(rule: Any, tmp_path: Path) -> None:
     """The generated set's boxes are the extents of its masks, and stay so on every way to the network."""
     path = make_shapes(tmp_path / "shapes", splits={"train": 6}, size=(96, 80), format="coco", seed=3).path
     dataset = open_dataset(path)

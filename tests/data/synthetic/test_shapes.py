@@ -43,21 +43,21 @@ def test_same_seed_gives_same_bytes(tmp_path: Path, format: str, request: pytest
     assert digest(again) == digest(request.getfixturevalue(format))
 
 
-def test_another_seed_gives_other_pictures(tmp_path: Path, voc: Path) -> None:
+def test_another_seed_gives_other_images(tmp_path: Path, voc: Path) -> None:
     other = make_shapes(tmp_path / "other", images=20, seed=4, size=(160, 128)).path
     one, two = digest(voc), digest(other)
     assert all(one[f"JPEGImages/{i:06d}.jpg"] != two[f"JPEGImages/{i:06d}.jpg"] for i in range(1, 21))
 
 
-def test_a_larger_set_begins_with_the_smaller_one(tmp_path: Path) -> None:
+def test_larger_dataset_starts_with_the_smaller_one(tmp_path: Path) -> None:
     small = make_shapes(tmp_path / "small", splits={"train": 3}, size=(96, 96), masks=False).path
     large = make_shapes(tmp_path / "large", splits={"train": 5}, size=(96, 96), masks=False).path
     one, two = digest(small), digest(large)
-    pictures = [name for name in one if name.endswith(".jpg")]
-    assert len(pictures) == 3 and all(one[name] == two[name] for name in pictures)
+    image_names = [name for name in one if name.endswith(".jpg")]
+    assert len(image_names) == 3 and all(one[name] == two[name] for name in image_names)
 
 
-def test_readers_find_no_fault_and_both_formats_agree(voc: Path, coco: Path) -> None:
+def test_readers_report_no_findings_and_formats_agree(voc: Path, coco: Path) -> None:
     for split, count in (("train", 16), ("val", 4)):
         a, b = open_dataset(voc, split=split), open_dataset(coco, split=split)
         assert (a.format, b.format) == ("voc", "coco")
@@ -70,7 +70,7 @@ def test_readers_find_no_fault_and_both_formats_agree(voc: Path, coco: Path) -> 
 
 
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools, not ours
-def test_boxes_are_the_extent_of_the_masks(voc: Path, coco: Path) -> None:
+def test_boxes_bound_the_masks(voc: Path, coco: Path) -> None:
     mask_utils = pytest.importorskip("pycocotools.mask")
     content = json.loads((coco / "annotations" / "instances_train.json").read_text())
     assert len(content["annotations"]) > 30
@@ -89,7 +89,7 @@ def test_boxes_are_the_extent_of_the_masks(voc: Path, coco: Path) -> None:
             assert mask_utils.area(encoded) == row["area"]
 
 
-def test_run_lengths_by_hand() -> None:
+def test_rle_by_hand() -> None:
     mask = np.array([[1, 0, 1], [1, 0, 0]], dtype=bool)  # columns: 11, 00, 10
     assert Masks.of_dense(mask[None]).counts()[0].tolist() == [0, 2, 2, 1, 1]
     assert Masks.of_dense(np.zeros((1, 2, 2))).counts()[0].tolist() == [4]
@@ -111,7 +111,7 @@ def test_distribution() -> None:
     assert np.mean(np.concatenate([s.truncated for s in scenes])) > 0.03
 
 
-def test_everything_stays_visible() -> None:
+def test_every_object_stays_visible() -> None:
     for seed in range(40):
         scene = draw_scene(128, 96, np.random.default_rng(seed))
         for k, (x1, y1, x2, y2) in enumerate(scene.boxes):
@@ -122,7 +122,7 @@ def test_everything_stays_visible() -> None:
     assert 0.5 < VISIBLE < 1
 
 
-def test_refusals(tmp_path: Path) -> None:
+def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "keep.txt").write_text("mine")
     with pytest.raises(FovealError, match="not empty"):
@@ -139,7 +139,7 @@ def test_refusals(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
-def test_an_interrupted_making_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupted_generation_leaves_nothing(tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
@@ -149,7 +149,7 @@ def test_an_interrupted_making_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_we_did_not_make_is_never_removed(tmp_path: Path) -> None:
+def test_foreign_folder_is_never_removed(tmp_path: Path) -> None:
     (tmp_path / "set.partial").mkdir()
     (tmp_path / "set.partial" / "thesis.txt").write_text("mine")
     make_shapes(tmp_path / "set", splits={"train": 1}, size=(64, 64), masks=False)
@@ -163,13 +163,13 @@ def test_a_folder_that_we_did_not_make_is_never_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("images", "parts"), [(2, {"train": 1, "val": 1}), (4, {"train": 3, "val": 1})])
-def test_there_is_something_to_validate_on(tmp_path: Path, images: int, parts: dict[str, int]) -> None:
+def test_validation_split_has_objects(tmp_path: Path, images: int, parts: dict[str, int]) -> None:
     made = make_shapes(tmp_path / "set", images=images, size=(64, 64), masks=False)
     assert made.images == parts
     assert {split: len(open_dataset(made.path, split=split)) for split in parts} == parts
 
 
-def test_into_the_folder_one_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -183,7 +183,7 @@ def test_into_the_folder_one_stands_in(tmp_path: Path, monkeypatch: pytest.Monke
     assert sorted(p.name for p in tmp_path.iterdir()) == ["here", "there"]
 
 
-def test_an_interrupted_making_leaves_an_empty_folder_empty(tmp_path: Path) -> None:
+def test_interrupted_generation_leaves_an_empty_folder_empty(tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 

@@ -75,7 +75,7 @@ def test_zf5() -> None:
 
 
 @torch.no_grad()
-def test_layers_are_caffes() -> None:
+def test_layers_match_caffe() -> None:
     """Pooling before normalization, ReLU before both, Caffe's alpha / n: one position by hand."""
     torch.manual_seed(0)
     body = CaffeNet(returns=("norm1",)).build()
@@ -124,7 +124,7 @@ def test_frozen_stages_and_unknown_layers() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- the head
-def test_two_taps_see_two_vectors() -> None:
+def test_class_and_box_features_are_separate() -> None:
     torch.manual_seed(0)
     head = RCNNHead(width=8, predictor=Predictor(0.1, 0.1)).build(4, 3, 3, 2, None).eval()
     rois = torch.randn(6, 4, 3, 3)
@@ -135,7 +135,7 @@ def test_two_taps_see_two_vectors() -> None:
     assert torch.allclose(found.deltas.flatten(0, 1), head.predictor.bbox_pred(rois.flatten(1)).view(6, 2, 4))
 
 
-def test_boxes_stand_still_until_they_are_fitted() -> None:
+def test_boxes_are_unchanged_until_regression_is_fitted() -> None:
     head = RCNNHead(width=8).build(4, 3, 3, 2, None)
     assert head(torch.randn(2, 4, 3, 3), 1).deltas.abs().max() == 0
 
@@ -147,7 +147,7 @@ def test_any_backbone_makes_the_map_of_a_crop() -> None:
     assert head.split_features(torch.randn(5, 3, 64, 64))[0].shape == (5, 64)
 
 
-def test_biases_start_where_told() -> None:
+def test_initial_biases() -> None:
     head = RCNNHead(width=8, bias=1.0).build(4, 3, 3, 2, None)
     assert head.trunk.fc6.bias.tolist() == [1.0] * 8 and head.predictor.cls_score.bias.tolist() == [0.0] * 3
 

@@ -25,7 +25,7 @@ timm = pytest.importorskip("timm", reason="timm is not installed")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "convnext_atto", "darknet17"])
-def test_maps_are_timms_own(name: str, tmp_path: Path) -> None:
+def test_maps_match_timm(name: str, tmp_path: Path) -> None:
     """A file of the whole network, classifier and all, gives the maps that timm takes from that network."""
     torch.manual_seed(0)
     whole = timm.create_model(name).eval()
@@ -57,7 +57,7 @@ def _places(name: str) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "convnext_atto"])
-def test_there_and_back(name: str, tmp_path: Path) -> None:
+def test_round_trip(name: str, tmp_path: Path) -> None:
     """Exported under the keys of timm's whole network, which reads it; every bit of the maps' layers is the same."""
     torch.manual_seed(0)
     state = {
@@ -78,7 +78,7 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("preset", ["retinanet_mini", "faster_rcnn_mini", "fcos_mini", "yolo_v2_mini", "yolo_v3_mini"])
-def test_every_detector_takes_one(preset: str) -> None:
+def test_every_detector_accepts_a_timm_backbone(preset: str) -> None:
     from tests.presets.test_slots import batch
 
     spec = override(presets.get(preset), ["backbone=Timm('mobilenetv3_small_050')"])
@@ -88,7 +88,7 @@ def test_every_detector_takes_one(preset: str) -> None:
     assert torch.stack(list(losses.values())).isfinite().all()
 
 
-def test_frozen_stages_keep_still() -> None:
+def test_frozen_stages_do_not_change() -> None:
     body = Timm("resnet18", frozen_stages=1).build((2, 3))
     still = {n.split(".")[1] for n, p in body.named_parameters() if not p.requires_grad}
     assert still == {"conv1", "layer1"}  # norms are constants
@@ -154,7 +154,7 @@ def test_no_tail_without_a_last_stage() -> None:
         TimmTail("mobilenetv3_small_050").trunk(48, (7, 7))
 
 
-def test_without_timm_it_is_said_what_to_install(
+def test_missing_timm_error_names_the_package(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
@@ -168,7 +168,7 @@ def test_without_timm_it_is_said_what_to_install(
     assert name in capsys.readouterr().out
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_incompatible_backbones_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Did you mean resnet18"):
         Timm("resnet18x").build()
     with pytest.raises(UsageError, match="not what a detector needs"):

@@ -143,7 +143,7 @@ def test_parameter_counts(name: str, norm: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("trainable", range(6))
-def test_frozen_stages_are_torchvisions(trainable: int) -> None:
+def test_frozen_stages_match_torchvision(trainable: int) -> None:
     """torchvision counts the stages that learn (5 at most), we those that do not."""
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 
@@ -223,7 +223,7 @@ def test_fused_norm_has_the_same_values_and_gradients() -> None:
             assert relative(p.grad, gradients[name]) <= 1e-12, name  # type: ignore[arg-type]
 
 
-def test_fused_keys_are_torchvisions() -> None:
+def test_fused_keys_match_torchvision() -> None:
     ours, peer = frozen_pair()
     assert set(ours.state_dict()) == set(peer.state_dict())
 
@@ -340,7 +340,7 @@ def test_building_reads_no_file() -> None:
         spec.load_pretrained(body)
 
 
-def test_wrong_network_is_refused_by_name_and_leaves_the_module(tmp_path: Path) -> None:
+def test_wrong_network_is_rejected_by_name_without_changing_the_module(tmp_path: Path) -> None:
     file = tmp_path / "r34.pth"
     torch.save(torchvision.models.resnet34().state_dict(), file)
     body = Torchvision("resnet18").build()
@@ -356,7 +356,7 @@ def test_wrong_network_is_refused_by_name_and_leaves_the_module(tmp_path: Path) 
         Torchvision("resnet34").load_pretrained(deeper, file)
 
 
-def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+def test_nonfinite_weights_are_rejected(tmp_path: Path) -> None:
     state = torchvision.models.resnet18().state_dict()
     state["layer1.0.conv1.weight"][0, 0, 0, 0] = math.nan
     torch.save(state, tmp_path / "nan.pth")

@@ -56,7 +56,7 @@ def test_floats_by_layer() -> None:
     assert grouped.layers[1].floats == 8 * 9 + 4 * 8
 
 
-def test_the_grammar_is_darknets() -> None:
+def test_cfg_syntax_matches_darknet() -> None:
     text = "# a comment\n\n [net]\n w i d t h = 3 2 ; more\nheight=32\nheight=64\n" + CONV.format(7)
     net = read_net(text)
     assert (net.width, net.height, net.layers[0].shape) == (32, 32, (7, 32, 32))
@@ -106,14 +106,14 @@ def test_the_grammar_is_darknets() -> None:
         (GOOD + "[softmax]\ngroups=4\n", "groups=4 is not supported"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_with_its_line(text: str, words: str) -> None:
+def test_cfg_errors_name_the_line(text: str, words: str) -> None:
     with pytest.raises(FovealError, match=words) as caught:
         read_net(text, "my.cfg")
     assert str(caught.value).startswith("my.cfg: ")
     assert "\n" not in str(caught.value)
 
 
-def test_no_cut_or_changed_byte_gets_through_as_another_exception(data: Path) -> None:
+def test_truncated_or_corrupted_files_raise_only_foveal_errors(data: Path) -> None:
     """Every cut of a real cfg, and every byte of it replaced: read, or refused by name."""
     text = (data / "weights/darknet-cfg/yolov3-tiny.cfg").read_text()
     rng = np.random.default_rng(0)
@@ -164,7 +164,7 @@ PAIRS = {  # cfg, weights, version, header bytes, images seen (data/README.md)
 
 
 @pytest.mark.parametrize("cfg", PAIRS)
-def test_every_real_pair_is_read_and_written_back(cfg: str, data: Path, tmp_path: Path) -> None:
+def test_every_real_cfg_and_weights_pair_round_trips(cfg: str, data: Path, tmp_path: Path) -> None:
     name, version, size, seen = PAIRS[cfg]
     file = data / "weights" / f"{name}.weights"
     net = read_net(read_cfg_text(data / "weights" / f"{cfg}.cfg"))
@@ -178,14 +178,14 @@ def test_every_real_pair_is_read_and_written_back(cfg: str, data: Path, tmp_path
     assert read_weights_header(tmp_path / "back.weights").seen == seen
 
 
-def test_a_wrong_pair_is_refused_with_both_counts(data: Path) -> None:
+def test_mismatched_pair_is_rejected_with_both_counts(data: Path) -> None:
     base = data / "weights/yolo-lite/MISMATCH-tiny-yolov2-trial8"
     net = read_net(read_cfg_text(base.with_suffix(".cfg")), base.with_suffix(".cfg"))
     with pytest.raises(FovealError, match=r"MISMATCH.*has 572,317 floats.*MISMATCH.*\.cfg needs 574,189"):
         read_darknet(base.with_suffix(".weights"), net)
 
 
-def test_files_that_are_cut_empty_or_something_else(data: Path, tmp_path: Path) -> None:
+def test_truncated_empty_or_foreign_files(data: Path, tmp_path: Path) -> None:
     net, file = read_net(NET + BATCH + CONV.format(14) + YOLO), tmp_path / "x.weights"
     good = struct.pack("<3iq", 0, 2, 5, 640) + np.linspace(0.1, 1, net.floats, dtype="<f4").tobytes()
     file.write_bytes(good)
@@ -229,7 +229,7 @@ def test_files_that_are_cut_empty_or_something_else(data: Path, tmp_path: Path) 
         ((0, 1001, 0), "<i", 16),
     ],
 )
-def test_header_forms(version: tuple[int, int, int], counter: str, size: int, tmp_path: Path) -> None:
+def test_header_versions(version: tuple[int, int, int], counter: str, size: int, tmp_path: Path) -> None:
     """Of a connected layer of 2 outputs over 3 numbers: the first files hold its weights as [in][out]."""
     net = read_net(NET.replace("32", "1") + "[connected]\noutput=2\nactivation=linear\n")
     file = tmp_path / "f.weights"
@@ -246,7 +246,7 @@ def test_header_forms(version: tuple[int, int, int], counter: str, size: int, tm
     assert state["layers.0.linear.weight"].tolist() == rows
 
 
-def test_the_first_layers_alone(tmp_path: Path) -> None:
+def test_partial_weights(tmp_path: Path) -> None:
     """``darknet53.conv.74`` and the like: allowed where it is asked for, and only up to the end of a layer."""
     net, file = read_net(NET + BATCH + BATCH + CONV.format(9)), tmp_path / "x.conv.2"
     floats = [layer.floats for layer in net.layers]

@@ -56,7 +56,7 @@ def pixels(array: np.ndarray) -> Tensor:
 # ----------------------------------------------------------------------------------------------- other programs
 @pytest.mark.parametrize("name", REFERENCES)
 @torch.no_grad()
-def test_raw_outputs_are_opencvs(name: str, data: Path) -> None:
+def test_raw_outputs_match_opencv(name: str, data: Path) -> None:
     """Stored outputs of OpenCV 4.14 for photos: within .005 with its epsilon, 1e-6; .05 with Darknet's on a GPU."""
     cfg, weights = (data / "weights" / part for part in REFERENCES[name])
     stored = np.load(data / f"weights/reference/{name}.npz")
@@ -125,7 +125,7 @@ def random_network(net: Net, returns: list[int]) -> DarknetNetwork:
 
 @pytest.mark.parametrize(("name", "side"), [("yolov2", 96), ("yolov2-tiny", 96), ("yolov3", 96), ("yolov3-tiny", 96)])
 @torch.no_grad()
-def test_classic_networks_are_opencvs(name: str, side: int, data: Path, tmp_path: Path) -> None:
+def test_classic_networks_match_opencv(name: str, side: int, data: Path, tmp_path: Path) -> None:
     """Random weights through OpenCV 4's importer: raw outputs within 1e-3, of YOLOv2 also its reorg layer's order.
 
     The layers before [region] and [yolo] are compared, so that neither's own thresholds count (systems.md, 5.4).
@@ -310,7 +310,7 @@ def test_backbone_on_the_command_line(data: Path) -> None:
         override(presets.retinanet_mini, ['backbone=Darknet("[yes]\\n")'])
 
 
-def test_backbone_norms_layers_and_first_layers_alone(data: Path, tmp_path: Path) -> None:
+def test_backbone_norms_layers_and_partial_weights(data: Path, tmp_path: Path) -> None:
     folder = data / "weights/tiny-darknet"
     text, net = (folder / "tiny.cfg").read_text(), read_net((folder / "tiny.cfg").read_text())
     frozen = Darknet(text, weights=str(folder / "tiny.weights"), returns=("layers.14",), norm="frozen")

@@ -45,7 +45,7 @@ def pooled(channels: int = WIDTH, size: int = 7, count: int = 6) -> Tensor:
 
 # ------------------------------------------------------------------------------------------------------- dense
 @pytest.mark.parametrize("norm", [None, "group"])
-def test_tower_is_torchvisions(norm: str | None) -> None:
+def test_tower_matches_torchvision(norm: str | None) -> None:
     peer = RetinaNetHead(WIDTH, 3, 5, norm_layer=partial(nn.GroupNorm, 32) if norm else None)
     ours = Tower(norm=norm).build((WIDTH,) * 3, (3,) * 3, 5, None)  # type: ignore[arg-type]
     ours.load_state_dict(peer.state_dict())
@@ -56,7 +56,7 @@ def test_tower_is_torchvisions(norm: str | None) -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_rpn_head_is_torchvisions(depth: int) -> None:
+def test_rpn_head_matches_torchvision(depth: int) -> None:
     peer = PeerRPNHead(WIDTH, 3, conv_depth=depth)
     ours = RPNHead(depth=depth).build((WIDTH,) * 3, (3,) * 3, 1, None)
     ours.load_state_dict(peer.state_dict())
@@ -66,7 +66,7 @@ def test_rpn_head_is_torchvisions(depth: int) -> None:
     torch.testing.assert_close(found.deltas.flatten(0, 1), deltas, rtol=1e-5, atol=1e-6)
 
 
-def test_dense_starting_values() -> None:
+def test_dense_head_initialization() -> None:
     """Standard deviation .01, bias 0, and the prior probability .01 in the class layer (RetinaNet, 4.1)."""
     bias = -math.log((1 - 0.01) / 0.01)
     tower = Tower(channels=64).build((64,) * 2, (9, 9), 80, bias)
@@ -81,7 +81,7 @@ def test_dense_starting_values() -> None:
     assert not rpn.cls_logits.bias.any()  # type: ignore[union-attr]
 
 
-def test_shared_heads_want_equal_levels() -> None:
+def test_shared_heads_require_equal_levels() -> None:
     with pytest.raises(UsageError, match=r"same channels at each, got \(32, 64\)"):
         Tower().build((32, 64), (9, 9), 1, None)
     with pytest.raises(UsageError, match="same number of priors"):
@@ -108,7 +108,7 @@ def compare_roi(ours: nn.Module, trunk: nn.Module, classes: int, width: int, x: 
 
 
 @pytest.mark.parametrize("as_conv", [False, True])
-def test_roi_mlp_is_torchvisions(as_conv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_roi_mlp_matches_torchvision(as_conv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both forms of the first layer, whatever this processor would choose."""
     monkeypatch.setattr(norms, "_has_avx512", lambda: as_conv)
     ours = RoIMLP(48).build(WIDTH, (7, 7), 6, 5, None)
@@ -116,14 +116,14 @@ def test_roi_mlp_is_torchvisions(as_conv: bool, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("as_conv", [False, True])
-def test_roi_conv_is_torchvisions(as_conv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_roi_conv_matches_torchvision(as_conv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(norms, "_has_avx512", lambda: as_conv)
     ours = RoIConv(channels=16, width=48).build(WIDTH, (7, 7), 6, 5, None).eval()
     trunk = FastRCNNConvFCHead((WIDTH, 7, 7), [16] * 4, [48], norm_layer=nn.BatchNorm2d).eval()
     compare_roi(ours, trunk, 5, 48, pooled())
 
 
-def test_resnet_tail_is_torchvisions(tmp_path: Path) -> None:
+def test_resnet_tail_matches_torchvision(tmp_path: Path) -> None:
     network = torchvision.models.resnet18(norm_layer=FrozenBatchNorm2d)
     torch.save(network.state_dict(), tmp_path / "r18.pth")
     spec = ResNetTail("resnet18")
@@ -140,7 +140,7 @@ def test_resnet_tail_is_torchvisions(tmp_path: Path) -> None:
         ResNetTail("vgg16").build(512, (7, 7), 4, 3, None)
 
 
-def test_vgg_tail_reads_the_classifier(tmp_path: Path) -> None:
+def test_vgg_tail_loads_the_classifier(tmp_path: Path) -> None:
     """fc6 and fc7 are VGG's ``classifier.0`` and ``classifier.3``; at half the width here."""
     layers = {
         "classifier.0": nn.Linear(WIDTH * 49, 24),
@@ -169,7 +169,7 @@ def test_vgg_head_count() -> None:
     assert sum(p.numel() for p in head.parameters()) + 14_714_688 == 134_690_729 - 4 * (4096 + 1)
 
 
-def test_predictor_starting_values() -> None:
+def test_predictor_initialization() -> None:
     published = RoIMLP(256).build(WIDTH, (7, 7), 81, 80, None).predictor
     assert float(published.cls_score.weight.detach().std()) == pytest.approx(0.01, rel=0.05)
     assert float(published.bbox_pred.weight.detach().std()) == pytest.approx(0.001, rel=0.05)
@@ -180,7 +180,7 @@ def test_predictor_starting_values() -> None:
     assert float(plain.cls_score.bias.detach().unique()) == -2.0
 
 
-def test_agnostic_boxes() -> None:
+def test_class_agnostic_boxes() -> None:
     head = RoIMLP(16, depth=1, predictor=Predictor(agnostic=True)).build(WIDTH, (7, 7), 6, 5, None)
     assert head(pooled(), 3).deltas.shape == (3, 2, 4)
 

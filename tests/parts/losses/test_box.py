@@ -124,7 +124,7 @@ def test_sum_adds_by_weight_and_nests() -> None:
 
 @pytest.mark.parametrize("loss", EVERY)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_finite_whatever_comes(loss: BoxLoss, dtype: torch.dtype) -> None:
+def test_losses_are_finite_for_any_input(loss: BoxLoss, dtype: torch.dtype) -> None:
     point, line = [5.0, 5.0, 5.0, 5.0], [0.0, 0.0, 0.0, 9.0]
     some, inverted = [1.0, 2.0, 30.0, 40.0], [30.0, 40.0, 1.0, 2.0]
     kinds = torch.tensor([point, line, some, inverted])
@@ -146,12 +146,12 @@ def test_empty_boxes() -> None:
 
 
 @pytest.mark.parametrize("loss", EVERY)
-def test_perfect_boxes_cost_nothing(loss: BoxLoss) -> None:
+def test_perfect_boxes_have_zero_loss(loss: BoxLoss) -> None:
     predicted, target = (b.float()[None] for b in pairs(50))
     assert loss(CODER.encode(target, predicted), predicted, target, CODER).abs().max() < 2e-5
 
 
-def test_bad_settings_are_refused() -> None:
+def test_bad_settings_are_rejected() -> None:
     for make in (lambda: SmoothL1(beta=-1.0), lambda: IoU("squared"), lambda: Sum(())):  # type: ignore[arg-type]
         with pytest.raises(UsageError):
             make()
@@ -181,6 +181,6 @@ def test_normalizers_by_hand(normalizer: Normalizer, expected: list[float]) -> N
     assert torch.isfinite(nothing).all() and (nothing > 0).all()
 
 
-def test_fixed_refuses_zero() -> None:
+def test_fixed_normalizer_rejects_zero() -> None:
     with pytest.raises(UsageError):
         Fixed(0)

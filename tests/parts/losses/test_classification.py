@@ -167,7 +167,7 @@ def test_cross_entropy_without_background() -> None:
     torch.testing.assert_close(losses[positive], F.cross_entropy(logits[positive], labels[positive], reduction="none"))
 
 
-def test_binary_cross_entropy_asks_once_for_each_class() -> None:
+def test_binary_cross_entropy_has_one_term_per_class() -> None:
     logits, labels, positive, _ = batch()
     target = (F.one_hot(labels, 7) * positive[..., None]).double()
     expected = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
@@ -187,7 +187,9 @@ def test_gradcheck(loss: SigmoidLoss) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("loss", SIGMOID, ids=repr)
-def test_fast_form_equals_plain_form(loss: SigmoidLoss, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fused_loss_matches_the_reference(
+    loss: SigmoidLoss, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sigmoid_kernel, "_CACHE_CHUNK", 500)  # several chunks, the last one short
     logits, labels, positive, weights = batch()
     x = logits.to(dtype).requires_grad_()
@@ -234,7 +236,7 @@ def test_small_float16_gradients_survive_a_scaled_loss() -> None:
 
 
 @pytest.mark.parametrize("loss", EVERY, ids=repr)
-def test_rows_of_no_weight_have_no_gradient(loss: ClassLoss) -> None:
+def test_priors_of_zero_weight_have_no_gradient(loss: ClassLoss) -> None:
     logits, labels, positive, weights = batch(k=8)
     x = logits.float().requires_grad_()
     keep = (weights > 0.5).float()
@@ -245,7 +247,7 @@ def test_rows_of_no_weight_have_no_gradient(loss: ClassLoss) -> None:
         assert (grad[counted].abs().amax(-1) > 0).all()
 
 
-def test_row_gradients_are_arbitrary() -> None:
+def test_per_prior_gradients_are_arbitrary() -> None:
     """Each prior's gradient is multiplied by what arrives for that prior, negative and large numbers included."""
     logits, labels, positive, _ = batch()
     x = logits.float().requires_grad_()
@@ -273,7 +275,7 @@ def test_layout_labels_of_background_and_chunks_do_not_matter(
         torch.testing.assert_close(loss(x, labels, positive), value, rtol=1e-6, atol=1e-12)
 
 
-def test_logits_are_left_alone() -> None:
+def test_logits_are_not_modified() -> None:
     logits, labels, positive, weights = batch()
     for dtype in (torch.float32, torch.bfloat16):
         x = logits.to(dtype).requires_grad_()
@@ -303,7 +305,7 @@ def test_under_autocast() -> None:
     assert value.dtype == torch.float32 and torch.equal(value, expected) and torch.equal(grad, expected_grad)
 
 
-def test_a_second_backward_is_refused() -> None:
+def test_second_backward_is_rejected() -> None:
     logits, labels, positive, _ = batch()
     x = logits.requires_grad_()
     total = Focal()(x, labels, positive).sum()
@@ -331,7 +333,7 @@ def test_channels_monotone_and_normalizers() -> None:
         assert scores.dtype == torch.float32 and scores.shape[-1] == (4 if loss == CrossEntropy() else 5)
 
 
-def test_losses_are_values() -> None:
+def test_losses_compare_by_value() -> None:
     assert Focal(gamma=1.5) == Focal(gamma=1.5) != Focal()
     assert len({Focal(), Focal(0.25, 2.0), FocalStar()}) == 2
     assert eval(repr(Focal(gamma=1.5))) == Focal(gamma=1.5)
@@ -348,7 +350,7 @@ def test_losses_are_values() -> None:
         (BinaryCrossEntropy, {"prior": 1.0}),
     ],
 )
-def test_bad_settings_are_refused(kind: type[ClassLoss], settings: dict[str, float]) -> None:
+def test_bad_settings_are_rejected(kind: type[ClassLoss], settings: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(settings))):
         kind(**settings)
 
@@ -370,7 +372,7 @@ class Syncs(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_counter_counts() -> None:
+def test_sync_counter_counts_syncs() -> None:
     x = torch.arange(4.0)
     with Syncs() as syncs:
         assert x[x > 1].sum().item() == 5
@@ -379,7 +381,7 @@ def test_the_counter_counts() -> None:
 
 
 @pytest.mark.parametrize("loss", EVERY, ids=repr)
-def test_nothing_waits_for_the_device(loss: ClassLoss) -> None:
+def test_no_host_sync(loss: ClassLoss) -> None:
     logits, labels, positive, weights = batch(k=8)
     x = logits.float().requires_grad_()
     labels = labels.clamp(max=6)

@@ -60,7 +60,7 @@ def answer(match: Match) -> list[list[int]]:
 
 @pytest.mark.parametrize("budget", [1 << 18, 1])
 @pytest.mark.parametrize("per_image", [False, True])
-def test_bipartite_is_the_released_codes(budget: int, per_image: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bipartite_matches_the_released_code(budget: int, per_image: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """``budget`` 1: in pieces of 256 priors. The form for a GPU, which never looks, gives the same."""
     monkeypatch.setattr(matchers, "CPU_BUDGET", budget)
     for seed in range(4):
@@ -86,7 +86,7 @@ def test_more_objects_than_priors() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_best_is_torchvisions(seed: int) -> None:
+def test_best_match_equals_torchvision(seed: int) -> None:
     g = torch.Generator().manual_seed(seed)
     priors = random_boxes(3000, g)
     objects = [random_boxes(8, g), crowded(6, g)]
@@ -95,7 +95,7 @@ def test_best_is_torchvisions(seed: int) -> None:
     assert answer(match) == expected
 
 
-def test_a_chain_takes_as_many_rounds_as_objects() -> None:
+def test_chain_needs_one_round_per_object() -> None:
     """Each object's best prior is a better one of the next object's: by hand, on a line, objects and priors 10 wide.
 
     Objects at 0, 13, 25, 36, 46; priors at 6, 18.5, 30, 40.5, 50: distances of neighbors 6, 7 | 5.5, 6.5 | 5, 6 |
@@ -111,7 +111,7 @@ def test_a_chain_takes_as_many_rounds_as_objects() -> None:
     ]
 
 
-def test_no_host_sync_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_host_sync_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bipartite, "on_cpu", lambda tensor: False)
     g = torch.Generator().manual_seed(0)
     priors, targets = Priors(random_boxes(500, g), (500,)), pad([crowded(5, g), random_boxes(2, g)])

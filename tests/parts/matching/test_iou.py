@@ -65,7 +65,7 @@ def reference(objects: Tensor, priors: Tensor, positive: float, negative: float,
 
 @pytest.mark.parametrize("cpu", [True, False])
 @pytest.mark.parametrize("low_quality", [True, False])
-def test_equals_torchvision_on_many_random_cases_with_ties(
+def test_matches_torchvision_on_random_cases_with_ties(
     monkeypatch: pytest.MonkeyPatch, cpu: bool, low_quality: bool
 ) -> None:
     if not cpu:
@@ -121,7 +121,7 @@ def test_images_without_objects_are_all_background() -> None:
     assert found.gt.min() == 0 and found.gt[0].max() == 0
 
 
-def test_an_object_that_nothing_touches_forces_nothing() -> None:
+def test_object_without_overlap_forces_no_match() -> None:
     priors = Priors(torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]]), (2,))
     found = IoUMatcher()(priors, pad([torch.tensor([[100.0, 100, 120, 120], [0, 0, 10, 5]])]))
     assert as_torchvision(found).tolist() == [[1, -1]]
@@ -135,7 +135,7 @@ def test_a_forced_prior_is_assigned_to_its_own_best_object() -> None:
     assert found.positive.tolist() == [[True]] and found.gt.tolist() == [[0]]
 
 
-def test_low_quality_floor_is_detectrons_rule() -> None:
+def test_low_quality_floor_follows_detectron() -> None:
     """IoU .35 and .45 are each object's best; only the second stays (Detectron: everything under .4 is background)."""
     objects = torch.tensor([[0.0, 0, 35, 10], [100, 0, 145, 10]])
     priors = Priors(torch.tensor([[0.0, 0, 100, 10], [100, 0, 200, 10]]), (2,))
@@ -143,7 +143,7 @@ def test_low_quality_floor_is_detectrons_rule() -> None:
     assert as_torchvision(IoUMatcher(0.5, 0.4, low_quality_floor=0.4)(priors, pad([objects]))).tolist() == [[-1, 1]]
 
 
-def test_background_needs_some_overlap_where_the_paper_says_so() -> None:
+def test_background_needs_a_minimum_overlap_as_in_the_paper() -> None:
     """Fast R-CNN: background is [.1, .5), below that priors are ignored."""
     priors = Priors(torch.tensor([[0.0, 0, 100, 10], [0, 0, 100, 1], [0, 50, 100, 60]]), (3,))
     found = IoUMatcher(0.5, 0.5, low_quality=False, background=0.1)(priors, pad([torch.tensor([[0.0, 0, 20, 10]])]))
@@ -173,7 +173,7 @@ def test_empty_and_inverted_boxes_are_harmless() -> None:
         assert iou.tolist() == [[0, 0, 1]] and best is not None and best.tolist() == [[False, False, True]]
 
 
-def test_the_device_form_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_implementation_never_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matchers, "match_on_cpu", match_on_device)
     rng = torch.Generator().manual_seed(0)
     target = Target(random_boxes(9, rng), torch.zeros(9, dtype=torch.int64), ignore=torch.arange(9) > 6)
@@ -184,7 +184,7 @@ def test_the_device_form_never_waits_for_the_device(monkeypatch: pytest.MonkeyPa
     assert syncs.found == []
 
 
-def test_the_cpu_form_uses_no_operation_that_syncs() -> None:
+def test_cpu_implementation_uses_no_syncing_operation() -> None:
     rng = torch.Generator().manual_seed(0)
     targets = pad([random_boxes(9, rng), random_boxes(2, rng)])
     with Syncs() as syncs:

@@ -64,7 +64,9 @@ def by_loop(matcher: PointMatcher, priors: Priors, targets: Targets, image: int)
 
 @pytest.mark.parametrize("radius", [1.5, None])
 @pytest.mark.parametrize("budget", [None, 1 << 18, 1])
-def test_matcher_against_a_loop(radius: float | None, budget: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matcher_matches_a_reference_loop(
+    radius: float | None, budget: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if budget is not None:  # the form for GPUs; 1: in pieces of 256 priors
         monkeypatch.setattr(matchers, "CPU_BUDGET", budget)
         monkeypatch.setattr(points, "grids_of", lambda *_: None)
@@ -144,7 +146,9 @@ def test_bad_settings() -> None:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("radius", [1.5, None, 0.4])
 @pytest.mark.parametrize("grid", ["stride", "floor"])
-def test_both_forms_agree(seed: int, radius: float | None, grid: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_and_device_implementations_agree(
+    seed: int, radius: float | None, grid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On uneven canvases, objects over the border, without size, equal, and on points of their own."""
     features = [torch.zeros(1, 1, -(-150 // s), -(-203 // s)) for s in STRIDES]
     images = Images(torch.zeros(1, 3, 150, 203), *(torch.zeros(1, 2) for _ in range(3)))
@@ -159,7 +163,7 @@ def test_both_forms_agree(seed: int, radius: float | None, grid: str, monkeypatc
     assert torch.equal(near.positive, every.positive) and torch.equal(near.gt, every.gt)
 
 
-def test_what_is_no_even_grid() -> None:
+def test_uneven_grids_are_rejected() -> None:
     even = cells(64, 64)
     assert points.grids_of(even.boxes, even.counts) is not None
     bent = even.boxes.clone()

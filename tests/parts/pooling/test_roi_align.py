@@ -55,7 +55,7 @@ def test_one_level_equals_torchvision(size: int, ratio: int, aligned: bool) -> N
     compare(ours, roi_align(maps[0], rois(boxes), size, 1 / 16, ratio, aligned), maps)
 
 
-def test_adaptive_sampling_is_torchvisions() -> None:
+def test_adaptive_sampling_matches_torchvision() -> None:
     maps = features(16, dtype=torch.float32)
     boxes = random_boxes(2, 20)
     ours = RoIAlign(14, ratio=0, aligned=True)(maps, boxes, (16,))
@@ -72,7 +72,7 @@ def test_pyramid_equals_torchvision(extra: int) -> None:
     compare(RoIAlign(7, 2)(maps, boxes, STRIDES + (64,) * extra), theirs, maps)
 
 
-def test_the_form_for_accelerators_equals_the_one_for_processors() -> None:
+def test_gpu_implementation_matches_the_cpu_one() -> None:
     maps = features(*STRIDES, dtype=torch.float32)
     boxes, pool = random_boxes(2, 80), RoIAlign(7, 2)
     kernel = pool._kernel(maps, boxes, [1 / s for s in STRIDES], pool.level(boxes))
@@ -88,7 +88,7 @@ def test_levels_of_the_fpn_paper() -> None:
     assert (wide + 2).tolist() == [4]
 
 
-def test_half_precision_features_lose_only_their_own_rounding() -> None:
+def test_half_precision_error_is_only_the_input_rounding() -> None:
     maps = features(*STRIDES, dtype=torch.float32)
     boxes = random_boxes(2, 100)
     exact = RoIAlign()(maps, boxes, STRIDES)
@@ -112,7 +112,7 @@ def test_gradients_reach_maps_that_no_box_uses() -> None:
     assert all(m.grad is not None for m in maps)
 
 
-def test_boxes_get_no_gradient_and_need_not_be_sound() -> None:
+def test_boxes_get_no_gradient_and_may_be_invalid() -> None:
     maps = features(16, dtype=torch.float32)
     boxes = torch.tensor([[[5.0, 5, 5, 5], [50, 50, 10, 10], [-900, -900, -800, -800]]] * 2, requires_grad=True)
     out = RoIAlign()(maps, boxes, (16,))
@@ -122,13 +122,13 @@ def test_boxes_get_no_gradient_and_need_not_be_sound() -> None:
     RoIAlign()(maps, torch.full((2, 1, 4), torch.nan), (16,))  # diverged: no crash
 
 
-def test_roi_pool_is_torchvisions() -> None:
+def test_roi_pool_matches_torchvision() -> None:
     maps = features(16, dtype=torch.float32)
     boxes = random_boxes(2, 40)
     compare(RoIPool(7)(maps, boxes, (16,)), roi_pool(maps[0], rois(boxes), 7, 1 / 16), maps)
 
 
-def test_crop_resize_is_tensorflows_formula() -> None:
+def test_crop_resize_matches_the_tensorflow_formula() -> None:
     """in_y = y1 / H (cells - 1) + i (y2 - y1) / H (cells - 1) / (crop - 1), bilinear, then the maximum of 2 x 2."""
     cells = torch.arange(20, dtype=torch.float32)
     ramp = (cells[:16, None] * 100 + cells).expand(1, 1, 16, 20)  # linear, so that bilinear sampling is exact
@@ -158,6 +158,6 @@ def test_size_is_the_side_of_the_output(pool: Pool) -> None:
     assert pool(maps, random_boxes(2, 3), (16,)).shape == (6, 8, pool.size, pool.size)
 
 
-def test_too_few_maps_are_refused() -> None:
+def test_too_few_maps_are_rejected() -> None:
     with pytest.raises(UsageError, match=r"\(2, 5\)"):
         RoIAlign()(features(4, 8), random_boxes(2, 3), (4, 8))

@@ -100,7 +100,7 @@ def plain_spp(feature: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor
 
 
 @pytest.mark.parametrize("corners", ["paper", "code"])
-def test_spp_is_the_plain_loop(corners: str) -> None:
+def test_spp_matches_a_reference_loop(corners: str) -> None:
     feature = torch.randn(2, 3, 16, 20, generator=torch.Generator().manual_seed(0))
     boxes, pool = random_boxes(2, 40), SPP((6, 3, 2, 1), corners=corners)  # type: ignore[arg-type]
     out = pool([feature], boxes, (16,))
@@ -135,7 +135,7 @@ def test_spp_takes_each_box_from_the_scale_nearest_224() -> None:
         assert torch.equal(row, SPP()([maps[at]], box.view(1, 1, 4), [strides[at]])[0])
 
 
-def test_roi_pool_takes_each_box_from_its_scale_where_told() -> None:
+def test_roi_pool_uses_the_scale_of_each_box_on_request() -> None:
     strides, boxes = [16.0, 20.0, 40.0], random_boxes(2, 40)
     maps = [torch.rand(2, 3, round(640 / s), round(800 / s)).requires_grad_() for s in strides]
     at = nearest_scale(boxes, strides, 64)
@@ -185,7 +185,7 @@ def plain_warp(image: Tensor, box: list[float], pool: Warp) -> Tensor:
 
 
 @pytest.mark.parametrize("pool", [Warp(), Warp(64, 0), Warp(96, 7, "square")], ids=repr)
-def test_warp_is_the_plain_loop(pool: Warp) -> None:
+def test_warp_matches_a_reference_loop(pool: Warp) -> None:
     pixels = torch.randn(2, 3, 256, 320, generator=torch.Generator().manual_seed(0))
     boxes = random_boxes(2, 24).round(decimals=2)
     crops = pool([pixels], boxes, (1,))
@@ -214,7 +214,7 @@ def test_warp_of_a_crop_is_that_crop() -> None:
     assert Warp(96, 8, "square").inner(box).tolist() == [[[8, 28, 88, 68]]]
 
 
-def test_warp_ends_where_the_picture_does() -> None:
+def test_warp_is_clipped_to_the_image() -> None:
     """An image in a larger batch gives the crops that it gives alone."""
     alone = torch.randn(1, 3, 100, 120)
     padded = F.pad(alone, (0, 40, 0, 60), value=9.0)
@@ -223,13 +223,13 @@ def test_warp_ends_where_the_picture_does() -> None:
     assert torch.allclose(Warp(64, 4)([padded], boxes, (1,), sizes), Warp(64, 4)([alone], boxes, (1,)), atol=1e-3)
 
 
-def test_warp_of_boxes_that_are_none() -> None:
+def test_warp_of_degenerate_boxes() -> None:
     boxes = torch.tensor([[[5.0, 5, 5, 5], [-90, -90, -20, -20], [500, 500, 600, 600]]])
     crops = Warp(32, 4)([torch.ones(1, 3, 50, 50)], boxes, (1,))
     assert torch.isfinite(crops).all() and crops[0].max() == 1 and crops[1:].abs().max() == 0
 
 
 @pytest.mark.parametrize("call", [lambda: Warp(32, 16), lambda: replace(Warp(), mode="w"), lambda: SPP(())])
-def test_settings_without_sense_are_refused(call: object) -> None:
+def test_nonsensical_settings_are_rejected(call: object) -> None:
     with pytest.raises(UsageError):
         call()  # type: ignore[operator]

@@ -83,7 +83,7 @@ def test_the_papers_nine_shapes_and_first_box() -> None:
     assert (boxes[9] - boxes[0]).tolist() == [16, 0, 16, 0]  # then along x
 
 
-def test_anchors_without_rounding_are_chainercvs() -> None:
+def test_anchors_without_rounding_match_chainercv() -> None:
     """ChainerCV's first, (y1, x1, y2, x2): (-37.2548, -82.5097, 53.2548, 98.5097)."""
     box = made(Anchors(sizes=((128, 256, 512),), center=0.5), 600, 1000, (16,)).boxes[0]
     assert box.tolist() == pytest.approx([-82.5097, -37.2548, 98.5097, 53.2548], abs=1e-4)
@@ -97,7 +97,7 @@ def test_anchors_without_rounding_are_chainercvs() -> None:
         (Anchors(sizes=((128, 256, 512),), center=0.5), (800, 800), (50, 50), 22_500, 8_940),
     ],
 )
-def test_counts_inside_the_picture(
+def test_counts_inside_the_image(
     anchors: Anchors, canvas: tuple[int, int], map_size: tuple[int, int], total: int, inside: int
 ) -> None:
     made = Anchors(**{**vars(anchors), "inside": True})(images(*canvas), features(map_size), (16,))
@@ -107,7 +107,7 @@ def test_counts_inside_the_picture(
     assert anchors(images(*canvas), features(map_size), (16,)).valid is None
 
 
-def test_inside_is_each_pictures_own() -> None:
+def test_inside_mask_is_computed_per_image() -> None:
     two = images(96, 96, [(96, 96), (96, 40)])
     anchors = Anchors(sizes=((32,),), ratios=(1.0,), center=0.5, inside=True)
     valid = anchors(two, features((3, 3)), (32,)).valid
@@ -158,7 +158,7 @@ def test_luminoths_twelve() -> None:
     assert (w * h).sqrt().tolist() == pytest.approx([64, 128, 256, 512] * 3, rel=1e-5)
 
 
-def test_kept_between_calls_and_usable_after_inference_mode() -> None:
+def test_priors_are_cached_and_usable_after_inference_mode() -> None:
     anchors = Anchors(sizes=((17,),))
     with torch.inference_mode():
         first = anchors(images(64, 64), features((4, 4)), (16,))
@@ -167,7 +167,7 @@ def test_kept_between_calls_and_usable_after_inference_mode() -> None:
     assert anchors(images(64, 48), features((4, 3)), (16,)).counts == (36,)
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_impossible_anchors_are_rejected() -> None:
     with pytest.raises(UsageError, match="5 levels"):
         Anchors()(images(64, 64), features((4, 4)), (16,))
     with pytest.raises(UsageError, match="order"):

@@ -48,7 +48,7 @@ def test_numbers_of_the_papers(name: str, maps: tuple[int, ...], count: int) -> 
     assert len(laid_out(detector.priors, maps, side).boxes) == count
 
 
-def test_sizes_and_order_at_a_place() -> None:
+def test_sizes_and_order_at_a_location() -> None:
     """SSD300 on VOC, second map (19 x 19, step 16): min 60, max 111, ratios 2 and 3, cell in row 4, column 7."""
     priors = laid_out(presets.ssd300_vgg16_paper.priors, (38, 19, 10, 5, 3, 1), 300)
     start = 38 * 38 * 4 + (4 * 19 + 7) * 6
@@ -71,14 +71,14 @@ def test_sizes_and_order_at_a_place() -> None:
         ("ssd513_r101", (20, 51, 138, 225, 312, 400, 487), (51, 138, 225, 312, 400, 487, 574)),
     ],
 )
-def test_caffe_cuts_sizes_to_whole_pixels(name: str, low: tuple[int, ...], high: tuple[int, ...]) -> None:
+def test_caffe_truncates_sizes_to_whole_pixels(name: str, low: tuple[int, ...], high: tuple[int, ...]) -> None:
     boxes = presets.get(name).priors
     for level, (a, b) in enumerate(zip(low, high, strict=True)):
         sides = cxcywh(boxes.cell(level))[:2, 2]
         assert sides.tolist() == pytest.approx([a, math.sqrt(a * b)], rel=1e-6)
 
 
-def test_torchvisions_sizes_are_not_cut() -> None:
+def test_torchvision_sizes_are_not_truncated() -> None:
     sides = cxcywh(presets.ssd512_vgg16.priors.cell(0))[:2, 2]
     assert sides.tolist() == pytest.approx([20.48, math.sqrt(20.48 * 51.2)])
 
@@ -111,14 +111,14 @@ def test_pyramid_follows_the_strides() -> None:
     assert cxcywh(laid_out(boxes, (3, 1, 1), 16).boxes)[4 * 4, :2].tolist() == [6, 6]  # row 1, column 1
 
 
-def test_kept_and_on_no_graph() -> None:
+def test_priors_are_cached_and_detached() -> None:
     with torch.inference_mode():
         first = laid_out(DefaultBoxes((11, 22), ((),)), (3,), 33).boxes
     assert not first.is_inference()
     assert laid_out(DefaultBoxes((11, 22), ((),)), (3,), 33).boxes is first
 
 
-def test_settings_that_do_not_fit_are_refused() -> None:
+def test_inconsistent_settings_are_rejected() -> None:
     for settings in (
         {"sizes": (30, 60)},
         {"steps": (8,)},

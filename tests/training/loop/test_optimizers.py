@@ -38,7 +38,7 @@ def groups_by_name(net: nn.Module, fit: Recipe) -> dict[str, tuple[float, float]
     return {names[p]: (g["scale"], g["weight_decay"]) for g in groups for p in g["params"]}
 
 
-def test_every_parameter_has_one_group_and_its_rules() -> None:
+def test_every_parameter_is_in_one_group_with_its_rules() -> None:
     rates: dict[str, float] = {"bias_lr": 2.0, "backbone_lr": 0.1, "predictor_lr": 10.0}
     fit = Recipe(solver=SGD(weight_decay=0.5), norm_decay=False, bias_decay=False, **rates)  # type: ignore[arg-type]
     assert groups_by_name(Net(), fit) == {
@@ -54,7 +54,7 @@ def test_every_parameter_has_one_group_and_its_rules() -> None:
     assert set(groups_by_name(Net(), Recipe(solver=SGD(weight_decay=0.5))).values()) == {(1.0, 0.5)}
 
 
-def test_a_stage_freezes_what_it_does_not_name_and_never_thaws() -> None:
+def test_stage_freezes_parameters_it_does_not_name() -> None:
     net = Net()
     net.backbone[0].weight.requires_grad_(False)
     trainable = frozenset(n for n, p in net.named_parameters() if p.requires_grad)
@@ -67,7 +67,7 @@ def test_a_stage_freezes_what_it_does_not_name_and_never_thaws() -> None:
         freeze(net, OnImages(trains=("neck",)), trainable)
 
 
-def test_average_by_hand() -> None:
+def test_ema_by_hand() -> None:
     net = nn.Linear(1, 1, bias=False)
     net.register_buffer("seen", torch.tensor(0.0))
     net.weight.data.fill_(0.0)
@@ -86,7 +86,7 @@ def test_average_by_hand() -> None:
 
 
 @pytest.mark.parametrize("solver", [SGD(), AdamW()])
-def test_solver_state_survives_a_round_trip(solver: Any) -> None:
+def test_optimizer_state_round_trips(solver: Any) -> None:
     """Two updates, state taken over, a third on both: the same bits. Channels-last weights keep their layout."""
 
     def make() -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -133,7 +133,7 @@ def updater(clip: float | None = None, solver: Any = None) -> tuple[Updater, Sca
     return Updater(fabric, model, optimizer, seed=0, clip=clip, clock=Clock(torch.device("cpu"))), net
 
 
-def test_an_update_by_hand() -> None:
+def test_optimizer_step_by_hand() -> None:
     update, net = updater()
     result = update([(torch.tensor([2.0]), torch.tensor([0.5]))], 0)  # type: ignore[list-item]
     assert net.weight.item() == pytest.approx(1 - 0.1 * 2)
@@ -143,7 +143,7 @@ def test_an_update_by_hand() -> None:
     assert net.weight.item() == pytest.approx(0.8 - 0.1 * (0.9 * 2 + 2))
 
 
-def test_parts_are_averaged() -> None:
+def test_accumulated_micro_batches_are_averaged() -> None:
     update, net = updater()
     parts = [(torch.tensor([2.0]), torch.tensor([1.0])), (torch.tensor([4.0]), torch.tensor([3.0]))]
     result = update(parts, 0)  # type: ignore[arg-type]
@@ -162,7 +162,7 @@ def test_clipping_by_hand() -> None:
 
 @pytest.mark.parametrize("solver", [SGD(weight_decay=0.1), AdamW(weight_decay=0.1)])
 @pytest.mark.parametrize(("pixel", "other"), [(torch.nan, 0.0), (torch.inf, 0.0), (1.0, torch.nan), (1.0, -torch.inf)])
-def test_a_bad_loss_changes_nothing(solver: Any, pixel: float, other: float) -> None:
+def test_nonfinite_loss_changes_nothing(solver: Any, pixel: float, other: float) -> None:
     """Neither weights (decay and momentum included) nor the solver's state."""
     update, net = updater(solver=solver, clip=1.0)
     update([(torch.tensor([2.0]), torch.tensor([0.5]))], 0)  # type: ignore[list-item]
@@ -175,7 +175,7 @@ def test_a_bad_loss_changes_nothing(solver: Any, pixel: float, other: float) -> 
     assert all(torch.equal(after[k], v) for k, v in state.items())
 
 
-def test_noise_differs_by_every_place_and_is_stable() -> None:
+def test_derived_seeds_are_distinct_and_stable() -> None:
     places = [
         derive_seed(1, 0, 0, 0),
         derive_seed(1, 0, 0, 1),
@@ -187,7 +187,7 @@ def test_noise_differs_by_every_place_and_is_stable() -> None:
     assert derive_seed(1, 7, 3, 0) == derive_seed(1, 7, 3, 0)
 
 
-def test_fp16_on_the_scaler_path_updates_and_skips() -> None:
+def test_fp16_loss_scaler_steps_and_skips() -> None:
     fabric = environment.launch(torch.device("cpu"), None, "16")
     net = Scale()
     optimizer = build_optimizer(net, replace(Recipe(), solver=SGD(weight_decay=0.0)), OnImages())

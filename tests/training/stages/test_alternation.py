@@ -145,7 +145,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return weights, proposals, out
 
 
-def test_each_step_learns_its_own_part_from_where_the_paper_begins(
+def test_each_step_trains_its_parts_from_the_initialization_of_the_paper(
     whole: Whole,
 ) -> None:
     (w1, end1), (w2, end2), (w3, end3), (w4, end4) = whole[0]
@@ -175,7 +175,7 @@ def test_each_step_has_its_own_losses(whole: Whole) -> None:
     assert [row["step"] for row in lines(out) if row["split"] == "val"] == [8, 16, 24, 32]
 
 
-def test_the_head_learns_from_the_rpns_proposals_of_that_moment(whole: Whole, data: Path) -> None:
+def test_the_head_trains_on_the_current_rpn_proposals(whole: Whole, data: Path) -> None:
     weights, proposals, out = whole
     assert all(found is None for step in (0, 2) for found in proposals[step])
     from foveal.data.images.load import load_image
@@ -194,15 +194,15 @@ def test_the_head_learns_from_the_rpns_proposals_of_that_moment(whole: Whole, da
     assert len(load(out).predict_arrays([np.full((48, 64, 3), 90, np.uint8)])) == 1
 
 
-def test_proposals_that_come_along_take_the_rpns_place() -> None:
+def test_external_proposals_replace_the_rpn() -> None:
     """Losses are those of a Fast R-CNN of the same weights on the same proposals; the RPN alone has its own."""
     torch.manual_seed(0)
     faster = SMALL.build(["a", "b"])
     parts = {k: getattr(SMALL, k) for k in ("input", "backbone", "levels", "neck", "pool", "roi_head", "roi")}
     fast = FastRCNN(**parts, proposals=SlidingWindows()).build(["a", "b"])
     fast.load_state_dict(faster.state_dict(), strict=False)
-    picture = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    images = faster.prepare([picture])
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    images = faster.prepare([image])
     targets = Targets.pad([Target(torch.tensor([[8.0, 8, 30, 34]]), torch.tensor([1]))])
     given = images.with_proposals([torch.tensor([[6.0, 6, 28, 30], [10, 2, 60, 40], [0, 0, 20, 20]])])
 
@@ -212,15 +212,15 @@ def test_proposals_that_come_along_take_the_rpns_place() -> None:
 
     expected = losses(fast, given)
     assert losses(faster, given) == losses(faster, given, "roi") == expected and set(expected) == {"cls", "box"}
-    everything = losses(faster, images)
+    all_losses = losses(faster, images)
     rpn = losses(faster, images, "rpn")
-    assert rpn == {name: everything[name] for name in ("rpn.cls", "rpn.box")}
+    assert rpn == {name: all_losses[name] for name in ("rpn.cls", "rpn.box")}
     assert set(losses(faster, images, "roi")) == {"cls", "box"}
     assert proposal_setting(faster) != proposal_setting(faster, training=True)
 
 
 @pytest.mark.slow
-def test_it_learns(tmp_path: Path) -> None:
+def test_alternating_training_learns(tmp_path: Path) -> None:
     """80 drawn pictures, four steps of 300 updates: a minute on one core. Measured: AP50 .107, .214, .237 after steps
     2 to 4; losses from first to last .60 to .04, 2.16 to .93, .60 to .04, 1.39 to .72."""
     make_shapes(tmp_path / "set", splits={"train": 80, "val": 16}, size=(64, 64), seed=1, masks=False)
@@ -344,14 +344,14 @@ def cut(data: Path, tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "cut"
 
 
-def test_what_a_step_needs_and_is_gone_is_named(cut: Path, data: Path) -> None:
+def test_missing_input_of_a_step_is_named(cut: Path, data: Path) -> None:
     for path in (cut / "proposals").glob("*/*.safetensors"):
         path.unlink()
     with pytest.raises(FovealError, match=r"the stored proposals of this stage are missing.*new run"):
         run(data, cut, resume=True)
 
 
-def test_damaged_first_weights_are_named(cut: Path, data: Path) -> None:
+def test_damaged_initial_weights_are_named(cut: Path, data: Path) -> None:
     model = cut / "start" / "step-0" / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-1])
     with pytest.raises(FovealError, match=r"step-0: model.safetensors: the file is damaged"):
@@ -359,7 +359,7 @@ def test_damaged_first_weights_are_named(cut: Path, data: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- the recipe
-def test_a_recipe_of_four_segments_that_is_a_literal() -> None:
+def test_recipe_with_four_segments_is_a_literal() -> None:
     assert [len(segment) for segment in SMALL.fit.segments] == [1, 1, 1, 1]
     assert parse_spec(show(SMALL)) == SMALL
     both = Recipe(
@@ -370,7 +370,7 @@ def test_a_recipe_of_four_segments_that_is_a_literal() -> None:
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn_vgg16_alternating", "faster_rcnn_mini_alternating"])
-def test_the_presets_have_the_papers_steps(name: str) -> None:
+def test_presets_have_the_steps_of_the_paper(name: str) -> None:
     from foveal.training.stages.alternation import check_alternation
 
     spec = presets.get(name)
@@ -395,15 +395,13 @@ def test_the_presets_have_the_papers_steps(name: str) -> None:
         ((OnImages(), OnImages(trains=("spine",))), "starts with 'spine'"),
     ],
 )
-def test_stages_without_sense_are_refused_before_anything_is_done(
-    stages: tuple[Stage, ...], message: str, data: Path, tmp_path: Path
-) -> None:
+def test_invalid_stages_are_rejected_early(stages: tuple[Stage, ...], message: str, data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
         run(data, tmp_path / "a", replace(SMALL, fit=replace(SMALL.fit, stages=stages)))
     assert not (tmp_path / "a").exists()
 
 
-def test_a_detector_without_an_rpn_is_refused(data: Path, tmp_path: Path) -> None:
+def test_detector_without_an_rpn_is_rejected(data: Path, tmp_path: Path) -> None:
     spec: Any = presets.retinanet_mini
     for stage in (OnProposals(), OnImages(task="rpn")):
         other = replace(spec, fit=replace(spec.fit, stages=(stage,)))
@@ -411,7 +409,7 @@ def test_a_detector_without_an_rpn_is_refused(data: Path, tmp_path: Path) -> Non
             run(data, tmp_path / "a", other)
 
 
-def test_settings_that_contradict_are_refused(data: Path, tmp_path: Path) -> None:
+def test_contradictory_settings_are_rejected(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="task is 'head'"):
         OnImages(task="head")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="task"):

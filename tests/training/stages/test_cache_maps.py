@@ -43,7 +43,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("spec", [SPP_SMALL, PYRAMID], ids=["one scale", "two"])
 @pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_rows_are_those_the_detector_pools(spec: object, flip: float, data: Path, tmp_path: Path) -> None:
+def test_cached_features_match_the_detector(spec: object, flip: float, data: Path, tmp_path: Path) -> None:
     """Within half precision, of pictures that are resized, mirrored or not; and so is the loss."""
     torch.manual_seed(3)
     dataset = open_dataset(data, split="train")
@@ -82,7 +82,7 @@ def test_rows_are_those_the_detector_pools(spec: object, flip: float, data: Path
     assert set(losses) == {"cls", "box"} and float(losses["cls"].detach()) == pytest.approx(1.95, abs=0.3)  # ln 7
 
 
-def test_stopped_while_maps_are_stored(data: Path, tmp_path: Path) -> None:
+def test_interrupted_while_maps_are_cached(data: Path, tmp_path: Path) -> None:
     spec = replace(SPP_SMALL, fit=replace(SPP_SMALL.fit, stages=SPP_SMALL.fit.stages[:1]))
     run(spec, data, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
@@ -94,7 +94,7 @@ def test_stopped_while_maps_are_stored(data: Path, tmp_path: Path) -> None:
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
-def test_maps_of_an_image_that_changed_are_made_again(data: Path, tmp_path: Path) -> None:
+def test_maps_of_a_changed_image_are_recomputed(data: Path, tmp_path: Path) -> None:
     dataset = open_dataset(data, split="train")
     record = replace(dataset.records[0], path=tmp_path / "own.png")
     dataset = replace(dataset, records=[record, dataset.records[1]])
@@ -111,7 +111,7 @@ def test_maps_of_an_image_that_changed_are_made_again(data: Path, tmp_path: Path
     assert made == [2, 0, 2]
 
 
-def test_the_backbone_keeps_still() -> None:
+def test_the_backbone_is_frozen() -> None:
     detector = SPP_SMALL.build("ab")
     check_maps(detector, FINE_TUNE_TOP)
     for trains in (("",), ("backbone", "roi_head"), ("backbone.stem",)):

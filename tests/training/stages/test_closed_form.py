@@ -46,7 +46,7 @@ def images(count: int = 12, seed: int = 0) -> list[ImageFeatures]:
     return made
 
 
-def everything(made: list[ImageFeatures]) -> NDArray[np.float64]:
+def all_features(made: list[ImageFeatures]) -> NDArray[np.float64]:
     return np.concatenate([r.features for r in made]).astype(np.float64)
 
 
@@ -77,14 +77,14 @@ def plain_svm(made: list[ImageFeatures], label: int, s: SVM, scale: float) -> tu
             cache = [at for at in cache if model.decision_function([feature(at)])[0] >= s.easy]
             fresh, calls = 0, calls + 1
     assert model is not None
-    return np.asarray(model.decision_function(everything(made) * scale)), calls
+    return np.asarray(model.decision_function(all_features(made) * scale)), calls
 
 
 @pytest.mark.parametrize("settings", [SVM(), SVM(retrain=40), SVM(c=0.1, norm=5.0, positive_weight=1.0, retrain=20)])
-def test_svms_are_scikit_learns(settings: SVM) -> None:
+def test_svms_match_scikit_learn(settings: SVM) -> None:
     made = images()
-    found = outputs(fit_svms(settings, made, 3), everything(made))
-    scale = settings.norm / np.linalg.norm(everything(made), axis=1).mean()
+    found = outputs(fit_svms(settings, made, 3), all_features(made))
+    scale = settings.norm / np.linalg.norm(all_features(made), axis=1).mean()
     calls = []
     for label in range(3):
         expected, times = plain_svm(made, label, settings, scale)
@@ -93,7 +93,7 @@ def test_svms_are_scikit_learns(settings: SVM) -> None:
     assert max(calls) > 2 or settings.retrain > 1000
 
 
-def test_a_class_without_an_object_scores_nothing_and_is_named() -> None:
+def test_class_without_objects_is_reported_and_never_scores() -> None:
     made = images()
     wider = [replace(m, overlaps=np.pad(m.overlaps, ((0, 0), (0, 1)))) for m in made]
     layer = fit_svms(SVM(), wider, 4)
@@ -103,10 +103,10 @@ def test_a_class_without_an_object_scores_nothing_and_is_named() -> None:
     assert np.array_equal(layer.weight[:3], same.weight) and not same.without
 
 
-def test_ridge_is_scikit_learns() -> None:
+def test_ridge_matches_scikit_learn() -> None:
     made, settings, coder = images(), Ridge(alpha=3.0, iou=0.5), Delta()
     layer = fit_ridge(settings, made, 3, coder)
-    x = everything(made)
+    x = all_features(made)
     found = outputs(layer, x).reshape(len(x), 3, 4)
     scale = settings.norm / np.linalg.norm(x, axis=1).mean()
     for label in range(3):
@@ -128,7 +128,7 @@ def test_ridge_is_scikit_learns() -> None:
     assert np.array_equal(fit_ridge(settings, made, 3, coder, memory=1).weight, layer.weight)
 
 
-def test_targets_that_do_not_vary_are_whitened_all_the_same() -> None:
+def test_constant_targets_are_whitened() -> None:
     """One proposal: the covariance is zero, whitening divides by sqrt(eps), and the answer is its own delta."""
     box, truth = np.array([[10.0, 10, 50, 50]]), np.array([[12.0, 10, 52, 50]])
     features = np.ones((1, 5), np.float16)
@@ -138,14 +138,14 @@ def test_targets_that_do_not_vary_are_whitened_all_the_same() -> None:
     assert outputs(layer, np.ones((1, 5)))[0, :4] == pytest.approx([2 / 40, 0, 0, 0], abs=1e-6)
 
 
-def test_a_set_without_any_window() -> None:
+def test_dataset_without_windows() -> None:
     nothing = [images()[0]] * 2
     assert fit_svms(SVM(), nothing, 2).without == (0, 1)
     assert fit_ridge(Ridge(), nothing, 2, Delta()).without == (0, 1)
     assert mean_norm(nothing) == 1.0
 
 
-def test_overlaps_are_those_of_each_class() -> None:
+def test_overlaps_are_computed_per_class() -> None:
     boxes, objects = np.array([[0.0, 0, 10, 10], [20, 20, 30, 30]]), np.array([[0.0, 0, 10, 5], [0, 0, 10, 20]])
     overlaps, truth = overlaps_of(boxes, objects, np.array([2, 0]), 3)
     assert overlaps.tolist() == [[0.5, 0, 0.5], [0, 0, 0]] and truth[0].tolist() == [0, 0, 10, 5]

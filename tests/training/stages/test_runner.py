@@ -72,8 +72,8 @@ def test_three_stages_leave_ordinary_layers(whole: tuple[Spec, dict[str, Any], P
     assert state["roi_head.predictor.bbox_pred.weight"].abs().sum() > 0
     assert not (out / "features").exists() and not (out / "maps").exists()
     assert json.loads((out / "results.json").read_text())["steps"] == validated[2]["step"]
-    picture = np.full((72, 96, 3), 90, np.uint8)
-    assert len(detector.predict_arrays([picture])) == 1
+    image = np.full((72, 96, 3), 90, np.uint8)
+    assert len(detector.predict_arrays([image])) == 1
     assert parse_spec(show(spec)) == spec
 
 
@@ -112,14 +112,14 @@ def test_stopped_in_any_stage_and_resumed_is_bit_equal(
     assert outcome(out) == found
 
 
-def test_the_softmax_alone_is_a_whole_recipe() -> None:
+def test_softmax_only_recipe() -> None:
     """Nothing is at random in it: boxes stay as proposed. Without the first stage the CNN is."""
     detector = RCNN_SMALL.build("ab")
     alone, fitted = (replace(RCNN_SMALL, fit=replace(RCNN_SMALL.fit, stages=RCNN_SMALL.fit.stages[s])) for s in PARTS)
     assert frozen_random_parts(alone, detector) == [] and frozen_random_parts(fitted, detector) == ["roi_head"]
 
 
-def test_stored_features_of_other_weights_are_not_used(tmp_path: Path) -> None:
+def test_cached_features_of_other_weights_are_not_used(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path / "features", 3, 2)
     assert store.begin("one") == [0, 1, 2]
     store.write(1, {"windows": torch.zeros(0, 4)})
@@ -127,7 +127,7 @@ def test_stored_features_of_other_weights_are_not_used(tmp_path: Path) -> None:
     assert store.begin("two") == [0, 1, 2] and not store.path(1).exists()
 
 
-def test_what_is_stored_of_an_image(tmp_path: Path) -> None:
+def test_cached_features_of_an_image(tmp_path: Path) -> None:
     """Three proposals and the object; the second proposal overlaps it: a quarter of both, 25 / 175."""
     store, windows = FeatureStore(tmp_path / "features", 1, 2), torch.zeros(4, 4)
     windows[:, 2:] = 10
@@ -147,15 +147,15 @@ def test_what_is_stored_of_an_image(tmp_path: Path) -> None:
     assert near.truth.tolist() == [[0, 0, 10, 10]] and near.norms.tolist() == [4, 5, 6, 7]
 
 
-def test_crops_in_pieces_are_crops_at_once() -> None:
+def test_chunked_crops_match_unchunked_crops() -> None:
     torch.manual_seed(0)
     detector = RCNN_SMALL.build("ab").eval()
     other = replace(RCNN_SMALL, pool=Warp(32, 2, rows=None)).build("ab").eval()
     other.load_state_dict(detector.state_dict())
-    pictures = [np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)]
+    arrays = [np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)]
     assert isinstance(detector, TwoStage)
     with torch.no_grad():
-        images = detector.prepare(pictures)
+        images = detector.prepare(arrays)
         a, b = (d.detections(d.outputs(images), images) for d in (detector, other))
     assert torch.allclose(a.boxes, b.boxes, atol=1e-4) and torch.allclose(a.scores, b.scores, atol=1e-5)
     assert a.valid.sum() > 0
@@ -167,22 +167,22 @@ def test_crops_in_memory_are_counted_over_the_batch(monkeypatch: pytest.MonkeyPa
     rows: list[int] = []
     split = detector.roi_head.split_features  # type: ignore[union-attr, attr-defined]
     monkeypatch.setattr(detector.roi_head, "split_features", lambda x: rows.append(len(x)) or split(x))
-    picture = np.zeros((60, 80, 3), np.uint8)
-    detector.predict_arrays([picture] * 3, 3)
+    image = np.zeros((60, 80, 3), np.uint8)
+    detector.predict_arrays([image] * 3, 3)
     assert rows == [15] * 8  # 40 windows
     rows.clear()
-    detector.predict_arrays([picture])
+    detector.predict_arrays([image])
     assert rows == [16, 16, 8]
 
 
-def test_an_image_without_proposals_is_found_empty() -> None:
+def test_image_without_proposals_has_no_detections() -> None:
     detector = RCNN_SMALL.build("ab").eval()
-    picture, nothing = np.zeros((60, 80, 3), np.uint8), np.zeros((0, 4), np.float32)
-    (found,) = detector.predict_arrays([picture], proposals=[nothing])
+    image, nothing = np.zeros((60, 80, 3), np.uint8), np.zeros((0, 4), np.float32)
+    (found,) = detector.predict_arrays([image], proposals=[nothing])
     assert len(found) == 0
 
 
-def test_svms_take_the_softmax_place() -> None:
+def test_svms_replace_the_softmax() -> None:
     linear = torch.nn.Linear(4, 3)
     weight, bias = np.arange(8, dtype=np.float32).reshape(2, 4), np.array([1.0, -2.0], np.float32)
     write_svms(linear, LinearFit(weight, bias, ()))
@@ -190,7 +190,7 @@ def test_svms_take_the_softmax_place() -> None:
     assert not linear.weight[2].any()
 
 
-def test_recipes_without_sense_are_refused(data: Path, tmp_path: Path) -> None:
+def test_invalid_recipes_are_rejected(data: Path, tmp_path: Path) -> None:
     for kind, wrong in (
         (Solve, {}),
         (Solve, {"solver": Ridge(), "epochs": 3}),
@@ -218,7 +218,7 @@ def test_recipes_without_sense_are_refused(data: Path, tmp_path: Path) -> None:
     assert isinstance(override(RCNN_SMALL, ["roi.cls_loss=CrossEntropy()"]).roi.cls_loss, CrossEntropy)
 
 
-def test_proposals_that_find_no_object_are_refused_by_the_box_layer(data: Path, tmp_path: Path) -> None:
+def test_box_regression_rejects_proposals_without_positives(data: Path, tmp_path: Path) -> None:
     """None overlaps any object enough, so there is no vector to learn from, not even one to know the length of."""
     stages = RCNN_SMALL.fit.stages
     solved = replace(stages[2], solver=replace(stages[2].solver, iou=0.9999))
@@ -228,7 +228,7 @@ def test_proposals_that_find_no_object_are_refused_by_the_box_layer(data: Path, 
 
 
 @pytest.mark.parametrize("spec", [RCNN_SMALL, SPP_SMALL], ids=["rcnn", "spp"])
-def test_check_learns_by_heart_through_all_stages(spec: Spec, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_check_overfits_through_all_stages(spec: Spec, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """No time limit holds for a recipe of several stages, so `foveal check` trains it anew, ever longer."""
     found = overfit(spec, open_dataset(data, split="train"), count=2, max_time=0.1)
     assert found.images == 2 and found.ap50 is not None
@@ -236,7 +236,7 @@ def test_check_learns_by_heart_through_all_stages(spec: Spec, data: Path, capfd:
     assert "epoch 5/5: validation" in capfd.readouterr().err
 
 
-def test_check_goes_on_until_it_is_learned_or_late() -> None:
+def test_check_runs_until_overfitted_or_out_of_time() -> None:
     asked: list[int] = []
 
     def learned(epochs: int) -> Overfit:
@@ -250,13 +250,13 @@ def test_check_goes_on_until_it_is_learned_or_late() -> None:
     assert not _ever_longer(learned, 400, 0.0).passed and asked == [5]
 
 
-def test_a_class_without_an_object_is_named(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_class_without_objects_is_named(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     spec = replace(RCNN_SMALL, fit=replace(RCNN_SMALL.fit, epochs=1, stages=RCNN_SMALL.fit.stages[:2]))
     dataset = open_dataset(data, split="train")
     absent = set(range(len(dataset.classes))) - set(dataset.records[0].labels.tolist())
     assert absent
     run(spec, data, tmp_path / "a", limit=1, progress=True)
-    told = capfd.readouterr().err
-    assert all(f"{dataset.classes[k]!r}; it will never be detected" in told for k in absent)
+    output = capfd.readouterr().err
+    assert all(f"{dataset.classes[k]!r}; it will never be detected" in output for k in absent)
     bias = load(tmp_path / "a").state_dict()[f"{CLASSES}.bias"]
     assert [k for k in range(len(dataset.classes)) if bias[k] == UNTRAINED] == sorted(absent)
