@@ -167,6 +167,7 @@ def trained(rung: Rung, args: argparse.Namespace) -> Path:
         out=out,
         seed=args.seed,
         workers=0,
+        limit=args.limit,
         resume=out.exists(),
     )
     return out
@@ -217,6 +218,7 @@ def main() -> None:
     parser.add_argument("--rungs", help="some of them, by name")
     parser.add_argument("--passes", type=float, default=1.0, help="times the epochs of every rung")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, help="use only the first N images; default: all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--timed", type=int, default=12, help="images that the milliseconds are measured on")
     args = parser.parse_args()

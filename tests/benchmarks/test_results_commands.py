@@ -45,7 +45,7 @@ TINY: dict[str, str | None] = {
 SLOW: dict[str, str] = {
     "detr": f"{RUN} --size 96 --short 96 --batch 1",
     "inference": f"{RUN} --only fasterrcnn_resnet50_fpn --short 128",
-    "ladder": "--rungs fast_rcnn --passes 0.01 --timed 1",
+    "ladder": "--rungs fast_rcnn --passes 0.01 --timed 1 --limit 2",
     "minis": "--presets yolo_v3_mini --images 40 --minutes 0.2 --devices 1",
     "peer_training": "--minutes 0.1",
     "resume_chaos": "--chains 1 --limit 2 --epochs 1",
