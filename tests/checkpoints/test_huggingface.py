@@ -1,4 +1,4 @@
-"""Checkpoints of other forms: read by every verb, written, and read again with equal bits."""
+"""Checkpoints of other libraries: accepted by every command, and import and export round-trip bit for bit."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def test_detr_round_trip(detr: dict[str, Tensor], to: str, dilated: bool, tmp_pa
         return
     export(out, form, spec, CLASSES, detr, inner=inner or "timm")  # type: ignore[arg-type]
     if form == "detr" and not dilated:
-        out = out.rename(out.with_name("detr.pth"))  # the weights do not tell, the name does
+        out = out.rename(out.with_name("detr.pth"))  # the weights do not identify it, the name does
     found = find(out)
     assert same(found.state, detr)
-    if form != "detr":  # a state dict has neither names nor a rule of sizes
+    if form != "detr":  # a state dict has neither names nor a resize rule
         assert found.classes == CLASSES
         assert found.spec().input == spec.input
     assert found.spec().head == spec.head
@@ -328,7 +328,7 @@ def test_export_accepts_what_import_accepts(data: Path, tmp_path: Path, capsys: 
 
 
 def test_settings_missing_from_a_state_dict() -> None:
-    """An epsilon, and where boxes stand: torchvision's model has to be told."""
+    """An epsilon and the anchor positions: torchvision's model needs them as arguments."""
     plain = presets.retinanet_r50_fpn
     with torch.device("meta"):
         state = plain.build(CLASSES).state_dict()

@@ -1,4 +1,4 @@
-"""The spec is the config: text and back, overrides, hostile text, differences, help."""
+"""The spec as configuration: text round trips, overrides, malicious text, diffs, help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The VOC reader: what it accepts as it is, what it repairs or drops, and what it says about it."""
+"""The VOC reader: what it accepts, repairs or drops, and the findings it reports."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def test_without_split_files_an_image_without_xml_is_unknown(tmp_path: Path) -> 
 
 
 def test_images_and_xml_anywhere(tmp_path: Path) -> None:
-    """In one folder, in two of any name, deep below, upper-case endings, PNG."""
+    """In one folder, in two of any name, nested, with upper-case extensions, as PNG."""
     for n, (images, labels) in enumerate([("x", "x"), ("pics", "boxes"), ("deep/down/p", "deep/other/q")]):
         root = tmp_path / str(n)
         for name, suffix in (("a", ".JPG"), ("b", ".png")):
