@@ -30,7 +30,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from foveal.parts.layers.narrow import guard_narrow, is_narrow
+from foveal.parts.layers.narrow_maps import guard_narrow, is_narrow
 
 QUANTITIES = ("forward", "input gradient", "weight gradient", "bias gradient")
 SIZES = [(1, 1), (1, 2), (2, 1), (1, 3), (3, 1), (2, 2), (3, 3), (2, 5), (5, 2), (5, 5), (1, 16), (16, 1), (16, 16)]

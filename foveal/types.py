@@ -146,9 +146,9 @@ class Detections:
         ``"mask": {"size": [height, width], "counts": text}``, COCO's run lengths."""
         rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
         records = [{"label": self.names[k] if self.names else k, "score": s, "box": b} for b, s, k in rows]
-        from .files import exchange
+        from .files import interop
 
-        return exchange.with_masks(records, self.masks, "mask")
+        return interop.with_masks(records, self.masks, "mask")
 
     def to_hf(self) -> dict[str, Tensor]:
         """The form of ``transformers``' ``post_process_object_detection``."""
@@ -165,10 +165,10 @@ class Detections:
         """COCO results, with ``segmentation`` where there are masks. ``category_ids[label]`` is the data set's own id;
         without it, label + 1."""
         ids = category_ids or range(1, 1 + max(len(self.names), int(self.labels.max()) + 1 if len(self) else 1))
-        from .files import exchange
+        from .files import interop
 
-        records = exchange.to_coco(self.boxes, self.scores, [ids[k] for k in self.labels.tolist()], image_id)
-        return exchange.with_masks(records, self.masks, "segmentation")
+        records = interop.to_coco(self.boxes, self.scores, [ids[k] for k in self.labels.tolist()], image_id)
+        return interop.with_masks(records, self.masks, "segmentation")
 
     @classmethod
     def from_coco(
@@ -179,22 +179,22 @@ class Detections:
         ``category_ids[label]`` is the data set's own id; without it, label + 1. Raises :class:`FovealError` for results
         of several images and for an unknown category.
         """
-        from .files import exchange
+        from .files import interop
 
-        return cls(*exchange.from_coco(results, len(names), category_ids), tuple(names))
+        return cls(*interop.from_coco(results, len(names), category_ids), tuple(names))
 
     def to_supervision(self) -> Any:
         """``supervision.Detections`` (needs ``pip install foveal[supervision]``)."""
-        from .files import exchange
+        from .files import interop
 
-        return exchange.to_supervision(self.boxes, self.scores, self.labels, self.masks, self.names)
+        return interop.to_supervision(self.boxes, self.scores, self.labels, self.masks, self.names)
 
     @classmethod
     def from_supervision(cls, other: Any, names: Sequence[str]) -> Detections:
         """Back from ``supervision.Detections``, sorted by falling score; missing scores become 1, labels 0."""
-        from .files import exchange
+        from .files import interop
 
-        boxes, scores, labels = exchange.from_supervision(other)
+        boxes, scores, labels = interop.from_supervision(other)
         masks = None if other.mask is None else Masks.of_dense(other.mask)
         return cls(boxes, scores, labels, tuple(names), masks)[scores.argsort(descending=True, stable=True)]
 

@@ -127,9 +127,9 @@ class BoxTask:
     def _class_losses(self, predictions: Predictions, targets: Targets, match: Match) -> Tensor:
         """The class loss of every prior (B, A)."""
         labels = targets.labels.gather(1, match.gt)
-        rows = self.cls_loss(predictions.logits, labels, match.positive)
+        losses = self.cls_loss(predictions.logits, labels, match.positive)
         extra = self.cls_loss.extra_class_loss(predictions.logits, targets.labels, match)
-        return rows if extra is None else rows + extra
+        return losses if extra is None else losses + extra
 
     @staticmethod
     def _regression(
@@ -169,8 +169,10 @@ class BoxTask:
         boxes = self.coder.decode(deltas.float(), prior_boxes)
         if self.clip == "before":
             boxes = box_ops.clip(boxes, images.sizes)
-        kept = self.suppress(boxes, values, labels, level, self.select.valid(boxes, values))
-        return kept if self.clip == "before" else replace(kept, boxes=box_ops.clip(kept.boxes, images.sizes))
+        detected = self.suppress(boxes, values, labels, level, self.select.valid(boxes, values))
+        return (
+            detected if self.clip == "before" else replace(detected, boxes=box_ops.clip(detected.boxes, images.sizes))
+        )
 
     def with_counts(self, before: int, after: int) -> BoxTask:
         """The same task with other candidate counts: before suppression (each level) and after it."""
@@ -180,7 +182,7 @@ class BoxTask:
 def to_detections(
     boxes: Boxes, images: Images, names: tuple[str, ...], mask_threshold: float | None = None
 ) -> list[Detections]:
-    """Network pixels -> original pixels, clipped to the image, one object an image. The one transfer to the CPU."""
+    """Network pixels -> original pixels, clipped to the image, one object per image. The only transfer to the CPU."""
     original = box_ops.clip(images.to_original(boxes.boxes), images.original)
     counts: list[int] = boxes.valid.sum(1).tolist()
     masks = paste_masks(boxes, original, images, counts, mask_threshold) if boxes.masks is not None else None
@@ -191,7 +193,7 @@ def to_detections(
 
 
 def merge_classes(targets: Targets) -> Targets:
-    """All objects as the one class ``object``: what a proposal network learns."""
+    """The targets with a single class ``object``, as a proposal network learns them."""
     return Targets(
         targets.boxes,
         torch.zeros_like(targets.labels),
@@ -203,18 +205,18 @@ def merge_classes(targets: Targets) -> Targets:
 
 
 def without_validity(priors: Priors) -> Priors:
-    """Priors without their training filter: those that cross the border are used for detection."""
+    """Priors without their training filter: in inference those that cross the image border are used too."""
     return Priors(priors.boxes, priors.counts, grid=priors.grid)
 
 
-def _total(rows: Tensor, weight: Tensor, factor: Tensor, scale: float) -> Tensor:
-    """Weighted sum of the priors' losses (B, A); those of weight 0 may be anything, also infinite."""
-    rows = torch.where(weight > 0, rows, torch.zeros_like(rows))
-    return (rows * (weight * factor)).sum() * scale
+def _total(losses: Tensor, weight: Tensor, factor: Tensor, scale: float) -> Tensor:
+    """Weighted sum of the priors' losses (B, A); those of weight 0 may have any value, even infinity."""
+    losses = torch.where(weight > 0, losses, torch.zeros_like(losses))
+    return (losses * (weight * factor)).sum() * scale
 
 
 def _of_class(deltas: Tensor, labels: Tensor) -> Tensor:
-    """(B, A, 4) as it is; of (B, A, C, 4) the deltas of each prior's own class."""
+    """Deltas (B, A, 4) of each prior's class, ``labels`` (B, A); class-agnostic ones are returned unchanged."""
     if deltas.dim() == 3:
         return deltas
     index = labels[..., None, None].expand(-1, -1, 1, 4)

@@ -100,13 +100,13 @@ class TwoStage(Detector):
             match = self.roi.match(predictions, priors, targets)
             losses = self.roi.losses(predictions, priors, targets, rng, match=match)
             return losses | self._mask_loss(features, priors.boxes, match, targets, images, rng)
-        match, index, kept = selection
+        match, index, valid = selection
         match = sampled(match, index)
         boxes = priors.boxes.gather(1, index[..., None].expand(-1, -1, 4))
-        rois = Priors(boxes, (boxes.shape[1],), kept)
+        rois = Priors(boxes, (boxes.shape[1],), valid)
         predictions = self._run_head(features, boxes, images.sizes)
-        losses = self.roi.losses(predictions, rois, targets, rng, match=match, sample=kept.float())
-        match = replace(match, positive=match.positive & kept)
+        losses = self.roi.losses(predictions, rois, targets, rng, match=match, sample=valid.float())
+        match = replace(match, positive=match.positive & valid)
         return losses | self._mask_loss(features, boxes, match, targets, images, rng)
 
     @torch.no_grad()
@@ -162,7 +162,7 @@ class TwoStage(Detector):
     def _run_head(self, features: list[Tensor], boxes: Tensor, sizes: Tensor, chunk: int | None = None) -> Predictions:
         """Boxes (B, P, 4) -> predictions (B, P, ...) of the second stage; ``chunk``: RoIs of an image in one pass."""
         batch = len(boxes)
-        parts = list(self._in_chunks(lambda rows: self.roi_head(rows, batch), features, boxes, sizes, chunk))
+        parts = list(self._in_chunks(lambda pooled: self.roi_head(pooled, batch), features, boxes, sizes, chunk))
         if len(parts) == 1:
             return cast(Predictions, parts[0])
         return Predictions(torch.cat([p.logits for p in parts], 1), torch.cat([p.deltas for p in parts], 1))

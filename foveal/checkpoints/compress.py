@@ -33,10 +33,10 @@ def truncated(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def compress(spec: Spec, state: Mapping[str, Tensor], ranks: Sequence[int]) -> tuple[Spec, dict[str, Tensor]]:
-    """Spec and state of the same detector with each fully connected layer of its head as two, of these ranks.
+    """Spec and state of the detector with each fully connected layer of its head factored into two, of these ranks.
 
-    A layer of u x v costs u v multiplications a proposal, two of rank t cost t (u + v). Raises :class:`UsageError` for
-    a detector without such layers, one that is compressed already, and ranks out of range.
+    A layer of u x v costs u v multiplications per proposal, two of rank t cost t (u + v). Raises :class:`UsageError`
+    for a detector without such layers, one that is compressed already, and ranks out of range.
     """
     head = spec.roi_head
     if head is None or head.ranks is None:
@@ -57,5 +57,5 @@ def compress(spec: Spec, state: Mapping[str, Tensor], ranks: Sequence[int]) -> t
         outer, inner = truncated(smaller.pop(f"{name}.weight"), rank)
         bias = smaller.pop(f"{name}.bias")
         smaller |= {f"{name}.inner.weight": inner, f"{name}.outer.weight": outer, f"{name}.outer.bias": bias}
-    known: Any = spec  # a dataclass with this field
-    return dataclasses.replace(known, roi_head=head.with_ranks(ranks)), smaller
+    instance: Any = spec  # a dataclass with this field
+    return dataclasses.replace(instance, roi_head=head.with_ranks(ranks)), smaller

@@ -1,4 +1,4 @@
-"""Export: a detector as the file or folder that another program reads."""
+"""Exports a detector to the file or folder that another program reads."""
 
 from __future__ import annotations
 
@@ -55,8 +55,9 @@ def export(
     ``foveal``: one safetensors file with spec and class names in its header. ``hf``: a folder (see
     :mod:`foveal.checkpoints.huggingface`), ``hf4`` with the keys of transformers 4. ``torchvision``: a state dict
     of its detector. ``detr``: the original code's. ``darknet``: weights, cfg and names. ``backbone``: the backbone
-    alone, under the keys of the package it comes from. ``inner``: whose names the ResNet inside a transformers' DETR
-    has. Raises ``FovealError`` for a detector that has no such form, and for files that exist already.
+    alone, under the keys of the package it comes from. ``inner``: the project whose names the
+    ResNet inside a transformers' DETR uses. Raises ``FovealError`` for a detector without such a form, and for files
+    that exist already.
     """
     if to == "darknet":
         return export_darknet(spec, classes, state, out, seen=seen)
@@ -91,14 +92,14 @@ def export_model(
     """Writes a run, checkpoint, alias or weights file in the form ``to``; default: by the name of ``out``.
 
     ``preset``, ``cfg``, ``names`` and ``parts`` are as for :func:`foveal.load`. ``svd``: ranks to which the
-    fully connected layers of a region head are compressed. Returns the paths written, and what the reader of the files
-    has to know. Raises what :func:`export` raises, :class:`UsageError` where the name of ``out`` has no form.
+    fully connected layers of a RoI head are compressed. Returns the paths written, and remarks for the user of the
+    files. Raises what :func:`export` raises, and :class:`UsageError` where the name of ``out`` implies no format.
     """
     out = Path(out)
     form = to or target_of(out)
     model = find(source, preset, cfg=cfg, names=names, parts=parts)
     spec, state = model.spec(), model.state
-    model.build(spec)  # an incomplete detector is refused, not written
+    model.build(spec)  # raises for an incomplete detector
     if svd is not None:
         spec, state = compress(spec, state, tuple(svd))
     written = export(out, form, spec, model.classes, state, inner=inner, seen=model.seen)
@@ -115,16 +116,16 @@ def remarks(to: ExportFormat, spec: Spec, state: StateDict) -> list[str]:
     if spec.backbone is not None and spec.backbone.eps == 0:
         lines = ["its norms have an epsilon of 0: torchvision.models.detection._utils.overwrite_eps(model, 0.0)"]
     plain = presets.get(recognize_network(_theirs(state), ""))
-    other = dict.fromkeys(found[0] for path, *_ in difference(spec, plain) if (found := _BOXES.match(path)))
-    if other:
+    differing = dict.fromkeys(match[0] for path, *_ in difference(spec, plain) if (match := _BOXES.match(path)))
+    if differing:
         lines.append(
-            f"{', '.join(other)}: not torchvision's default. Set the same in its model, else the detections differ"
+            f"{', '.join(differing)}: not torchvision's default. Set the same in its model, else the detections differ"
         )
     return lines
 
 
 def _torchvision(spec: Spec, state: StateDict) -> StateDict:
-    """Raises ``UsageError`` for a detector that torchvision does not have."""
+    """The state under torchvision's keys. Raises ``UsageError`` for a detector that torchvision does not have."""
     theirs = _theirs(state)
     try:
         recognize_network(theirs, "")
@@ -139,20 +140,22 @@ def _torchvision(spec: Spec, state: StateDict) -> StateDict:
 
 
 def _theirs(state: StateDict) -> StateDict:
+    """The state under torchvision's keys."""
     return to_torchvision(state, features=any(key.startswith("backbone.features.") for key in state))
 
 
 def _backbone(spec: Spec, state: StateDict) -> StateDict:
+    """The backbone's state under the keys of its package. Raises ``UsageError`` where there is none."""
     prefix = "backbone."
     tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not tensors:
-        raise UsageError(f"{type(spec).__name__} has no backbone of its own", where="--to backbone")
+        raise UsageError(f"{type(spec).__name__} has no separate backbone", where="--to backbone")
     return tensors if spec.backbone is None else spec.backbone.package_state(tensors)
 
 
 # ------------------------------------------------------------------------------------------------ files
 def _either(content: Mapping[str, Any], out: Path) -> None:
-    """As safetensors where the file name ends so, else as torch saves a state dict."""
+    """As safetensors where the file name ends in .safetensors, else as a pickled state dict."""
     if out.suffix.lower() == ".safetensors":
         _safetensors(content.get("model", content), out, {"format": "pt"})
         return
@@ -174,7 +177,7 @@ def _atomically(out: Path, write: Callable[[Path], None]) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(out) as part:
             write(part)
-    except (SafetensorError, OSError, RuntimeError) as error:  # both libraries wrap what the disk refused
+    except (SafetensorError, OSError, RuntimeError) as error:  # both libraries wrap errors of the file system
         raise FovealError(f"cannot be written ({error})", path=out) from None
 
 

@@ -72,9 +72,9 @@ class Loaded:
 
     def parsed(self, parts: Sequence[type] = ()) -> Any:
         """The spec, whose text may name ``parts`` of one's own."""
-        from ..config.parse import parse_spec, stored_homes
+        from ..config.parse import parse_spec, stored_modules
 
-        return parse_spec(self.text, parts=parts, homes=stored_homes(self.meta))
+        return parse_spec(self.text, parts=parts, modules=stored_modules(self.meta))
 
 
 # ---------------------------------------------------------------------------------------------- writing

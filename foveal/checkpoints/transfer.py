@@ -18,29 +18,28 @@ if TYPE_CHECKING:
     from ..assembly.detector import Detector
 
 _COUNTER = "num_batches_tracked"  # no output depends on it
-_INVENTED = re.compile(
-    r"(class|unused) \d+|label_\d+"
-)  # in lower case: placeholder names of a file without class names
-_SHOWN = 8  # names a line
+# placeholder names of a file without class names, in lower case
+_PLACEHOLDER = re.compile(r"(class|unused) \d+|label_\d+")
+_SHOWN = 8  # names per line
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """The names of the detector's tensors by what happened to them, and of the file's unused ones."""
+    """The names of the detector's tensors that were loaded or newly initialized, and of the file's unused ones."""
 
     source: str
-    kept: tuple[str, ...]
+    loaded: tuple[str, ...]
     new: Mapping[str, tuple[str, ...]]  # by reason
     unused: tuple[str, ...]
-    numbers: tuple[int, int]  # kept, of how many
+    numbers: tuple[int, int]  # values loaded, values in total
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """For the console: groups of names, long lists truncated."""
-        total = len(self.kept) + sum(map(len, self.new.values()))
+        total = len(self.loaded) + sum(map(len, self.new.values()))
         share = " of ".join(f"{n / 1e6:.2f}" for n in self.numbers)
-        lines = [f"{self.source}: {len(self.kept)} of {total} tensors loaded ({share} million values)"]
-        numbered = _numbered([*self.kept, *(name for names in self.new.values() for name in names), *self.unused])
+        lines = [f"{self.source}: {len(self.loaded)} of {total} tensors loaded ({share} million values)"]
+        numbered = _numbered([*self.loaded, *(name for names in self.new.values() for name in names), *self.unused])
         for label, names in self._groups():
             if names:
                 lines.append(f"  {_shown(label)}: {_short(_folded(names, numbered))}")
@@ -51,35 +50,35 @@ class LoadReport:
         return {"from": self.source, **{what: list(names) for what, names in self._groups()}, "notes": self.notes}
 
     def _groups(self) -> list[tuple[str, list[str]]]:
-        """(label, paths): a path stands for all tensors below it."""
-        labels = {name: "kept" for name in self.kept}
+        """(label, paths): a path represents all tensors below it."""
+        labels = {name: "kept" for name in self.loaded}
         for reason, names in self.new.items():
             labels |= dict.fromkeys(names, f"made new ({reason})")
-        own = grouped(labels)
-        apart = grouped(labels | dict.fromkeys(self.unused, "not used"))
-        return [*own.items(), ("not used", apart.get("not used", []))]
+        loaded_or_new = grouped(labels)
+        with_unused = grouped(labels | dict.fromkeys(self.unused, "not used"))
+        return [*loaded_or_new.items(), ("not used", with_unused.get("not used", []))]
 
 
 def _shown(label: str) -> str:
-    """A label of ``run.json`` as it is printed."""
+    """The printed form of a label of ``run.json``."""
     if label in ("kept", "not used"):
         return {"kept": "loaded", "not used": "unused"}[label]
     return label.replace("made new", "newly initialized", 1)
 
 
 def grouped(labels: Mapping[str, str]) -> dict[str, list[str]]:
-    """Label -> the shortest paths with tensors of that label alone: ``{"backbone.conv1.weight": "kept", ...}`` ->
+    """Label -> the shortest paths with only tensors of that label: ``{"backbone.conv1.weight": "kept", ...}`` ->
     ``{"kept": ["backbone"]}``."""
     kinds: dict[str, set[str]] = {}
     for name, label in labels.items():
         for path in _paths(name):
             kinds.setdefault(path, set()).add(label)
-    found: dict[str, list[str]] = {}
+    paths_by_label: dict[str, list[str]] = {}
     for name, label in labels.items():
         path = next((p for p in _paths(name) if kinds[p] == {label}), name)
-        if path not in found.setdefault(label, []):
-            found[label].append(path)
-    return found
+        if path not in paths_by_label.setdefault(label, []):
+            paths_by_label[label].append(path)
+    return paths_by_label
 
 
 def transfer(detector: Detector, state: Mapping[str, Tensor], source: str | Path, classes: Sequence[str]) -> LoadReport:
@@ -88,70 +87,79 @@ def transfer(detector: Detector, state: Mapping[str, Tensor], source: str | Path
     A tensor that depends on the classes is loaded only where their names are the same in the same order, or unknown.
     Raises :class:`FovealError` where nothing fits, or a value is not finite.
     """
-    own: dict[str, Tensor] = detector.state_dict()
-    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    tensors: dict[str, Tensor] = detector.state_dict()
+    fitting = {name: value for name, value in state.items() if name in tensors and tensors[name].shape == value.shape}
     nonfinite = [name for name, value in fitting.items() if not value.isfinite().all()]
     if nonfinite:
         raise FovealError(f"holds values that are not finite: {', '.join(nonfinite[:3])}", path=source)
-    notes, other = _names(detector, classes)
-    fitting = {name: value for name, value in fitting.items() if name not in other}
-    learned = {name for name, _ in detector.named_parameters()}
-    if not learned & fitting.keys():
+    notes, class_dependent = _names(detector, classes)
+    fitting = {name: value for name, value in fitting.items() if name not in class_dependent}
+    parameters = {name for name, _ in detector.named_parameters()}
+    if not parameters & fitting.keys():
         raise FovealError(
             f"no weight fits this detector ({type(detector.spec).__name__})",
             path=source,
             fix="Start from the same kind of detector, or one with the same backbone",
         )
     detector.load_state_dict(fitting, strict=False)
-    here, there = len(detector.classes), len(classes)
-    because = f"{here} classes here, {there} there" if here != there else "other classes"
+    our_count, their_count = len(detector.classes), len(classes)
+    class_reason = f"{our_count} classes here, {their_count} there" if our_count != their_count else "other classes"
     new: dict[str, list[str]] = {}
-    for name in own:
+    for name in tensors:
         if name not in fitting and not name.endswith(_COUNTER):
-            reason = "not in the weights" if name not in state else because if name in other else "another shape"
+            reason = (
+                "not in the weights"
+                if name not in state
+                else class_reason
+                if name in class_dependent
+                else "another shape"
+            )
             new.setdefault(reason, []).append(name)
-    unused = [name for name in state if name not in own and not name.endswith(_COUNTER)]
-    return _made(source, own, fitting, new, unused, notes)
+    unused = [name for name in state if name not in tensors and not name.endswith(_COUNTER)]
+    return _report(source, tensors, fitting, new, unused, notes)
 
 
 def pretrained(detector: Detector, read: Callable[[], None], source: str | Path) -> LoadReport:
     """Reports which tensors of the detector ``read`` (a spec's ``load_pretrained``) loads."""
-    own: dict[str, Tensor] = detector.state_dict()
-    before = {name: value._version for name, value in own.items()}  # incremented by every change in place
+    tensors: dict[str, Tensor] = detector.state_dict()
+    before = {name: value._version for name, value in tensors.items()}  # incremented by every change in place
     with record_unused() as readings:
         read()
-    kept = {name: value for name, value in own.items() if value._version > before[name]}
+    loaded = {name: value for name, value in tensors.items() if value._version > before[name]}
     ignored = [set(names) for names in readings]  # a part may use the layers that another one ignores
     unused = [n for n in readings[0] if all(n in names for names in ignored)] if readings else []
-    new = [name for name in own if name not in kept and not name.endswith(_COUNTER)]
-    return _made(source, own, kept, {"not in the weights": new} if new else {}, unused, ())
+    new = [name for name in tensors if name not in loaded and not name.endswith(_COUNTER)]
+    return _report(source, tensors, loaded, {"not in the weights": new} if new else {}, unused, ())
 
 
-def _made(
+def _report(
     source: str | Path,
-    own: Mapping[str, Tensor],
-    kept: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    loaded: Mapping[str, Tensor],
     new: Mapping[str, Sequence[str]],
     unused: Sequence[str],
     notes: Sequence[str],
 ) -> LoadReport:
-    names = [name for name in own if name in kept and not name.endswith(_COUNTER)]
-    sizes = (sum(own[n].numel() for n in names), sum(v.numel() for n, v in own.items() if not n.endswith(_COUNTER)))
+    """The report on the detector's ``tensors``, of which ``loaded`` were loaded; counters are left out."""
+    names = [name for name in tensors if name in loaded and not name.endswith(_COUNTER)]
+    sizes = (
+        sum(tensors[n].numel() for n in names),
+        sum(v.numel() for n, v in tensors.items() if not n.endswith(_COUNTER)),
+    )
     reasons = {reason: tuple(each) for reason, each in new.items()}
     return LoadReport(str(source), tuple(names), reasons, tuple(unused), sizes, tuple(notes))
 
 
 def _names(detector: Detector, classes: Sequence[str]) -> tuple[list[str], set[str]]:
     """Notes on the class names, and the tensors that belong to other classes than the detector's."""
-    here, there = ([name.strip().casefold() for name in names] for names in (detector.classes, classes))
-    if here == there:
+    ours, theirs = ([name.strip().casefold() for name in names] for names in (detector.classes, classes))
+    if ours == theirs:
         return [], set()
-    if len(here) == len(there) and all(map(_INVENTED.fullmatch, there)):
-        return [
-            f"the weights do not name their {len(there)} classes, which are assumed to be {', '.join(detector.classes)}"
-        ], set()
+    if len(ours) == len(theirs) and all(map(_PLACEHOLDER.fullmatch, theirs)):
+        assumed = ", ".join(detector.classes)
+        return [f"the weights do not name their {len(theirs)} classes, which are assumed to be {assumed}"], set()
     notes = []
-    if sorted(here) == sorted(there):
+    if sorted(ours) == sorted(theirs):
         notes = [f"the classes are the same in another order: --classes {','.join(classes)} keeps their columns"]
     return notes, _of_classes(detector)
 
@@ -159,8 +167,8 @@ def _names(detector: Detector, classes: Sequence[str]) -> tuple[list[str], set[s
 def _of_classes(detector: Detector) -> set[str]:
     """The tensors whose shape depends on the number of classes."""
     with torch.device("meta"):
-        other = detector.spec.build([*detector.classes, "one more"]).state_dict()
-    return {name for name, value in detector.state_dict().items() if other[name].shape != value.shape}
+        larger = detector.spec.build([*detector.classes, "one more"]).state_dict()
+    return {name for name, value in detector.state_dict().items() if larger[name].shape != value.shape}
 
 
 def _paths(name: str) -> Iterable[str]:
@@ -171,13 +179,13 @@ def _paths(name: str) -> Iterable[str]:
 
 def _numbered(names: Iterable[str]) -> dict[str, list[int]]:
     """The numbers below each path: ``["a.0.w", "a.2.w"]`` -> ``{"a": [0, 2]}``."""
-    found: dict[str, set[int]] = {}
+    by_parent: dict[str, set[int]] = {}
     for name in names:
         for path in _paths(name):
             parent, _, leaf = path.rpartition(".")
             if leaf.isdecimal():
-                found.setdefault(parent, set()).add(int(leaf))
-    return {parent: sorted(numbers) for parent, numbers in found.items()}
+                by_parent.setdefault(parent, set()).add(int(leaf))
+    return {parent: sorted(numbers) for parent, numbers in by_parent.items()}
 
 
 def _folded(paths: Sequence[str], numbered: Mapping[str, Sequence[int]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the fields of a part are: their types, their defaults, their help. Checks a value against an annotation.
+"""The fields of a part: their types, defaults and help; checks values against annotations.
 
 Used by :mod:`foveal.config.parse`; imports nothing heavy.
 """
@@ -22,21 +22,21 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 @dataclass(frozen=True)
 class FieldHelp:
-    """One setting of a part, for people."""
+    """One setting of a part, as text."""
 
     name: str
     type: str  # the annotation as written
     default: str  # the default as text; empty where there is none
-    help: str  # the comment behind the field or above it
+    help: str  # its trailing comment, or the one above it
 
 
 class Mismatch(Exception):
-    """A value that does not have the annotated type; the text says what was expected."""
+    """A value that does not have the annotated type; the message is what was expected."""
 
 
 # ---------------------------------------------------------------------------------------------- fields
 def is_part(cls: Any) -> bool:
-    """Whether it is a class of values: a frozen dataclass that is not abstract."""
+    """Whether ``cls`` can be a part: a frozen dataclass that is not abstract."""
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)) or inspect.isabstract(cls):
         return False
     return bool(cls.__dataclass_params__.frozen)  # type: ignore[attr-defined]
@@ -50,12 +50,12 @@ def settings(cls: type) -> dict[str, dataclasses.Field[Any]]:
 @functools.cache
 def hints(cls: type) -> Mapping[str, Any]:
     """The resolved annotation of every field; ``Any`` where a name exists for the type checker only."""
-    found: dict[str, Any] = {}
-    for owner in reversed(cls.__mro__):
-        scope = vars(sys.modules[owner.__module__]) if owner.__module__ in sys.modules else {}
-        for name, annotation in vars(owner).get("__annotations__", {}).items():
-            found[name] = _resolve(annotation, scope)
-    return found
+    resolved: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        scope = vars(sys.modules[base.__module__]) if base.__module__ in sys.modules else {}
+        for name, annotation in vars(base).get("__annotations__", {}).items():
+            resolved[name] = _resolve(annotation, scope)
+    return resolved
 
 
 def _resolve(annotation: Any, scope: Mapping[str, Any]) -> Any:
@@ -70,10 +70,10 @@ def _resolve(annotation: Any, scope: Mapping[str, Any]) -> Any:
 
 # ------------------------------------------------------------------------------------------ type checks
 def fitted(value: Any, hint: Any) -> Any:
-    """``value`` as the annotation wants it, or :class:`Mismatch`.
+    """``value`` converted to the annotation ``hint``. Raises :class:`Mismatch` for another type.
 
-    An integer becomes a float where a float is wanted, a list a tuple where a tuple is wanted and the other way round.
-    Nothing else is converted: ``True`` is no number and ``1.0`` no integer.
+    An integer becomes a float where a float is expected, a list a tuple where a tuple is expected and vice versa.
+    Nothing else is converted: ``True`` is not a number and ``1.0`` not an integer.
     """
     if hint is Any or isinstance(hint, typing.TypeVar):
         return value
@@ -95,9 +95,9 @@ def fitted(value: Any, hint: Any) -> Any:
     return _plain(value, hint)
 
 
-def _accept(value: Any, good: bool, wanted: str) -> Any:
-    if not good:
-        raise Mismatch(wanted)
+def _accept(value: Any, valid: bool, expected: str) -> Any:
+    if not valid:
+        raise Mismatch(expected)
     return value
 
 
@@ -117,20 +117,20 @@ def _plain(value: Any, hint: Any) -> Any:
 
 
 def _one_of(value: Any, options: Sequence[Any]) -> Any:
-    """The first option that takes the value as it is; else the first that can convert it."""
-    wanted, converted = [], []
+    """The first option that accepts the value as it is; else the first that can convert it."""
+    expected, converted = [], []
     for option in options:
         try:
             result = fitted(value, option)
         except Mismatch as mismatch:
-            wanted.append(str(mismatch))
+            expected.append(str(mismatch))
             continue
         if type(result) is type(value):
             return result
         converted.append(result)
     if converted:
         return converted[0]
-    raise Mismatch(" or ".join(dict.fromkeys(wanted)))
+    raise Mismatch(" or ".join(dict.fromkeys(expected)))
 
 
 def _items(value: Any, hint: Any) -> Any:
@@ -142,16 +142,16 @@ def _items(value: Any, hint: Any) -> Any:
         length = 0 if args == ((),) else len(args)
         if len(value) != length:
             raise Mismatch(f"{length} values ({name_of(hint)})")
-        wanted: Iterable[Any] = args
+        item_hints: Iterable[Any] = args
     else:
-        wanted = [args[0] if args else Any] * len(value)
-    found = []
-    for i, (item, item_hint) in enumerate(zip(value, wanted, strict=True)):
+        item_hints = [args[0] if args else Any] * len(value)
+    items = []
+    for i, (item, item_hint) in enumerate(zip(value, item_hints, strict=True)):
         try:
-            found.append(fitted(item, item_hint))
+            items.append(fitted(item, item_hint))
         except Mismatch as mismatch:
-            raise Mismatch(f"{mismatch} at place {i} of {name_of(hint)}") from None
-    return kind(found)
+            raise Mismatch(f"{mismatch} at index {i} of {name_of(hint)}") from None
+    return kind(items)
 
 
 def _generic(value: Any, origin: type, args: tuple[Any, ...]) -> Any:
@@ -179,7 +179,7 @@ def element(hint: Any, index: int) -> Any:
 
 
 def takes(hint: Any, cls: type) -> bool:
-    """Whether an instance of ``cls`` may stand where ``hint`` is annotated, itself or as an element."""
+    """Whether an instance of ``cls`` is valid where ``hint`` is annotated, itself or as an element."""
     if isinstance(hint, type) and get_origin(hint) is None:
         return issubclass(cls, hint) and hint is not object
     return any(takes(argument, cls) for argument in get_args(hint))
@@ -205,7 +205,7 @@ def name_of(hint: Any) -> str:
 def describe(part: Any) -> list[FieldHelp]:
     """Name, type, default and help of every setting of a part or spec (class or value).
 
-    The help of a field is its comment: the one behind it, else the lines right above it.
+    The help of a field is its trailing comment, else the comment lines directly above it.
     """
     cls = part if isinstance(part, type) else type(part)
     comments: dict[str, str] = {}
@@ -223,26 +223,26 @@ def describe(part: Any) -> list[FieldHelp]:
 
 
 def _comments(cls: type) -> dict[str, str]:
-    """The comment of each field that this very class declares, read from its source."""
+    """The comment of each field that this class itself declares, read from its source."""
     try:
         source = textwrap.dedent(inspect.getsource(cls))
         body = ast.parse(source).body[0]
-    except (OSError, TypeError, SyntaxError, IndexError):  # no source: typed in at a prompt, or a stripped install
+    except (OSError, TypeError, SyntaxError, IndexError):  # no source: defined at a prompt, or a stripped install
         return {}
     assert isinstance(body, ast.ClassDef)
     trailing: dict[int, str] = {}
     alone: dict[int, str] = {}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
-            place = alone if token.line.lstrip().startswith("#") else trailing
-            place[token.start[0]] = token.string.lstrip("#").strip()
-    found = {}
+            comments = alone if token.line.lstrip().startswith("#") else trailing
+            comments[token.start[0]] = token.string.lstrip("#").strip()
+    by_field = {}
     for node in body.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             end = node.end_lineno or node.lineno
             text = trailing.get(end) or trailing.get(node.lineno)
-            found[node.target.id] = text if text is not None else _above(alone, node.lineno)
-    return found
+            by_field[node.target.id] = text if text is not None else _above(alone, node.lineno)
+    return by_field
 
 
 def _above(alone: Mapping[int, str], line: int) -> str:

@@ -1,4 +1,4 @@
-"""Text -> value: literals and constructor calls, parsed with ``ast`` and never executed."""
+"""Parses text into values: literals and constructor calls, read with ``ast`` and never executed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def parse_value(text: str, names: Mapping[str, type], *, where: str = "", hint: 
 
     Nothing is executed but those constructors, each argument checked against its field's annotation, and the whole
     against ``hint``.
-    Raises :class:`UsageError` that names ``where``, what was found and what was expected.
+    Raises :class:`UsageError` with ``where``, the text and what was expected.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an odd escape in a string is the user's own business
+            warnings.simplefilter("ignore")  # invalid escapes in strings are not reported
             tree = ast.parse(text.strip(), mode="eval")
             return checked(_value(tree.body, names, where, 0, hint), hint, where, names)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -39,7 +39,7 @@ def parse_value(text: str, names: Mapping[str, type], *, where: str = "", hint: 
 
 
 def _value(node: ast.expr, names: Mapping[str, type], where: str, depth: int, hint: Any = Any) -> Any:
-    """``hint`` only chooses what an error suggests; :func:`checked` is what checks."""
+    """The value of a node. ``hint`` only selects what an error suggests; :func:`checked` does the check."""
     if depth > DEPTH:
         raise UsageError(f"more than {DEPTH} levels of nesting", where=where.split(":")[0])
     if isinstance(node, ast.Constant) and isinstance(node.value, (str, int, float, bool, type(None))):
@@ -59,47 +59,47 @@ def _value(node: ast.expr, names: Mapping[str, type], where: str, depth: int, hi
         if all(isinstance(k, (str, int, float, bool, type(None))) for k in keys):
             return dict(zip(keys, values, strict=True))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        return _construct(node, names, where, depth, hint)
+        return _parse_call(node, names, where, depth, hint)
     if isinstance(node, ast.Name):
         if node.id in names:
-            raise UsageError(f"{node.id} is a part", where=where, fix=f"Write {node.id}() to make one")
+            raise UsageError(f"{node.id} is a part", where=where, fix=f"Write {node.id}() to create one")
         quoted = f"Text needs quotes here: {node.id!r}" if _takes_text(hint) else ""
         fix = quoted or _nearest_part(node.id, names, hint)
         raise UsageError(f"unknown name {node.id}", where=where, fix=fix)
     raise UsageError(
         f"{short(ast.unparse(node))} is neither a literal nor a call of a part",
         where=where,
-        fix="Write the value itself, for expressions are not evaluated",
+        fix="Write the value itself; expressions are not evaluated",
     )
 
 
-def _construct(node: ast.Call, names: Mapping[str, type], where: str, depth: int, hint: Any) -> Any:
-    """A call of one of our classes: its arguments bound to fields, checked, and the class called."""
+def _parse_call(node: ast.Call, names: Mapping[str, type], where: str, depth: int, hint: Any) -> Any:
+    """The instance that a call of a part stands for: binds the arguments to fields, checks them and calls the class."""
     node = current_call(node, names)
     assert isinstance(node.func, ast.Name)
     name = node.func.id if node.func.id in names else PARTS.get(node.func.id, node.func.id)
     if name not in names:
         raise UsageError(f"unknown part {name}", where=where, fix=_nearest_part(name, names, hint))
     cls = names[name]
-    fields, place = settings(cls), f"{where}: {name}" if where else name
+    fields, location = settings(cls), f"{where}: {name}" if where else name
     positional = [f for f, field in fields.items() if not field.kw_only]
     if len(node.args) > len(positional):
-        raise UsageError(f"{len(node.args)} values for {len(positional)} fields", where=place)
+        raise UsageError(f"{len(node.args)} values for {len(positional)} fields", where=location)
     given = list(zip(positional, node.args, strict=False))
     given += [(field_name(cls, k.arg or "**"), k.value) for k in node.keywords]
     values: dict[str, Any] = {}
     for field, argument in given:
         if field not in fields:
-            raise UsageError(f"unknown field {field}", where=place, fix=nearest(field, fields, "fields"))
+            raise UsageError(f"unknown field {field}", where=location, fix=nearest(field, fields, "fields"))
         if field in values:
-            raise UsageError(f"{field} is given twice", where=place)
-        wanted = hints(cls).get(field, Any)
-        value = _value(argument, names, f"{place}.{field}", depth + 1, wanted)
-        values[field] = checked(value, wanted, f"{place}.{field}", names)
+            raise UsageError(f"{field} is given twice", where=location)
+        expected = hints(cls).get(field, Any)
+        value = _value(argument, names, f"{location}.{field}", depth + 1, expected)
+        values[field] = checked(value, expected, f"{location}.{field}", names)
     missing = [f for f, d in fields.items() if f not in values and _required(d)]
     if missing:
-        raise UsageError(f"{missing[0]} is missing", where=place, fix=f"Set all of its fields: {', '.join(fields)}")
-    return made(lambda: cls(**values), place)
+        raise UsageError(f"{missing[0]} is missing", where=location, fix=f"Set all of its fields: {', '.join(fields)}")
+    return construct(lambda: cls(**values), location)
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:
@@ -107,7 +107,7 @@ def _required(field: dataclasses.Field[Any]) -> bool:
 
 
 def checked(value: Any, hint: Any, where: str, names: Mapping[str, type]) -> Any:
-    """The value as the annotation wants it. Raises :class:`UsageError` with the parts of ``names`` that would do."""
+    """The value converted to ``hint``. Raises :class:`UsageError` with the parts of ``names`` that are valid there."""
     try:
         return fitted(value, hint)
     except Mismatch as mismatch:
@@ -124,19 +124,19 @@ def _takes_text(hint: Any) -> bool:
 
 
 def _fitting(names: Mapping[str, type], hint: Any) -> list[str]:
-    """The parts that may stand where ``hint`` is annotated; all of them where none is known to."""
+    """The parts that are valid where ``hint`` is annotated; all parts where none is known to be."""
     return [n for n, cls in names.items() if hint is not Any and takes(hint, cls)] or list(names)
 
 
 def _nearest_part(name: str, names: Mapping[str, type], hint: Any) -> str:
-    help_ = nearest(name, _fitting(names, hint), "parts")
-    return f"{help_}. {names.missing(name)}" if isinstance(names, Vocabulary) else help_
+    suggestion = nearest(name, _fitting(names, hint), "parts")
+    return f"{suggestion}. {names.missing(name)}" if isinstance(names, Vocabulary) else suggestion
 
 
-def made(make: Callable[[], Any], where: str) -> Any:
-    """Calls a constructor; a value it refuses is the user's, so it becomes a :class:`UsageError`."""
+def construct(constructor: Callable[[], Any], where: str) -> Any:
+    """Calls a constructor; its errors become a :class:`UsageError`, since the values are the user's."""
     try:
-        return make()
+        return constructor()
     except FovealError as error:
         raise UsageError(str(error), where=where) from None
     except (ValueError, TypeError, ArithmeticError, AssertionError) as error:

@@ -1,4 +1,4 @@
-"""Overrides of a spec by path, and the difference of two specs."""
+"""Overrides settings of a spec by path, and lists the difference of two specs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol, get_args, runtime_checkable
 
 from ..errors import UsageError, nearest
 from .fields import Mismatch, element, fitted, hints, name_of, settings
-from .literals import CONSTANTS, made, parse_value, short
+from .literals import CONSTANTS, construct, parse_value, short
 from .parse import T
 from .renamed import field_name
 from .show import _flat
@@ -24,7 +24,7 @@ OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*\s*=(?!=)")
 
 
 def is_override(text: str) -> bool:
-    """Whether a word of the command line has the form ``key=value``."""
+    """Whether a command-line argument has the form ``key=value``."""
     return OVERRIDE.match(text) is not None
 
 
@@ -33,7 +33,7 @@ def override(
 ) -> T:
     """A spec with settings replaced by path: ``["rpn.cls_loss=Focal(gamma=1.5)", "fit.augment.0.p=.3"]``.
 
-    Later items see the effect of earlier ones. A word where a string is wanted needs no quotes. ``names`` and
+    Later items see the effect of earlier ones. A word where a string is expected needs no quotes. ``names`` and
     ``parts``: see :func:`parse_spec`. Raises :class:`UsageError` for an unknown path, part or field and for a value of
     the wrong type.
     """
@@ -48,7 +48,7 @@ def override(
 
 
 def _replaced(old: Any, hint: Any, path: Sequence[str], done: int, text: str, names: Mapping[str, type]) -> Any:
-    """``old`` with the value at ``path[done:]`` replaced; ``hint`` is what may stand in its place."""
+    """``old`` with the value at ``path[done:]`` replaced; ``hint`` is its annotation."""
     where = ".".join(path[:done])
     if done == len(path):
         return _new_value(old, hint, text, where, names)
@@ -59,11 +59,11 @@ def _replaced(old: Any, hint: Any, path: Sequence[str], done: int, text: str, na
             kind = f"{where}: {type(old).__name__}" if where else type(old).__name__
             raise UsageError(f"unknown setting {key}", where=kind, fix=nearest(key, fields, "settings"))
         new = _replaced(getattr(old, key), hints(type(old)).get(key, Any), path, done + 1, text, names)
-        return made(lambda: dataclasses.replace(old, **{key: new}), ".".join(path))
+        return construct(lambda: dataclasses.replace(old, **{key: new}), ".".join(path))
     if isinstance(old, (tuple, list)):
         if not key.isdecimal() or int(key) >= len(old):
             valid = f"0 to {len(old) - 1}" if old else "none, it is empty"
-            raise UsageError(f"{key} is not a place in it", where=where, fix=f"Use one of the indices {valid}")
+            raise UsageError(f"{key} is not an index of it", where=where, fix=f"Use one of the indices {valid}")
         items = list(old)
         items[int(key)] = _replaced(items[int(key)], element(hint, int(key)), path, done + 1, text, names)
         return type(old)(items)
@@ -76,7 +76,7 @@ def _replaced(old: Any, hint: Any, path: Sequence[str], done: int, text: str, na
 
 @runtime_checkable
 class Completed(Protocol):
-    """A part that takes what it leaves open from the part it replaces: a resize rule its pixels' mean and std.
+    """A part that copies unset fields from the part it replaces: a resize rule the mean and std of its pixels.
 
     ``given``: the names of the fields that are set explicitly.
     """
@@ -84,12 +84,13 @@ class Completed(Protocol):
     def like(self, other: Any, given: frozenset[str]) -> Any: ...
 
 
-# a name or a relative path; an absolute path, or one from ./, ../ or ~/, of any letters, since no literal begins so; a
-# name that begins with a digit
+# a name or a relative path; an absolute path, or one from ./, ../ or ~/, of any letters, since no literal starts so; a
+# name that starts with a digit
 _WORD = re.compile(r"[A-Za-z_][\w./:-]*|(?:~?/|\.\.?/).+|\d[\w-]*[A-Za-z_-][\w-]*")
 
 
 def _new_value(old: Any, hint: Any, text: str, where: str, names: Mapping[str, type]) -> Any:
+    """The value of an override: an unquoted word or a parsed value, completed from ``old`` where it is a part."""
     plain = {*names, *CONSTANTS, "None", "True", "False"}
     if _WORD.fullmatch(text) and text not in plain:
         word = _as_word(text, hint, where)
@@ -97,7 +98,7 @@ def _new_value(old: Any, hint: Any, text: str, where: str, names: Mapping[str, t
             return word
     new = parse_value(text, names, where=where, hint=hint)
     if dataclasses.is_dataclass(old) and isinstance(new, Completed):
-        return made(lambda: new.like(old, _given(text, type(new))), where)
+        return construct(lambda: new.like(old, _given(text, type(new))), where)
     return new
 
 
@@ -110,7 +111,7 @@ def _given(text: str, cls: type) -> frozenset[str]:
 
 
 def _as_word(text: str, hint: Any, where: str) -> str | None:
-    """An unquoted word, where a string is wanted and the word is no number."""
+    """The unquoted word ``text`` where a string is expected and it is not a number, else None."""
     try:
         float(text)
         return None
@@ -125,12 +126,12 @@ def _as_word(text: str, hint: Any, where: str) -> str | None:
 
 
 def difference(a: Any, b: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """Where two specs differ: ``[(path, value in a, value in b)]``, as deep as their classes agree."""
+    """The settings in which two specs differ, ``[(path, value in a, value in b)]``, as deep as their classes agree."""
     if type(a) is type(b) and dataclasses.is_dataclass(a):
         pairs = [(n, getattr(a, n), getattr(b, n)) for n in settings(type(a))]
     elif isinstance(a, (tuple, list)) and type(a) is type(b) and len(a) == len(b):
         pairs = [(str(i), x, y) for i, (x, y) in enumerate(zip(a, b, strict=True))]
     else:
-        # text, not ==: it tells 1 from True and finds nan equal to itself
+        # text, not ==: it distinguishes 1 from True and treats NaN as equal to itself
         return [] if _flat(a) == _flat(b) else [(path, a, b)]
     return [row for name, x, y in pairs for row in difference(x, y, f"{path}.{name}" if path else name)]

@@ -1,7 +1,7 @@
-"""The spec is the config: text <-> spec, overrides by path, the difference of two specs.
+"""Parses the text of a spec, which is the whole configuration of a detector.
 
-Text is a constructor call of our own parts, such as ``Focal(gamma=1.5)``. It is parsed and looked up in a table
-of classes, never executed. Importing this module does not import torch.
+The text is a constructor call of parts, such as ``Focal(gamma=1.5)``. It is parsed and looked up in a table of
+classes, never executed. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["FieldHelp", "describe", "parse_spec", "parse_value", "spec_from_json"]
 
 
-SCHEMA = 1  # of the stored text; rises when old text can no longer be read as it stands
+SCHEMA = 1  # of the stored text; increased when old text can no longer be read
 T = TypeVar("T")
 
 
@@ -30,14 +30,14 @@ def parse_spec(
     names: Mapping[str, type] | None = None,
     *,
     parts: Sequence[type] = (),
-    homes: Mapping[str, str] | None = None,
+    modules: Mapping[str, str] | None = None,
 ) -> Spec:
     """The spec that ``repr(spec)`` or :func:`show` wrote. Raises :class:`UsageError` for anything else.
 
-    ``parts`` are classes of one's own that the text may name, ``homes`` the modules of those that it does name.
-    ``names`` are all there are, in place of the package's.
+    ``parts`` are custom classes that the text may name, ``modules`` the modules of those that it does name (for
+    messages). ``names`` replaces the parts of the package.
     """
-    spec = parse_value(text, Vocabulary(parts, homes) if names is None else names, where="spec")
+    spec = parse_value(text, Vocabulary(parts, modules) if names is None else names, where="spec")
     if names is None:
         from ..assembly.detector import Spec
 
@@ -49,7 +49,7 @@ def parse_spec(
 def spec_from_json(
     stored: Mapping[str, Any], names: Mapping[str, type] | None = None, *, parts: Sequence[type] = ()
 ) -> Spec:
-    """The inverse of :func:`to_json`. Raises :class:`FovealError` for another schema or another content."""
+    """The inverse of :func:`to_json`. Raises :class:`FovealError` for another schema or content."""
     schema, text = stored.get("schema"), stored.get("spec")
     if schema != SCHEMA or not isinstance(text, str):
         raise FovealError(
@@ -57,10 +57,10 @@ def spec_from_json(
             where="spec",
             fix="Read it with the version that wrote it",
         )
-    return parse_spec(text, names, parts=parts, homes=stored_homes(stored))
+    return parse_spec(text, names, parts=parts, modules=stored_modules(stored))
 
 
-def stored_homes(stored: Mapping[str, Any]) -> dict[str, str]:
-    """The modules of somebody's own parts, as a run or file names them; nothing of them is imported."""
+def stored_modules(stored: Mapping[str, Any]) -> dict[str, str]:
+    """The modules of custom parts, as a run or file names them; none of them is imported."""
     parts = stored.get("parts")
     return {str(k): str(v) for k, v in parts.items()} if isinstance(parts, dict) else {}

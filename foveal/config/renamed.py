@@ -1,6 +1,6 @@
-"""Names that parts and their fields had in earlier versions, so that the specs of stored runs are still read.
+"""Earlier names of parts and their fields, so that the specs of stored runs can still be read.
 
-A part that several have replaced is rewritten as a call of one of them, by a function in :data:`REPLACED`.
+A part that was replaced by several is rewritten as a call of one of them, by a function in :data:`REPLACED`.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ FIELDS: Mapping[str, Mapping[str, str]] = {  # part -> {earlier name of a field:
 
 
 def field_name(cls: type, name: str) -> str:
-    """The name of a part's field today, given that or an earlier one."""
+    """The current name of a part's field, given that or an earlier one."""
     return FIELDS.get(cls.__name__, {}).get(name, name)
 
 
 def current_call(node: ast.Call, names: Mapping[str, type]) -> ast.Call:
-    """The call as it is written today, where several parts have replaced the one that it names."""
+    """The current form of a call, where the part that it names was replaced by several."""
     if not isinstance(node.func, ast.Name) or node.func.id in names or node.func.id not in REPLACED:
         return node
     return REPLACED[node.func.id](node)
 
 
 # ------------------------------------------------------------------------------------------------- Stage
-STAGES = {  # what ``inputs`` of ``Stage`` was -> the class, and the fields of ``Stage`` that it does not have
+STAGES = {  # value of ``inputs`` of ``Stage`` -> the class, and the fields of ``Stage`` that it does not have
     "images": ("OnImages", {"draw"}),
     "windows": ("OnWindows", {"task"}),
     "maps": ("OnStoredMaps", {"task"}),
@@ -54,18 +54,18 @@ NO_DRAW = {"positive": 0.25, "iou": 0.5, "low": 0.0, "per_image": 64}
 
 
 def _stage(node: ast.Call) -> ast.Call:
-    """``Stage(inputs=...)`` had the fields of all kinds of stages. Those without effect go, others are left to fail."""
+    """``Stage(inputs=...)`` had the fields of all kinds of stages. Unset ones are dropped, others are left to fail."""
     fields = [*zip(STAGE_FIELDS, node.args, strict=False), *((k.arg, k.value) for k in node.keywords)]
     inputs = next((value for field, value in fields if field == "inputs"), ast.Constant("images"))
     if not isinstance(inputs, ast.Constant) or inputs.value not in STAGES or len(node.args) > len(STAGE_FIELDS):
         return node
     name, without = STAGES[inputs.value]
-    left = [
+    remaining = [
         ast.keyword(field, value)
         for field, value in fields
         if field != "inputs" and not (field in without and _is_unset(value))
     ]
-    return ast.Call(ast.Name(name, ast.Load()), [], left)
+    return ast.Call(ast.Name(name, ast.Load()), [], remaining)
 
 
 def _is_unset(value: ast.expr) -> bool:

@@ -1,4 +1,4 @@
-"""A spec as text, which :mod:`parse` reads back."""
+"""Writes a spec as text, which :mod:`foveal.config.parse` reads back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from .fields import settings
 from .parse import SCHEMA
-from .table import own_parts
+from .table import custom_parts
 
 __all__ = ["show", "spec_to_json"]
 
@@ -19,7 +19,7 @@ def show(value: Any, width: int = 100) -> str:
 
 
 def _lines(value: Any, width: int, indent: int, used: int = 1) -> str:
-    """``used``: characters that stand before and behind the value on its line, besides the indent."""
+    """``used``: characters before and after the value on its line, besides the indent."""
     flat = _flat(value)
     if len(flat) + indent + used <= width:
         return flat
@@ -48,6 +48,6 @@ def _flat(value: Any) -> str:
 
 
 def spec_to_json(spec: Any) -> dict[str, Any]:
-    """``{"schema": 1, "spec": text}``, ready for ``json.dump``; under ``"parts"`` the modules of those of one's own."""
-    own = own_parts(spec)
-    return {"schema": SCHEMA, "spec": _flat(spec), **({"parts": own} if own else {})}
+    """``{"schema": 1, "spec": text}``, ready for ``json.dump``; ``"parts"``: modules of custom parts."""
+    custom = custom_parts(spec)
+    return {"schema": SCHEMA, "spec": _flat(spec), **({"parts": custom} if custom else {})}

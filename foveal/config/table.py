@@ -1,6 +1,6 @@
-"""The parts that a text may name, and those of one's own beside them.
+"""The table of parts that the text of a spec or override may name, and custom parts beside them.
 
-A text is a spec's, or an override's. Only the modules of the names in it are imported; torch comes with them.
+Only the modules of the names in a text are imported, and torch with them.
 """
 
 from __future__ import annotations
@@ -146,59 +146,61 @@ PARTS: Mapping[str, str] = {  # name -> its module in this package
 
 
 class Vocabulary(Mapping[str, type]):
-    """The classes by name, each imported when it is asked for.
+    """The classes by name, each imported on first use.
 
-    ``own`` are parts of one's own, which stand beside the package's; ``homes`` say in which module those lay that a run
-    was trained with (name -> module), for messages alone. Raises :class:`UsageError` for what is no part, and for two
+    ``parts`` are custom parts beside the package's; ``modules``: the modules of those that a run was trained with
+    (name -> module), for messages only. Raises :class:`UsageError` for a class that is not a part, and for two parts
     of one name.
     """
 
-    def __init__(self, own: Iterable[type] = (), homes: Mapping[str, str] | None = None) -> None:
-        self._own: dict[str, type] = {}
-        self._homes = homes or {}
-        for cls in own:
+    def __init__(self, parts: Iterable[type] = (), modules: Mapping[str, str] | None = None) -> None:
+        self._custom: dict[str, type] = {}
+        self._modules = modules or {}
+        for cls in parts:
             name = getattr(cls, "__name__", repr(cls))
             if not is_part(cls):
-                raise UsageError(f"{name} is no part", where="parts", fix="Make it a frozen dataclass without gaps")
-            known = self._own.get(name) or (_imported(name) if name in PARTS else cls)
+                raise UsageError(
+                    f"{name} is not a part", where="parts", fix="Make it a frozen dataclass without abstract methods"
+                )
+            known = self._custom.get(name) or (_imported(name) if name in PARTS else cls)
             if known is not cls:
                 raise UsageError(f"two parts are named {name}", where="parts", fix=f"Rename {cls.__module__}.{name}")
-            self._own[name] = cls
+            self._custom[name] = cls
 
     def __getitem__(self, name: str) -> type:
-        return self._own[name] if name in self._own else _imported(name)
+        return self._custom[name] if name in self._custom else _imported(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._own or name in PARTS
+        return name in self._custom or name in PARTS
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**PARTS, **self._own})
+        return iter({**PARTS, **self._custom})
 
     def __len__(self) -> int:
-        return len({**PARTS, **self._own})
+        return len({**PARTS, **self._custom})
 
     def missing(self, name: str) -> str:
-        """What helps where a name is not here that may be a part of one's own."""
-        module = self._homes.get(name, "MODULE")
-        return f"Pass parts=[{name}], or --parts {module} on the command line, if it is your own"
+        """The fix for an unknown name, which may be that of a custom part."""
+        module = self._modules.get(name, "MODULE")
+        return f"Pass parts=[{name}], or --parts {module} on the command line, if it is a custom part"
 
 
 def _imported(name: str) -> type:
-    found: type = getattr(importlib.import_module(f"{_ROOT}.{PARTS[name]}"), name)
-    return found
+    part: type = getattr(importlib.import_module(f"{_ROOT}.{PARTS[name]}"), name)
+    return part
 
 
-def own_parts(value: object) -> dict[str, str]:
-    """The parts inside a spec that are not the package's: name -> module."""
-    found: dict[str, str] = {}
+def custom_parts(value: object) -> dict[str, str]:
+    """The custom parts inside a spec, those that are not the package's: name -> module."""
+    modules: dict[str, str] = {}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         name, module = type(value).__name__, type(value).__module__
         if f"{_ROOT}.{PARTS.get(name)}" != module:
-            found[name] = module
+            modules[name] = module
         value = tuple(getattr(value, field) for field in settings(type(value)))
     if isinstance(value, Mapping):
         value = tuple(value.values())
     if isinstance(value, tuple | list):
         for item in value:
-            found |= own_parts(item)
-    return found
+            modules |= custom_parts(item)
+    return modules

@@ -1,4 +1,4 @@
-"""Evaluation: COCO and PASCAL VOC numbers, proposal recall, other tools' detections. NumPy only, no torch."""
+"""Evaluation: COCO and PASCAL VOC metrics, proposal recall, detections of other tools. Importing it needs no torch."""
 
 from .coco import Coco
 from .curves import Curve, Curves

@@ -1,4 +1,7 @@
-"""The twelve COCO numbers, equal to pycocotools'. Letters: T thresholds, A area ranges, M detection limits, R recalls.
+"""The twelve COCO metrics, equal to pycocotools'.
+
+Letters: T thresholds, A area ranges, C classes, M detection limits, R recalls, N detections, G objects, U detections
+that overlap an object, H hits.
 
 Source: cocoapi, ``COCOeval``. One difference, on purpose: pycocotools takes an annotation with id 0 for "no match";
 here an id is only a name.
@@ -19,8 +22,8 @@ from .matching import (
     assign,
     mask_table,
     match_table,
-    place_in_group,
     rank_detections,
+    rank_in_group,
     running_max_from_right,
 )
 from .tables import DetectionTable, GroundTruth
@@ -34,32 +37,34 @@ NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 
 @dataclass(frozen=True)
 class Coco:
-    """How to score. The numbers carry COCO's names whatever the limits are."""
+    """The COCO protocol. The metrics carry COCO's names whatever the limits are."""
 
-    max_dets: tuple[int, ...] = (1, 10, 100)  # three or more: detections of an image and class that are looked at
+    max_dets: tuple[int, ...] = (1, 10, 100)  # three or more: limits on the detections of an image and class
 
     def __post_init__(self) -> None:
         limits = self.max_dets
         if len(limits) < 3 or limits[0] < 1 or list(limits) != sorted(limits):
-            raise UsageError(f"max_dets {limits} must be three or more, positive and rising")
+            raise UsageError(f"max_dets {limits} must be three or more, positive and ascending")
 
     @property
     def name(self) -> str:
         return "coco"
 
     def __str__(self) -> str:
-        few, some, most = self.max_dets[:3]
+        low, middle, high = self.max_dets[:3]
         return (
-            f"COCO, AP averaged over IoU .50:.05:.95 and 101 recalls, at most {most} detections of an image and class "
-            f"(AR1, AR10, AR100: {few}, {some}, {most}), small < 32 x 32 <= medium < 96 x 96 <= large"
+            f"COCO, AP averaged over IoU .50:.05:.95 and 101 recalls, at most {high} detections of an image and class "
+            f"(AR1, AR10, AR100: {low}, {middle}, {high}), small < 32 x 32 <= medium < 96 x 96 <= large"
         )
 
 
 @dataclass(frozen=True, eq=False)
 class CocoNumbers:
+    """Precision and recall by threshold, class and area range; the metrics are means of them."""
+
     precision: Floats  # (T, R, C, A) at the largest limit; NaN where a class has no object
     recall: Floats  # (T, C, A, M) NaN likewise
-    verdicts: Outcomes  # at IoU .5, all areas
+    outcomes: Outcomes  # at IoU .5, all areas
     table: MatchTable
 
     def twelve(self) -> dict[str, float | None]:
@@ -75,44 +80,46 @@ class CocoNumbers:
         return {"AP": mean_defined(p), "AP50": mean_defined(p[0])}
 
 
-def score_coco(truth: GroundTruth, found: DetectionTable, protocol: Coco, *, masks: bool = False) -> CocoNumbers:
-    """Precision and recall of every class, threshold and area range; of ``masks`` in place of boxes where asked for.
+def score_coco(truth: GroundTruth, detections: DetectionTable, protocol: Coco, *, masks: bool = False) -> CocoNumbers:
+    """Precision and recall of every class, threshold and area range.
 
-    A detection's area is then that of its mask, and objects without one in the file are left out.
-    ``difficult`` objects are ignored the way objects outside an area range are: a detection may take one, once, and
-    counts neither way.
+    ``masks``: score the masks instead of the boxes. A detection's area is then that of its mask, and objects without
+    a mask in the file are left out. ``difficult`` objects are ignored like objects outside an area range: a detection
+    may match one, once, and counts neither way.
     """
     truth = truth.scored()
     if masks:
-        assert truth.drawn is not None and found.masks is not None
+        assert truth.drawn is not None and detections.masks is not None
         truth = truth[truth.drawn]
-        found = replace(found, box_area=found.masks.area().astype(np.float64))
-        table = mask_table(truth, found, floor=float(THRESHOLDS[0]))
+        detections = replace(detections, box_area=detections.masks.area().astype(np.float64))
+        table = mask_table(truth, detections, floor=float(THRESHOLDS[0]))
     else:
-        table = match_table(truth, found, floor=float(THRESHOLDS[0]))
-    ranking = rank_detections(found, len(truth.classes), truth.image_rank())
-    looked_at = ranking.rank < protocol.max_dets[-1]
-    kept = looked_at[table.detection]
-    few = MatchTable(table.detection[kept], table.object[kept], table.iou[kept], table.floor)
+        table = match_table(truth, detections, floor=float(THRESHOLDS[0]))
+    ranking = rank_detections(detections, len(truth.classes), truth.image_rank())
+    within_limit = ranking.rank < protocol.max_dets[-1]
+    matched_in_limit = within_limit[table.detection]
+    limited = MatchTable(
+        table.detection[matched_in_limit], table.object[matched_in_limit], table.iou[matched_in_limit], table.floor
+    )
 
     outside = (truth.area[:, None] < AREAS[:, 0]) | (truth.area[:, None] > AREAS[:, 1])
     ignored = outside | (truth.crowd | truth.difficult)[:, None]  # (G, A)
     c = len(truth.classes)
     objects = np.stack([np.bincount(truth.label[~ignored[:, a]], minlength=c) for a in range(len(AREAS))])  # (A, C)
-    assignment = assign(few, ranking, THRESHOLDS, ignored, truth.crowd)
-    order = ranking.order[looked_at[ranking.order]]
-    hits = _hits(found, order, assignment, c)
+    assignment = assign(limited, ranking, THRESHOLDS, ignored, truth.crowd)
+    order = ranking.order[within_limit[ranking.order]]
+    hits = _hits(detections, order, assignment, c)
     return CocoNumbers(
         _precision(hits, objects),
         _recall(hits, ranking.rank[hits.row], objects, protocol.max_dets),
-        _verdicts(found, order, assignment, objects[ALL]),
+        _outcomes(detections, order, assignment, objects[ALL]),
         table,
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _Hits:
-    """All hits at all thresholds and in all area ranges, by (threshold, area, class, falling score)."""
+    """All hits at all thresholds and in all area ranges, by (threshold, area, class, descending score)."""
 
     segment: Ints  # (H,) (t * A + a) * C + class
     row: Ints  # (H,) row of DetectionTable
@@ -120,52 +127,61 @@ class _Hits:
     counted: Ints  # (H,) detections of the segment so far that count
 
 
-def _hits(found: DetectionTable, order: Ints, assignment: Assignment, classes: int) -> _Hits:
-    """Precision changes its running maximum only at hits, so nothing else is kept. ``order``: by class and score."""
-    label = found.label[order]
-    cut = np.searchsorted(label, np.arange(classes + 1))
-    area = found.pixels()[order]
+def _hits(detections: DetectionTable, order: Ints, assignment: Assignment, classes: int) -> _Hits:
+    """The hits (H,) of all thresholds and area ranges. ``order`` (n,): detections by (class, descending score).
+
+    The running maximum of precision changes only at hits, so nothing else is stored.
+    """
+    label = detections.label[order]
+    class_start = np.searchsorted(label, np.arange(classes + 1))
+    area = detections.pixels()[order]
     inside = ~((area < AREAS[:, :1]) | (area > AREAS[:, 1:]))  # (A, n)
     base = np.zeros((len(AREAS), len(order) + 1), np.int32)
     np.cumsum(inside, axis=1, out=base[:, 1:])
 
-    place = np.empty(len(found), np.int64)
-    place[order] = np.arange(len(order))
-    at = place[assignment.rows]
-    by_place = np.argsort(at)
-    at, rows = at[by_place], assignment.rows[by_place]
+    position = np.empty(len(detections), np.int64)
+    position[order] = np.arange(len(order))
+    at = position[assignment.rows]
+    by_position = np.argsort(at)
+    at, rows = at[by_position], assignment.rows[by_position]
     matched, ignored = (
-        np.ascontiguousarray(x[by_place].transpose(1, 2, 0)) for x in (assignment.matched, assignment.ignored)
+        np.ascontiguousarray(x[by_position].transpose(1, 2, 0)) for x in (assignment.matched, assignment.ignored)
     )
     hit = matched & ~ignored  # (T, A, U)
-    # a detection outside the area range counts if it matched an object inside, and the other way round
+    # a detection outside the area range counts if it matched an object inside, and vice versa
     change = np.zeros((*hit.shape[:2], len(rows) + 1), np.int32)
     np.cumsum(hit.view(np.int8) - (matched & inside[:, at]).view(np.int8), axis=2, out=change[:, :, 1:])
 
     t, a, u = np.nonzero(hit)
-    own = label[at]
-    first, before = np.searchsorted(own, np.arange(classes + 1))[own[u]], cut[own[u]]
+    assigned_label = label[at]
+    first, before = (
+        np.searchsorted(assigned_label, np.arange(classes + 1))[assigned_label[u]],
+        class_start[assigned_label[u]],
+    )
     counted = base[a, at[u] + 1] - base[a, before] + change[t, a, u + 1] - change[t, a, first]
-    segment = (t * len(AREAS) + a) * classes + own[u]
-    return _Hits(segment, rows[u], place_in_group(segment) + 1, counted)
+    segment = (t * len(AREAS) + a) * classes + assigned_label[u]
+    return _Hits(segment, rows[u], rank_in_group(segment) + 1, counted)
 
 
 def _precision(hits: _Hits, objects: Ints) -> Floats:
-    """(T, R, C, A) from ``objects`` (A, C)."""
+    """Precision (T, R, C, A) at each recall; NaN for classes without objects. ``objects`` (A, C): their counts."""
     shape = len(THRESHOLDS), *objects.shape
     begin = np.searchsorted(hits.segment, np.arange(np.prod(shape) + 1)).reshape(-1)
     length = np.diff(begin).reshape(shape)[..., None]
     precision = running_max_from_right(hits.number / (hits.counted + np.spacing(1)), hits.segment)
     need = np.maximum(_hits_needed(objects), 1)  # (A, C, R)
     reached = need <= length  # (T, A, C, R)
-    place = np.where(reached, begin[:-1].reshape(shape)[..., None] + need - 1, 0)
-    values = np.where(reached, np.append(precision, 0.0)[place], 0.0)
+    index = np.where(reached, begin[:-1].reshape(shape)[..., None] + need - 1, 0)
+    values = np.where(reached, np.append(precision, 0.0)[index], 0.0)
     values[:, objects == 0] = np.nan
     return values.transpose(0, 3, 2, 1)
 
 
 def _hits_needed(objects: Ints) -> Ints:
-    """The least number n with n / objects >= each recall, in floating point as a search over n / objects finds it."""
+    """The smallest number of hits (A, C, R) that reaches each recall, of ``objects`` (A, C).
+
+    It is the smallest n with n / objects >= recall in floating point, as a search over n / objects finds it.
+    """
     total = np.maximum(objects, 1)[..., None]
     n = np.ceil(RECALLS * total).astype(np.int64)
     n = np.where((n > 0) & ((n - 1) / total >= RECALLS), n - 1, n)
@@ -173,18 +189,22 @@ def _hits_needed(objects: Ints) -> Ints:
 
 
 def _recall(hits: _Hits, rank: Ints, objects: Ints, max_dets: tuple[int, ...]) -> Floats:
-    """(T, C, A, M)."""
+    """Recall (T, C, A, M). ``rank`` (H,): rank of each hit in its image and class; ``objects`` (A, C)."""
     shape = len(THRESHOLDS), *objects.shape
     size = int(np.prod(shape))
-    found = np.stack([np.bincount(hits.segment[rank < m], minlength=size) for m in max_dets], -1).reshape(*shape, -1)
-    recall = found / np.where(objects == 0, np.nan, objects)[..., None]
+    hit_counts = np.stack([np.bincount(hits.segment[rank < m], minlength=size) for m in max_dets], -1).reshape(
+        *shape, -1
+    )
+    recall = hit_counts / np.where(objects == 0, np.nan, objects)[..., None]
     return np.asarray(recall.transpose(0, 2, 1, 3))
 
 
-def _verdicts(found: DetectionTable, order: Ints, assignment: Assignment, objects: Ints) -> Outcomes:
-    """At IoU .5 over all areas."""
-    area = found.pixels()
-    verdict = np.where((area < AREAS[ALL, 0]) | (area > AREAS[ALL, 1]), NEITHER, MISS).astype(np.int8)
+def _outcomes(detections: DetectionTable, order: Ints, assignment: Assignment, objects: Ints) -> Outcomes:
+    """The outcome of the scored detections ``order`` (n,) at IoU .5 over all areas. ``objects`` (C,)."""
+    area = detections.pixels()
+    outcome = np.where((area < AREAS[ALL, 0]) | (area > AREAS[ALL, 1]), NEITHER, MISS).astype(np.int8)
     hit, out = assignment.matched[:, 0, ALL], assignment.ignored[:, 0, ALL]
-    verdict[assignment.rows[hit]] = np.where(out[hit], NEITHER, HIT)
-    return Outcomes(order, found.label[order], found.score[order], verdict[order], objects, float(THRESHOLDS[0]))
+    outcome[assignment.rows[hit]] = np.where(out[hit], NEITHER, HIT)
+    return Outcomes(
+        order, detections.label[order], detections.score[order], outcome[order], objects, float(THRESHOLDS[0])
+    )

@@ -1,4 +1,4 @@
-"""Outcomes on detections and the precision-recall curves they make."""
+"""Outcomes of detections (hit, miss or neither) and their precision-recall curves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HIT, MISS, NEITHER = 1, 0, -1
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """One point for every detection that counts, by falling score."""
+    """One point for every detection that counts, by descending score."""
 
     recall: Floats  # (n,) hits so far / objects
     precision: Floats  # (n,) hits so far / detections so far
@@ -26,12 +26,12 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """Hit, miss or neither, for every detection that the protocol looks at, at one IoU threshold."""
+    """Hit, miss or neither, for every detection that the protocol scores, at one IoU threshold."""
 
-    rows: Ints  # (n,) rows of DetectionTable by (class, falling score)
+    rows: Ints  # (n,) rows of DetectionTable by (class, descending score)
     label: Ints  # (n,)
     score: Floats  # (n,)
-    verdict: NDArray[np.int8]  # (n,) HIT, MISS, NEITHER
+    outcome: NDArray[np.int8]  # (n,) HIT, MISS, NEITHER
     objects: Ints  # (C,) objects that count
     iou: float
 
@@ -41,24 +41,24 @@ class Outcomes:
         return slice(int(low), int(high))
 
     def curve(self, label: int) -> Curve:
-        """Recall is NaN where the class has no object."""
+        """The curve of one class; recall is NaN where the class has no object."""
         part = self.of_class(label)
-        counts = self.verdict[part] != NEITHER
-        hits = np.cumsum(self.verdict[part][counts] == HIT)
+        counts = self.outcome[part] != NEITHER
+        hits = np.cumsum(self.outcome[part][counts] == HIT)
         objects = int(self.objects[label])
         recall = hits / objects if objects else np.full(len(hits), np.nan)
         return Curve(recall, hits / np.arange(1, len(hits) + 1), self.score[part][counts], objects)
 
 
 class Curves(Mapping[str, Curve]):
-    """The curve of each class by name, made when asked for."""
+    """The curve of each class by name, computed on demand."""
 
-    def __init__(self, classes: tuple[str, ...], verdicts: Outcomes) -> None:
+    def __init__(self, classes: tuple[str, ...], outcomes: Outcomes) -> None:
         self._label = {name: k for k, name in enumerate(classes)}
-        self._verdicts = verdicts
+        self._outcomes = outcomes
 
     def __getitem__(self, name: str) -> Curve:
-        return self._verdicts.curve(self._label[name])
+        return self._outcomes.curve(self._label[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._label)
@@ -68,8 +68,8 @@ class Curves(Mapping[str, Curve]):
 
     @property
     def iou(self) -> float:
-        """The IoU at which a detection hits."""
-        return self._verdicts.iou
+        """The IoU from which a detection is a hit."""
+        return self._outcomes.iou
 
 
 def mean_defined(values: Any) -> float | None:

@@ -1,5 +1,7 @@
-"""Detections of any tool: COCO results JSON, folders of VOC ``comp{3,4}_det_*`` files, text files an image; read and
-written. Every error names the file and the record."""
+"""Reads and writes detections: COCO results JSON, folders of VOC ``comp{3,4}_det_*`` files, one text file per image.
+
+Every error names the file and the record.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,10 @@ def read_detections(
     """COCO results JSON, with masks where its records have a ``segmentation``, or a folder of VOC
     ``comp{3,4}_det_*.txt`` files.
 
-    Image ids must be those of ``truth``; a number also finds the image whose name is that number ("000000000009").
+    Image ids must be those of ``truth``; a number also matches the image whose name is that number ("000000000009").
     ``unknown_classes="drop"`` leaves out detections of other classes (for a class subset).
 
-    Raises :class:`FovealError` with file and record for anything that cannot be scored. No detections at all is fine.
+    Raises :class:`FovealError` with file and record for anything that cannot be scored. An empty file is valid.
     """
     path = Path(path)
     if not path.exists():
@@ -40,7 +42,7 @@ def read_detections(
 
 
 def save_detections(
-    found: DetectionTable,
+    detections: DetectionTable,
     truth: GroundTruth,
     path: str | Path,
     format: Literal["coco", "voc"] = "coco",
@@ -48,15 +50,19 @@ def save_detections(
     split: str = "val",
     competition: int = 4,
 ) -> None:
-    """Writes one COCO results JSON, or one ``comp<competition>_det_<split>_<class>.txt`` a class into a folder (VOC,
-    1-based inclusive boxes). Without COCO category ids in ``truth``, label + 1."""
-    found.check_against(truth)
+    """Writes one COCO results JSON, or one ``comp<competition>_det_<split>_<class>.txt`` per class into a folder (VOC,
+    1-based inclusive boxes).
+
+    Where ``truth`` has no COCO category ids they are label + 1. Raises :class:`FovealError` for detections that do not
+    belong to ``truth`` and image ids that VOC files cannot hold, :class:`UsageError` for an unknown format.
+    """
+    detections.check_against(truth)
     path = Path(path)
     if format == "coco":
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_coco_records(found, truth)), encoding="utf-8")
+        path.write_text(json.dumps(_coco_records(detections, truth)), encoding="utf-8")
     elif format == "voc":
-        _save_voc(found, truth, path, f"comp{competition}_det_{split}")
+        _save_voc(detections, truth, path, f"comp{competition}_det_{split}")
     else:
         raise UsageError(f"unknown format {format!r}", fix="Choose coco or voc")
 
@@ -72,7 +78,7 @@ def _read_coco(path: Path, truth: GroundTruth, others: UnknownClasses) -> Detect
     records = data.get("annotations") if isinstance(data, dict) else data
     if not isinstance(records, list):
         raise FovealError(
-            f"expected a list of detections, found {type(data).__name__}",
+            f"expected a list of detections, got {type(data).__name__}",
             path=path,
             fix='Write COCO results as [{"image_id", "category_id", "bbox": [x, y, width, height], "score"}, ...]',
         )
@@ -82,18 +88,18 @@ def _read_coco(path: Path, truth: GroundTruth, others: UnknownClasses) -> Detect
         images, categories, boxes, scores = (
             [r[key] for r in records] for key in ("image_id", "category_id", "bbox", "score")
         )
-        sound = (
+        valid = (
             set(map(type, chain(chain.from_iterable(boxes), scores, categories))) <= NUMBER
             and set(map(type, images)) <= {int, float, str}
             and set(map(type, boxes)) == {list}
             and set(map(len, boxes)) == {4}
         )
         box, score = np.array(boxes, np.float64), np.array(scores, np.float64)
-        sound = sound and bool(np.isfinite(box).all() and np.isfinite(score).all())
+        valid = valid and bool(np.isfinite(box).all() and np.isfinite(score).all())
     except (TypeError, KeyError, ValueError, OverflowError):
-        sound = False
-    if not sound:
-        raise _blame(path, records)
+        valid = False
+    if not valid:
+        raise _first_error(path, records)
     label = _labels(path, categories, truth, others)
     image = _image_indices(path, images, truth)
     keep = label >= 0
@@ -104,15 +110,15 @@ def _read_coco(path: Path, truth: GroundTruth, others: UnknownClasses) -> Detect
     return DetectionTable.build(image, label, corners, score, box[:, 2] * box[:, 3], masks)
 
 
-def _blame(path: Path, records: list[Any]) -> FovealError:
-    """The error for the first record that cannot be used."""
+def _first_error(path: Path, records: list[Any]) -> FovealError:
+    """The error for the first invalid record."""
     for i, r in enumerate(records):
         where = f"record {i}"
         if not isinstance(r, dict):
-            return FovealError(f"expected an object, found {r!r:.80}", path=path, where=where)
+            return FovealError(f"expected an object, got {r!r:.80}", path=path, where=where)
         for key in ("image_id", "category_id", "bbox", "score"):
             if key not in r:
-                fix = "Give a file of detections, for ground truth has no scores" if key == "score" else ""
+                fix = "Give a file of detections; ground truth has no scores" if key == "score" else ""
                 return FovealError(f"{key!r} is missing", path=path, where=where, fix=fix)
         if type(r["image_id"]) not in {int, float, str}:
             return FovealError(f"image_id is {r['image_id']!r:.80}", path=path, where=where, fix="Give it an id")
@@ -135,7 +141,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _labels(path: Path, categories: list[Any], truth: GroundTruth, others: UnknownClasses) -> Ints:
-    """Label of each record, -1 where its class is to be dropped."""
+    """Label (N,) of each record, -1 where its class is to be dropped."""
     ids = truth.category_ids or tuple(range(1, 1 + len(truth.classes)))
     label = {number: k for k, number in enumerate(ids)}
     labels = np.array([label.get(c, -1) for c in categories], np.int64)
@@ -143,7 +149,7 @@ def _labels(path: Path, categories: list[Any], truth: GroundTruth, others: Unkno
         row = int(np.flatnonzero(labels < 0)[0])
         unknown = sorted({c for c in categories if c not in label}, key=repr)
         names = _some(f"{number} ({name})" for number, name in zip(ids, truth.classes, strict=True))
-        why = "" if truth.category_ids else ", numbered from 1 because this data set has no category ids of its own"
+        why = "" if truth.category_ids else ", numbered from 1 because this dataset has no category ids of its own"
         raise FovealError(
             f"unknown category id {categories[row]!r}; {len(unknown)} unknown in all: {_some(unknown)}",
             path=path,
@@ -153,16 +159,17 @@ def _labels(path: Path, categories: list[Any], truth: GroundTruth, others: Unkno
     return labels
 
 
-def _coco_records(found: DetectionTable, truth: GroundTruth) -> list[dict[str, Any]]:
+def _coco_records(detections: DetectionTable, truth: GroundTruth) -> list[dict[str, Any]]:
+    """One COCO results record per detection, with its mask where there are masks."""
     ids = truth.category_ids or tuple(range(1, 1 + len(truth.classes)))
-    box = np.concatenate([found.box[:, :2], found.box[:, 2:] - found.box[:, :2]], 1).tolist()
-    rows = zip(found.image.tolist(), found.label.tolist(), box, found.score.tolist(), strict=True)
+    box = np.concatenate([detections.box[:, :2], detections.box[:, 2:] - detections.box[:, :2]], 1).tolist()
+    rows = zip(detections.image.tolist(), detections.label.tolist(), box, detections.score.tolist(), strict=True)
     records: list[dict[str, Any]] = [
         {"image_id": truth.images[i], "category_id": ids[k], "bbox": b, "score": s} for i, k, b, s in rows
     ]
-    if found.masks is None:
+    if detections.masks is None:
         return records
-    return [record | mask for record, mask in zip(records, written_masks(found, truth), strict=True)]
+    return [record | mask for record, mask in zip(records, written_masks(detections, truth), strict=True)]
 
 
 # ----------------------------------------------------------------------------------------------------- VOC
@@ -180,7 +187,7 @@ def _read_voc(folder: Path, truth: GroundTruth, others: UnknownClasses) -> Detec
             if others == "drop":
                 continue
             fix = f"Use the classes of the dataset: {_some(truth.classes)}"
-            raise FovealError("the file's name ends with no class of the data set", path=file, fix=fix)
+            raise FovealError("the file name does not end with a class of the dataset", path=file, fix=fix)
         if label in seen:
             message = f"a second file for class {truth.classes[label]!r}, after {seen[label].name}"
             raise FovealError(message, path=file, fix="Keep the files of one competition and split in the folder")
@@ -193,32 +200,34 @@ def _read_voc(folder: Path, truth: GroundTruth, others: UnknownClasses) -> Detec
     return DetectionTable.build(image, labels, box, numbers[:, 0])
 
 
-def _save_voc(found: DetectionTable, truth: GroundTruth, folder: Path, stem: str) -> None:
+def _save_voc(detections: DetectionTable, truth: GroundTruth, folder: Path, stem: str) -> None:
     for image in truth.images:
         if len(str(image).split()) != 1:
-            raise FovealError(f"image id {image!r} has a space, VOC files cannot hold it", fix="Save it as coco")
+            raise FovealError(f"image id {image!r} has a space, which VOC files cannot hold", fix="Save it as coco")
         if any("\ud800" <= c <= "\udfff" for c in str(image)):
-            raise FovealError(f"image id {image!r} is no UTF-8, VOC files cannot hold it", fix="Save it as coco")
+            raise FovealError(f"image id {image!r} is not UTF-8, which VOC files cannot hold", fix="Save it as coco")
     folder.mkdir(parents=True, exist_ok=True)
-    box = found.box + ONE_BASED
+    box = detections.box + ONE_BASED
     for k, name in enumerate(truth.classes):
-        rows = found.label == k
-        cells = zip(found.image[rows].tolist(), found.score[rows].tolist(), box[rows].tolist(), strict=True)
+        rows = detections.label == k
+        cells = zip(detections.image[rows].tolist(), detections.score[rows].tolist(), box[rows].tolist(), strict=True)
         lines = [f"{truth.images[i]} {s!r} {b[0]!r} {b[1]!r} {b[2]!r} {b[3]!r}\n" for i, s, b in cells]
         (folder / f"{stem}_{name}.txt").write_text("".join(lines), encoding="utf-8")
 
 
-# ------------------------------------------------------------------------------------------ a file an image
+# ---------------------------------------------------------------------------------------- one file per image
 def read_text_detections(
     folder: str | Path,
     truth: GroundTruth,
     boxes: Literal["xywh", "xyxy", "relative"] = "xywh",
     names: Sequence[str] | None = None,
 ) -> DetectionTable:
-    """A folder of ``<image id>.txt`` with lines ``<class> <score> <4 numbers>``.
+    """Reads a folder of ``<image id>.txt`` with lines ``<class> <score> <4 numbers>``.
 
     ``boxes``: absolute x, y, width, height; absolute corners; or center x, y, width, height relative to the image
-    (needs ``truth.sizes``). The class is a name, or a number into ``names``.
+    (needs ``truth.sizes``). The class is a name, or an index into ``names``.
+
+    Raises :class:`FovealError` with file and line for anything that cannot be scored.
     """
     folder = Path(folder)
     files = sorted(folder.glob("*.txt"))
@@ -241,7 +250,7 @@ def read_text_detections(
     score, box = numbers[:, 0], numbers[:, 1:]
     if boxes == "relative":
         if truth.sizes is None:
-            raise UsageError("relative boxes need the sizes of the images")
+            raise UsageError("relative boxes need the image sizes")
         box = box * np.tile(truth.sizes[image][:, ::-1], 2)
         box = np.concatenate([box[:, :2] - box[:, 2:] / 2, box[:, 2:]], 1)
     if boxes != "xyxy":
@@ -267,7 +276,7 @@ def _text_table(path: Path, *, leading: int, fields: str) -> tuple[list[list[str
         except ValueError:
             row = []
         if len(row) != 5 or not all(map(math.isfinite, row)):
-            message = f"found {line.strip()!r:.80}, expected {fields}, finite numbers"
+            message = f"got {line.strip()!r:.80}, expected {fields}, finite numbers"
             raise FovealError(message, path=path, where=f"line {i + 1}")
         words.append(cells[:leading])
         rows.append(row)
@@ -275,33 +284,34 @@ def _text_table(path: Path, *, leading: int, fields: str) -> tuple[list[list[str
 
 
 def _image_indices(path: Path, ids: Sequence[Any], truth: GroundTruth) -> Ints:
-    """Index of each id in ``truth.images``."""
+    """Index (n,) of each id in ``truth.images``. Raises :class:`FovealError` for ids that it does not have."""
     index: dict[Any, int] = {}
-    for i, image in enumerate(truth.images):  # a name that is a number can be found by the number, and back
+    for i, image in enumerate(truth.images):  # a number matches the name that is that number, and vice versa
         if isinstance(image, str) and image.isascii() and image.isdecimal():
             other: int | str = int(image)
         else:
             other = str(image)
         index[other] = -1 if other in index else i
     index |= {image: i for i, image in enumerate(truth.images)}
-    found = np.array([index.get(i, -1) for i in ids], np.int64)
-    if (found < 0).any():
-        bad = list(dict.fromkeys(i for i, at in zip(ids, found, strict=True) if at < 0))
+    indices = np.array([index.get(i, -1) for i in ids], np.int64)
+    if (indices < 0).any():
+        missing = list(dict.fromkeys(i for i, at in zip(ids, indices, strict=True) if at < 0))
         raise FovealError(
-            f"{len(bad)} of {len(set(ids))} image ids are not in the data set: {_some(bad)}",
+            f"{len(missing)} of {len(set(ids))} image ids are not in the dataset: {_some(missing)}",
             path=path,
             fix=f"Check the split: the dataset has {len(truth.images)} images: {_some(truth.images)}",
         )
-    return found
+    return indices
 
 
 def _joined(parts: list[tuple[Ints, Ints, Floats]]) -> tuple[Ints, Ints, Floats]:
+    """Image (N,), label (N,) and numbers (N, 5) of all files, concatenated."""
     none = np.zeros(0, np.int64)
     image = np.concatenate([none, *(p[0] for p in parts)])
     label = np.concatenate([none, *(p[1] for p in parts)])
     return image, label, np.concatenate([np.zeros((0, 5)), *(p[2] for p in parts)])
 
 
-def _some(values: Iterable[Any], most: int = 5) -> str:
+def _some(values: Iterable[Any], limit: int = 5) -> str:
     shown = [str(v) for v in values]
-    return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")
+    return ", ".join(shown[:limit]) + (", ..." if len(shown) > limit else "")

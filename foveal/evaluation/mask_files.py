@@ -1,4 +1,4 @@
-"""Masks in COCO results: ``"segmentation": {"size": [height, width], "counts": ...}`` of each record."""
+"""Reads and writes masks of COCO results: ``"segmentation": {"size": [height, width], "counts": ...}``."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ def read_masks(path: Path, records: Sequence[dict[str, Any]], image: Ints, truth
     if not any(segments):
         return None
     if truth.sizes is None:
-        raise UsageError("masks need the sizes of the images")
-    for i, (segment, at) in enumerate(zip(segments, image.tolist(), strict=True)):
-        height, width = truth.sizes[at].tolist()
-        used, problems = validate_mask(segment, width, height)
-        if used is None or any(code != "mask-over-edge" for code, _, _ in problems):
+        raise UsageError("masks need the image sizes")
+    for i, (segment, index) in enumerate(zip(segments, image.tolist(), strict=True)):
+        height, width = truth.sizes[index].tolist()
+        mask, problems = validate_mask(segment, width, height)
+        if mask is None or any(code != "mask-over-edge" for code, _, _ in problems):
             what = problems[0][1] if problems else "'segmentation' is missing; other records have one"
             raise FovealError(what, path=path, where=f"record {i}", fix="Give every detection a mask, or none")
     order = np.argsort(image, kind="stable")
-    cuts = np.flatnonzero(np.diff(image[order])) + 1
+    bounds = np.flatnonzero(np.diff(image[order])) + 1
     parts: list[Masks] = []
-    for rows in np.split(order, cuts):  # image by image: masks of one canvas are read together
+    for rows in np.split(order, bounds):  # image by image: masks of one canvas are read together
         height, width = truth.sizes[image[rows[0]]].tolist()
         parts.append(masks_of([segments[k] for k in rows.tolist()], width, height))
-    back = np.empty(len(order), np.int64)
-    back[order] = np.arange(len(order))
-    return MaskRuns.of(parts)[back]
+    inverse = np.empty(len(order), np.int64)
+    inverse[order] = np.arange(len(order))
+    return MaskRuns.of(parts)[inverse]
 
 
-def written_masks(found: DetectionTable, truth: GroundTruth) -> list[dict[str, Any]]:
+def written_masks(detections: DetectionTable, truth: GroundTruth) -> list[dict[str, Any]]:
     """``{"segmentation": {"size", "counts"}}`` of each detection."""
-    assert found.masks is not None
+    assert detections.masks is not None
     if truth.sizes is None:
-        raise UsageError("masks need the sizes of the images")
-    sizes = truth.sizes[found.image].tolist()
+        raise UsageError("masks need the image sizes")
+    sizes = truth.sizes[detections.image].tolist()
     return [
-        {"segmentation": {"size": size, "counts": squeeze(found.masks.counts(k, size[0] * size[1]))}}
+        {"segmentation": {"size": size, "counts": squeeze(detections.masks.counts(k, size[0] * size[1]))}}
         for k, size in enumerate(sizes)
     ]

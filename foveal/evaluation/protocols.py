@@ -1,4 +1,4 @@
-"""``score_detections``: one call for every protocol, and the results it returns."""
+"""Scores detections by a named protocol (``score_detections``) and holds the results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROTOCOLS: dict[str, Protocol] = {"coco": Coco(), "voc07": Voc("11-point"), "voc
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What an evaluation says. All numbers are fractions; ``None`` is undefined and stays out of every mean."""
+    """The results of an evaluation. All metrics are fractions; ``None`` is undefined and excluded from every mean."""
 
     protocol: Protocol
     split: str | None
@@ -29,8 +29,8 @@ class Results:
     per_class: dict[str, dict[str, float | None]]
     curves: Curves  # class -> recall, precision, score
     table: MatchTable
-    masks: dict[str, Any] | None = None  # the same numbers of masks, with their "per_class", where there are masks
-    notes: tuple[str, ...] = field(default=())  # what is odd about these numbers, in sentences
+    masks: dict[str, Any] | None = None  # the same metrics of masks, with their "per_class", where there are masks
+    notes: tuple[str, ...] = field(default=())  # warnings about these metrics, in sentences
 
     @property
     def headline(self) -> float | None:
@@ -44,7 +44,7 @@ class Results:
         return head | self.numbers | {"per_class": self.per_class} | masks
 
     def text(self) -> str:
-        """A plain table with the protocol above it. Names are never cut or wrapped."""
+        """A plain table with the protocol above it. Names are never truncated or wrapped."""
         split = f", split {self.split}" if self.split else ""
         lines = [f"{self.protocol}", f"{self.images} images, {sum(self.objects.values())} objects{split}", ""]
         if self.masks is None:
@@ -69,13 +69,13 @@ class Results:
 
 def score_detections(
     truth: GroundTruth,
-    found: DetectionTable,
+    detections: DetectionTable,
     protocol: str | Protocol = "coco",
     *,
     split: str | None = None,
     **options: Any,
 ) -> Results:
-    """Scores detections: their boxes, and by ``coco`` their masks too where both sides have some.
+    """Scores the boxes of detections, and by ``coco`` their masks too where both sides have masks.
 
     ``protocol``: "coco", "voc07", "voc10", or a :class:`Coco` or :class:`Voc`; ``options`` are fields of these
     (``iou``, ``strict``, ``plus_one``; ``max_dets``). Images without detections count: ``truth`` decides what is
@@ -84,39 +84,39 @@ def score_detections(
     Raises :class:`UsageError` for an unknown protocol or option, :class:`FovealError` for detections that do not
     belong to ``truth``.
     """
-    rules = resolve(protocol, **options)
-    found.check_against(truth)
+    chosen = resolve(protocol, **options)
+    detections.check_against(truth)
     masks: dict[str, Any] | None = None
-    if isinstance(rules, Coco):
-        coco = score_coco(truth, found, rules)
+    if isinstance(chosen, Coco):
+        coco = score_coco(truth, detections, chosen)
         numbers = coco.twelve()
         per_class = {name: coco.class_ap(k) for k, name in enumerate(truth.classes)}
-        verdicts, table = coco.verdicts, coco.table
-        if truth.masks is not None and found.masks is not None:
-            drawn = score_coco(truth, found, rules, masks=True)
-            own = {name: drawn.class_ap(k) for k, name in enumerate(truth.classes)}
-            masks = {**drawn.twelve(), "per_class": own}
+        outcomes, table = coco.outcomes, coco.table
+        if truth.masks is not None and detections.masks is not None:
+            mask_numbers = score_coco(truth, detections, chosen, masks=True)
+            mask_per_class = {name: mask_numbers.class_ap(k) for k, name in enumerate(truth.classes)}
+            masks = {**mask_numbers.twelve(), "per_class": mask_per_class}
     else:
-        voc = score_voc(truth, found, rules)
+        voc = score_voc(truth, detections, chosen)
         numbers = {"mAP": mean_defined(voc.ap)}
         per_class = {name: {"AP": finite_or_none(voc.ap[k])} for k, name in enumerate(truth.classes)}
-        verdicts, table = voc.verdicts, voc.table
+        outcomes, table = voc.outcomes, voc.table
     results = Results(
-        protocol=rules,
+        protocol=chosen,
         split=split,
         images=len(truth.images),
-        objects={name: int(n) for name, n in zip(truth.classes, verdicts.objects, strict=True)},
+        objects={name: int(n) for name, n in zip(truth.classes, outcomes.objects, strict=True)},
         numbers=numbers,
         per_class=per_class,
-        curves=Curves(truth.classes, verdicts),
+        curves=Curves(truth.classes, outcomes),
         table=table,
         masks=masks,
     )
-    return replace(results, notes=_notes(truth, found, results.headline))
+    return replace(results, notes=_notes(truth, detections, results.headline))
 
 
 def resolve(protocol: str | Protocol, **options: Any) -> Protocol:
-    """The protocol of that name, with options set."""
+    """The protocol of that name, with options set. Raises :class:`UsageError` for an unknown name or option."""
     if isinstance(protocol, str):
         if protocol not in PROTOCOLS:
             raise UsageError(f"unknown protocol {protocol!r}", fix=nearest(protocol, PROTOCOLS, "protocols"))
@@ -129,18 +129,18 @@ def resolve(protocol: str | Protocol, **options: Any) -> Protocol:
     return replace(protocol, **options)
 
 
-def _notes(truth: GroundTruth, found: DetectionTable, headline: float | None) -> tuple[str, ...]:
+def _notes(truth: GroundTruth, detections: DetectionTable, headline: float | None) -> tuple[str, ...]:
     from .diagnosis import NEAR_ZERO, diagnose, thresholded
 
-    missing = tuple(_without_masks(truth, found))
+    missing = tuple(_without_masks(truth, detections))
     if headline is None or headline < NEAR_ZERO:
-        return (*diagnose(truth, found), *missing)
-    return (*thresholded(found), *missing)
+        return (*diagnose(truth, detections), *missing)
+    return (*thresholded(detections), *missing)
 
 
-def _without_masks(truth: GroundTruth, found: DetectionTable) -> Iterator[str]:
-    """What is not scored of detections that have masks."""
-    if found.masks is None:
+def _without_masks(truth: GroundTruth, detections: DetectionTable) -> Iterator[str]:
+    """Notes on the masks that are not scored, for detections with masks."""
+    if detections.masks is None:
         return
     if truth.masks is None or truth.drawn is None:
         yield "The data has no masks: the masks of the detections are not scored."

@@ -1,4 +1,4 @@
-"""Recall of class-agnostic proposals, and proposals of a data set with their recall.
+"""Recall of class-agnostic proposals, and proposals of a dataset with their recall.
 
 Source of the recall: cocoapi with ``useCats = 0``. Importing this module does not import torch.
 """
@@ -31,7 +31,7 @@ SIZES = ("all", "small", "medium", "large")
 class ProposalRecall:
     """Fractions of the objects found by the best ``top`` proposals of each image; ``None`` where there is no object.
 
-    Keys of both: ``all``, ``small``, ``medium``, ``large`` (COCO's areas).
+    Keys: ``all``, ``small``, ``medium``, ``large`` (COCO's areas).
     """
 
     images: int
@@ -48,7 +48,7 @@ class ProposalRecall:
         return out | {size: self._row(size) for size in SIZES[1:]}
 
     def text(self) -> str:
-        """A plain table."""
+        """A plain table of the recalls by size and number of proposals."""
         names = list(self._row("all"))
         rows = [["size", *names]]
         rows += [[s, *("-" if v is None else f"{v:.4f}" for v in self._row(s).values())] for s in SIZES]
@@ -69,11 +69,11 @@ class ProposalRecall:
 def recall(
     truth: GroundTruth, proposals: DetectionTable, tops: Sequence[int] = (100, 300, 1000, 2000)
 ) -> ProposalRecall:
-    """Recall of proposals; labels are not looked at, crowds and difficult objects do not count.
+    """Recall of proposals; labels are ignored, crowds and difficult objects do not count.
 
-    ``tops``: three or more rising numbers of proposals an image.
+    ``tops``: three or more ascending numbers of proposals per image.
     """
-    # the oracle lists the objects of an image class by class, which decides between equal overlaps
+    # pycocotools lists the objects of an image class by class, which decides between equal overlaps
     truth = truth[np.argsort(truth.label, kind="stable")]
     truth = replace(truth, label=np.zeros_like(truth.label), classes=("object",), category_ids=None)
     proposals = replace(proposals, label=np.zeros_like(proposals.label))
@@ -87,7 +87,7 @@ def recall(
 
     return ProposalRecall(
         images=len(truth.images),
-        objects=int(numbers.verdicts.objects[0]),
+        objects=int(numbers.outcomes.objects[0]),
         proposals=len(proposals),
         average=by_size(slice(None)),
         at50=by_size(slice(0, 1)),
@@ -98,19 +98,19 @@ def recall(
 # --------------------------------------------------------------------- proposals of a data set, and their recall
 @dataclass(frozen=True, eq=False)
 class ScoredProposals:
-    """The proposals of a data set, from the cache or computed, and their recall."""
+    """The proposals of a dataset, from the cache or computed, and their recall."""
 
     method: str
-    setting: str  # what computed them: source or detector, with its settings
+    setting: str  # the source or detector that computed them, with its settings
     dataset: Dataset  # images without any proposal are findings
     recall: ProposalRecall
     table: DetectionTable  # all proposals; ``image`` indexes ``truth.images``
     truth: GroundTruth
-    keys: list[str | None]  # content of each image; None where its file cannot be read
+    keys: list[str | None]  # content hash of each image; None where its file cannot be read
     proposals: list[Proposed | None]  # of each image
     skipped: list[FovealError]  # images that could not be read
     made: int  # images that were not in the cache
-    seconds: float | None  # for each image that was computed
+    seconds: float | None  # per computed image
 
     @property
     def per_image(self) -> float:
@@ -152,7 +152,7 @@ class ScoredProposals:
 def score_proposals(
     method: ProposalMethod | str, dataset: Dataset, *, progress: OnProgress | None = None
 ) -> ScoredProposals:
-    """Computes the proposals of a data set, or takes them from the cache, and measures their recall.
+    """Computes the proposals of a dataset, or takes them from the cache, and measures their recall.
 
     ``method``: a text that :meth:`ProposalMethod.of` takes, or what it returned.
     """
@@ -182,10 +182,10 @@ def score_proposals(
 
 @dataclass(frozen=True, eq=False)
 class ProposalMethod:
-    """What computes proposals: a source, or a detector with proposals of its own."""
+    """A method that computes proposals: a source, or a detector that has proposals."""
 
-    name: str  # as it was given
-    setting: str  # all that decides its proposals: the key of the cache
+    name: str  # as the caller gave it
+    setting: str  # everything that determines its proposals: the key of the cache
     maker: ComputeProposals
     trained: bool  # a detector: the images it was trained on are not held out
 
@@ -206,7 +206,7 @@ class ProposalMethod:
         detector = load(name, device=device, precision=precision, parts=parts)
         if not detector.has_proposals:
             raise UsageError(
-                f"{type(detector.spec).__name__} has no proposals of its own",
+                f"{type(detector.spec).__name__} does not compute proposals",
                 path=name,
                 fix=f"Give a Faster R-CNN or RPN, or one of {', '.join(_sources())}",
             )
@@ -214,7 +214,7 @@ class ProposalMethod:
 
 
 def _source(method: str, parts: Sequence[type]) -> ProposalSource | None:
-    """A source by its name, or as a spec has it; None: a detector with proposals of its own."""
+    """A source by its name or spec text; None: ``method`` is a detector."""
     from ..config.parse import parse_value
     from ..config.table import Vocabulary
     from ..parts.selective_search import ProposalSource
@@ -225,12 +225,12 @@ def _source(method: str, parts: Sequence[type]) -> ProposalSource | None:
     if "(" not in method:
         fix = nearest(method, known)
         if fix:
-            raise UsageError(f"there is no method {method!r}", where="--method", fix=fix)
+            raise UsageError(f"unknown method {method!r}", where="--method", fix=fix)
         return None
     source = parse_value(method, Vocabulary(parts), where="--method")
     if not isinstance(source, ProposalSource):
         fix = "Give SelectiveSearch(...) or SlidingWindows(...)"
-        raise UsageError(f"{type(source).__name__} is no source of proposals", where="--method", fix=fix)
+        raise UsageError(f"{type(source).__name__} is not a source of proposals", where="--method", fix=fix)
     return source
 
 
@@ -245,7 +245,7 @@ def _sources() -> dict[str, ProposalSource]:
 
 
 def _flat(proposals: Sequence[Proposed | None]) -> DetectionTable:
-    """All proposals in one table; none of an image that could not be read."""
+    """All proposals in one table, without those of images that could not be read."""
     counts = [0 if p is None else len(p.boxes) for p in proposals]
     boxes = np.concatenate([np.zeros((0, 4)), *(p.boxes for p in proposals if p is not None)])
     scores = np.concatenate([np.zeros(0), *(p.scores for p in proposals if p is not None)])

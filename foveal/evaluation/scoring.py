@@ -1,4 +1,4 @@
-"""``foveal.evaluate``: runs a detector over a data set and scores its detections."""
+"""Runs a detector over a dataset and scores its detections (``foveal.evaluate``)."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scored:
-    """An evaluation with all that went into it."""
+    """The results of an evaluation with its ground truth and detections."""
 
     results: Results
     truth: GroundTruth
     table: DetectionTable
-    skipped: list[ImageError]  # images that could not be read: they count without detections
+    skipped: list[ImageError]  # images that could not be read, scored as images without detections
     left_out: tuple[str, ...]  # classes of the data that the detector does not know
 
 
@@ -57,7 +57,7 @@ def known_classes(detector: Detector, dataset: Dataset, asked: Sequence[str] | N
     shared = tuple(name for name in detector.classes if name in dataset.classes)
     if not shared and dataset.classes:
         raise FovealError(
-            f"no class of the data ({', '.join(dataset.classes[:20])}) is one that the detector knows "
+            f"no class of the data ({', '.join(dataset.classes[:20])}) is known to the detector "
             f"({', '.join(detector.classes[:20])})",
             path=dataset.path,
         )
@@ -72,7 +72,7 @@ def score_detector(
     classes: Sequence[str] | None = None,
     progress: OnProgress | None = None,
 ) -> Scored:
-    """Runs a detector over a data set and scores it on the classes of :func:`known_classes`."""
+    """Runs a detector over a dataset and scores it on the classes of :func:`known_classes`."""
     from ..data.records.subsets import select_classes
 
     if detector.class_agnostic:
@@ -84,7 +84,9 @@ def score_detector(
         dataset = select_classes(dataset, scored, "background", "accept") if scored else dataset
     detections, skipped = detect(detector, dataset, progress=progress)
     truth = GroundTruth.of(dataset, masks=detector.has_masks)
-    table = DetectionTable.of([relabeled(d, detector.classes, scored) for d in detections], cut=detector.threshold)
+    table = DetectionTable.of(
+        [relabeled(d, detector.classes, scored) for d in detections], min_score=detector.threshold
+    )
     results = score(truth, table, protocol, split=dataset.split)
     return Scored(results, truth, table, skipped, left_out)
 
@@ -109,8 +111,8 @@ def evaluation_set(
     """The records to score: the split asked for; else ``val`` where there are splits; else the images whose ids are
     ``divided`` (the validation part of a split that training made); else the whole set.
 
-    A ``divided`` image that is gone is a finding: the others are images that training saw, so they never stand in for
-    it. Raises :class:`FovealError` where all are gone.
+    A ``divided`` image that is missing is a finding: the other images were trained on, so they never replace it.
+    Raises :class:`FovealError` where all are missing.
     """
     if split is None:
         kinds = [source.splits for source in open_sources(data, images)]
@@ -127,19 +129,19 @@ def _held_out(dataset: Dataset, ids: set[Any]) -> Dataset:
     listed = ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else "")
     if not held_out:
         raise FovealError(
-            f"not one of the {len(ids)} images that the run validated on exists any more ({listed})",
+            f"none of the {len(ids)} images that the run validated on exists any more ({listed})",
             path=dataset.path,
             fix="Put them back, or give other data",
         )
     findings = list(dataset.findings)
     if gone:
-        message = f"{len(gone)} of the {len(ids)} images that the run validated on are gone ({listed}); scored without"
+        message = f"{len(gone)} of the {len(ids)} images that the run validated on are missing ({listed}), not scored"
         findings.append(Finding("validation-image-missing", "warning", str(dataset.path), "", message, "Put them back"))
     return replace(dataset, records=held_out, split="val", findings=findings)
 
 
 def divided_ids(model: str | Path, data: PathLike | Sequence[PathLike]) -> list[Any] | None:
-    """The validation ids that a run stored, where it divided this very data by itself."""
+    """The validation ids that a run stored, where it split this very data itself."""
     import json
 
     for folder in (Path(model), *Path(model).resolve().parents[:2]):  # a run, or one of its checkpoints
@@ -181,10 +183,10 @@ def score_model(
     on_data: Callable[[Dataset], None] | None = None,
     task: Callable[[str], AbstractContextManager[OnProgress | None]] = _silent,
 ) -> Scored:
-    """What :func:`foveal.evaluate` does, with all that the results are made from.
+    """Does what :func:`foveal.evaluate` does, and returns ground truth and detections too.
 
-    ``source``: what a ``Detector`` was loaded from, which says what images its run held out. ``on_data`` is called with
-    the data set before the detector runs; ``task("evaluating")`` makes the progress callback of a part of the work.
+    ``source``: what a ``Detector`` was loaded from, which determines the images that its run held out. ``on_data`` is
+    called with the dataset before the detector runs; ``task("evaluating")`` creates the progress callback of a phase.
     """
     from ..assembly.detector import Detector
     from ..checkpoints.folder import Run
@@ -217,7 +219,7 @@ def evaluate(
     limit: int | None = None,
     parts: Sequence[type] = (),
 ) -> Results:
-    """Scores a detector on a data set by a named protocol.
+    """Scores a detector on a dataset by a named protocol.
 
         results = foveal.evaluate("runs/first", data="my-photos", split="test", protocol="voc10")
         results = foveal.evaluate(foveal.load("accurate"), data="my-photos", classes=["cat", "dog"])
@@ -226,10 +228,10 @@ def evaluate(
     model
         a detector, or what :func:`foveal.load` takes: a run, checkpoint, alias or weights file
     data, images
-        data sets, several are joined; folder of the images, if they are not beside the annotations
+        dataset, or several that are joined; folder of the images, if they are not beside the annotations
     split
         name of the split to score on; default: ``val`` where the data has splits; the validation images of a run that
-        divided this very data itself; else the whole set
+        split this very data itself; else the whole dataset
     protocol
         ``"coco"`` (AP over IoU .50:.05:.95), ``"voc07"`` (11 points) or ``"voc10"`` (all points)
     classes

@@ -1,4 +1,4 @@
-"""What is scored: all objects and all detections of a data set as flat arrays.
+"""Tables to be scored: all objects and all detections of a dataset as flat arrays.
 
 Letters: I images, G objects, N detections, C classes. Boxes are ``xyxy`` float64 pixels of the upright image.
 """
@@ -30,14 +30,14 @@ def width_height(box: Floats) -> tuple[Floats, Floats]:
 class GroundTruth:
     """The objects to find, of all images, those without objects included. Build it with :meth:`of` or :meth:`build`."""
 
-    images: tuple[int | str, ...]  # (I,) the data set's own id of each image
+    images: tuple[int | str, ...]  # (I,) the dataset's own id of each image
     image: Ints  # (G,) index into ``images``
     label: Ints  # (G,) index into ``classes``
     box: Floats  # (G, 4)
     area: Floats  # (G,) decides small, medium, large; COCO's own (the mask's) where there is one
     crowd: Bools  # (G,)
     difficult: Bools  # (G,)
-    ignore: Bools  # (G,) regions whose content nobody knows: no part of any score
+    ignore: Bools  # (G,) regions of unknown content, excluded from every score
     classes: tuple[str, ...]  # (C,)
     sizes: Ints | None = None  # (I, 2) height, width; only diagnosis needs them
     category_ids: tuple[int, ...] | None = None  # (C,) COCO's own id of each class
@@ -64,11 +64,13 @@ class GroundTruth:
         masks: MaskRuns | None = None,
         drawn: ArrayLike | None = None,
     ) -> GroundTruth:
-        """Flat arrays of any kind; flags that are not given are False, an area that is not given is width x height, of
-        ``masks`` all are ``drawn`` unless it says otherwise.
+        """Builds the table from flat arrays of any kind.
+
+        Flags that are not given are False, an area that is not given is width x height, and all ``masks`` are ``drawn``
+        unless ``drawn`` is given.
 
         Raises :class:`FovealError` where lengths differ, an index is out of range, a number is not finite or an
-        image id is there twice.
+        image id occurs twice.
         """
         boxes = np.asarray(box, np.float64).reshape(-1, 4)
         w, h = width_height(boxes)
@@ -97,8 +99,8 @@ class GroundTruth:
 
     @classmethod
     def of(cls, dataset: Dataset, *, masks: bool = False) -> GroundTruth:
-        """All records of a data set, in their order; COCO's boxes and areas as the file has them. ``masks``: with their
-        masks, where the set has any."""
+        """All records of a dataset, in their order; COCO's boxes and areas as the file has them. ``masks``: with their
+        masks, where the dataset has any."""
         records = dataset.records
         numbers = np.concatenate([np.zeros((0, 6)), *map(_numbers, records)])
 
@@ -126,7 +128,7 @@ class GroundTruth:
         return len(self.box)
 
     def __getitem__(self, rows: Any) -> GroundTruth:
-        """Some of the objects; all images stay."""
+        """The objects at an index array, a slice or flags (G,); all images stay."""
         fields = ("image", "label", "box", "area", "crowd", "difficult", "ignore")
         picked = {name: getattr(self, name)[rows] for name in fields}
         for name in ("box_area", "masks", "drawn"):
@@ -146,8 +148,8 @@ class GroundTruth:
         return w * h
 
     def image_rank(self) -> Ints:
-        """(I,) the place of each image when sorted by id, which is how pycocotools breaks ties between images.
-        Ids of several kinds keep the order they have."""
+        """(I,) the rank of each image when sorted by id, which is how pycocotools breaks ties between images.
+        Ids of several types keep their order."""
         order = list(range(len(self.images)))
         if len(set(map(type, self.images))) == 1:
             order.sort(key=self.images.__getitem__)
@@ -169,8 +171,8 @@ class GroundTruth:
         _finite("area", self.area)
         if len(set(self.images)) != len(self.images):
             seen: set[int | str] = set()
-            twice = next(i for i in self.images if i in seen or seen.add(i))  # type: ignore[func-returns-value]
-            raise FovealError(f"image id {twice!r} is there twice", fix="Give every image a unique id")
+            duplicate = next(i for i in self.images if i in seen or seen.add(i))  # type: ignore[func-returns-value]
+            raise FovealError(f"image id {duplicate!r} occurs twice", fix="Give every image a unique id")
         if self.sizes is not None and len(self.sizes) != len(self.images):
             raise FovealError(f"{len(self.sizes)} sizes for {len(self.images)} images")
         if self.category_ids is not None and len(self.category_ids) != len(self.classes):
@@ -187,7 +189,7 @@ class DetectionTable:
     score: Floats  # (N,)
     box_area: Floats | None = None  # (N,) width x height as the file has them
     masks: MaskRuns | None = None  # (N,)
-    cut: float | None = None  # what scores less was left out, where that is known
+    min_score: float | None = None  # score threshold of the detector, where it is known
 
     @classmethod
     def build(
@@ -199,10 +201,10 @@ class DetectionTable:
         box_area: ArrayLike | None = None,
         masks: MaskRuns | None = None,
     ) -> DetectionTable:
-        """Flat arrays of any kind. Raises :class:`FovealError` where lengths differ or a number is not finite."""
+        """From flat arrays of any kind. Raises :class:`FovealError` where lengths differ or a number is not finite."""
         boxes = np.asarray(box, np.float64).reshape(-1, 4)
         w, h = width_height(boxes)
-        found = cls(
+        table = cls(
             np.asarray(image, np.int64),
             np.asarray(label, np.int64),
             boxes,
@@ -211,37 +213,41 @@ class DetectionTable:
             masks,
         )
         for name in ("image", "label", "score", "box_area"):
-            values = getattr(found, name)
+            values = getattr(table, name)
             if values.shape != (len(boxes),):
                 raise FovealError(f"{name} has shape {values.shape}, expected ({len(boxes)},), one for each box")
         if masks is not None and len(masks) != len(boxes):
             raise FovealError(f"{len(masks)} masks for {len(boxes)} boxes")
-        _finite("box", found.box)
-        _finite("score", found.score)
-        return found
+        _finite("box", table.box)
+        _finite("score", table.score)
+        return table
 
     @classmethod
-    def of(cls, detections: Sequence[Any], *, cut: float | None = None) -> DetectionTable:
-        """One object an image, in the order of ``GroundTruth.images``, with ``boxes`` (n, 4), ``scores`` and ``labels``
-        (n,) that NumPy can read (arrays, CPU tensors), and perhaps ``masks`` (:class:`~foveal.masks.rle.Masks`).
+    def of(cls, detections: Sequence[Any], *, min_score: float | None = None) -> DetectionTable:
+        """One object per image, in the order of ``GroundTruth.images``, with ``boxes`` (n, 4), ``scores`` and
+        ``labels`` (n,) that NumPy can read (arrays, CPU tensors), and optionally ``masks``
+        (:class:`~foveal.masks.rle.Masks`).
 
-        ``cut``: the score below which a detector hands in nothing; None: unknown, and guessed from the lowest one.
+        ``min_score``: the detector's score threshold; None: unknown, and estimated from the lowest score.
         """
-        own = [getattr(d, "masks", None) for d in detections]
+        masks_by_image = [getattr(d, "masks", None) for d in detections]
         masks = None
-        if any(m is not None for m in own):
+        if any(m is not None for m in masks_by_image):
             masks = MaskRuns.of(
-                [Masks.empty((1, 1), len(d.boxes)) if m is None else m for d, m in zip(detections, own, strict=True)]
+                [
+                    Masks.empty((1, 1), len(d.boxes)) if m is None else m
+                    for d, m in zip(detections, masks_by_image, strict=True)
+                ]
             )
         boxes = [np.asarray(d.boxes, np.float64).reshape(-1, 4) for d in detections]
-        found = cls.build(
+        table = cls.build(
             np.repeat(np.arange(len(boxes)), [len(b) for b in boxes]),
             np.concatenate([np.zeros(0, np.int64), *(np.asarray(d.labels, np.int64) for d in detections)]),
             np.concatenate([np.zeros((0, 4)), *boxes]),
             np.concatenate([np.zeros(0), *(np.asarray(d.scores, np.float64) for d in detections)]),
             masks=masks,
         )
-        return replace(found, cut=cut)
+        return replace(table, min_score=min_score)
 
     def __len__(self) -> int:
         return len(self.box)
@@ -250,7 +256,7 @@ class DetectionTable:
         area = None if self.box_area is None else self.box_area[rows]
         masks = None if self.masks is None else self.masks[rows]
         return DetectionTable(
-            self.image[rows], self.label[rows], self.box[rows], self.score[rows], area, masks, self.cut
+            self.image[rows], self.label[rows], self.box[rows], self.score[rows], area, masks, self.min_score
         )
 
     def pixels(self) -> Floats:
@@ -267,7 +273,7 @@ class DetectionTable:
 
 
 def _numbers(record: Record) -> Floats:
-    """(G, 6) box xyxy, area, width x height."""
+    """(G, 6) of the G objects of a record: box xyxy, area, width x height."""
     if record.stated is None:
         w, h = width_height(record.boxes)
         return np.column_stack([record.boxes, record.area, w * h])
@@ -276,12 +282,12 @@ def _numbers(record: Record) -> Floats:
 
 
 def _drawn(records: Sequence[Record]) -> dict[str, Any]:
-    """The masks of all records, and which objects have one."""
+    """The arguments ``masks`` and ``drawn`` (G,) of :meth:`GroundTruth.build` for all records."""
     from ..data.records.segmentation import masks_of
 
-    own = [r.masks or [None] * len(r) for r in records]
-    rows = zip(own, records, strict=True)
-    flags = [m is not None for masks in own for m in masks]
+    masks_by_image = [r.masks or [None] * len(r) for r in records]
+    rows = zip(masks_by_image, records, strict=True)
+    flags = [m is not None for masks in masks_by_image for m in masks]
     return {"masks": MaskRuns.of([masks_of(m, r.width, r.height) for m, r in rows]), "drawn": np.array(flags, bool)}
 
 

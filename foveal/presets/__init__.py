@@ -1,8 +1,8 @@
-"""Named detectors. Variants are ``dataclasses.replace``; the comment above each says what it is and what to expect.
+"""Named detectors. Variants use ``dataclasses.replace``; the comment above each describes it and its expected score.
 
 Where torchvision has a form of a detector, the plain name is that form and the paper's is ``..._paper``. AP is
-published COCO val2017 unless said; what the ``*_mini`` presets reach in minutes is in ``docs/results.md``. The presets
-are imported when the first of them is asked for: :mod:`foveal.presets.catalogue` lists them without importing torch.
+published COCO val2017 unless noted; the scores of the ``*_mini`` presets are in ``docs/results.md``. The presets are
+imported on first use of any of them: :mod:`foveal.presets.catalogue` lists them without importing torch.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ PAGES = (
 
 @functools.cache
 def _all() -> dict[str, Spec]:
-    """All presets, page by page, in the order of each page."""
+    """All presets by name, module by module, in the order of each."""
     pages = [importlib.import_module(f".{page}", __name__) for page in PAGES]
     return {name: value for page in pages for name, value in vars(page).items() if name in page.__all__}
 
 
 def names() -> list[str]:
-    """All presets, page by page, in the order of each page."""
+    """The names of all presets, module by module, in the order of each."""
     return list(_all())
 
 
 def get(name: str) -> Spec:
-    """The preset of that name. Raises ``UsageError`` with the nearest one."""
+    """The preset of that name. Raises ``UsageError`` with the most similar name."""
     if name in _all():
         return _all()[name]
     fix = f"{nearest(name, names())} Run `foveal models` to list them".strip()

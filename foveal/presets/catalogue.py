@@ -1,4 +1,4 @@
-"""What is known of a preset without building it: family, size, published scores, comment. Never imports torch."""
+"""Metadata of the presets: family, size, published scores, comment. Does not import torch."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ CLASSES = 80  # of the stored parameter counts
 
 @dataclass(frozen=True)
 class PublishedScore:
-    """A score that somebody published for this form of a detector; not measured here."""
+    """A published score of this form of a detector; not measured here."""
 
     value: float  # percent
-    protocol: str  # COCO is val2017 unless said, VOC07 is VOC 2007 test
+    protocol: str  # COCO is val2017 unless noted, VOC07 is VOC 2007 test
     source: str
 
 
 @dataclass(frozen=True)
 class Card:
-    """One preset."""
+    """Metadata of one preset."""
 
     count: int  # parameters with 80 classes, frozen ones included, buffers not
-    per_class: int  # parameters of one class more
+    per_class: int  # additional parameters per class
     about: str
     published: tuple[PublishedScore, ...]  # the first is the one that lists show
 
     def parameters(self, classes: int = CLASSES) -> int:
-        """Parameters of the detector with so many classes."""
+        """The number of parameters of the detector with ``classes`` classes."""
         return self.count + (classes - CLASSES) * self.per_class
 
 
@@ -59,7 +59,7 @@ def _voc(value: float, source: str) -> PublishedScore:
 
 
 # fmt: off
-# by family, in the order of the pages and of the presets in them
+# by family, in the order of the modules and of the presets in them
 FAMILIES: dict[str, dict[str, Card]] = {
     "RetinaNet": {
         "retinanet_r50_fpn_paper": _card(37_915_572, 20_745, "the paper's form, ResNet-50",
@@ -197,18 +197,18 @@ CARDS = {name: card for family in FAMILIES.values() for name, card in family.ite
 
 # ---------------------------------------------------------------------------------------------- comments
 def comments() -> dict[str, str]:
-    """The comment of each preset: the lines above it, and what stands behind it. Empty without the source."""
-    found: dict[str, str] = {}
+    """The comment of each preset: the lines above it and its trailing comment. Empty without the source."""
+    by_name: dict[str, str] = {}
     for page in PAGES:
         path = Path(__file__).with_name(f"{page}.py")
         if path.is_file():
-            found |= _comments(path.read_text(encoding="utf-8"))
-    return found
+            by_name |= _comments(path.read_text(encoding="utf-8"))
+    return by_name
 
 
 def _comments(source: str) -> dict[str, str]:
     lines = source.splitlines()
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for node in ast.parse(source).body:
         if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
             continue
@@ -217,9 +217,9 @@ def _comments(source: str) -> dict[str, str]:
         while line and lines[line - 1].startswith("#"):
             above.insert(0, lines[line - 1].lstrip("# ").rstrip())
             line -= 1
-        behind = lines[node.lineno - 1].partition("  # ")[2]
-        found[node.targets[0].id] = " ".join([text for text in above if "-----" not in text] + [behind]).strip()
-    return found
+        trailing = lines[node.lineno - 1].partition("  # ")[2]
+        by_name[node.targets[0].id] = " ".join([text for text in above if "-----" not in text] + [trailing]).strip()
+    return by_name
 
 
 # ---------------------------------------------------------------------------------------------- settings
@@ -228,10 +228,10 @@ def setting_rows(spec: Any, path: str = "") -> list[tuple[str, str, str]]:
     rows: list[tuple[str, str, str]] = []
     for row in describe(spec):
         value = getattr(spec, row.name)
-        own = f"{path}.{row.name}" if path else row.name
+        row_path = f"{path}.{row.name}" if path else row.name
         if dataclasses.is_dataclass(value) and dataclasses.fields(value):
-            rows.append((own, f"{type(value).__name__}(...)", row.help))
-            rows += setting_rows(value, own)
+            rows.append((row_path, f"{type(value).__name__}(...)", row.help))
+            rows += setting_rows(value, row_path)
         else:
-            rows.append((own, show(value, width=10**9), row.help))
+            rows.append((row_path, show(value, width=10**9), row.help))
     return rows

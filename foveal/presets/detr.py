@@ -1,4 +1,4 @@
-"""DETR."""
+"""DETR presets (Carion et al. 2020)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .recipes import FLIP
 
 __all__ = ["detr_mini", "detr_r50", "detr_r50_dc5", "detr_r101", "detr_r101_dc5"]
 
-# The original code's: 500 epochs of COCO in batches of 64, a tenth of the rate from epoch 400 on. Crowds are left out.
+# Of the original code: 500 epochs of COCO in batches of 64, a tenth of the rate from epoch 400 on, crowds left out.
 _FIT = Recipe(
     epochs=500,
     batch=64,
@@ -29,23 +29,24 @@ _FIT = Recipe(
     crowd="drop",
 )
 
-# The paper's: 42.0 AP after 500 epochs (Carion et al. 2020). Not trained here: start from an ImageNet ResNet-50
+# As in the paper: 42.0 AP after 500 epochs (Carion et al. 2020). Not trained here: start from an ImageNet ResNet-50
 # (backbone.weights=resnet50), and for the paper's short form fit.epochs=300 'fit.schedule=Steps((200.0,))'.
 detr_r50 = DETR(fit=_FIT)
 
-# The last stage of the ResNet with holes in place of its stride: four times the places, 43.3 AP. Not trained here.
+# DC5: the last stage of the ResNet is dilated instead of strided: four times the locations, 43.3 AP. Not trained here.
 detr_r50_dc5 = replace(detr_r50, backbone=Torchvision("resnet50", dilated=True))
 
 # ResNet-101: 43.5 AP. Not trained here.
 detr_r101 = replace(detr_r50, backbone=Torchvision("resnet101"))
 
-# ResNet-101 with holes: 44.9 AP. Not trained here.
+# ResNet-101 with DC5: 44.9 AP. Not trained here.
 detr_r101_dc5 = replace(detr_r50, backbone=Torchvision("resnet101", dilated=True))
 
-# Small enough to learn from nothing. What it needs beside its size, against the paper: queries that stand at places of
-# the picture and begin by looking there (the paper's free questions had learned nothing after 2,000 pictures), more of
-# them than objects, shorter waves for a map of 10 x 10, one encoder layer, ten times the rate with a warm-up, a cosine,
-# averaged weights, no dropout, norms that learn. AP50 .788 on generated shapes of 160 px after 28 minutes on two cores:
+# Small enough to train from scratch. Apart from its size it differs from the paper by: queries anchored at locations of
+# the image, which initially attend there (the paper's free queries had learned nothing after 2,000 images), more of
+# them than objects, shorter wavelengths for a map of 10 x 10, one encoder layer, ten times the rate with a warm-up, a
+# cosine schedule, averaged weights, no dropout, trainable norms. AP50 .788 on generated shapes of 160 px after 28
+# minutes on two CPU cores:
 #   python benchmarks/minis.py --presets detr_mini --images 17820 --minutes 29 --devices 2 --out minis-detr
 detr_mini = DETR(
     input=Resize(160, 267, multiple=1),

@@ -1,4 +1,4 @@
-"""Fast R-CNN (Girshick 2015)."""
+"""Fast R-CNN presets (Girshick 2015)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["fast_rcnn_caffenet", "fast_rcnn_caffenet_multi_scale", "fast_rcnn_vg
 
 
 # Fast R-CNN (Girshick 2015): 66.9 mAP on VOC 2007 test after 07 trainval, 70.0 after 07+12 (not measured here).
-# 40,000 updates of two images are 16 epochs of VOC 2007 trainval; difficult objects are learned.
+# 40,000 iterations of two images are 16 epochs of VOC 2007 trainval; difficult objects are used in training.
 #   foveal train fast_rcnn_vgg16 --data VOC2007 'backbone.weights="vgg16"'
 fast_rcnn_vgg16 = FastRCNN(
     fit=replace(faster_rcnn_vgg16.fit, batch=2, difficult="learn"),
 )
 
-# The paper's small network, S: pool 6 x 6 for CaffeNet's connected layers, conv1 still. Not measured.
+# The paper's small network, S: pool 6 x 6 for CaffeNet's fully connected layers, conv1 frozen. Not measured.
 #   foveal train fast_rcnn_caffenet --data VOC2007 'backbone.weights="FILE"'
 fast_rcnn_caffenet = replace(
     fast_rcnn_vgg16,
@@ -35,7 +35,7 @@ fast_rcnn_caffenet = replace(
 
 
 def at_five_scales(spec: FastRCNN, bins: int) -> FastRCNN:
-    """One of the paper's scales is drawn for each batch; tested at all, each box where it is nearest 224 x 224."""
+    """Trained at one random scale of the paper per batch, tested at all: each box where it is closest to 224 x 224."""
     scales = (1200, 864, 688, 576, 480)
     return replace(
         spec,

@@ -1,4 +1,4 @@
-"""Faster R-CNN in its forms, and its region proposal network alone."""
+"""Faster R-CNN presets, and its region proposal network alone."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 
-HALF = (0.5, 0.5, 0.5)  # mean and deviation of networks that want pixels from -1 to 1
+HALF = (0.5, 0.5, 0.5)  # mean and standard deviation for networks that expect pixels from -1 to 1
 
 # ------------------------------------------------------------------------------------ Faster R-CNN with FPN
 _TV_HEAD = RoIMLP(1024, predictor=Predictor(cls_std=None, box_std=None))
@@ -73,7 +73,7 @@ faster_rcnn_mobilenet_v3_large_fpn = replace(
     rpn=replace(RPN_TASK, select=replace(RPN_TASK.select, score=0.05)),
 )
 
-# The same for pictures of 320 to 640 px: 22.8 AP.
+# The same for images of 320 to 640 px: 22.8 AP.
 faster_rcnn_mobilenet_v3_large_320_fpn = replace(
     faster_rcnn_mobilenet_v3_large_fpn, input=Resize(320, 640), test_proposals=Counts(150, 150)
 )
@@ -91,7 +91,7 @@ faster_rcnn_x101_fpn = replace(faster_rcnn_r50_fpn_paper, backbone=Torchvision("
 # --------------------------------------------------------------------------------- Faster R-CNN, one level
 _LEGACY_ANCHORS = Anchors(((128, 256, 512),), rounding="stride", center=0.5, inside=True)
 
-# The first one (Ren et al. 2015): VGG-16, RoIPool, 73.2 mAP on VOC 2007 test after 07+12.
+# The original (Ren et al. 2015): VGG-16, RoIPool, 73.2 mAP on VOC 2007 test after 07+12.
 faster_rcnn_vgg16 = FasterRCNN(
     input=Resize(600, 1000, multiple=1),
     backbone=Torchvision("vgg16", returns=(4,), frozen_stages=2, ceil=True),
@@ -109,7 +109,7 @@ faster_rcnn_vgg16 = FasterRCNN(
     rpn=replace(RPN_TASK, select=replace(RPN_TASK.select, min_size=16.0)),
     train_proposals=Counts(12000, 2000),
     test_proposals=Counts(6000, 300),
-    # 60,000 + 20,000 updates of one image: 16 epochs of VOC 2007 trainval; difficult objects are left out
+    # 60,000 + 20,000 iterations of one image: 16 epochs of VOC 2007 trainval; difficult objects are left out
     fit=Recipe(
         epochs=16,
         batch=1,
@@ -126,9 +126,9 @@ faster_rcnn_vgg16 = FasterRCNN(
 
 _RPN_1, _HEAD_1, _RPN_2, _HEAD_2 = alternating("backbone")
 
-# The same trained the paper's way, in four steps that share their convolutions in the end: 69.9 mAP on VOC 2007 test
-# after 07 trainval, 73.2 after 07+12; time and memory not measured. The RPN takes 80,000 updates of one image, the head
-# 40,000 of two: 16 epochs of VOC 2007 trainval each, the head's here by one image at half the rate.
+# The same trained as in the paper, in four steps that end with shared convolutions: 69.9 mAP on VOC 2007 test
+# after 07 trainval, 73.2 after 07+12; time and memory not measured. The RPN takes 80,000 iterations of one image, the
+# head 40,000 of two: 16 epochs of VOC 2007 trainval each, the head's here by one image at half the rate.
 #   foveal train faster_rcnn_vgg16_alternating --data VOC2007 --split train=trainval,val=test 'backbone.weights="vgg16"'
 faster_rcnn_vgg16_alternating = replace(
     faster_rcnn_vgg16,
@@ -145,7 +145,7 @@ def with_focal(rpn: BoxTask) -> BoxTask:
     return replace(rpn, sampler=All(), cls_loss=focal, box_loss=box_loss)
 
 
-# Focal loss in the RPN as it should be: every anchor counts, own normalizer, prior bias.
+# Focal loss in the RPN: every anchor counts, with its normalizer and prior bias.
 faster_rcnn_vgg16_focal_rpn = replace(faster_rcnn_vgg16, rpn=with_focal(faster_rcnn_vgg16.rpn))
 
 # ResNet-50 to conv4, conv5 as the head (He et al. 2016; Detectron): 34.8 AP (1x).
@@ -159,16 +159,16 @@ faster_rcnn_r50_c4 = FasterRCNN(
     roi=_DETECTRON_ROI,
     train_proposals=Counts(12000, 2000),
     test_proposals=Counts(6000, 1000),
-    # 180,000 updates of 8 images, steps at 120,000 and 160,000
+    # 180,000 iterations of 8 images, steps at 120,000 and 160,000
     fit=replace(ONE, batch=8, lr=0.01),
 )
 
-# The same on ResNet-101: 34.9 AP on COCO test-dev with multi-scale tests and context ("+++").
+# The same on ResNet-101: 34.9 AP on COCO test-dev with multi-scale testing and context ("+++").
 faster_rcnn_r101_c4 = replace(
     faster_rcnn_r50_c4, backbone=Torchvision("resnet101", returns=(4,)), roi_head=ResNetTail("resnet101")
 )
 
-# Luminoth's defaults: 12 anchors, crop and resize to 14 then pool to 7, 256 rows; shows what is at least .5 sure.
+# Luminoth's defaults: 12 anchors, crop and resize to 14 then pool to 7, 256 samples; score threshold .5.
 faster_rcnn_luminoth = FasterRCNN(
     input=Resize(600, 1024, multiple=1),
     backbone=Torchvision("resnet101", returns=(4,)),
@@ -189,8 +189,8 @@ faster_rcnn_luminoth = FasterRCNN(
     fit=Recipe(epochs=12, batch=1, lr=3e-4, solver=SGD(0.9, 5e-4), schedule=Constant(), augment=FLIP, warmup_steps=0),
 )
 
-# G-RMI's (Huang et al. 2017) as its authors' configuration has it at stride 16: Inception-ResNet-v2 (timm) to its last
-# stage, crops of 17 x 17 into that stage, 12 anchors, box losses counted twice. 34.7 AP published; not measured here.
+# G-RMI's (Huang et al. 2017) in its authors' configuration at stride 16: Inception-ResNet-v2 (timm) to its last
+# stage, crops of 17 x 17 into that stage, 12 anchors, box losses weighted by 2. 34.7 AP published; not measured here.
 #   foveal train faster_rcnn_inception_resnet_v2 --data COCO 'backbone.weights="FILE"'   # timm's weights
 faster_rcnn_inception_resnet_v2 = FasterRCNN(
     input=Resize(600, 1024, 1, HALF, HALF),
@@ -211,7 +211,7 @@ faster_rcnn_inception_resnet_v2 = FasterRCNN(
     ),
     train_proposals=Counts(12000, 300),
     test_proposals=Counts(12000, 300),
-    # steps at 900,000 and 1,200,000 updates of one image: 12 epochs of COCO are 1,420,000
+    # steps at 900,000 and 1,200,000 iterations of one image: 12 epochs of COCO are 1,420,000
     fit=replace(faster_rcnn_luminoth.fit, solver=SGD(0.9, 0.0), schedule=Steps((0.64, 0.85)), clip=10.0),
 )
 

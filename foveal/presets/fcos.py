@@ -1,4 +1,4 @@
-"""FCOS (Tian et al. 2019, 2020)."""
+"""FCOS presets (Tian et al. 2019, 2020)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["fcos_r50_fpn", "fcos_r50_fpn_improved", "fcos_r50_fpn_paper"]
 # The authors' improved form: center sampling, GIoU. 38.7 AP (their 1x).
 fcos_r50_fpn_improved = FCOS(fit=ONE)
 
-# The paper's first form: points anywhere inside an object, -ln IoU, exp(s x) pixels. 37.1 AP (1x).
+# The first version of the paper: points anywhere inside an object, -ln IoU, exp(s x) pixels. 37.1 AP (1x).
 fcos_r50_fpn_paper = replace(
     fcos_r50_fpn_improved,
     head=PointTower(sides="exp", scales=True, quality_on="classes"),

@@ -1,4 +1,4 @@
-"""Mask R-CNN (He et al. 2017)."""
+"""Mask R-CNN presets (He et al. 2017)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .recipes import TV_REGION
 __all__ = ["mask_rcnn_r50_fpn", "mask_rcnn_r50_fpn_v2"]
 
 # -------------------------------------------------------------------------------------- Mask R-CNN with FPN
-# torchvision's maskrcnn_resnet50_fpn: boxes 37.9, masks 34.6 AP. Time and memory of a training: not measured.
+# torchvision's maskrcnn_resnet50_fpn: boxes 37.9, masks 34.6 AP. Time and memory of a training run: not measured.
 mask_rcnn_r50_fpn = MaskRCNN(
     anchors=faster_rcnn_r50_fpn.anchors,
     roi_head=_TV_HEAD,

@@ -1,4 +1,4 @@
-"""The small ones: a few hundred pictures, one machine, minutes."""
+"""The small presets: for a few hundred images and minutes on one machine."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ __all__ = [
 _SMALL = Resize(320, 533)
 _SMALL_BODY = SmallResNet()
 
-# Two-layer towers of 96 channels; anchors from 3 strides on, since pictures are small. Group norm in the neck evens out
-# whatever backbone comes before it.
+# Two-layer towers of 96 channels; anchors from 3 strides up, since images are small. Group norm in the neck normalizes
+# the features of any backbone.
 retinanet_mini = RetinaNet(
     input=_SMALL,
     backbone=_SMALL_BODY,
@@ -95,7 +95,7 @@ fcos_mini = FCOS(
     fit=SMALL_FIT,
 )
 
-# A pyramid of 96 channels, six anchors a cell, two connected layers of 256.
+# A pyramid of 96 channels, six anchors per cell, two fully connected layers of 256.
 faster_rcnn_mini = FasterRCNN(
     input=_SMALL,
     backbone=_SMALL_BODY,
@@ -109,13 +109,13 @@ faster_rcnn_mini = FasterRCNN(
     fit=SMALL_FIT,
 )
 
-# The same by the first paper's four steps of 12 epochs, each validated at its end; before the third the AP says
-# nothing. Score and minutes on the generated shapes: not measured.
+# The same in the first paper's four steps of 12 epochs, each validated at its end; before the third the AP is
+# meaningless. Score and minutes on the generated shapes: not measured.
 faster_rcnn_mini_alternating = replace(
     faster_rcnn_mini, fit=replace(SMALL_FIT, val_every=12, stages=alternating("backbone", "neck"))
 )
 
-# Faster R-CNN's small form without an RPN: 500 proposals of selective search, made at the pictures' own size.
+# Faster R-CNN's small form without an RPN: 500 proposals of selective search, computed at the original image size.
 fast_rcnn_mini = FastRCNN(
     input=_SMALL,
     proposals=SelectiveSearch(top=500, width=320, min_side=10),
@@ -132,7 +132,7 @@ fast_rcnn_mini = FastRCNN(
 faster_rcnn_mini_focal_rpn = replace(faster_rcnn_mini, rpn=with_focal(faster_rcnn_mini.rpn))
 
 # Faster R-CNN's small form and masks of 16 x 16 from two convolutions of 64 channels. Needs data with masks. From
-# nothing, on two cores: python benchmarks/minis.py --presets mask_rcnn_mini --minutes 13 (scores: docs/results.md).
+# scratch, on two CPU cores: python benchmarks/minis.py --presets mask_rcnn_mini --minutes 13 (scores: docs/results.md).
 mask_rcnn_mini = MaskRCNN(
     input=_SMALL,
     backbone=_SMALL_BODY,
@@ -150,8 +150,8 @@ mask_rcnn_mini = MaskRCNN(
 # YOLO on the same small backbone; `foveal anchors PRESET --data DATA` finds the shapes for a data set.
 _GRAY = Letterbox(320, 320)
 
-# Two boxes for each cell of 16 px. The paper's connected layers need far more pictures than minutes allow, so the head
-# is convolutions; head=GridHead(side=20) puts a connected one back.
+# Two boxes per cell of 16 px. The paper's fully connected layers need far more images than minutes allow, so the head
+# is convolutional; head=GridHead(side=20) restores the fully connected one.
 yolo_v1_mini = YOLO(
     input=Stretch(320, 320),
     backbone=SmallResNet((32, 64, 128), blocks=(1, 1, 2)),
@@ -163,7 +163,7 @@ yolo_v1_mini = YOLO(
     fit=SMALL_FIT,
 )
 
-# One level of stride 16 with a finer one passed through; softmax classes, objectness that learns the overlap.
+# One level of stride 16 with a passthrough of a finer one; softmax classes, objectness that predicts the IoU.
 yolo_v2_mini = YOLO(
     input=_GRAY,
     backbone=_SMALL_BODY,
@@ -198,7 +198,7 @@ ssd_mini = SSD(
     fit=SMALL_FIT,
 )
 
-# The same with a way back of 64 channels and a block before each prediction, trained in one stage.
+# The same with a deconvolution path of 64 channels and a block before each prediction, trained in one stage.
 dssd_mini = replace(
     ssd_mini,
     neck=replace(ssd_mini.neck, deconv=Deconvolution(64, norm="group")),
@@ -228,7 +228,7 @@ _FIT = Recipe(
     augment=FLIP,
 )
 
-# R-CNN from scratch on crops of 96 pixels; score and minutes on the generated shapes: not measured yet.
+# R-CNN from scratch on crops of 96 px; score and minutes on the generated shapes: not measured yet.
 rcnn_mini = RCNN(
     proposals=_PROPOSALS,
     backbone=SmallResNet(),
@@ -245,8 +245,8 @@ rcnn_mini = RCNN(
     ),
 )
 
-# SPP-Net from scratch: there is no ImageNet backbone to keep still, so the first stage trains it along. On 500
-# generated pictures of 160 px it comes to an AP50 of .633 in 16 minutes beside other work, half of it proposals:
+# SPP-Net from scratch: there is no ImageNet backbone to freeze, so the first stage trains it too. On 500 generated
+# images of 160 px it reaches an AP50 of .633 in 16 minutes on a shared machine, half of them for proposals:
 #   foveal train spp_net_mini --data SHAPES input.short=160 input.long=267
 spp_net_mini = SPPNet(
     input=Resize(320, 533),

@@ -1,4 +1,4 @@
-"""R-CNN and SPP-Net: detectors fitted in stages of several kinds."""
+"""R-CNN presets: detectors trained in stages of several kinds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .recipes import FLIP
 __all__ = ["rcnn_alexnet", "rcnn_vgg16"]
 
 
-# The paper's (Girshick et al. 2014): 54.2 mAP on VOC 2007 test after 07 trainval with the SVMs, 58.5 with the box
+# As in the paper (Girshick et al. 2014): 54.2 mAP on VOC 2007 test after 07 trainval with the SVMs, 58.5 with the box
 # regression too; not measured here. Start from an ImageNet CaffeNet: 'backbone.weights="FILE"'.
 #   foveal train rcnn_alexnet --data VOC2007 --split train=trainval,val=test
 rcnn_alexnet = RCNN(input=Original(mean=CAFFE_MEAN, std=LEVELS), fit=replace(RCNN_FIT, augment=FLIP))
 
-# The same on VGG-16, in batches of 24 windows, as many updates: 62.2, and 66.0 with the box regression; not measured
+# The same on VGG-16, in batches of 24 windows, as many iterations: 62.2, and 66.0 with the box regression; not measured
 # here.
 rcnn_vgg16 = RCNN(
     backbone=Torchvision("vgg16", returns=(5,), frozen_stages=0, ceil=True),

@@ -1,4 +1,4 @@
-"""RetinaNet and FCOS."""
+"""RetinaNet presets (Lin et al. 2017)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["retinanet_r50_fpn", "retinanet_r50_fpn_paper", "retinanet_r50_fpn_v2
 
 
 # ---------------------------------------------------------------------------------------------- RetinaNet
-# The paper's form (Detectron, 1x): 35.7 AP with ResNet-50 at 800 px after 90,000 updates of 16 images on 8 GPUs.
+# The paper's form (Detectron, 1x): 35.7 AP with ResNet-50 at 800 px after 90,000 iterations of 16 images on 8 GPUs.
 retinanet_r50_fpn_paper = RetinaNet(fit=ONE)
 
 # The same on ResNet-101: 37.7 AP (Detectron, 1x).
@@ -28,7 +28,7 @@ retinanet_r101_fpn_paper = replace(retinanet_r50_fpn_paper, backbone=Torchvision
 
 _TV_SIZES = tuple(tuple(int(s * 2 ** (o / 3)) for o in range(3)) for s in (32, 64, 128, 256, 512))
 
-# torchvision's retinanet_resnet50_fpn: P6 from P5, L1, best anchors always count. 36.4 AP.
+# torchvision's retinanet_resnet50_fpn: P6 from P5, L1, the best anchors are always positive. 36.4 AP.
 retinanet_r50_fpn = RetinaNet(
     neck=FPN(256, extra="p6p7-p5"),
     anchors=Anchors(_TV_SIZES, rounding="corners", grid="floor"),
@@ -42,7 +42,7 @@ retinanet_r50_fpn = RetinaNet(
     fit=TV,
 )
 
-# torchvision's retinanet_resnet50_fpn_v2: P6 from C5, group norm in the towers, GIoU, batch norm that learns. 41.5 AP.
+# torchvision's retinanet_resnet50_fpn_v2: P6 from C5, group norm in the towers, GIoU, trainable batch norm. 41.5 AP.
 retinanet_r50_fpn_v2 = replace(
     retinanet_r50_fpn,
     backbone=Torchvision("resnet50", norm="batch"),

@@ -1,4 +1,4 @@
-"""SPP-Net (He et al. 2014)."""
+"""SPP-Net presets (He et al. 2014)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["spp_net_zf5", "spp_net_zf5_5_scales"]
 # measured here.
 spp_net_zf5 = SPPNet(input=Resize(688, 4000, 1, CAFFE_MEAN, LEVELS), fit=replace(SPP_FIT, augment=FLIP))
 
-# The same at five scales, each box pooled where its area is nearest 224 x 224: 59.2; not measured here.
+# The same at five scales, each box pooled at the scale where its area is closest to 224 x 224: 59.2; not measured here.
 spp_net_zf5_5_scales = replace(
     spp_net_zf5, input=Resize(1200, 7000, 1, CAFFE_MEAN, LEVELS), backbone=ImagePyramid(ZF5())
 )

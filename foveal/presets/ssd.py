@@ -1,4 +1,4 @@
-"""The SSD family, SSD on VGG-16, SSDLite on MobileNetV3, SSD and DSSD on ResNet-101.
+"""Presets of the SSD family: SSD on VGG-16, SSDLite on MobileNetV3, SSD and DSSD on ResNet-101.
 
 VOC figures are mAP on VOC 2007 test after training on 07+12 (``voc07`` protocol), COCO figures AP.
 """
@@ -35,9 +35,9 @@ __all__ = [
 ]
 
 # ------------------------------------------------------------------------------------------------ recipes
-# The paper's: colors, smaller pictures, crops, flips; hue turns by 18 of OpenCV's half degrees, 36 degrees here.
+# As in the paper: colors, zoom out, crops, flips; hue shifts by 18 of OpenCV's half degrees, 36 degrees here.
 _AUGMENT = (PhotometricDistortion(hue=36.0), Expand(), IoUCrop(), HorizontalFlip())
-# 120,000 updates of 32 images are 232 epochs of the 16,551 of VOC 07+12; the steps are at 80,000 and 100,000.
+# 120,000 iterations of 32 images are 232 epochs of the 16,551 of VOC 07+12; the steps are at 80,000 and 100,000.
 _VOC = Recipe(
     epochs=232,
     batch=32,
@@ -49,7 +49,7 @@ _VOC = Recipe(
     bias_lr=2.0,
     bias_decay=False,
 )
-# 400,000 updates are 108 epochs of the 118,287 of COCO; steps at 280,000 and 360,000. It has no difficult objects.
+# 400,000 iterations are 108 epochs of the 118,287 of COCO; steps at 280,000 and 360,000. COCO has no difficult objects.
 _COCO = replace(_VOC, epochs=108, schedule=Steps((0.7, 0.9)))
 # torchvision's references.
 _TV_AUGMENT = (PhotometricDistortion(), Expand(), IoUCrop(), HorizontalFlip())
@@ -73,13 +73,13 @@ _BOXES_512 = DefaultBoxes(
 _COCO_300 = replace(_BOXES_300, sizes=(21, 45, 99, 153, 207, 261, 315))
 _COCO_512 = replace(_BOXES_512, sizes=(20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72))
 
-# The released code: 77.2 mAP (the paper, without the smaller pictures: 74.3).
+# The released code: 77.2 mAP (the paper, without zoom out: 74.3).
 ssd300_vgg16_paper = SSD(fit=_VOC)
 
 # The same with the sizes of COCO: 25.1 AP on test-dev2015 (43.1 at IoU .5).
 ssd300_vgg16_coco_paper = replace(ssd300_vgg16_paper, priors=_COCO_300, fit=_COCO)
 
-# The released code with a seventh map: 79.8 mAP (the paper, without the smaller pictures: 76.8).
+# The released code with a seventh map: 79.8 mAP (the paper, without zoom out: 76.8).
 ssd512_vgg16_paper = replace(
     ssd300_vgg16_paper,
     input=Stretch(512, 512, mean=CAFFE_MEAN, std=LEVELS),
@@ -97,7 +97,7 @@ _TV_MEAN = (0.48235, 0.45882, 0.40784)
 
 
 def _as_torchvision(paper: SSD, size: int, boxes: DefaultBoxes) -> SSD:
-    """torchvision's rules on the network of ``paper``; its first stage, conv1, does not learn."""
+    """torchvision's rules on the network of ``paper``; its first stage, conv1, is frozen."""
     return replace(
         paper,
         input=Stretch(size, size, mean=_TV_MEAN, std=LEVELS),
@@ -112,7 +112,7 @@ def _as_torchvision(paper: SSD, size: int, boxes: DefaultBoxes) -> SSD:
 # torchvision's ssd300_vgg16, for COCO: 25.1 AP.
 ssd300_vgg16 = _as_torchvision(ssd300_vgg16_coco_paper, 300, _COCO_300)
 
-# The same rules on the paper's SSD512; torchvision publishes no weights of it.
+# The same rules on the paper's SSD512; torchvision publishes no weights for it.
 ssd512_vgg16 = _as_torchvision(ssd512_vgg16_coco_paper, 512, _COCO_512)
 
 # --------------------------------------------------------------------------------------------- SSDLite
@@ -156,14 +156,14 @@ ssdlite320_mobilenet_v3_large = replace(
 
 # ------------------------------------------------------------------------------------- SSD, DSSD on ResNet-101
 _SHRINK, _CUT = Extra(256, 1024, kernel=2, padding=0), Extra(256, 1024, stride=1, padding=0)
-_EIGHT = (1.6, 2.0, 3.0)  # with 1, twice: eight boxes a place
+_EIGHT = (1.6, 2.0, 3.0)  # with 1, twice: eight boxes per location
 
 # The authors' code: 77.5 mAP without flips at test time; the paper: 77.1 mAP, 28.0 AP on COCO test-dev.
-# 80,000 updates are 155 epochs of VOC 07+12; steps at 40,000 and 60,000.
+# 80,000 iterations are 155 epochs of VOC 07+12; steps at 40,000 and 60,000.
 ssd321_r101 = replace(
     ssd300_vgg16_paper,
     input=Stretch(321, 321, mean=CAFFE_MEAN, std=LEVELS),
-    # res3b3 and res5c; conv5 has holes in place of its stride
+    # res3b3 and res5c; conv5 is dilated instead of strided
     backbone=Torchvision(
         "resnet101", returns=("layer2", "layer4"), frozen_stages=0, norm="batch", eps=1e-3, ceil=True, dilated=True
     ),
@@ -191,21 +191,21 @@ ssd513_r101 = replace(
     ),
 )
 
-# Begin from a trained SSD (--weights): 30,000 updates (58 epochs) of what is new, the rest of the network kept still.
+# Start from a trained SSD (--weights): 30,000 iterations (58 epochs) of the new layers, the others frozen.
 _NEW_PARTS = OnImages(trains=("neck.deconv", "head"), epochs=58)
-# Then 40,000 (77 epochs) of everything at a tenth of the rate; the authors found that to help at 513 only.
+# Then 40,000 (77 epochs) of all layers at a tenth of the rate; the authors found this to help at 513 only.
 _EVERYTHING = OnImages(epochs=77, lr=1e-4)
 _DSSD = replace(_VOC, epochs=58, schedule=Steps((2 / 3,)))
 
-# The authors' code: 78.6 mAP; the paper: 28.0 AP on COCO test-dev. `foveal train dssd321_r101 --weights RUN`, RUN
-# being a training of ssd321_r101.
+# The authors' code: 78.6 mAP; the paper: 28.0 AP on COCO test-dev. `foveal train dssd321_r101 --weights RUN`, where
+# RUN is a training run of ssd321_r101.
 dssd321_r101 = replace(
     ssd321_r101,
     neck=replace(ssd321_r101.neck, deconv=Deconvolution()),
     fit=replace(_DSSD, stages=(_NEW_PARTS,)),
 )
 
-# The paper: 81.5 mAP, 33.2 AP on COCO test-dev. Begin from ssd513_r101.
+# The paper: 81.5 mAP, 33.2 AP on COCO test-dev. Start from ssd513_r101.
 dssd513_r101 = replace(
     ssd513_r101,
     neck=replace(ssd513_r101.neck, deconv=Deconvolution()),

@@ -1,4 +1,4 @@
-"""YOLO, versions 1 to 3, in the forms of the papers and of Darknet's files."""
+"""YOLO presets, versions 1 to 3, in the forms of the papers and of Darknet's files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 # ---------------------------------------------------------------------------------------------------- YOLO
-# Darknet's recipe: batches of 64, a burn-in that rises with the fourth power, crops that move every side.
+# Darknet's recipe: batches of 64, a burn-in with the fourth power, crops that shift every side.
 _DARKNET = Recipe(
     batch=64,
     lr=1e-3,
@@ -47,14 +47,14 @@ _DARKNET = Recipe(
     ),
 )
 _SCALES = MultiScale(tuple(range(320, 609, 32)))
-_DARKNET_VOC = replace(  # 80,200 updates on VOC 2007 + 2012, steps at 40,000 and 60,000
+_DARKNET_VOC = replace(  # 80,200 iterations on VOC 2007 + 2012, steps at 40,000 and 60,000
     _DARKNET, epochs=310, schedule=Steps((0.4988, 0.7481)), augment=(*_DARKNET.augment, _SCALES)
 )
-_DARKNET_COCO = replace(  # 500,200 updates on COCO, steps at 400,000 and 450,000
+_DARKNET_COCO = replace(  # 500,200 iterations on COCO, steps at 400,000 and 450,000
     _DARKNET, epochs=273, schedule=Steps((0.7997, 0.8996)), augment=(*_DARKNET.augment, _SCALES), difficult="learn"
 )
 _V1_CELLS = Cells((((1.0, 1.0), (1.0, 1.0)),), unit="cells")
-_V1_FIT = replace(  # 40,000 updates on VOC 2007 + 2012: .001, up to .01 by update 600, down at 20,000 and 30,000
+_V1_FIT = replace(  # 40,000 iterations on VOC 2007 + 2012: .001, up to .01 by iteration 600, down at 20,000 and 30,000
     _DARKNET,
     epochs=155,
     lr=0.01,
@@ -65,7 +65,7 @@ _V1_FIT = replace(  # 40,000 updates on VOC 2007 + 2012: .001, up to .01 by upda
     augment=(Jitter(0.2), *_DARKNET.augment[1:]),
 )
 
-# The paper's: 24 convolutions without batch norm and two connected layers. 63.4 mAP on VOC 2007 test.
+# As in the paper: 24 convolutions without batch norm and two fully connected layers. 63.4 mAP on VOC 2007 test.
 yolo_v1 = YOLO(
     input=Stretch(448, 448, mean=BLACK, std=WHITE),
     backbone=Darknet("yolov1-plain"),
@@ -77,7 +77,7 @@ yolo_v1 = YOLO(
     fit=_V1_FIT,
 )
 
-# As today's files have it: batch norm, a local layer in place of the hidden one, three boxes a cell.
+# As in the current files: batch norm, a local layer instead of the hidden one, three boxes per cell.
 yolo_v1_local = replace(
     yolo_v1,
     backbone=Darknet("yolov1"),
@@ -88,7 +88,7 @@ yolo_v1_local = replace(
 # Eight convolutions straight into the output layer.
 yolo_v1_tiny = replace(yolo_v1, backbone=Darknet("yolov1-tiny"), head=GridHead(side=7, hidden=None, dropout=0.0))
 
-# Darknet-19, a passed-through finer map, five shapes: 76.8 mAP on VOC 2007 test at 416, 78.6 at 544.
+# Darknet-19, a passthrough of a finer map, five shapes: 76.8 mAP on VOC 2007 test at 416, 78.6 at 544.
 yolo_v2 = YOLO(
     backbone=Darknet("darknet19"),
     levels=(4, 5),
@@ -121,7 +121,7 @@ yolo_v2_tiny = replace(
     cells=Cells((((1.08, 1.19), (3.42, 4.41), (6.63, 11.38), (9.42, 5.11), (16.62, 10.52)),), unit="cells"),
 )
 
-# The same for COCO: 512 channels in the last block, shapes as of yolo_v2_coco; its objectness learns 1.
+# The same for COCO: 512 channels in the last block, shapes as of yolo_v2_coco; the target of its objectness is 1.
 yolo_v2_tiny_coco = replace(
     yolo_v2_coco,
     backbone=Darknet("yolov2-tiny"),

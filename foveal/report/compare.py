@@ -1,4 +1,4 @@
-"""Several runs side by side. Works on the stored text of the specs, so it needs neither torch nor the detectors."""
+"""Compares several runs side by side. Works on the stored text of the specs, without torch and the detectors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CALLED = ("data", "val", "split", "classes", "others", "limit", "weights", "max_
 
 
 def comparison(records: Sequence[RunRecord]) -> str:
-    """Plain text: scores, then every setting that is not the same in all runs."""
+    """Plain text: scores, then every setting that differs between the runs."""
     names = labels(records)
     rows = [["", *names]]
     for number in NUMBERS:
@@ -43,7 +43,7 @@ def curves(records: Sequence[RunRecord]) -> bytes:
 
 
 def labels(records: Sequence[RunRecord]) -> list[str]:
-    """The folders' names, as much of each path as tells them apart."""
+    """A unique label per run: the shortest ends of the paths that differ."""
     parts = [r.path.resolve().parts for r in records]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-depth:]) for p in parts]
@@ -53,27 +53,27 @@ def labels(records: Sequence[RunRecord]) -> list[str]:
 
 
 def flat(run: dict[str, Any], path: Path | None = None) -> dict[str, str]:
-    """The settings of a run by path: of its spec, and of its call. Raises :class:`FovealError` naming ``path``."""
+    """The settings of a run's spec and arguments, by path. Raises :class:`FovealError` naming ``path``."""
     arguments = run.get("arguments", {})
-    found = {name: repr(arguments.get(name)) for name in CALLED}
-    found |= {name: str(run.get(name)) for name in ("seed", "batch_size", "precision", "processes")}
+    settings = {name: repr(arguments.get(name)) for name in CALLED}
+    settings |= {name: str(run.get(name)) for name in ("seed", "batch_size", "precision", "processes")}
     text = str(run.get("spec", ""))
     try:
-        _walk(ast.parse(text, mode="eval").body, "", found)
+        _walk(ast.parse(text, mode="eval").body, "", settings)
     except (SyntaxError, ValueError, RecursionError):
         raise FovealError("the spec cannot be read", path=path, where="run.json") from None
-    return found
+    return settings
 
 
-def _walk(node: ast.expr, path: str, found: dict[str, str]) -> None:
-    """A constructor call becomes its class's name and, below, its fields."""
+def _walk(node: ast.expr, path: str, settings: dict[str, str]) -> None:
+    """Adds the settings of a node: a constructor call becomes its class name and, below it, its fields."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        found[path or "spec"] = node.func.id + ("()" if path else "")
+        settings[path or "spec"] = node.func.id + ("()" if path else "")
         for keyword in node.keywords:
             if keyword.arg is not None:
-                _walk(keyword.value, f"{path}.{keyword.arg}" if path else keyword.arg, found)
+                _walk(keyword.value, f"{path}.{keyword.arg}" if path else keyword.arg, settings)
     else:
-        found[path] = ast.unparse(node)
+        settings[path] = ast.unparse(node)
 
 
 def _last(record: RunRecord) -> str:

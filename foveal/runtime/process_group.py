@@ -1,8 +1,8 @@
-"""Several processes that train together: how they meet, how they part, and who waits for whom.
+"""Joins and leaves the process group of a distributed training run, and shuts down its processes.
 
-A thread of a process group that needs Python while the interpreter ends (a callback, say) is ended by Python in the
-middle of C++ code, and the process aborts ("terminate called without an active exception"): a training that is done
-would count as failed. So no thread of a process group outlives the training.
+A thread of a process group that needs Python during interpreter shutdown (for a callback, for instance) is terminated
+by Python in the middle of C++ code, and the process aborts ("terminate called without an active exception"): a
+completed training run would count as failed. So no thread of a process group outlives the training run.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
 from .interrupt import Interrupt
 
-PATIENCE = 30.0  # seconds for a thread or a process that should end at once; it takes some on a machine that is busy
+TIMEOUT = 30.0  # seconds for a thread or process to end; usually it ends at once, on a busy machine it may take some
 
 
 @dataclass
-class _Kept:
-    """What stays of the groups of this process until the interpreter ends."""
+class _GroupState:
+    """State of this process' groups that outlives them, until the interpreter exits."""
 
-    store: Any = None  # where processes find each other; one for all groups, since its port cannot change hands
-    groups: int = 0  # left so far
+    store: Any = None  # rendezvous store; one for all groups, since its port cannot be passed on
+    groups: int = 0  # number of groups left so far
     rank: int = 0
     size: int = 1
-    children: list[subprocess.Popen[bytes]] = field(default_factory=list)  # that this process started
+    children: list[subprocess.Popen[bytes]] = field(default_factory=list)  # processes that this one started
     failed: bool = False
 
 
-_kept = _Kept()
+_state = _GroupState()
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Leaves the process group that was joined within, however that ends; a group of the caller's is not touched.
+    """Leaves the process group that was joined inside the block, on errors too; a group of the caller is not touched.
 
-    Where it ends with an error, the variables of the error's frames are cleared: they hold the group.
+    After an error, the local variables in its traceback are cleared, since they reference the group.
     """
     if _joined():
         yield
@@ -61,20 +61,22 @@ def together() -> Iterator[None]:
     _leave(None)
 
 
-def join_group(fabric: Fabric, *, several: bool) -> None:
-    """Starts the other processes where that is up to this one, and joins their group, where there are several."""
-    if several and _kept.store is not None and not _joined():  # Fabric only joins where nobody has
+def join_group(fabric: Fabric, *, distributed: bool) -> None:
+    """Launches Fabric: starts the other processes where this one has to, and joins their group if ``distributed``."""
+    if (
+        distributed and _state.store is not None and not _joined()
+    ):  # Fabric joins a group only where none is initialized
         backend = "nccl" if fabric.device.type == "cuda" else "gloo"
-        store = PrefixStore(f"group-{_kept.groups}", _kept.store)
-        torch.distributed.init_process_group(backend, store=store, rank=_kept.rank, world_size=_kept.size)
+        store = PrefixStore(f"group-{_state.groups}", _state.store)
+        torch.distributed.init_process_group(backend, store=store, rank=_state.rank, world_size=_state.size)
     try:
         fabric.launch()
     finally:
-        _adopt(fabric)
+        _take_over_children(fabric)
 
 
 def meet(fabric: Fabric) -> None:
-    """Waits for all at the end of a run. The first process, which has written everything, can do without the others."""
+    """Waits for all processes at the end of a run. Rank 0, which has written everything, ignores failures of others."""
     try:
         fabric.barrier()
     except RuntimeError:
@@ -86,64 +88,64 @@ def _joined() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _adopt(fabric: Fabric) -> None:
-    """Takes the processes that Fabric started: it would not wait for them at the end."""
+def _take_over_children(fabric: Fabric) -> None:
+    """Takes over the processes that Fabric started, since it would not wait for them at exit."""
     launcher: Any = getattr(fabric.strategy, "launcher", None)
     started: list[subprocess.Popen[bytes]] = getattr(launcher, "procs", [])
     if started:
-        _kept.children = started  # the list itself: Fabric's observer looks at it until it is empty
+        _state.children = started  # the same list: Fabric's observer polls it until it is empty
         atexit.register(_end, list(started))
 
 
 def _leave(error: BaseException | None, before: BaseException | None = None) -> None:
-    """Leaves the group and waits until its threads have ended. ``before``: an error that was there already."""
-    _kept.failed = error is not None
-    # Fabric kills this process when a child fails, and nobody needs the children any more
-    _kept.children.clear()
+    """Leaves the group and waits until its threads have ended. ``before``: an error that was being handled already."""
+    _state.failed = error is not None
+    # Fabric kills this process when a child fails, and the children are no longer needed
+    _state.children.clear()
     if not _joined():
         return
     with Interrupt() as interrupt:
-        _kept.rank, _kept.size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        if _kept.store is None:
-            _kept.store = _get_default_store()
-        _kept.groups += 1
+        _state.rank, _state.size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        if _state.store is None:
+            _state.store = _get_default_store()
+        _state.groups += 1
         group: list[Any] = [torch.distributed.group.WORLD]
         torch.distributed.destroy_process_group()
         if error is not None:
             _clear_frames(error, before)
-        gc.collect()  # of a detector in a cycle
-        # The last reference waits for the group's threads. After an error one of them may be in an exchange with a
-        # process that waits for this one to end, so this wait is bounded.
+        gc.collect()  # frees a detector in a reference cycle
+        # The last reference waits for the group's threads. After an error one of them may be communicating with
+        # a process that waits for this one to end, so this wait is bounded.
         last = threading.Thread(target=group.clear, daemon=True)
         last.start()
-        last.join(PATIENCE)
+        last.join(TIMEOUT)
     if error is None:
         interrupt.check()
 
 
 def _clear_frames(error: BaseException, before: BaseException | None) -> None:
-    """Of an error and those that it came from, up to ``before``."""
+    """Clears the tracebacks' frames of an error and its causes, up to ``before``."""
     seen: set[BaseException | None] = {None, before}
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        each = waiting.pop()
-        if each is not None and each not in seen:
-            seen.add(each)
-            traceback.clear_frames(each.__traceback__)
-            waiting += [each.__cause__, each.__context__]
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is not None and current not in seen:
+            seen.add(current)
+            traceback.clear_frames(current.__traceback__)
+            pending += [current.__cause__, current.__context__]
 
 
 def _end(children: list[subprocess.Popen[bytes]]) -> None:
-    """At exit: waits for the processes that this one started, which need its store to the last.
+    """At exit: waits for the processes that this one started, which need its store until they end.
 
-    After an error those that do not end are ended. After success they may be busy with something of their own.
+    After an error those that do not end are killed. After success they may still be running code of the user.
     """
-    until = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     for child in children:
         try:
-            child.wait(max(0.0, until - time.monotonic()))
+            child.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            if _kept.failed:
+            if _state.failed:
                 child.kill()
                 child.wait()
-    _kept.store = None
+    _state.store = None

@@ -1,4 +1,4 @@
-"""The device, processes and precision of a run, and the environment that its record describes."""
+"""Chooses the device, processes and precision of a run, and describes its environment."""
 
 from __future__ import annotations
 
@@ -16,32 +16,41 @@ from ..recipe import Precision
 from .precision import choose, plugin
 
 
-def find_device(asked: str) -> torch.device:
-    """``auto`` is the first GPU where there is one. Raises :class:`UsageError` for a device that is not available."""
-    if asked == "auto":
+def find_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is the first GPU where there is one, else the CPU.
+
+    Raises :class:`UsageError` for a device that is not available.
+    """
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(asked)
+        device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"device {asked!r} is not one of auto, cpu, cuda, cuda:N") from None
+        raise UsageError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N") from None
     if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {asked!r} is not one of auto, cpu, cuda, cuda:N")
+        raise UsageError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N")
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise UsageError(f"device {asked!r} is not available; torch can use {count} GPUs on this machine")
+            raise UsageError(f"device {name!r} is not available; torch can use {count} GPUs on this machine")
     return device
 
 
-def choose_precision(stored: str | None, asked: str | None, device: torch.device) -> Precision:
-    """The stored one of a resumed run; else the one asked for, else the fastest of the device."""
-    if stored is not None and asked not in (None, stored):
-        raise UsageError(f"the run was started with --precision {stored}; it cannot be resumed with {asked}")
-    return choose(stored or asked, device)
+def choose_precision(stored: str | None, requested: str | None, device: torch.device) -> Precision:
+    """The stored precision of a resumed run; else the requested one, else the fastest of the device.
+
+    Raises :class:`UsageError` where another precision than the stored one is requested.
+    """
+    if stored is not None and requested not in (None, stored):
+        raise UsageError(f"the run was started with --precision {stored}; it cannot be resumed with {requested}")
+    return choose(stored or requested, device)
 
 
 def launch(device: torch.device, devices: int | None, precision: Precision) -> Fabric:
-    """Fabric over one process, over ``devices`` processes of this machine, or over what torchrun started."""
+    """A launched Fabric with one process, ``devices`` processes on this machine, or those that torchrun started.
+
+    Raises :class:`UsageError` where torchrun started another number of processes than ``devices``.
+    """
     count: int | list[int] = devices or 1
     nodes = 1
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -49,33 +58,36 @@ def launch(device: torch.device, devices: int | None, precision: Precision) -> F
         if devices not in (None, local):
             raise UsageError(f"torchrun started {local} processes on this machine, but --devices is {devices}")
         count, nodes = local, int(os.environ["WORLD_SIZE"]) // local
-    several = count != 1 or nodes > 1
-    if device.type == "cuda" and device.index is not None and not several:
+    distributed = count != 1 or nodes > 1
+    if device.type == "cuda" and device.index is not None and not distributed:
         count = [device.index]
     fabric = Fabric(
         accelerator=device.type,
         devices=count,
         num_nodes=nodes,
-        strategy="ddp" if several else "auto",
+        strategy="ddp" if distributed else "auto",
         plugins=[plugin(precision, device)],
     )
     from . import process_group
 
-    process_group.join_group(fabric, several=several)
+    process_group.join_group(fabric, distributed=distributed)
     return fabric
 
 
 def first_process() -> bool:
-    """Whether this is the process that writes, of several that train together; known before there is a fabric."""
+    """Whether this is rank 0, the process that writes files; known before there is a Fabric."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
-def first_alone(fabric: Fabric, work: Callable[[], list[str]]) -> list[str]:
-    """Runs ``work`` in the first process while the others wait. If it fails all raise: they would wait forever."""
+def first_alone(fabric: Fabric, function: Callable[[], list[str]]) -> list[str]:
+    """Runs ``function`` on rank 0 while the others wait, and returns its result on all.
+
+    An error is raised on all ranks, since the others would wait forever.
+    """
     outcome: list[str] | Exception = []
     if fabric.is_global_zero:
         try:
-            outcome = work()
+            outcome = function()
         except (FovealError, OSError) as error:
             if fabric.world_size == 1:
                 raise
@@ -86,17 +98,17 @@ def first_alone(fabric: Fabric, work: Callable[[], list[str]]) -> list[str]:
     return outcome
 
 
-def workers(asked: int | None, device: torch.device) -> int:
-    """The number of processes that load images. On two cores a worker would only take time from the training."""
-    if asked is not None:
-        return asked
+def workers(requested: int | None, device: torch.device) -> int:
+    """The number of data loading processes. On two cores a worker would only slow down training."""
+    if requested is not None:
+        return requested
     if device.type == "cuda":
         return max(1, min(8, cores() - 1))
     return 0 if cores() <= 2 else 2
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, this package and those that affect the results."""
+    """Versions of Python, this package and the packages that affect the results."""
     names = ("foveal", "torch", "torchvision", "numpy", "lightning-fabric", "safetensors")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
 

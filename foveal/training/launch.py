@@ -14,13 +14,13 @@ from ..checkpoints.folder import Content, DamagedCheckpoint, Run
 from ..checkpoints.initial import begin
 from ..checkpoints.transfer import LoadReport
 from ..config.show import show
-from ..config.table import own_parts
+from ..config.table import custom_parts
 from ..data.open import split_pair
 from ..data.records.fingerprint import fingerprint, proposal_fingerprint
 from ..data.records.segmentation import check_masks
 from ..errors import UsageError
 from ..files.atomic import write_json
-from ..parts.layers.narrow import guard_narrow
+from ..parts.layers.narrow_maps import guard_narrow
 from ..recipe import Precision
 from ..runtime import process_group, processes
 from ..runtime.precision import layout
@@ -115,7 +115,7 @@ class Setup:
     def described(self) -> dict[str, Any]:
         """What goes into spec.json."""
         classes = list(self.detector.classes)
-        own = own_parts(self.spec)
+        own = custom_parts(self.spec)
         described = {"spec": show(self.spec), "classes": classes, "versions": processes.versions()}
         return {**described, "parts": own} if own else described
 

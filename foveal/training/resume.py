@@ -95,7 +95,7 @@ def check_best(out: Path, state: dict[str, Any]) -> str:
 
 def _changes(resumed: Content, spec: Spec, parts: Sequence[type]) -> str:
     """How the stored spec differs; nothing where an earlier version wrote the same spec in other words."""
-    from ..config.parse import parse_spec, stored_homes
+    from ..config.parse import parse_spec, stored_modules
 
-    changes = difference(parse_spec(resumed.spec["spec"], parts=parts, homes=stored_homes(resumed.spec)), spec)
+    changes = difference(parse_spec(resumed.spec["spec"], parts=parts, modules=stored_modules(resumed.spec)), spec)
     return "; ".join(f"{path} was {old} and is {new}" for path, old, new in changes[:5])

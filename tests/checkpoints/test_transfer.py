@@ -75,7 +75,7 @@ def test_every_form_of_detr_on_other_classes(form: str, tmp_path: Path) -> None:
     fresh = spec.build(["a", "b"])
     report = load_weights(fresh, file)
     assert report.new == {"2 classes here, 7 there": ("head.class_embed.weight", "head.class_embed.bias")}
-    kept = [name for name in report.kept if not torch.equal(fresh.state_dict()[name], trained.state_dict()[name])]
+    kept = [name for name in report.loaded if not torch.equal(fresh.state_dict()[name], trained.state_dict()[name])]
     assert kept == [] and report.unused == ()
 
 
@@ -142,7 +142,7 @@ def test_a_classification_network_as_weights(tmp_path: Path) -> None:
     ]
     named = replace(spec, backbone=replace(spec.backbone, weights=str(tmp_path / "r18.pth")))
     again = load_backbone(named, named.build(["a"]))
-    assert again is not None and (again.kept, again.unused) == (report.kept, report.unused)
+    assert again is not None and (again.loaded, again.unused) == (report.loaded, report.unused)
     assert load_backbone(spec, spec.build(["a"])) is None
     with pytest.raises(FovealError, match=r"r18\.pth: does not fit resnet50"):
         load_weights(replace(spec, backbone=Torchvision("resnet50")).build(["a"]), tmp_path / "r18.pth")

@@ -136,7 +136,7 @@ def test_integers_are_converted_to_float_fields() -> None:
         ("paint.shad=1", "paint: Plain: unknown setting shad. Did you mean shade?"),
         ("paint=Plane()", "unknown part Plane. Did you mean Plain? Valid parts: Layered, Plain"),
         ("paint=House()", "House(paint=Plain(shade=0.5, name=None), inner=None, rooms=3, open=False) is not a Paint"),
-        ("paint=Plain", "Plain is a part. Write Plain() to make one"),
+        ("paint=Plain", "Plain is a part. Write Plain() to create one"),
         ("paint=None", "None is not a Paint"),
         ("paint=Plain(1, 2, 3)", "3 values for 2 fields"),
         ("paint=Plain(0.1, shade=0.2)", "shade is given twice"),

@@ -22,7 +22,7 @@ from foveal.config.fields import is_part
 from foveal.config.overrides import override
 from foveal.config.parse import parse_spec, spec_from_json
 from foveal.config.show import show, spec_to_json
-from foveal.config.table import PARTS, Vocabulary, own_parts
+from foveal.config.table import PARTS, Vocabulary, custom_parts
 from foveal.errors import FovealError, UsageError
 from foveal.parts.losses.classification import Focal
 from foveal.training.run import train
@@ -66,7 +66,7 @@ def test_the_registry_holds_every_part() -> None:
 
 
 def test_presets_only_use_registered_parts() -> None:
-    assert [name for name in presets.names() if own_parts(presets.get(name))] == []
+    assert [name for name in presets.names() if custom_parts(presets.get(name))] == []
 
 
 def test_loading_a_run_imports_only_the_parts_it_names() -> None:
@@ -154,7 +154,7 @@ def test_custom_detector(page: ModuleType, tmp_path: Path) -> None:
 def test_custom_parts_in_text(page: ModuleType) -> None:
     spec = presets.retinanet_mini
     spec = replace(spec, task=replace(spec.task, cls_loss=page.Brier()))
-    assert own_parts(spec) == {"Brier": "my_parts"}
+    assert custom_parts(spec) == {"Brier": "my_parts"}
     assert spec_from_json(spec_to_json(spec), parts=[page.Brier]) == spec == parse_spec(show(spec), parts=[page.Brier])
     with pytest.raises(FovealError, match="--parts my_parts"):
         spec_from_json(spec_to_json(spec))

@@ -20,7 +20,7 @@ from foveal.errors import UsageError
 from foveal.evaluation import Coco, DetectionTable, GroundTruth, match_table, read_detections, recall, score_detections
 from foveal.evaluation import matching as matching_module
 from foveal.evaluation.coco import NUMBERS, RECALLS, _hits_needed, score_coco
-from foveal.evaluation.matching import chunks, falling, running_max_from_right
+from foveal.evaluation.matching import chunks, descending_order, running_max_from_right
 from tests.helpers.data_sets import image
 
 
@@ -368,7 +368,7 @@ def test_options_are_checked() -> None:
         score_detections(one(), found, max_det=(1, 2, 3))
     with pytest.raises(UsageError, match="voc07, voc10"):
         score_detections(one(), found, "coco17")
-    with pytest.raises(UsageError, match="rising"):
+    with pytest.raises(UsageError, match="ascending"):
         score_detections(one(), found, max_dets=(10, 1, 3))
 
 
@@ -398,8 +398,8 @@ def test_array_helpers() -> None:
     values, segment = np.array([1.0, 3.0, 2.0, 5.0, 4.0]), np.array([0, 0, 0, 1, 1])
     assert running_max_from_right(values, segment).tolist() == [3.0, 3.0, 2.0, 5.0, 4.0]
     scores = np.random.default_rng(0).integers(-3, 3, 200) / 2.0
-    np.testing.assert_array_equal(falling(scores), np.argsort(-scores, kind="stable"))
-    assert falling(np.zeros(0)).shape == (0,)
+    np.testing.assert_array_equal(descending_order(scores), np.argsort(-scores, kind="stable"))
+    assert descending_order(np.zeros(0)).shape == (0,)
 
 
 def test_ground_truth_from_a_dataset() -> None:

@@ -63,7 +63,7 @@ def test_coco_uses_the_original_category_ids(tmp_path: Path, truth: GroundTruth)
         ({"category_id": 99}, "unknown category id 99"),
         ({"image_id": None}, "image_id is None"),
         ({"image_id": [9]}, r"image_id is \[9\]"),
-        ({"image_id": 7}, "1 of 2 image ids are not in the data set: 7.*3 images: 9, 25, 30"),
+        ({"image_id": 7}, "1 of 2 image ids are not in the dataset: 7.*3 images: 9, 25, 30"),
     ],
 )
 def test_coco_errors_name_file_and_record(tmp_path: Path, truth: GroundTruth, change: Any, words: str) -> None:
@@ -85,9 +85,9 @@ def test_coco_missing_keys(tmp_path: Path, truth: GroundTruth, key: str) -> None
     ("text", "words"),
     [
         ("[{]", "line 1, column"),
-        ('{"images": []}', "expected a list of detections, found dict"),
-        ("3", "found int"),
-        ("[3]", "record 0: expected an object, found 3"),
+        ('{"images": []}', "expected a list of detections, got dict"),
+        ("3", "got int"),
+        ("[3]", "record 0: expected an object, got 3"),
         ("[" * 100_000, "cannot be read|not JSON"),
         ("", "not JSON"),
         ("9" * 5000, "cannot be read"),
@@ -125,7 +125,7 @@ def test_numeric_strings_as_ids(tmp_path: Path) -> None:
     row = {**GOOD, "category_id": 1}
     path = write(tmp_path / "d.json", [row, {**row, "image_id": "2007_000032"}])
     assert read_detections(path, truth).image.tolist() == [0, 1]
-    with pytest.raises(FovealError, match="not in the data set: 2007000032"):
+    with pytest.raises(FovealError, match="not in the dataset: 2007000032"):
         read_detections(write(tmp_path / "d.json", [{**row, "image_id": 2007000032}]), truth)
     with pytest.raises(FovealError, match="numbered from 1"):
         read_detections(write(tmp_path / "d.json", [{**row, "category_id": 0}]), truth)
@@ -150,11 +150,11 @@ def test_voc_boxes_are_1_based(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("comp4_det_val_cat.txt", "img 0.5 1 1 10\n", "comp4_det_val_cat.txt: line 1: found 'img 0.5 1 1 10'"),
+        ("comp4_det_val_cat.txt", "img 0.5 1 1 10\n", "comp4_det_val_cat.txt: line 1: got 'img 0.5 1 1 10'"),
         ("comp4_det_val_cat.txt", "img 0.5 1 1 10 9\nimg nan 1 1 10 9\n", "line 2"),
         ("comp4_det_val_cat.txt", "img x 1 1 10 9\n", "line 1"),
-        ("comp4_det_val_cat.txt", "other 0.5 1 1 10 9\n", "not in the data set: other.*1 images: img"),
-        ("comp4_det_val_dog.txt", "", "ends with no class"),
+        ("comp4_det_val_cat.txt", "other 0.5 1 1 10 9\n", "not in the dataset: other.*1 images: img"),
+        ("comp4_det_val_dog.txt", "", "does not end with a class"),
         ("results.txt", "", "no comp3_det"),
     ],
 )
@@ -210,7 +210,7 @@ def test_output_formats(tmp_path: Path, truth: GroundTruth) -> None:
 def test_ids_that_are_not_utf_8(tmp_path: Path) -> None:
     truth = GroundTruth.build(["a\udcff"], ["x"], [0], [0], [[0, 0, 5, 5]])
     found = DetectionTable.build([0], [0], [[0, 0, 5, 5]], [0.5])
-    with pytest.raises(FovealError, match=r"no UTF-8"):
+    with pytest.raises(FovealError, match=r"not UTF-8"):
         save_detections(found, truth, tmp_path / "voc", "voc")
     save_detections(found, truth, tmp_path / "found.json")
     assert read_detections(tmp_path / "found.json", truth).image.tolist() == [0]
@@ -224,7 +224,7 @@ def test_text_errors(tmp_path: Path, truth: GroundTruth) -> None:
     assert read_text_detections(tmp_path, truth).image.tolist() == [0]
     with pytest.raises(FovealError, match=r"9\.txt: line 1: unknown class 'cow'"):
         read_text_detections(voc(tmp_path, "9.txt", "cow 0.5 0 0 10 10\n"), truth)
-    with pytest.raises(FovealError, match=r"7\.txt.*not in the data set: 7"):
+    with pytest.raises(FovealError, match=r"7\.txt.*not in the dataset: 7"):
         read_text_detections(voc(tmp_path, "7.txt", ""), truth)
 
 
@@ -246,7 +246,7 @@ def test_detection_table_from_objects_with_arrays() -> None:
         (lambda: DetectionTable.build([0], [0], [[0, 0, 1, 1]], [float("nan")]), "score of row 0 is nan"),
         (lambda: DetectionTable.build([0], [0], [[0, 0, 1, float("inf")]], [1]), "box of row 0"),
         (lambda: DetectionTable.build([0], [0, 1], [[0, 0, 1, 1]], [1]), r"label has shape \(2,\)"),
-        (lambda: GroundTruth.build([1, 2, 1], ["x"], [], [], []), "image id 1 is there twice"),
+        (lambda: GroundTruth.build([1, 2, 1], ["x"], [], [], []), "image id 1 occurs twice"),
         (lambda: GroundTruth.build([1], ["x"], [0], [1], [[0, 0, 1, 1]]), r"label 1 \(row 0\) is not in 0..0"),
         (lambda: GroundTruth.build([1], ["x"], [-1], [0], [[0, 0, 1, 1]]), "image -1"),
         (lambda: GroundTruth.build([1], ["x"], [], [], [], sizes=[(1, 1)] * 2), "2 sizes for 1 images"),

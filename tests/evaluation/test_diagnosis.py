@@ -84,8 +84,8 @@ FORMS: list[tuple[str, Callable[[Floats], Floats]]] = [
     ("look like center x, center y, width, height but are read as corners", lambda b: both(center(b), sides(b))),
     ("height but are read as x, y, width, height", lambda b: both(center(b), center(b) + sides(b))),
     ("x and y of the boxes are swapped", lambda b: b[:, [1, 0, 3, 2]]),
-    ("a resized picture: x times about 1.6, y times about 1.6", lambda b: b * 1.6),
-    ("a resized picture: x times about 0.4, y times about 0.8", lambda b: b * [0.4, 0.8, 0.4, 0.8]),
+    ("a resized image: x times about 1.6, y times about 1.6", lambda b: b * 1.6),
+    ("a resized image: x times about 0.4, y times about 0.8", lambda b: b * [0.4, 0.8, 0.4, 0.8]),
 ]
 
 
@@ -207,8 +207,8 @@ def test_known_score_threshold_is_not_diagnosed() -> None:
     """Scores of SVMs or queries have no fixed minimum: the detector's own threshold decides."""
     truth, found = make()
     high = found[found.score >= 0.3]
-    assert not score_detections(truth, replace(high, cut=0.01)).notes
-    assert "keeps nothing below a score of 0.2" in score_detections(truth, replace(high, cut=0.2)).notes[0]
+    assert not score_detections(truth, replace(high, min_score=0.01)).notes
+    assert "drops everything below a score of 0.2" in score_detections(truth, replace(high, min_score=0.2)).notes[0]
 
 
 def test_an_untrained_detector() -> None:

@@ -17,7 +17,7 @@ from foveal.errors import FovealError
 from foveal.evaluation import DetectionTable, GroundTruth, read_detections, save_detections, score_detections
 from foveal.evaluation import masks as masks_module
 from foveal.evaluation.coco import NUMBERS
-from foveal.evaluation.masks import MaskRuns, Shared
+from foveal.evaluation.masks import MaskIntersection, MaskRuns
 from foveal.masks.rle import Masks
 
 CLASSES = ("a", "b", "c", "never")
@@ -146,10 +146,10 @@ def test_mask_intersections() -> None:
     a[0], a[1], b[2] = False, True, True
     found, objects = MaskRuns.of([Masks.of_dense(a)]), MaskRuns.of([Masks.of_dense(b)])
     d, g = (x.reshape(-1) for x in np.meshgrid(np.arange(9), np.arange(9)))
-    shared = Shared(objects)(found, d, g)
+    shared = MaskIntersection(objects)(found, d, g)
     np.testing.assert_array_equal(shared, (a[d] & b[g]).sum((1, 2)))
     np.testing.assert_array_equal(found.area(), a.sum((1, 2)))
-    assert masks_module.RUNS > 0 and len(Shared(objects)(found, d[:0], g[:0])) == 0
+    assert masks_module.RUNS > 0 and len(MaskIntersection(objects)(found, d[:0], g[:0])) == 0
 
 
 def test_objects_without_a_mask_are_excluded() -> None:

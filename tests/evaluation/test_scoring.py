@@ -25,7 +25,7 @@ def test_only_the_stored_validation_images_are_scored(tmp_path: Path) -> None:
     assert "1 of the 2 images" in finding.message and "(d)" in finding.message
 
     (source / "JPEGImages" / "c.jpg").unlink()
-    with pytest.raises(FovealError, match=r"not one of the 2 images .*c, d"):
+    with pytest.raises(FovealError, match=r"none of the 2 images .*c, d"):
         evaluation_set(source, divided=["c", "d"])
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from foveal import presets
 from foveal.assembly.detector import Detector
 from foveal.checkpoints.load import ready
-from foveal.parts.layers.narrow import guard_narrow
+from foveal.parts.layers.narrow_maps import guard_narrow
 from foveal.parts.layers.norms import fuse_frozen, norm_conv
 from foveal.parts.resizing import Resize
 from foveal.runtime.precision import fast_bf16

@@ -1,4 +1,4 @@
-"""Darknet's files as a detector, and a detector as Darknet's files: cfg, weights and names together."""
+"""Imports a detector from Darknet's files (cfg, weights and names), and exports one to them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ...weights.open import StateDict
 
 
 def cfg_of(spec: Spec) -> str | None:
-    """The cfg of a Darknet detector, which its weights file is read with; None: another detector."""
+    """The cfg of a Darknet detector, which is needed to read its weights file; None for another detector."""
     return spec.cfg if isinstance(spec, DarknetDetector) else None
 
 
@@ -34,7 +34,7 @@ def import_darknet(
     """Spec, class names and state of a Darknet detector's files.
 
     ``names``: the .names file, or the names; None: ``class 0``, ``class 1``, ... Raises :class:`FovealError` for files
-    that do not fit each other, with both counts.
+    that do not match, with both counts.
     """
     text = cfg_text(str(cfg))
     net = read_net(text, cfg if text != str(cfg) else None)
@@ -42,26 +42,28 @@ def import_darknet(
     spec = DarknetDetector.from_cfg(cfg, seen=header.seen)
     classes = cast(Head, detection_layers(net)[0].head).classes
     if names is None:
-        found = tuple(f"class {k}" for k in range(classes))
+        class_names = tuple(f"class {k}" for k in range(classes))
     else:
-        found = read_names(names) if isinstance(names, (str, Path)) else tuple(names)
-    if len(found) != classes:
+        class_names = read_names(names) if isinstance(names, (str, Path)) else tuple(names)
+    if len(class_names) != classes:
         where = names if isinstance(names, (str, Path)) else None
         raise FovealError(
-            f"holds {len(found)} names, the cfg has classes={classes}", path=where, fix="Give the names of this cfg"
+            f"holds {len(class_names)} names, the cfg has classes={classes}",
+            path=where,
+            fix="Give the names of this cfg",
         )
-    return spec, found, {f"backbone.{key}": value for key, value in state.items()}
+    return spec, class_names, {f"backbone.{key}": value for key, value in state.items()}
 
 
 def export_darknet(spec: Spec, classes: Sequence[str], state: StateDict, out: Path, *, seen: int = 0) -> list[Path]:
-    """Writes a detector as Darknet's files: ``out`` (.weights), and beside it its cfg and names. The paths written.
+    """Writes a detector as Darknet's files: ``out`` (.weights), and its cfg and names beside it. Returns the paths.
 
     The cfg gets the classes, the size of the input and the shapes of the boxes. ``seen``: images trained on since the
-    spec was made. Raises :class:`FovealError` for another detector, for one that Darknet would decode otherwise than
-    it does here, and for files that are there already.
+    spec was made. Raises :class:`FovealError` for another detector, for one that Darknet would decode differently,
+    and for files that exist already.
     """
     if not isinstance(spec, DarknetDetector) or spec.task.cls_loss.channels(len(classes)) != len(classes):
-        raise FovealError(f"{type(spec).__name__} is no network of Darknet", fix="Write a .safetensors file")
+        raise FovealError(f"{type(spec).__name__} is not a network of Darknet", fix="Write a .safetensors file")
     files = [out, out.with_suffix(".cfg"), out.with_suffix(".names")]
     for file in files:
         if file.exists():
@@ -71,11 +73,10 @@ def export_darknet(spec: Spec, classes: Sequence[str], state: StateDict, out: Pa
         layer.index: level for layer, level in zip(detection_layers(read_net(text)), spec.cells.shapes, strict=True)
     }
     text = with_geometry(text, spec.input.canvas(()), shapes)
-    if what := _other(spec, DarknetDetector.from_cfg(text)):
+    if what := _first_difference(spec, DarknetDetector.from_cfg(text)):
         raise FovealError(f"{what} is not what Darknet does with this network", fix="Write a .safetensors file")
-    if isinstance(
-        spec.task.box_loss, YOLOBoxLoss
-    ):  # images of the weights it came from, as far as they end the warm-up
+    # plus the images that its initial weights were trained on, as far as they count for the warm-up
+    if isinstance(spec.task.box_loss, YOLOBoxLoss):
         seen += cast(YOLOBoxLoss, V2_TASK.box_loss).warmup_images - spec.task.box_loss.warmup_images
     out.parent.mkdir(parents=True, exist_ok=True)
     net = read_net(text)
@@ -85,19 +86,19 @@ def export_darknet(spec: Spec, classes: Sequence[str], state: StateDict, out: Pa
     return files
 
 
-def _other(spec: DarknetDetector, darknets: DarknetDetector) -> str:
-    """The first setting of ``spec`` that changes its detections against Darknet's; "" where there is none."""
+def _first_difference(spec: DarknetDetector, reference: DarknetDetector) -> str:
+    """The first setting of ``spec`` by which its detections differ from Darknet's; "" where there is none."""
     logits = torch.linspace(-3, 3, 12).view(1, 4, 3)
 
     def scores(task: BoxTask) -> Tensor | None:
         return None if task.quality is None else task.quality.scores(task.cls_loss.scores(logits), logits[..., 0])
 
-    mine, theirs = scores(spec.task), scores(darknets.task)
-    if spec.task.coder != darknets.task.coder:
+    our_scores, darknet_scores = scores(spec.task), scores(reference.task)
+    if spec.task.coder != reference.task.coder:
         return f"task.coder={spec.task.coder}"
-    if mine is None or theirs is None or not torch.equal(mine, theirs):
+    if our_scores is None or darknet_scores is None or not torch.equal(our_scores, darknet_scores):
         return f"task.cls_loss={spec.task.cls_loss} with task.quality={spec.task.quality}"
-    if spec.cells != darknets.cells:
+    if spec.cells != reference.cells:
         return f"cells={spec.cells}"
     if (spec.input.mean, spec.input.std) != (BLACK, WHITE):
         return f"input.mean={spec.input.mean} with input.std={spec.input.std}"

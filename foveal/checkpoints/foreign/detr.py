@@ -1,4 +1,4 @@
-"""DETR's checkpoints as detectors, and a DETR as the files that the original code and transformers read."""
+"""Imports checkpoints of DETR, and exports a DETR for the original code and transformers."""
 
 from __future__ import annotations
 
@@ -22,15 +22,12 @@ from ...weights.open import StateDict
 
 _NETWORKS = {"resnet50": 6, "resnet101": 23}  # blocks of its third stage
 _HEAD_WIDTH = 32  # of each attention head in every published form: it is not in the weights
-_ONLY = {
-    "activation_function": "relu",
-    "position_embedding_type": "sine",
-    "num_channels": 3,
-}  # the only supported values
+# the only supported values
+_ONLY = {"activation_function": "relu", "position_embedding_type": "sine", "num_channels": 3}
 _COUNTS = ("encoder_attention_heads", "decoder_attention_heads", "encoder_ffn_dim")
 _FACTOR = "rescale_factor"
 _ONLY_PIXELS = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 2}  # 2: bilinear
-# settings without a place in their files
+# settings that their files cannot store
 _OURS = (
     "neck.index", "head.anchored", "head.turns", "head.temperature", "task.coder",
     "backbone.eps", "backbone.ceil", "backbone.reduced",
@@ -49,8 +46,9 @@ def import_detr(
     """Spec, class names and state of a DETR's state dict of any form.
 
     ``config`` and ``processor`` are transformers' ``config.json`` and ``preprocessor_config.json``. Without them sizes
-    are read from the weights, names are COCO's for 91 columns, and a network is dilated (DC5) where the file name says
-    so: the weights do not. Raises ``FovealError`` for another network, ``UsageError`` for a preset of another.
+    are read from the weights, names are COCO's for 91 columns, and a network is dilated (DC5) where the file name
+    contains "dc5", since the weights do not show it. Raises ``FovealError`` for another network, ``UsageError`` for a
+    preset of another network.
     """
     stored = config or {}
     for supported, given in ((_ONLY, stored), (_ONLY_PIXELS, processor or {})):
@@ -79,16 +77,16 @@ def export_detr(spec: Spec, state: StateDict, form: Form, inner: Inner = "timm")
             f"{type(spec).__name__} on this backbone is not a DETR of other projects", fix="Use --to foveal"
         )
     plain, loss = DETR(), spec.task.cls_loss
-    own = [f"{path}={mine}" for path in _OURS if (mine := attrgetter(path)(spec)) != attrgetter(path)(plain)]
+    unsupported = [f"{path}={value}" for path in _OURS if (value := attrgetter(path)(spec)) != attrgetter(path)(plain)]
     if not isinstance(loss, CrossEntropy) or not loss.background:  # without a column for "no object"
-        own.append(f"task.cls_loss={loss}")
-    if own:
-        raise UsageError(f"{', '.join(own)}: other projects have no such setting", fix="Use --to foveal")
+        unsupported.append(f"task.cls_loss={loss}")
+    if unsupported:
+        raise UsageError(f"{', '.join(unsupported)}: other projects have no such setting", fix="Use --to foveal")
     return detr_to_theirs(state, form, inner)
 
 
 def transformers_config(spec: DETR, classes: Sequence[str], inner: Inner) -> dict[str, Any]:
-    """``config.json`` of transformers' ``DetrForObjectDetection``. Raises ``UsageError`` for what it has not."""
+    """``config.json`` of transformers' ``DetrForObjectDetection``. Raises ``UsageError`` for a form that it lacks."""
     head, backbone = spec.head, cast(Torchvision, spec.backbone)
     if inner == "transformers" and backbone.dilated:
         raise UsageError("transformers' own ResNet has no dilated form", where="--resnet", fix="Use timm")
@@ -121,7 +119,7 @@ def processor_config(spec: DETR) -> dict[str, Any]:
     """``preprocessor_config.json`` of transformers' ``DetrImageProcessor``. Raises ``UsageError`` for other rules."""
     rule = spec.input
     if not isinstance(rule, Resize) or rule.multiple != 1:
-        raise UsageError(f"{rule} is no rule of transformers' DetrImageProcessor", where="input")
+        raise UsageError(f"{rule} is not a resize rule of transformers' DetrImageProcessor", where="input")
     return {
         "image_processor_type": "DetrImageProcessor",
         "format": "coco_detection",
@@ -136,9 +134,9 @@ def processor_config(spec: DETR) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------ inside
+# ----------------------------------------------------------------------------------------------- helpers
 def _base(state: StateDict, path: Path, preset: str | None, config: Mapping[str, Any]) -> DETR:
-    """The preset it is a form of."""
+    """The preset that the state is a variant of."""
     from ... import presets  # imported late: every preset is built
 
     blocks = {int(m[1]) for key in state if (m := re.match(r"backbone\.layer3\.(\d+)\.conv3\.weight$", key))}
@@ -150,11 +148,13 @@ def _base(state: StateDict, path: Path, preset: str | None, config: Mapping[str,
     name = preset or plain + "_dc5" * dilated
     spec = presets.get(name)
     if not isinstance(spec, DETR):
-        raise UsageError(f"{name} is not a DETR, the file is one", where="--preset", fix=f"Use {plain}")
+        raise UsageError(f"{name} is not a DETR, but the file is one", where="--preset", fix=f"Use {plain}")
     return spec
 
 
 def _head(state: StateDict, config: Mapping[str, Any], base: Transformer) -> Transformer:
+    """The head of ``base`` with the sizes of the state and the settings of the config."""
+
     def layers(part: str) -> int:
         return len({key.split(".")[3] for key in state if key.startswith(f"head.{part}.layers.")})
 
@@ -164,7 +164,7 @@ def _head(state: StateDict, config: Mapping[str, Any], base: Transformer) -> Tra
     hidden = state["head.decoder.layers.0.linear1.weight"].shape[0]
     for key, value in {"encoder_attention_heads": heads, "encoder_ffn_dim": hidden}.items():
         if config.get(key, value) != value:
-            raise FovealError(f"{key} is {config[key]}, the decoder's is {value}: they are one setting here")
+            raise FovealError(f"{key} is {config[key]}, the decoder's is {value}, but only equal values are supported")
     return replace(
         base,
         width=width,
@@ -178,7 +178,7 @@ def _head(state: StateDict, config: Mapping[str, Any], base: Transformer) -> Tra
 
 
 def _input(processor: Mapping[str, Any], base: DETR) -> Any:
-    """The processor's resize rule and normalization; what it leaves out is the preset's."""
+    """The processor's resize rule and normalization; missing settings are the preset's."""
     rule = base.input
     if not isinstance(rule, Resize) or not processor:
         return rule
@@ -201,14 +201,14 @@ def _names(columns: int, names: Sequence[str] | None, config: Mapping[str, Any],
     """One name for each column but the last, which is "no object"."""
     stored = config.get("id2label")
     if names is not None:
-        found = tuple(names)
+        class_names = tuple(names)
     elif stored:
-        found = label_names(stored, path)
+        class_names = label_names(stored, path)
     else:
-        found = COCO_NAMES if columns == len(COCO_NAMES) else tuple(f"class {i}" for i in range(columns))
-    if len(found) != columns:
-        raise FovealError(f"has {columns} classes, {len(found)} names were given", path=path)
-    return found
+        class_names = COCO_NAMES if columns == len(COCO_NAMES) else tuple(f"class {i}" for i in range(columns))
+    if len(class_names) != columns:
+        raise FovealError(f"has {columns} classes, {len(class_names)} names were given", path=path)
+    return class_names
 
 
 def label_names(id2label: Any, path: str | Path) -> tuple[str, ...]:

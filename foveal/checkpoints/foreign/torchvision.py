@@ -1,4 +1,4 @@
-"""torchvision's checkpoints as detectors: the preset that a file is of, and its weights under our keys."""
+"""Imports checkpoints of torchvision: recognizes the preset and converts the keys."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ def import_weights(
     from ... import presets  # imported late: every preset is built
     from ...parts.backbones.torchvision import Torchvision
 
-    found = read_torchvision(path, names=names, state=state)
-    spec: Any = presets.get(preset or found.preset)
+    checkpoint = read_torchvision(path, names=names, state=state)
+    spec: Any = presets.get(preset or checkpoint.preset)
     backbone = spec.backbone
     if not isinstance(backbone, Torchvision):
         raise UsageError(
-            f"{preset} is not on one of torchvision's networks", fix=f"Use {found.preset}, which the file is of"
+            f"{preset} is not on one of torchvision's networks",
+            fix=f"Use {checkpoint.preset}, which the file belongs to",
         )
-    if found.eps is not None:
-        backbone = replace(backbone, eps=found.eps)
-    if not any(key.startswith("backbone.") and key.endswith("num_batches_tracked") for key in found.state):
-        backbone = replace(backbone, norm="frozen")  # trained norms count their batches, constants do not
+    if checkpoint.eps is not None:
+        backbone = replace(backbone, eps=checkpoint.eps)
+    if not any(key.startswith("backbone.") and key.endswith("num_batches_tracked") for key in checkpoint.state):
+        backbone = replace(backbone, norm="frozen")  # trained norms count their batches, frozen ones do not
     spec = replace(spec, backbone=backbone)
-    return spec, found.classes, found.state
+    return spec, checkpoint.classes, checkpoint.state
