@@ -140,7 +140,7 @@ def test_truncated_png(faults: dict[str, Any]) -> None:
     assert len(bad) == 1
 
 
-# ------------------------------------------------------------------------------------- from the command line
+# ---------------------------------------------------------------------------------------------- command line
 SMALL = ("--epochs", "1", "--batch", "2", "--workers", "0", "--device", "cpu", "--no-report")
 SMALLER = ("input=Resize(64, 96)", "backbone=SmallResNet((8, 16, 16, 16))", "neck.channels=16", "head.depth=1")
 

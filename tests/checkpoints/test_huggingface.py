@@ -57,7 +57,7 @@ def image_path(tmp_path: Path) -> Path:
     return tmp_path / "photo.jpg"
 
 
-# --------------------------------------------------------------------------------------------- there and back
+# ------------------------------------------------------------------------------------------------ round trips
 @pytest.mark.parametrize("dilated", [False, True])
 @pytest.mark.parametrize("to", ["foveal", "hf", "hf4", "detr", "hf+transformers", "hf4+transformers"])
 def test_detr_round_trip(detr: dict[str, Tensor], to: str, dilated: bool, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_backbone_round_trip(tmp_path: Path) -> None:
         assert all(torch.equal(new[k], state[k]) for k in state if k.startswith("backbone."))
 
 
-# --------------------------------------------------------------------------------------------- the folder
+# ------------------------------------------------------------------------------------------ model folders
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
@@ -197,7 +197,7 @@ def test_folder_is_accepted_as_a_model_by_every_command(
     assert main(["check", str(tmp_path / "mine"), *data, "--encode-only"]) == 0
 
 
-# ---------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------ invalid input
 class Evil:
     def __reduce__(self) -> Any:
         return (exec, ("open('touched', 'w')",))

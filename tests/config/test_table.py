@@ -82,7 +82,7 @@ def test_loading_a_run_imports_only_the_parts_it_names() -> None:
     assert not named & {"detr", "darknet", "faster_rcnn", "fcos", "ssd", "yolo", "timm", "transformer"}
 
 
-# --------------------------------------------------------------------------------------------- one's own
+# ------------------------------------------------------------------------------------------ custom parts
 PAGE = Path(__file__).parents[2] / "docs" / "adding-a-part.md"
 
 

@@ -96,7 +96,7 @@ def test_image_without_proposals_has_no_detections() -> None:
     assert len(some) > 0 and len(none) == 0
 
 
-# ----------------------------------------------------------------------------------------------- training rows
+# ------------------------------------------------------------------------------------------------ RoI sampling
 def test_roi_sampling_of_the_paper() -> None:
     """systems.md 3.3: 64 RoIs an image, 16 of them positive (IoU from .5), background from .1 to .5."""
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -249,7 +249,7 @@ def test_incompressible_detectors_are_rejected() -> None:
         VGGTail(ranks=(9, 5)).load_pretrained(built().get_submodule("roi_head"), "vgg16.pth")  # type: ignore[arg-type]
 
 
-# ----------------------------------------------------------------------------------------------- one training
+# ----------------------------------------------------------------------------------------------- training run
 def test_train_evaluate_and_predict_generate_the_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the cache, or from a file, which must contain the images."""
     from foveal.checkpoints.folder import load_checkpoint

@@ -368,7 +368,7 @@ def test_caffe_vgg_requires_caffe_normalization(monkeypatch: pytest.MonkeyPatch)
             assert normalization_mismatch(override(wrong, advice.partition("; set ")[2].split(" "))) is None
 
 
-# ------------------------------------------------------------------------------------------------ what is shown
+# ---------------------------------------------------------------------------------------------- post-processing
 def test_candidates_of_each_class() -> None:
     """The best of each class over all levels, as torchvision's and the released code's loops over classes find them."""
     scores = torch.rand(2, 50, 3, generator=torch.Generator().manual_seed(0))

@@ -377,7 +377,7 @@ def test_settings_are_checked() -> None:
             wrong()
 
 
-# ------------------------------------------------------------------------------------------------- numbers
+# ---------------------------------------------------------------------------------------------- box counts
 @pytest.mark.parametrize(
     ("name", "side", "boxes"),
     [
@@ -391,7 +391,7 @@ def test_settings_are_checked() -> None:
         ("yolo_v3_tiny", 416, 2535),
     ],
 )
-def test_the_numbers_of_boxes(name: str, side: int, boxes: int) -> None:
+def test_box_counts(name: str, side: int, boxes: int) -> None:
     with torch.device("meta"):
         detector = presets.get(name).build([f"c{i}" for i in range(20)]).eval()
         sides = torch.zeros(1, 2)

@@ -24,7 +24,7 @@ from foveal.evaluation.matching import chunks, descending_order, running_max_fro
 from tests.helpers.data_sets import image
 
 
-# --------------------------------------------------------------------------------------------- the oracle
+# ------------------------------------------------------------------------------- reference implementation
 def as_json(truth: GroundTruth, found: DetectionTable) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Annotations with ids from 1 (pycocotools takes 0 for "no match") and results, as pycocotools expects them."""
 
@@ -124,7 +124,7 @@ def random_set(rng: np.random.Generator) -> tuple[GroundTruth, DetectionTable]:
     return truth, DetectionTable.build(image, label, found_box, score)
 
 
-# ----------------------------------------------------------------------------------------------- equality
+# -------------------------------------------------------------------------------------- random comparison
 def test_500_random_sets_equal_pycocotools() -> None:
     rng = np.random.default_rng(7)
     some = 0

@@ -219,7 +219,7 @@ def test_an_untrained_detector() -> None:
     check_diagnosis(truth, with_boxes(found, both(low, low + 10)), "Hardly any box overlaps an object by half")
 
 
-# ---------------------------------------------------------------------------------------------- nothing
+# ------------------------------------------------------------------------------------------ empty input
 def test_no_objects_and_no_detections() -> None:
     truth, found = make()
     none = found[:0]

@@ -14,7 +14,7 @@ from foveal.evaluation import DetectionTable, GroundTruth, Voc, read_detections,
 from foveal.evaluation.voc import ELEVEN
 
 
-# --------------------------------------------------------------------------------------------- the oracle
+# ------------------------------------------------------------------------------- reference implementation
 def plain_loop(
     truth: GroundTruth, found: DetectionTable, label: int, eleven: bool, least: float, strict: bool, pixel: float
 ) -> float:
@@ -93,7 +93,7 @@ def random_set(rng: np.random.Generator) -> tuple[GroundTruth, DetectionTable]:
     return truth, DetectionTable.build(image, label, found_box, score)
 
 
-# ----------------------------------------------------------------------------------------------- equality
+# -------------------------------------------------------------------------------------- random comparison
 @pytest.mark.parametrize("metric", ["11-point", "area"])
 @pytest.mark.parametrize(("iou", "strict", "plus_one"), [(0.5, False, False), (0.5, True, True), (0.3, False, True)])
 def test_random_sets_match_the_reference_loop(metric: Any, iou: float, strict: bool, plus_one: bool) -> None:

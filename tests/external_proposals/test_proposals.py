@@ -46,7 +46,7 @@ def found(count: int, seed: int = 0) -> Proposed:
     return Proposed(corners.reshape(-1, 4).astype(np.float32), np.linspace(1, 0.5, count, dtype=np.float32))
 
 
-# ------------------------------------------------------------------------------------------------- the file
+# ------------------------------------------------------------------------------------------- proposal files
 def test_file_is_safetensors_and_read_memory_mapped(tmp_path: Path) -> None:
     path, parts = tmp_path / "p.safetensors", [found(3), found(0), found(5, 1)]
     write_table(path, "here", [TableImage("k1", "a"), TableImage("k2", "b"), TableImage("k3", "c")], parts)
@@ -104,7 +104,7 @@ def test_scores_not_in_descending_order_are_named(tmp_path: Path, scores: list[f
     assert [len(read_table(path).of(i, 64, 48).boxes) for i in range(2)] == [1, 0]
 
 
-# ------------------------------------------------------------------------------------------------- the cache
+# -------------------------------------------------------------------------------------------- proposal cache
 @dataclass
 class Counted:
     """A source that counts its calls and is killed after a number of images."""
@@ -182,7 +182,7 @@ def test_images_that_cannot_be_read_are_named(dataset: Dataset) -> None:
     assert [len(r.proposals) for r in filled.records] == [5, 0, 0, 5]  # type: ignore[arg-type]
 
 
-# ------------------------------------------------------------------------------------------------ the records
+# ---------------------------------------------------------------------------------------------------- records
 def stored(dataset: Dataset, path: Path, counts: Sequence[int], keys: Sequence[str] | None = None) -> Path:
     found_ = [found(n, i) for i, n in enumerate(counts)]
     keys = keys or [content_key(r.path) for r in dataset.records]
@@ -244,7 +244,7 @@ def test_image_without_proposals_is_a_finding(dataset: Dataset, tmp_path: Path) 
     assert [(f.code, f.severity, Path(f.path).stem) for f in new] == [("image-without-proposals", "warning", "b")]
 
 
-# ------------------------------------------------------------------------------------------------- the loader
+# ----------------------------------------------------------------------------------------------------- loader
 @pytest.mark.parametrize("rule", [Resize(80, 120), Letterbox(96, 96), Stretch(70, 90)])
 @pytest.mark.parametrize(
     "augment",

@@ -68,11 +68,11 @@ def enliven(model: nn.Module) -> None:
             value.copy_(spread * torch.randn(value.shape, generator=g))
     norms = [m for m in model.modules() if type(m).__name__ == "DetrFrozenBatchNorm2d"]
 
-    def settle(norm: Any, inputs: tuple[Tensor]) -> None:
+    def set_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
         norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
         norm.running_var.copy_(inputs[0].var((0, 2, 3)))
 
-    hooks = [norm.register_forward_pre_hook(settle) for norm in norms]
+    hooks = [norm.register_forward_pre_hook(set_statistics) for norm in norms]
     seen = batch(SIZES, (128, 128))
     model.model.backbone(seen.pixels, pixel_mask(seen))
     for hook in hooks:

@@ -135,7 +135,7 @@ def test_selected_rois() -> None:
     assert head.deltas.grad.flatten(1).any(1).tolist() == [False, True, False, False, False, False, False]
 
 
-# -------------------------------------------------------------------------------------- against every row
+# ------------------------------------------------------------------------------- comparison with all RoIs
 def by_every_row(detector: TwoStage, images: Images, targets: Targets) -> dict[str, Tensor]:
     """The head on all RoIs with gradient; the selection uses torch's own functions."""
     outputs = detector.outputs(images)
@@ -191,7 +191,7 @@ def test_prior_losses_include_the_loss_weights() -> None:
     assert (thrice[match.positive] > once[match.positive]).all()
 
 
-# ----------------------------------------------------------------------------------------- the first look
+# --------------------------------------------------------------------------------------------- first pass
 def test_first_pass_does_not_update_norm_statistics() -> None:
     """Statistics are those of an iteration on the selected RoIs alone; the training mode is restored."""
     head = RoIConv(convs=1, channels=8, width=16, norm="batch")
@@ -232,7 +232,7 @@ def test_first_pass_draws_no_dropout() -> None:
     assert torch.equal(torch.get_rng_state(), after)
 
 
-# ---------------------------------------------------------------------------------------- what it is good for
+# ---------------------------------------------------------------------------------------------- what it saves
 def test_memory_is_that_of_the_selected_rois() -> None:
     detector = built(RoIMLP(512), OHEM(32, 0.7))
     images, targets = batch(1000)

@@ -125,7 +125,7 @@ def test_balanced_sampling_is_uniform() -> None:
     assert not torch.equal(first, second)
 
 
-# ------------------------------------------------------------------------------------------------ by the loss
+# ---------------------------------------------------------------------------------------- hard example mining
 @pytest.mark.parametrize(("ratio", "minimum"), [(3.0, 0), (1.5, 0), (1.0, 7), (1000.0, 0)])
 def test_hard_negatives_match_a_reference_loop(ratio: float, minimum: int) -> None:
     match, priors, losses = case(positives=0.03, seed=3)

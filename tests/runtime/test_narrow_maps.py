@@ -147,7 +147,7 @@ def test_training_guards_in_bf16(tmp_path: Path, precision: str, monkeypatch: py
     assert len(seen) == (precision == "bf16")
 
 
-# -------------------------------------------------------------------------------- where bf16 is the choice
+# ------------------------------------------------------------------------------------------ with fast bf16
 def gradients(detector: Detector, *, autocast: bool) -> dict[str, Tensor]:
     """Of a training iteration on two images of 64 x 64 pixels, where P7 is 1 x 1."""
     image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)

@@ -44,7 +44,7 @@ def tiny(**settings: Any) -> TinySpec:
     return TinySpec(fit=replace(FIT, **settings))
 
 
-# ------------------------------------------------------------------------------------------- what is left
+# --------------------------------------------------------------------------------------------- run folder
 def test_a_run_folder(data: Path, tmp_path: Path) -> None:
     run = train_tiny(data, tmp_path / "run", tiny(ema=None))
     run_json = json.loads((run.path / "run.json").read_text())
@@ -195,7 +195,7 @@ def test_initial_weights(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         train_tiny(data, tmp_path / "x", weights=tmp_path / "empty")
 
 
-# ------------------------------------------------------------------------------------------ how it ends
+# ----------------------------------------------------------------------------------------- end of a run
 def test_nonfinite_loss_stops_the_run(data: Path, tmp_path: Path) -> None:
     spec = TinySpec(fit=replace(FIT, ema=None), poison=4)
     with pytest.raises(NonFiniteLoss) as stopped:
@@ -483,7 +483,7 @@ def test_epochs_of_multiple_stages_are_not_overridden() -> None:
         full_plan(fit, fit.stages, 5, 3)
 
 
-# -------------------------------------------------------------------------------------- seeds, precision
+# ----------------------------------------------------------------------------------- seeds and precision
 def test_seeds_report_mean_and_standard_deviation(data: Path, tmp_path: Path) -> None:
     run = train_tiny(data, tmp_path, seeds=2, seed=3)
     assert [r.path.name for r in run.runs] == ["seed-3", "seed-4"]
@@ -537,7 +537,7 @@ def test_low_precision_training_is_close_to_fp32(data: Path, tmp_path: Path, pre
     assert low != full
 
 
-# ------------------------------------------------------------------------------------------- refusals
+# ---------------------------------------------------------------------------------- invalid arguments
 def test_invalid_arguments(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no preset 'retinanet_mni'.*retinanet_mini"):
         train_tiny(data, tmp_path, "retinanet_mni")  # type: ignore[arg-type]

@@ -290,7 +290,7 @@ def test_images_of_the_same_name(tmp_path: Path) -> None:
     voc(tmp_path)
     image(tmp_path / "JPEGImages" / "a.png")
     dataset = open_dataset(tmp_path)
-    assert dataset.records[0].path.name == "a.jpg" and not dataset.findings  # its XML says a.jpg
+    assert dataset.records[0].path.name == "a.jpg" and not dataset.findings  # its XML names a.jpg
     (tmp_path / "Annotations" / "a.xml").write_text(xml(BOXES["a"], name="other.jpg"))
     assert codes(open_dataset(tmp_path)) == ["warning image-ambiguous"]
 

@@ -40,20 +40,20 @@ def test_unusual_images_match_the_manifest(data: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())["files"]
     assert len(manifest) == 49
     refused = []
-    for name, says in manifest.items():
+    for name, entry in manifest.items():
         # Pillow "loads" this one only after a first error, with its lower third black: it counts as damaged here.
-        if not says["loads"] or name == "pillow/broken_data_stream.png":
+        if not entry["loads"] or name == "pillow/broken_data_stream.png":
             refused.append(name)
             with pytest.raises(ImageError) as caught:
                 load_image(folder / name)
             assert str(folder / name) in str(caught.value)
             continue
         pixels = load_image(folder / name)
-        width, height = says["size_after_exif_transpose"]
+        width, height = entry["size_after_exif_transpose"]
         assert (pixels.shape, pixels.dtype) == ((height, width, 3), np.uint8), name
         assert pixels.flags.writeable and pixels.flags.c_contiguous
         assert image_size(folder / name) == (width, height), name
-        assert probe(folder / name) == ((width, height), tuple(says["stored_size"])), name
+        assert probe(folder / name) == ((width, height), tuple(entry["stored_size"])), name
     assert len(refused) == 5
 
 

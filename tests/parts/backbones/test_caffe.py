@@ -172,8 +172,8 @@ def test_image_pyramid() -> None:
     assert torch.equal(alone, body.train()(pixels)[0])
 
 
-# ------------------------------------------------------------------------------------------------------ the margin
-def test_margin_is_a_softmax_in_training_and_a_margin_afterwards() -> None:
+# ---------------------------------------------------------------------------------------------------- SoftmaxOrSVM
+def test_softmax_in_training_and_svm_margin_afterwards() -> None:
     logits = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
     p: Tensor = logits.softmax(-1)
     assert torch.allclose(SoftmaxOrSVM().scores(logits), p[..., :3] / (p[..., :3] + p[..., 3:]), atol=1e-6)

@@ -95,7 +95,7 @@ def test_frozen_stages_do_not_change() -> None:
     assert any(p.requires_grad for n, p in body.named_parameters() if "layer2" in n)
 
 
-# ---------------------------------------------------------------------------------------- the last stage as a head
+# ---------------------------------------------------------------------------------------------- last stage as head
 def numbers(*modules: torch.nn.Module) -> int:
     return sum(p.numel() for module in modules for p in module.parameters())
 

@@ -53,7 +53,7 @@ def pixels(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1)[None].float() / 255
 
 
-# ----------------------------------------------------------------------------------------------- other programs
+# -------------------------------------------------------------------------------------------- reference outputs
 @pytest.mark.parametrize("name", REFERENCES)
 @torch.no_grad()
 def test_raw_outputs_match_opencv(name: str, data: Path) -> None:

@@ -185,7 +185,7 @@ def test_class_agnostic_boxes() -> None:
     assert head(pooled(), 3).deltas.shape == (3, 2, 4)
 
 
-# ------------------------------------------------------------------------------------------------------- whole
+# ------------------------------------------------------------------------------------------ complete detectors
 def count(*modules: nn.Module) -> int:
     return sum(p.numel() for m in modules for p in m.parameters())
 

@@ -130,7 +130,7 @@ def test_initial_losses_of_a_head_with_80_classes() -> None:
     assert math.isclose(float(BinaryCrossEntropy()(at_half, labels, positive)), 55.5, abs_tol=0.06)
 
 
-# ---------------------------------------------------------------------------------------------------- peers
+# -------------------------------------------------------------------------------- reference implementations
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
 def test_focal_equals_torchvision(gamma: float) -> None:
     logits, labels, positive, weights = batch(spread=3)
@@ -174,7 +174,7 @@ def test_binary_cross_entropy_has_one_term_per_class() -> None:
     torch.testing.assert_close(BinaryCrossEntropy()(logits, labels, positive), expected)
 
 
-# ------------------------------------------------------------------------------- the fast form and the plain
+# ------------------------------------------------------------------------ fused and reference implementation
 @pytest.mark.parametrize("loss", SIGMOID, ids=repr)
 def test_gradcheck(loss: SigmoidLoss) -> None:
     logits, labels, positive, _ = batch(k=3, a=6, spread=2)
@@ -355,7 +355,7 @@ def test_bad_settings_are_rejected(kind: type[ClassLoss], settings: dict[str, fl
         kind(**settings)
 
 
-# -------------------------------------------------------------------------------------------- cost on a device
+# -------------------------------------------------------------------------------------------- syncs and memory
 class Syncs(TorchDispatchMode):
     """Counts operations that would make a CPU wait for the GPU."""
 

@@ -99,7 +99,7 @@ def outcome(out: Path) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------ what learns in a step
+# ------------------------------------------------------------------------------------------ what each step trains
 Weights = dict[str, Tensor]
 
 
@@ -248,7 +248,7 @@ def test_alternating_training_learns(tmp_path: Path) -> None:
     assert [row["AP50"] for row in rows if row["split"] == "val"][-1] > 0.15
 
 
-# --------------------------------------------------------------------------------------------- killed, resumed
+# --------------------------------------------------------------------------------------------- kill and resume
 def killed(arguments: dict[str, Any]) -> None:
     """A subprocess: trains, and is killed in call number ``at`` of ``where``. Counts the proposals it generates."""
     multiprocessing.set_start_method("fork", force=True)
