@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session", autouse=True)
 def processor() -> Iterator[None]:
-    """``FOVEAL_TEST_BF16=1`` or ``=0``: the tests see a processor with bf16 arithmetic, or without; unset: their own.
+    """``FOVEAL_TEST_BF16=1`` or ``=0``: the tests see a CPU with bf16 arithmetic, or without; unset: the real one.
 
-    The automatic precision follows from it, bf16 or fp32, here and in the processes that tests start.
+    It sets the automatic precision, bf16 or fp32, in this process and in the subprocesses of the tests.
     """
     with pytest.MonkeyPatch.context() as patch:
         if sitecustomize.wanted():
@@ -38,5 +38,5 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def data(shared: Path) -> Path:
-    """``DATA`` of the documentation."""
+    """The folder that the documentation calls ``DATA``."""
     return shared / "data"

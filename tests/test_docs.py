@@ -1,4 +1,4 @@
-"""The documents: their code works, and every name, path and link in them exists."""
+"""The documentation: its code works, and every name, path and link in it exists."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def text_of(page: Path) -> str:
 
 
 def code_of(page: Path) -> Iterator[str]:
-    """What stands in backticks in the prose and tables of a page."""
+    """The text in backticks in the prose and tables of a page."""
     yield from re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL))
 
 

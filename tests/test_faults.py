@@ -1,4 +1,4 @@
-"""The collection of faulty data sets, each as its manifest wants it, by the Python API and by the verbs."""
+"""The collection of faulty datasets, each handled as its manifest expects, in the Python API and the commands."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_train(faults: dict[str, Any], id: str, given: str) -> None:
 
 
 def test_valid_annotations_are_retained(faults: dict[str, Any]) -> None:
-    """One bad box costs nothing else: three objects a picture are made, the inverted one of twelve is gone."""
+    """One bad box drops nothing else: each image has three objects, and only the inverted one of twelve is dropped."""
     counts = {}
     for id in (
         "voc-inverted-y",
@@ -121,7 +121,7 @@ def test_exif_image_is_upright(faults: dict[str, Any]) -> None:
     record = next(r for r in train.records if r.path.name == Path(case["culprit"][0]).name)
     pixels = load_image(record.path)
     assert pixels.shape == (record.height, record.width, 3) == (96, 128, 3)
-    # The shapes are strong colors on gray noise: inside its boxes the picture varies more than outside.
+    # The shapes are strong colors on gray noise: inside its boxes the image varies more than outside.
     inside = [pixels[int(y1) : int(y2), int(x1) : int(x2)].astype(int) for x1, y1, x2, y2 in record.boxes]
     assert all((part.max(-1) - part.min(-1)).mean() > 40 for part in inside)
 
@@ -140,14 +140,14 @@ def test_truncated_png(faults: dict[str, Any]) -> None:
     assert len(bad) == 1
 
 
-# ------------------------------------------------------------------------------------- from the command line
+# ---------------------------------------------------------------------------------------------- command line
 SMALL = ("--epochs", "1", "--batch", "2", "--workers", "0", "--device", "cpu", "--no-report")
 SMALLER = ("input=Resize(64, 96)", "backbone=SmallResNet((8, 16, 16, 16))", "neck.channels=16", "head.depth=1")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two updates, to predict with."""
+    """A run of two iterations, to predict with."""
     folder = tmp_path_factory.mktemp("model")
     assert cli.main(["data", "make", "shapes", str(folder / "data"), "--images", "6", "--size", "96"]) == 0
     run = ["train", "retinanet_mini", "--data", str(folder / "data"), "--out", str(folder / "run")]
@@ -156,7 +156,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def judge(case: dict[str, Any], verb: str, status: int, output: str) -> None:
-    """``said``: everything that was printed."""
+    """``output``: everything that was printed."""
     expected = case["expect"][verb]
     assert (status != 0) == (expected == ERROR), output
     assert "Traceback" not in output
@@ -171,7 +171,7 @@ def judge(case: dict[str, Any], verb: str, status: int, output: str) -> None:
 def test_commands(
     faults: dict[str, Any], model: Path, id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """doctor, train and predict, as a person calls them."""
+    """doctor, train and predict on the command line."""
     case = faults[id]
     data = case["root"] / case["data"]
     before = state(data)

@@ -1,4 +1,4 @@
-"""Runs that were stored once are read and answer the same for ever: a code move changes nothing."""
+"""Stored runs can be read and give unchanged predictions: refactoring changes nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.golden.make import FAMILIES, HERE, RESUMABLE, answers, image, shapes
 
 
 def close(name: str, found: Tensor, expected: Tensor) -> bool:
-    """Bit for bit on the processor that wrote them; another one's order of additions moves raw predictions by up to
+    """Bit for bit on the CPU that wrote them; the order of additions of another one moves raw predictions by up to
     9e-7 of the largest (measured with oneDNN and ATen held to SSE4.1 and AVX2), boxes by up to 8e-5 px."""
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False

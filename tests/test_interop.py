@@ -1,4 +1,4 @@
-"""``Detections`` to and from what other programs hold, and torchvision's call contract."""
+"""Conversion of ``Detections`` to and from other libraries, and torchvision's call convention."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def test_supervision_round_trip(found: Detections) -> None:
     assert same(Detections.from_supervision(theirs[np.arange(len(found))[::-1]], NAMES), found)  # sorted by score
 
 
-OUTSIDE = ("rcnn", "spp", "fast")  # theirs come from outside
+OUTSIDE = ("rcnn", "spp", "fast")  # they need external proposals
 SMALL = [name for name in presets.names() if name.endswith("_mini") and name.split("_")[0] not in OUTSIDE]
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_torchvision_call_convention(name: str) -> None:
-    """A list of pictures and a list of dicts in; a dict of losses, or one answer a picture, out. Those that take
-    proposals from outside have tests of their own (test_fast_rcnn)."""
+    """A list of images and a list of dicts in; a dict of losses, or one result an image, out. Those that take
+    external proposals are tested in test_fast_rcnn."""
     spec = presets.get(name)
     if isinstance(getattr(spec, "input", None), Resize):
         spec = replace(spec, input=replace(spec.input, short=96, long=128))  # type: ignore[call-arg]

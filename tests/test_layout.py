@@ -15,7 +15,7 @@ import foveal
 
 PACKAGE = Path(foveal.__file__).resolve().parent
 
-# Lowest first. A module imports from its own folder, or from what stands to the left of it.
+# Lowest first. A module imports from its own folder, or from folders to the left of it.
 ORDER = (
     *("errors", "files", "boxes", "masks", "types", "recipe", "weights", "parts", "runtime", "data", "assembly"),
     *("detectors", "config", "external_proposals", "presets", "checkpoints", "evaluation", "inference", "training"),
@@ -47,7 +47,7 @@ def tree(name: str) -> ast.Module:
 
 
 def imports(name: str) -> Iterator[tuple[int, str]]:
-    """Line and module of every import from the package, wherever in the module it stands."""
+    """Line and module of every import from the package, anywhere in the module."""
     path = modules()[name]
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     package = [part for part in package if part]
@@ -69,7 +69,7 @@ def imports(name: str) -> Iterator[tuple[int, str]]:
 
 
 def edges() -> Iterator[tuple[str, int, str]]:
-    """(importing module, line, imported module), without the two doors: ``foveal/__init__`` and ``__main__``."""
+    """(importing module, line, imported module), without the two entry points: ``foveal/__init__`` and ``__main__``."""
     for name in modules():
         if name not in ("", "__main__"):
             yield from ((name, line, other) for line, other in imports(name))
@@ -105,7 +105,7 @@ def test_imports_follow_the_order() -> None:
 
 
 def test_only_the_command_line_imports_the_package_itself() -> None:
-    """``foveal.__version__`` and nothing else: whoever needs a part imports it from where it is defined."""
+    """``foveal.__version__`` and nothing else: every other name is imported from where it is defined."""
     assert {name for name, _, other in edges() if other == ""} <= {
         "cli.main",
         "training.run_record",
@@ -168,7 +168,7 @@ def test_files_and_functions_are_short() -> None:
 
 
 def test_a_name_has_one_meaning() -> None:
-    """No public class, function or type alias is defined in two modules (the verbs of the command line aside)."""
+    """No public class, function or type alias is defined in two modules (the commands of the command line aside)."""
     where: dict[str, list[str]] = defaultdict(list)
     for name in modules():
         if name == "" or name.split(".")[0] == "cli":

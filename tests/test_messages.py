@@ -12,7 +12,7 @@ import foveal
 
 PACKAGE = Path(foveal.__file__).resolve().parent
 
-# First words of a sentence that says what is the case and not what to do.
+# First words of a sentence that states a fact instead of an instruction.
 NOT_VERBS = {
     *("A", "An", "The", "It", "Its", "This", "That", "These", "They", "There", "Here", "We", "You", "Your"),
     *("Known", "Classes", "Fields", "Options", "Possible", "Without", "With", "From", "In", "For", "Only"),

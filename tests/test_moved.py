@@ -1,4 +1,4 @@
-"""Import paths that the documentation of version 0.1.0's first months named still work, with a warning."""
+"""Import paths documented in the first months of version 0.1.0 still work, with a warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FOVEAL_TEST_BF16 decides the automatic precision, here and in the processes that tests start."""
+"""FOVEAL_TEST_BF16 decides the automatic precision, in this process and in subprocesses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ print(choose(None, torch.device("cpu")))
 
 
 def chosen(environment: dict[str, str]) -> str:
-    """By a process of its own."""
+    """The precision that a subprocess chooses."""
     done = subprocess.run([sys.executable, "-c", CODE], env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout.strip()
 

@@ -1,4 +1,4 @@
-"""How many files of the package one image runs through: the path that a reader has to follow stays short.
+"""Number of files of the package that one image passes through: the path a reader has to follow stays short.
 
 Three routes: the model alone; a whole training iteration (the loader in this process, model, loop); a prediction from
 the file of a photo to the file of its drawing. What is set up once (specs, weights, the run folder) is not part of it.
@@ -33,7 +33,7 @@ PACKAGE = Path(foveal.__file__).resolve().parent
 
 @contextmanager
 def recorded() -> Iterator[set[str]]:
-    """The package's files whose functions are called meanwhile, relative to it."""
+    """The package's files whose functions are called in the block, relative to the package."""
     code, seen = set(), set[str]()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
@@ -42,7 +42,7 @@ def recorded() -> Iterator[set[str]]:
 
     before = sys.getprofile()
     sys.setprofile(note)
-    threading.setprofile(note)  # threads that begin meanwhile: images are decoded in some
+    threading.setprofile(note)  # threads started in the block: some decode images
     try:
         yield seen
     finally:
@@ -64,7 +64,7 @@ def files(call: Callable[[], Any]) -> set[str]:
 def test_the_model(preset: str, inference: int, training: int) -> None:
     image = np.zeros((96, 128, 3), np.uint8)
     detector = presets.get(preset).build("abc")
-    detector.predict_arrays([image])  # what is made once and cached is not part of it
+    detector.predict_arrays([image])  # what is built once and cached does not count
     assert 10 < len(files(lambda: detector.predict_arrays([image]))) <= inference
     images = detector.train().prepare([image, image])
     targets = Targets.pad([Target(torch.tensor([[10.0, 10, 60, 60]]), torch.tensor([0]))] * 2)

@@ -1,4 +1,4 @@
-"""The README's own commands, on a small generated set and with little time; nothing else is changed."""
+"""The README's commands, on a small generated dataset and with a short time limit, otherwise unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    """The lines that begin with ``foveal``, continued lines joined, comments gone."""
+    """The lines that begin with ``foveal``, continued lines joined, comments removed."""
     text = "\n".join(blocks("sh")).replace("\\\n", " ")
     for long, short in SHORTER.items():
         text = text.replace(long, short)

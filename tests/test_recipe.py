@@ -1,4 +1,4 @@
-"""The recipe: schedules against numbers worked out by hand."""
+"""The recipe: schedules against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from foveal.recipe import (
 
 
 def test_step_schedule_decays_at_fractions_and_epochs() -> None:
-    # 20 updates, 5 an epoch: 0.5 is update 10, 3 is the start of epoch 3, update 15
+    # 20 iterations, 5 an epoch: 0.5 is iteration 10, 3 is the start of epoch 3, iteration 15
     schedule = Steps(at=(0.5, 3), factor=0.1)
     values = [schedule.scale(step, 20, 5) for step in (0, 9, 10, 14, 15, 19)]
     assert values == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_fraction_with_rounding_error_still_counts() -> None:
-    assert 0.1 * 3 * 10 > 3.0  # the mark lies a hair above update 3
+    assert 0.1 * 3 * 10 > 3.0  # the boundary lies slightly above iteration 3
     assert Steps(at=(0.1 * 3,), factor=0.5).scale(3, 10, 1) == 0.5
 
 
@@ -56,7 +56,7 @@ def test_constant() -> None:
 def test_warmup_is_linear_and_at_most_a_fifth() -> None:
     fit = Recipe(warmup_steps=4, warmup_factor=0.2, schedule=Constant())
     assert [fit.scale(step, 100, 10) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    # 10 updates: two of warm-up
+    # 10 iterations: two of warmup
     assert [fit.scale(step, 10, 10) for step in range(3)] == pytest.approx([0.2, 0.6, 1.0])
     assert fit.scale(0, 4, 4) == 1.0  # a fifth of 4 is none
 
@@ -118,7 +118,7 @@ def test_the_recipe_is_a_literal() -> None:
 
 # -------------------------------------------------------------------------------------------------- the stages
 DRAW = "Draw(positive=0.25, iou=0.5, low=0.0, per_image=64)"
-STORED = {  # as earlier versions wrote them: one class with the fields of all kinds
+STORED = {  # as written by earlier versions: one class with the fields of all kinds
     "Stage(trains=('',), inputs='images', task=None, begin=(), solver=None, lr=None, epochs=None, "
     f"draw={DRAW})": OnImages(),
     "Stage(trains=('rpn_head',), inputs='images', task='rpn', begin=('rpn_head',), solver=SGD(momentum=0.9, "

@@ -1,4 +1,4 @@
-"""What a user's account and disk may be like: no home folder, a terminal that is not UTF-8, folders of any name."""
+"""Unusual environments: no home folder, a terminal that is not UTF-8, folders of any name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ODD = os.fsdecode(b"caf\xe9")  # Linux names are bytes; Python shows those that 
 
 @pytest.fixture
 def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As under a number that the list of users does not know."""
+    """As for a user id without an entry in the user database."""
 
     def unknown(number: int) -> Any:
         raise KeyError(number)

@@ -1,6 +1,6 @@
-"""A training step never waits for the device: RetinaNet, FCOS and SSD not at all, Faster R-CNN in NMS alone.
+"""Host syncs of a training iteration: none for RetinaNet, FCOS and SSD, only NMS for Faster R-CNN.
 
-Counted by a dispatch mode over forward and backward; the matcher runs in its accelerator form, because on a CPU
+Counted by a dispatch mode over forward and backward; the matcher uses its GPU implementation, because on a CPU
 it reads memory directly.
 """
 
@@ -82,7 +82,7 @@ def test_host_syncs_of_a_training_step(name: str, allowed: set[str], monkeypatch
     masks = Masks.of_dense(torch.ones(2, 96, 96))
     target = Target(torch.tensor([[10.0, 10, 70, 60], [30, 20, 60, 90]]), torch.tensor([0, 1]), masks=masks)
     targets = Targets.pad([target, target])
-    detector(images, targets)  # anchors are made once, and kept
+    detector(images, targets)  # anchors are computed once and cached
     with OpCount() as count:
         losses = detector(images, targets)
         torch.stack(list(losses.values())).sum().backward()

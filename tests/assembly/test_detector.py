@@ -1,4 +1,4 @@
-"""A detector is complete when it is built: its constructor takes everything, and a call says what is learned."""
+"""The detector class: construction, the task argument of a call, prediction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TARGETS = Targets.pad([Target(torch.tensor([[8.0, 8, 50, 44]]), torch.tensor([1]
 
 
 def test_detector_class_stays_small() -> None:
-    """Methods and properties of its own; the overloads of ``forward`` count once."""
+    """Counts the methods and properties it defines; the overloads of ``forward`` count once."""
     own = [name for name, value in vars(Detector).items() if callable(value) or isinstance(value, property)]
     assert len(own) <= 14, own
 

@@ -1,4 +1,4 @@
-"""Pixels belong to the weights: another resize rule keeps the mean and std that they were trained on."""
+"""Normalization belongs to the weights: another resize rule keeps the mean and std they were trained with."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ def test_a_new_resize_rule_keeps_mean_and_std(preset: str, item: str, white: flo
         (f"input=Letterbox(320, 320, {IMAGENET_MEAN}, {IMAGENET_STD})", IMAGENET_MEAN, IMAGENET_STD),
         (f"input=Letterbox(320, 320, mean={CAFFE_MEAN})", CAFFE_MEAN, WHITE),
         (f"input=Letterbox(320, 320, std={LEVELS})", BLACK, LEVELS),
-        (f"input=Stretch(mean={IMAGENET_MEAN})", IMAGENET_MEAN, WHITE),  # the canvas is the old one
+        (f"input=Stretch(mean={IMAGENET_MEAN})", IMAGENET_MEAN, WHITE),  # the canvas is unchanged
         (f"input=Resize(320, 640, std={IMAGENET_STD})", BLACK, IMAGENET_STD),
     ],
 )
 def test_an_explicit_mean_or_std_wins(item: str, mean: Any, std: Any) -> None:
-    """Also where it is the default of the class; the other one stays."""
+    """Also if it equals the default of the class; the other one is unchanged."""
     found = rule("yolo_v3", item)
     assert (found.mean, found.std) == (mean, std)
 
@@ -105,7 +105,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_loaded_weights_keep_their_normalization(run: Path) -> None:
-    """The same detections of an image that fills both canvases alike; with ImageNet's pixels others."""
+    """Equal detections for an image that fills both canvases; different ones with the ImageNet normalization."""
     image = np.random.default_rng(1).integers(0, 255, (64, 64, 3), dtype=np.uint8)
 
     def scores(*items: str) -> torch.Tensor:

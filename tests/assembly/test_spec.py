@@ -1,4 +1,4 @@
-"""What a spec answers about itself, so that nobody has to look into it; and that nobody does."""
+"""The properties of a spec, and that no code inspects its fields instead."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ EXCEPTIONS = {
 
 
 def test_no_code_inspects_the_fields_of_a_spec() -> None:
-    """``getattr(spec, "backbone", None)`` and ``hasattr(input, "short")`` asked what a property now answers."""
+    """``getattr(spec, "backbone", None)`` and ``hasattr(input, "short")`` are replaced by properties."""
     places: dict[str, list[int]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

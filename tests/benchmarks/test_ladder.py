@@ -1,4 +1,4 @@
-"""The ladder of the region line (benchmarks/ladder.py): every rung can be built, and its recipe makes sense for it."""
+"""The ladder of the region line (benchmarks/ladder.py): every rung can be built, and its recipe is valid for it."""
 
 from __future__ import annotations
 

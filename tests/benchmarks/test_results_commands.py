@@ -1,8 +1,8 @@
 """Every command of docs/results.md starts.
 
 Benchmarks run in this process with the smallest sizes, as ``TINY`` gives them; those that train for minutes only parse
-their arguments here and run in the slow form. Commands of ``foveal`` are parsed, their overrides applied and their data
-opened; the slow form runs them. Commands of ``pytest`` must name files that exist.
+their arguments here and run in the slow tests. Commands of ``foveal`` are parsed, their overrides applied, their data
+opened; the slow tests run them. Commands of ``pytest`` must name files that exist.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BENCHMARKS = ROOT / "benchmarks"
 PAGE = ROOT / "docs" / "results.md"
 RUN = "--rounds 1"
 
-# The smallest arguments of each benchmark; None: it takes minutes with any, and runs in the slow form alone.
+# The smallest arguments of each benchmark; None: it takes minutes with any, and only runs in the slow tests.
 TINY: dict[str, str | None] = {
     "compress": f"{RUN} --proposals 1",
     "detr": None,
@@ -41,7 +41,7 @@ TINY: dict[str, str | None] = {
     "resume_chaos": None,
     "training": f"{RUN} --only ssdlite",
 }
-# What the slow form appends to a command; later options win.
+# What the slow tests append to a command; later options win.
 SLOW: dict[str, str] = {
     "detr": f"{RUN} --size 96 --short 96 --batch 1",
     "inference": f"{RUN} --only fasterrcnn_resnet50_fpn --short 128",
@@ -143,7 +143,7 @@ def words_of(command: str, data: Path) -> list[str]:
 
 
 def parsed(verb: str, arguments: list[str]) -> dict[str, Any]:
-    """The parameters of a verb as its own parser reads them; wrong usage raises."""
+    """The parameters of a command as its own parser reads them; wrong usage raises."""
     import importlib
 
     import typer

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or refused, whatever happens to their files."""
+"""Checkpoint folders: complete or rejected, whatever happens to their files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_checkpoint_round_trips(tmp_path: Path) -> None:
 
 
 def test_weights_file_holds_only_weights(tmp_path: Path) -> None:
-    """The same bytes whenever and wherever it is written."""
+    """The same bytes for every time and folder of writing."""
     a = checkpoint.save(tmp_path / "a", 3, content())
     b = checkpoint.save(tmp_path / "elsewhere" / "b", 900, content())
     assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
@@ -69,7 +69,7 @@ def test_tied_weights_are_saved_under_both_names(tmp_path: Path) -> None:
 
 
 def _damage(path: Path, kind: str, rng: np.random.Generator) -> str:
-    """Cuts or flips one place of one file, each file as likely as another; returns the file's name."""
+    """Truncates one file or flips one of its bytes, all files equally likely; returns the file's name."""
     target = sorted(path.iterdir())[rng.integers(6)]
     data = bytearray(target.read_bytes())
     place = int(rng.integers(len(data)))

@@ -1,4 +1,4 @@
-"""Checkpoints of other forms: read by every verb, written, and read again with equal bits."""
+"""Checkpoints of other libraries: accepted by every command, and import and export round-trip bit for bit."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def image_path(tmp_path: Path) -> Path:
     return tmp_path / "photo.jpg"
 
 
-# --------------------------------------------------------------------------------------------- there and back
+# ------------------------------------------------------------------------------------------------ round trips
 @pytest.mark.parametrize("dilated", [False, True])
 @pytest.mark.parametrize("to", ["foveal", "hf", "hf4", "detr", "hf+transformers", "hf4+transformers"])
 def test_detr_round_trip(detr: dict[str, Tensor], to: str, dilated: bool, tmp_path: Path) -> None:
@@ -70,10 +70,10 @@ def test_detr_round_trip(detr: dict[str, Tensor], to: str, dilated: bool, tmp_pa
         return
     export(out, form, spec, CLASSES, detr, inner=inner or "timm")  # type: ignore[arg-type]
     if form == "detr" and not dilated:
-        out = out.rename(out.with_name("detr.pth"))  # the weights do not tell, the name does
+        out = out.rename(out.with_name("detr.pth"))  # the weights do not identify it, the name does
     found = find(out)
     assert same(found.state, detr)
-    if form != "detr":  # a state dict has neither names nor a rule of sizes
+    if form != "detr":  # a state dict has neither names nor a resize rule
         assert found.classes == CLASSES
         assert found.spec().input == spec.input
     assert found.spec().head == spec.head
@@ -169,7 +169,7 @@ def test_backbone_round_trip(tmp_path: Path) -> None:
         assert all(torch.equal(new[k], state[k]) for k in state if k.startswith("backbone."))
 
 
-# --------------------------------------------------------------------------------------------- the folder
+# ------------------------------------------------------------------------------------------ model folders
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
@@ -197,7 +197,7 @@ def test_folder_is_accepted_as_a_model_by_every_command(
     assert main(["check", str(tmp_path / "mine"), *data, "--encode-only"]) == 0
 
 
-# ---------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------ invalid input
 class Evil:
     def __reduce__(self) -> Any:
         return (exec, ("open('touched', 'w')",))
@@ -328,7 +328,7 @@ def test_export_accepts_what_import_accepts(data: Path, tmp_path: Path, capsys: 
 
 
 def test_settings_missing_from_a_state_dict() -> None:
-    """An epsilon, and where boxes stand: torchvision's model has to be told."""
+    """An epsilon and the anchor positions: torchvision's model needs them as arguments."""
     plain = presets.retinanet_r50_fpn
     with torch.device("meta"):
         state = plain.build(CLASSES).state_dict()

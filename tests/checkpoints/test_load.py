@@ -1,4 +1,4 @@
-"""``foveal.load``: what can be a model, and that the inference form answers as the plain one does."""
+"""``foveal.load``: what it accepts, and that the inference form predicts the same as the plain one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPEC = replace(presets.retinanet_mini, input=Resize(96, 160))
 def detector() -> Detector:
     torch.manual_seed(0)
     built = SPEC.build(["a", "b"]).train()
-    built([torch.rand(3, 96, 128)] * 2)  # batch norms see something
+    built([torch.rand(3, 96, 128)] * 2)  # non-trivial batch norm statistics
     g = torch.Generator().manual_seed(1)
     for name, p in built.named_parameters():
         if "cls_logits" in name:
@@ -104,7 +104,7 @@ def test_export_accepts_what_load_accepts_and_reports_unwritable_paths(
 def test_safetensors_write_errors_are_reported(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It wraps the system's error in its own class."""
+    """safetensors wraps the system's error in its own class."""
 
     def refuse(*_: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)")

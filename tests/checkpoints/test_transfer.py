@@ -1,4 +1,4 @@
-"""What a training takes from somebody's weights, said by name."""
+"""The load report: which tensors are loaded from given weights, newly initialized, or unused."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_torchvision_state_dict_on_other_classes(tmp_path: Path) -> None:
     theirs = tv.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=5)
     torch.save(theirs.state_dict(), file)
     spec, source = find_spec(file)
-    assert source == file and spec.backbone.name == "mobilenet_v3_large"  # the file alone is enough to begin from
+    assert source == file and spec.backbone.name == "mobilenet_v3_large"  # the file alone is enough to start from
     fresh = spec.build(["a", "b"])
     report = load_weights(fresh, file)
     assert report.unused == ()
@@ -80,7 +80,7 @@ def test_every_form_of_detr_on_other_classes(form: str, tmp_path: Path) -> None:
 
 
 def test_same_number_of_other_classes() -> None:
-    """Columns stand for classes: cat's row is no start for a car, and an order is not a name."""
+    """Columns are classes: the weights of cat do not initialize car, and order does not replace names."""
     spec = replace(presets.retinanet_mini, input=Resize(64, 96))
     state = spec.build(["cat", "dog"]).state_dict()
 
@@ -96,7 +96,7 @@ def test_same_number_of_other_classes() -> None:
 
 
 def test_default_class_names() -> None:
-    """transformers' own are LABEL_0, LABEL_1. Gaps between real names (COCO's "unused 12") are no such thing."""
+    """Those of transformers are LABEL_0, LABEL_1. Gaps between real names (COCO's "unused 12") are not defaults."""
     state = presets.retinanet_mini.build(["cat", "dog"]).state_dict()
 
     def report(*there: str) -> LoadReport:
@@ -121,7 +121,7 @@ def test_other_classes_and_other_shapes_are_distinguished() -> None:
 
 
 def test_another_architecture() -> None:
-    """What has the same names is kept, the rest is named; where nothing has, it is refused."""
+    """Tensors of equal names are loaded, the others reported; without any match the file is rejected."""
     here, there = presets.retinanet_mini.build(["a"]), presets.fcos_mini.build(["a"])
     both = transfer(here, there.state_dict(), "fcos", ["a"])
     assert "loaded: backbone" in report_text(both) and "unused: head" in report_text(both)
@@ -161,7 +161,7 @@ def test_timm_network_as_weights(tmp_path: Path) -> None:
 
 
 def test_torchvision_state_dict_on_real_images(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The documented command: the file alone says what it is, and its 4 classes become those of the blood cells."""
+    """The documented command: the file identifies itself, and its 4 classes become those of the blood cells."""
     file, run = tmp_path / "own_320.pth", tmp_path / "run"
     torch.save(
         tv.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=5).state_dict(), file

@@ -1,4 +1,4 @@
-"""Fitting anchors to a data set, as a function: the numbers of the clustering, in the network's pixels."""
+"""Fitting anchors to a dataset: the function returns the clustering's sizes in network pixels."""
 
 from __future__ import annotations
 

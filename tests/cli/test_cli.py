@@ -1,4 +1,4 @@
-"""The command line: exit statuses, messages, what is imported. Most run in this process; few start another."""
+"""The command line: exit statuses, messages, what is imported. Most tests run in this process, few in a subprocess."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.inference.test_predict import write_image
 
 
 def foveal(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The console script in a process of its own; the last line of standard error says whether torch was imported."""
+    """The console script in a subprocess; the last line of standard error is whether torch was imported."""
     code = (
         "import sys\nfrom foveal.cli.main import main\nstatus = main(sys.argv[1:])\n"
         "print('torch' in sys.modules, file=sys.stderr)\nsys.exit(status)"
@@ -33,7 +33,7 @@ def foveal(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProc
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of 12 pictures, in a folder whose name is long and full of brackets."""
+    """A dataset of 12 images, in a folder whose name is long and full of brackets."""
     folder = tmp_path_factory.mktemp("cli") / ("a long [red]name " * 6).strip()
     assert cli.main(["data", "make", "shapes", str(folder), "--images", "12", "--size", "96"]) == 0
     return folder
@@ -209,7 +209,7 @@ def test_data_conversions_and_doctor(shapes: Path, tmp_path: Path, capsys: pytes
 def test_a_run_from_training_to_prediction(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """train, eval, predict, compare, weights export: two updates are enough to see that they fit together."""
+    """train, eval, predict, compare, weights export: two iterations are enough to check that they work together."""
     monkeypatch.chdir(tmp_path)
     common = ["--data", str(shapes), "--epochs", "1", "--limit", "4", "--batch", "2", "--device", "cpu"]
     common += ["--precision", "32"]
@@ -247,7 +247,7 @@ def test_a_run_from_training_to_prediction(
     assert cli.main(["weights", "export", "a", "--out", "a.safetensors"]) == 1
 
 
-# ------------------------------------------------------------------------------------------ small parts
+# ---------------------------------------------------------------------------------------------- helpers
 @pytest.mark.parametrize(
     ("text", "value"),
     [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400), ("1h30m", 5400), (".5m", 30), (None, None)],

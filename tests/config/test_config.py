@@ -1,4 +1,4 @@
-"""The spec is the config: text and back, overrides, hostile text, differences, help."""
+"""The spec as configuration: text round trips, overrides, malicious text, diffs, help."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_stretch_without_a_size_keeps_the_model_size() -> None:
     assert (spec.input.width, spec.input.height) == (presets.retinanet_mini.input.short,) * 2  # type: ignore[attr-defined]
 
 
-# ----------------------------------------------------------------------------------------------- hostile
+# ---------------------------------------------------------------------------------------- malicious text
 @pytest.mark.parametrize(
     "text",
     [

@@ -1,4 +1,4 @@
-"""The table of parts: that it is complete, that only what a text names is imported, and parts of one's own."""
+"""The registry of parts: completeness, lazy imports, custom parts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from foveal.training.run import train
 from tests.golden.make import HERE, shapes
 
 PLACES = ("foveal.parts", "foveal.detectors", "foveal.assembly", "foveal.recipe", "foveal.data.augment.transforms")
-NO_PARTS = {  # public frozen dataclasses that no text names
+NO_PARTS = {  # public frozen dataclasses that no spec text names
     "SigmoidLossParams": "what the two sigmoid losses share: functions are its fields",
     "ExternalProposals": "made by a detector's build",
     "FromRPN": "made by a detector's build",
@@ -39,7 +39,7 @@ NO_PARTS = {  # public frozen dataclasses that no text names
 
 
 def defined(place: str) -> list[type]:
-    """The concrete frozen dataclasses of a module or, with all below it, a package."""
+    """The concrete frozen dataclasses of a module or of a package and its submodules."""
     module = importlib.import_module(place)
     below = pkgutil.walk_packages(getattr(module, "__path__", ()), f"{place}.")
     names = [
@@ -82,7 +82,7 @@ def test_loading_a_run_imports_only_the_parts_it_names() -> None:
     assert not named & {"detr", "darknet", "faster_rcnn", "fcos", "ssd", "yolo", "timm", "transformer"}
 
 
-# --------------------------------------------------------------------------------------------- one's own
+# ------------------------------------------------------------------------------------------ custom parts
 PAGE = Path(__file__).parents[2] / "docs" / "adding-a-part.md"
 
 

@@ -1,4 +1,4 @@
-"""K-means over the shapes of boxes, against a plain loop."""
+"""K-means over the shapes of boxes, against a reference loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def plain_iou(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 
 def plain_cluster(boxes: list[tuple[float, float]], k: int, seed: int, runs: int) -> float:
-    """The same starts; everything else box by box. Returns the best mean IoU."""
+    """Equal initial centers; everything else box by box. Returns the best mean IoU."""
     distinct = sorted(set(boxes))
     rng, best = np.random.default_rng(seed), 0.0
     for _ in range(runs):
@@ -71,5 +71,5 @@ def test_command_prints_a_valid_override(data: Path, capsys: pytest.CaptureFixtu
     assert override(presets.get("yolo_v3_mini"), [lines[-1].strip().strip("'")]) != presets.get("yolo_v3_mini")
     assert main(["anchors", "retinanet_mini", "--data", cells]) == 2
     capsys.readouterr()
-    assert main(["anchors", "yolo_v1_mini", "--data", cells]) == 2  # nothing would change with other anchors
+    assert main(["anchors", "yolo_v1_mini", "--data", cells]) == 2  # without anchors to override
     assert "boxes have no anchors" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Round trips through every format: nothing is lost, and the source is only read."""
+"""Format conversion: round trips lose nothing, and the source is never written."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_names_a_format_cannot_represent(tmp_path: Path) -> None:
 
 
 def test_file_names_that_are_not_utf_8(tmp_path: Path) -> None:
-    """Old archives have names in Latin-1: the copies get names that every format can hold."""
+    """Old archives have names in Latin-1: the copies get names that every format can represent."""
     source = voc(tmp_path / "a", splits=False)
     for folder, ending in (("JPEGImages", "jpg"), ("Annotations", "xml")):
         (source / folder / f"a.{ending}").rename(source / folder / os.fsdecode(b"a\xff." + ending.encode()))

@@ -1,4 +1,4 @@
-"""Recognizing data, splits, class subsets, joining, and the two sets that training needs."""
+"""Opening datasets: format detection, splits, class subsets, concatenation, the train and val pair."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def test_split_pair_with_classes(tmp_path: Path) -> None:
 def test_image_in_both_splits_is_reported(tmp_path: Path) -> None:
     yolo(tmp_path)
     shutil.copy(tmp_path / "images/train/a.jpg", tmp_path / "images/val/a.jpg")
-    image(tmp_path / "images/val/b.jpg", seed=123)  # the same name, another picture
+    image(tmp_path / "images/val/b.jpg", seed=123)  # the same name, other content
     _, val, _ = split_pair(tmp_path)
     assert codes(val) == ["warning image-in-two-splits"] and val.findings[0].path.endswith("val/a.jpg")
 
@@ -298,7 +298,7 @@ def test_unreadable_annotation_folder(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def close(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if its permissions were taken away, which means nothing to root."""
+    """As if it were not readable (permissions do not apply to root)."""
     real = os.scandir
 
     def scandir(path: str) -> object:

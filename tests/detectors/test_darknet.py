@@ -1,4 +1,4 @@
-"""Darknet's own files as a model: detections against OpenCV's, every verb, other classes, the way back."""
+"""Darknet's files as a model: detections against OpenCV, every command, fine-tuning, export."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def files(name: str, data: Path) -> tuple[Path, Path, Path]:
 
 
 def reference(name: str, data: Path) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    """Its detections by photo, and the settings they were made with."""
+    """The stored detections by photo, and the settings that produced them."""
     stored = json.loads((data / f"weights/reference/{name}.json").read_text())
     settings = [f"task.select.score={stored['score_threshold']}", f"task.suppress.iou={stored['nms_iou']}"]
     return stored["images"], ["input=Stretch()", *settings]
@@ -74,7 +74,7 @@ def same(
     iou: float,
     score: float,
 ) -> None:
-    """Every detection of the reference and no other, boxes cut off at the picture's border."""
+    """Every detection of the reference and no other, boxes cut off at the image's border."""
     assert sorted(d["label"] for d in found) == sorted(t["class"] for t in expected)
     for theirs in expected:
         x, y, w, h = theirs["box"]
@@ -88,7 +88,7 @@ def same(
 # -------------------------------------------------------------------------------------------- against OpenCV 4.14
 @pytest.mark.parametrize("name", NAMES)
 def test_decoding_matches_opencv(name: str, data: Path) -> None:
-    """From its own stored network input, so that nothing but the network and the decoding counts."""
+    """From the stored network input, so that only the network and the decoding are compared."""
     weights, cfg, names = files(name, data)
     expected, settings = reference(name, data)
     detector = load(weights, cfg=cfg, names=names, device="cpu", precision="32", overrides=[*settings, "eps=1e-6"])
@@ -104,9 +104,9 @@ def test_decoding_matches_opencv(name: str, data: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_photos_through_the_command_line(name: str, data: Path, tmp_path: Path) -> None:
-    """Within .015: OpenCV rounds resized pixels to whole numbers, we do not, and two of the 20 scores feel it (.0135).
+    """Within .015: OpenCV rounds resized pixels to integers, foveal does not; two of the 20 scores differ by .0135.
 
-    What lies just under a threshold there may lie just above it here.
+    Scores just below the threshold there may be just above it here.
     """
     weights, cfg, names = files(name, data)
     expected, settings = reference(name, data)
@@ -224,7 +224,7 @@ def test_names_and_counts(data: Path, tmp_path: Path) -> None:
         load(data / "photos/darknet/dog.jpg", cfg=cfg)
 
 
-# --------------------------------------------------------------------------------------------------- the verbs
+# --------------------------------------------------------------------------------------------------- the commands
 def test_import_is_self_contained_and_round_trips(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, cfg, names = files(XL, data)
     here = [tmp_path / f.name for f in (weights, cfg, names)]
@@ -252,7 +252,7 @@ def test_import_is_self_contained_and_round_trips(data: Path, tmp_path: Path, mo
 
 
 def test_letterbox_is_the_default(data: Path) -> None:
-    """The dog of dog.jpg stands where it stands, whichever way the picture was fitted into the square."""
+    """The dog of dog.jpg is detected at the same location however the image is fitted into the square."""
     weights, cfg, names = files(XL, data)
     detector = load(weights, cfg=cfg, names=names, device="cpu", precision="32")
     assert isinstance(detector.spec.input, Letterbox)
@@ -262,7 +262,7 @@ def test_letterbox_is_the_default(data: Path) -> None:
 
 
 def test_fine_tuning_on_other_classes(data: Path, tmp_path: Path) -> None:
-    """A checkpoint starts a training on other classes: all but the last convolutions are taken over."""
+    """A checkpoint initializes training on other classes: all but the last convolutions are loaded."""
     weights, cfg, names = files("yolo-lite-voc-trial3", data)
     checkpoint = tmp_path / "lite"
     options = ["--cfg", str(cfg), "--names", str(names), "--out", str(checkpoint)]
@@ -284,7 +284,7 @@ def test_fine_tuning_on_other_classes(data: Path, tmp_path: Path) -> None:
 
 
 def test_partial_weights_and_other_normalization(data: Path, tmp_path: Path) -> None:
-    """``darknet53.conv.74`` and the like start a detector; a backbone that wants 0..1 is told of."""
+    """``darknet53.conv.74`` and the like initialize a detector; a backbone that expects 0..1 is warned about."""
     weights, cfg, _ = files("yolo-lite-voc-trial3", data)
     net = read_net(cfg.read_text())
     part = tmp_path / "lite.conv.5"
@@ -346,7 +346,7 @@ def test_train_command(data: Path, tmp_path: Path) -> None:
 
 
 def test_weights_of_any_name_and_paths_without_quotes(data: Path, tmp_path: Path) -> None:
-    """Darknet's training writes ``.backup``; a path is a word."""
+    """Darknet's training writes ``.backup``; paths need no quotes."""
     weights, cfg, _ = files("yolo-lite-voc-trial3", data)
     backup = tmp_path / "lite.backup"
     backup.write_bytes(weights.read_bytes())

@@ -1,9 +1,9 @@
-"""What real Darknet weights reach on real photos, against the numbers that other programs gave (``map.json``).
+"""AP of real Darknet weights on real photos, against the values of other programs (``map.json``).
 
 Detections by OpenCV 4.14 (plain resize, NMS .45), COCO numbers by pycocotools, VOC numbers by an independent program.
 OpenCV's [yolo] layer dropped scores under .2, its own default (the lowest of the 813 stored detections is .20009), its
-[region] layer those under the cfg's thresh, .5, and used NMS .4; and boxes were not clipped to the picture. Its
-pictures are resized in whole numbers, ours in floating point: what lies at a threshold may fall on the other side.
+[region] layer those under the cfg's thresh, .5, and used NMS .4; and boxes were not clipped to the image. Its
+images are resized in integers, ours in floating point: scores near a threshold may fall on the other side.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def test_coco_ap(name: str, data: Path) -> None:
     "name", ["MobileNetV2-YOLOv3-Nano-voc", "yolo-lite-voc-trial3", "yolo-lite-voc-trial3-noBatch"]
 )
 def test_voc_ap(name: str, data: Path) -> None:
-    """The devkit's pixel-inclusive overlaps; every detection counts, not the best 100 of a picture."""
+    """The devkit's pixel-inclusive overlaps; every detection counts, not the best 100 of an image."""
     reference = json.loads((data / "weights/reference/map.json").read_text())["voc2012-catdogcar"][name]
     dataset = open_dataset(data / "voc2012-catdogcar/VOCdevkit/VOC2012", split="trainval")
     detector = loaded(name, data, "task.suppress.top=1000", "task.select.per_level=5000")

@@ -1,4 +1,4 @@
-"""DETR's own parts: matching against brute force, the head's positions and masks, its losses, its augmentation."""
+"""DETR's parts: matching against brute force, positions and masks of the head, losses, augmentation."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_matching_cost_is_optimal(queries: int, objects: int) -> None:
 
 
 def test_a_hundred_objects() -> None:
-    """Every object is some query's own box: at costs of 5 L1 - 2 GIoU nothing is better than all of them."""
+    """Every object equals the box of a query: with the cost 5 L1 - 2 GIoU that assignment is optimal."""
     truth, order = boxes(100, 3), torch.randperm(100, generator=rng())
     targets = Targets.pad([Target(truth, torch.zeros(100, dtype=torch.int64))])
     match = Hungarian()(whole(1, 100), targets, (truth[order][None], torch.full((1, 100, 1), 0.5)))
@@ -87,7 +87,7 @@ def test_a_hundred_objects() -> None:
 
 
 def test_the_cost_of_a_pair_by_hand() -> None:
-    """Picture 200 x 200. Query (0, 0, 100, 100), object (50, 0, 150, 100): as parts of the picture centers .25, .25
+    """Image 200 x 200. Query (0, 0, 100, 100), object (50, 0, 150, 100): in relative coordinates centers .25, .25
     and .5, .25, sides .5: L1 .25. Intersection 5,000, union 15,000, hull 15,000: IoU = GIoU = 1/3. With p = .6:
     -.6 + 5 x .25 - 2/3 = -.0166667."""
     found, truth = torch.tensor([[[0.0, 0, 100, 100]]]), torch.tensor([[50.0, 0, 150, 100]])
@@ -110,7 +110,7 @@ def test_nonfinite_costs_and_padding_objects() -> None:
 
 
 def test_a_query_in_an_ignored_region_is_ignored() -> None:
-    """Judged by its own box, not by its prior, which is the whole picture."""
+    """By its predicted box, not by its prior, which is the whole image."""
     region = Target(torch.tensor([[0.0, 0, 60, 60]]), torch.tensor([0]), ignore=torch.tensor([True]))
     found = torch.tensor([[[5.0, 5, 50, 50], [100, 100, 150, 150]]])
     match = Hungarian()(whole(1, 2), Targets.pad([region]), (found, torch.full((1, 2, 1), 0.5)))
@@ -118,7 +118,7 @@ def test_a_query_in_an_ignored_region_is_ignored() -> None:
 
 
 def test_all_layers_are_matched_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One call of the solver, so one transfer, a step; each layer's match is what it gets alone."""
+    """One solver call, so one transfer, an iteration; each layer's match equals the one it gets alone."""
     calls = []
 
     def counted(cost: Any) -> Any:
@@ -184,7 +184,7 @@ def test_priors_cover_the_image_without_padding() -> None:
 
 
 def test_coder_scales_with_the_image() -> None:
-    """A box on a picture twice as large, and the picture shifted: the same four numbers."""
+    """A box on an image twice as large and shifted has the same four coordinates."""
     box, frame = torch.tensor([10.0, 20, 50, 40]), torch.tensor([0.0, 0, 100, 80])
     first = ImageRelative().encode(box, frame)
     torch.testing.assert_close(ImageRelative().encode(2 * box + 7, 2 * frame + 7), first)
@@ -192,7 +192,7 @@ def test_coder_scales_with_the_image() -> None:
 
 # --------------------------------------------------------------------------------------------------- head
 def test_mask_of_the_map_inside_the_image() -> None:
-    """As ``F.interpolate`` samples the mask of the canvas, for sizes that are no multiples too."""
+    """As ``F.interpolate`` samples the mask of the canvas, also for sizes that are not multiples."""
     for canvas, sizes, cells in (((100, 133), (71, 133), (4, 5)), ((800, 1066), (640, 1013), (25, 34))):
         batch = Images(
             torch.empty(1, 3, *canvas, device="meta"), torch.tensor([sizes]), torch.zeros(1, 4), torch.zeros(1, 2)
@@ -205,7 +205,7 @@ def test_mask_of_the_map_inside_the_image() -> None:
 
 
 def test_sine_positions_by_hand() -> None:
-    """Two of three rows are picture: y is 1/2 and 1 of a turn. Four numbers an axis: waves of 1 and 100 (10,000^.5)."""
+    """Two of three rows are in the image: y is 1/2 and 1 of a period. Four channels an axis: wavelengths 1 and 100."""
     rows, columns = torch.tensor([[True, True, False]]), torch.tensor([[True]])
     found = sine_positions(rows, columns, 8)[0]
     for i, y in enumerate((math.pi, 2 * math.pi)):
@@ -229,7 +229,7 @@ def test_attention_matches_the_torch_layer() -> None:
 
 
 def test_padding_only_affects_the_backbone() -> None:
-    """A picture alone in its batch has no mask; in a batch padded to its own size it gets one. The same answer."""
+    """An image alone in its batch has no mask; in a batch padded to its own size it gets one. The outputs are equal."""
     torch.manual_seed(0)
     detector = replace(presets.detr_mini, head=SMALL).build(["a", "b"]).eval()
     batch = images((64, 96), (48, 64))
@@ -257,7 +257,7 @@ def test_attention_maps(anchored: bool) -> None:
 
 
 def test_attention_images() -> None:
-    """One for each query that is sure; where it looks is as bright as the image, the rest is darker."""
+    """One for each confident query; attended regions are as bright as the image, the others darker."""
     torch.manual_seed(0)
     detector = replace(presets.detr_mini, head=SMALL, input=Resize(64, 96, multiple=1)).build(["a", "b"]).eval()
     gray = np.full((40, 60, 3), 200, np.uint8)

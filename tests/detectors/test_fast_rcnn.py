@@ -1,4 +1,4 @@
-"""Fast R-CNN: the second stage alone, fed from outside; its rows; truncated SVD of its fully connected layers."""
+"""Fast R-CNN: the second stage on external proposals, RoI sampling, truncated SVD of its fully connected layers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def built(spec: FastRCNN = TINY) -> TwoStage:
 
 # ------------------------------------------------------------------------------------------------ proposals
 def test_matches_the_second_stage_of_faster_rcnn() -> None:
-    """Both from one set of weights; the RPN's proposals go into a Fast R-CNN from outside."""
+    """Both from one set of weights; the RPN's proposals are passed to a Fast R-CNN as external proposals."""
     torch.manual_seed(0)
     faster = presets.faster_rcnn_mini.build(["a", "b"]).eval()
     parts = {k: getattr(faster.spec, k) for k in ("input", "backbone", "levels", "neck", "pool", "roi_head", "roi")}
@@ -96,9 +96,9 @@ def test_image_without_proposals_has_no_detections() -> None:
     assert len(some) > 0 and len(none) == 0
 
 
-# ----------------------------------------------------------------------------------------------- training rows
+# ------------------------------------------------------------------------------------------------ RoI sampling
 def test_roi_sampling_of_the_paper() -> None:
-    """systems.md 3.3: 64 a picture, 16 of them objects (IoU from .5), background from .1 to .5."""
+    """systems.md 3.3: 64 RoIs an image, 16 of them positive (IoU from .5), background from .1 to .5."""
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     detector = built(override(TINY, ["proposals=SlidingWindows(top=2000, stride=.1)"]))
     truth = torch.tensor([[20.0, 20, 80, 80]])
@@ -124,7 +124,7 @@ def test_roi_sampling_of_the_paper() -> None:
 
 
 def test_losses_are_means_over_all_rois() -> None:
-    """systems.md 1.3: both losses are divided by the rows of the batch (128); sigma 1, the true class alone."""
+    """systems.md 1.3: both losses are divided by the RoIs of the batch (128); sigma 1, only the true class."""
     assert FAST_TASK.box_loss == SmoothL1(beta=1.0, normalizer=Sampled())
     assert FAST_TASK.cls_loss.normalizer == Sampled() and FAST_TASK.cls_loss.weight == 1.0
 
@@ -138,7 +138,7 @@ def test_initialization_of_the_predictors() -> None:
 
 
 def test_detections_of_a_class_are_limited_before_suppression() -> None:
-    """At most 100 a class go to NMS, whatever their scores: of 2 classes and 300 far apart boxes 200 come back."""
+    """At most 100 a class go to NMS, whatever their scores: of 2 classes and 300 distant boxes 200 are returned."""
     x, y = np.meshgrid(np.arange(20.0) * 6, np.arange(15.0) * 6)
     grid = np.stack([x, y, x + 5, y + 5], -1).reshape(-1, 4).astype(np.float32)
     detector = built().eval()
@@ -168,7 +168,7 @@ def test_connected_layers_are_loaded_from_a_caffe_file(tmp_path: Path) -> None:
 
 
 def test_five_scales_in_testing_and_one_in_training() -> None:
-    """With one scale's weights: a box is looked at where the single-scale detector of that size would look."""
+    """With the weights of one scale: a box is pooled where the single-scale detector of that size would pool it."""
     torch.manual_seed(0)
     pyramid = ImagePyramid(TINY.backbone, (96, 48), in_training=False)
     spec = replace(TINY, backbone=pyramid, neck=Identity(), pool=RoIPool(3, area=40), input=Resize(96, 128, 1))
@@ -249,9 +249,9 @@ def test_incompressible_detectors_are_rejected() -> None:
         VGGTail(ranks=(9, 5)).load_pretrained(built().get_submodule("roi_head"), "vgg16.pth")  # type: ignore[arg-type]
 
 
-# ----------------------------------------------------------------------------------------------- one training
+# ----------------------------------------------------------------------------------------------- training run
 def test_train_evaluate_and_predict_generate_the_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the cache, or from a file, which must know the images."""
+    """From the cache, or from a file, which must contain the images."""
     from foveal.checkpoints.folder import load_checkpoint
     from foveal.evaluation.scoring import evaluate
     from foveal.inference.predict import predict
@@ -278,7 +278,7 @@ def test_train_evaluate_and_predict_generate_the_proposals(tmp_path: Path, monke
     plain = load(runs[0].path, device="cpu", precision="32")
     first = predict(plain, files, score=0.0)
     again = predict(plain, files[::-1], score=0.0)
-    assert len(asked) == 1  # the picture that the cache did not know, and that once
+    assert len(asked) == 1  # only the image that was not cached, and only once
     assert [p.to_dict() for p in first.images] == [p.to_dict() for p in again.images[::-1]]
     with pytest.raises(FovealError, match="has no proposals for"):
         predict(runs[0].path, [str(data / "JPEGImages" / "a.jpg")], proposals=given)

@@ -1,4 +1,4 @@
-"""Mask R-CNN's own parts: targets from runs, the rows of its loss, pasting. Peer: torchvision 0.29.2."""
+"""Mask R-CNN's parts: targets from runs, samples of its loss, pasting. Reference: torchvision 0.29.2."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def blobs(rng: np.random.Generator, n: int, size: tuple[int, int]) -> np.ndarray
 
 
 def test_mask_targets_match_torchvision() -> None:
-    """RoIAlign with as many samples as a bin has pixels, rounded up; boxes larger than a picture's, or tiny."""
+    """RoIAlign with as many samples as a bin has pixels, rounded up; boxes larger than an image's, or tiny."""
     rng = np.random.default_rng(0)
     sizes = [(200, 150), (130, 290)]
     canvas = (224, 320)
@@ -47,7 +47,7 @@ def test_mask_targets_match_torchvision() -> None:
     side = torch.from_numpy(rng.random((2, k, 2)) ** 2).float() * (1 - corner)
     limit = torch.tensor(sizes).flip(1)[:, None].float()
     boxes = torch.cat([corner, corner + side], 2) * limit.repeat(1, 1, 2)
-    boxes[0, 0] = torch.tensor([0.0, 0.0, 150.0, 200.0])  # the whole picture
+    boxes[0, 0] = torch.tensor([0.0, 0.0, 150.0, 200.0])  # the whole image
     boxes[1, 0] = torch.tensor([234.0, 74.0, 290.0, 130.0])  # 56 x 56 in the corner: exactly two samples a bin
     boxes[1, 1] = torch.tensor([7.5, 9.5, 7.6, 60.0])  # narrower than a pixel
     gt = torch.from_numpy(np.stack([rng.integers(0, len(m), k) for m in masks]))
@@ -102,13 +102,13 @@ def branch(rows: int = 6) -> MaskHead:
 
 
 def test_mask_loss_only_uses_positives_with_masks() -> None:
-    """The mean over rows that hold an object with a mask; an object that nobody drew has no part in it."""
+    """The mean over RoIs matched to an object with a mask; objects without a mask do not count."""
     torch.manual_seed(0)
     head = branch()
     net = head.build(8, 3, head.pool)
     features = [torch.randn(2, 8, 16, 16)]
     dense = blobs(np.random.default_rng(0), 2, (64, 64))
-    dense[1] = False  # nobody drew it
+    dense[1] = False  # without a mask
     boxes = torch.tensor([[4.0, 4, 40, 40], [10, 20, 60, 60]])
     targets = Targets.pad(
         [
@@ -123,7 +123,7 @@ def test_mask_loss_only_uses_positives_with_masks() -> None:
     positive = torch.tensor([[True, True, False, True, True, False], [False] * 6])
     match = Match(gt, positive, torch.zeros_like(positive))
     found = net.loss(features, rows, match, targets, images, (4,), None)
-    # rows 0 and 4 of the first picture, the object of class 2
+    # RoIs 0 and 4 of the first image, the object of class 2
     logits = net(features, rows[:, [0, 4]], torch.tensor([[2, 2], [0, 0]]), (4,))[0]
     goal = project_masks_on_boxes(torch.from_numpy(dense), rows[0, [0, 4]], torch.tensor([0, 0]), 8)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, goal)
@@ -144,7 +144,7 @@ def test_number_of_mask_samples_is_fixed() -> None:
     positive[1] = True
     index, kept = net._sample(positive, torch.Generator().manual_seed(0))
     assert index.shape == kept.shape == (3, 4) and kept.sum(1).tolist() == [2, 4, 0]
-    assert set(index[0].tolist()) == {1, 7}  # repeated, so that a norm sees objects alone
+    assert set(index[0].tolist()) == {1, 7}  # repeated, so that a norm only sees objects
     assert len(set(index[1].tolist())) == 4
 
 

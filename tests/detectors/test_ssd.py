@@ -1,4 +1,4 @@
-"""SSD and DSSD: the loss worked out by hand, their parts, any backbone, and input that is not as usual."""
+"""SSD and DSSD: the loss computed by hand, their parts, any backbone, and unusual inputs."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def row(*objects: tuple[float, ...]) -> Tensor:
 
 
 def by_hand() -> tuple[Predictions, Priors, Targets]:
-    """Three pictures, eight priors 10 x 10 at x = 0, 20, ..., 140, two classes. Logits are logs, so that softmax gives
+    """Three images, eight priors 10 x 10 at x = 0, 20, ..., 140, two classes. Logits are logs, so that softmax gives
     fractions: (2, 1, 1) means 2/4, 1/4 and, for background, 1/4."""
     priors = Priors(torch.tensor([(20.0 * i, 0.0, 20.0 * i + 10, 10.0) for i in range(8)]), (8,))
     first = [(2, 1, 1), (1, 1, 2), (1, 2, 1), (3, 4, 1), (1, 1, 8), (2, 2, 1), (1, 1, 1), (1, 1, 18)]
     even = [(1, 1, 1)] * 8
     logits = torch.tensor([first, even, [(9, 9, 1)] * 8], dtype=torch.float32).log()
-    deltas = torch.full((3, 8, 4), 7.0)  # rows that answer for no object do not matter
+    deltas = torch.full((3, 8, 4), 7.0)  # priors assigned to no object do not matter
     deltas[0, 0] = torch.tensor([0.5, 0, 0, 0])
     deltas[1, 1:3] = 0
     targets = Targets.pad(
@@ -56,19 +56,19 @@ def by_hand() -> tuple[Predictions, Priors, Targets]:
 
 
 def test_losses_by_hand() -> None:
-    """The rules of ``multibox_loss_layer.cpp``, one after the other (systems.md, 1.2, 1.3, 3.14).
+    """The rules of ``multibox_loss_layer.cpp``, in order (systems.md, 1.2, 1.3, 3.14).
 
-    Matching. Picture 1: the object overlaps prior 0 by .4, less than .5, but each object takes a prior: 1 positive.
-    Picture 2: overlaps 1 with prior 1 and .8 with prior 2: 2 positives. Picture 3: none. So N = 3.
+    Matching. Image 1: the object overlaps prior 0 by .4, less than .5, but each object takes a prior: 1 positive.
+    Image 2: overlaps 1 with prior 1 and .8 with prior 2: 2 positives. Image 3: none. So N = 3.
 
-    Mining. The loss of a negative is -ln p(background). Picture 1 has room for 3 of 7: ln 2, ln 4, ln 8, ln 10/8, ln 5,
-    ln 3, ln 20/18 for priors 1 to 7, so priors 3, 5 and 2: ln 8 + ln 5 + ln 4. Picture 2 has room for 6, and 6 there
-    are, ln 3 each. Picture 3 has room for none, however wrong it is.
+    Mining. The loss of a negative is -ln p(background). Image 1 has room for 3 of 7: ln 2, ln 4, ln 8, ln 10/8, ln 5,
+    ln 3, ln 20/18 for priors 1 to 7, so priors 3, 5 and 2: ln 8 + ln 5 + ln 4. Image 2 has room for 6, and 6 there
+    are, ln 3 each. Image 3 has room for none, whatever its loss.
 
-    Classes. Picture 1: -ln(2/4) + ln 8 + ln 5 + ln 4 = ln 320. Picture 2: eight times ln 3. Divided by N.
+    Classes. Image 1: -ln(2/4) + ln 8 + ln 5 + ln 4 = ln 320. Image 2: eight times ln 3. Divided by N.
 
-    Boxes, encoded with variances .1 and .2. Picture 1: (2 - 5) / 10 / .1 = -3 and ln(4/10) / .2 = -4.58145 in y and h,
-    0 in x and w. The head said .5, 0, 0, 0: smooth L1 is .5^2 / 2 + 2.5 + 0 + 4.08145. Picture 2: prior 1 fits; prior 2
+    Boxes, encoded with variances .1 and .2. Image 1: (2 - 5) / 10 / .1 = -3 and ln(4/10) / .2 = -4.58145 in y and h,
+    0 in x and w. The head has .5, 0, 0, 0: smooth L1 is .5^2 / 2 + 2.5 + 0 + 4.08145. Image 2: prior 1 fits; prior 2
     has (44 - 45) / 10 / .1 = -1 and ln(8/10) / .2 = -1.11572, the head 0: .5 + .61572. Divided by N.
     """
     cls = (math.log(320) + 8 * math.log(3)) / 3
@@ -101,14 +101,14 @@ def test_l2norm_by_hand() -> None:
 
 @pytest.mark.parametrize("spec", [L2Norm(), L2Norm(eps=1e-12, floor=True)])
 def test_l2norm_of_zeros_has_a_finite_gradient(spec: L2Norm) -> None:
-    """A single-color picture can leave nothing behind a ReLU."""
+    """A single-color image can give only zeros after a ReLU."""
     x = torch.zeros(1, 3, 2, 2, requires_grad=True)
     spec.build(3)(x).sum().backward()
     assert torch.isfinite(x.grad).all()  # type: ignore[arg-type]
 
 
 def fc_file(monkeypatch: pytest.MonkeyPatch, **changes: Tensor | None) -> None:
-    """A VGG's file whose fc6 says which column, and fc7 which row and column, an entry came from."""
+    """A VGG file whose fc6 entries encode their column, and fc7 entries their row and column."""
     state: dict[str, Any] = {
         "classifier.0.weight": torch.arange(25088.0).expand(4096, -1),
         "classifier.0.bias": torch.arange(4096.0),
@@ -120,7 +120,7 @@ def fc_file(monkeypatch: pytest.MonkeyPatch, **changes: Tensor | None) -> None:
 
 
 def test_fc6_and_fc7_are_subsampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 4,096 neurons every fourth; of 7 x 7 places rows and columns 0, 3 and 6 (Chen et al. 2015)."""
+    """Of 4,096 neurons every fourth; of 7 x 7 locations rows and columns 0, 3 and 6 (Chen et al. 2015)."""
     fc_file(monkeypatch)
     trunk = ReducedFC().build(512)
     trunk.load_pretrained("vgg16.pth")
@@ -135,7 +135,7 @@ def test_fc6_and_fc7_are_subsampled(monkeypatch: pytest.MonkeyPatch) -> None:
     "changes", [{"classifier.3.bias": None}, {"classifier.0.bias": torch.full((4096,), torch.nan)}]
 )
 def test_file_without_fc6_is_rejected(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision's ``vgg16_features`` has nothing but nan there."""
+    """torchvision's ``vgg16_features`` holds only NaN there."""
     fc_file(monkeypatch, **changes)
     with pytest.raises(FovealError, match=r"vgg16\.pth.*no fully connected layers.*subsample=False"):
         ReducedFC().build(512).load_pretrained("vgg16.pth")
@@ -165,7 +165,7 @@ def test_deconvolution_restores_the_size(side: int, gap: Gap) -> None:
 
 
 def test_deconvolution_by_hand() -> None:
-    """All weights 1 and biases 0, maps of ones, one channel each: up is 1 in each place (2/2 does not overlap); its
+    """All weights 1 and biases 0, maps of ones, one channel each: up is 1 at each location (2/2 does not overlap); its
     3 x 3 sums 4 in the corner; skip: 4 in the corner, 6 at edges, 9 inside, then over the corner 4 + 6 + 6 + 9."""
     down = Deconvolution(1, norm=None).build((1, 1), (Gap(2, 2, 0),))
     for p in down.parameters():
@@ -186,7 +186,7 @@ def test_residual_maps_and_shortcut_agree() -> None:
 
 # ----------------------------------------------------------------------------------------------- from SSD to DSSD
 def test_dssd_starts_from_ssd_weights() -> None:
-    """Backbone and extra maps have the same names and shapes, and what the first stage trains is what is new."""
+    """Backbone and extra maps have the same names and shapes; the first stage trains the new parameters."""
     with torch.device("meta"):
         first, second = presets.ssd321_r101.build("ab"), presets.dssd321_r101.build("ab")
     old, new = first.state_dict(), second.state_dict()
@@ -225,7 +225,7 @@ def step(
     count: int = 2,
     frozen: Iterable[nn.Module] = (),
 ) -> float:
-    """A training step and a detection, all of it finite."""
+    """A training iteration and a prediction have finite values."""
     torch.manual_seed(0)
     size = torch.tensor([[height, width]] * count)
     pixels = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
@@ -299,7 +299,7 @@ def test_too_small_images_are_rejected_at_construction() -> None:
     ],
 )
 def test_norm_over_one_value_is_rejected(change: str) -> None:
-    """Whichever part has the norm; where it keeps still there is nothing to refuse."""
+    """Whichever part has the norm; a frozen norm is accepted."""
     detector = override(presets.dssd_mini, ["input=Stretch(64, 64)", "head.module.norm=None", change]).build("a")
     with pytest.raises(UsageError, match=r"a norm has a single value.*batches of two or more"):
         step(detector, 16, 16, count=1)
@@ -336,7 +336,7 @@ def test_top_down_path_needs_two_maps() -> None:
 
 
 def test_boxes_for_another_image_size_are_rejected_at_construction() -> None:
-    """SSD300's last level has one cell of 300 pixels; at 512 it would have four, centerd up to 1,050."""
+    """SSD300's last level has one cell of 300 pixels; at 512 it would have four, centered up to 1,050."""
     with torch.device("meta"):
         with pytest.raises(
             UsageError, match=r"level 6 .* 4 cells in steps of 300 pixels, but the canvas has 512.*size"
@@ -368,7 +368,7 @@ def test_caffe_vgg_requires_caffe_normalization(monkeypatch: pytest.MonkeyPatch)
             assert normalization_mismatch(override(wrong, advice.partition("; set ")[2].split(" "))) is None
 
 
-# ------------------------------------------------------------------------------------------------ what is shown
+# ---------------------------------------------------------------------------------------------- post-processing
 def test_candidates_of_each_class() -> None:
     """The best of each class over all levels, as torchvision's and the released code's loops over classes find them."""
     scores = torch.rand(2, 50, 3, generator=torch.Generator().manual_seed(0))
@@ -390,7 +390,7 @@ def test_candidates_of_each_class() -> None:
 
 
 def test_clipping_after_suppression() -> None:
-    """Two boxes that differ outside the picture alone: the same once clipped, IoU 1/3 before."""
+    """Two boxes that differ only outside the image: equal once clipped, IoU 1/3 before."""
     task = presets.ssd300_vgg16_paper.task
     priors = Priors(row((-90, 0, 10, 10), (-290, 0, 10, 10)), (2,))
     predictions = Predictions(torch.tensor([[[2.0, 0, 0], [1, 0, 0]]]), torch.zeros(1, 2, 4))

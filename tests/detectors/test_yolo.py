@@ -1,7 +1,7 @@
 """YOLO's losses against Darknet's rules, written out object by object; its matchers, coder and layers.
 
 Darknet writes no losses, it writes gradients (``delta = scale * (truth - output)``). So the oracles below do the same,
-and what has to agree is the gradient of our loss by every raw output, and of the loss the numbers worked out by hand.
+and the tests compare the gradients of the loss by every raw output, and loss values computed by hand.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def priors_of(cells: Cells, *sides: int) -> Priors:
 
 
 def objects() -> Targets:
-    """Three objects in the first picture (one on the right border, two near each other), none in the second."""
+    """Three objects in the first image (one on the right border, two near each other), none in the second."""
     boxes = torch.tensor([[4.0, 6.0, 16.0, 18.0], [20.0, 22.0, 60.0, 61.0], [40.0, 2.0, 64.0, 20.0]])
     return Targets.pad([Target(boxes, torch.tensor([2, 0, 1])), Target(torch.zeros(0, 4), torch.zeros(0).long())])
 
 
 def crowded() -> Targets:
-    """Objects that share a prior: of two and of the same class in the first picture, of three and two in the second."""
+    """Objects that share a prior: of two and of the same class in the first image, of three and two in the second."""
     first = torch.tensor([[2.0, 2.0, 12.0, 16.0], [3.0, 1.0, 13.0, 15.0], [2.0, 1.0, 11.0, 15.0], [20.0, 22, 60, 61]])
     second = torch.tensor([[2.0, 2, 12, 16], [3.0, 1, 13, 15], [3.0, 2, 12, 15], [40.0, 2, 64, 20], [39.0, 2, 63, 20]])
     return Targets.pad([Target(first, torch.tensor([1, 0, 1, 2])), Target(second, torch.tensor([2, 0, 1, 2, 0]))])
@@ -72,7 +72,7 @@ def iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 
 def truths(targets: Targets, image: int) -> list[tuple[tuple[float, ...], int]]:
-    """(cx, cy, w, h) as parts of the picture, and the class."""
+    """(cx, cy, w, h) relative to the image, and the class."""
     found = []
     for box, label, valid in zip(targets.boxes[image], targets.labels[image], targets.valid[image], strict=True):
         if valid:
@@ -82,7 +82,7 @@ def truths(targets: Targets, image: int) -> list[tuple[tuple[float, ...], int]]:
 
 
 def gradient(task: BoxTask, priors: Priors, raw: Tensor, targets: Targets, seen: int = 10**6) -> Tensor:
-    """Of the plain sum of our losses by raw outputs (B, A, 5 + K): x, y, w, h, objectness, classes."""
+    """Of the sum of the losses by raw outputs (B, A, 5 + K): x, y, w, h, objectness, classes."""
     raw = raw.clone().requires_grad_()
     predictions = Predictions(raw[..., 5:], raw[..., :4], raw[..., 4])
     sum(task.losses(predictions, priors, targets, seen=seen).values()).backward()  # type: ignore[union-attr]
@@ -151,9 +151,9 @@ def test_version_3_has_darknets_gradients(seed: int, ignore: float, targets: Tar
 
 
 def test_version_3_by_hand() -> None:
-    """One cell of 64 px, one shape of 32 x 32, one class, one object 32 x 16 centerd at (16, 48), outputs all zero.
+    """One cell of 64 px, one shape of 32 x 32, one class, one object 32 x 16 centered at (16, 48), outputs all zero.
 
-    Box: sigmoid(0) = .5 wants .25 and .75: two cross-entropies of ln 2; sides want 0 and ln .5, half of .480453;
+    Box: sigmoid(0) = .5, targets .25 and .75: two cross-entropies of ln 2; sides: 0 and ln .5, half of .480453;
     times 2 - 32 * 16 / 64^2 = 1.875. Objectness: ln 2 (its target is 1). Class: ln 2.
     """
     priors = Cells((((32.0, 32.0),),))(canvas(1), [torch.zeros(1, 1, 1, 1)], [64])
@@ -342,7 +342,7 @@ def test_any_loss_works_and_empty_images_are_handled(task: BoxTask, change: dict
 
 @pytest.mark.parametrize("task", [V1_TASK, V2_TASK, V3_TASK], ids=["v1", "v2", "v3"])
 def test_the_losses_are_one_graph(task: BoxTask) -> None:
-    """torch.compile finds no place where it has to stop."""
+    """torch.compile finds no graph break."""
     priors, raw = priors_of(Cells((((1.0, 1.0), (1.0, 1.0)),), unit="cells"), 4), random_outputs(32, 3)
     targets = objects()
     torch._dynamo.reset()
@@ -377,7 +377,7 @@ def test_settings_are_checked() -> None:
             wrong()
 
 
-# ------------------------------------------------------------------------------------------------- numbers
+# ---------------------------------------------------------------------------------------------- box counts
 @pytest.mark.parametrize(
     ("name", "side", "boxes"),
     [
@@ -391,7 +391,7 @@ def test_settings_are_checked() -> None:
         ("yolo_v3_tiny", 416, 2535),
     ],
 )
-def test_the_numbers_of_boxes(name: str, side: int, boxes: int) -> None:
+def test_box_counts(name: str, side: int, boxes: int) -> None:
     with torch.device("meta"):
         detector = presets.get(name).build([f"c{i}" for i in range(20)]).eval()
         sides = torch.zeros(1, 2)

@@ -24,9 +24,9 @@ from foveal.evaluation.matching import chunks, descending_order, running_max_fro
 from tests.helpers.data_sets import image
 
 
-# --------------------------------------------------------------------------------------------- the oracle
+# ------------------------------------------------------------------------------- reference implementation
 def as_json(truth: GroundTruth, found: DetectionTable) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Annotations with ids from 1 (pycocotools takes 0 for "no match") and results, as pycocotools wants them."""
+    """Annotations with ids from 1 (pycocotools takes 0 for "no match") and results, as pycocotools expects them."""
 
     def xywh(box: np.ndarray[Any, Any]) -> list[list[float]]:
         return np.concatenate([box[:, :2], box[:, 2:] - box[:, :2]], 1).tolist()  # type: ignore[no-any-return]
@@ -87,8 +87,8 @@ def numbers(values: Any) -> Any:
 
 
 def random_set(rng: np.random.Generator) -> tuple[GroundTruth, DetectionTable]:
-    """Small and nasty: whole pixels (equal overlaps, areas on the borders), few score levels (ties), crowds, images
-    and classes without objects or detections, ids that are not sorted, more detections than are looked at."""
+    """Small edge cases: integer pixels (equal overlaps, areas on the borders), few score levels (ties), crowds, images
+    and classes without objects or detections, ids that are not sorted, more detections than are evaluated."""
     images, classes = int(rng.integers(1, 6)), int(rng.integers(1, 4))
     g, n = int(rng.integers(0, 25)), int(rng.integers(0, 60))
     if rng.random() < 0.05:
@@ -124,7 +124,7 @@ def random_set(rng: np.random.Generator) -> tuple[GroundTruth, DetectionTable]:
     return truth, DetectionTable.build(image, label, found_box, score)
 
 
-# ----------------------------------------------------------------------------------------------- equality
+# -------------------------------------------------------------------------------------- random comparison
 def test_500_random_sets_equal_pycocotools() -> None:
     rng = np.random.default_rng(7)
     some = 0
@@ -157,7 +157,7 @@ def matching_score(truth: GroundTruth, found: DetectionTable, limits: tuple[int,
 
 
 def equal_overlaps(order: list[int], labels: list[int]) -> tuple[GroundTruth, DetectionTable]:
-    """The first detection overlaps both objects alike, the second only the right one: who takes what decides."""
+    """The first detection overlaps both objects equally, the second only the right one: the tie rule decides."""
     box = np.array([[0, 0, 10, 10], [4, 0, 14, 10]], np.float64)[order]
     truth = GroundTruth.build([1], ["x", "y"], [0, 0], np.array(labels)[order], box, category_ids=[1, 2])
     return truth, DetectionTable.build([0, 0], [0, 0], [[2, 0, 12, 10], [5, 0, 15, 10]], [0.9, 0.8])
@@ -240,7 +240,7 @@ def test_proposal_recall_by_hand() -> None:
 
 # ----------------------------------------------------------------------------------------------- fixtures
 def truth_of(path: Path) -> GroundTruth:
-    """A COCO JSON, read the plain way."""
+    """A COCO JSON file, read directly."""
     data = json.loads(path.read_text())
     images = [i["id"] for i in data["images"]]
     categories = sorted(data["categories"], key=lambda c: c["id"])
@@ -299,7 +299,7 @@ def one(**more: Any) -> GroundTruth:
 
 
 def test_annotation_with_id_zero_can_be_matched() -> None:
-    """pycocotools stores the matched id and reads 0 as "none": the first object of a set that counts from 0 is lost."""
+    """pycocotools stores the matched id and reads 0 as "none": the first object is lost if ids start at 0."""
     truth, found = one(), DetectionTable.build([0, 0], [0, 0], [[0, 0, 50, 50], [100, 100, 150, 150]], [0.9, 0.8])
     data, results = as_json(truth, found)
     data["annotations"] = [{**a, "id": a["id"] - 1} for a in data["annotations"]]

@@ -1,4 +1,4 @@
-"""Reading and writing detections: every file that cannot be scored is named, with its record."""
+"""Reading and writing detections: errors name the file and the record."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_unknown_classes_are_dropped_on_request(tmp_path: Path, truth: GroundTru
 
 
 def test_numeric_strings_as_ids(tmp_path: Path) -> None:
-    """VOC and YOLO sets name images by file; tools write 9 for 000000000009."""
+    """VOC and YOLO datasets identify images by file name; tools write 9 for 000000000009."""
     truth = GroundTruth.build(["000000000009", "2007_000032"], ["cat"], [0], [0], [[0, 0, 10, 10]])
     row = {**GOOD, "category_id": 1}
     path = write(tmp_path / "d.json", [row, {**row, "image_id": "2007_000032"}])

@@ -1,4 +1,4 @@
-"""Every check of the diagnosis finds the fault that is planted for it, and nothing in faultless detections."""
+"""Every check of the diagnosis detects its injected error, and reports nothing for correct detections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASSES = ["cat", "dog", "car", "bird"]
 
 
 def make(seed: int = 0, sizes: bool = True) -> tuple[GroundTruth, DetectionTable]:
-    """60 images of many sizes; a decent detector: one jittered box for 9 of 10 objects and as many false alarms."""
+    """60 images of many sizes; a decent detector: one jittered box for 9 of 10 objects and as many false positives."""
     rng = np.random.default_rng(seed)
     size = rng.integers(250, 700, (60, 2))
     image = np.sort(rng.integers(0, 60, 240))
@@ -45,7 +45,7 @@ def make(seed: int = 0, sizes: bool = True) -> tuple[GroundTruth, DetectionTable
 
 
 def check_diagnosis(truth: GroundTruth, found: DetectionTable, words: str) -> None:
-    """The first sentence is the one that matters. Numbers after "about" are estimates: 3 % are allowed."""
+    """The first note must match. Numbers after "about" are estimates: 3 % are allowed."""
     got = diagnose(truth, found)
     about = r"about ([\d.]+)(?: x ([\d.]+) pixels)?"
     form = re.sub(about, "about", words)
@@ -200,11 +200,11 @@ def test_detections_cut_at_a_score_threshold() -> None:
     truth, found = make()
     cut = found[found.score >= 0.3]
     check_diagnosis(truth, cut, "The lowest score is 0.3")
-    assert "cut at a threshold" in score_detections(truth, cut).notes[0]  # said also when AP is good
+    assert "cut at a threshold" in score_detections(truth, cut).notes[0]  # reported also when AP is good
 
 
 def test_known_score_threshold_is_not_diagnosed() -> None:
-    """Scores of SVMs or queries begin where they like: what the detector leaves out decides."""
+    """Scores of SVMs or queries have no fixed minimum: the detector's own threshold decides."""
     truth, found = make()
     high = found[found.score >= 0.3]
     assert not score_detections(truth, replace(high, min_score=0.01)).notes
@@ -219,7 +219,7 @@ def test_an_untrained_detector() -> None:
     check_diagnosis(truth, with_boxes(found, both(low, low + 10)), "Hardly any box overlaps an object by half")
 
 
-# ---------------------------------------------------------------------------------------------- nothing
+# ------------------------------------------------------------------------------------------ empty input
 def test_no_objects_and_no_detections() -> None:
     truth, found = make()
     none = found[:0]

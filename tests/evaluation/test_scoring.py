@@ -12,7 +12,7 @@ from tests.helpers.data_sets import voc
 
 
 def test_only_the_stored_validation_images_are_scored(tmp_path: Path) -> None:
-    """Of four images, a and b were trained on; b is gone, c and d were held out."""
+    """Of four images, a and b were trained on; b is missing, c and d were held out."""
     source = voc(tmp_path, splits=False)
     whole = evaluation_set(source, divided=["c", "d"])
     assert [r.id for r in whole.records] == ["c", "d"] and whole.split == "val" and not whole.findings

@@ -1,4 +1,4 @@
-"""PASCAL VOC AP against a plain loop and published numbers."""
+"""PASCAL VOC AP against a reference loop and published numbers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from foveal.evaluation import DetectionTable, GroundTruth, Voc, read_detections,
 from foveal.evaluation.voc import ELEVEN
 
 
-# --------------------------------------------------------------------------------------------- the oracle
+# ------------------------------------------------------------------------------- reference implementation
 def plain_loop(
     truth: GroundTruth, found: DetectionTable, label: int, eleven: bool, least: float, strict: bool, pixel: float
 ) -> float:
-    """VOCevaldet.m and VOCap.m, line for line, one detection after the other."""
+    """VOCevaldet.m and VOCap.m, line for line, one detection at a time."""
     mine = [i for i in range(len(found)) if found.label[i] == label]
     mine.sort(key=lambda i: -found.score[i])  # Python's sort is stable
     counts = [g for g in range(len(truth)) if truth.label[g] == label]
@@ -68,7 +68,7 @@ def plain_loop(
 
 
 def random_set(rng: np.random.Generator) -> tuple[GroundTruth, DetectionTable]:
-    """Whole pixels, few score levels, difficult objects, images and classes without anything."""
+    """Integer pixels, few score levels, difficult objects, empty images and classes."""
     images, classes = int(rng.integers(1, 7)), int(rng.integers(1, 4))
     g, n = int(rng.integers(0, 30)), int(rng.integers(0, 60))
     corner = rng.integers(0, 60, (g, 2))
@@ -93,7 +93,7 @@ def random_set(rng: np.random.Generator) -> tuple[GroundTruth, DetectionTable]:
     return truth, DetectionTable.build(image, label, found_box, score)
 
 
-# ----------------------------------------------------------------------------------------------- equality
+# -------------------------------------------------------------------------------------- random comparison
 @pytest.mark.parametrize("metric", ["11-point", "area"])
 @pytest.mark.parametrize(("iou", "strict", "plus_one"), [(0.5, False, False), (0.5, True, True), (0.3, False, True)])
 def test_random_sets_match_the_reference_loop(metric: Any, iou: float, strict: bool, plus_one: bool) -> None:
@@ -119,7 +119,7 @@ def three(**more: Any) -> GroundTruth:
 
 
 def test_both_voc_metrics_by_hand() -> None:
-    """Hit, miss, hit of three objects: precision 1, 1/2, 2/3 at recall 1/3, 1/3, 2/3."""
+    """TP, FP, TP of three objects: precision 1, 1/2, 2/3 at recall 1/3, 1/3, 2/3."""
     found = DetectionTable.build([0] * 3, [0] * 3, [OBJECTS[0], [80, 80, 90, 90], OBJECTS[1]], [0.9, 0.8, 0.7])
     # recalls 0, .1, .2, .3 see precision 1; .4, .5, .6 see 2/3; the rest 0
     assert score_detections(three(), found, "voc07").headline == pytest.approx((4 + 3 * 2 / 3) / 11, abs=1e-15)
@@ -136,7 +136,7 @@ def test_the_eleven_thresholds_are_those_of_arange() -> None:
 
 
 def test_voc_detection_only_matches_its_best_object() -> None:
-    """Both detections overlap the first object most; the second is a miss although another object is free."""
+    """Both detections overlap the first object most; the second is an FP although another object is unmatched."""
     truth = GroundTruth.build(["a"], ["x"], [0, 0], [0, 0], [[0, 0, 100, 100], [0, 10, 100, 110]])
     found = DetectionTable.build([0, 0], [0, 0], [[0, 0, 100, 100], [0, 1, 100, 101]], [0.9, 0.8])
     assert score_detections(truth, found, "voc10").headline == pytest.approx(0.5)
@@ -154,7 +154,7 @@ def test_difficult_objects_count_as_neither_tp_nor_fp() -> None:
 
 
 def test_iou_threshold_boundary() -> None:
-    """IoU exactly one half is a hit, but for the strict form."""
+    """IoU of exactly one half is a true positive, except in the strict form."""
     found = DetectionTable.build([0], [0], [[0, 0, 10, 5]], [0.9])
     truth = GroundTruth.build(["a"], ["x"], [0], [0], [[0, 0, 10, 10]])
     assert score_detections(truth, found, "voc10").headline == 1.0

@@ -1,4 +1,4 @@
-"""The file of proposals, the cache, and the way of a record's proposals through the loader."""
+"""Proposal files, the proposal cache, and the proposals of records in the loader."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def found(count: int, seed: int = 0) -> Proposed:
     return Proposed(corners.reshape(-1, 4).astype(np.float32), np.linspace(1, 0.5, count, dtype=np.float32))
 
 
-# ------------------------------------------------------------------------------------------------- the file
+# ------------------------------------------------------------------------------------------- proposal files
 def test_file_is_safetensors_and_read_memory_mapped(tmp_path: Path) -> None:
     path, parts = tmp_path / "p.safetensors", [found(3), found(0), found(5, 1)]
     write_table(path, "here", [TableImage("k1", "a"), TableImage("k2", "b"), TableImage("k3", "c")], parts)
@@ -91,7 +91,7 @@ def test_invalid_box_is_named(tmp_path: Path, box: list[float]) -> None:
 
 @pytest.mark.parametrize("scores", [[0.5, 0.9], [0.5, np.nan], [np.nan, 0.5]])
 def test_scores_not_in_descending_order_are_named(tmp_path: Path, scores: list[float]) -> None:
-    """Of many proposals the first are used, as the best."""
+    """Only the first proposals are used, which are the best."""
     path = tmp_path / "p.safetensors"
     boxes = np.array([[0, 0, 9, 9]] * 2, np.float32)
     write_table(path, "here", [TableImage("k", "a")], [Proposed(boxes, np.array(scores, np.float32))])
@@ -104,10 +104,10 @@ def test_scores_not_in_descending_order_are_named(tmp_path: Path, scores: list[f
     assert [len(read_table(path).of(i, 64, 48).boxes) for i in range(2)] == [1, 0]
 
 
-# ------------------------------------------------------------------------------------------------- the cache
+# -------------------------------------------------------------------------------------------- proposal cache
 @dataclass
 class Counted:
-    """A maker that counts, and stops by a kill after so many images."""
+    """A source that counts its calls and is killed after a number of images."""
 
     made: int = 0
     stop: int | None = None
@@ -138,14 +138,14 @@ def test_second_call_uses_the_cache_also_for_a_subset(tmp_path: Path, cache: Pat
 
 
 def test_killed_generation_is_resumed(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces of 4: a kill after 10 of 12 loses nothing, since what is at hand is written too."""
+    """Shards of 4: a kill after 10 of 12 loses nothing, since the partial shard is written too."""
     monkeypatch.setattr(proposals, "PIECE", 4)
     records = many_records(tmp_path, 12)
     with pytest.raises(KeyboardInterrupt):
         ensure_cached(records, "s", Counted(stop=10))
     pieces = list(cache.rglob("piece-*"))
     assert len(pieces) == 3
-    pieces[0].write_bytes(b"cut off")  # and a damaged one is made again
+    pieces[0].write_bytes(b"cut off")  # and a damaged one is recomputed
     lost = 12 - sum(len(read_table(p).images) for p in pieces[1:])
     progress: list[tuple[int, int]] = []
     second = ensure_cached(records, "s", Counted(), progress=lambda done, total: progress.append((done, total)))
@@ -155,7 +155,7 @@ def test_killed_generation_is_resumed(tmp_path: Path, cache: Path, monkeypatch: 
 
 
 def test_shards_merged_by_another_process(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It removes them then, also those that this one is about to read."""
+    """It then removes the shards, also those that this process is about to read."""
     monkeypatch.setattr(proposals, "PIECE", 2)
     records, write = many_records(tmp_path, 6), proposals.write_table
 
@@ -168,7 +168,7 @@ def test_shards_merged_by_another_process(tmp_path: Path, cache: Path, monkeypat
     monkeypatch.setattr(proposals, "write_table", late)
     done = ensure_cached(records, "s", Counted())
     assert done.made == 6 and set(done.table.rows) == set(content_keys(records))
-    done.table.path.unlink()  # what was found stays, whatever becomes of the file
+    done.table.path.unlink()  # computed proposals are retained if the file is deleted
     assert len(done.table.boxes) == 18
 
 
@@ -182,7 +182,7 @@ def test_images_that_cannot_be_read_are_named(dataset: Dataset) -> None:
     assert [len(r.proposals) for r in filled.records] == [5, 0, 0, 5]  # type: ignore[arg-type]
 
 
-# ------------------------------------------------------------------------------------------------ the records
+# ---------------------------------------------------------------------------------------------------- records
 def stored(dataset: Dataset, path: Path, counts: Sequence[int], keys: Sequence[str] | None = None) -> Path:
     found_ = [found(n, i) for i, n in enumerate(counts)]
     keys = keys or [content_key(r.path) for r in dataset.records]
@@ -227,7 +227,7 @@ def test_file_of_another_version_is_named(dataset: Dataset, tmp_path: Path) -> N
 
 
 def test_check_names_the_image_that_changed(tmp_path: Path) -> None:
-    """It numbers the images anew for its own training; what it says is about the user's."""
+    """Training renumbers the images; the message names those of the user."""
     from foveal.checks.overfit import overfit
     from tests.detectors.test_fast_rcnn import TINY
 
@@ -244,7 +244,7 @@ def test_image_without_proposals_is_a_finding(dataset: Dataset, tmp_path: Path) 
     assert [(f.code, f.severity, Path(f.path).stem) for f in new] == [("image-without-proposals", "warning", "b")]
 
 
-# ------------------------------------------------------------------------------------------------- the loader
+# ----------------------------------------------------------------------------------------------------- loader
 @pytest.mark.parametrize("rule", [Resize(80, 120), Letterbox(96, 96), Stretch(70, 90)])
 @pytest.mark.parametrize(
     "augment",
@@ -253,7 +253,7 @@ def test_image_without_proposals_is_a_finding(dataset: Dataset, tmp_path: Path) 
     ids=["plain", "flip", "expand", "jitter", "scale", "crop"],
 )  # fmt: skip
 def test_proposals_are_transformed_like_the_objects(dataset: Dataset, augment: tuple[Any, ...], rule: Any) -> None:
-    """The objects themselves as proposals: after any geometry both must be the same boxes."""
+    """The objects as proposals: after any geometric transform both must be equal boxes."""
     records = [replace(r, proposals=r.boxes.astype(np.float32)) for r in dataset.records]
     loader = Loader(replace(dataset, records=records), rule, augment, batch=4, seed=3, shuffle=False)
     (batch,) = loader.epoch()
@@ -264,7 +264,7 @@ def test_proposals_are_transformed_like_the_objects(dataset: Dataset, augment: t
 
 
 def test_proposals_survive_a_crop_that_removes_objects(dataset: Dataset) -> None:
-    """IoUCrop drops objects whose center is outside; proposals stay as far as they reach in, clipped."""
+    """IoUCrop drops objects whose center is outside; proposals that reach inside are retained, clipped."""
     whole = np.array([[0, 0, 64, 48]], np.float32)
     records = [replace(r, proposals=whole) for r in dataset.records]
     loader = Loader(replace(dataset, records=records), Resize(48, 64, multiple=1), (IoUCrop((0.3,)),), batch=4, seed=1)
@@ -281,7 +281,7 @@ def test_loader_workers_load_proposals_only_when_needed(dataset: Dataset) -> Non
     assert next(Loader(dataset, Resize(48, 64), batch=2).epoch()).images.proposals is None
 
 
-# ---------------------------------------------------------------------------------------------------- the verb
+# ---------------------------------------------------------------------------------------------------- the command
 def test_proposals_command_generates_reports_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = voc(tmp_path / "voc"), tmp_path / "out"
     words = ["proposals", "--data", str(source), "--split", "train", "--method", "sliding_windows", "--out", str(out)]
@@ -308,7 +308,7 @@ def test_proposals_command_accepts_a_source_from_a_spec(tmp_path: Path, capsys: 
     words = ["proposals", "--data", str(voc(tmp_path / "voc")), "--split", "train", "--json", str(tmp_path / "r.json")]
     assert cli.main([*words, "--method", "SlidingWindows(sizes=(1.0,), ratios=(1.0,), top=7)"]) == 0
     recall = json.loads((tmp_path / "r.json").read_text())
-    assert recall["setting"] == SlidingWindows(sizes=(1.0,), ratios=(1.0,)).setting  # of top nothing is kept
+    assert recall["setting"] == SlidingWindows(sizes=(1.0,), ratios=(1.0,)).setting  # the setting does not include top
     capsys.readouterr()
     for wrong, message in (
         ("Focal()", "no source of proposals"),

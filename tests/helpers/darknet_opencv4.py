@@ -1,4 +1,4 @@
-"""Run by the interpreter of an environment with OpenCV 4, which clashes with this project's packages.
+"""Run by the interpreter of an environment with OpenCV 4, which conflicts with this project's packages.
 
 ``python darknet_opencv4.py CFG WEIGHTS INPUT.npy OUT.npz LAYER...``: the raw output of every convolution of that index
 (as the cfg counts), and where reorg layers are named ``reorg_<index>`` of those too. OpenCV 5 has no Darknet importer.

@@ -1,4 +1,4 @@
-"""Tiny data sets for the tests of the readers: made in a folder, then spoiled by the test."""
+"""Tiny datasets for the tests of the readers: written to a folder, then corrupted by the test."""
 
 from __future__ import annotations
 
@@ -105,5 +105,5 @@ def yolo(root: Path, yaml: str | None = None) -> Path:
 
 
 def state(root: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file below a folder with its time and bytes: to see that nothing was touched."""
+    """Modification time and content of every file below a folder, to check that nothing changed."""
     return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(root.rglob("*")) if p.is_file()}

@@ -1,4 +1,4 @@
-"""R-CNN and SPP-Net small enough for tests, and how a run is stopped in the middle."""
+"""Small R-CNN and SPP-Net detectors for tests, and a way to stop a run in the middle."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A detector of a thousand weights and a set of a dozen pictures, for tests of the loop. Also a program: see ``main``.
+"""A detector of a thousand weights and a dataset of a dozen images, for tests of the loop. Also a program: ``main``.
 
-The detector is real where the loop can tell: convolutions, batch norm, dropout, noise from ``rng``, weights that get a
+The detector has all that the loop depends on: convolutions, batch norm, dropout, noise from ``rng``, weights that get a
 zero gradient where there is no box. Its losses are means over images, so that halves of a batch average to the whole.
 """
 
@@ -29,7 +29,7 @@ FIT = Recipe(epochs=3, batch=4, lr=0.05, solver=SGD(), schedule=Cosine(), warmup
 
 @dataclass(frozen=True)
 class TinySpec(Spec):
-    """``poison``: the update (from 0) whose loss becomes NaN."""
+    """``poison``: the iteration (from 0) whose loss becomes NaN."""
 
     fit: Recipe = FIT
     input: Stretch = Stretch(32, 32)
@@ -83,7 +83,7 @@ class Tiny(nn.Module):
 
 
 def make_data(folder: Path, train: int = 12, val: int = 4, size: int = 40, empty_from: int | None = None) -> Path:
-    """COCO sets ``train.json`` and ``val.json``: one colored square a picture. From ``empty_from`` on: none."""
+    """COCO datasets ``train.json`` and ``val.json``: one colored square an image, none from image ``empty_from`` on."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     for name, count in (("train", train), ("val", val)):
@@ -112,7 +112,7 @@ def make_data(folder: Path, train: int = 12, val: int = 4, size: int = 40, empty
 
 
 def train_tiny(data: Path, out: Path, spec: TinySpec | None = None, **options: Any) -> Any:
-    """A quiet training of the tiny detector on :func:`make_data`."""
+    """A training run of the tiny detector, without console output, on :func:`make_data`."""
     from foveal.training.run import train
 
     quiet = {"progress": False, "tensorboard": False, "device": "cpu", "precision": "32", "workers": 0}
@@ -121,9 +121,9 @@ def train_tiny(data: Path, out: Path, spec: TinySpec | None = None, **options: A
 
 
 def main(arguments: dict[str, Any]) -> None:
-    """Trains as told; ``gradients`` names a file for those of the first update."""
+    """Trains with the given options; ``gradients`` is the file for the gradients of the first iteration."""
     if arguments.pop("own_group", False):
-        os.setpgrp()  # so that whoever kills it reaches its workers too
+        os.setpgrp()  # so that a kill of the process group reaches its workers too
     # A child of a forkserver inherits that way of starting workers, and they would outlive a kill of this process.
     multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
@@ -136,7 +136,7 @@ def main(arguments: dict[str, Any]) -> None:
 
 
 def _record_gradients(path: Path) -> None:
-    """Saves the first update's gradients, as the solver sees them."""
+    """Saves the first iteration's gradients, as the optimizer sees them."""
     from foveal.training.loop.update import Updater
 
     original = Updater._update

@@ -1,4 +1,4 @@
-"""WindowSampler: what changes, what must not, and that everything can be read."""
+"""Drawing detections: changed and unchanged pixels, legibility."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prediction on files: sources, names of drawings, JSON, bad images. The detector is a stand-in with known answers."""
+"""Prediction on files: sources, names of drawings, JSON, bad images. The detector is a stub with known detections."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from foveal.types import Detections
 
 
 class Known:
-    """Finds a cat as large as the picture with score .9, and a dog of one pixel with score .4."""
+    """Finds a cat as large as the image with score .9, and a dog of one pixel with score .4."""
 
     classes = ("cat", "dog")
     device = torch.device("cpu")
-    source = None  # it makes no use of proposals
+    source = None  # proposals are not used
 
     def __init__(self) -> None:
         self.calls: list[int] = []

@@ -1,4 +1,4 @@
-"""Masks on every command: train, eval (a run and a file of detections), predict, drawings."""
+"""Masks in every command: train, eval (a run and a detections file), predict, drawings."""
 
 from __future__ import annotations
 

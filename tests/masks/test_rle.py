@@ -1,4 +1,4 @@
-"""Runs against bitmaps, and COCO's run lengths and polygons against pycocotools 2.0.11."""
+"""RLE runs against bitmaps, and COCO's RLE and polygons against pycocotools 2.0.11."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """DETR against transformers' ``DetrForObjectDetection`` with the same random weights, its own ResNet or timm's.
 
-Tolerances: logits and boxes 1e-5 (boxes as parts of the image), losses 1e-5 relative. Peer: transformers 5.23.0.
+Tolerances: logits and relative boxes 1e-5, losses 1e-5 relative. Reference: transformers 5.23.0.
 
-One thing of the peer is gone around: with ``auxiliary_loss=True`` its decoder hands the *normalized* state to the next
-layer, which the original code does not do (nor the peer without auxiliary losses). So the states of the layers come
-from a pass without, and the peer's own loss function is called on its own heads' answers to them.
+One behavior of the reference is bypassed: with ``auxiliary_loss=True`` its decoder gives the *normalized* state to the
+next layer, unlike the original code (and the reference without auxiliary losses). So the states of the layers come
+from a pass without, and the reference's loss function is called on the outputs of its heads for them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 
 CLASSES, QUERIES, LAYERS = 7, 12, 3
 HEAD = Transformer(queries=QUERIES, width=64, heads=4, encoder=2, decoder=LAYERS, hidden=96)
-SIZES = [(96, 128), (75, 100), (128, 64)]  # of images in one batch, height and width
+SIZES = [(96, 128), (75, 100), (128, 64)]  # height and width of the images of one batch
 
 
 def peer_model(inner: str) -> nn.Module:
@@ -53,7 +53,7 @@ def peer_model(inner: str) -> nn.Module:
 
 @torch.no_grad()
 def enliven(model: nn.Module) -> None:
-    """Weights as lively as trained ones: with their own start all places, and all queries, give one answer."""
+    """Weights that vary like trained ones: with the initial ones all locations and queries give equal outputs."""
     g = torch.Generator().manual_seed(7)
     for name, value in model.state_dict().items():
         if "backbone" in name:
@@ -68,11 +68,11 @@ def enliven(model: nn.Module) -> None:
             value.copy_(spread * torch.randn(value.shape, generator=g))
     norms = [m for m in model.modules() if type(m).__name__ == "DetrFrozenBatchNorm2d"]
 
-    def settle(norm: Any, inputs: tuple[Tensor]) -> None:
+    def set_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
         norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
         norm.running_var.copy_(inputs[0].var((0, 2, 3)))
 
-    hooks = [norm.register_forward_pre_hook(settle) for norm in norms]
+    hooks = [norm.register_forward_pre_hook(set_statistics) for norm in norms]
     seen = batch(SIZES, (128, 128))
     model.model.backbone(seen.pixels, pixel_mask(seen))
     for hook in hooks:
@@ -203,7 +203,7 @@ def test_single_image_with_batch_padding_matches_the_batch(both: tuple[nn.Module
 @pytest.mark.parametrize("inner", ["timm", "transformers"])
 @pytest.mark.parametrize("form", ["original", "transformers", "transformers-4"])
 def test_import_and_export_are_inverses(both: tuple[nn.Module, Detector], form: Any, inner: Any) -> None:
-    """Of every form: bit-equal tensors under the same keys, whichever way round one begins."""
+    """Every format: bit-equal tensors under the same keys, in either direction."""
     ours = both[1].state_dict()
     theirs = detr_to_theirs(ours, form, inner)
     back = detr_to_ours(theirs)

@@ -1,4 +1,4 @@
-"""Mask R-CNN against torchvision 0.29.2 with the same random weights, from the peer's own checkpoint file.
+"""Mask R-CNN against torchvision 0.29.2 with the same random weights, from the reference's checkpoint file.
 
 Tolerances: mask logits 1e-5 relative, boxes 1e-3 px, masks equal on 99.9 % of the pixels, losses 1e-5 relative. The
 images need no resizing: torchvision resizes masks by half a pixel to the lower right, ours go with their boxes.
@@ -34,7 +34,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     lively(theirs)
     theirs.transform.min_size, theirs.transform.max_size = (128,), 224
     theirs.rpn._pre_nms_top_n = theirs.rpn._post_nms_top_n = {"training": COUNT, "testing": COUNT}
-    with torch.inference_mode():  # random weights say "inside" everywhere or nowhere: move each class to the middle
+    with torch.inference_mode():  # random weights predict all or nothing inside: center the logits of each class
         last, seen = theirs.roi_heads.mask_predictor.mask_fcn_logits, []
         hook = last.register_forward_hook(lambda m, i, o: seen.append(o))
         theirs.eval()(sample_images())
@@ -93,7 +93,7 @@ def test_heads_boxes_and_masks(both: Any) -> None:
         found = ours(images)
     for hook in hooks:
         hook.remove()
-    # the head on the peer's own boxes
+    # the head on the boxes of the reference
     own = seen["roi"]
     longest = max(len(r["labels"]) for r in own)
     boxes, labels = torch.zeros(2, longest, 4), torch.zeros(2, longest, dtype=torch.int64)
@@ -151,7 +151,7 @@ def test_weights_round_trip(both: Any, tmp_path: Path) -> None:
     assert recognize_network(state, "x.pth") == "mask_rcnn" + name.removeprefix("maskrcnn").replace("resnet", "r")
     back = to_torchvision(torchvision_to_ours(state))
     assert back.keys() == state.keys()
-    for key, value in state.items():  # of the background's mask and box nothing is left, and nothing reads them
+    for key, value in state.items():  # the background's mask and box are dropped, and nothing reads them
         first = {"mask_fcn_logits": 1, "bbox_pred": 4}.get(key.split(".")[-2], 0)
         assert torch.equal(back[key][first:] if first else back[key], value[first:] if first else value), key
     if name.endswith("v2"):

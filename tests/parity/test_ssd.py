@@ -1,6 +1,6 @@
 """SSD300 and SSDLite against torchvision's own classes with the same (random) weights.
 
-Tolerances: head outputs 1e-5 relative, boxes 1e-3 px, the same detections, losses 1e-5 relative. Peer: torchvision
+Tolerances: head outputs 1e-5 relative, boxes 1e-3 px, the same detections, losses 1e-5 relative. Reference: torchvision
 0.29.2.
 """
 
@@ -25,7 +25,7 @@ CLASSES = 7  # torchvision's count, background included: the function does not d
 
 
 def lively(model: nn.Module) -> None:
-    """Statistics and weights that keep random networks of a sane size and their answers different everywhere."""
+    """Statistics and weights that keep the outputs of random networks in range and different at every location."""
     g = torch.Generator().manual_seed(7)
     for name, m in model.named_modules():
         if isinstance(m, nn.BatchNorm2d):
@@ -49,7 +49,7 @@ def both(request):
     theirs = getattr(peer, name)(weights=None, weights_backbone=None, num_classes=CLASSES)
     lively(theirs)
     ours = presets.get(name).build([f"c{i}" for i in range(CLASSES - 1)])
-    ours.load_state_dict(torchvision_to_ours(theirs.state_dict()))  # not a key is missing or left over
+    ours.load_state_dict(torchvision_to_ours(theirs.state_dict()))  # no missing or unexpected keys
     return name, theirs.eval(), ours.eval()
 
 
@@ -82,7 +82,7 @@ def test_heads_priors_and_detections(both) -> None:
 
 
 def test_losses(both) -> None:
-    """In the second image two objects want the same prior: torchvision gives it to the later one."""
+    """In the second image two objects have the same best prior: torchvision assigns the later one."""
     _, theirs, ours = both
     theirs.train()
     for m in theirs.modules():
@@ -102,9 +102,9 @@ def test_losses(both) -> None:
 
 
 def test_same_detections_from_the_command_line(both, tmp_path) -> None:
-    """torchvision's checkpoint file and an image file that needs no resizing (both resize: theirs floats, ours bytes).
+    """torchvision's checkpoint and an image file that needs no resizing (torchvision resizes floats, foveal bytes).
 
-    The model that predicts has its norms folded into its convolutions, hence the wider tolerances.
+    The model for inference has its norms folded into its convolutions, hence the wider tolerances.
     """
     _, theirs, ours = both
     side = ours.spec.input.canvas(())[0]

@@ -1,6 +1,6 @@
-"""The whole detectors against torchvision's own classes with the same (random) weights.
+"""Complete detectors against torchvision's classes with the same (random) weights.
 
-Tolerances: head outputs 1e-5 relative, boxes 1e-3 px, the same detections, losses 1e-5 relative. Peer: torchvision
+Tolerances: head outputs 1e-5 relative, boxes 1e-3 px, the same detections, losses 1e-5 relative. Reference: torchvision
 0.29.2.
 """
 
@@ -39,7 +39,7 @@ SHORT, LONG = 128, 224
 
 
 def lively(model: nn.Module) -> None:
-    """Random batch-norm statistics of a sane size, and last layers that do not answer the same everywhere."""
+    """Random batch-norm statistics in range, and last layers whose outputs differ by location."""
     g = torch.Generator().manual_seed(7)
     has_group_norm = any(isinstance(m, nn.GroupNorm) for m in model.modules())
     for name, m in model.named_modules():
@@ -106,7 +106,7 @@ def same_detections(
     score=2e-5,
     most=1.0,
 ) -> None:
-    """One to one: equal label, box within so many pixels, score within so much. Order may differ where scores tie.
+    """One to one: equal label, box and score within tolerance. Order may differ where scores tie.
 
     ``most``: the share that has to be found. Random weights make hundreds of nearly equal scores, and where rounding
     exchanges two of them, suppression keeps the other one.
@@ -168,7 +168,7 @@ def test_detections_in_float64(both) -> None:
     finally:
         hook.remove()
         theirs.float()
-        ours.float()  # exactly the weights of before
+        ours.float()  # exactly the initial weights
     for e, f in zip(expected, found, strict=True):
         assert len(f) == len(e["scores"]) > 0
         torch.testing.assert_close(f.scores.double(), e["scores"], rtol=0, atol=1e-6)
@@ -209,9 +209,9 @@ def test_losses(both) -> None:
 
 
 def test_same_detections_from_the_command_line(both, tmp_path) -> None:
-    """torchvision's checkpoint file and an image file that needs no resizing (both resize: theirs floats, ours bytes).
+    """torchvision's checkpoint and an image file that needs no resizing (torchvision resizes floats, foveal bytes).
 
-    The model that predicts has its norms folded into its convolutions, hence the wider tolerances.
+    The model for inference has its norms folded into its convolutions, hence the wider tolerances.
     """
     name, theirs, _ = both
     pixels = (sample_images()[0][:, :SHORT, :SHORT + 64] * 255).round().to(torch.uint8)  # fmt: skip

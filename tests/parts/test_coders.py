@@ -1,4 +1,4 @@
-"""Coders: against torchvision's, and as inverses of each other."""
+"""Box coders against torchvision's, and decoding as the inverse of encoding."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_decoded_boxes_are_always_valid(coder: Coder) -> None:
     assert deltas.grad is not None and torch.isfinite(deltas.grad).all()
     assert torch.isfinite(coder.encode(boxes(2000, seed=8), prior)).all()
     assert torch.isfinite(coder.encode(prior, boxes(2000, seed=8))).all()
-    own = coder.encode(prior, prior)  # what rows without an object are given
+    own = coder.encode(prior, prior)  # what priors without an object are given
     expected = torch.tensor([0.0, 0.0, 0.0, 0.0]) if isinstance(coder, Delta) else own
     assert torch.equal(own, expected.expand_as(own))
 

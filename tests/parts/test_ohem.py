@@ -1,4 +1,4 @@
-"""Online hard example mining in the RoI head (Shrivastava et al. 2016): who is chosen; nothing else changes."""
+"""Online hard example mining in the RoI head (Shrivastava et al. 2016): selected RoIs, losses, memory."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def batch(proposals: int = 120) -> tuple[Images, Targets]:
 # ----------------------------------------------------------------------------------------------- by hand
 @dataclass(frozen=True)
 class Itself(Pool):
-    """The boxes are their own features."""
+    """Pooling that returns the boxes as features."""
 
     @property
     def size(self) -> int:
@@ -81,7 +81,7 @@ class Itself(Pool):
 
 
 class Table(nn.Module):
-    """Knows what to answer for each of these boxes (P, 4); counts the rows it is asked for with gradient."""
+    """A head with fixed outputs for these boxes (P, 4); counts the RoIs it runs on with gradient."""
 
     def __init__(self, boxes: Tensor, probabilities: Tensor) -> None:
         super().__init__()
@@ -96,19 +96,19 @@ class Table(nn.Module):
 
 
 def test_selected_rois() -> None:
-    """One object of the first class in (0, 0, 10, 10), a region to leave alone in (100, 100, 120, 120).
+    """One object of the first class in (0, 0, 10, 10), an ignored region in (100, 100, 120, 120).
 
-    row  box                 answer           loss: class                box (beta 1, weights 10, 10, 5, 5)
+    row  box                 prediction       loss: class                box (beta 1, weights 10, 10, 5, 5)
     0    the object's        p(1) = .8        -ln .8 = .2231             0                                    .2231
     1    (0, 0, 10, 8)       p(1) = .9        -ln .9 = .1054             (1.25 - .5) + (5 ln 1.25 - .5)      1.4711
     2    far away            p(none) = .4     -ln .4 = .9163                                                  .9163
     3    overlaps 2 by .9    p(none) = .5     -ln .5 = .6931                                                  .6931
     4    elsewhere           p(none) = .99    .0101                                                           .0101
-    5    in the region       p(none) = .001   left out
-    6    not there           p(none) = .001   left out
+    5    in the region       p(none) = .001   excluded
+    6    invalid             p(none) = .001   excluded
 
-    By falling loss: 1, 2, 3 (goes, for 2), 0 (goes, for 1: .8), 4. The two hardest are 1 and 2; the class loss alone
-    would have taken 2 and 0.
+    By descending loss: 1, 2, 3 (suppressed by 2), 0 (suppressed by 1: .8), 4. The hardest are 1, 2; by the class loss
+    alone they would be 2 and 0.
     """
     boxes = torch.tensor(
         [[0.0, 0, 10, 10], [0, 0, 10, 8], [40, 40, 50, 50], [40, 40, 50, 49], [80, 80, 90, 90], [102, 102, 112, 112],
@@ -135,9 +135,9 @@ def test_selected_rois() -> None:
     assert head.deltas.grad.flatten(1).any(1).tolist() == [False, True, False, False, False, False, False]
 
 
-# -------------------------------------------------------------------------------------- against every row
+# ------------------------------------------------------------------------------- comparison with all RoIs
 def by_every_row(detector: TwoStage, images: Images, targets: Targets) -> dict[str, Tensor]:
-    """The head on all rows with gradient; which of them count is decided by torch's own functions."""
+    """The head on all RoIs with gradient; the selection uses torch's own functions."""
     outputs = detector.outputs(images)
     proposed = detector.proposer(outputs, images, training=True)
     boxes = torch.cat([proposed.boxes, targets.boxes], 1)
@@ -191,9 +191,9 @@ def test_prior_losses_include_the_loss_weights() -> None:
     assert (thrice[match.positive] > once[match.positive]).all()
 
 
-# ----------------------------------------------------------------------------------------- the first look
+# --------------------------------------------------------------------------------------------- first pass
 def test_first_pass_does_not_update_norm_statistics() -> None:
-    """Statistics are those of a step on the chosen rows alone; nobody is left in another mode."""
+    """Statistics are those of an iteration on the selected RoIs alone; the training mode is restored."""
     head = RoIConv(convs=1, channels=8, width=16, norm="batch")
     detector, twin = built(head), built(head)
     images, targets = batch()
@@ -215,7 +215,7 @@ def test_first_pass_does_not_update_norm_statistics() -> None:
 
 
 def test_first_pass_draws_no_dropout() -> None:
-    """Noise is used up for the chosen rows alone, and who is chosen does not depend on it."""
+    """Random numbers are drawn for the selected RoIs alone, and the selection does not depend on them."""
     detector = built(VGGTail(32))
     images, targets = batch()
     asked: list[Tensor] = []
@@ -232,7 +232,7 @@ def test_first_pass_draws_no_dropout() -> None:
     assert torch.equal(torch.get_rng_state(), after)
 
 
-# ---------------------------------------------------------------------------------------- what it is good for
+# ---------------------------------------------------------------------------------------------- what it saves
 def test_memory_is_that_of_the_selected_rois() -> None:
     detector = built(RoIMLP(512), OHEM(32, 0.7))
     images, targets = batch(1000)

@@ -19,7 +19,7 @@ from foveal.types import Boxes
 
 
 class Ops(TorchDispatchMode):
-    """Counts what a GPU's host would wait for, NMS apart."""
+    """Counts the operations that would sync with a GPU, except NMS."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def clustered(batch: int, count: int, seed: int, ties: bool = False) -> tuple[Te
 
 
 def expected(boxes: Tensor, scores: Tensor, group: Tensor, valid: Tensor, iou: float, top: int) -> Tensor:
-    """Indices that torchvision keeps in one image; ties in the order of the rows."""
+    """Indices that torchvision keeps in one image; ties in the order of the boxes."""
     rows = valid.nonzero()[:, 0]
     kept = rows[_batched_nms_vanilla(boxes[rows], scores[rows], group[rows], iou).sort().values]
     return kept[scores[kept].argsort(descending=True, stable=True)][:top]

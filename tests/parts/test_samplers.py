@@ -1,4 +1,4 @@
-"""Samplers: invariants on random matches, plain loops as oracles, and no waiting for the device."""
+"""Samplers: invariants on random matches, reference loops, and no host sync."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_balanced_sampling_is_uniform() -> None:
     assert not torch.equal(first, second)
 
 
-# ------------------------------------------------------------------------------------------------ by the loss
+# ---------------------------------------------------------------------------------------- hard example mining
 @pytest.mark.parametrize(("ratio", "minimum"), [(3.0, 0), (1.5, 0), (1.0, 7), (1000.0, 0)])
 def test_hard_negatives_match_a_reference_loop(ratio: float, minimum: int) -> None:
     match, priors, losses = case(positives=0.03, seed=3)
@@ -141,7 +141,7 @@ def test_hard_negatives_match_a_reference_loop(ratio: float, minimum: int) -> No
 
 
 def plain_ohem(boxes: Tensor, losses: Tensor, positive: Tensor, sampler: OHEM) -> set[int]:
-    """NMS over every row (R, 4) of one image, then the count; the rule as its docstring has it."""
+    """NMS over every RoI (R, 4) of one image, then the count; the rule of the docstring."""
     survivors = nms(boxes, losses, sampler.iou).tolist()
     if sampler.ratio is None:
         return set(survivors[: sampler.count])
@@ -154,9 +154,9 @@ def plain_ohem(boxes: Tensor, losses: Tensor, positive: Tensor, sampler: OHEM) -
 @pytest.mark.parametrize("crowded", [False, True])
 def test_ohem_matches_a_reference_loop(sampler: OHEM, crowded: bool) -> None:
     match, priors, losses = case(a=1500, positives=0.03, seed=4)
-    boxes = priors.boxes / 8 + 50 if crowded else priors.boxes  # hardly any row survives, so the search has to widen
+    boxes = priors.boxes / 8 + 50 if crowded else priors.boxes  # hardly any RoI survives, so the search has to widen
     if crowded:
-        losses = losses - match.positive.float()  # and the positives come last
+        losses = losses - match.positive.float()  # the positives are the easiest
     assert priors.valid is not None
     sampled = sampler.sample(match, Priors(boxes, priors.counts, priors.valid), losses)
     for b in range(4):

@@ -34,7 +34,7 @@ def cv2() -> Any:
 
 
 def test_boxes_match_a_single_opencv_call(cv2: Any) -> None:
-    """OpenCV 5.0.0's own run over all colors, k and similarities at once; its order is random, its set is not."""
+    """OpenCV 5.0.0's run over all colors, k and similarities at once; only its order is random."""
     image = sample_image()
     ours = SelectiveSearch(width=90, min_side=0)(image)
     segmentation = cv2.ximgproc.segmentation

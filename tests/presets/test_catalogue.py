@@ -1,4 +1,4 @@
-"""The catalogue says of every preset what the preset itself says, and lists them without building or importing them."""
+"""The catalogue of presets matches the presets, and lists them without building or importing them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_scores_are_in_percent_and_have_a_source() -> None:
 
 
 def test_published_weights_reach_the_score_of_their_preset() -> None:
-    """Two tables, one figure: the card of a checkpoint (torchvision's, DETR's) and that of its preset."""
+    """Equal scores in two tables: the card of a checkpoint (torchvision's, DETR's) and that of its preset."""
     from foveal.weights.catalogue import PUBLISHED
 
     pairs = [(entry, CARDS[entry.preset]) for entry in PUBLISHED.values() if entry.preset in CARDS]

@@ -1,4 +1,4 @@
-"""Every preset: builds, prints, parses back; and the numbers that papers and peers give for them."""
+"""Every preset: building, printing, parsing; and the counts of papers and reference implementations."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_parameter_counts(name: str, classes: int, reference: int, surplus: int)
 
 @pytest.mark.parametrize(("name", "batch"), [("rcnn_alexnet", 128), ("rcnn_vgg16", 24)])
 def test_rcnn_recipe_matches_the_release(name: str, batch: int) -> None:
-    """systems.md, section 3.1: 70,000 updates of VOC 2007 trainval's windows, the class layer at ten times the rate."""
+    """systems.md, section 3.1: 70,000 iterations on VOC 2007 trainval windows, the class layer at 10 times the rate."""
     spec = presets.get(name)
     first = spec.fit.stages[0]
     updates = first.draw.per_image * 5011 // spec.fit.batch
@@ -132,7 +132,7 @@ def test_rcnn_recipe_matches_the_release(name: str, batch: int) -> None:
 
 @pytest.mark.parametrize("name", ["rcnn_alexnet", "spp_net_zf5", "fast_rcnn_vgg16"])
 def test_a_hundred_boxes_of_every_class_are_kept(name: str) -> None:
-    """Sections 3.1 to 3.3: no limit over all classes, but as many as a class each can have with VOC's 20."""
+    """Sections 3.1 to 3.3: no limit over all classes; each of VOC's 20 classes has its own limit."""
     roi = presets.get(name).roi  # type: ignore[attr-defined]
     assert (roi.select.per_class, roi.suppress.top, roi.suppress.iou) == (100, 2000, 0.3)
 

@@ -98,7 +98,7 @@ def test_every_combination(slot: str, cls_loss: object) -> None:
     detector = None
     for box_loss, sampler in itertools.product(BOX_LOSSES, SAMPLERS):
         task = replace(getattr(spec, slot), cls_loss=cls_loss, box_loss=box_loss, sampler=sampler)
-        # the head's shape depends on the class loss alone, so one detector serves all the rest
+        # the head's shape depends on the class loss alone, so one detector serves all combinations
         if detector is None:
             detector = build(replace(spec, **{slot: task}))
         setattr(detector, slot, task)

@@ -1,7 +1,7 @@
-"""A processor other than the one that is here, for the processes that tests start; see ``processor`` in conftest.py.
+"""Simulates another CPU in the subprocesses of the tests; see ``processor`` in conftest.py.
 
-Python imports the module of this name at its start, where this folder is on ``PYTHONPATH``. It loads nothing of the
-package: the function that reads the processor's flags is replaced when (and if) its module is imported.
+Python imports a module of this name at startup if this folder is on ``PYTHONPATH``. It loads nothing of the
+package: the function that reads the CPU's flags is replaced when (and if) its module is imported.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ MODULE = "foveal.runtime.precision"
 
 
 def wanted() -> bool:
-    """Whether ``FOVEAL_TEST_BF16`` names a processor."""
+    """Whether ``FOVEAL_TEST_BF16`` is set."""
     return os.environ.get("FOVEAL_TEST_BF16", "") != ""
 
 
 def cpu_flags() -> frozenset[str]:
-    """Those of the processor that ``FOVEAL_TEST_BF16`` names: 1, with bf16 arithmetic; 0, without."""
+    """The CPU flags that ``FOVEAL_TEST_BF16`` asks for: 1, with bf16 arithmetic; 0, without."""
     return {"1": frozenset({"avx512_bf16"}), "0": frozenset[str]()}[os.environ["FOVEAL_TEST_BF16"]]
 
 
@@ -36,7 +36,7 @@ class Loader(SourceFileLoader):
 
 
 class Finder(MetaPathFinder):
-    """Finds that one module, as whoever comes next finds it."""
+    """Finds that one module through the remaining finders."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != MODULE:

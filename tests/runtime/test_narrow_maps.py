@@ -1,4 +1,4 @@
-"""Strided convolutions over maps one cell wide: fp32 there on a processor, whatever the run's number format."""
+"""Strided convolutions over maps one cell wide: computed in fp32 on a CPU, whatever the run's precision."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ fast = pytest.mark.skipif(not fast_bf16(torch.device("cpu")), reason="this proce
 
 @pytest.fixture
 def poisoned() -> Iterator[None]:
-    """Every block that malloc hands out is full of 0x7f bytes, 3e38 in bf16 and fp32: what nobody wrote stands out."""
+    """malloc fills every block with 0x7f bytes, 3e38 in bf16 and fp32: uninitialized values stand out."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     perturb = -6
     if mallopt is None or mallopt(perturb, 0x80) != 1:
@@ -47,13 +47,13 @@ def detector() -> Detector:
 
 
 def error(found: Tensor, want: Tensor) -> float:
-    """The largest difference, relative to the largest value wanted; infinite where a value is not finite."""
+    """The largest difference, relative to the largest expected value; infinite where a value is not finite."""
     worst = float((found.detach().float() - want.detach().float()).abs().max() / want.detach().abs().max())
     return worst if math.isfinite(worst) else math.inf
 
 
 def strided(kind: str) -> nn.Module:
-    """One layer of stride 2 that learns in fp32."""
+    """One layer of stride 2 with fp32 parameters."""
     torch.manual_seed(0)
     if kind == "frozen":
         layers = norm_conv(64, 64, stride=2, norm="frozen", act=None)
@@ -76,7 +76,7 @@ def spread(kind: str, x: Tensor, *, guarded: bool, weights: torch.dtype = torch.
     return [y, *torch.autograd.grad(y, (x, weight), torch.ones_like(y))]
 
 
-# ------------------------------------------------------------------------------------- on every processor
+# ------------------------------------------------------------------------------------- on every CPU
 @pytest.mark.parametrize("kind", ["plain", "depthwise", "frozen", "transposed"])
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 2), (16, 1), (1, 16)])
 def test_narrow_map_is_computed_in_fp32(kind: str, size: tuple[int, int]) -> None:
@@ -99,7 +99,7 @@ def test_wide_map_stays_in_bf16(kind: str) -> None:
     found, bare = spread(kind, x, guarded=True), spread(kind, x, guarded=False)
     assert found[0].dtype == HALF
     assert all(torch.equal(f, b) for f, b in zip(found, bare, strict=True))
-    assert error(found[0], strided(kind)(x).to(HALF)) > 0  # fp32 would say something else
+    assert error(found[0], strided(kind)(x).to(HALF)) > 0  # fp32 would give another result
 
 
 def test_weights_in_bf16_are_computed_in_fp32_too() -> None:
@@ -147,9 +147,9 @@ def test_training_guards_in_bf16(tmp_path: Path, precision: str, monkeypatch: py
     assert len(seen) == (precision == "bf16")
 
 
-# -------------------------------------------------------------------------------- where bf16 is the choice
+# ------------------------------------------------------------------------------------------ with fast bf16
 def gradients(detector: Detector, *, autocast: bool) -> dict[str, Tensor]:
-    """Of a training step on two pictures of 64 x 64 pixels, where P7 is 1 x 1."""
+    """Of a training iteration on two images of 64 x 64 pixels, where P7 is 1 x 1."""
     image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     images = detector.train().prepare([image, image])
     targets = Targets.pad([Target(torch.tensor([[5.0, 5, 60, 60]]), torch.tensor([0]))] * 2)

@@ -1,4 +1,4 @@
-"""The settings of a training run are written once: signature, command line and help agree."""
+"""The settings of a training run are defined once: signature, command line and help agree."""
 
 from __future__ import annotations
 

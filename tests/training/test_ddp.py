@@ -18,7 +18,7 @@ from foveal.checkpoints import folder as checkpoint
 from tests.helpers.train_tiny import make_data
 
 ROOT = Path(__file__).parents[2]
-# statistics and noise belong to each process, so there are none
+# batch statistics and dropout differ by process, so there are none
 PLAIN = {
     "spec": {"dropout": 0.0, "norm": False, "noise": 0.0},
     "fit": {"ema": None, "clip": None, "epochs": 2, "lr": 0.05},
@@ -51,7 +51,7 @@ def launch(command: list[str]) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    """Waits for a good end and returns what was said; leaves nothing running in any case."""
+    """Waits for exit status 0 and returns the output; leaves no process running in any case."""
     try:
         output, _ = process.communicate(timeout=240)
     except BaseException:
@@ -70,7 +70,7 @@ def finish(process: subprocess.Popen[str]) -> str:
     ],
 )
 def test_two_processes_match_one_process(tmp_path: Path, empty_from: int | None) -> None:
-    """Gradients of the first update, weights and validation at the end."""
+    """Gradients of the first iteration, weights and validation at the end."""
     data = make_data(tmp_path / "data", val=5, empty_from=empty_from)
     runs = {n: tmp_path / f"run-{n}" for n in (1, 2)}
     for n, out in runs.items():
@@ -116,7 +116,7 @@ def test_positive_counts_across_ranks(tmp_path: Path) -> None:
     finish(launch([sys.executable, *command]))
 
 
-# what a two-process training leaves behind; each process tells by a line of its own
+# what a two-process run leaves behind; each process writes a file of its own
 PARTED = """
 import json, os, sys, threading
 from pathlib import Path
@@ -154,14 +154,14 @@ for turn in range(2):  # the second one meets anew
 @pytest.mark.parametrize("launcher", ["torchrun", "own"])
 @pytest.mark.parametrize("how", ["success", "error", "interrupt"])
 def test_process_group_is_torn_down(tmp_path: Path, launcher: str, how: str) -> None:
-    """However a training ends: no process group, no thread of one, status 0 and no word of it."""
+    """However a run ends: no process group or thread of one is left, status 0 and no message about it."""
     data = make_data(tmp_path / "data")
     (tmp_path / "out").mkdir()
     (tmp_path / "parted.py").write_text(PARTED)
     own = [str(tmp_path / "parted.py"), str(data), str(tmp_path / "out"), how, "2"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     output = finish(launch([sys.executable, *(torchrun if launcher == "torchrun" else []), *own]))
-    # the first process waits for those it started, so that both are done
+    # the first process waits for its children, so that both are done
     assert {p.name for p in (tmp_path / "out").glob("parted-*")} == {"parted-0", "parted-1"}, output
     for word in ("terminate", "leaked", "destroy_process_group", "Traceback", "Exception ignored"):
         assert word not in output, output

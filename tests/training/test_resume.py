@@ -1,4 +1,4 @@
-"""Killed at any moment and resumed: the same bits as if nothing had happened."""
+"""A run killed at any moment and resumed is bitwise equal to an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server() -> Any:
-    """Starts processes that have torch imported already, so that a kill chain costs little."""
+    """Starts processes with torch already imported, so that a chain of kills is cheap."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.helpers.train_tiny", "foveal.training.run"])
     return context
 
 
 def outcome(out: Path) -> dict[str, Any]:
-    """All that must not depend on interruptions."""
+    """Everything that must not depend on interruptions."""
     last = out / "checkpoints" / "last"
     state = json.loads((last / "state.json").read_text())
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -53,7 +53,7 @@ def outcome(out: Path) -> dict[str, Any]:
 
 
 def kill(pid: int) -> None:
-    """SIGKILL for a training and the workers it started. It is not reaped yet, so the number is still its own."""
+    """SIGKILL for a training run and the workers it started. It is not reaped yet, so the number is still its own."""
     try:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:  # it has no group of its own yet, and no workers
@@ -69,7 +69,7 @@ def reached(out: Path) -> int:
 
 
 def chain(server: Any, data: Path, out: Path, moments: list[tuple[int, float]], **options: Any) -> int:
-    """Kills a training at each moment (a step and seconds after its checkpoint), then lets it finish.
+    """Kills a training run at each moment (a step and seconds after its checkpoint), then lets it finish.
 
     Returns how many kills hit it alive.
     """
@@ -128,12 +128,12 @@ def test_ten_chains_of_kills(server: Any, data: Path, tmp_path: Path, options: d
 
 
 class Stop(Exception):
-    """Stands for a kill, inside one process."""
+    """Simulates a kill within one process."""
 
 
 @pytest.fixture
 def stop_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """``stop_after(n)``: the next training ends right before its update ``n``, without a last save."""
+    """``stop_after(n)``: the next run stops right before its iteration ``n``, without a final save."""
     original = loop.Loop._update
 
     def arrange(step: int) -> None:
@@ -168,11 +168,11 @@ def test_stop_at_each_point_of_an_epoch(data: Path, tmp_path: Path, stop_after: 
 def test_stop_at_the_end_of_a_stage(
     data: Path, tmp_path: Path, stop_after: Any, release: Any, second: Solver | None, late: bool
 ) -> None:
-    """The checkpoint at its end holds its solver, not the next one's: momentum must not move into that."""
+    """The checkpoint at its end holds its optimizer, not the next stage's: momentum must not carry over."""
     stages = (OnImages(epochs=1), OnImages(epochs=1, solver=second, lr=0.01))
     spec = TinySpec(fit=replace(FIT, stages=stages))
     train_tiny(data, tmp_path / "whole", spec)
-    stop_after(6 if late else 5)  # an epoch is 5 updates
+    stop_after(6 if late else 5)  # an epoch is 5 iterations
     with pytest.raises(Stop):
         train_tiny(data, tmp_path / "cut", spec, save_every=0.0)
     release()
@@ -182,7 +182,7 @@ def test_stop_at_the_end_of_a_stage(
 
 
 def test_ctrl_c_in_the_last_iteration_of_an_epoch_keeps_the_logged_rate(data: Path, tmp_path: Path) -> None:
-    """The line of that epoch is written after resuming, before there is another update."""
+    """The line of that epoch is written after resuming, before there is another iteration."""
     train_tiny(data, tmp_path / "whole")
     original = loop.Loop._update
 
@@ -201,9 +201,9 @@ def test_ctrl_c_in_the_last_iteration_of_an_epoch_keeps_the_logged_rate(data: Pa
 def test_without_a_final_save_it_resumes_from_the_epoch(
     data: Path, tmp_path: Path, stop_after: Any, release: Any
 ) -> None:
-    """Lines written after the checkpoint are cut off, and written again."""
+    """Lines written after the checkpoint are truncated, and written again."""
     train_tiny(data, tmp_path / "whole")
-    stop_after(8)  # the last checkpoint is of update 5
+    stop_after(8)  # the last checkpoint is of iteration 5
     with pytest.raises(Stop):
         train_tiny(data, tmp_path / "cut")
     with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
@@ -280,7 +280,7 @@ def test_results_missing_after_a_kill_are_written(
 
 
 def test_time_limit_that_was_not_planned_yet_is_kept(data: Path, tmp_path: Path, stop_after: Any, release: Any) -> None:
-    """Until the pace is known the plan is 10,000 times the recipe: nothing to go on with by itself."""
+    """Until the pace is known the plan is 10,000 times the recipe: no schedule to resume with."""
     stop_after(2)
     with pytest.raises(Stop):
         train_tiny(data, tmp_path, max_time=600.0, save_every=0.0)
@@ -358,7 +358,7 @@ def test_fp16_resumes_with_its_loss_scale(data: Path, tmp_path: Path, stop_after
 
 
 def test_resume_uses_the_precision_of_the_run(data: Path, tmp_path: Path, stop_after: Any, release: Any) -> None:
-    """``--resume`` on a machine with another default keeps what the run began with."""
+    """``--resume`` on a machine with another default keeps the precision that the run started with."""
     stop_after(6)
     with pytest.raises(Stop):
         train_tiny(data, tmp_path, precision="bf16")

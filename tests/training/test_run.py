@@ -1,4 +1,4 @@
-"""Training from end to end: what it writes, how it ends, what it refuses."""
+"""Training end to end: the files it writes, how it ends, invalid arguments."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tiny(**settings: Any) -> TinySpec:
     return TinySpec(fit=replace(FIT, **settings))
 
 
-# ------------------------------------------------------------------------------------------- what is left
+# --------------------------------------------------------------------------------------------- run folder
 def test_a_run_folder(data: Path, tmp_path: Path) -> None:
     run = train_tiny(data, tmp_path / "run", tiny(ema=None))
     run_json = json.loads((run.path / "run.json").read_text())
@@ -65,13 +65,13 @@ def test_a_run_folder(data: Path, tmp_path: Path) -> None:
     for row in train:
         assert row["loss"] == pytest.approx(row["cls"] + row["box"])
         assert {"lr", "images_per_second", "seconds_data", "seconds_forward", "seconds_backward"} <= row.keys()
-    # update 8 of 9: warmed up after min(2, 9 // 5) = 1; the cosine is at 8/9
+    # iteration 8 of 9: warmed up after min(2, 9 // 5) = 1; the cosine is at 8/9
     assert train[-1]["lr"] == pytest.approx(0.05 * Cosine().scale(8, 9, 3))
     assert train[-1]["loss"] < train[0]["loss"]
 
 
 def test_the_logged_loss_is_the_mean_since_the_last_line(data: Path, tmp_path: Path) -> None:
-    """One epoch of three updates at learning rate 0: the line is the mean of the three losses of the same weights."""
+    """One epoch of three iterations at learning rate 0: the logged loss is the mean of the three losses."""
     spec = TinySpec(fit=replace(FIT, epochs=1, lr=0.0), dropout=0.0)
     seen: list[float] = []
     original = loop.Meter.add
@@ -89,7 +89,7 @@ def test_the_logged_loss_is_the_mean_since_the_last_line(data: Path, tmp_path: P
 def test_validation_on_training_images_is_reported_once(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``foveal check`` does it on purpose; a warning for every image of its temporary folder helps nobody."""
+    """``foveal check`` does it on purpose; a warning for every image of its temporary folder is useless."""
     train_tiny(data, tmp_path, tiny(epochs=1), val=data / "train.json", progress=True)
     output = capsys.readouterr().err
     assert "in the training and in the validation data" not in output
@@ -129,7 +129,7 @@ def test_ema_weights_are_the_model(data: Path, tmp_path: Path) -> None:
 
 def test_best_is_by_validation_ap(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = _with_scores(monkeypatch, [0.2, 0.7, 0.5, 0.7, None], data, tmp_path, epochs=5)
-    assert run.best.resolve().name == "step-12"  # of equals the later
+    assert run.best.resolve().name == "step-12"  # the later of equal ones
     assert (run.results["AP"], run.results["last"]["AP"]) == (0.7, None)
     assert sorted(checkpoint.steps(tmp_path / "checkpoints")) == [12, 15]
 
@@ -142,7 +142,7 @@ def test_early_stopping(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def _with_scores(patch: pytest.MonkeyPatch, scores: list[float | None], data: Path, out: Path, **fit: Any) -> Any:
-    """A training whose validations give these APs."""
+    """A run whose validations return these APs."""
     from foveal.training.loop.validate import Validator
 
     queue, original = iter(scores), Validator._evaluate
@@ -160,7 +160,7 @@ def test_validation_every_other_epoch_and_at_the_end(data: Path, tmp_path: Path)
 
 
 def test_gradient_accumulation_uses_the_same_batch(data: Path, tmp_path: Path) -> None:
-    """Without batch norm, noise and dropout two halves give the whole's gradients."""
+    """Without batch norm, noise and dropout two half batches give the gradients of the whole batch."""
     for accumulate in (1, 2):
         fit = replace(FIT, ema=None, accumulate=accumulate)
         train_tiny(data, tmp_path / str(accumulate), TinySpec(fit=fit, dropout=0.0, norm=False, noise=0.0))
@@ -195,7 +195,7 @@ def test_initial_weights(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         train_tiny(data, tmp_path / "x", weights=tmp_path / "empty")
 
 
-# ------------------------------------------------------------------------------------------ how it ends
+# ----------------------------------------------------------------------------------------- end of a run
 def test_nonfinite_loss_stops_the_run(data: Path, tmp_path: Path) -> None:
     spec = TinySpec(fit=replace(FIT, ema=None), poison=4)
     with pytest.raises(NonFiniteLoss) as stopped:
@@ -219,7 +219,7 @@ def test_nonfinite_loss_stops_the_run(data: Path, tmp_path: Path) -> None:
     assert saved["0/boxes"].shape[0] == 4
     assert len(report["images"]) == 4
     assert report["losses"]["cls"] == "nan"
-    # the newest checkpoint is that before the bad update, equal to the healthy run's
+    # the newest checkpoint is that before the bad iteration, equal to the healthy run's
     healthy = train_tiny(data, tmp_path / "good", tiny(ema=None), save_every=0.0)
     assert checkpoint.steps(tmp_path / "bad" / "checkpoints")[-1] == 4
     assert all(torch.isfinite(v).all() for v in weights(tmp_path / "bad").values())
@@ -255,7 +255,7 @@ def test_ctrl_c_leaves_a_usable_state(data: Path, tmp_path: Path, monkeypatch: p
 
 # ------------------------------------------------------------------------------------------ time limits
 class FakeTime:
-    """A clock that only moves when told."""
+    """A clock that only advances on request."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -267,7 +267,7 @@ class FakeTime:
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
-    """Every update takes 2 s, every validated set 6 s."""
+    """Every iteration takes 2 s, every validated set 6 s."""
     from foveal.training.loop.update import Updater
     from foveal.training.loop.validate import Validation, Validator
 
@@ -290,7 +290,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
 
 
 def test_max_time_plans_the_epochs(data: Path, tmp_path: Path, slow: FakeTime) -> None:
-    """An epoch is 3 x 2 + 6 = 12 s; 95 of 100 s hold 7 of them, and 2 updates with a validation more (94 s)."""
+    """An epoch is 3 x 2 + 6 = 12 s; 95 of 100 s hold 7 of them, and 2 more iterations with a validation (94 s)."""
     run = train_tiny(data, tmp_path, tiny(epochs=1000), max_time=100.0)
     assert slow.seconds - 1000 == 94.0
     assert run.results["steps"] == 7 * 3 + 2
@@ -298,7 +298,7 @@ def test_max_time_plans_the_epochs(data: Path, tmp_path: Path, slow: FakeTime) -
     state = json.loads((run.last / "state.json").read_text())
     assert state["plan"] == {"per_epoch": 3, "stages": [23], "timed": True}
     assert state["elapsed"] == 94.0
-    # the schedule has run its course over the planned updates
+    # the schedule has run its course over the planned iterations
     assert lines(tmp_path, "train")[-1]["lr"] == pytest.approx(0.05 * Cosine().scale(22, 23, 3))
 
 
@@ -317,7 +317,7 @@ def test_max_time_alone_sets_the_schedule_without_epochs(data: Path, tmp_path: P
 def test_wrong_schedule_length_is_replanned(
     data: Path, tmp_path: Path, slow: FakeTime, early: float, late: float
 ) -> None:
-    """From update 6 on everything is slower, or faster."""
+    """From iteration 6 on everything is slower, or faster."""
     original, plans_seen = loop.Loop._update, []
 
     def changing(self: Any, *arguments: Any) -> None:
@@ -332,7 +332,7 @@ def test_wrong_schedule_length_is_replanned(
     assert run.results["ended"] == "finished"
     assert 150 < slow.seconds - 1000 <= 200.0
     assert (plans[-1] < plans[0]) == (late > early)
-    # the schedule has run its course over the updates that were done
+    # the schedule has run its course over the completed iterations
     total = run.results["steps"]
     assert total == plans[-1]
     assert lines(tmp_path, "train")[-1]["lr"] == pytest.approx(0.05 * Cosine().scale(total - 1, total, 3))
@@ -350,7 +350,7 @@ def test_time_before_an_interruption_counts_toward_the_limit(data: Path, tmp_pat
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(loop.Loop, "_update", stop)
         train_tiny(data, tmp_path, tiny(epochs=1000), max_time=100.0, save_every=0.0)
-    slow.seconds += 500.0  # it lay there for a while: nobody's time
+    slow.seconds += 500.0  # time between the two runs does not count
     again = slow.seconds
     run = train_tiny(data, tmp_path, tiny(epochs=1000), max_time=100.0, resume=True)
     assert run.results["steps"] == 23, "the stored plan holds"
@@ -428,7 +428,7 @@ def test_schedule_length_by_hand() -> None:
     full = Plan(10, (50, 150))
     assert full.epochs == 20
     assert [full.stage(s) for s in (0, 49, 50, 199, 200)] == [(0, 0), (0, 0), (1, 50), (1, 50), (1, 50)]
-    # 0.95 * 200 s - 10 s - validations of 5 s after each 10 updates of 1 s: 12 epochs are 180 s
+    # 0.95 * 200 s - 10 s - validations of 5 s after each 10 iterations of 1 s: 12 epochs are 180 s
     plan = timed_plan(full, 200, done=0, elapsed=10.0, pace=1.0, validation=5.0, limit=200.0, val_every=1)
     assert (plan.total, plan.stages, plan.timed) == (120, (30, 90), True)
     assert timed_plan(full, 200, done=0, elapsed=0, pace=1.0, validation=5.0, limit=1e6, val_every=1).total == 200
@@ -472,7 +472,7 @@ def test_pace_ignores_the_first_iterations() -> None:
     assert pace.ready
     assert pace.seconds == 1.0
     slow = Pace(10.0, 0.0)
-    slow.add(5.0)  # one update eats half of the time: enough is known
+    slow.add(5.0)  # one iteration takes half of the time, so the pace is known
     assert slow.ready
 
 
@@ -483,7 +483,7 @@ def test_epochs_of_multiple_stages_are_not_overridden() -> None:
         full_plan(fit, fit.stages, 5, 3)
 
 
-# -------------------------------------------------------------------------------------- seeds, precision
+# ----------------------------------------------------------------------------------- seeds and precision
 def test_seeds_report_mean_and_standard_deviation(data: Path, tmp_path: Path) -> None:
     run = train_tiny(data, tmp_path, seeds=2, seed=3)
     assert [r.path.name for r in run.runs] == ["seed-3", "seed-4"]
@@ -537,7 +537,7 @@ def test_low_precision_training_is_close_to_fp32(data: Path, tmp_path: Path, pre
     assert low != full
 
 
-# ------------------------------------------------------------------------------------------- refusals
+# ---------------------------------------------------------------------------------- invalid arguments
 def test_invalid_arguments(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no preset 'retinanet_mni'.*retinanet_mini"):
         train_tiny(data, tmp_path, "retinanet_mni")  # type: ignore[arg-type]
@@ -556,7 +556,7 @@ def test_dataset_without_boxes_is_rejected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [UsageError("full", path="x"), OSError(28, "No space left on device", "x")])
 def test_failure_on_rank_0_stops_all_ranks(error: Exception) -> None:
-    """It would leave the others in their first exchange, which never comes."""
+    """It would leave the others waiting in their first collective forever."""
     from foveal.runtime.processes import first_alone
 
     wire: list[bytes] = []

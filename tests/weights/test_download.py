@@ -1,4 +1,4 @@
-"""Fetching over a real HTTP server of this machine: resumed, refused, never a bad file in the cache."""
+"""Downloads from a local HTTP server: resuming, rejection, never a damaged file in the cache."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ NAME = f"small-{SHA[:8]}.pth"
 
 @dataclass
 class Server:
-    """What it does wrong, and what it was asked for."""
+    """Injected server errors, and the requests it received."""
 
     url: str = ""
     content: bytes = CONTENT
     cut: list[int] = field(default_factory=list)  # bytes after which each of the next connections ends
-    ranges: bool = True  # whether it knows them
-    length: int | None = None  # what it says instead of the truth
+    ranges: bool = True  # whether it supports them
+    length: int | None = None  # what it reports instead of the true length
     status: int = 200
     asked: list[str | None] = field(default_factory=list)  # the Range of each request
 
@@ -78,7 +78,7 @@ def serving(server: Server) -> Iterator[Server]:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    """It offers the file of ``accurate``; the cache is a folder of the test, and nobody waits between attempts."""
+    """It serves the file of ``accurate``; the cache is a temporary folder, and retries do not wait."""
     monkeypatch.setenv("FOVEAL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(download, "_PAUSE", 0.0)
     with serving(Server()) as found:
@@ -107,7 +107,7 @@ def test_next_command_resumes_the_download(server: Server) -> None:
     with pytest.raises(FovealError, match=r"broke after 1000000 of 2304000.*resume after 1,000,000 bytes"):
         published.fetch("accurate")
     assert cached() == [NAME + ".part"]
-    with pytest.raises(FovealError, match="not in the cache yet"):  # and nobody takes it for the file
+    with pytest.raises(FovealError, match="not in the cache yet"):  # and it is not used as the file
         published.published_file("accurate")
     server.cut, server.asked = [], []
     assert published.fetch("accurate").read_bytes() == CONTENT
@@ -123,7 +123,7 @@ def test_server_without_range_support_restarts_the_download(server: Server) -> N
 
 @pytest.mark.parametrize("here", [CONTENT, CONTENT + b"more", b"x" * 2000, b"x" * len(CONTENT)])
 def test_any_partial_file_is_completed_correctly(server: Server, here: bytes) -> None:
-    """All of it (killed before it was renamed), too much, and the beginning or the whole of another file."""
+    """All of it (killed before the rename), too much, and the start or the whole of another file."""
     published.weights_folder().mkdir(parents=True)
     (published.weights_folder() / (NAME + ".part")).write_bytes(here)
     assert published.fetch("accurate").read_bytes() == CONTENT
@@ -139,7 +139,7 @@ def test_wrong_content_is_rejected_and_removed(server: Server, content: bytes) -
 
 
 def test_a_wrong_length(server: Server) -> None:
-    server.length = len(CONTENT) + 10  # more is promised than comes; asked for the rest, the server says there is none
+    server.length = len(CONTENT) + 10  # more is announced than sent; asked for the remainder, the server reports none
     assert published.fetch("accurate").read_bytes() == CONTENT
     assert server.asked == [None, f"bytes={len(CONTENT)}-"]
     (published.weights_folder() / NAME).unlink()
@@ -172,7 +172,7 @@ def test_a_damaged_file_in_the_cache_is_never_used(server: Server) -> None:
 
 
 def locked(part: Path) -> IO[bytes]:
-    """As another process that has just begun: its file is open, locked and empty."""
+    """As another process that has just started: its file is open, locked and empty."""
     fcntl = pytest.importorskip("fcntl", reason="no locks of this kind here")
     part.parent.mkdir(parents=True, exist_ok=True)
     file = part.open("ab")
@@ -181,7 +181,7 @@ def locked(part: Path) -> IO[bytes]:
 
 
 def test_concurrent_downloads_do_not_interfere(server: Server) -> None:
-    """The second is refused and leaves the first one's file alone, also while there is nothing in it yet."""
+    """The second is rejected and does not touch the first one's file, also while it is still empty."""
     part = published.weights_folder() / (NAME + ".part")
     with locked(part) as file:
         with pytest.raises(FovealError, match="is being fetched by another process"):
@@ -195,7 +195,7 @@ def test_another_process_finishes_while_this_one_opens_the_file(
     how: str, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lock that is got then is on the finished file, or on one that was removed: neither is written to. (The server
-    knows no ranges: going on with a file would begin with emptying it.)"""
+    has no range support: resuming would start by truncating the file.)"""
     server.ranges = False
     place = published.weights_folder() / NAME
     part = place.with_name(NAME + ".part")
@@ -210,7 +210,7 @@ def test_another_process_finishes_while_this_one_opens_the_file(
             else:
                 part.unlink()
             if how == "elsewhere":
-                part.write_bytes(CONTENT[:1000])  # a third one has begun again, and was cut
+                part.write_bytes(CONTENT[:1000])  # a third process restarted it and was interrupted
         take(file, path)
 
     monkeypatch.setattr(download, "_lock", late)

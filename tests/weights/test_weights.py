@@ -1,4 +1,4 @@
-"""Reading other people's files, mapping torchvision's detectors, and fetching by name (from this machine only)."""
+"""Reading weights files, mapping torchvision's detectors, and downloading by name (from a local server)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 )
 @pytest.mark.parametrize("zipped", [True, False])
 def test_every_checkpoint_wrapper_is_read(wrapped: dict[str, Any], zipped: bool, tmp_path: Path) -> None:
-    file = tmp_path / "w.bin"  # the name says nothing
+    file = tmp_path / "w.bin"  # the name is not informative
     torch.save(wrapped, file, _use_new_zipfile_serialization=zipped)
     assert same(read_state(file), STATE)
 
@@ -80,7 +80,7 @@ class Evil:
 
 
 def _files(folder: Path) -> dict[str, tuple[bytes, str]]:
-    """Broken files and what must be said about them."""
+    """Broken files and the expected messages."""
     torch.save(STATE, folder / "good")
     save_file(STATE, folder / "good.st")
     torch.save(STATE, folder / "old", _use_new_zipfile_serialization=False)
@@ -278,7 +278,7 @@ def test_other_networks_are_named(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
     with pytest.raises(FovealError, match=r"r18\.pth.*classification network.*one of Faster"):
         read_torchvision(tmp_path / "r18.pth")
-    with pytest.raises(FovealError, match="Mask R-CNN"):  # among those that are known; this is none of any size
+    with pytest.raises(FovealError, match="Mask R-CNN"):  # among the known counts; this is none of them
         recognize_network({"roi_heads.mask_head.0.0.weight": torch.ones(1)}, "m.pth")
     with pytest.raises(UsageError, match="no preset 'nothing'"):
         torch.save(peer_state("faster_rcnn_mobilenet_v3_large_fpn", 2), tmp_path / "m.pth")

@@ -1,4 +1,4 @@
-"""Darknet's files written by us: the cfg says what the spec says, or nothing is written."""
+"""Export to Darknet's files: the cfg matches the spec, or nothing is written."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def test_other_anchors_and_another_size_are_written(cfg: str, tmp_path: Path) ->
 
 
 def test_one_anchor_of_two_layers(tmp_path: Path) -> None:
-    """Each layer has a list of its own, and what it says of its own boxes comes first."""
+    """Each layer has its own anchor list, with the anchors of its mask first."""
     spec = DarknetDetector.from_cfg(V3.replace("mask=0,1", "mask=0,2"))
-    assert len({shape for level in spec.cells.shapes for shape in level}) == 3  # anchor 2 stands in both masks
+    assert len({shape for level in spec.cells.shapes for shape in level}) == 3  # anchor 2 is in both masks
     moved = tuple(tuple((w + 1 + i, h) for w, h in level) for i, level in enumerate(spec.cells.shapes))
     spec = replace(spec, cells=replace(spec.cells, shapes=moved))
     assert there_and_back(spec, tmp_path).cells == spec.cells
@@ -66,7 +66,7 @@ def test_detectors_darknet_would_decode_differently_are_rejected(setting: str, w
 
 
 def test_seen_images_counter_continues(tmp_path: Path) -> None:
-    """Weights that have the first 12,800 pictures behind them are not drawn to their shapes again."""
+    """Weights with more than 12,800 seen images do not repeat the warm-up toward their anchor shapes."""
     for begun, later, pull in ((5_000, 1_000, 6_800), (0, 0, 12_800), (90_000, 64, 0)):
         spec = DarknetDetector.from_cfg(V2, seen=begun)
         folder = tmp_path / str(begun)

@@ -1,4 +1,4 @@
-"""DETR's files: read and written as the original code and transformers have them."""
+"""DETR checkpoints: import and export in the formats of the original code and of transformers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def detr() -> dict[str, Tensor]:
 
 
 def test_transformers_reads_a_detr(detr: dict[str, Tensor], tmp_path: Path) -> None:
-    """The folder alone, both namings of the ResNet inside: equal logits and boxes. Peer: transformers 5.23.0."""
+    """The folder alone, both namings of the ResNet inside: equal logits and boxes. Reference: transformers 5.23.0."""
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     ours = SMALL.build(CLASSES).eval()
     ours.load_state_dict(detr)
@@ -57,7 +57,7 @@ def test_names_of_a_config() -> None:
 
 
 def test_unsupported_config_settings_are_rejected(detr: dict[str, Tensor]) -> None:
-    """What we would compute otherwise is refused in one line, numbers that are none too."""
+    """Settings that would be computed differently are rejected in one line, and so are invalid numbers."""
     theirs = detr_to_theirs(detr, "transformers")
     file = "m/model.safetensors"
     for config, words in (
@@ -101,10 +101,10 @@ def test_coco_names_of_a_bare_state_dict(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["task.cls_loss=Focal()", "neck.index=-2", "backbone.eps=1e-3", "input.multiple=32"])
 def test_unsupported_detr_is_not_exported_to_transformers(change: str, tmp_path: Path) -> None:
-    """No column for "no object", another map, other norms: files that would be read as something else."""
+    """No column for "no object", another feature map, other norms: files that would be misread."""
     spec = override(SMALL, [change])
     state = spec.build(CLASSES).state_dict()
-    if not change.startswith("input"):  # a state dict says nothing of sizes
+    if not change.startswith("input"):  # a state dict has no image sizes
         with pytest.raises(UsageError, match=rf"{change.partition('=')[0]}=.*other projects have no such setting"):
             export(tmp_path / "m.pth", "detr", spec, CLASSES, state)
     export(tmp_path / "m", "hf", spec, CLASSES, state)

@@ -51,7 +51,7 @@ GEOMETRY: list[Transform] = [
 def sample(
     boxes: Sequence[Sequence[int]] = ((5, 10, 35, 50), (50, 20, 90, 60)), size: tuple[int, int] = (80, 120)
 ) -> Sample:
-    """A gray picture with colored rectangles, their boxes and masks."""
+    """A gray image with colored rectangles, their boxes and masks."""
     image = np.full((*size, 3), 90, dtype=np.uint8)
     masks = np.zeros((len(boxes), *size), dtype=np.bool_)
     for k, (x1, y1, x2, y2) in enumerate(boxes):
@@ -163,12 +163,12 @@ def test_iou_crop_satisfies_its_constraints(least: float) -> None:
     for seed in range(40):
         after = crop(big, np.random.default_rng(seed))
         if after is big:
-            continue  # none of 50 windows would do
+            continue  # none of 50 windows is valid
         found += 1
         height, width = after.canvas
         assert 0.3 * 80 * 0.5 <= height <= 80 and 0.3 * 120 * 0.5 <= width <= 120
         assert 0.5 - 0.05 <= (width / 120) / (height / 80) <= 2 + 0.2  # rounding to whole pixels
-        # Where the window lay: the picture is the window, so its corner follows from any kept object's clipped box.
+        # The image is the window, so its corner follows from the clipped box of any remaining object.
         windows = crop.windows(big.canvas, _generator_at_windows(seed))
         x1, y1, x2, y2 = next(
             w for w in windows.tolist() if _iou_with_any(w, big.boxes) >= least and _holds(w, big.boxes)
@@ -211,7 +211,7 @@ def test_cropped_out_objects_are_removed_and_slivers_ignored() -> None:
 
 
 class _Fixed(np.random.Generator):
-    """A generator that always draws one number."""
+    """A generator that always returns one number."""
 
     def __init__(self, value: float) -> None:
         super().__init__(np.random.PCG64(0))

@@ -1,4 +1,4 @@
-"""The doctor: counts, duplicates, folded text, the page and the exit status."""
+"""``foveal doctor``: counts, duplicates, collapsed text, the HTML page and the exit status."""
 
 from __future__ import annotations
 

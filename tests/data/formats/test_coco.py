@@ -1,4 +1,4 @@
-"""The COCO reader: ids of every kind, records of every kind of damage, and the real sets' known numbers."""
+"""The COCO reader: every kind of id, every kind of invalid record, and known counts of real datasets."""
 
 from __future__ import annotations
 
@@ -279,7 +279,7 @@ def test_real_coco128_agrees_with_its_yolo_version(data: Path, tmp_path: Path) -
 
 
 def test_real_fixture_without_images(data: Path) -> None:
-    """100 images of val2014 whose pictures are not here: every one is named, and no annotation is orphaned."""
+    """Annotations of 100 val2014 images without the files: every image is named, no annotation is orphaned."""
     path = next((data / "eval-fixtures" / "coco-val2014-100").glob("*nstances*"), None)
     if path is None:
         pytest.skip("no such fixture")

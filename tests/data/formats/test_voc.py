@@ -1,4 +1,4 @@
-"""The VOC reader: what it accepts as it is, what it repairs or drops, and what it says about it."""
+"""The VOC reader: what it accepts, repairs or drops, and the findings it reports."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def test_without_split_files_an_image_without_xml_is_unknown(tmp_path: Path) -> 
 
 
 def test_images_and_xml_anywhere(tmp_path: Path) -> None:
-    """In one folder, in two of any name, deep below, upper-case endings, PNG."""
+    """In one folder, in two of any name, nested, with upper-case extensions, as PNG."""
     for n, (images, labels) in enumerate([("x", "x"), ("pics", "boxes"), ("deep/down/p", "deep/other/q")]):
         root = tmp_path / str(n)
         for name, suffix in (("a", ".JPG"), ("b", ".png")):
@@ -290,7 +290,7 @@ def test_images_of_the_same_name(tmp_path: Path) -> None:
     voc(tmp_path)
     image(tmp_path / "JPEGImages" / "a.png")
     dataset = open_dataset(tmp_path)
-    assert dataset.records[0].path.name == "a.jpg" and not dataset.findings  # its XML says a.jpg
+    assert dataset.records[0].path.name == "a.jpg" and not dataset.findings  # its XML names a.jpg
     (tmp_path / "Annotations" / "a.xml").write_text(xml(BOXES["a"], name="other.jpg"))
     assert codes(open_dataset(tmp_path)) == ["warning image-ambiguous"]
 

@@ -1,4 +1,4 @@
-"""The image loader: every odd image of the collection, against Pillow's verdict in its manifest."""
+"""The image loader: every unusual image of the collection, against Pillow's result in its manifest."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def test_unusual_images_match_the_manifest(data: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())["files"]
     assert len(manifest) == 49
     refused = []
-    for name, says in manifest.items():
-        # Pillow "loads" this one only after a first error, with its lower third black: for us it is damaged.
-        if not says["loads"] or name == "pillow/broken_data_stream.png":
+    for name, entry in manifest.items():
+        # Pillow "loads" this one only after a first error, with its lower third black: it counts as damaged here.
+        if not entry["loads"] or name == "pillow/broken_data_stream.png":
             refused.append(name)
             with pytest.raises(ImageError) as caught:
                 load_image(folder / name)
             assert str(folder / name) in str(caught.value)
             continue
         pixels = load_image(folder / name)
-        width, height = says["size_after_exif_transpose"]
+        width, height = entry["size_after_exif_transpose"]
         assert (pixels.shape, pixels.dtype) == ((height, width, 3), np.uint8), name
         assert pixels.flags.writeable and pixels.flags.c_contiguous
         assert image_size(folder / name) == (width, height), name
-        assert probe(folder / name) == ((width, height), tuple(says["stored_size"])), name
+        assert probe(folder / name) == ((width, height), tuple(entry["stored_size"])), name
     assert len(refused) == 5
 
 
@@ -174,7 +174,7 @@ def test_truncated_files_are_rejected_at_every_length(format: str, tmp_path: Pat
     (tmp_path / "cut").write_bytes(body[: len(body) // 2])
     with pytest.raises(ImageError, match="cut"):  # the file's own name at least
         load_image(tmp_path / "cut")
-    if format in ("JPEG", "PNG"):  # found without decoding every image of a data set
+    if format in ("JPEG", "PNG"):  # found without decoding every image of a dataset
         with pytest.raises(ImageError):
             probe(tmp_path / "cut")
 

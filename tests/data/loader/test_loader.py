@@ -1,4 +1,4 @@
-"""The loader: equal bits whatever the number of workers, exact resume, fair shares, and honesty about broken files."""
+"""The loader: bitwise reproducibility for any number of workers, exact resume, sharding, broken files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def same(a: Batch, b: Batch) -> bool:
 
 
 def broken(dataset: Dataset, tmp_path: Path, indices: list[int]) -> Dataset:
-    """The same set, of which some images cannot be decoded."""
+    """The same dataset with some images that cannot be decoded."""
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"\xff\xd8\xff\xe0 this is no JPEG")
     records = list(dataset.records)
@@ -63,7 +63,7 @@ def test_resume_in_the_middle_of_an_epoch(shapes: Dataset, workers: int) -> None
     whole = list(loader.epoch(2))
     for start in (0, 1, 5, 6):
         abandoned = loader.epoch(2)
-        next(abandoned)  # left in the middle, as a stopped run leaves it
+        next(abandoned)  # abandoned in the middle, as by a stopped run
         rest = list(loader.epoch(2, start))
         assert len(rest) == 6 - start
         assert all(same(a, b) for a, b in zip(whole[start:], rest, strict=True))
@@ -89,7 +89,7 @@ def test_an_epoch_is_a_permutation(shapes: Dataset) -> None:
 
 
 def test_augmentation_seed_depends_on_the_sample_not_the_batch(shapes: Dataset) -> None:
-    """The same image of the same epoch gets the same noise whatever the batch size."""
+    """An image of an epoch gets the same augmentation for every batch size."""
     recipe = (HorizontalFlip(), Expand(p=1.0))
     frames = []
     for batch in (2, 3):
@@ -232,7 +232,7 @@ def test_a_dead_worker_is_reported(shapes: Dataset) -> None:
 def test_a_batch_in_the_memory_of_a_worker(
     shapes: Dataset, error: Exception, gone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was announced, and cannot be had: the worker died, or it is something else and stays what it is."""
+    """The batch was announced but cannot be opened: the worker died, or another error is passed on."""
     loader = Loader(shapes, Stretch(32, 32), (), 2, 0, workers=1)
     batches = loader.epoch(0)
     next(batches)
@@ -290,7 +290,7 @@ def test_invalid_arguments_are_rejected(shapes: Dataset) -> None:
 
 
 def test_ignored_regions_reach_the_matcher(shapes: Dataset) -> None:
-    """``any_ignore`` is what the matcher asks: without it a crowd region would be plain background."""
+    """The matcher reads ``any_ignore``: without it a crowd region would be background."""
     records = [Record(**vars(r)) for r in shapes.records]
     crowded = next(i for i, r in enumerate(records) if len(r))
     records[crowded].crowd = np.arange(len(records[crowded])) == 0

@@ -1,4 +1,4 @@
-"""Windows over the whole set: what is drawn, what it looks like, and that nothing but (seed, epoch, batch) decides."""
+"""Window batches over the whole dataset: sampling, crops, and dependence on (seed, epoch, batch) alone."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def test_training_crops_match_inference_crops(shapes: Dataset) -> None:
-    """Within a level, up to the mirror image; its object lies in it as in the picture."""
+    """Within a gray level, up to mirroring; the object box is mapped into the crop."""
     made, batch = loader(shapes, flip=0.0), next(loader(shapes, flip=0.0).epoch())
     chosen, mirrored = made.builder.sampler(0, 0)  # type: ignore[attr-defined]
     table = made.builder.sampler.table  # type: ignore[attr-defined]

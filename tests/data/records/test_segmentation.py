@@ -1,4 +1,4 @@
-"""Masks from files: what is read, what is wrong with it, and how it reaches the network."""
+"""Masks from files: reading, findings, and the path to the network."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_usable_masks_are_retained() -> None:
     used, problems = validate_mask([[10, 10, 70, 10, 70, 30]], 64, 48)
     assert used is not None and [p[0] for p in problems] == ["mask-over-edge"]
     empty = {"size": [48, 64], "counts": [3072]}
-    assert validate_mask(empty, 64, 48) == (empty, [])  # the file says so
+    assert validate_mask(empty, 64, 48) == (empty, [])  # as in the file
     # the square's rows and columns 10 to 29, and the same as run lengths
     coded = {"size": [48, 64], "counts": [490, *[20, 28] * 19, 20, 48 * 64 - 490 - 48 * 19 - 20]}
     masks = masks_of([[SQUARE], coded, None, empty], 64, 48)
@@ -139,7 +139,7 @@ def test_boxes_without_masks_are_rejected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rule", [Resize(120, 200), Letterbox(160, 160)], ids=repr)
 def test_masks_are_aligned_with_their_boxes(rule: Any, tmp_path: Path) -> None:
-    """The generated set's boxes are the extents of its masks, and stay so on every way to the network."""
+    """The boxes of the generated dataset bound its masks, also after every transform."""
     path = make_shapes(tmp_path / "shapes", splits={"train": 6}, size=(96, 80), format="coco", seed=3).path
     dataset = open_dataset(path)
     loader = Loader(dataset, rule, (HorizontalFlip(),), 3, 0, masks=True)
@@ -158,5 +158,5 @@ def test_masks_are_aligned_with_their_boxes(rule: Any, tmp_path: Path) -> None:
 
 
 def test_an_indexed_mask_prints_as_in_earlier_versions() -> None:
-    """The fingerprints of stored runs were made from this text: a run must still recognize its data."""
+    """The fingerprints of stored runs are computed from this text: a run must still recognize its data."""
     assert repr(IndexedMask("a.png", 3)) == "Drawn(picture='a.png', object=3)"

@@ -1,4 +1,4 @@
-"""The generated set: the same bytes for the same seed, boxes and masks that are the pixels, readable by our readers."""
+"""The generated dataset: equal bytes for equal seeds, boxes and masks that match the pixels, readable formats."""
 
 from __future__ import annotations
 

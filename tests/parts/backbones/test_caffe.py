@@ -1,4 +1,4 @@
-"""CaffeNet, ZF-5, the two-tap head and the image pyramid: counts and sizes from the facts, keys from Caffe."""
+"""CaffeNet, ZF-5, the R-CNN head and the image pyramid: published counts and sizes, keys of Caffe."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_caffenet() -> None:
 
 
 def test_caffenet_padded_for_whole_images() -> None:
-    """Fast R-CNN's (models/CaffeNet/train.prototxt): conv1 padded by 5, pools by 1. Cell i of conv5 then sees round
+    """Fast R-CNN's (models/CaffeNet/train.prototxt): conv1 padded by 5, pools by 1. Cell i of conv5 is then centered on
     pixel 16 i: conv1 starts at 0, every padded layer keeps that. Unpadded it is 5 + 4 + 8 = 17 pixels later."""
     for padded, center in ((True, 160), (False, 177)):
         body = CaffeNet(returns=("conv5",), padded=padded).build().double()
@@ -56,7 +56,7 @@ def test_caffenet_padded_for_whole_images() -> None:
         found[0, 0, 10, 10].backward()
         assert pixels.grad is not None
         seen = pixels.grad.abs().sum((0, 1, 2)).nonzero()
-        assert abs((int(seen.min()) + int(seen.max())) / 2 - center) <= 8  # which maxima are largest is chance
+        assert abs((int(seen.min()) + int(seen.max())) / 2 - center) <= 8  # which maxima are largest is random
     assert shapes(CaffeNet(returns=("conv5",), padded=True), 224, (4,)) == [(256, 15, 15)]  # 56, 29, 15
     assert shapes(CaffeNet(returns=("conv5",)), 227, (4,)) == [(256, 13, 13)]
     with torch.device("meta"):
@@ -104,7 +104,7 @@ def test_weights_come_from_a_file_with_caffes_names(tmp_path: Path) -> None:
     assert torch.equal(head.trunk.fc7.weight, connected.trunk.fc7.weight)
     wide = RCNNHead(width=32).build(256, 6, 4, 3, None)
     before = wide.trunk.fc6.weight.clone()
-    RCNNHead(width=32).load_pretrained(wide, file)  # layers of another size keep their start
+    RCNNHead(width=32).load_pretrained(wide, file)  # layers of another size keep their initialization
     assert torch.equal(wide.trunk.fc6.weight, before)
     save_file({k: v for k, v in other.state_dict().items() if k != "conv3.bias"}, file)
     with pytest.raises(FovealError, match=r"missing conv3\.bias"):
@@ -172,8 +172,8 @@ def test_image_pyramid() -> None:
     assert torch.equal(alone, body.train()(pixels)[0])
 
 
-# ------------------------------------------------------------------------------------------------------ the margin
-def test_margin_is_a_softmax_in_training_and_a_margin_afterwards() -> None:
+# ---------------------------------------------------------------------------------------------------- SoftmaxOrSVM
+def test_softmax_in_training_and_svm_margin_afterwards() -> None:
     logits = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
     p: Tensor = logits.softmax(-1)
     assert torch.allclose(SoftmaxOrSVM().scores(logits), p[..., :3] / (p[..., :3] + p[..., 3:]), atol=1e-6)

@@ -26,7 +26,7 @@ timm = pytest.importorskip("timm", reason="timm is not installed")
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "convnext_atto", "darknet17"])
 def test_maps_match_timm(name: str, tmp_path: Path) -> None:
-    """A file of the whole network, classifier and all, gives the maps that timm takes from that network."""
+    """A file of the whole network, classifier included, gives the feature maps of timm for that network."""
     torch.manual_seed(0)
     whole = timm.create_model(name).eval()
     state = whole.state_dict()
@@ -95,7 +95,7 @@ def test_frozen_stages_do_not_change() -> None:
     assert any(p.requires_grad for n, p in body.named_parameters() if "layer2" in n)
 
 
-# ---------------------------------------------------------------------------------------- the last stage as a head
+# ---------------------------------------------------------------------------------------------- last stage as head
 def numbers(*modules: torch.nn.Module) -> int:
     return sum(p.numel() for module in modules for p in module.parameters())
 

@@ -44,7 +44,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 def peer_features(network: nn.Module, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
-    """The outputs of the named layers of torchvision's own network, by hooks."""
+    """The outputs of the named layers of torchvision's network, by hooks."""
     found: dict[str, Tensor] = {}
     hooks = [
         network.get_submodule(n).register_forward_hook(lambda _m, _i, out, n=n: found.update({n: out.clone()}))
@@ -144,7 +144,7 @@ def test_parameter_counts(name: str, norm: str, count: int) -> None:
 
 @pytest.mark.parametrize("trainable", range(6))
 def test_frozen_stages_match_torchvision(trainable: int) -> None:
-    """torchvision counts the stages that learn (5 at most), we those that do not."""
+    """torchvision counts the trainable stages (5 at most), foveal the frozen ones."""
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 
     peer = _resnet_fpn_extractor(torchvision.models.resnet18(), trainable)

@@ -1,4 +1,4 @@
-"""Darknet's files: cfgs read by line and counted, weights read, refused and written."""
+"""Darknet's files: parsing cfgs and counting their weights; reading, rejecting and writing weights."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_cfg_errors_name_the_line(text: str, words: str) -> None:
 
 
 def test_truncated_or_corrupted_files_raise_only_foveal_errors(data: Path) -> None:
-    """Every cut of a real cfg, and every byte of it replaced: read, or refused by name."""
+    """Every truncation of a real cfg, and every byte of it replaced: read, or rejected by name."""
     text = (data / "weights/darknet-cfg/yolov3-tiny.cfg").read_text()
     rng = np.random.default_rng(0)
     for length in range(0, len(text), 17):

@@ -1,4 +1,4 @@
-"""Darknet networks against what other programs make of the same files, and each layer by hand."""
+"""Darknet networks against the outputs of other programs for the same files, and each layer by hand."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def pixels(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1)[None].float() / 255
 
 
-# ----------------------------------------------------------------------------------------------- other programs
+# -------------------------------------------------------------------------------------------- reference outputs
 @pytest.mark.parametrize("name", REFERENCES)
 @torch.no_grad()
 def test_raw_outputs_match_opencv(name: str, data: Path) -> None:
@@ -128,7 +128,7 @@ def random_network(net: Net, returns: list[int]) -> DarknetNetwork:
 def test_classic_networks_match_opencv(name: str, side: int, data: Path, tmp_path: Path) -> None:
     """Random weights through OpenCV 4's importer: raw outputs within 1e-3, of YOLOv2 also its reorg layer's order.
 
-    The layers before [region] and [yolo] are compared, so that neither's own thresholds count (systems.md, 5.4).
+    The layers before [region] and [yolo] are compared, so that the thresholds of neither matter (systems.md, 5.4).
     """
     python = os.environ.get("FOVEAL_OPENCV4")
     if not python:
@@ -173,7 +173,7 @@ def counting(c: int = 3, side: int = 8) -> Tensor:
 
 
 def test_max_pool_pads_right_and_below() -> None:
-    """Size 2 stride 1 keeps the size: the last column sees itself alone. Size 2 stride 2 rounds odd sides up."""
+    """Size 2 stride 1 keeps the size: the last column is its own window. Size 2 stride 2 rounds odd sides up."""
     x = counting()
     same = outputs("[maxpool]\nsize=2\nstride=1\n", x)
     assert torch.equal(same[..., :-1, :-1], x[..., 1:, 1:])
@@ -205,7 +205,7 @@ def test_reorg_has_darknets_order() -> None:
 
 def test_route_shortcut_upsample_and_crop() -> None:
     x = counting(2).repeat(1, 2, 1, 1)[:, :3]
-    pool = "[maxpool]\nsize=1\nstride=1\n"  # the identity, so that there is a layer to speak of
+    pool = "[maxpool]\nsize=1\nstride=1\n"  # the identity, as the layer to refer to
     pooled = outputs(pool + "[maxpool]\nsize=2\nstride=2\n[upsample]\nstride=2\n[route]\nlayers=-1,0\n", x)
     assert torch.equal(pooled[:, 3:], x)
     assert pooled[0, 0, :2, :2].tolist() == [[9, 9], [9, 9]]
@@ -286,7 +286,7 @@ def test_classifiers_as_backbones(data: Path) -> None:
 
 
 def test_backbone_on_the_command_line(data: Path) -> None:
-    """A path becomes the text when it is read, so a stored spec stands alone; it prints and parses back."""
+    """A path becomes the text when it is read, so a stored spec is self-contained; it prints and parses back."""
     folder = data / "weights/tiny-darknet"
     cfg, weights = folder / "tiny.cfg", folder / "tiny.weights"
     words = [f'backbone=Darknet("{cfg}", weights="{weights}", frozen_stages=2)', "input.mean=(0,0,0)"]

@@ -1,4 +1,4 @@
-"""Heads against torchvision's with the same weights; starting values; parameter counts."""
+"""Heads against torchvision's with the same weights; initialization; parameter counts."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def compare_roi(ours: nn.Module, trunk: nn.Module, classes: int, width: int, x: 
 
 @pytest.mark.parametrize("as_conv", [False, True])
 def test_roi_mlp_matches_torchvision(as_conv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both forms of the first layer, whatever this processor would choose."""
+    """Both implementations of the first layer, whichever this CPU would use."""
     monkeypatch.setattr(norms, "_has_avx512", lambda: as_conv)
     ours = RoIMLP(48).build(WIDTH, (7, 7), 6, 5, None)
     compare_roi(ours, TwoMLPHead(WIDTH * 49, 48), 5, 48, pooled())
@@ -185,7 +185,7 @@ def test_class_agnostic_boxes() -> None:
     assert head(pooled(), 3).deltas.shape == (3, 2, 4)
 
 
-# ------------------------------------------------------------------------------------------------------- whole
+# ------------------------------------------------------------------------------------------ complete detectors
 def count(*modules: nn.Module) -> int:
     return sum(p.numel() for m in modules for p in m.parameters())
 

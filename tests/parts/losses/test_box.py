@@ -1,4 +1,4 @@
-"""Box losses: hand-computed numbers, torchvision's operators, degenerate boxes. Normalizers are here as well."""
+"""Box losses: hand-computed numbers, torchvision's operators, degenerate boxes; normalizers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVERY.append(Sum((L1(weight=5.0), GIoU(weight=2.0))))
 
 
 def between(loss: BoxLoss, predicted: Tensor, target: Tensor) -> Tensor:
-    """The loss of given boxes (R, 4): deltas are made so that they decode to ``predicted``."""
+    """The loss of given boxes (R, 4): the deltas are chosen to decode to ``predicted``."""
     prior = torch.tensor([-40.0, -30.0, 60.0, 70.0], dtype=predicted.dtype).expand_as(predicted)
     return loss(CODER.encode(predicted, prior)[None], prior[None], target[None], CODER)[0]
 

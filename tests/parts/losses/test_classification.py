@@ -1,4 +1,4 @@
-"""Class losses: the numbers of the papers, torchvision's operator, and the fast form against the plain one."""
+"""Class losses: values of the papers, torchvision's operator, and the fused implementation against the reference."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_prior_bias() -> None:
 
 
 def test_initial_losses_of_a_head_with_80_classes() -> None:
-    """What 80 classes of background cost at p = .01 and at p = .5: systems sheet, RetinaNet, "init sanity"."""
+    """The loss of 80 classes of background at p = .01 and at p = .5: systems sheet, RetinaNet, "init sanity"."""
     labels, positive = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.bool)
     at_prior, at_half = torch.full((1, 1, 80), logit(0.01)), torch.zeros(1, 1, 80)
     assert math.isclose(float(Focal()(at_prior, labels, positive)), 6.0e-5, rel_tol=0.01)
@@ -130,7 +130,7 @@ def test_initial_losses_of_a_head_with_80_classes() -> None:
     assert math.isclose(float(BinaryCrossEntropy()(at_half, labels, positive)), 55.5, abs_tol=0.06)
 
 
-# ---------------------------------------------------------------------------------------------------- peers
+# -------------------------------------------------------------------------------- reference implementations
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
 def test_focal_equals_torchvision(gamma: float) -> None:
     logits, labels, positive, weights = batch(spread=3)
@@ -174,7 +174,7 @@ def test_binary_cross_entropy_has_one_term_per_class() -> None:
     torch.testing.assert_close(BinaryCrossEntropy()(logits, labels, positive), expected)
 
 
-# ------------------------------------------------------------------------------- the fast form and the plain
+# ------------------------------------------------------------------------ fused and reference implementation
 @pytest.mark.parametrize("loss", SIGMOID, ids=repr)
 def test_gradcheck(loss: SigmoidLoss) -> None:
     logits, labels, positive, _ = batch(k=3, a=6, spread=2)
@@ -248,7 +248,7 @@ def test_priors_of_zero_weight_have_no_gradient(loss: ClassLoss) -> None:
 
 
 def test_per_prior_gradients_are_arbitrary() -> None:
-    """Each prior's gradient is multiplied by what arrives for that prior, negative and large numbers included."""
+    """Each prior's gradient is multiplied by its incoming gradient, negative and large values included."""
     logits, labels, positive, _ = batch()
     x = logits.float().requires_grad_()
     weights = torch.linspace(-1000, 1000, 600).view(2, 300)
@@ -355,7 +355,7 @@ def test_bad_settings_are_rejected(kind: type[ClassLoss], settings: dict[str, fl
         kind(**settings)
 
 
-# -------------------------------------------------------------------------------------------- cost on a device
+# -------------------------------------------------------------------------------------------- syncs and memory
 class Syncs(TorchDispatchMode):
     """Counts operations that would make a CPU wait for the GPU."""
 
@@ -408,4 +408,4 @@ def test_memory_is_the_gradient_and_little_more() -> None:
     for event in events:
         alive += event.nbytes()
         peak = max(peak, alive)
-    assert 1.0 <= peak / (logits.numel() * 4) < 1.3  # the buffers' fixed size is larger against these small logits
+    assert 1.0 <= peak / (logits.numel() * 4) < 1.3  # buffers of fixed size weigh more with small logits

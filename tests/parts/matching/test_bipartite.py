@@ -1,4 +1,4 @@
-"""SSD's matching against the rules of the released code one after the other, and against torchvision's matcher."""
+"""SSD's matching against a loop over the rules of the released code, and against torchvision's matcher."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def random_boxes(n: int, rng: torch.Generator, size: float = 60.0) -> Tensor:
 
 
 def crowded(n: int, rng: torch.Generator) -> Tensor:
-    """Objects on top of each other, so that many want the same priors."""
+    """Overlapping objects, so that many have the same best priors."""
     return torch.tensor([20.0, 20, 40, 40]) + torch.rand(n, 4, generator=rng) * 3
 
 
@@ -31,7 +31,7 @@ def pad(boxes: list[Tensor]) -> Targets:
 
 
 def by_rules(objects: Tensor, priors: Tensor, threshold: float) -> list[int]:
-    """``MatchBBox`` of the released code: pair by pair the largest overlap of all, then every prior that is left."""
+    """``MatchBBox`` of the released code: repeatedly the pair of the largest overlap, then the remaining priors."""
     overlaps = box_iou(objects, priors).tolist()
     found = [-1] * len(priors)
     free = set(range(len(objects)))
@@ -61,7 +61,7 @@ def answer(match: Match) -> list[list[int]]:
 @pytest.mark.parametrize("budget", [1 << 18, 1])
 @pytest.mark.parametrize("per_image", [False, True])
 def test_bipartite_matches_the_released_code(budget: int, per_image: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``budget`` 1: in pieces of 256 priors. The form for a GPU, which never looks, gives the same."""
+    """``budget`` 1: in chunks of 256 priors. The GPU implementation, which never syncs, gives the same."""
     monkeypatch.setattr(matchers, "CPU_BUDGET", budget)
     for seed in range(4):
         g = torch.Generator().manual_seed(seed)
@@ -75,7 +75,7 @@ def test_bipartite_matches_the_released_code(budget: int, per_image: bool, monke
             patch.setattr(bipartite, "on_cpu", lambda tensor: False)
             assert answer(BipartiteThenIoU()(Priors(boxes, (600,)), pad(objects))) == expected
     assert all(k in expected[2] for k in range(9))  # each of the crowd has a prior
-    assert set(expected[3]) == {-1}  # nothing touches it
+    assert set(expected[3]) == {-1}  # no prior overlaps it
 
 
 def test_more_objects_than_priors() -> None:
@@ -96,7 +96,7 @@ def test_best_match_equals_torchvision(seed: int) -> None:
 
 
 def test_chain_needs_one_round_per_object() -> None:
-    """Each object's best prior is a better one of the next object's: by hand, on a line, objects and priors 10 wide.
+    """Each object's best prior is better for the next object: by hand, on a line, objects and priors 10 wide.
 
     Objects at 0, 13, 25, 36, 46; priors at 6, 18.5, 30, 40.5, 50: distances of neighbors 6, 7 | 5.5, 6.5 | 5, 6 |
     4.5, 5.5 | 4. So the last object takes the last prior (4), the one before it the prior at 40.5 (4.5), and so on.

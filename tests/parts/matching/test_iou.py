@@ -1,4 +1,4 @@
-"""Matching against torchvision's box_iou + Matcher, and the rules that torchvision does not have."""
+"""IoU matching against torchvision's box_iou + Matcher, and the rules that torchvision lacks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Syncs(TorchDispatchMode):
 
 
 def random_boxes(n: int, rng: torch.Generator, size: int = 60, whole: bool = True) -> Tensor:
-    """Whole coordinates on a small image give many equal overlaps."""
+    """Integer coordinates on a small image give many equal overlaps."""
     corner = torch.rand(n, 2, generator=rng) * size
     side = torch.rand(n, 2, generator=rng) * size / 2 + 1
     boxes = torch.cat([corner, corner + side], 1)
@@ -53,7 +53,7 @@ def as_torchvision(match: Match) -> Tensor:
 
 
 def reference(objects: Tensor, priors: Tensor, positive: float, negative: float, low_quality: bool) -> Tensor:
-    """torchvision, without its habit of forcing every prior an object does not touch."""
+    """torchvision, but without forcing matches for objects that overlap no prior."""
     overlaps = box_iou(objects, priors)
     touched = overlaps.amax(1) > 0
     found = TorchvisionMatcher(positive, negative, False)(overlaps)
@@ -70,7 +70,7 @@ def test_matches_torchvision_on_random_cases_with_ties(
 ) -> None:
     if not cpu:
         monkeypatch.setattr(matchers, "match_on_cpu", match_on_device)
-    monkeypatch.setattr(matchers, "CPU_BUDGET", 1 << 11)  # several pieces also in small cases
+    monkeypatch.setattr(matchers, "CPU_BUDGET", 1 << 11)  # several chunks also in small cases
     monkeypatch.setattr(matchers, "DEVICE_BUDGET", 1 << 11)
     rng = torch.Generator().manual_seed(3)
     matcher = IoUMatcher(0.5, 0.4, low_quality=low_quality)
@@ -128,7 +128,7 @@ def test_object_without_overlap_forces_no_match() -> None:
 
 
 def test_a_forced_prior_is_assigned_to_its_own_best_object() -> None:
-    """Object 1's best prior (IoU 5/15) overlaps object 0 more (10/20): it goes to object 0, as in torchvision."""
+    """Object 1's best prior (IoU 5/15) overlaps object 0 more (10/20), so it is assigned to 0, as in torchvision."""
     priors = Priors(torch.tensor([[0.0, 0, 10, 10]]), (1,))
     objects = torch.tensor([[0.0, 0, 20, 10], [5, 0, 15, 10]])
     found = IoUMatcher(0.7, 0.6)(priors, pad([objects]))
@@ -136,7 +136,7 @@ def test_a_forced_prior_is_assigned_to_its_own_best_object() -> None:
 
 
 def test_low_quality_floor_follows_detectron() -> None:
-    """IoU .35 and .45 are each object's best; only the second stays (Detectron: everything under .4 is background)."""
+    """IoU .35 and .45 are each object's best; only the second is forced (Detectron: below .4 is background)."""
     objects = torch.tensor([[0.0, 0, 35, 10], [100, 0, 145, 10]])
     priors = Priors(torch.tensor([[0.0, 0, 100, 10], [100, 0, 200, 10]]), (2,))
     assert as_torchvision(IoUMatcher(0.5, 0.4)(priors, pad([objects]))).tolist() == [[0, 1]]

@@ -1,4 +1,4 @@
-"""FCOS's matcher against a plain loop, centerness by hand, and its head's forms."""
+"""FCOS's matcher against a reference loop, centerness by hand, and the FCOS head."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def objects(seed: int, counts: tuple[int, ...]) -> Targets:
 
 
 def by_loop(matcher: PointMatcher, priors: Priors, targets: Targets, image: int) -> list[int]:
-    """The object of every point, -1 for none: the paper's rules one after the other."""
+    """The object of every point, -1 for none: a loop over the rules of the paper."""
     found = []
     level = levels(priors).tolist()
     for (x1, _, x2, _), box, k in zip(priors.boxes.tolist(), priors.boxes.tolist(), level, strict=True):
@@ -67,7 +67,7 @@ def by_loop(matcher: PointMatcher, priors: Priors, targets: Targets, image: int)
 def test_matcher_matches_a_reference_loop(
     radius: float | None, budget: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if budget is not None:  # the form for GPUs; 1: in pieces of 256 priors
+    if budget is not None:  # the GPU implementation; 1: in chunks of 256 priors
         monkeypatch.setattr(matchers, "CPU_BUDGET", budget)
         monkeypatch.setattr(points, "grids_of", lambda *_: None)
     matcher, priors, targets = PointMatcher(radius), cells(256, 256), objects(3, (12, 0, 5))

@@ -1,4 +1,4 @@
-"""The pyramid against torchvision's with the same weights."""
+"""FPN against torchvision's with the same weights."""
 
 from __future__ import annotations
 

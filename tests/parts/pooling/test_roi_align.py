@@ -1,4 +1,4 @@
-"""Pools against torchvision's kernels, and Luminoth's crop against TensorFlow's formula."""
+"""RoI pooling against torchvision's kernels, and Luminoth's crop against TensorFlow's formula."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def features(*strides: int, channels: int = 8, batch: int = 2, dtype: torch.dtyp
 
 
 def random_boxes(batch: int, count: int, seed: int = 1) -> Tensor:
-    """From specks to more than the image, some across its border."""
+    """From tiny boxes to larger than the image, some across its border."""
     rng = torch.Generator().manual_seed(seed)
     center = torch.rand(batch, count, 2, generator=rng) * torch.tensor([320.0, 256.0])
     side = torch.exp(torch.rand(batch, count, 2, generator=rng) * 7.5) / 2
@@ -80,7 +80,7 @@ def test_gpu_implementation_matches_the_cpu_one() -> None:
 
 
 def test_levels_of_the_fpn_paper() -> None:
-    """sqrt(w h) of 112, 223, 224, 448 belong to P3, P3, P4, P5; beyond them the ends hold."""
+    """sqrt(w h) of 112, 223, 224, 448 map to P3, P3, P4, P5; larger and smaller boxes are clamped."""
     side = torch.tensor([0.0, 1, 112, 223, 224, 447.9, 448, 5000])
     level = RoIAlign().level(torch.stack([side * 0, side * 0, side, side], 1))
     assert (level + 2).tolist() == [2, 2, 3, 3, 4, 4, 5, 5]
@@ -105,7 +105,7 @@ def test_half_precision_error_is_only_the_input_rounding() -> None:
 
 
 def test_gradients_reach_maps_that_no_box_uses() -> None:
-    """A level without boxes has a zero gradient, not none: every parameter of a neck takes part in every step."""
+    """A level without boxes has a zero gradient, not None: every parameter of a neck gets one in each iteration."""
     maps = features(*STRIDES, dtype=torch.float32)
     RoIAlign()(maps, torch.tensor([[[0.0, 0, 20, 20]]] * 2), STRIDES).sum().backward()
     assert [m.grad is not None and bool(m.grad.any()) for m in maps] == [True, False, False, False]

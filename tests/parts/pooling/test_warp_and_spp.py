@@ -1,4 +1,4 @@
-"""R-CNN's warp and SPP-Net's pool: numbers worked by hand, and plain loops over random boxes.
+"""R-CNN's warp and SPP-Net's pool: numbers worked by hand, and reference loops over random boxes.
 
 The hand-worked boxes are those of the overview article in section 8 of the facts (E22): [64, 64, 192, 192] and
 [128, 128, 384, 400] on a map of stride 16.
@@ -70,7 +70,7 @@ def test_spp_cells_that_vanish_or_leave_the_map() -> None:
     boxes = torch.tensor([[[65.0, 65, 75, 75], [-40, -40, 10, 10], [780, 780, 900, 900]]])
     # floor(65 / 16) + 1 = 5 > ceil(75 / 16) - 1 = 4: both become floor(4.5); outside, the nearest cell of the map
     assert SPP().cells(boxes, 16, (50, 50)).tolist() == [[[4, 4, 4, 4], [0, 0, 0, 0], [49, 49, 49, 49]]]
-    sizes = torch.tensor([[400, 480]])  # the rest of the map is padding: 25 rows and 30 columns count
+    sizes = torch.tensor([[400, 480]])  # beyond 25 rows and 30 columns the map is padding
     assert SPP().cells(boxes, 16, (50, 50), sizes)[0, 2].tolist() == [29, 24, 29, 24]
 
 
@@ -86,7 +86,7 @@ def test_spp_bins_of_13_and_10_cells() -> None:
 
 # ------------------------------------------------------------------------------------------------ SPP on any box
 def plain_spp(feature: Tensor, cells: Tensor, levels: tuple[int, ...]) -> Tensor:
-    """One box, one bin after the other: level by level, channel by channel, row by row."""
+    """One box, one bin at a time: level by level, channel by channel, row by row."""
     x1, y1, x2, y2 = cells.int().tolist()
     h, w, out = y2 - y1 + 1, x2 - x1 + 1, []
     for n in levels:
@@ -158,7 +158,7 @@ def test_spp_gradients_go_to_the_maxima() -> None:
 
 # ---------------------------------------------------------------------------------------------------- Warp
 def plain_warp(image: Tensor, box: list[float], pool: Warp) -> Tensor:
-    """One box, as the released code does it: enlarge, round, clip, resize what is left, put it into zeros."""
+    """One box, as in the released code: enlarge, round, clip, resize the clipped part, paste it into zeros."""
 
     def whole(v: float) -> int:
         return int(math.copysign(math.floor(abs(v) + 0.5), v))
@@ -204,7 +204,7 @@ def test_warp_of_a_box_by_hand() -> None:
 
 
 def test_warp_of_a_crop_is_that_crop() -> None:
-    """What the loader's windows rely on: the box without its border, in its own crop, warps to the crop itself."""
+    """The loader's windows rely on it: the box without its border, in its own crop, warps to the crop itself."""
     for pool in (Warp(), Warp(96, 8, "square")):
         box = torch.tensor([[[30.0, 20, 130, 70]]])
         inner = pool.inner(box)

@@ -26,7 +26,7 @@ def features(*maps: tuple[int, int]) -> list[Tensor]:
 
 
 def pyramid(height: int, width: int, strides: tuple[int, ...]) -> list[Tensor]:
-    """Every level half of the one before, rounded up."""
+    """Every level is half of the previous one, rounded up."""
     return features(*((-(-height // s), -(-width // s)) for s in strides))
 
 

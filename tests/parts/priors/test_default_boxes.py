@@ -39,7 +39,7 @@ def cxcywh(boxes: torch.Tensor) -> torch.Tensor:
     ],
 )
 def test_numbers_of_the_papers(name: str, maps: tuple[int, ...], count: int) -> None:
-    """The maps are those that the network of the preset really makes."""
+    """The feature map sizes are those of the network of the preset."""
     with torch.device("meta"):
         detector = presets.get(name).build(["a"]).eval()
         side = detector.spec.input.canvas(())[0]
@@ -84,7 +84,7 @@ def test_torchvision_sizes_are_not_truncated() -> None:
 
 
 def test_centers_of_dssd() -> None:
-    """start + i step, systems.md 3.15; the eight of a place: 1, 1, 1.6, 1/1.6, 2, 1/2, 3, 1/3."""
+    """start + i step, systems.md 3.15; the eight of a location: 1, 1, 1.6, 1/1.6, 2, 1/2, 3, 1/3."""
     priors = laid_out(presets.ssd321_r101.priors, (40, 20, 10, 5, 3, 1), 321)
     first = 0
     for count, side, start, step in zip(

@@ -1,4 +1,4 @@
-"""Parameter groups, the averaged weights, and updates, against numbers worked out by hand."""
+"""Parameter groups, EMA weights and optimizer steps, against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_ema_by_hand() -> None:
 
 @pytest.mark.parametrize("solver", [SGD(), AdamW()])
 def test_optimizer_state_round_trips(solver: Any) -> None:
-    """Two updates, state taken over, a third on both: the same bits. Channels-last weights keep their layout."""
+    """Two iterations, state copied, a third on both: bitwise equal. Channels-last weights keep their layout."""
 
     def make() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
@@ -163,7 +163,7 @@ def test_clipping_by_hand() -> None:
 @pytest.mark.parametrize("solver", [SGD(weight_decay=0.1), AdamW(weight_decay=0.1)])
 @pytest.mark.parametrize(("pixel", "other"), [(torch.nan, 0.0), (torch.inf, 0.0), (1.0, torch.nan), (1.0, -torch.inf)])
 def test_nonfinite_loss_changes_nothing(solver: Any, pixel: float, other: float) -> None:
-    """Neither weights (decay and momentum included) nor the solver's state."""
+    """Neither weights (decay and momentum included) nor the optimizer state."""
     update, net = updater(solver=solver, clip=1.0)
     update([(torch.tensor([2.0]), torch.tensor([0.5]))], 0)  # type: ignore[list-item]
     weight = net.weight.detach().clone()

@@ -1,4 +1,4 @@
-"""Faster R-CNN in the paper's four steps: what learns in each, and from what; killed anywhere, it goes on bit-equal."""
+"""Faster R-CNN in the paper's four steps: what each step trains, on what data; resuming is bitwise equal."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 
 def outcome(out: Path) -> dict[str, Any]:
-    """All that must not depend on interruptions."""
+    """Everything that must not depend on interruptions."""
     last = out / "checkpoints" / "last"
     return {
         **{f: (last / f).read_bytes() for f in ("model.safetensors", "raw.safetensors", "optimizer.safetensors")},
@@ -99,7 +99,7 @@ def outcome(out: Path) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------ what learns in a step
+# ------------------------------------------------------------------------------------------ what each step trains
 Weights = dict[str, Tensor]
 
 
@@ -118,7 +118,7 @@ Whole = tuple[list[tuple[Weights, Weights]], list[Any], Path]
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """An undisturbed run: the weights at the beginning and end of each step, and the proposals it learned from."""
+    """An uninterrupted run: the weights at the start and end of each step, and the proposals it trained on."""
     from foveal.training.stages import runner as segments
 
     out = tmp_path_factory.mktemp("whole") / "run"
@@ -151,13 +151,13 @@ def test_each_step_trains_its_parts_from_the_initialization_of_the_paper(
     (w1, end1), (w2, end2), (w3, end3), (w4, end4) = whole[0]
     # step 1: the RPN and the backbone
     assert not same(w1, end1, "backbone") and not same(w1, end1, "rpn_head") and same(w1, end1, "roi_head")
-    # step 2: a net of its own, its backbone from the beginning; the RPN rests
+    # step 2: a separate network with the initial backbone; the RPN is not trained
     assert same(w2, w1, "backbone") and same(w2, w1, "roi_head") and same(w2, end1, "rpn_head")
     assert not same(w2, end2, "backbone") and not same(w2, end2, "roi_head") and same(w2, end2, "rpn_head")
-    # step 3: a new RPN on that net's backbone, which keeps still, running statistics and all
+    # step 3: a new RPN on the backbone of that network, which is frozen, running statistics included
     assert same(w3, w1, "rpn_head") and same(w3, end2, "backbone") and same(w3, end2, "roi_head")
     assert not same(w3, end3, "rpn_head") and same(w3, end3, "backbone") and same(w3, end3, "roi_head")
-    # step 4: new last layers, the others go on; all the rest keeps still
+    # step 4: new last layers, the others continue; everything else is frozen
     assert same(w4, w1, "roi_head.predictor") and same(w4, end2, "roi_head.trunk") and same(w4, end3, "rpn_head")
     assert same(w4, end4, "backbone") and same(w4, end4, "rpn_head")
     assert not same(w4, end4, "roi_head.predictor") and not same(w4, end4, "roi_head.trunk")
@@ -189,8 +189,8 @@ def test_the_head_trains_on_the_current_rpn_proposals(whole: Whole, data: Path) 
             (found,) = detector.propose(detector.prepare([load_image(record.path)]), training=True)
             good = (found.boxes[:, 2:] > found.boxes[:, :2]).all(1)
             np.testing.assert_allclose(stored, found.boxes[good].numpy(), rtol=0, atol=1e-3)
-        assert max(map(len, proposals[step])) > SMALL.test_proposals.after  # as many as a training takes
-    assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["checkpoints"]  # nothing else stays
+        assert max(map(len, proposals[step])) > SMALL.test_proposals.after  # as many as a training run takes
+    assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["checkpoints"]  # nothing else is retained
     assert len(load(out).predict_arrays([np.full((48, 64, 3), 90, np.uint8)])) == 1
 
 
@@ -221,7 +221,7 @@ def test_external_proposals_replace_the_rpn() -> None:
 
 @pytest.mark.slow
 def test_alternating_training_learns(tmp_path: Path) -> None:
-    """80 drawn pictures, four steps of 300 updates: a minute on one core. Measured: AP50 .107, .214, .237 after steps
+    """80 drawn images, four steps of 300 iterations: a minute on one core. Measured: AP50 .107, .214, .237 after steps
     2 to 4; losses from first to last .60 to .04, 2.16 to .93, .60 to .04, 1.39 to .72."""
     make_shapes(tmp_path / "set", splits={"train": 80, "val": 16}, size=(64, 64), seed=1, masks=False)
     spec = replace(
@@ -248,9 +248,9 @@ def test_alternating_training_learns(tmp_path: Path) -> None:
     assert [row["AP50"] for row in rows if row["split"] == "val"][-1] > 0.15
 
 
-# --------------------------------------------------------------------------------------------- killed, resumed
+# --------------------------------------------------------------------------------------------- kill and resume
 def killed(arguments: dict[str, Any]) -> None:
-    """A process of its own: trains, and is killed in call number ``at`` of ``where``. Counts the proposals it makes."""
+    """A subprocess: trains, and is killed in call number ``at`` of ``where``. Counts the proposals it generates."""
     multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     from foveal.assembly.detector import Detector
@@ -297,11 +297,11 @@ def ended(server: Any, **arguments: Any) -> int:
 @pytest.mark.parametrize(
     ("where", "at", "stored", "made"),
     [
-        ("propose", 5, 1, 3),  # in the making for step 2: one piece of three images is there
-        ("update", UPDATES, 1, 8),  # before step 2's first update
+        ("propose", 5, 1, 3),  # while generating for step 2: one shard of three images exists
+        ("update", UPDATES, 1, 8),  # before step 2's first iteration
         ("update", UPDATES + 3, 1, 8),  # in the middle of step 2
         ("update", 2 * UPDATES + 5, 1, 8),  # in step 3
-        ("propose", TRAIN + 7, 3, 14),  # in the making for step 4
+        ("propose", TRAIN + 7, 3, 14),  # while generating for step 4
         ("update", 3 * UPDATES + 6, 2, 16),  # in step 4
     ],
     ids=lambda v: str(v),
@@ -309,7 +309,7 @@ def ended(server: Any, **arguments: Any) -> int:
 def test_killed_in_any_step_and_resumed_is_bit_equal(
     whole: Any, server: Any, data: Path, tmp_path: Path, where: str, at: int, stored: int, made: int
 ) -> None:
-    """SIGKILL. What was stored before is not made again: ``made`` proposals of images are on the disk."""
+    """SIGKILL. What was stored before is not recomputed: ``made`` proposals of images are on the disk."""
     out = tmp_path / "run"
     assert ended(server, data=str(data), out=str(out), where=where, at=at) == -signal.SIGKILL
     assert len(list((out / "proposals").glob("*/*.safetensors"))) == stored
@@ -377,7 +377,7 @@ def test_presets_have_the_steps_of_the_paper(name: str) -> None:
     with torch.device("meta"):
         detector = spec.build("ab")
     check_alternation(detector, spec.fit)
-    assert frozen_random_parts(spec, detector) == []  # the head waits for its own step
+    assert frozen_random_parts(spec, detector) == []  # the head is trained in its own step
     if name == "faster_rcnn_vgg16_alternating":  # 5,011 images of VOC 2007 trainval; systems of one image, of two
         assert spec.fit.batch == 1 and spec.fit.epochs * 5011 == pytest.approx(80_000, rel=0.01)
         assert spec.fit.epochs * 5011 / 2 == pytest.approx(40_000, rel=0.01)

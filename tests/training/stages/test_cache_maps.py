@@ -1,4 +1,4 @@
-"""A head on stored maps sees what the detector itself pools, and a run that is stopped while they are made goes on."""
+"""Training a head on cached feature maps: the maps match the detector's, and an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("spec", [SPP_SMALL, PYRAMID], ids=["one scale", "two"])
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_cached_features_match_the_detector(spec: object, flip: float, data: Path, tmp_path: Path) -> None:
-    """Within half precision, of pictures that are resized, mirrored or not; and so is the loss."""
+    """Within half precision, of images that are resized, mirrored or not; and so is the loss."""
     torch.manual_seed(3)
     dataset = open_dataset(data, split="train")
     records = [replace(r, proposals=SPP_SMALL.proposals(load_image(r.path)).boxes) for r in dataset.records]

@@ -22,7 +22,7 @@ WIDTH = 12
 
 
 def image(rng: np.random.Generator, objects: int, proposals: int, classes: int = 3) -> ImageFeatures:
-    """Objects somewhere, proposals around them, and features that say a little of the class and of the shift."""
+    """Random objects, proposals around them, and features weakly correlated with the class and the offset."""
     corner = rng.uniform(0, 200, (objects, 2))
     truth = np.concatenate([corner, corner + rng.uniform(30, 90, (objects, 2))], 1)
     labels = rng.integers(0, classes, objects)
@@ -51,7 +51,7 @@ def all_features(made: list[ImageFeatures]) -> NDArray[np.float64]:
 
 
 def outputs(layer: LinearFit, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of the layer as a module in single precision."""
+    """Outputs of the layer as a module in single precision."""
     linear = torch.nn.Linear(x.shape[1], len(layer.bias))
     linear.load_state_dict({"weight": torch.from_numpy(layer.weight), "bias": torch.from_numpy(layer.bias)})
     with torch.no_grad():
@@ -124,12 +124,12 @@ def test_ridge_matches_scikit_learn() -> None:
         model.fit(np.pad(rows, ((0, 0), (0, 1)), constant_values=1), (y - y.mean(0)) @ whiten)
         expected = model.predict(np.pad(x * scale, ((0, 0), (0, 1)), constant_values=1)) @ np.linalg.inv(whiten)
         assert len(rows) > 20 and np.abs(found[:, label] - (expected + y.mean(0))).max() <= 1e-4
-    # classes that take turns, because memory is short, come out the same
+    # classes solved in turn, for lack of memory, give the same
     assert np.array_equal(fit_ridge(settings, made, 3, coder, memory=1).weight, layer.weight)
 
 
 def test_constant_targets_are_whitened() -> None:
-    """One proposal: the covariance is zero, whitening divides by sqrt(eps), and the answer is its own delta."""
+    """One proposal: the covariance is zero, whitening divides by sqrt(eps), and the output is its own delta."""
     box, truth = np.array([[10.0, 10, 50, 50]]), np.array([[12.0, 10, 52, 50]])
     features = np.ones((1, 5), np.float16)
     one = ImageFeatures(features, box, np.array([-1]), np.array([[0.9, 0.0]]), truth, np.ones(1))

@@ -1,4 +1,4 @@
-"""R-CNN and SPP-Net from the first stage to the last: what each leaves behind; a stop anywhere changes nothing."""
+"""R-CNN and SPP-Net through all stages: the result of each; an interruption anywhere changes nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from foveal.training.stages.svm import UNTRAINED
 from tests.helpers.stages_tiny import RCNN_SMALL, SPP_SMALL, Stop, outcome, run, stopped
 
 pytest.importorskip("sklearn")
-PARTS = slice(0, 1), slice(1, 3)  # of the stages: the softmax, what is fitted in its place
+PARTS = slice(0, 1), slice(1, 3)  # of the stages: the softmax, the layers that replace it
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def whole(request: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_three_stages_leave_ordinary_layers(whole: tuple[Spec, dict[str, Any], Path]) -> None:
     spec, found, out = whole
     validated = [row for row in found["lines"] if row["split"] == "val"]
-    assert len(validated) == 3 and validated[0]["step"] + 2 == validated[2]["step"]  # a solved stage is one update
+    assert len(validated) == 3 and validated[0]["step"] + 2 == validated[2]["step"]  # a solved stage is one iteration
     assert [row["epoch"] for row in validated] == [2, 3, 4]
     detector = load(out)
     state = detector.state_dict()
@@ -85,7 +85,7 @@ def test_three_stages_leave_ordinary_layers(whole: tuple[Spec, dict[str, Any], P
 def test_stopped_in_any_stage_and_resumed_is_bit_equal(
     whole: tuple[Spec, dict[str, Any], Path], data: Path, tmp_path: Path, name: str, at: int
 ) -> None:
-    """As ``kill -9`` leaves it: what is on the disk is all there is."""
+    """As after ``kill -9``: only the files on the disk remain."""
     from foveal.training.loop import loop
     from foveal.training.stages import closed_form as fitted
     from foveal.training.stages import runner as segments
@@ -108,12 +108,12 @@ def test_stopped_in_any_stage_and_resumed_is_bit_equal(
     run(spec, data, out, resume=True, save_every=0.0)
     found = outcome(out)
     assert [key for key in expected if expected[key] != found[key]] == []
-    run(spec, data, out, resume=True)  # complete: says so, and does nothing
+    run(spec, data, out, resume=True)  # complete: reports it and does nothing
     assert outcome(out) == found
 
 
 def test_softmax_only_recipe() -> None:
-    """Nothing is at random in it: boxes stay as proposed. Without the first stage the CNN is."""
+    """No part is random: boxes stay as proposed. Without the first stage the CNN is random."""
     detector = RCNN_SMALL.build("ab")
     alone, fitted = (replace(RCNN_SMALL, fit=replace(RCNN_SMALL.fit, stages=RCNN_SMALL.fit.stages[s])) for s in PARTS)
     assert frozen_random_parts(alone, detector) == [] and frozen_random_parts(fitted, detector) == ["roi_head"]
@@ -162,7 +162,7 @@ def test_chunked_crops_match_unchunked_crops() -> None:
 
 
 def test_crops_in_memory_are_counted_over_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """16 at a time: 5 of each of three pictures, 16 of a single one."""
+    """16 at a time: 5 of each of three images, 16 of a single one."""
     detector = RCNN_SMALL.build("ab").eval()
     rows: list[int] = []
     split = detector.roi_head.split_features  # type: ignore[union-attr, attr-defined]
@@ -219,7 +219,7 @@ def test_invalid_recipes_are_rejected(data: Path, tmp_path: Path) -> None:
 
 
 def test_box_regression_rejects_proposals_without_positives(data: Path, tmp_path: Path) -> None:
-    """None overlaps any object enough, so there is no vector to learn from, not even one to know the length of."""
+    """None overlaps any object enough, so there is no feature vector to fit, nor one that gives the dimension."""
     stages = RCNN_SMALL.fit.stages
     solved = replace(stages[2], solver=replace(stages[2].solver, iou=0.9999))
     spec = replace(RCNN_SMALL, fit=replace(RCNN_SMALL.fit, epochs=1, stages=(stages[0], solved)))
@@ -229,7 +229,7 @@ def test_box_regression_rejects_proposals_without_positives(data: Path, tmp_path
 
 @pytest.mark.parametrize("spec", [RCNN_SMALL, SPP_SMALL], ids=["rcnn", "spp"])
 def test_check_overfits_through_all_stages(spec: Spec, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """No time limit holds for a recipe of several stages, so `foveal check` trains it anew, ever longer."""
+    """No time limit holds for a recipe of several stages, so `foveal check` retrains it, longer each time."""
     found = overfit(spec, open_dataset(data, split="train"), count=2, max_time=0.1)
     assert found.images == 2 and found.ap50 is not None
     assert found.first_loss is not None and found.last_loss is not None and found.last_loss < found.first_loss
