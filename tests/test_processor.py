@@ -17,7 +17,7 @@ CODE = """
 import sys, foveal
 assert "torch" not in sys.modules
 import torch
-from foveal.train.precision import choose
+from foveal.runtime.precision import choose
 print(choose(None, torch.device("cpu")))
 """
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.images.load import ImageError, find_images, is_image, load_image
 from ..errors import FovealError, UsageError
 from ..files.aliases import ImageArray, OnProgress, PathLike
+from ..files.atomic import write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,7 +112,7 @@ def predict(
     if json is not None:
         Path(json).parent.mkdir(parents=True, exist_ok=True)
         text = json_module.dumps([p.to_dict() for p in done.images], indent=1, ensure_ascii=False, allow_nan=False)
-        Path(json).write_text(text + "\n", encoding="utf-8")
+        write_text(Path(json), text + "\n")
     return done
 
 
