@@ -349,7 +349,7 @@ def test_unsupported_detectors_are_rejected(detr: dict[str, Tensor], tmp_path: P
     with pytest.raises(UsageError, match="other projects have no such setting"):
         spec = replace(SMALL, head=replace(SMALL.head, turns=2.0))
         export(tmp_path / "x.pth", "detr", spec, CLASSES, detr)
-    with pytest.raises(FovealError, match="no network of Darknet"):
+    with pytest.raises(FovealError, match="not a network of Darknet"):
         export(tmp_path / "x.weights", "darknet", RETINA, CLASSES, state)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()

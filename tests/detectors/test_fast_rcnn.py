@@ -109,9 +109,9 @@ def test_roi_sampling_of_the_paper() -> None:
     class Watched:
         sampler, matcher = detector.roi.sampler, detector.roi.matcher
 
-        def losses(self, predictions: Any, rows: Priors, *args: Any, match: Any, kept: Tensor, **more: Any) -> Any:
-            seen.append((rows.boxes, match.positive, kept))
-            return plain(predictions, rows, *args, match=match, sample=kept, **more)
+        def losses(self, predictions: Any, rows: Priors, *args: Any, match: Any, sample: Tensor, **more: Any) -> Any:
+            seen.append((rows.boxes, match.positive, sample))
+            return plain(predictions, rows, *args, match=match, sample=sample, **more)
 
     detector.roi = Watched()  # type: ignore[assignment]
     losses = detector(images, targets)

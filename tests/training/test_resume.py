@@ -314,7 +314,7 @@ def test_folder_with_a_run_is_rejected(data: Path, tmp_path: Path) -> None:
         ({"limit": 20}, r"the training data changed"),
         ({"precision": "bf16"}, r"--precision 32"),
         ({"val": "train"}, r"the validation data changed"),
-        ({"epochs": 4}, r"begun for 3 epochs; --epochs 4.*--weights"),
+        ({"epochs": 4}, r"started for 3 epochs; --epochs 4.*--weights"),
     ],
 )
 def test_resume_with_other_arguments_is_rejected(
