@@ -199,7 +199,7 @@ def test_unsupported_cfgs_are_rejected() -> None:
     with pytest.raises(FovealError, match="need 192 outputs, the layer before has 100"):
         override(spec, ["cfg=" + repr(V1.replace("output=192", "output=100"))])
     tail = "[net]\nwidth=32\nheight=32\n" + BLOCK + LAST + "[dropout]\nprobability=.5\n" + V2[V2.index("[region]") :]
-    with pytest.raises(FovealError, match=r"\[dropout\].*cannot be made for 5 classes"):
+    with pytest.raises(FovealError, match=r"\[dropout\].*cannot be changed to 5 classes"):
         DarknetDetector.from_cfg(tail).build(list("abcde"))
 
 

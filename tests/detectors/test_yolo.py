@@ -303,7 +303,7 @@ def test_responsible_box_has_the_best_current_iou() -> None:
 
 def test_matchers_declare_their_inputs() -> None:
     plain = Priors(torch.zeros(4, 4), (4,))
-    with pytest.raises(UsageError, match="grid cells of its priors, which only Cells have"):
+    with pytest.raises(UsageError, match="only the priors Cells have"):
         ShapeMatcher()(plain, objects())
     with pytest.raises(UsageError, match="predicted boxes"):
         Responsible()(plain, objects())
