@@ -235,12 +235,12 @@ def test_ctrl_c_leaves_a_usable_state(data: Path, tmp_path: Path, monkeypatch: p
     name, owner = ("_update", loop.Loop) if during == "update" else ("_pass", Validator)
     original, calls = getattr(owner, name), 0
 
-    def interrupted(self: Any, *arguments: Any) -> Any:
+    def interrupted(self: Any, *arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 2:
             signal.raise_signal(signal.SIGINT)
-        return original(self, *arguments)
+        return original(self, *arguments, **options)
 
     monkeypatch.setattr(owner, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -274,18 +274,18 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     time = FakeTime()
     update, validate = Updater.__call__, Validator.__call__
 
-    def updating(self: Any, *arguments: Any) -> Any:
+    def updating(self: Any, *arguments: Any, **options: Any) -> Any:
         time.seconds += time.update
-        return update(self, *arguments)
+        return update(self, *arguments, **options)
 
-    def validating(self: Any, *arguments: Any) -> Validation:
+    def validating(self: Any, *arguments: Any, **options: Any) -> Validation:
         time.seconds += 6.0
-        return dataclasses.replace(validate(self, *arguments), seconds=6.0)
+        return dataclasses.replace(validate(self, *arguments, **options), seconds=6.0)
 
     monkeypatch.setattr(loop, "now", time)
     monkeypatch.setattr(Updater, "__call__", updating)
     monkeypatch.setattr(Validator, "__call__", validating)
-    monkeypatch.setattr(Validator, "pace", lambda self, detector: 6.0)
+    monkeypatch.setattr(Validator, "pace", lambda self, detector, learning: 6.0)
     return time
 
 
@@ -379,9 +379,9 @@ def test_ctrl_c_in_the_last_validation_does_not_lose_the_run(data: Path, tmp_pat
 
     original = Validator._pass
 
-    def interrupted(self: Any, *arguments: Any) -> Any:
+    def interrupted(self: Any, *arguments: Any, **options: Any) -> Any:
         signal.raise_signal(signal.SIGINT)
-        return original(self, *arguments)
+        return original(self, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Validator, "_pass", interrupted)
@@ -399,7 +399,7 @@ def test_ctrl_c_that_kills_loader_workers_is_handled_as_ctrl_c(
     """A terminal sends SIGINT to the workers too; the loader finds them dead before the main process looks."""
     from foveal.training.loop.validate import Validator
 
-    def dying(self: Any, *arguments: Any) -> Any:
+    def dying(self: Any, *arguments: Any, **options: Any) -> Any:
         signal.raise_signal(signal.SIGINT)
         raise FovealError("a process that loads images died")
 
@@ -416,7 +416,7 @@ def test_ctrl_c_that_kills_loader_workers_is_handled_as_ctrl_c(
 def test_crashed_workers_are_an_error(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from foveal.training.loop.validate import Validator
 
-    def dying(self: Any, *arguments: Any) -> Any:
+    def dying(self: Any, *arguments: Any, **options: Any) -> Any:
         raise FovealError("a process that loads images died")
 
     monkeypatch.setattr(Validator, "_pass", dying)
