@@ -274,13 +274,13 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     time = FakeTime()
     update, validate = Updater.__call__, Validator.__call__
 
-    def updating(self: Any, *arguments: Any) -> Any:
+    def updating(self: Any, *arguments: Any, **options: Any) -> Any:
         time.seconds += time.update
-        return update(self, *arguments)
+        return update(self, *arguments, **options)
 
-    def validating(self: Any, *arguments: Any) -> Validation:
+    def validating(self: Any, *arguments: Any, **options: Any) -> Validation:
         time.seconds += 6.0
-        return dataclasses.replace(validate(self, *arguments), seconds=6.0)
+        return dataclasses.replace(validate(self, *arguments, **options), seconds=6.0)
 
     monkeypatch.setattr(loop, "now", time)
     monkeypatch.setattr(Updater, "__call__", updating)
