@@ -169,7 +169,7 @@ def test_invalid_custom_parts() -> None:
 
     other = dataclass(frozen=True)(type("Focal", (), {}))
     assert len(Vocabulary([Focal])) == len(PARTS)
-    for parts, message in (([Loose], "Loose is no part"), ([other], "two parts are named Focal")):
+    for parts, message in (([Loose], "Loose is not a part"), ([other], "two parts are named Focal")):
         with pytest.raises(UsageError, match=message):
             Vocabulary(parts)
 

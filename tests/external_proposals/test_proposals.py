@@ -311,7 +311,7 @@ def test_proposals_command_accepts_a_source_from_a_spec(tmp_path: Path, capsys: 
     assert recall["setting"] == SlidingWindows(sizes=(1.0,), ratios=(1.0,)).setting  # the setting does not include top
     capsys.readouterr()
     for wrong, message in (
-        ("Focal()", "no source of proposals"),
+        ("Focal()", "not a source of proposals"),
         ("SlidingWindow()", "SlidingWindows"),
         ("sliding", "sliding_windows?"),
     ):
