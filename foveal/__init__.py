@@ -16,23 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import FovealError, UsageError
 
-__version__ = "0.1.0"
-
-__all__ = [
-    "Detections",
-    "FovealError",
-    "Images",
-    "Target",
-    "UsageError",
-    "__version__",
-    "evaluate",
-    "load",
-    "open_dataset",
-    "predict",
-    "presets",
-    "train",
-]
-
 if TYPE_CHECKING:
     from . import presets
     from .checkpoints.load import load
