@@ -33,7 +33,7 @@ class AnchorFit:
 def fit_anchors(spec: Spec, dataset: Dataset, *, largest: int = 9, seed: int = 0) -> AnchorFit:
     """Clusters the sizes that objects have in the network's input, by k-means (YOLOv2, section 2).
 
-    ``largest``: clusters of 1 to so many anchors are tried. Raises :class:`UsageError` for a detector without such
+    ``largest``: the largest number of anchors that is tried. Raises :class:`UsageError` for a detector without such
     anchors, :class:`FovealError` for a data set without objects or with fewer different sizes than the spec's anchors.
     """
     cells = anchor_cells(spec)
