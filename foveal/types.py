@@ -38,6 +38,11 @@ def on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def inference_batch(device: torch.device) -> int:
+    """Images in a forward pass of inference: 8 on a GPU and 1 on a CPU, where that is fastest."""
+    return 1 if device.type == "cpu" else 8
+
+
 # ------------------------------------------------------------------------------------------------- public
 @dataclass(frozen=True)
 class Images:

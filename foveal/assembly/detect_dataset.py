@@ -9,7 +9,7 @@ import torch
 from ..data.images.load import ImageError, load_image
 from ..data.records.dataset import Dataset
 from ..files.aliases import OnProgress
-from ..types import Detections
+from ..types import Detections, inference_batch
 
 if TYPE_CHECKING:
     from .detector import Detector
@@ -22,7 +22,7 @@ def detect(
     detections: list[Detections] = []
     skipped: list[ImageError] = []
     nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), detector.classes)
-    size = 1 if detector.device.type == "cpu" else 8
+    size = inference_batch(detector.device)
     for start in range(0, len(dataset), size):
         records = dataset.records[start : start + size]
         arrays, boxes, readable = [], [], []

@@ -15,7 +15,7 @@ from ..errors import UsageError
 from ..files.aliases import ImageArray
 from ..parts.resizing import Input, PixelStatistics
 from ..recipe import Recipe
-from ..types import Boxes, Detections, Images, Predictions, Priors, Targets
+from ..types import Boxes, Detections, Images, Predictions, Priors, Targets, inference_batch
 from .arrays import Boxes4, attach_proposals, decoded, from_tensors, pad_targets
 from .task import BoxTask, merge_classes, to_detections
 
@@ -266,7 +266,7 @@ class Detector(nn.Module, ABC):
         ``batch``: images in a forward pass; None: 8 on a GPU and 1 on a CPU, where that is fastest. ``proposals``: see
         :meth:`prepare`.
         """
-        size = batch or (1 if self.device.type == "cpu" else 8)
+        size = batch or inference_batch(self.device)
         detections: list[Detections] = []
         with in_evaluation(self):
             for start in range(0, len(arrays), size):

@@ -18,10 +18,10 @@ import typer
 
 from ..config.fields import is_part
 from ..errors import UsageError
-from ..files.aliases import OnProgress
 
 if TYPE_CHECKING:
     from ..data.records.dataset import Dataset
+    from ..files.aliases import OnProgress
 
 INTERRUPTED = 130
 EVERY = 5.0  # seconds between progress lines where there is no terminal

@@ -95,7 +95,9 @@ def predict(
     files = find_sources([sources] if isinstance(sources, (str, Path)) else list(sources))[:limit]
     drawings = None if out is None else _Drawings(Path(out), files)
     external = proposals if isinstance(proposals, ImageProposals) else ImageProposals.of(detector, files, proposals)
-    size = batch or (1 if detector.device.type == "cpu" else 8)
+    from ..types import inference_batch
+
+    size = batch or inference_batch(detector.device)
     done = PredictedImages()
     for loaded in _batches(files, size, done.skipped, progress):
         boxes = None if external is None else [external.boxes(name, pixels) for name, pixels in loaded]

@@ -25,6 +25,7 @@ from ..recipe import Precision
 from ..runtime import process_group, processes
 from ..runtime.precision import layout
 from ..runtime.progress import Console
+from ..types import inference_batch
 from .arguments import TrainArguments
 from .datasets import Datasets
 from .loop.job import Job
@@ -155,7 +156,7 @@ class Setup:
             sets.validation,
             fit,
             self.arguments.seed,
-            batch=1 if fabric.device.type == "cpu" else 8,  # on a CPU one image at a time is fastest
+            batch=inference_batch(fabric.device),
             workers=min(processes.workers(self.arguments.workers, fabric.device), 2),
             split=sets.validation.split or "val",
         )
