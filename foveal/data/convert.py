@@ -15,11 +15,12 @@ from typing import Literal
 from ..errors import FovealError, UsageError, nearest
 from ..files.aliases import PathLike
 from ..files.atomic import atomic_folder
-from .formats.writers import WRITERS, ExportPlan
 from .open import open_sources
 from .records.dataset import Dataset
 from .records.findings import Finding
 from .records.subsets import Others, join, seeded_split, select_classes
+from .writing.plan import ExportPlan
+from .writing.writers import WRITERS
 
 Format = Literal["voc", "coco", "yolo"]
 

@@ -1,4 +1,4 @@
-"""YOLO: an Ultralytics ``data.yaml`` and one text file of labels for each image (see ``yolo_labels.py``).
+"""YOLO: an Ultralytics ``data.yaml`` and one text file of labels for each image (see ``labels.py``).
 
 Files are located by Ultralytics' rules (https://docs.ultralytics.com/datasets/detect, read as documented): a split is
 a folder, a text file of image paths, or a list of these; the last ``images`` folder of an image's path becomes
@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ...files.reading import Unreadable, read_lines, read_yaml
-from ..images.index import ImageIndex
-from ..records.dataset import Dataset, Record
-from ..records.findings import Findings
-from .source import Reader, Source
-from .validate import build_record, number, report_refused, unique_names
-from .yolo_labels import YoloClasses, read_objects
+from ....files.reading import Unreadable, read_lines, read_yaml
+from ...images.index import ImageIndex
+from ...records.dataset import Dataset, Record
+from ...records.findings import Findings
+from ..source import Reader, Source
+from ..validate import build_record, number, report_refused, unique_names
+from .labels import YoloClasses, read_objects
 
 FLAGS = "flags.json"  # written by foveal: which lines are crowd or difficult, which YOLO has no notation for
 _SPLIT_KEYS = ("train", "val", "valid", "test", "trainval")  # Ultralytics does not have the last one

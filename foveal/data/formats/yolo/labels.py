@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...files.reading import Unreadable, read_text
-from ..records.findings import Findings
-from .validate import Box, ParsedObject, number
+from ....files.reading import Unreadable, read_text
+from ...records.findings import Findings
+from ..validate import Box, ParsedObject, number
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...files.reading import Unreadable, read_xml
-from ..records.dataset import IndexedMask
-from ..records.findings import Findings
-from .validate import ParsedObject, flag, number
+from ....files.reading import Unreadable, read_xml
+from ...records.dataset import IndexedMask
+from ...records.findings import Findings
+from ..validate import ParsedObject, flag, number
 
 SOURCE = "foveal"  # <source><annotation> of files that foveal wrote: their boxes may be one pixel wide
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from ...files.reading import Unreadable, read_lines
-from ..records.dataset import Dataset, Record
-from ..records.findings import Findings
-from ..records.splits import split_word
-from .source import Reader, Source
-from .validate import build_record, unique_names
-from .voc_xml import Annotation, read_annotation
+from ....files.reading import Unreadable, read_lines
+from ...records.dataset import Dataset, Record
+from ...records.findings import Findings
+from ...records.splits import split_word
+from ..source import Reader, Source
+from ..validate import build_record, unique_names
+from .annotation import Annotation, read_annotation
 
 _CLASS_LINE = re.compile(r"^(.*\S)\s+(-1|0|1)$")
 _ENDINGS = ("jpg", "jpeg", "png", "bmp", "xml")  # of names that a split file lists with their extension

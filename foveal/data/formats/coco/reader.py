@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...files.reading import Unreadable, read_json
-from ..records.dataset import Dataset, Record
-from ..records.subsets import join
-from .coco_objects import Categories, Key, as_key, parse_object, shortened
-from .source import Reader, Source
-from .validate import ParsedObject, build_record, number
+from ....files.reading import Unreadable, read_json
+from ...records.dataset import Dataset, Record
+from ...records.subsets import join
+from ..source import Reader, Source
+from ..validate import ParsedObject, build_record, number
+from .objects import Categories, Key, as_key, parse_object, shortened
 
 
 class CocoSource(Source):

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...errors import FovealError
-from ...files.reading import Unreadable, check_exists, read_json, read_yaml, walk
-from ..images.load import EXTENSIONS
-from ..records.splits import split_word
-from .coco import CocoSource
-from .source import Source
-from .validate import report_refused
-from .voc import VocSource
-from .yolo import YoloSource
+from ..errors import FovealError
+from ..files.reading import Unreadable, check_exists, read_json, read_yaml, walk
+from .formats.coco.reader import CocoSource
+from .formats.source import Source
+from .formats.validate import report_refused
+from .formats.voc.reader import VocSource
+from .formats.yolo.reader import YoloSource
+from .images.load import EXTENSIONS
+from .records.splits import split_word
 
 _ANNOTATION_FOLDERS = {"annotations", "annotation", "labels", "label", "json", "coco"}
 _IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img")

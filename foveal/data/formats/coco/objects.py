@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..records.findings import Findings
-from .validate import ParsedObject, flag, number, unique_names
+from ...records.findings import Findings
+from ..validate import ParsedObject, flag, number, unique_names
 
 Key = int | str  # an id of COCO's, see :func:`as_key`
 Warn = Callable[[str, str, str, str], None]  # code, location in the file, message, fix
