@@ -14,72 +14,51 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ....files.reading import Unreadable, read_lines, read_yaml
+from ....files.reading import Unreadable, read_lines
 from ...images.index import ImageIndex
 from ...records.dataset import Dataset, Record
 from ...records.findings import Findings
 from ..source import Reader, Source
-from ..validate import build_record, number, report_refused, unique_names
-from .labels import YoloClasses, read_objects
+from ..validate import build_record, report_refused
+from .labels import read_objects
+from .layout import YoloLayout, name_classes, read_layout
 
 FLAGS = "flags.json"  # written by foveal: which lines are crowd or difficult, which YOLO has no notation for
-_SPLIT_KEYS = ("train", "val", "valid", "test", "trainval")  # Ultralytics does not have the last one
 _NOT_LABELS = {"classes.txt", "labels.txt", "predefined_classes.txt"}
 
 
 class YoloSource(Source):
     """One ``data.yaml`` at ``path``; ``image_folder`` holds the images if they were moved elsewhere.
 
-    The images are always opened, for their size turns fractions into pixels.
+    Data without a yaml gives its ``layout``; ``path`` is then what messages call it. The images are always opened, for
+    their size turns fractions into pixels.
     """
 
     format = "yolo"
 
-    def __init__(self, path: Path, image_folder: Path | None = None) -> None:
+    def __init__(self, path: Path, image_folder: Path | None = None, layout: YoloLayout | None = None) -> None:
         super().__init__(path, (image_folder or path.parent,))
         self.image_folder = image_folder
-        self.root = path.parent
-        self.entries: dict[str, list[str]] = {}  # split -> folders and text files, as written
-        self.classes = YoloClasses()
-        self.flags: dict[str, Any] = {}
-        try:
-            doc = read_yaml(path)
-            if not isinstance(doc, dict):
-                raise Unreadable("expected keys and values (train, val, names)", "See the Ultralytics format")
-        except Unreadable as error:
-            self.findings.add("error", "annotation-unreadable", path, "", error.message, error.fix)
-            return
-        self.root = self._find_root(doc.get("path"))
+        layout = read_layout(path, self.findings) if layout is None else layout
+        self.home, self.root, self.entries = layout.home, layout.root, layout.entries
+        self.label_folders = layout.label_folders
         self.image_roots = (image_folder or self.root,)
-        self.entries = {key: texts for key in _SPLIT_KEYS if (texts := _entry_texts(doc.get(key)))}
-        self.splits = tuple(self.entries)
-        self.classes = _read_classes(doc, path, self.findings)
-        if not self.entries:
-            message = "names no images: it has none of train, val and test"
-            self.findings.add("error", "split-missing", path, "", message, "Add train: and val:")
-        self.flags = _read_flags(path.parent / FLAGS, self.findings)
+        self.splits = tuple(split for split in self.entries if split)
+        self.classes = name_classes(layout.names, layout.named_in or path, self.findings)
+        self.flags = _read_flags(self.home / FLAGS, self.findings)
 
     def read(self, split: str | None = None) -> Dataset:
         return YoloReader(self, split).read()
-
-    def _find_root(self, value: object) -> Path:
-        """The folder ``path`` of the yaml, relative to the yaml's folder; the latter where it does not exist."""
-        here = self.path.parent
-        if isinstance(value, str) and value.strip() and "\0" not in value:
-            for root in (here / value.strip(), here / Path(value.strip()).name):
-                if root.is_dir():
-                    return root
-        return here
 
     def locate(self, entry: str) -> Path | None:
         """The folder or text file that an entry of a split names; Roboflow's ``../train/images`` may be below."""
         if "\0" in entry:
             return None
-        candidates = [self.root / entry, self.path.parent / entry]
+        candidates = [self.root / entry, self.home / entry]
         trimmed = entry.replace("\\", "/")
         while trimmed.startswith(("../", "./")):
             trimmed = trimmed.partition("/")[2]
-            candidates += [self.root / trimmed, self.path.parent / trimmed]
+            candidates += [self.root / trimmed, self.home / trimmed]
         if self.image_folder is not None:
             parts = [p for p in trimmed.split("/") if p]
             candidates += [self.image_folder.joinpath(*parts[k:]) for k in range(len(parts) + 1)]
@@ -92,7 +71,12 @@ class YoloSource(Source):
         return None
 
     def label_file(self, image: Path) -> Path:
-        """The last folder ``images`` of the path becomes ``labels``; without one the text file is beside the image."""
+        """The last folder ``images`` of the path becomes ``labels``; without one the text file is beside the image.
+
+        A folder of ``label_folders`` decides before these rules.
+        """
+        if image.parent in self.label_folders:
+            return self.label_folders[image.parent] / f"{image.stem}.txt"
         parts = list(image.parts)
         for k in range(len(parts) - 2, -1, -1):
             if parts[k] == "images":
@@ -108,7 +92,7 @@ class YoloSource(Source):
 
     def flags_of(self, label: Path) -> object:
         """The entry of a label file in ``flags.json``."""
-        return self.flags.get(os.path.relpath(label, self.path.parent).replace(os.sep, "/"))
+        return self.flags.get(os.path.relpath(label, self.home).replace(os.sep, "/"))
 
 
 class YoloReader(Reader[YoloSource]):
@@ -120,7 +104,7 @@ class YoloReader(Reader[YoloSource]):
         checked: set[Path] = set()
         images: dict[Path, None] = {}  # in order, each once
         records: list[Record] = []
-        for split in self.source.splits if self.split is None else (self.split,):
+        for split in self.source.entries if self.split is None else (self.split,):
             of_split = list(self._images(split))
             for image in of_split:
                 record = self._read_image(image) if image not in images else None
@@ -231,45 +215,6 @@ class YoloReader(Reader[YoloSource]):
             names = os.listdir(folder) if folder.is_dir() else []
             self._folder_stems[folder] = {os.path.splitext(name)[0] for name in names}
         return label.stem in self._folder_stems[folder]
-
-
-# ------------------------------------------------------------------------------------------------ data.yaml
-def _entry_texts(value: object) -> list[str]:
-    """The folders and text files of a split."""
-    entries = value if isinstance(value, list) else [value]
-    return [e.strip() for e in entries if isinstance(e, str) and e.strip() not in ("", "null", "~", "None")]
-
-
-def _read_classes(doc: dict[str, Any], path: Path, findings: Findings) -> YoloClasses:
-    """The classes of the yaml; an error where they are missing or ambiguous."""
-
-    def error(code: str, where: str, message: str, fix: str) -> YoloClasses:
-        findings.add("error", code, path, where, message, fix)
-        return YoloClasses()
-
-    names, nc = doc.get("names"), doc.get("nc")
-    count = number(nc)
-    listed: list[object] = names if isinstance(names, list) else []
-    if isinstance(names, dict):
-        numbered = {number(key): value for key, value in names.items()}
-        if set(numbered) != set(range(len(names))):
-            keys = ", ".join(str(k)[:20] for k in list(names)[:10])
-            message = f"the class numbers are {keys}, expected 0, 1, 2, ..."
-            return error("classes-invalid", "names", message, "Number the classes from 0")
-        listed = [numbered[k] for k in range(len(names))]
-    if names is None and count is not None and 0 < count <= 100_000:
-        message = f"there are no names; the {int(count)} classes are called class_0, class_1, ..."
-        findings.add("warning", "classes-missing", path, "names", message, "Add names:")
-        listed = [f"class_{k}" for k in range(int(count))]
-    if not listed:
-        return error("classes-missing", "names", "there is no list of class names", "Add names: [first, second]")
-    if not all(isinstance(name, str) and name.strip() for name in listed):
-        return error("classes-invalid", "names", "a name is empty or not a text", "Give every class a name")
-    unique, labels = unique_names([str(n).strip() for n in listed], path, findings)
-    if nc is not None and count != len(listed):
-        message = f"nc is {str(nc)[:40]}, but there are {len(listed)} names"
-        error("class-count", "nc", message, "Correct nc or names, for the labels are ambiguous")
-    return YoloClasses(tuple(unique), tuple(labels))
 
 
 def _read_flags(file: Path, findings: Findings) -> dict[str, Any]:
