@@ -5,13 +5,17 @@ A new format is one module with a subclass of each, and an entry in ``recognize.
 
 from __future__ import annotations
 
+import filecmp
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 from ..images.index import ImageIndex
+from ..images.lookup import NameMatch, Wanted
+from ..images.names import EXACT, Way
 from ..records.dataset import Dataset, Record
 from ..records.findings import Findings
 from .validate import SizeCache, report_refused
@@ -57,10 +61,12 @@ class Reader(ABC, Generic[S]):
         self.path = source.path  # what the dataset is called in messages
         self.classes: tuple[str, ...] = ()
         self.category_ids: tuple[int, ...] | None = None
+        self._found: dict[Way, list[tuple[str, Path]]] = {}  # names that are not those of their images
 
     def read(self) -> Dataset:
         """The dataset; nothing in the files raises, all problems become findings."""
         records = self.records()
+        self._report_ways()
         return Dataset(
             classes=self.classes,
             records=records,
@@ -80,6 +86,63 @@ class Reader(ABC, Generic[S]):
         """A finding for each image folder that may not be listed."""
         report_refused(self.source.images.refused, self.findings)
 
+    def find_images(
+        self, names: Sequence[tuple[str, str]], file: Path, taken: Collection[Path] = ()
+    ) -> list[Path | None]:
+        """The image of each (name, location) of the annotation file ``file``; ``None``, and a finding, without one.
+
+        A name may be a path of another system, a URL or differently spelled (:mod:`..images.names`): one note tells
+        how many images were found in each such way. All names are given at once, for an image goes to the name that
+        fits it best, and those in ``taken`` to none.
+        """
+        matches = self.source.images.match([Wanted(name, self.split or "") for name, _ in names], taken)
+        return [self.accept(m, name, file, where) for m, (name, where) in zip(matches, names, strict=True)]
+
+    def accept(self, match: NameMatch, name: str, file: Path, where: str, expected: Path | None = None) -> Path | None:
+        """The one image of a match, whose way is counted; ``None``, and a finding, where there is none or several.
+
+        ``expected`` is where a missing image belongs.
+        """
+        paths, way, rivals, passed, near = match
+        if not paths:
+            if expected is None:
+                base = re.split(r"[\\/]", name.replace("\0", "?"))[-1][:255]
+                expected = self.source.images.home(self.split or "") / base
+            hint = f" ({near} is in another folder or has another annotation)" if near else ""
+            message = f"{file} names it ({where}), but it does not exist{hint}; the image is skipped"
+            fix = "Add the image or give --images DIR"
+            self.findings.add("warning", "image-missing", expected, "", message, fix)
+            return None
+        first, *others = paths
+        if rivals:
+            message = f"{name!r} and {rivals[0]!r} fit {first} equally well ({way.phrase}); the image is skipped"
+            self.findings.add("error", "image-ambiguous", file, where, message, "Correct the names")
+            return None
+        if others and not all(_same_content(first, other) for other in others):
+            how = f" ({way.phrase})" if way.phrase else ""
+            listed = " and ".join(map(str, (first, *others[:3])))
+            message = f"{name!r} fits {listed} equally well{how}; the image is skipped"
+            fix = "Rename or remove the wrong one, or give --images DIR"
+            self.findings.add("error", "image-ambiguous", file, where, message, fix)
+            return None
+        if others:
+            message = f"{', '.join(map(str, others))} has the same name and content; this one is used"
+            self.findings.add("warning", "image-repeated", first, "", message, "Remove the copy")
+        if passed:
+            listed = ", ".join(map(str, passed[:3]))
+            message = f"several files are called {name!r}; this one is used, not {listed}"
+            self.findings.add("warning", "image-ambiguous", first, "", message, "Give --images DIR")
+        if way != EXACT:
+            self._found.setdefault(way, []).append((name, first))
+        return first
+
+    def _report_ways(self) -> None:
+        """A note for each way in which images were found other than by their names."""
+        for way, found in self._found.items():
+            (name, path), n = found[0], len(found)
+            message = f"{n} image{'s were' if n > 1 else ' was'} found {way.phrase}, first: {name!r} is {path}"
+            self.findings.add("note", way.code, self.path, "", message, "Correct the names if this is wrong")
+
     def image_size(self, path: Path, stated: tuple[float, float] | None, source: Path) -> tuple[int, int] | None:
         """(width, height) of the upright image; ``None``, and a finding, where it is unusable.
 
@@ -93,3 +156,10 @@ class Reader(ABC, Generic[S]):
         if self.source.require_images or stated is None or min(stated) < 1:
             return None
         return int(stated[0]), int(stated[1])
+
+
+def _same_content(a: Path, b: Path) -> bool:
+    try:
+        return filecmp.cmp(a, b, shallow=False)
+    except OSError:
+        return False

@@ -292,7 +292,9 @@ def test_images_of_the_same_name(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path)
     assert dataset.records[0].path.name == "a.jpg" and not dataset.findings  # its XML names a.jpg
     (tmp_path / "Annotations" / "a.xml").write_text(xml(BOXES["a"], name="other.jpg"))
-    assert codes(open_dataset(tmp_path)) == ["warning image-ambiguous"]
+    dataset = open_dataset(tmp_path)
+    assert codes(dataset) == ["error image-ambiguous"] and [r.id for r in dataset.records] == ["b", "c", "d"]
+    assert "a.jpg" in dataset.findings[0].message and "a.png" in dataset.findings[0].message
 
 
 def test_damaged_images_are_excluded(tmp_path: Path) -> None:

@@ -91,62 +91,47 @@ class CocoReader(Reader[CocoSource]):
         for image in images:
             if isinstance(image, dict):
                 names_of.setdefault(as_key(image.get("id")), set()).add(str(image.get("file_name")))
-        id_of: dict[Path, Key] = {}
+        valid: dict[Key, tuple[dict[str, Any], str]] = {}  # the entries that can be used, and their file names
         for n, image in enumerate(images):
             id = as_key(image.get("id")) if isinstance(image, dict) else None
             if id is None:
                 message = f"{shortened(image)} has no id; skipped"
                 self._warn("image-invalid", f"images[{n}]", message, "Give it an id")
                 continue
+            where, name = f"image id {id}", image.get("file_name")
             if len(names_of[id]) > 1:  # it is unknown whose the annotations are
-                name = shortened(image.get("file_name"))
-                message = f"{len(names_of[id])} images have this id; {name} is skipped, with its annotations"
-                self._warn("id-repeated", f"image id {id}", message, "Give every image a unique id")
-            elif id in self.images or id in self.skipped:
-                message = f"{shortened(image.get('file_name'))} is listed twice; used once"
-                self._warn("id-repeated", f"image id {id}", message, "Remove the repeat")
+                message = f"{len(names_of[id])} images have this id; {shortened(name)} is skipped, with its annotations"
+                self._warn("id-repeated", where, message, "Give every image a unique id")
+            elif id in valid or id in self.skipped:
+                self._warn("id-repeated", where, f"{shortened(name)} is listed twice; used once", "Remove the repeat")
                 continue
+            elif not isinstance(name, str) or not name.strip():
+                message = f"its file_name is {shortened(name)}; skipped"
+                self._warn("image-invalid", where, message, "Correct its file_name")
             else:
-                entry = self._read_image(image, id, id_of)
-                if entry is not None:
-                    self.images[id] = entry
-                    continue
+                valid[id] = image, name.strip()
+                continue
             self.skipped.add(id)
+        self._find_files(valid)
 
-    def _read_image(self, image: dict[str, Any], id: Key, id_of: dict[Path, Key]) -> ImageEntry | None:
-        """One entry of ``images``; ``id_of`` has the files of the entries before."""
-        where = f"image id {id}"
-        name = image.get("file_name")
-        if not isinstance(name, str) or not name.strip():
-            self._warn("image-invalid", where, f"its file_name is {shortened(name)}; skipped", "Correct its file_name")
-            return None
-        stated = self._stated_size(image, where)
-        opened = self.trusted_size(stated) is None
-        path = self._find_image(name.strip(), where) if opened else self._expected_path(name.strip())
-        if path is None:
-            return None
-        if opened and path in id_of:
-            message = f"the same file as image id {id_of[path]} ({path}); skipped"
-            self._warn("image-repeated", where, message, "Merge their annotations under one id")
-            return None
-        id_of[path] = id
-        return ImageEntry(path, stated, image["id"] if isinstance(image["id"], str) else id)
-
-    def _find_image(self, name: str, where: str) -> Path | None:
-        """The image file for a ``file_name``; ``None``, and a finding, where it does not exist."""
-        index = self.source.images
-        paths = index.named(name, self.split or "")
-        if not paths:
-            expected = index.home(self.split or "") / re.split(r"[\\/]", name.replace("\0", "?"))[-1]
-            message = f"{self.path} names it ({where}), but it does not exist; the image is skipped"
-            fix = "Add the image or give --images DIR"
-            self.findings.add("warning", "image-missing", expected, "", message, fix)
-            return None
-        if len(paths) > 1:
-            others = ", ".join(map(str, paths[1:]))
-            message = f"several files are called {name!r}; this one is used, not {others}"
-            self.findings.add("warning", "image-ambiguous", paths[0], "", message, "Give --images DIR")
-        return paths[0]
+    def _find_files(self, valid: dict[Key, tuple[dict[str, Any], str]]) -> None:
+        """Adds the entries whose files are found to ``images``, the others to ``skipped``."""
+        stated = {id: self._stated_size(image, f"image id {id}") for id, (image, _) in valid.items()}
+        opened = [id for id in valid if self.trusted_size(stated[id]) is None]
+        found = self.find_images([(valid[id][1], f"image id {id}") for id in opened], self.path)
+        path_of = dict(zip(opened, found, strict=True))
+        id_of: dict[Path, Key] = {}
+        for id, (image, name) in valid.items():
+            path = path_of[id] if id in path_of else self._expected_path(name)
+            if path is not None and id in path_of and path in id_of:
+                message = f"the same file as image id {id_of[path]} ({path}); skipped"
+                self._warn("image-repeated", f"image id {id}", message, "Merge their annotations under one id")
+                path = None
+            if path is None:
+                self.skipped.add(id)
+                continue
+            id_of[path] = id
+            self.images[id] = ImageEntry(path, stated[id], image["id"] if isinstance(image["id"], str) else id)
 
     def _expected_path(self, name: str) -> Path:
         """Where an image belongs that is not opened."""

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ....files.reading import Unreadable, read_lines
+from ...images.lookup import NameMatch, Wanted
+from ...images.names import EXACT, path_parts
 from ...records.dataset import Dataset, Record
 from ...records.findings import Findings
 from ...records.splits import split_word
@@ -134,19 +136,18 @@ class VocReader(Reader[VocSource]):
         super().__init__(source, split)
         self.fixed_classes = False  # by classes.txt
         self.label_of: dict[str, int] = {}
+        self.ambiguous: set[str] = set()  # ids that fit several images, which is a finding
 
     def records(self) -> list[Record]:
         source = self.source
         members = source.members(self.split, self.findings)
         self._find_classes()
         self.report_unlisted_folders()
+        paths = self._find_images(members)
+        used = {path for path in paths.values() if path is not None}
         records: list[Record] = []
-        used: set[Path] = set()
         for id, xml in members.items():
-            path = self._find_image(id, xml)
-            if path is not None:
-                used.add(path)
-            record = self._read_image(id, xml, path)
+            record = None if id in self.ambiguous else self._read_image(id, xml, paths[id])
             if record is not None:
                 records.append(record)
         if source.split_folder is None or not source.splits:
@@ -174,21 +175,35 @@ class VocReader(Reader[VocSource]):
             self.classes = tuple(sorted({o.name for a in annotations for o in a.raw if o.name}))
         self.label_of = {name: k for k, name in enumerate(self.classes)}
 
-    def _find_image(self, id: str, xml: Path | None) -> Path | None:
-        """The image of an id: the one with the same stem nearest to the XML file, else the one that the XML names."""
-        near = xml.parent.parts if xml is not None else ()
+    def _find_images(self, members: dict[str, Path | None]) -> dict[str, Path | None]:
+        """The image of each id: that with its stem (nearest to the XML file), else the one that the XML names."""
+        index = self.source.images
+        near = {id: xml.parent.parts if xml is not None else () for id, xml in members.items()}
+        stems = index.match([Wanted(id.rpartition("/")[2], folders=folders) for id, folders in near.items()])
+        matches = dict(zip(members, stems, strict=True))
+        names = {id: self._file_name(xml) for id, xml in members.items()}
+        unsure = [id for id, m in matches.items() if names[id] and not (m.way == EXACT and len(m.paths) == 1)]
+        used = {m.paths[0] for id, m in matches.items() if id not in unsure and m.paths}
+        shown = {id: id.rpartition("/")[2] for id in members}
+        for id, named in zip(unsure, index.match([Wanted(names[id]) for id in unsure], used), strict=True):
+            by_stem, exact = matches[id], len(named.paths) == 1 and named.way == EXACT
+            same = [path for path in by_stem.paths if [path.name] == path_parts(names[id])[-1:]]
+            if len(same) == 1 and by_stem.way == EXACT:
+                matches[id] = NameMatch(tuple(same))
+            elif named.paths and (exact or not by_stem.paths):
+                matches[id], shown[id] = named, names[id]
+        return {id: self._accepted(id, members[id], shown[id], match) for id, match in matches.items()}
+
+    def _file_name(self, xml: Path | None) -> str:
         annotation = self.source.annotation(xml) if xml is not None else None
-        named = annotation.filename if isinstance(annotation, Annotation) else ""
-        paths = self.source.images.stem(id.rpartition("/")[2], near)
-        if not paths and named:
-            paths = self.source.images.named(named)
-        if len(paths) > 1 and named:
-            paths = [p for p in paths if p.name == named] or paths
-        if len(paths) > 1:
-            others = ", ".join(map(str, paths[1:]))
-            message = f"several images have this name; this one is used, not {others}"
-            self.findings.add("warning", "image-ambiguous", paths[0], "", message, "Remove or rename the others")
-        return paths[0] if paths else None
+        return annotation.filename if isinstance(annotation, Annotation) else ""
+
+    def _accepted(self, id: str, xml: Path | None, name: str, match: NameMatch) -> Path | None:
+        """The image of a match. Without one only an ambiguity is reported here: the size may be all that is needed."""
+        path = self.accept(match, name, xml or self.path, "") if match.paths else None
+        if path is None and match.paths:
+            self.ambiguous.add(id)
+        return path
 
     def _read_image(self, id: str, xml: Path | None, path: Path | None) -> Record | None:
         if xml is None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ....files.reading import Unreadable, read_lines
 from ...images.index import ImageIndex
+from ...images.lookup import Wanted
 from ...records.dataset import Dataset, Record
 from ...records.findings import Findings
 from ..source import Reader, Source
@@ -158,20 +159,22 @@ class YoloReader(Reader[YoloSource]):
             self.findings.add("error", "split-unreadable", file, "", error.message, error.fix)
             return
         source = self.source
-        for n, line in enumerate(lines, 1):
+        bases = [base for base in (file.parent, source.root, source.image_folder) if base is not None]
+        images: list[Path | None] = []
+        for line in lines:
             text = line.replace("\\", "/")
-            candidates = [base / text for base in (file.parent, source.root, source.image_folder) if base is not None]
-            image = next((p for p in candidates if "\0" not in text and len(text) < 4096 and p.is_file()), None)
-            if image is None:
-                named = source.images.named(text)
-                image = named[0] if len(named) == 1 else None
-            if image is None:
-                expected = source.root / Path(text.replace("\0", "?"))
-                message = f"{file} names it (line {n}), but it does not exist; skipped"
-                fix = "Add the image or correct the list"
-                self.findings.add("warning", "image-missing", expected, "", message, fix)
-                continue
-            yield Path(os.path.normpath(image))
+            valid = "\0" not in text and len(text) < 4096
+            images.append(next((base / text for base in bases if valid and (base / text).is_file()), None))
+        elsewhere = [(n, line) for n, line in enumerate(lines) if images[n] is None]
+        matches = (
+            source.images.match([Wanted(line) for _, line in elsewhere], [p for p in images if p]) if elsewhere else []
+        )
+        for (n, line), match in zip(elsewhere, matches, strict=True):
+            expected = source.root / Path(line.replace("\\", "/").replace("\0", "?")[:4096])
+            images[n] = self.accept(match, line, file, f"line {n + 1}", expected)
+        for image in images:
+            if image is not None:
+                yield Path(os.path.normpath(image))
 
     def _read_image(self, image: Path) -> Record | None:
         size = self.image_size(image, None, self.source.path)
