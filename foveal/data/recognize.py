@@ -58,6 +58,7 @@ def recognize(path: Path, images: Path | None = None) -> Source:
         report_refused(listing.refused, sources[0].findings)
         return sources[0]
     if not sources:
+        _refuse_pointers(listing)
         raise FovealError(_describe_nothing(listing), path=path, fix="Give VOC XML, COCO JSON or a YOLO data.yaml")
     listed = "; ".join(f"{s.format.upper()} in {s.path}" for s in sources)
     raise FovealError(f"holds {len(sources)} datasets: {listed}", path=path, fix="Give one of them, or several paths")
@@ -259,6 +260,19 @@ def _is_annotation(file: Path) -> bool:
 
 def _child(folder: Path, name: str) -> bool:
     return (folder / name).is_dir()
+
+
+def _refuse_pointers(listing: _Listing) -> None:
+    """Raises :class:`FovealError` where the annotations are git-lfs pointers."""
+    files = [
+        *listing.jsons,
+        *listing.yamls,
+        *(folder / name for folder, names in listing.xml.items() for name in names),
+    ]
+    pointers = [file for file in files if _starts(file, b"version https://git-lfs")]
+    if pointers:
+        what = f"{len(pointers)} of the {len(files)} annotation files are git-lfs pointers, not the files themselves"
+        raise FovealError(what, path=pointers[0], fix="Run: git lfs pull")
 
 
 def _describe_nothing(listing: _Listing) -> str:

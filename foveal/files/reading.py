@@ -101,6 +101,7 @@ def decode_text(data: bytes) -> tuple[str, bool]:
 def read_text(path: Path) -> tuple[str, bool]:
     """Text of a small file, and whether its encoding was guessed. Raises :class:`Unreadable`."""
     data = read_bytes(path)
+    _refuse_foreign(data)
     text, guessed = decode_text(data)
     if "\0" in text:
         raise Unreadable("binary data, not text", "Copy or download it again")
@@ -112,22 +113,45 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in read_text(path)[0].splitlines() if line.strip()]
 
 
-def read_json(path: Path) -> Any:
-    """A JSON document. Raises :class:`Unreadable`, also for excessive nesting."""
+class JsonOddities:
+    """What is odd about a JSON document that could be read."""
+
+    def __init__(self) -> None:
+        self.guessed = False  # its encoding is not UTF-8 and was guessed
+        self.repeated: list[tuple[str, Any, Any]] = []  # key, first and last value of a key that an object has twice
+
+    def object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """The object of these keys and values; of a repeated key the last value."""
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            first: dict[str, Any] = {}
+            for key, value in pairs:
+                if first.setdefault(key, value) != value:
+                    self.repeated.append((key, first[key], value))
+        return found
+
+
+def read_json(path: Path, oddities: JsonOddities | None = None) -> Any:
+    """A JSON document, whose ``oddities`` are collected. Raises :class:`Unreadable`, also for excessive nesting."""
     data = read_bytes(path, _JSON_LIMIT)
     if not data.strip():
         raise Unreadable("an empty file", "Export or download it again")
+    hook = None if oddities is None else oddities.object
     try:
         # json detects UTF-8, -16 and -32 in bytes, where it also accepts a byte-order mark
-        return json.loads(data)
+        return json.loads(data, object_pairs_hook=hook)
     except json.JSONDecodeError as error:
-        what = _foreign(data) or f"not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        _refuse_foreign(data)
+        what = f"not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
         raise Unreadable(what, "Export or download it again") from None
     except UnicodeDecodeError:
         try:
-            return json.loads(data.decode("cp1252"))
+            document = json.loads(data.decode("cp1252"), object_pairs_hook=hook)
         except ValueError:
             raise Unreadable("not valid JSON (binary data)", "Export or download it again") from None
+        if oddities is not None:
+            oddities.guessed = True
+        return document
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; excessive nesting
         raise Unreadable(f"not valid JSON: {str(error)[:80]}", "Export it again") from None
 
@@ -143,8 +167,7 @@ def read_yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         location = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).split("\n")[0]
-        what = _foreign(text.encode()) or f"not valid YAML: {problem}{location}"
-        raise Unreadable(what, "Correct it") from None
+        raise Unreadable(f"not valid YAML: {problem}{location}", "Correct it") from None
     except (RecursionError, ValueError, TypeError) as error:
         raise Unreadable(f"not valid YAML: {str(error)[:80]}", "Correct it") from None
 
@@ -157,9 +180,7 @@ def read_xml(path: Path) -> tuple[ElementTree.Element, bool]:
     data = read_bytes(path)
     if not data.strip():
         raise Unreadable("an empty file", "Export or download it again")
-    what = _foreign(data)
-    if what:
-        raise Unreadable(what, "Export or download it again")
+    _refuse_foreign(data)
     try:
         return _parse(data), False
     except (ElementTree.ParseError, ValueError, LookupError) as error:
@@ -192,16 +213,20 @@ def _parse(source: bytes | str) -> ElementTree.Element:
     return root
 
 
-def _foreign(data: bytes) -> str | None:
-    """A description of the file where it is a common mistake."""
+def is_lfs_pointer(data: bytes) -> bool:
+    """Whether a file that begins with ``data`` is a git-lfs pointer instead of the file itself."""
+    return data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(b"version https://git-lfs")
+
+
+def _refuse_foreign(data: bytes) -> None:
+    """Raises :class:`Unreadable` for a file that is there instead of another, by a common mistake."""
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<!doctype html", b"<html")):
-        return "an HTML page (a failed download?)"
-    if head.startswith(b"version https://git-lfs"):
-        return "a git-lfs pointer, not the file itself (run: git lfs pull)"
-    if not any(data[:4096]):
-        return "only zero bytes"
-    return None
+        raise Unreadable("an HTML page (a failed download?)", "Export or download it again")
+    if is_lfs_pointer(data):
+        raise Unreadable("a git-lfs pointer, not the file itself", "Run: git lfs pull")
+    if data and not any(data[:4096]):
+        raise Unreadable("only zero bytes", "Export or download it again")
 
 
 def check_exists(path: Path) -> None:
