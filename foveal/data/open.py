@@ -12,7 +12,7 @@ from typing import Literal
 from ..errors import FovealError, UsageError, nearest
 from ..files.aliases import PathLike
 from .formats.source import Source
-from .recognize import recognize
+from .recognition.recognize import recognize
 from .records.dataset import Dataset
 from .records.findings import Finding, Findings
 from .records.splits import find_split

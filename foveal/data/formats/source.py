@@ -1,6 +1,6 @@
 """The interface of a dataset reader: a :class:`Source` for each dataset, a :class:`Reader` for each read of it.
 
-A new format is one module with a subclass of each, and an entry in ``recognize.py`` that recognizes its files.
+A new format is one module with a subclass of each, and a finder in ``..recognition`` that recognizes its files.
 """
 
 from __future__ import annotations

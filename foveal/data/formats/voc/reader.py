@@ -17,6 +17,7 @@ from ...images.names import EXACT, path_parts
 from ...records.dataset import Dataset, Record
 from ...records.findings import Findings
 from ...records.splits import split_word
+from ..class_list import read_class_list
 from ..source import Reader, Source
 from ..validate import build_record, unique_names
 from .annotation import Annotation, read_annotation
@@ -162,7 +163,7 @@ class VocReader(Reader[VocSource]):
         if file is not None:
             names: list[str] = []
             try:
-                names = unique_names(read_lines(file), file, self.findings)[0]
+                names = unique_names(read_class_list(file, self.findings), file, self.findings)[0]
             except Unreadable as error:
                 self.findings.add("error", "classes-unreadable", file, "", error.message, error.fix)
             if not names:

@@ -25,6 +25,7 @@ class YoloLayout:
     names: Sequence[str] = ()  # by class number, repeats included
     named_in: Path | None = None  # the file of the names, if it is not the dataset's path
     label_folders: Mapping[Path, Path] = field(default_factory=dict)  # of images -> of labels, before any rule
+    nested: bool = True  # whether a folder's own folders belong to it
 
 
 def read_layout(path: Path, findings: Findings) -> YoloLayout:

@@ -19,13 +19,13 @@ from ...images.index import ImageIndex
 from ...images.lookup import Wanted
 from ...records.dataset import Dataset, Record
 from ...records.findings import Findings
+from ..class_list import CLASS_FILES
 from ..source import Reader, Source
 from ..validate import build_record, report_refused
 from .labels import read_objects
 from .layout import YoloLayout, name_classes, read_layout
 
 FLAGS = "flags.json"  # written by foveal: which lines are crowd or difficult, which YOLO has no notation for
-_NOT_LABELS = {"classes.txt", "labels.txt", "predefined_classes.txt"}
 
 
 class YoloSource(Source):
@@ -42,7 +42,7 @@ class YoloSource(Source):
         self.image_folder = image_folder
         layout = read_layout(path, self.findings) if layout is None else layout
         self.home, self.root, self.entries = layout.home, layout.root, layout.entries
-        self.label_folders = layout.label_folders
+        self.label_folders, self.nested = layout.label_folders, layout.nested
         self.image_roots = (image_folder or self.root,)
         self.splits = tuple(split for split in self.entries if split)
         self.classes = name_classes(layout.names, layout.named_in or path, self.findings)
@@ -149,7 +149,7 @@ class YoloReader(Reader[YoloSource]):
             return self._listed_images(path)
         index = ImageIndex(path)
         report_refused(index.refused, self.findings)
-        return sorted(index.paths)
+        return sorted(p for p in index.paths if self.source.nested or p.parent == path)
 
     def _listed_images(self, file: Path) -> Iterator[Path]:
         """The images of a text file: relative to its own folder or to the root, or absolute."""
@@ -204,7 +204,7 @@ class YoloReader(Reader[YoloSource]):
                 continue
             checked.add(folder)
             for label in sorted(folder.glob("*.txt")):
-                if label not in used and label.name not in _NOT_LABELS and not self._has_image(label):
+                if label not in used and label.name.lower() not in CLASS_FILES and not self._has_image(label):
                     message = "a label file without an image; not used"
                     fix = "Add the image or remove the label file"
                     self.findings.add("warning", "image-missing", label, "", message, fix)

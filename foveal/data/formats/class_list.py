@@ -1,0 +1,88 @@
+"""Reads a list of class names: one name a line or a JSON list, as tools write ``classes.txt`` and ``obj.names``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ...files.reading import Unreadable, read_json, read_text, read_yaml
+from ..records.findings import Findings
+from .validate import number
+
+CLASS_FILES = frozenset(
+    {
+        *("classes.txt", "class.txt", "labels.txt", "names.txt", "class_names.txt", "classnames.txt", "class_list.txt"),
+        *("predefined_classes.txt", "label_list.txt", "obj_names.txt", "categories.txt", "notes.json", "classes.json"),
+        *("class_names.json", "names.json", "labels.json"),
+    }
+)  # names, in lower case, under which tools write a list of classes; also any .names (Darknet) and .labels (Roboflow)
+_NUMBERED = re.compile(r"^(\d+)\s*[:.,;\t ]\s*(\S.*)$")
+
+
+def read_class_list(file: Path, findings: Findings) -> list[str]:
+    """The names by class number, repeats included. What is not one name a line is read with a note.
+
+    Understood are a JSON or YAML list, a mapping of numbers to names, Label Studio's ``notes.json``, numbered lines and
+    a single line with commas. Raises :class:`~foveal.files.reading.Unreadable`.
+    """
+    text, guessed = read_text(file)
+    if guessed:
+        message = "its encoding is not UTF-8; the encoding was guessed"
+        findings.add("warning", "encoding-guessed", file, "", message, "Save it as UTF-8")
+    stripped = text.strip()
+    if stripped[:1] in ("[", "{"):
+        return _of_document(file, findings)
+    lines = [line.strip() for line in text.splitlines()]
+    names = [line for line in lines if line]
+    gaps = [n for n, line in enumerate(lines[: _last(lines)], 1) if not line]
+    if gaps:
+        message = f"{len(gaps)} lines are blank (first: line {gaps[0]}) and count as no class"
+        findings.add("warning", "classes-blank", file, "", message, "Remove them, or write the names they stand for")
+    numbered = [m for m in map(_NUMBERED.match, names) if m]
+    if len(names) > 1 and len(numbered) == len(names):
+        numbers = [int(m.group(1)) for m in numbered]
+        if numbers in (list(range(len(names))), list(range(1, len(names) + 1))):
+            message = f"the lines are numbered from {numbers[0]}; the numbers are not part of the names"
+            findings.add("note", "classes-form", file, "", message, "Write one name a line, without its number")
+            return [m.group(2).strip() for m in numbered]
+    if len(names) == 1 and "," in names[0]:
+        parts = [part.strip().strip("'\"") for part in names[0].split(",")]
+        if all(parts):
+            message = f"its single line has commas; it is read as {len(parts)} names"
+            findings.add("warning", "classes-form", file, "", message, "Write one name a line")
+            return parts
+    return names
+
+
+def _last(lines: list[str]) -> int:
+    """The number of lines up to the last one that is not blank."""
+    return max((n for n, line in enumerate(lines, 1) if line), default=0)
+
+
+def _of_document(file: Path, findings: Findings) -> list[str]:
+    """The names of a JSON or YAML document."""
+    try:
+        doc: Any = read_json(file)
+    except Unreadable:
+        doc = read_yaml(file)  # ['a', 'b'] is YAML and not JSON
+    if isinstance(doc, dict):
+        key = next(
+            (k for k in ("names", "classes", "categories", "labels") if isinstance(doc.get(k), list | dict)), None
+        )
+        doc = doc if key is None else doc[key]
+    if isinstance(doc, dict):  # number -> name, or name -> number
+        swapped = all(number(value) is not None for value in doc.values())
+        doc = [{"id": value, "name": key} if swapped else {"id": key, "name": value} for key, value in doc.items()]
+    if isinstance(doc, list) and doc and all(isinstance(entry, dict) for entry in doc):
+        name_of = {number(entry.get("id")): entry.get("name") for entry in doc}
+        if set(name_of) != set(range(len(doc))):
+            shown = ", ".join(str(entry.get("id"))[:20] for entry in doc[:10])
+            raise Unreadable(f"the class numbers are {shown}, expected 0, 1, 2, ...", "Number the classes from 0")
+        doc = [name_of[k] for k in range(len(doc))]
+    if not isinstance(doc, list) or not all(isinstance(name, str) and name.strip() for name in doc):
+        raise Unreadable("expected a class name on each line, or a list of names", "Write one name a line")
+    if file.suffix.lower() != ".json":
+        message = f"it holds a list and not one name a line; it is read as {len(doc)} names"
+        findings.add("note", "classes-form", file, "", message, "Write one name a line")
+    return [name.strip() for name in doc]

@@ -1,0 +1,162 @@
+"""Finds YOLO's label files that no yaml describes: ``images/`` with ``labels/`` and ``classes.txt``, or one folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from ...files.reading import Unreadable, read_lines, walk
+from ..formats.class_list import CLASS_FILES
+from ..formats.yolo.layout import YoloLayout
+from ..formats.yolo.reader import YoloSource
+from ..images.load import EXTENSIONS
+from ..records.findings import Findings
+from ..records.splits import split_word
+from .class_files import find_names
+from .kinds import text_kind
+from .listing import Listing
+
+_SAMPLE = 40  # label files of a folder that are looked at
+
+
+def find_labels(listing: Listing, images: Path | None) -> list[YoloSource]:
+    """The label files of a folder as one dataset, if they belong to images."""
+    labels = Labels.of(listing, images)
+    if not labels.pairs:
+        return []
+    findings = Findings()
+    names, named_in = find_names(listing, labels.used, labels.files, findings)
+    entries = labels.entries(findings)
+    labels.report_unused(findings)
+    root = Path(os.path.commonpath([*labels.pairs, *labels.used]))
+    by_rule = {folder for folder, of in labels.pairs.items() if of in _ruled(folder)}
+    others = {folder: of for folder, of in labels.pairs.items() if folder not in by_rule}
+    layout = YoloLayout(root, root, entries, names, named_in, label_folders=others, nested=False)
+    source = YoloSource(root, None, layout)
+    source.findings.extend(findings)
+    return [source]
+
+
+@dataclass
+class Labels:
+    """The label files below a folder, and the folders of images that they belong to."""
+
+    listing: Listing
+    folders: dict[Path, list[str]] = field(default_factory=dict)  # folder of labels -> names of its .txt files
+    lists: list[Path] = field(default_factory=list)  # text files with the paths of images
+    images: dict[Path, list[str]] = field(default_factory=dict)  # folder of images -> names of its images
+    pairs: dict[Path, Path] = field(default_factory=dict)  # folder of images -> folder of its labels
+
+    @classmethod
+    def of(cls, listing: Listing, images: Path | None) -> Labels:
+        labels = cls(listing)
+        empty: dict[Path, list[str]] = {}
+        for folder, names in listing.texts.items():
+            names = [name for name in names if name.lower() not in CLASS_FILES]
+            kinds = {name: text_kind(folder / name) for name in _sample(names)}
+            labels.lists += [folder / name for name, kind in kinds.items() if kind == "list"]
+            numbers = sum(kind == "yolo" for kind in kinds.values())
+            if numbers and numbers >= sum(kind in ("kitti", "") for kind in kinds.values()):
+                labels.folders[folder] = [name for name in names if kinds.get(name) != "list"]
+            elif kinds and all(kind == "empty" for kind in kinds.values()):
+                empty[folder] = names
+        if labels.folders:
+            labels.folders |= empty
+            labels.images = _images(listing.images if images is None else [Path(f) for f, _ in walk(images)])
+            labels.pairs = _pair(labels.images, labels.folders)
+        return labels
+
+    @property
+    def used(self) -> list[Path]:
+        """The folders of labels that belong to images."""
+        return list(dict.fromkeys(self.pairs.values()))
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """The label files in these folders."""
+        return [folder / name for folder in self.used for name in self.folders[folder]]
+
+    def entries(self, findings: Findings) -> dict[str, list[str]]:
+        """Split -> folders or lists of images: by the names of the folders, else by lists, else one undivided set."""
+        words = {f: [w for part in self._relative(f) if (w := split_word(part))] for f in sorted(self.pairs)}
+        if all(words.values()):
+            entries: dict[str, list[str]] = {}
+            for folder, found in words.items():
+                entries.setdefault(found[-1], []).append(str(folder))
+            return entries
+        lists = {file: word for file in sorted(self.lists) if (word := split_word(file.stem))}
+        if lists:
+            unique = len(set(lists.values())) == len(lists)
+            self._report_unlisted(lists, findings)
+            return {word if unique else file.stem: [str(file)] for file, word in lists.items()}
+        return {"": [str(folder) for folder in words]}
+
+    def report_unused(self, findings: Findings) -> None:
+        """A finding for each folder of images without labels, and of labels without images, which are not used."""
+        for folder in sorted(self.images.keys() - self.pairs.keys()):
+            message = f"the {len(self.images[folder])} images have no label files; they are not used"
+            fix = "Add their label files (an empty one for an image without objects)"
+            findings.add("warning", "labels-missing", folder, "", message, fix)
+        for folder in sorted(self.folders.keys() - set(self.used)):
+            message = f"the {len(self.folders[folder])} label files have no images; they are not used"
+            findings.add("warning", "images-missing", folder, "", message, "Add the images or give --images DIR")
+
+    def _report_unlisted(self, lists: Iterable[Path], findings: Findings) -> None:
+        """A finding about the images that are in none of the lists."""
+        listed: set[str] = set()
+        for file in lists:
+            try:
+                listed.update(line.replace("\\", "/").rpartition("/")[2] for line in read_lines(file))
+            except Unreadable:  # told when the list is read
+                return
+        left = [folder / name for folder in self.pairs for name in self.images[folder] if name not in listed]
+        if left:
+            names = ", ".join(file.name for file in lists)
+            message = f"{len(left)} images are not in {names} and are not used, such as {left[0]}"
+            findings.add("warning", "images-unlisted", self.listing.root, "", message, "Add them to a list")
+
+    def _relative(self, folder: Path) -> tuple[str, ...]:
+        root = self.listing.root
+        return folder.relative_to(root).parts if root == folder or root in folder.parents else folder.parts[-2:]
+
+
+def _sample(names: list[str]) -> list[str]:
+    """Some of the names, and those that may be lists of a split."""
+    step = max(1, len(names) // _SAMPLE)
+    return list(dict.fromkeys([*names[::step], *[n for n in names if split_word(n.rpartition(".")[0])][:_SAMPLE]]))
+
+
+def _images(folders: Iterable[Path]) -> dict[Path, list[str]]:
+    """Folder -> names of its images, where it has any."""
+    found = {}
+    for folder in folders:
+        _, names = next(iter(walk(folder, recursive=False)), ("", []))
+        images = [name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS]
+        if images:
+            found[folder] = images
+    return found
+
+
+def _pair(images: dict[Path, list[str]], labels: dict[Path, list[str]]) -> dict[Path, Path]:
+    """Folder of images -> of labels: by YOLO's rule where names agree, else the one with most names in common."""
+    stems = {folder: {os.path.splitext(name)[0] for name in names} for folder, names in labels.items()}
+    pairs = {}
+    for folder, names in images.items():
+        own = {os.path.splitext(name)[0] for name in names}
+        same_split = {of: split_word(of.name) == split_word(folder.name) for of in stems}
+        common = {of: (n, same_split[of]) for of, those in stems.items() if (n := len(own & those))}
+        ruled = [of for of in _ruled(folder) if of in common]
+        best = ruled or sorted(common, key=lambda of: common[of], reverse=True)
+        if best and (ruled or len(best) == 1 or common[best[0]] > common[best[1]]):
+            pairs[folder] = best[0]
+    return pairs
+
+
+def _ruled(folder: Path) -> list[Path]:
+    """Where YOLO looks for the labels of a folder of images: its last ``images`` as ``labels``, or itself."""
+    parts = folder.parts
+    places = [k for k in range(len(parts)) if parts[k] == "images"]
+    return [*(Path(*parts[:k], "labels", *parts[k + 1 :]) for k in places[-1:]), folder]
