@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from foveal.data.recognize import recognize
+from foveal.data.recognition.recognize import recognize
 from foveal.errors import FovealError
 from foveal.files.reading import JsonOddities, Unreadable, read_json, read_lines, read_text, read_xml, read_yaml
 
