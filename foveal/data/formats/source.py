@@ -18,7 +18,7 @@ from ..images.lookup import NameMatch, Wanted
 from ..images.names import EXACT, Way
 from ..records.dataset import Dataset, Record
 from ..records.findings import Findings
-from .validate import SizeCache, report_refused
+from .validate import SizeCache, Tally, report_refused
 
 
 class Source(ABC):
@@ -61,12 +61,14 @@ class Reader(ABC, Generic[S]):
         self.path = source.path  # what the dataset is called in messages
         self.classes: tuple[str, ...] = ()
         self.category_ids: tuple[int, ...] | None = None
+        self.tally = Tally()  # reported when all has been read
         self._found: dict[Way, list[tuple[str, Path]]] = {}  # names that are not those of their images
 
     def read(self) -> Dataset:
         """The dataset; nothing in the files raises, all problems become findings."""
         records = self.records()
         self._report_ways()
+        self.tally.report(self.findings)
         return Dataset(
             classes=self.classes,
             records=records,

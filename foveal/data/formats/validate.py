@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from ..images.load import ImageError, probe
 from ..records.dataset import Record
-from ..records.findings import Finding, Findings
+from ..records.findings import Finding, Findings, Severity
 from ..records.segmentation import covers_pixel, validate_mask
 
 Box = tuple[float, float, float, float]  # xyxy, half-open pixels
@@ -32,12 +32,36 @@ class ParsedObject:
     area: float | None = None
     xywh: Box | None = None  # continuous, as stated in the file (COCO), see Record.stated
     mask: Any = None  # as stated in the file, see :func:`~.segmentation.validate_mask`
+    from_mask: bool = False  # the file states no box; it is the one around the mask
 
     def stated(self) -> tuple[float, ...] | None:
         """x, y, width, height, area as stated in the file; the area of the box where none is stated."""
         if self.xywh is None:
             return None
         return (*self.xywh, self.xywh[2] * self.xywh[3] if self.area is None else self.area)
+
+
+@dataclass
+class Tally:
+    """What is true of many objects, files or lines: told once, with their number and the first place."""
+
+    _facts: dict[str, tuple[list[int], Finding, str]] = field(default_factory=dict)
+
+    def add(
+        self, severity: Severity, code: str, path: Path | str, where: str, what: str, message: str, fix: str = ""
+    ) -> None:
+        """Counts one. ``{n}`` in the ``message`` of the first becomes the number of ``what`` ("object", "line")."""
+        counter = self._facts.get(code)
+        if counter is None:
+            counter = self._facts[code] = [0], Finding(code, severity, str(path), where, message, fix), what
+        counter[0][0] += 1
+
+    def report(self, findings: Findings) -> None:
+        """Adds a finding for each code, and forgets them."""
+        for (n,), finding, what in self._facts.values():
+            number = f"{n} {what}{'s' * (n > 1)}"
+            findings.append(replace(finding, message=finding.message.replace("{n}", number)))
+        self._facts.clear()
 
 
 def report_refused(folders: Iterable[Path], findings: Findings) -> None:

@@ -285,3 +285,231 @@ def test_real_fixture_without_images(data: Path) -> None:
         pytest.skip("no such fixture")
     dataset = open_dataset(path)
     assert codes(dataset) == ["warning image-missing"] * 100 and not dataset.records
+
+
+# ---------------------------------------------------------------------------------------- what other tools write
+SQUARE = [4, 5, 20, 5, 20, 30, 4, 30]
+RLE = {"size": [48, 64], "counts": [4 * 48 + 5, *([25, 23] * 15), 25, 48 * 44 + 18]}  # the box 4, 5, 20, 30
+
+
+def every(doc: dict[str, Any], place: str, change: Callable[[dict[str, Any]], Any]) -> None:
+    for entry in doc[place]:
+        change(entry)
+
+
+def as_dict(doc: dict[str, Any], place: str) -> None:
+    doc[place] = {str(entry.pop("id")): entry for entry in doc[place]}
+
+
+VARIANTS: dict[str, tuple[list[str], Callable[[dict[str, Any]], Any]]] = {
+    "VIA: flat polygon": (
+        ["note mask-flat"],
+        lambda d: every(d, "annotations", lambda a: a.update(segmentation=SQUARE)),
+    ),
+    "list of points": (
+        ["note mask-points"],
+        lambda d: annotation(d, segmentation=[[4, 5], [20, 5], [20, 30], [4, 30]]),
+    ),
+    "list of lists of points": (
+        ["note mask-points"],
+        lambda d: annotation(d, segmentation=[[[4, 5], [20, 5], [20, 30], [4, 30]]]),
+    ),
+    "run lengths in a list": (["note mask-in-list"], lambda d: annotation(d, segmentation=[RLE])),
+    "box from polygon": (["note box-from-mask"], lambda d: annotation(d, bbox=None, segmentation=[SQUARE])),
+    "box from run lengths": (["note box-from-mask"], lambda d: annotation(d, bbox=[], segmentation=RLE)),
+    "rotated, with polygon": (
+        ["note box-from-mask"],
+        lambda d: annotation(d, bbox=[12, 17, 16, 25, 0], segmentation=[SQUARE]),
+    ),
+    "Detectron2": (["note box-mode"], lambda d: annotation(d, bbox=[4, 5, 20, 30], bbox_mode=0)),
+    "text ids": (
+        [],
+        lambda d: (
+            every(d, "images", lambda i: i.update(id=f"i{i['id']}")),
+            every(d, "annotations", lambda a: a.update(id=f"a{a['id']}", image_id=f"i{a['image_id']}")),
+        ),
+    ),
+    "padded ids": (
+        ["note image-id-notation"],
+        lambda d: every(d, "annotations", lambda a: a.update(image_id=f"{a['image_id']:06}")),
+    ),
+    "padded on the other side": (
+        ["note category-id-notation", "note image-id-notation"],
+        lambda d: (
+            every(d, "images", lambda i: i.update(id=f"{i['id']:06}")),
+            every(d, "categories", lambda c: c.update(id=f"{c['id']:03}")),
+        ),
+    ),
+    "image ids are names": (
+        ["note image-id-notation"],
+        lambda d: every(d, "annotations", lambda a: a.update(image_id="abcd"[a["image_id"] // 10 - 1] + ".JPG")),
+    ),
+    "category ids are names": (
+        ["note category-id-notation"],
+        lambda d: every(d, "annotations", lambda a: a.update(category_id={3: "cat", 18: "dog"}[a["category_id"]])),
+    ),
+    "images and annotations by id": (
+        ["note list-as-dict"] * 2,
+        lambda d: (as_dict(d, "images"), as_dict(d, "annotations")),
+    ),
+    "categories by id": (["note list-as-dict"], lambda d: d.update(categories={"3": "cat", "18": "dog"})),
+    "Roboflow": (
+        ["note category-root"],
+        lambda d: (
+            every(d, "categories", lambda c: c.update(supercategory="pets")),
+            d["categories"].insert(0, {"id": 0, "name": "pets", "supercategory": "none"}),
+        ),
+    ),
+    "Roboflow, a root called like a class": (
+        ["note category-root"],
+        lambda d: (
+            every(d, "categories", lambda c: c.update(supercategory="cat")),
+            d["categories"].append({"id": 0, "name": "cat", "supercategory": "none"}),
+        ),
+    ),
+    "LVIS": (
+        ["note name-key"],
+        lambda d: every(d, "images", lambda i: i.update(coco_url=f"http://x.org/val/{i.pop('file_name')}")),
+    ),
+    "keypoints": (
+        [],
+        lambda d: (
+            every(d, "annotations", lambda a: a.update(keypoints=[1, 2, 2], num_keypoints=1)),
+            every(d, "categories", lambda c: c.update(keypoints=["nose"], skeleton=[])),
+        ),
+    ),
+    "ignore": (["warning flag-unknown"], lambda d: annotation(d, ignore=1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", VARIANTS)
+def test_variants_keep_every_object_and_are_told_once(tmp_path: Path, what: str) -> None:
+    expected, change = VARIANTS[what]
+    doc = coco_doc()
+    change(doc)
+    dataset = open_dataset(coco(tmp_path, doc))
+    assert codes(dataset) == expected
+    assert [len(r) for r in dataset.records] == [2, 1, 0, 2] and dataset.classes[:1] == ("cat",)
+    assert dataset.records[0].boxes.tolist()[0] == [4, 5, 20, 30] and dataset.records[0].labels.tolist() == [0, 1]
+    if "mask" in "".join(expected):
+        assert dataset.records[0].masks is not None and dataset.records[0].masks[0] is not None
+
+
+def test_a_flat_polygon_is_one_polygon(tmp_path: Path) -> None:
+    doc = coco_doc()
+    every(doc, "annotations", lambda a: a.update(segmentation=SQUARE))
+    dataset = open_dataset(coco(tmp_path, doc))
+    assert dataset.records[0].masks == [[SQUARE], [SQUARE]] and "5 annotations" in dataset.findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("supercategories", "used"),
+    [
+        (["none", "pets", "animal"], False),  # not the group of all others
+        (["pets", "pets", "pets"], False),  # its own group, as COCO's person
+        (["none", "pets", "pets"], True),  # it has objects
+        (["animal", "pets", "pets"], False),  # it is in a group itself
+    ],
+)
+def test_a_root_that_may_be_a_class_is_kept(tmp_path: Path, supercategories: list[str], used: bool) -> None:
+    doc = coco_doc()
+    doc["categories"].insert(0, {"id": 0, "name": "pets"})
+    for entry, group in zip(doc["categories"], supercategories, strict=True):
+        entry["supercategory"] = group
+    if used:
+        annotation(doc, category_id=0)
+    dataset = open_dataset(coco(tmp_path, doc))
+    assert dataset.classes == ("pets", "cat", "dog") and not dataset.findings
+
+
+DROPPED: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
+    ("box-rotated", lambda d: annotation(d, bbox=[12, 17, 16, 25, 30])),
+    ("box-rotated", lambda d: annotation(d, bbox=SQUARE)),
+    ("box-missing", lambda d: annotation(d, bbox=None, segmentation={"size": [24, 32], "counts": [9, 700, 59]})),
+    ("annotation-orphan", lambda d: annotation(d, image_id="0011")),
+    ("annotation-orphan", lambda d: (annotation(d, image_id=77), d["images"][1].update(file_name="77.jpg"))),
+]
+
+
+@pytest.mark.parametrize(("code", "spoil"), DROPPED)
+def test_what_cannot_be_read_without_doubt_is_dropped_and_told(
+    tmp_path: Path, code: str, spoil: Callable[[dict[str, Any]], Any]
+) -> None:
+    doc = coco_doc()
+    image(tmp_path / "images" / "77.jpg", seed=1)
+    spoil(doc)
+    found = [c for c in codes(open_dataset(coco(tmp_path, doc))) if "mask" not in c]
+    assert found == [f"warning {code}"]
+
+
+OTHER_KINDS = {
+    "panoptic": {"images": [], "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": []}]},
+    "captions": {"images": [], "annotations": [{"id": 1, "image_id": 1, "caption": "a cat"}]},
+    "results": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}],
+    "occurs twice": '{"images": [], "annotations": [], "categories": [], "images": [{"id": 1, "file_name": "a.jpg"}]}',
+}
+
+
+@pytest.mark.parametrize("what", OTHER_KINDS)
+def test_files_of_another_kind_are_named(tmp_path: Path, what: str) -> None:
+    dataset = open_dataset(coco(tmp_path, OTHER_KINDS[what]))
+    assert [f.severity for f in dataset.findings] == ["error"] and not dataset.records
+    assert what in dataset.findings[0].message and dataset.findings[0].fix
+
+
+def test_oddities_of_the_json_are_told(tmp_path: Path) -> None:
+    text = json.dumps(coco_doc())
+    path = coco(tmp_path, text.replace('"iscrowd": 0', '"iscrowd": 0, "category_id": 18, "category_id": 3'))
+    dataset = open_dataset(path)
+    assert codes(dataset) == ["warning key-repeated"] and "category_id" in dataset.findings[0].where
+    path.write_bytes(text.replace('"cat"', '"Löwe"').encode("latin-1"))
+    assert codes(open_dataset(path)) == ["warning encoding-guessed"] and "Löwe" in open_dataset(path).classes
+    doc = coco_doc()
+    del doc["annotations"]
+    path.write_text(json.dumps(doc))
+    assert codes(open_dataset(path)) == ["warning annotations-missing"]
+
+
+NAMES: list[tuple[str, Callable[[str], str]]] = [
+    ("note name-capitals", str.upper),
+    ("note name-extension", lambda name: name.replace(".jpg", ".png")),
+    ("note name-decoded", lambda name: f"images%2F{name}"),
+    ("note name-address", lambda name: f"/data/local-files/?d=x%2F{name}"),
+    ("note name-upload", lambda name: f"/data/upload/3/1a2b3c4d-{name}"),
+    ("note name-folder", lambda name: f"train2017/{name}"),
+]
+
+
+@pytest.mark.parametrize(("code", "spell"), NAMES)
+def test_images_found_otherwise_are_told_once(tmp_path: Path, code: str, spell: Callable[[str], str]) -> None:
+    doc = coco_doc()
+    every(doc, "images", lambda i: i.update(file_name=spell(i["file_name"])))
+    dataset = open_dataset(coco(tmp_path, doc))
+    assert codes(dataset) == [code] and "4 images" in dataset.findings[0].message and len(dataset) == 4
+
+
+def test_names_that_fit_several_images_and_images_that_fit_several_names(tmp_path: Path) -> None:
+    doc = coco_doc()
+    doc["images"][0]["file_name"] = "a.webp"
+    path = coco(tmp_path, doc)
+    image(tmp_path / "images" / "a.png", seed=1)
+    dataset = open_dataset(path)
+    assert codes(dataset) == ["error image-ambiguous"] and len(dataset) == 3
+    assert all(str(tmp_path / "images" / n) in dataset.findings[0].message for n in ("a.jpg", "a.png"))
+    (tmp_path / "images" / "a.png").unlink()
+    doc["images"][1]["file_name"] = "A.webp"
+    path.write_text(json.dumps(doc))
+    dataset = open_dataset(path)
+    assert codes(dataset) == ["note name-extension", "warning image-missing"]  # a.webp is nearer to a.jpg than A.webp
+    doc["images"][0]["file_name"] = "a.JPG"
+    doc["images"][1]["file_name"] = "A.jpg"
+    path.write_text(json.dumps(doc))
+    assert codes(open_dataset(path)) == ["error image-ambiguous"] * 2
+
+
+def test_copies_of_an_image_are_no_ambiguity(tmp_path: Path) -> None:
+    path = coco(tmp_path)
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "a.jpg").write_bytes((tmp_path / "images" / "a.jpg").read_bytes())
+    dataset = open_dataset(path)
+    assert codes(dataset) == ["warning image-repeated"] and len(dataset) == 4

@@ -11,12 +11,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ....files.reading import Unreadable, read_json
+from ....files.reading import Unreadable
 from ...records.dataset import Dataset, Record
+from ...records.findings import Severity
 from ...records.subsets import join
 from ..source import Reader, Source
 from ..validate import ParsedObject, build_record, number
-from .objects import Categories, Key, as_key, parse_object, shortened
+from .document import read_document
+from .ids import IdTable, Key, as_key
+from .objects import Categories, parse_object, shortened, without_root
+
+_NAME_KEYS = ("filename", "fileName", "path", "coco_url", "name")  # LVIS: coco_url
 
 
 class CocoSource(Source):
@@ -54,22 +59,21 @@ class CocoReader(Reader[CocoSource]):
         self.path = file
         self.categories = Categories()
         self.images: dict[Key, ImageEntry] = {}
+        self.image_ids, self.category_table = IdTable(()), IdTable(())
         self.skipped: set[Key] = set()  # ids of images that cannot be used
 
     def records(self) -> list[Record]:
         try:
-            doc = read_json(self.path)
-            if not isinstance(doc, dict):
-                what = "a list (of results?)" if isinstance(doc, list) else f"a {type(doc).__name__}"
-                raise Unreadable(f"not a COCO dataset but {what}", "Give the JSON with images and annotations")
             if self.source.require_images:
                 self.report_unlisted_folders()
-            images = _list_of(doc, "images")
-            annotations = _list_of(doc, "annotations", required=False)
-            entries = _list_of(doc, "categories", required=False)
+            images, annotations, entries = read_document(self.path, self.findings)
         except Unreadable as error:
             self.findings.add("error", "annotation-unreadable", self.path, "", error.message, error.fix)
             return []
+        entries, root = without_root(entries, annotations)
+        if root:
+            message = f"the category {root!r} has no object and is only the group of the others (Roboflow); left out"
+            self.findings.add("note", "category-root", self.path, "categories", message)
         self.categories = Categories.parse(entries, self.path, self.findings)
         self.classes = tuple(self.categories.names)
         self.category_ids = tuple(self.categories.ids) if self.classes else None
@@ -82,8 +86,17 @@ class CocoReader(Reader[CocoSource]):
         for key, image in self.images.items():
             size = self.image_size(image.path, image.stated, self.path)
             if size is not None:
-                records.append(build_record(image.id, image.path, size, objects[key], self.path, self.findings))
+                used = [o for o in objects[key] if self._fits(o, size)]
+                records.append(build_record(image.id, image.path, size, used, self.path, self.findings))
         return records
+
+    def _fits(self, o: ParsedObject, size: tuple[int, int]) -> bool:
+        """Whether the mask that a box was taken from is as large as the image; a finding otherwise."""
+        if not o.from_mask or not isinstance(o.mask, dict) or list(map(int, o.mask["size"])) == [size[1], size[0]]:
+            return True
+        message = f"it has no bbox, and its mask of {o.mask['size']} (height, width) is not that of the image; dropped"
+        self._warn("box-missing", o.where, message, "Add its box")
+        return False
 
     def _read_images(self, images: list[Any]) -> None:
         """Fills ``images`` and ``skipped``."""
@@ -98,7 +111,7 @@ class CocoReader(Reader[CocoSource]):
                 message = f"{shortened(image)} has no id; skipped"
                 self._warn("image-invalid", f"images[{n}]", message, "Give it an id")
                 continue
-            where, name = f"image id {id}", image.get("file_name")
+            where, name = f"image id {id}", self._name_of(image)
             if len(names_of[id]) > 1:  # it is unknown whose the annotations are
                 message = f"{len(names_of[id])} images have this id; {shortened(name)} is skipped, with its annotations"
                 self._warn("id-repeated", where, message, "Give every image a unique id")
@@ -113,6 +126,15 @@ class CocoReader(Reader[CocoSource]):
                 continue
             self.skipped.add(id)
         self._find_files(valid)
+
+    def _name_of(self, image: dict[str, Any]) -> object:
+        """The ``file_name`` of an image, or what other tools have instead."""
+        other = next((key for key in _NAME_KEYS if isinstance(image.get(key), str)), None)
+        if image.get("file_name") is not None or other is None:
+            return image.get("file_name")
+        message = f"{{n}} named by {other!r} instead of file_name"
+        self._tell("note", "name-key", f"image id {image.get('id')}", message, what="image")
+        return image[other]
 
     def _find_files(self, valid: dict[Key, tuple[dict[str, Any], str]]) -> None:
         """Adds the entries whose files are found to ``images``, the others to ``skipped``."""
@@ -152,6 +174,10 @@ class CocoReader(Reader[CocoSource]):
     def _read_annotations(self, annotations: list[Any]) -> dict[Key, list[ParsedObject]]:
         """Image id -> its objects."""
         objects: dict[Key, list[ParsedObject]] = {key: [] for key in self.images}
+        names = [(name, key) for key, i in self.images.items() for name in (i.path.name, i.path.stem)]
+        self.image_ids = IdTable([*self.images, *self.skipped], names)
+        labels = self.categories.label_of
+        self.category_table = IdTable(labels, [(self.classes[label], key) for key, label in labels.items()])
         seen: dict[Key, Any] = {}
         unlabeled = 0
         for n, annotation in enumerate(annotations):
@@ -176,7 +202,7 @@ class CocoReader(Reader[CocoSource]):
             if label is None:
                 unlabeled += 1
                 continue
-            parsed = parse_object(annotation, label, self.classes[label], where, self._warn)
+            parsed = parse_object(annotation, label, self.classes[label], where, self._warn, self._tell)
             if parsed is not None:
                 objects[image].append(parsed)
         if annotations and unlabeled == len(annotations):
@@ -185,19 +211,27 @@ class CocoReader(Reader[CocoSource]):
 
     def _image_of(self, annotation: dict[str, Any], where: str) -> Key | None:
         """The id of the annotation's image; without a finding of its own where that image is skipped."""
-        image = as_key(annotation.get("image_id"))
+        image, otherwise = self.image_ids.find(annotation.get("image_id"))
+        value = shortened(annotation.get("image_id"))
+        if otherwise:
+            message = f"{{n}} with an image_id in another notation than the image's own id ({value} for {image!r})"
+            self._tell("note", "image-id-notation", where, message)
         if image is not None and image in self.images:
             return image
         if image is None or image not in self.skipped:
-            value = shortened(annotation.get("image_id"))
             self._warn("annotation-orphan", where, f"no image has its image_id {value}; dropped", "Remove it")
         return None
 
     def _label_of(self, annotation: dict[str, Any], where: str) -> int | None:
-        category = as_key(annotation.get("category_id"))
+        category, otherwise = self.category_table.find(annotation.get("category_id"))
+        value = shortened(annotation.get("category_id"))
+        if otherwise:
+            message = (
+                f"{{n}} with a category_id in another notation than the category's own id ({value} for {category!r})"
+            )
+            self._tell("note", "category-id-notation", where, message)
         label = None if category is None else self.categories.label_of.get(category)
         if label is None:
-            value = shortened(annotation.get("category_id"))
             self._warn("class-unknown", where, f"no category has its category_id {value}; dropped", "Correct it")
         return label
 
@@ -208,13 +242,7 @@ class CocoReader(Reader[CocoSource]):
     def _warn(self, code: str, where: str, message: str, fix: str) -> None:
         self.findings.add("warning", code, self.path, where, message, fix)
 
-
-def _list_of(doc: dict[str, Any], key: str, required: bool = True) -> list[Any]:
-    """The list under a key of the document. Raises :class:`Unreadable`."""
-    value = doc.get(key)
-    if value is None and not required:
-        return []
-    if not isinstance(value, list):
-        what = "is missing" if value is None else f"is a {type(value).__name__}"
-        raise Unreadable(f'"{key}" {what}, expected a list', "Export it again")
-    return value
+    def _tell(
+        self, severity: Severity, code: str, where: str, message: str, fix: str = "", what: str = "annotation"
+    ) -> None:
+        self.tally.add(severity, code, self.path, where, what, message, fix)
