@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from foveal.data.formats.coco.reader import CocoSource
 from foveal.data.open import check_trainable, open_dataset
 from foveal.errors import FovealError
 from tests.data.formats.test_voc import boxes_of, codes
@@ -452,7 +453,8 @@ OTHER_KINDS = {
 
 @pytest.mark.parametrize("what", OTHER_KINDS)
 def test_files_of_another_kind_are_named(tmp_path: Path, what: str) -> None:
-    dataset = open_dataset(coco(tmp_path, OTHER_KINDS[what]))
+    path = coco(tmp_path, OTHER_KINDS[what])
+    dataset = CocoSource(path, {"": path}, [tmp_path]).read()
     assert [f.severity for f in dataset.findings] == ["error"] and not dataset.records
     assert what in dataset.findings[0].message and dataset.findings[0].fix
 
