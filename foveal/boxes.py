@@ -49,9 +49,3 @@ def array_iou(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     """:func:`pairwise_iou` of arrays (N, 4), (M, 4), in float64."""
     first, second = (torch.as_tensor(boxes, dtype=torch.float64) for boxes in (a, b))
     return np.asarray(pairwise_iou(first, second).numpy())
-
-
-def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """Clips boxes (B, N, 4) to images of ``sizes`` (B, 2) = height, width; coordinates lie in [0, side]."""
-    limit = sizes.flip(-1).to(boxes.dtype).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height
-    return torch.minimum(torch.maximum(boxes, boxes.new_zeros(())), limit)

@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import boxes as box_ops
 from ..errors import UsageError
 from ..parts.coders import Coder, Delta
 from ..parts.losses.box import BoxLoss, SmoothL1
@@ -168,11 +167,9 @@ class BoxTask:
         prior_boxes = prior_boxes.gather(1, index[..., None].expand(-1, -1, prior_boxes.shape[-1]))
         boxes = self.coder.decode(deltas.float(), prior_boxes)
         if self.clip == "before":
-            boxes = box_ops.clip(boxes, images.sizes)
+            boxes = clip(boxes, images.sizes)
         detected = self.suppress(boxes, values, labels, level, self.select.valid(boxes, values))
-        return (
-            detected if self.clip == "before" else replace(detected, boxes=box_ops.clip(detected.boxes, images.sizes))
-        )
+        return detected if self.clip == "before" else replace(detected, boxes=clip(detected.boxes, images.sizes))
 
     def with_counts(self, before: int, after: int) -> BoxTask:
         """The same task with other candidate counts: before suppression (each level) and after it."""
@@ -183,7 +180,7 @@ def to_detections(
     boxes: Boxes, images: Images, names: tuple[str, ...], mask_threshold: float | None = None
 ) -> list[Detections]:
     """Network pixels -> original pixels, clipped to the image, one object per image. The only transfer to the CPU."""
-    original = box_ops.clip(images.to_original(boxes.boxes), images.original)
+    original = clip(images.to_original(boxes.boxes), images.original)
     counts: list[int] = boxes.valid.sum(1).tolist()
     masks = paste_masks(boxes, original, images, counts, mask_threshold) if boxes.masks is not None else None
     return [
@@ -226,3 +223,9 @@ def _of_class(deltas: Tensor, labels: Tensor) -> Tensor:
 def sampled(match: Match, index: Tensor) -> Match:
     """The part of a match that belongs to the priors ``index`` (B, R)."""
     return Match(match.gt.gather(1, index), match.positive.gather(1, index), match.ignored.gather(1, index))
+
+
+def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Clips boxes (B, N, 4) to images of ``sizes`` (B, 2) = height, width; coordinates lie in [0, side]."""
+    limit = sizes.flip(-1).to(boxes.dtype).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height
+    return torch.minimum(torch.maximum(boxes, boxes.new_zeros(())), limit)

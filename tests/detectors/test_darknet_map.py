@@ -42,7 +42,7 @@ TOLERANCE = 0.003
 
 @pytest.fixture(autouse=True)
 def unclipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("foveal.boxes.clip", lambda boxes, sizes: boxes)
+    monkeypatch.setattr("foveal.assembly.task.clip", lambda boxes, sizes: boxes)
 
 
 def loaded(name: str, data: Path, *more: str):  # type: ignore[no-untyped-def]

@@ -153,7 +153,7 @@ class BaseLoader(ABC, Generic[_B]):
     def _record_skipped(self, built: WorkerBatch) -> None:
         """Raises :class:`FovealError` where too many images were skipped."""
         self._skipped.update(built.skipped)
-        if built.error or len(self._skipped) > MOST_SKIPPED * len(self.dataset):
+        if built.error or (built.skipped and len(self._skipped) > MOST_SKIPPED * len(self.dataset)):
             shown = "; ".join(list(self._skipped.values())[:3])
             part = f"{len(self._skipped)} of {len(self.dataset)} images"
             raise FovealError(

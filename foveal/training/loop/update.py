@@ -1,21 +1,27 @@
-"""One iteration: forward, backward, non-finite check, clipping, optimizer. Nothing here waits for the device."""
+"""One iteration: forward, backward, non-finite check, clipping, optimizer, moving average.
+
+Nothing here waits for the device.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision.amp import MixedPrecision
 from lightning_fabric.wrappers import _FabricModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...types import Images, Targets
 from .log import Clock
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 STEP, VALIDATION, START = 1, 2, 3  # purposes of random numbers, so that no two share a stream
 
@@ -114,6 +120,26 @@ class Updater:
         if self.fabric.world_size == 1:
             return flag
         return cast(Tensor, self.fabric.all_reduce(flag, reduce_op="sum")).clamp(max=1)
+
+
+class EMA(Generic[ModuleT]):
+    """Exponential moving average of the weights, after every iteration: a <- d a + (1 - d) w.
+
+    d = min(decay, (1 + n) / (10 + n)) with n iterations done, so that a short run forgets its random start (the ramp
+    of TensorFlow's ``ExponentialMovingAverage``). Buffers (running statistics) are copied.
+    """
+
+    def __init__(self, module: ModuleT, decay: float) -> None:
+        self.decay = decay
+        self.module: ModuleT = copy.deepcopy(module).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, updates: int) -> None:
+        """``updates``: the number of iterations before this one."""
+        weight = 1 - min(self.decay, (1 + updates) / (10 + updates))
+        torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), weight)
+        for averaged, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
+            averaged.copy_(buffer)
 
 
 def to_device(images: Images, targets: Targets, device: torch.device, seen: int) -> tuple[Images, Targets]:

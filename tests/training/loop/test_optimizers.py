@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from foveal.errors import UsageError
 from foveal.recipe import SGD, AdamW, OnImages, Recipe
 from foveal.runtime import processes as environment
-from foveal.training.loop.ema import EMA
 from foveal.training.loop.log import Clock
 from foveal.training.loop.optimizers import (
     build_optimizer,
@@ -21,7 +20,7 @@ from foveal.training.loop.optimizers import (
     parameter_groups,
     restore_optimizer,
 )
-from foveal.training.loop.update import Updater, derive_seed, set_lr
+from foveal.training.loop.update import EMA, Updater, derive_seed, set_lr
 
 
 class Net(nn.Module):
