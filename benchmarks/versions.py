@@ -1,7 +1,7 @@
 """This checkout against another one of foveal: the same benchmark in two processes, their rounds interleaved.
 
     git worktree add ../before <commit>
-    python benchmarks/versions.py ../before training.py [--rounds 9] [options of training.py]
+    python benchmarks/versions.py --before ../before --script training.py [--rounds 9] [options of training.py]
 
 Each process imports the benchmark and the package of its own checkout. Contenders are compared by position, so the
 two versions of the benchmark need the same contenders in the same order.
@@ -124,8 +124,8 @@ def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
         return work(Path(sys.argv[2]), sys.argv[3], sys.argv[4:])
     p = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    p.add_argument("before", type=Path, help="another checkout of foveal")
-    p.add_argument("script", help="a benchmark that both have: training.py")
+    p.add_argument("--before", type=Path, required=True, help="another checkout of foveal")
+    p.add_argument("--script", required=True, help="a benchmark that both have: training.py")
     p.add_argument("--rounds", type=int, default=9)
     args, rest = p.parse_known_args()
     now, before = (Worker(path.resolve(), args.script, rest) for path in (HERE.parents[1], args.before))

@@ -40,6 +40,7 @@ TINY: dict[str, str | None] = {
     "postprocess": f"{RUN} --only faster_rcnn",
     "resume_chaos": None,
     "training": f"{RUN} --only ssdlite",
+    "versions": f"{RUN} --before {shlex.quote(str(ROOT))} --script loader.py --only SSD300",
 }
 # What the slow tests append to a command; later options win.
 SLOW: dict[str, str] = {
