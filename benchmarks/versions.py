@@ -95,6 +95,9 @@ class Worker:
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
 
+    def close(self) -> None:
+        self.process.communicate()
+
     def seconds(self, index: int) -> float:
         self.tell(str(index))
         return float(self.receive()["seconds"])
@@ -130,6 +133,8 @@ def main() -> None:
     args, rest = p.parse_known_args()
     now, before = (Worker(path.resolve(), args.script, rest) for path in (HERE.parents[1], args.before))
     compare(now, before, args.rounds)
+    for worker in (now, before):
+        worker.close()
 
 
 if __name__ == "__main__":
