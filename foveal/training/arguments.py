@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 from ..config.fields import describe
 from ..data.records.subsets import Others
@@ -111,26 +111,28 @@ def with_fields(
 
     def decorate(function: Callable[[_First, _Arguments], _Result]) -> Callable[Concatenate[_First, _P], _Result]:
         signature = _signature(function, arguments)
+        name_of_first = next(iter(signature.parameters))
 
         @functools.wraps(function)
-        def call(first: _First, /, *args: _P.args, **options: _P.kwargs) -> _Result:
+        def call(*args: Any, **options: Any) -> _Result:
             unknown = [name for name in options if name not in signature.parameters]
             if unknown:
                 hint = nearest(unknown[0], signature.parameters)
                 raise TypeError(f"{function.__name__}() has no argument {unknown[0]!r}. {hint}".removesuffix(". "))
-            signature.bind(first, *args, **options)  # a missing one is named as Python does it
-            return function(first, arguments(*args, **options))
+            bound = signature.bind(*args, **options).arguments  # a missing one is named as Python does it
+            first = bound.pop(name_of_first)
+            return function(first, arguments(**bound))  # type: ignore[call-arg]
 
         call.__signature__ = signature  # type: ignore[attr-defined]
         call.__doc__ = f"{inspect.getdoc(function)}\n\nSettings\n--------\n{_listing(arguments)}"
-        return call
+        return cast("Callable[Concatenate[_First, _P], _Result]", call)
 
     return decorate
 
 
 def _signature(function: Callable[..., Any], arguments: Any) -> inspect.Signature:
     own = inspect.signature(function)
-    first = next(iter(own.parameters.values())).replace(kind=inspect.Parameter.POSITIONAL_ONLY)
+    first = next(iter(own.parameters.values()))
     options = [
         inspect.Parameter(
             f.name,

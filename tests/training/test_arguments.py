@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import foveal
 from foveal.cli.options import pairs
 from foveal.cli.train import app
 from foveal.config.fields import describe
-from foveal.errors import UsageError
+from foveal.errors import FovealError, UsageError
 from foveal.training.arguments import NOT_RECORDED, TrainArguments
 
 SETTINGS = {row.name: row for row in describe(TrainArguments)}
@@ -111,3 +112,10 @@ def test_help_shows_the_python_call(name: str) -> None:
     function = getattr(foveal, name)
     assert inspect.isfunction(function) and function.__name__ == name
     assert f"foveal.{name}(" in (function.__doc__ or "")
+
+
+def test_the_spec_may_be_given_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FovealError, match="nowhere"):
+        foveal.train(spec="retinanet_mini", data=tmp_path / "nowhere", out=tmp_path / "run")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="spec"):
+        foveal.train(data=tmp_path)  # type: ignore[call-arg]
