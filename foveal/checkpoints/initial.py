@@ -13,6 +13,7 @@ from ..parts.darknet.weights import is_darknet
 from ..parts.layers.norms import FrozenBatchNorm
 from ..recipe import Solve
 from ..weights.cache import is_alias, is_published
+from ..weights.imagenet.packages import IMAGENET
 from ..weights.open import StateDict, is_classifier, read_state
 from .load import find
 from .transfer import LoadReport, pretrained, transfer
@@ -104,7 +105,9 @@ def load_backbone(spec: Spec, detector: Detector) -> LoadReport | None:
 
 
 def _is_classifier(source: str | Path, state: StateDict | None) -> bool:
-    """Whether it is a classification network's: a file with this state, or a published one by name."""
+    """Whether it is a classification network's: a file with this state, a published one by name, or ``imagenet``."""
+    if str(source) == IMAGENET:
+        return True
     if state is not None:
         return is_classifier(state)
     return not Path(source).exists() and is_published(str(source)) and not is_alias(str(source))

@@ -55,14 +55,17 @@ def list_(
     width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print_out("  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip())
-    print_out("timm's: timm/NAME. `foveal weights list NAME` shows data, licence and source of one.")
+    print_out("timm's: timm/NAME; torchvision's others: torchvision/NAME. `foveal weights list NAME` shows data, licence and source of one.")
     print_out(f"Fetched files lie in {weights_folder()}")
 
 
 @app.command()
 def fetch(
     name: Annotated[
-        str, typer.Argument(help="An alias, a name of `weights list`, timm/NAME, or an address.", show_default=False)
+        str,
+        typer.Argument(
+            help="An alias, a name of `weights list`, timm/NAME, torchvision/NAME, or an address.", show_default=False
+        ),
     ],
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Folder of the downloaded files; default: the cache.")

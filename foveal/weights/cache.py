@@ -15,24 +15,26 @@ from ..errors import FovealError, UsageError, nearest
 from ..files.aliases import OnProgress
 from .catalogue import ALIASES, PUBLISHED, Part, Published
 from .download import digest, download
+from .library_cards import TIMM, TORCHVISION, timm_card, torchvision_card
 
 __all__ = [
     "ALIASES",
     "PUBLISHED",
+    "TIMM",
+    "TORCHVISION",
     "Published",
     "digest",
     "fetch",
     "fetch_url",
     "find_published",
     "is_alias",
+    "is_cached",
     "is_offline",
     "is_published",
     "published_file",
     "published_files",
     "weights_folder",
 ]
-
-TIMM = "timm/"  # the prefix of timm's names
 
 
 def is_alias(name: str) -> bool:
@@ -43,15 +45,16 @@ def is_alias(name: str) -> bool:
 
 def is_published(name: str) -> bool:
     """Whether :func:`find_published` may know the name."""
-    return _resolve(name) is not None or name.startswith(TIMM)
+    return _resolve(name) is not None or name.startswith((TIMM, TORCHVISION))
 
 
 def find_published(name: str) -> Published:
-    """The entry of an alias, a published name, a preset or ``timm/NAME``. Raises ``UsageError`` with the nearest."""
-    if name.startswith(TIMM):
-        from .timm_cards import timm_card
+    """The entry of an alias, a published name, a preset, ``timm/NAME`` or ``torchvision/NAME``.
 
-        return timm_card(name)
+    Raises ``UsageError`` with the nearest names.
+    """
+    if name.startswith((TIMM, TORCHVISION)):
+        return timm_card(name) if name.startswith(TIMM) else torchvision_card(name)
     key = _resolve(name)
     if key is None:
         known = [*ALIASES, *PUBLISHED]
@@ -82,6 +85,11 @@ def is_offline() -> bool:
     return os.environ.get("FOVEAL_OFFLINE", "") not in ("", "0")
 
 
+def is_cached(name: str, cache: str | Path | None = None) -> bool:
+    """Whether the weights of a published checkpoint were fetched; the file is not checked."""
+    return _path(find_published(name).weights, cache).is_file()
+
+
 def published_file(name: str, cache: str | Path | None = None) -> Path:
     """The cached weights of a published checkpoint, checked. Raises ``FovealError`` with the way to get them."""
     return published_files(name, cache)[0]
@@ -92,7 +100,8 @@ def published_files(name: str, cache: str | Path | None = None) -> list[Path]:
     entry = find_published(name)
     files = []
     for part in entry.parts:
-        fix = f"Run `foveal weights fetch {name}` ({entry.megabytes:.0f} MB). {_by_hand(part, _path(part, cache))}"
+        size = f" ({entry.megabytes:.0f} MB)" if entry.megabytes else ""
+        fix = f"Run `foveal weights fetch {name}`{size}. {_by_hand(part, _path(part, cache))}"
         files.append(_cached(part, cache, f"{name!r} ({part.file})", fix))
     return files
 

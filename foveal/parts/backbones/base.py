@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 from torch import Tensor, nn
 
 from ...errors import UsageError, nearest
+from ...weights.imagenet.packages import IMAGENET
 from ..resizing import IMAGENET_PIXELS, PixelStatistics
 
 LayerT = TypeVar("LayerT")
@@ -30,7 +31,7 @@ class BackboneSpec(ABC):
     def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
         """Loads the weights file that the spec names (or ``path``), if any, into a module that it built."""
 
-    weights: str | None  # a file, or the name of a published one; None: random weights
+    weights: str | None  # a file, the name of a published one, or "imagenet" (Torchvision, Timm); None: random weights
     eps: float | None = None  # of the norms; None: the network's own
 
     @property
@@ -56,6 +57,13 @@ class BackboneSpec(ABC):
     def package_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state of a module that it built, under the keys of the package that the network comes from."""
         return dict(state)
+
+
+def refuse_imagenet(weights: str | Path | None, what: str) -> None:
+    """Raises ``UsageError`` for the word ``imagenet`` where no ImageNet weights are known by it."""
+    if str(weights) == IMAGENET:
+        fix = 'Give the path of a file, or use Timm or Torchvision, for which weights="imagenet" stands for theirs'
+        raise UsageError(f"no ImageNet weights of {what} are known by a name", where="backbone.weights", fix=fix)
 
 
 def returned(

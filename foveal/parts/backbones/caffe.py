@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ...weights.state import load_network_file
 from ..resizing import CAFFE_PIXELS, PixelStatistics
-from .base import BackboneSpec, returned
+from .base import BackboneSpec, refuse_imagenet, returned
 
 FULLY_CONNECTED = tuple(f"{name}.{kind}" for name in ("fc6", "fc7", "fc8") for kind in ("weight", "bias"))
 _LEVELS = (2, 3, 4, 5)
@@ -56,6 +56,7 @@ class CaffeSpec(BackboneSpec):
 
     def load_pretrained(self, backbone: nn.Module, path: str | Path | None = None) -> None:
         file = path or self.weights
+        refuse_imagenet(file, type(self).__name__)
         if file:
             names = [name for name, layer in self.layers() if isinstance(layer, Conv)]
             known = [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]

@@ -21,7 +21,7 @@ from ..darknet.networks import NETWORKS, network_cfg
 from ..darknet.weights import read_darknet
 from ..layers.norms import NormKind, fuse_frozen
 from ..resizing import UNIT_PIXELS, PixelStatistics
-from .base import BackboneSpec, returned
+from .base import BackboneSpec, refuse_imagenet, returned
 
 _LEVELS = (2, 3, 4, 5)
 _ENDS = (AvgPool, Connected, Local, Softmax, Cost)
@@ -86,6 +86,7 @@ class Darknet(BackboneSpec):
         (``darknet53.conv.74``). Raises ``FovealError`` for any other number.
         """
         file = path or self.weights
+        refuse_imagenet(file, "Darknet's networks")
         if file:
             assert isinstance(backbone, DarknetNetwork)
             _, state = read_darknet(file, self.net(), needed=max(backbone.returns))

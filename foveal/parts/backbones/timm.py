@@ -13,9 +13,13 @@ from torch import Tensor, nn
 
 from ...errors import UsageError, nearest
 from ...weights.cache import TIMM, published_file
+from ...weights.imagenet.efficientnet_keys import efficientnet_to_timm, is_efficientnet
+from ...weights.imagenet.packages import IMAGENET, imagenet_file
+from ...weights.library_cards import timm_pixels
 from ...weights.open import read_state
 from ...weights.state import load_state
 from ..layers.norms import fuse_frozen, replace_norms
+from ..resizing import IMAGENET_PIXELS, PixelStatistics
 from .base import BackboneSpec
 
 _LEVELS = (2, 3, 4, 5)
@@ -30,9 +34,7 @@ class Timm(BackboneSpec):
     """
 
     name: str  # timm's name, such as resnet18 or convnext_atto
-    weights: str | None = (
-        None  # a file of timm's weights for it (.safetensors, .pth) or timm/NAME, read when training starts
-    )
+    weights: str | None = None  # "imagenet", a file (.safetensors, .pth) or timm/NAME, read when training starts
     norm: Literal["frozen", "batch"] = "frozen"  # what its batch norms become
     frozen_stages: int = 0  # maps, finest first, whose layers are frozen
     padded: bool = False  # unpadded layers are padded, so that cells are at multiples of the stride (Inception)
@@ -63,6 +65,12 @@ class Timm(BackboneSpec):
         body.probe(self.name)
         return body
 
+    @property
+    def pixels(self) -> PixelStatistics:
+        """Those of timm's description of the network, or of the published weights that are named."""
+        named = self.weights is not None and self.weights.startswith(TIMM)
+        return timm_pixels(str(self.weights) if named else self.name) or IMAGENET_PIXELS
+
     def package_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return whole_names(self.name, {key.removeprefix("network."): value for key, value in state.items()})
 
@@ -74,16 +82,20 @@ class Timm(BackboneSpec):
         file = path or self.weights_file
         if not file:
             return
-        network = backbone.get_submodule("network")
+        network, read = backbone.get_submodule("network"), read_state(file)
+        if is_efficientnet(read):
+            read = efficientnet_to_timm(read, _whole_keys(self.name))
         keys, state = network.state_dict().keys(), {}
-        for key, value in read_state(file).items():
+        for key, value in read.items():
             flat = _flat(key)
             state[flat if flat in keys and key not in keys else key] = value
         load_state(network, state, path=file, known=state.keys(), what=self.name)
 
     @property
     def weights_file(self) -> str | None:
-        """The file of ``weights``: a path, or the fetched file of a name (``timm/NAME``)."""
+        """The file of ``weights``: a path, that of ``"imagenet"``, or the fetched file of a name (``timm/NAME``)."""
+        if self.weights == IMAGENET:
+            return str(imagenet_file(self.name.partition(".")[0], TIMM + self.name))
         if self.weights and self.weights.startswith(TIMM) and not Path(self.weights).exists():
             return str(published_file(self.weights))
         return self.weights
@@ -172,10 +184,14 @@ def _timm(name: str) -> Any:
 
 def whole_names(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state of the maps-only form of timm's network ``name`` under the keys of the whole network."""
-    with torch.device("meta"):
-        known = _network(name).state_dict().keys()
+    known = _whole_keys(name)
     whole = {_flat(key): key for key in known}
     return {key if key in known else whole.get(key, key): value for key, value in state.items()}
+
+
+def _whole_keys(name: str) -> list[str]:
+    with torch.device("meta"):
+        return list(_network(name).state_dict())
 
 
 def _flat(key: str) -> str:

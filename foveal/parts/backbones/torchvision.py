@@ -8,6 +8,7 @@ stage.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,7 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, nearest
-from ...weights.state import load_network_file
+from ...weights.cache import PUBLISHED, TORCHVISION, published_file
+from ...weights.imagenet.packages import IMAGENET, imagenet_file
+from ...weights.library_cards import torchvision_pixels
+from ...weights.open import read_state
+from ...weights.state import load_state
 from ..layers.norms import FrozenBatchNorm, NormKind, fuse_frozen, replace_norms
 from ..resizing import CAFFE_PIXELS, IMAGENET_PIXELS, PixelStatistics
 from .base import BackboneSpec, returned
@@ -26,6 +31,7 @@ from .base import BackboneSpec, returned
 _CONTAINERS = ("features", "layers", "trunk_output")  # their children are the links
 _HEADS = ("avgpool", "fc", "classifier", "dropout", "head", "norm", "permute", "flatten")
 _LEVELS = (2, 3, 4, 5)
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 _PROBE = 1024  # pixels; on the meta device, where nothing is computed
 
 
@@ -38,7 +44,7 @@ class Torchvision(BackboneSpec):
     """
 
     name: str = "resnet50"  # torchvision's name
-    weights: str | None = None  # an ImageNet file (.pth, .safetensors), read when training starts
+    weights: str | None = None  # "imagenet", a file (.pth, .safetensors) or torchvision/NAME, read when training starts
     returns: tuple[str | int, ...] | None = None  # layer names, or l for the last layer of stride 2^l; None: 2 to 5
     frozen_stages: int = 2  # frozen stages of equal stride; 2: stem and layer1 / VGG's conv1 and conv2
     norm: NormKind = "frozen"  # what its batch norms become
@@ -93,42 +99,45 @@ class Torchvision(BackboneSpec):
         A name of ``foveal weights list`` stands for its fetched file. The classifier and the removed layers are
         ignored; everything else must fit. Raises ``FovealError``.
         """
-        file = _file(path or self.weights)
+        file = self._file(path or self.weights)
         if file:
-            load_network_file(backbone, file, known=cast(Backbone, backbone).known, what=self.name)
+            # torchvision's DenseNets are published with "norm.1" for "norm1"; aux: classifiers of training alone
+            state = {_OLD_DENSENET.sub(r"\1\2.", key): value for key, value in read_state(file).items()}
+            aux = (key for key in state if key.startswith(("aux1.", "aux2.", "AuxLogits.")))
+            known = {*cast(Backbone, backbone).known, *aux}
+            load_state(backbone, state, path=file, known=known, what=self.name)
 
     @property
     def weights_file(self) -> str | None:
-        """The file of ``weights``: a path, or the fetched file of a name of ``foveal weights list``."""
-        return _file(self.weights)
+        """The file of ``weights``: a path, or the fetched file of ``"imagenet"`` or a name (``torchvision/NAME``)."""
+        return self._file(self.weights)
 
     @property
     def pixels(self) -> PixelStatistics:
         """Those of torchvision's files; Caffe's for a published file that was converted from Caffe."""
-        from ...weights.cache import PUBLISHED
-
-        file = Path(self.weights_file or "").name
-        caffe = any(entry.caffe_pixels and entry.file == file for entry in PUBLISHED.values())
-        return CAFFE_PIXELS if caffe else IMAGENET_PIXELS
+        name = self.weights or ""
+        if any(e.caffe_pixels and (e.name == name or e.file == Path(name).name) for e in PUBLISHED.values()):
+            return CAFFE_PIXELS
+        return torchvision_pixels(name if name.startswith(TORCHVISION) else self.name) or IMAGENET_PIXELS
 
     @property
     def is_vgg(self) -> bool:
         return self.name.startswith("vgg")
+
+    def _file(self, source: str | Path | None) -> str | None:
+        """A path unchanged; for a published name, and the word ``imagenet``, the fetched file."""
+        name = None if source is None else str(source)
+        if name == IMAGENET:
+            return str(imagenet_file(self.name, self.name if self.name in PUBLISHED else TORCHVISION + self.name))
+        if name and (name in PUBLISHED or name.startswith(TORCHVISION)) and not Path(name).exists():
+            return str(published_file(name))
+        return name
 
     def _opened(self, network: nn.Module) -> frozenset[str]:
         """The inverted residual blocks of which an inner layer is returned (SSDLite: "features.13.block.0")."""
         inner = {item.rpartition(".block.")[0] for item in self.returns or () if isinstance(item, str)}
         modules = dict(network.named_modules())
         return frozenset(path for path in inner if getattr(modules.get(path), "use_res_connect", True) is False)
-
-
-def _file(source: str | Path | None) -> str | None:
-    """A path unchanged; for a published name the fetched file."""
-    from ...weights.cache import PUBLISHED, published_file
-
-    if source and str(source) in PUBLISHED and not Path(source).exists():
-        return str(published_file(str(source)))
-    return None if source is None else str(source)
 
 
 class Backbone(nn.Module):
