@@ -55,7 +55,8 @@ def list_(
     width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print_out("  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip())
-    print_out("timm's: timm/NAME; torchvision's others: torchvision/NAME. `foveal weights list NAME` shows data, licence and source of one.")
+    print_out("timm's: timm/NAME; torchvision's other backbones: torchvision/NAME.")
+    print_out("`foveal weights list NAME` shows data, licence and source of one.")
     print_out(f"Fetched files lie in {weights_folder()}")
 
 
