@@ -172,12 +172,12 @@ def read_yaml(path: Path) -> Any:
         raise Unreadable(f"not valid YAML: {str(error)[:80]}", "Correct it") from None
 
 
-def read_xml(path: Path) -> tuple[ElementTree.Element, bool]:
+def read_xml(path: Path, limit: int = _TEXT_LIMIT) -> tuple[ElementTree.Element, bool]:
     """The root of an XML file, and whether its encoding was guessed. Raises :class:`Unreadable`.
 
-    A document type, which every XML attack needs, is rejected, as are entities.
+    A document type, which every XML attack needs, is rejected, as are entities and more than ``limit`` bytes.
     """
-    data = read_bytes(path)
+    data = read_bytes(path, limit)
     if not data.strip():
         raise Unreadable("an empty file", "Export or download it again")
     _refuse_foreign(data)

@@ -11,8 +11,10 @@ from ..formats.voc.reader import VocSource
 from ..formats.yolo.reader import YoloSource
 from ..images.load import EXTENSIONS
 from .coco import open_coco
+from .documents import open_document
 from .kinds import TOOLS, json_kind, starts_with, text_kind, xml_kind
 from .listing import ARCHIVES
+from .tables import open_table
 from .yolo import open_darknet
 
 _FIX = "Give the folder, .json or .yaml of the dataset"
@@ -29,6 +31,8 @@ def open_file(path: Path, images: Path | None) -> Source:
         return _open_json(path, images)
     if suffix == ".xml":
         return _open_xml(path, images)
+    if suffix in (".csv", ".tsv"):
+        return open_table(path, images)
     raise _refusal(path, suffix)
 
 
@@ -36,14 +40,14 @@ def _open_json(path: Path, images: Path | None) -> Source:
     kind = json_kind(path)
     if kind in TOOLS:
         raise foreign(path, kind)
-    return open_coco(path, images)
+    return open_document(path, kind, images) or open_coco(path, images)
 
 
 def _open_xml(path: Path, images: Path | None) -> Source:
     kind = xml_kind(path)
     if kind in TOOLS:
         raise foreign(path, kind)
-    return VocSource(path.parent, [path], (images or path.parent,))
+    return open_document(path, kind, images) or VocSource(path.parent, [path], (images or path.parent,))
 
 
 def foreign(path: Path, kind: str) -> FovealError:

@@ -14,11 +14,13 @@ from ..formats.validate import report_refused
 from ..formats.voc.reader import VocSource
 from ..formats.yolo.reader import YoloSource
 from .coco import find_coco
+from .documents import find_documents
 from .kinds import json_kind
 from .listing import has_folder, list_files
 from .nothing import describe_nothing
 from .one_file import open_file
 from .plain_yolo import find_labels
+from .tables import find_tables
 from .voc import find_voc
 from .yolo import find_darknet, find_yaml
 
@@ -44,10 +46,12 @@ def recognize(path: Path, images: Path | None = None) -> Source:
     listing = list_files(path)
     kinds = {file: json_kind(file) for file in listing.jsons}
     found: list[Source] = [*find_yaml(listing, images), *find_coco(listing, kinds, images), *find_voc(listing, images)]
+    found += find_documents(listing, kinds, images)
     # these are also beside datasets of the formats above, from which they were made
     lesser: list[Source] = []
     if not any(isinstance(source, YoloSource) for source in found):
         lesser += find_darknet(listing, images) or find_labels(listing, images)
+    lesser += find_tables(listing, images)
     found = found or lesser
     if not found:
         raise describe_nothing(listing, kinds)

@@ -1,0 +1,178 @@
+"""Label Studio: its JSON export (tasks with annotations) and JSON-MIN.
+
+Coordinates are percent of the image. A rectangle is a box, and where it is turned the box around it; a polygon or an
+ellipse is a box with a mask; brushes and key points are dropped. Of several annotations of a task one is used: the
+ground truth, else the latest. A task without an annotation is skipped; predictions are never used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ....files.reading import Unreadable, read_json
+from ...images.load import EXTENSIONS
+from ...records.findings import Findings
+from ..entries import EntrySource, NamedImage, NamedObject
+from ..shapes import box_around, ellipse, ellipse_box, numbers_of, points_of, turned
+from ..validate import number
+
+_LABELS = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels", "choices")  # lists of class names
+_NO_BOX = ("brushlabels", "brush", "keypointlabels", "keypoint", "videorectangle", "hypertextlabels", "bitmask")
+
+
+class LabelStudioSource(EntrySource):
+    """One JSON file of Label Studio, or several of one dataset."""
+
+    format = "label-studio"
+
+    def parse(self, file: Path, findings: Findings) -> list[NamedImage]:
+        doc = read_json(file)
+        tasks = [doc] if isinstance(doc, dict) else doc
+        if not isinstance(tasks, list):
+            raise Unreadable("not an export of Label Studio: expected a list of tasks", "Export it again as JSON")
+        images = []
+        for n, task in enumerate(tasks):
+            where = f"task {task['id']}" if isinstance(task, dict) and "id" in task else f"[{n}]"
+            image = _read_task(task, where, file, findings)
+            if image is not None:
+                images.append(image)
+        return images
+
+
+def _read_task(task: Any, where: str, file: Path, findings: Findings) -> NamedImage | None:
+    data = task.get("data", task) if isinstance(task, dict) else None
+    name = _image_name(data) if isinstance(data, dict) else ""
+    if not name:
+        message = f"{str(task)[:60]} names no image; skipped"
+        findings.add("warning", "image-invalid", file, where, message, "Export it again")
+        return None
+    if task.get("predictions"):
+        message = f"{len(task['predictions'])} predictions are ignored"
+        findings.add("note", "predictions-ignored", file, where, message, "Submit them as annotations to use them")
+    result = _result(task, where, file, findings)
+    if result is None:
+        message = f"{name!r} has no annotation, so its objects are unknown; skipped"
+        findings.add("warning", "annotation-missing", file, where, message, "Annotate it (also without objects)")
+        return NamedImage(name, where, skipped=True)
+    image = NamedImage(name, where, fractions=True)
+    sizes = set()
+    for k, regions in enumerate(_regions(result), 1):
+        place = f"{where}: region {k}"
+        found, size = _read_region(regions, place)
+        if size is not None:
+            sizes.add(size)
+        if isinstance(found, str):
+            if found:
+                findings.add("warning", "shape-invalid", file, place, f"{found}; dropped", "Draw it again")
+        else:
+            _report_turned(regions, found, file, place, findings)
+            image.objects.append(found)
+    image.size = sizes.pop() if len(sizes) == 1 else None
+    return image
+
+
+def _image_name(data: dict[str, Any]) -> str:
+    """The image of a task: ``image``, else the only value that looks like the path of one."""
+    texts = {key: value.strip() for key, value in data.items() if isinstance(value, str)}
+    if texts.get("image"):
+        return texts["image"]
+    found = [text for text in texts.values() if text.split("?")[0].lower().endswith(tuple(EXTENSIONS)) or "?d=" in text]
+    return found[0] if len(found) == 1 else ""
+
+
+def _result(task: dict[str, Any], where: str, file: Path, findings: Findings) -> list[Any] | None:
+    """The regions of the annotation to use; ``None`` where the task has none."""
+    annotations = task.get("annotations", task.get("completions"))
+    if annotations is None:  # JSON-MIN: the lists of regions under the names of the controls
+        lists = [v for v in task.values() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)]
+        found = [region for regions in lists for region in regions if {"x", "points"} & region.keys()]
+        return found if found or "annotation_id" in task or "annotator" in task else None
+    usable = [a for a in annotations if isinstance(a, dict) and isinstance(a.get("result"), list)]
+    usable = [a for a in usable if not a.get("was_cancelled") and not a.get("skipped")]
+    if not usable:
+        return None
+    truth = [a for a in usable if a.get("ground_truth")]
+    chosen = max(truth or usable, key=lambda a: str(a.get("updated_at") or a.get("created_at") or ""))
+    if len(usable) > 1:
+        what = "the ground truth" if len(truth) == 1 else "the latest"
+        message = f"{len(usable)} annotations; {what} is used (id {chosen.get('id')})"
+        findings.add("warning", "annotations-several", file, where, message, "Keep one annotation of each task")
+    result: list[Any] = chosen["result"]
+    return result
+
+
+def _regions(result: Iterable[Any]) -> Iterator[list[dict[str, Any]]]:
+    """The entries of each region: one, or several with its ``id`` (a shape and, apart from it, its label)."""
+    by_id: dict[Any, list[dict[str, Any]]] = {}
+    for n, entry in enumerate(result):
+        if isinstance(entry, dict):
+            id = entry.get("id")
+            by_id.setdefault((id,) if isinstance(id, str | int) else n, []).append(entry)
+        else:
+            by_id.setdefault(n, []).append({"type": str(entry)[:40]})
+    yield from by_id.values()
+
+
+def _read_region(entries: list[dict[str, Any]], where: str) -> tuple[NamedObject | str, tuple[float, float] | None]:
+    """The object of a region, or why it cannot be used ("": it is no region); and the stated size of the image."""
+    values = [entry.get("value", entry) for entry in entries]
+    values = [value for value in values if isinstance(value, dict)]
+    names = list(dict.fromkeys(name for value in values for key in _LABELS for name in value.get(key) or ()))
+    kinds = {str(entry.get("type")) for entry in entries}
+    stated = [numbers_of([e.get("original_width"), e.get("original_height")]) for e in entries]
+    size = next(((s[0], s[1]) for s in stated if s is not None), None)
+    value = next((v for v in values if {"x", "points"} & v.keys()), None)
+    if value is None:
+        shapeless = not kinds & set(_NO_BOX) and "from_name" in entries[0]  # a choice or a text for the whole image
+        return ("" if shapeless else f"a region of the type {', '.join(sorted(kinds))} is no box"), size
+    if kinds & set(_NO_BOX) or ("width" not in value and "points" not in value and "radiusX" not in value):
+        return f"a region of the type {', '.join(sorted(kinds))} is no box", size
+    if number(entries[0].get("image_rotation") or 0):
+        return f"its image was turned by {entries[0]['image_rotation']} degrees", size
+    if len(names) > 1:
+        return f"it has {len(names)} classes ({', '.join(map(str, names))[:80]})", size
+    found = NamedObject(str(names[0]).strip() if names else "", (0, 0, 0, 0), where, "")
+    return _set_area(value, found, size) or found, size
+
+
+def _set_area(value: dict[str, Any], found: NamedObject, size: tuple[float, float] | None) -> str:
+    """Sets box and mask, in fractions of the image; why they cannot be used, or ""."""
+    points = points_of(value.get("points"))
+    if points is not None and len(points) >= 6:
+        found.polygons = [[v / 100 for v in points]]
+        found.box = box_around(found.polygons[0])
+        found.shown = f"of the polygon {' '.join(f'{v:.6g}' for v in points[:6])} ... (percent)"
+        return ""
+    round_ = "radiusX" in value
+    keys = ("x", "y", "radiusX", "radiusY") if round_ else ("x", "y", "width", "height")
+    numbers = numbers_of([value.get(key) for key in keys])
+    rotation = number(value.get("rotation") or 0)
+    found.shown = ", ".join(f"{key} {value.get(key)}" for key in keys) + " (percent)"
+    if numbers is None or rotation is None:
+        return f"its {found.shown} are not numbers"
+    if rotation and size is None:
+        return "it is turned and has no original_width and original_height"
+    width, height = size or (1.0, 1.0)  # angles are those of pixels
+    x, y, w, h = (v / 100 * side for v, side in zip(numbers, (width, height) * 2, strict=True))
+    if round_:
+        box, polygon = ellipse_box(x, y, w, h, rotation), ellipse(x, y, w, h, rotation)
+        found.polygons = [[v / (height if k % 2 else width) for k, v in enumerate(polygon)]]
+    elif rotation:
+        box = box_around(turned((x, y, x + w, y + h), rotation, (x, y)))
+    else:
+        box = x, y, x + w, y + h
+    found.box = box[0] / width, box[1] / height, box[2] / width, box[3] / height
+    return ""
+
+
+def _report_turned(
+    entries: list[dict[str, Any]], found: NamedObject, file: Path, where: str, findings: Findings
+) -> None:
+    """Of a turned rectangle."""
+    value: Any = next((e.get("value", e) for e in entries), {})
+    rotation = number(value.get("rotation") or 0) if isinstance(value, dict) else 0
+    if rotation and found.polygons is None:
+        message = f"it is turned by {rotation:g} degrees; the box around it is used"
+        findings.add("note", "box-turned", file, where, message)

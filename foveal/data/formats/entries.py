@@ -1,0 +1,257 @@
+"""What annotation files that name their images consist of, and the reader that these formats share.
+
+A format is a subclass of :class:`EntrySource` that parses one file into :class:`NamedImage` values, with class names
+and coordinates as written; finding the images, checking sizes and boxes and numbering classes is the same for all.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ...files.reading import Unreadable
+from ..images.lookup import Wanted
+from ..records.dataset import Dataset, Record
+from ..records.findings import Findings
+from ..records.splits import split_word
+from ..records.subsets import join
+from .source import Reader, Source
+from .validate import Box, ParsedObject, build_record
+
+
+@dataclass(slots=True)
+class NamedObject:
+    """One object as a file has it."""
+
+    name: str  # of its class; "" where it has none
+    box: Box  # xyxy, in the units of its image entry
+    where: str  # for findings: "images[3]: shape 2"
+    shown: str  # the box as the file has it
+    crowd: bool = False
+    difficult: bool = False
+    polygons: list[list[float]] | None = None  # x1, y1, x2, y2, ... in the same units
+    mask: dict[str, Any] | None = None  # COCO's run lengths, in pixels
+
+
+@dataclass(slots=True)
+class NamedImage:
+    """One image as a file names it."""
+
+    name: str
+    where: str  # for findings: "images[3]"
+    objects: list[NamedObject] = field(default_factory=list)
+    size: tuple[float, float] | None = None  # width, height as stated
+    split: str | None = None  # as stated
+    fractions: bool = False  # coordinates are fractions of the image and not pixels
+    stem: bool = False  # the name has no extension
+    else_named: str | None = None  # the name to look for where no image has the first
+    skipped: bool = False  # told already
+
+
+@dataclass
+class ParsedFile:
+    """The images of one annotation file, and what is wrong with it."""
+
+    images: list[NamedImage] = field(default_factory=list)
+    findings: Findings = field(default_factory=Findings)
+
+
+class EntrySource(Source):
+    """A dataset whose annotation files name images.
+
+    ``splits`` is file -> split, or empty. A format whose files state the split of each image sets ``states_splits``,
+    one with a file for each image ``image_files``.
+    """
+
+    states_splits: ClassVar[bool] = False
+    image_files: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        path: Path,
+        files: Sequence[Path],
+        image_roots: Iterable[Path],
+        splits: Mapping[Path, str] | None = None,
+    ) -> None:
+        super().__init__(path, image_roots)
+        self.files = tuple(files)
+        self.split_of = dict(splits or {})
+        self.splits = tuple(dict.fromkeys(self.split_of.values()))
+        if not self.splits and self.states_splits:
+            self.splits = tuple(dict.fromkeys(i.split for p in self.parsed.values() for i in p.images if i.split))
+
+    @abstractmethod
+    def parse(self, file: Path, findings: Findings) -> list[NamedImage]:
+        """The images of one file. Raises :class:`~foveal.files.reading.Unreadable`."""
+
+    def class_names(self) -> Sequence[str]:
+        """The classes in the order in which the dataset lists them; names that it does not list follow, sorted."""
+        return ()
+
+    @cached_property
+    def parsed(self) -> dict[Path, ParsedFile]:
+        """The content of each file, read once."""
+        return {file: self._parse(file) for file in self.files}
+
+    def _parse(self, file: Path) -> ParsedFile:
+        parsed = ParsedFile()
+        try:
+            parsed.images = self.parse(file, parsed.findings)
+        except Unreadable as error:
+            parsed.findings.add("error", "annotation-unreadable", file, "", error.message, error.fix)
+        return parsed
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """All classes of the dataset, whatever split is read."""
+        used = {o.name for parsed in self.parsed.values() for image in parsed.images for o in image.objects if o.name}
+        listed = list(dict.fromkeys(self.class_names()))
+        return (*listed, *sorted(used - set(listed)))
+
+    def read(self, split: str | None = None) -> Dataset:
+        if split is None and self.splits:
+            whole = join([EntryReader(self, name).read() for name in self.splits])
+            whole.path, whole.split, whole.splits = self.path, None, self.splits
+            return whole
+        return EntryReader(self, split).read()
+
+
+class EntryReader(Reader[EntrySource]):
+    """One read of such a dataset."""
+
+    def records(self) -> list[Record]:
+        source = self.source
+        self.classes = source.classes
+        self._label_of = {name: k for k, name in enumerate(self.classes)}
+        if source.require_images:
+            self.report_unlisted_folders()
+        entries: dict[Path, tuple[Path, NamedImage]] = {}  # image -> annotation file and entry, in order
+        for file, parsed in source.parsed.items():
+            if source.split_of.get(file, self.split) != self.split:
+                continue
+            self.findings.extend(parsed.findings)
+            here = source.split_of or not source.splits
+            images = [i for i in parsed.images if (here or i.split == self.split) and not i.skipped]
+            for image, path in zip(images, self._find(images, file), strict=True):
+                if path is not None:
+                    self._add(image, path, file, entries)
+        self._report_undivided()
+        count = Counter(path.stem for path in entries)
+        records = [self._record(path, image, file, count[path.stem] > 1) for path, (file, image) in entries.items()]
+        self._report_unannotated(set(entries))
+        return [record for record in records if record is not None]
+
+    def _find(self, images: list[NamedImage], file: Path) -> list[Path | None]:
+        """The image of each entry; where it need not be opened and does not exist, where it belongs."""
+        source, prefer = self.source, self._split_folder(file)
+        near = file.parent.parts
+        matches = source.images.match([Wanted(i.name, prefer, near if i.stem else None) for i in images])
+        lost = [k for k, (i, m) in enumerate(zip(images, matches, strict=True)) if i.else_named and not m.paths]
+        if lost:
+            taken = {path for match in matches for path in match.paths}
+            again = source.images.match([Wanted(str(images[k].else_named), prefer, near) for k in lost], taken)
+            for k, match in zip(lost, again, strict=True):
+                if match.paths:
+                    what = f"it names the image {images[k].name!r}, which does not exist; {match.paths[0]} is used"
+                    self.findings.add("warning", "image-renamed", file, images[k].where, what, "Correct the name")
+                    matches[k] = match
+        found: list[Path | None] = []
+        for image, match in zip(images, matches, strict=True):
+            if not match.paths and self.trusted_size(image.size) is not None:
+                found.append(Path(source.image_roots[0], image.name.replace("\\", "/").lstrip("/")))
+            else:
+                found.append(self.accept(match, image.name, file, image.where))
+        return found
+
+    def _split_folder(self, file: Path) -> str:
+        """The name of the folder whose images the split prefers: ``valid`` for the split ``val``."""
+        if not self.split or split_word(file.parent.name) == self.split:
+            return file.parent.name if self.split else ""
+        folders = {part for parent in {path.parent for path in self.source.images.paths} for part in parent.parts}
+        return next((name for name in sorted(folders) if split_word(name) == self.split), self.split)
+
+    def _add(self, image: NamedImage, path: Path, file: Path, entries: dict[Path, tuple[Path, NamedImage]]) -> None:
+        """Adds an entry; a second one of the same image is merged if it is in the same file, else skipped."""
+        if path not in entries:
+            entries[path] = file, image
+            return
+        first, entry = entries[path]
+        if first == file and entry.fractions == image.fractions:
+            message = f"{path} has another entry ({entry.where}); their objects are joined"
+            self.findings.add("note", "image-repeated", file, image.where, message)
+            entry.objects = [*entry.objects, *image.objects]
+            return
+        message = f"{path} is also annotated in {first}, which is used; the {len(image.objects)} objects here are not"
+        self.findings.add("warning", "image-repeated", file, image.where, message, "Remove one of the two")
+
+    def _record(self, path: Path, image: NamedImage, file: Path, repeated: bool) -> Record | None:
+        size = self.image_size(path, image.size, file)
+        if size is None:
+            return None
+        id: str = path.stem
+        if repeated:
+            root = next((r for r in self.source.image_roots if r in path.parents), path.parent.parent)
+            id = path.relative_to(root).with_suffix("").as_posix()
+        objects = [p for o in image.objects if (p := self._object(o, image, size, file)) is not None]
+        return build_record(id, path, size, objects, file, self.findings)
+
+    def _object(self, o: NamedObject, image: NamedImage, size: tuple[int, int], file: Path) -> ParsedObject | None:
+        """The object in pixels, with the number of its class; ``None``, and a finding, where it has no class."""
+        where = o.where
+        if not o.name:
+            self.findings.add("warning", "class-missing", file, where, "it has no class; dropped", "Add its class")
+            return None
+        x, y = size if image.fractions else (1, 1)
+        x1, y1, x2, y2 = o.box
+        mask: Any = o.mask
+        if o.polygons is not None:
+            mask = [[v * (y if k % 2 else x) for k, v in enumerate(p)] for p in o.polygons]
+        return ParsedObject(
+            (x1 * x, y1 * y, x2 * x, y2 * y),
+            self._label_of[o.name],
+            f"{where} ({o.name})",
+            o.shown,
+            crowd=o.crowd,
+            difficult=o.difficult,
+            mask=mask,
+        )
+
+    def _report_undivided(self) -> None:
+        """Of images without a split in a dataset that has splits."""
+        source = self.source
+        if source.split_of or not source.splits or self.split != source.splits[0]:
+            return
+        for file, parsed in source.parsed.items():
+            left = [image for image in parsed.images if not image.split]
+            if left:
+                message = f"{len(left)} images have no split and are not used, such as {left[0].name!r}"
+                self.findings.add("warning", "images-undivided", file, left[0].where, message, "Add their split")
+
+    def _report_unannotated(self, used: set[Path]) -> None:
+        """Of images that no file names: whether they have objects is unknown."""
+        source = self.source
+        alone = source.image_files and source.path.is_file()
+        if not source.require_images or alone or (source.splits and self.split != source.splits[-1]):
+            return
+        named = self._all_names()
+        left = [path for path in source.images.paths if path not in used and path.stem.lower() not in named]
+        if not left:
+            return
+        what = "have no annotation file" if source.image_files else "are in no annotation file"
+        message = f"{len(left)} images {what}, so their objects are unknown; skipped, such as {left[0].name}"
+        fix = "Annotate them (also an image without objects)"
+        self.findings.add("warning", "annotation-missing", left[0].parent, "", message, fix)
+
+    def _all_names(self) -> set[str]:
+        """The stems, in lower case, of all images that the files name."""
+        entries = [image for parsed in self.source.parsed.values() for image in parsed.images]
+        names = [name for i in entries for name in (i.name, i.else_named) if name]
+        if self.source.image_files:  # also those that cannot be read
+            names += [file.name for file in self.source.files]
+        last = (name.replace("\\", "/").rpartition("/")[2] for name in names)
+        return {part for name in last for part in (name.lower(), name.rpartition(".")[0].lower())}

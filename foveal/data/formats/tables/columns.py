@@ -1,0 +1,212 @@
+"""What the columns of a table of boxes mean: by the names in its header, else by what is in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ...images.load import EXTENSIONS
+from ..validate import number
+
+Corners = Literal["corners", "size", "center"]  # x1 y1 x2 y2; x1 y1 width height; center x, center y, width, height
+
+# Role -> names of columns, without capitals, spaces and punctuation; the first that a header has counts.
+_NAMES: dict[str, tuple[str, ...]] = {
+    "image": (
+        *("filename", "imagename", "imagefilename", "imagepath", "imagefile", "filepath", "image", "img", "imgname"),
+        *("imgpath", "imgfile", "path", "file", "fname", "imageid", "imgid", "imageuri", "photo", "picture", "frame"),
+    ),
+    "class": (
+        *("class", "classname", "label", "labelname", "category", "categoryname", "objectclass", "cls", "classlabel"),
+        *("object", "objectname", "name", "type", "species", "classid", "categoryid", "labelid"),
+    ),
+    "x1": ("xmin", "x1", "left", "xtl", "minx", "bboxxmin", "boxxmin", "bboxx1", "xtopleft", "topleftx", "startx"),
+    "y1": (
+        "ymin",
+        "y1",
+        "top",
+        "upper",
+        "ytl",
+        "miny",
+        "bboxymin",
+        "boxymin",
+        "bboxy1",
+        "ytopleft",
+        "toplefty",
+        "starty",
+    ),
+    "x2": (
+        "xmax",
+        "x2",
+        "right",
+        "xbr",
+        "maxx",
+        "bboxxmax",
+        "boxxmax",
+        "bboxx2",
+        "xbottomright",
+        "bottomrightx",
+        "endx",
+    ),
+    "y2": ("ymax", "y2", "bottom", "lower", "ybr", "maxy", "bboxymax", "boxymax", "bboxy2", "ybottomright", "endy"),
+    "cx": ("cx", "xcenter", "centerx", "xc", "xcentre", "centrex", "bboxxcenter"),
+    "cy": ("cy", "ycenter", "centery", "yc", "ycentre", "centrey", "bboxycenter"),
+    "x": ("x", "bboxx", "boxx"),
+    "y": ("y", "bboxy", "boxy"),
+    "w": ("bboxwidth", "boxwidth", "bboxw", "boxw", "w"),
+    "h": ("bboxheight", "boxheight", "bboxh", "boxh", "h"),
+    "width": ("imagewidth", "imgwidth", "imagew", "imgw", "width"),
+    "height": ("imageheight", "imgheight", "imageh", "imgh", "height"),
+    "bbox": ("bbox", "box", "boundingbox", "boundingboxcoordinates"),
+    "difficult": ("difficult", "isdifficult"),
+    "crowd": ("crowd", "iscrowd", "isgroupof", "groupof"),
+    "split": ("split", "subset", "set", "usage", "partition", "mlusage"),
+    "score": ("score", "confidence", "conf", "probability"),
+    "shape": ("regionshapeattributes",),  # VIA
+    "attributes": ("regionattributes",),  # VIA
+}
+_BOXES: tuple[tuple[Corners, tuple[str, str, str, str]], ...] = (
+    ("corners", ("x1", "y1", "x2", "y2")),
+    ("center", ("cx", "cy", "w", "h")),
+    ("size", ("x1", "y1", "w", "h")),
+    ("size", ("x", "y", "w", "h")),
+)
+_AUTOML = {"TRAIN", "VALIDATION", "VALIDATE", "TEST", "UNASSIGNED", "TRAINING"}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Role -> index of the column."""
+
+    at: dict[str, int]
+    box: tuple[str, ...]  # the roles of the four numbers; empty for ``bbox`` and VIA's shapes
+    form: Corners = "corners"
+    header: tuple[str, ...] = ()  # as written; empty without a header
+    ignored: tuple[str, ...] = ()  # names of the columns without a role
+    guessed: tuple[str, ...] = field(default=())  # what was decided without a name that says so
+
+    @property
+    def via(self) -> bool:
+        """Whether it is VIA's table, whose shapes are JSON."""
+        return "shape" in self.at
+
+
+def find_columns(rows: Sequence[Sequence[str]]) -> Columns | None:
+    """The columns of a table by its first rows; ``None`` where it is no table of boxes."""
+    if not rows:
+        return None
+    return _by_header(rows) or _by_content(rows)
+
+
+def plain(name: str) -> str:
+    """A name without capitals, spaces and punctuation."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def has_extension(name: str) -> bool:
+    """Whether a name ends like the name of an image."""
+    return Path(name.split("?")[0].replace("\\", "/")).suffix.lower() in EXTENSIONS
+
+
+# --------------------------------------------------------------------------------------------------- header
+def _by_header(rows: Sequence[Sequence[str]]) -> Columns | None:
+    names = [plain(name) for name in rows[0]]
+    at = {role: index for role, words in _NAMES.items() if (index := _first(words, names)) is not None}
+    if "class" in at:  # rather a column of names than one of numbers
+        classes = [names.index(word) for word in _NAMES["class"] if word in names]
+        at["class"] = next((k for k in classes if _is_text(rows[1:], k)), at["class"])
+    if {"x0", "y0", "x1", "y1"} <= set(names):
+        at |= {"x2": names.index("x1"), "y2": names.index("y1"), "x1": names.index("x0"), "y1": names.index("y0")}
+    if "image" not in at:
+        return None
+    if "shape" in at and "attributes" in at:
+        return Columns(at, (), "corners", tuple(rows[0]))
+    # without a second corner, width and height are those of the box
+    for side, role in (("width", "w"), ("height", "h")):
+        if role not in at and side in at and "x2" not in at and names[at[side]] == side:
+            at[role] = at.pop(side)
+    found = next(((form, roles) for form, roles in _BOXES if all(role in at for role in roles)), None)
+    if found is None and "bbox" not in at:
+        return None
+    form: Corners = "size" if found is None else found[0]
+    box: tuple[str, ...] = () if found is None else found[1]
+    guessed: tuple[str, ...] = ("the bbox as x, y, width and height",) if found is None else ()
+    used = {
+        at[role] for role in at if role in (*box, "image", "width", "height", "difficult", "crowd", "split", "score")
+    }
+    if found is None:
+        used.add(at["bbox"])
+    if "class" not in at or at["class"] in used:
+        at.pop("class", None)
+        left = [k for k in range(len(names)) if k not in used and names[k] and _is_text(rows[1:], k)]
+        if len(left) == 1:
+            at["class"] = left[0]
+            guessed += (f"the class as the column {rows[0][left[0]]!r}",)
+    used |= {at["class"]} if "class" in at else set()
+    ignored = tuple(rows[0][k] for k in range(len(names)) if k not in used and names[k] and not _is_index(names[k]))
+    return Columns(at, box, form, tuple(rows[0]), ignored, guessed)
+
+
+def _first(words: Sequence[str], names: Sequence[str]) -> int | None:
+    return next((names.index(word) for word in words if word in names), None)
+
+
+def _is_index(name: str) -> bool:
+    """Whether a column only numbers the rows, as pandas writes it."""
+    return name in ("unnamed0", "index", "id", "rowid")
+
+
+def _is_text(rows: Sequence[Sequence[str]], k: int) -> bool:
+    """Whether a column has a text in every row, and no number."""
+    values = [row[k].strip() for row in rows if k < len(row)]
+    return bool(values) and all(value and number(value) is None for value in values)
+
+
+# -------------------------------------------------------------------------------------------------- content
+def _by_content(rows: Sequence[Sequence[str]]) -> Columns | None:
+    """The columns of a table without a header, of a known order."""
+    width = len(rows[0])
+    if any(len(row) != width for row in rows):
+        return None
+    for at in _orders(rows, width):
+        if _fits(rows, at):
+            return Columns(at, ("x1", "y1", "x2", "y2"), guessed=("the columns without a header as " + _shown(at),))
+    return None
+
+
+def _orders(rows: Sequence[Sequence[str]], width: int) -> Iterator[dict[str, int]]:
+    """Known orders of as many columns."""
+    if width >= 9 and all(row[0].strip().upper() in _AUTOML for row in rows):  # Google's AutoML
+        yield {"split": 0, "image": 1, "class": 2, "x1": 3, "y1": 4, "x2": 7, "y2": 8}
+    if width == 6:
+        yield {"image": 0, "x1": 1, "y1": 2, "x2": 3, "y2": 4, "class": 5}  # RetinaNet
+        yield {"image": 0, "class": 1, "x1": 2, "y1": 3, "x2": 4, "y2": 5}
+    if width == 8:
+        yield {"image": 0, "width": 1, "height": 2, "class": 3, "x1": 4, "y1": 5, "x2": 6, "y2": 7}  # TensorFlow
+    if width == 5:
+        yield {"image": 0, "x1": 1, "y1": 2, "x2": 3, "y2": 4}
+
+
+def _fits(rows: Sequence[Sequence[str]], at: dict[str, int]) -> bool:
+    """Whether every row has an image and either nothing else or a class and two corners in their order."""
+    full = 0
+    for row in rows:
+        numbers = [number(row[at[role]].strip()) for role in ("x1", "y1", "x2", "y2")]
+        if not has_extension(row[at["image"]].strip()):
+            return False
+        if not any(row[at[role]].strip() for role in ("x1", "y1", "x2", "y2")):
+            continue
+        if None in numbers or ("class" in at and not row[at["class"]].strip()):
+            return False
+        if "width" in at and None in (number(row[at["width"]]), number(row[at["height"]])):
+            return False
+        x1, y1, x2, y2 = (n or 0.0 for n in numbers)
+        full += x1 < x2 and y1 < y2
+    return full > 0
+
+
+def _shown(at: dict[str, int]) -> str:
+    return ", ".join(sorted(at, key=lambda role: at[role]))
