@@ -26,7 +26,7 @@ ONLY_CLASS = "object"
 
 
 @dataclass
-class Region:
+class ViaRegion:
     """One region, whose attributes are not yet a class."""
 
     object: NamedObject
@@ -44,7 +44,7 @@ class ViaSource(EntrySource):
         if not isinstance(entries, dict | list):
             raise Unreadable("not a VIA file: expected images with regions", "Export it again")
         images: list[NamedImage] = []
-        regions: list[Region] = []
+        regions: list[ViaRegion] = []
         for key, entry in entries.items() if isinstance(entries, dict) else enumerate(entries):
             where = f"[{str(key)[:60]!r}]" if isinstance(key, str) else f"[{key}]"
             name = entry.get("filename") if isinstance(entry, dict) else None
@@ -60,7 +60,7 @@ class ViaSource(EntrySource):
         return images
 
 
-def read_regions(regions: Any, where: str, file: Path, findings: Findings) -> Iterator[Region]:
+def read_regions(regions: Any, where: str, file: Path, findings: Findings) -> Iterator[ViaRegion]:
     """The regions that are boxes or have an area; a list, or VIA 1's numbered object."""
     if isinstance(regions, dict):
         regions = list(regions.values())
@@ -81,7 +81,7 @@ def read_regions(regions: Any, where: str, file: Path, findings: Findings) -> It
             message = f"its shape {str(shape)[:80]} cannot be read; dropped"
             findings.add("warning", "shape-invalid", file, place, message, "Draw it again")
             continue
-        yield Region(found, attributes if isinstance(attributes, dict) else {})
+        yield ViaRegion(found, attributes if isinstance(attributes, dict) else {})
     for kind, count in dropped.items():
         what = f"{count} regions of the kind {kind!r} have no area; dropped"
         findings.add("warning", "shape-without-area", file, where, what, "Draw a rect or a polygon")
@@ -123,7 +123,7 @@ def read_shape(shape: dict[str, Any], where: str) -> NamedObject | None:
     return NamedObject("", box, where, shown, polygons=None if polygon is None else [polygon])
 
 
-def name_regions(regions: list[Region], file: Path, findings: Findings) -> None:
+def name_regions(regions: list[ViaRegion], file: Path, findings: Findings) -> None:
     """Gives every region its class: the value of the attribute that all of them have."""
     given = Counter(key for region in regions for key, value in region.attributes.items() if _text(value))
     if not regions:

@@ -11,7 +11,7 @@ from typing import Literal
 from ...images.load import EXTENSIONS
 from ..validate import number
 
-Corners = Literal["corners", "size", "center"]  # x1 y1 x2 y2; x1 y1 width height; center x, center y, width, height
+BoxForm = Literal["corners", "size", "center"]  # x1 y1 x2 y2; x1 y1 width height; center x, center y, width, height
 
 # Role -> names of columns, without capitals, spaces and punctuation; the first that a header has counts.
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -68,7 +68,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "shape": ("regionshapeattributes",),  # VIA
     "attributes": ("regionattributes",),  # VIA
 }
-_BOXES: tuple[tuple[Corners, tuple[str, str, str, str]], ...] = (
+_BOXES: tuple[tuple[BoxForm, tuple[str, str, str, str]], ...] = (
     ("corners", ("x1", "y1", "x2", "y2")),
     ("center", ("cx", "cy", "w", "h")),
     ("size", ("x1", "y1", "w", "h")),
@@ -83,7 +83,7 @@ class Columns:
 
     at: dict[str, int]
     box: tuple[str, ...]  # the roles of the four numbers; empty for ``bbox`` and VIA's shapes
-    form: Corners = "corners"
+    form: BoxForm = "corners"
     header: tuple[str, ...] = ()  # as written; empty without a header
     ignored: tuple[str, ...] = ()  # names of the columns without a role
     guessed: tuple[str, ...] = field(default=())  # what was decided without a name that says so
@@ -131,7 +131,7 @@ def _by_header(rows: Sequence[Sequence[str]]) -> Columns | None:
     found = next(((form, roles) for form, roles in _BOXES if all(role in at for role in roles)), None)
     if found is None and "bbox" not in at:
         return None
-    form: Corners = "size" if found is None else found[0]
+    form: BoxForm = "size" if found is None else found[0]
     box: tuple[str, ...] = () if found is None else found[1]
     guessed: tuple[str, ...] = ("the bbox as x, y, width and height",) if found is None else ()
     used = {

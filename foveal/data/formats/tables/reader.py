@@ -16,7 +16,7 @@ from pathlib import Path
 from ....files.reading import Unreadable
 from ...records.findings import Findings
 from ...records.splits import split_word
-from ..documents.via import ONLY_CLASS, Region, name_regions, read_shape
+from ..documents.via import ONLY_CLASS, ViaRegion, name_regions, read_shape
 from ..entries import EntrySource, NamedImage, NamedObject
 from ..shapes import listed
 from ..validate import Box, flag, number
@@ -95,7 +95,7 @@ class _Table:
         self.file, self.columns, self.names, self.findings = file, columns, names, findings
         self.decimal_comma = delimiter != ","
         self.found: dict[str, NamedImage] = {}
-        self.regions: list[Region] = []
+        self.regions: list[ViaRegion] = []
         self.scores: set[float | None] = set()
 
     def images(self, rows: Sequence[tuple[int, list[str]]]) -> list[NamedImage]:
@@ -209,7 +209,7 @@ class _Table:
             self.findings.add("warning", "shape-invalid", self.file, where, message, "Draw a rect or a polygon")
             return
         image.objects.append(found)
-        self.regions.append(Region(found, attributes if isinstance(attributes, dict) else {}))
+        self.regions.append(ViaRegion(found, attributes if isinstance(attributes, dict) else {}))
 
     def _find_fractions(self, images: Sequence[NamedImage]) -> None:
         """Whether the coordinates are fractions of the image: all of them are between 0 and 1, and not all whole."""
