@@ -10,6 +10,7 @@ import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from html.entities import html5
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..errors import FovealError
 _TEXT_LIMIT = 64 << 20  # larger files are not annotations of one image
 _JSON_LIMIT = 8 << 30
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
+_HTML_ENTITY = re.compile(rb"&([A-Za-z][A-Za-z0-9]*);")
 _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 
 
@@ -181,6 +183,7 @@ def read_xml(path: Path, limit: int = _TEXT_LIMIT) -> tuple[ElementTree.Element,
     if not data.strip():
         raise Unreadable("an empty file", "Export or download it again")
     _refuse_foreign(data)
+    data = _HTML_ENTITY.sub(_plain_entity, data)
     try:
         return _parse(data), False
     except (ElementTree.ParseError, ValueError, LookupError) as error:
@@ -195,6 +198,13 @@ def read_xml(path: Path, limit: int = _TEXT_LIMIT) -> tuple[ElementTree.Element,
         except (ElementTree.ParseError, ValueError, LookupError):
             continue
     raise Unreadable(f"not valid XML: {first}", "Export or download it again")
+
+
+def _plain_entity(match: re.Match[bytes]) -> bytes:
+    """An entity of HTML, which XML does not have (``&eacute;``), as a number; XML's own as they are."""
+    name = match.group(1).decode()
+    text = None if name in ("amp", "lt", "gt", "quot", "apos") else html5.get(f"{name};")
+    return match.group() if text is None else "".join(f"&#{ord(c)};" for c in text).encode()
 
 
 def _parse(source: bytes | str) -> ElementTree.Element:

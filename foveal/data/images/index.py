@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from ...files.reading import walk
@@ -25,6 +26,11 @@ class ImageIndex:
         self.paths = list(dict.fromkeys(self.paths))  # a root may be below another
         self._names = NameTable(self.paths, EXTENSIONS, roots)
         self._homes: dict[str, Path] = {}
+
+    @cached_property
+    def names(self) -> dict[str, Path]:
+        """Base name -> one of the images of this name."""
+        return {path.name: path for path in reversed(self.paths)}
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -116,6 +116,7 @@ def normal_form(base: str, forms: int, endings: frozenset[str] | None = None) ->
     if endings is not None:
         stem, suffix = os.path.splitext(base)
         base = stem if suffix.strip().lower() in endings else base
+        base = base.strip() if forms else base
     for form in FORMS[WHOLE:forms]:
         base = form(base)
     return base

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from ..formats.voc.annotation import SOURCE
+from ..formats.voc.elements import SOURCE
 from ..records.dataset import Record
 from .plan import CONTROL, ExportPlan, number_text, write_image
 

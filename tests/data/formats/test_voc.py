@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -67,7 +68,7 @@ BAD_BOXES = {
                        "<ymin>5</ymin><xmax>9</xmax><ymax>9</ymax>",
                        "<xmin/><ymin>5</ymin><xmax>9</xmax><ymax>9</ymax>",
                        "<xmin>1_0</xmin><ymin>5</ymin><xmax>19</xmax><ymax>9</ymax>",
-                       "<xmin>1,5</xmin><ymin>5</ymin><xmax>9</xmax><ymax>9</ymax>"],
+                       "<xmin>1,234</xmin><ymin>5</ymin><xmax>9</xmax><ymax>9</ymax>"],
     "box-outside": ["<xmin>70</xmin><ymin>5</ymin><xmax>90</xmax><ymax>9</ymax>",
                     "<xmin>-20</xmin><ymin>5</ymin><xmax>0</xmax><ymax>9</ymax>"],
 }  # fmt: skip
@@ -87,7 +88,10 @@ def test_invalid_box_drops_only_itself(tmp_path: Path, code: str, corners: str) 
 
 def test_boxes_over_the_edge(tmp_path: Path) -> None:
     quiet = spoil(tmp_path / "1", xml([("cat", -1, -1, 20, 20), ("dog", 5, 5, WIDTH + 1, HEIGHT + 1)]))
-    assert not quiet.findings and boxes_of(quiet, "a") == [[0, 0, 20, 20], [5, 5, WIDTH, HEIGHT]]
+    assert codes(quiet) == ["note numbers-from-zero"] and boxes_of(quiet, "a") == [
+        [0, 0, 20, 20],
+        [5, 5, WIDTH, HEIGHT],
+    ]
     loud = spoil(tmp_path / "2", xml([("cat", -3, 4, 20, 20), ("dog", 5, 5, WIDTH + 9, HEIGHT)]))
     assert codes(loud) == ["warning box-over-edge"] * 2
     assert boxes_of(loud, "a") == [[0, 4, 20, 20], [5, 5, WIDTH, HEIGHT]]
@@ -353,3 +357,157 @@ def test_detections_are_scored_without_image_files(data: Path, tmp_path: Path) -
     for a, b in zip(blind.records, seen.records, strict=True):
         assert (a.id, a.width, a.height) == (b.id, b.width, b.height) and (a.boxes == b.boxes).all()
     assert {f.code for f in open_dataset(tmp_path, split="val").findings} == {"image-missing"}
+
+
+# ---------------------------------------------------------------------------------------- what other tools write
+CORNERS = "<xmin>5</xmin><ymin>6</ymin><xmax>20</xmax><ymax>30</ymax>"
+POLYGON = "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in ((4, 5), (20, 5), (20, 30), (4, 30)))
+
+
+def one(body: str, head: str = "") -> str:
+    return f"<annotation>{head}<object><name>cat</name>{body}</object></annotation>"
+
+
+VARIANTS: dict[str, tuple[list[str], str | bytes]] = {
+    "capital tags": ([], one(f"<bndbox>{CORNERS}</bndbox>").title().replace("Cat", "cat")),
+    "a namespace": ([], one(f"<bndbox>{CORNERS}</bndbox>").replace("<annotation", "<annotation xmlns='http://x.org/v'")),
+    "a prefix": (
+        [],
+        re.sub("<(/?)", r"<\1v:", one(f"<bndbox>{CORNERS}</bndbox>")).replace("tion>", "tion xmlns:v='u'>", 1),
+    ),
+    "attributes": ([], one('<bndbox xmin="5" ymin="6" xmax="20" ymax="30"/>')),
+    "blanks in corners": ([], one(f"<bndbox>{CORNERS}</bndbox>").replace(">5<", ">\n 5 <")),
+    "blanks in the name": ([], one(f"<bndbox>{CORNERS}</bndbox>").replace("cat", "\n cat\n")),
+    "byte order mark": ([], one(f"<bndbox>{CORNERS}</bndbox>").encode("utf-8-sig")),
+    "UTF-16": ([], one(f"<bndbox>{CORNERS}</bndbox>").encode("utf-16")),
+    "decimal comma": (["note decimal-comma"], one(f"<bndbox>{CORNERS.replace('>5<', '>5,0<')}</bndbox>")),
+    "objects inside an element": (
+        ["note object-nested"],
+        re.sub("(<object>.*</object>)", r"<objects>\1</objects>", one(f"<bndbox>{CORNERS}</bndbox>")),
+    ),
+    "box inside an element": ([], one(f"<shape><bndbox>{CORNERS}</bndbox></shape>")),
+    "the same corner twice": ([], one(f"<bndbox>{CORNERS}<xmin>5</xmin></bndbox>")),
+    "LabelMe's polygon": (["note box-around-polygon"], one(f"<deleted>0</deleted><polygon>{POLYGON}</polygon>")),
+    "Roboflow's polygon": (
+        ["note box-around-polygon"],
+        one("<polygon><x1>4</x1><y1>5</y1><x2>20</x2><y2>5</y2><x3>20</x3><y3>30</y3></polygon>"),
+    ),
+    "a polygon beside the box": ([], one(f"<bndbox>{CORNERS}</bndbox><polygon>{POLYGON}</polygon>")),
+    "roLabelImg": (
+        ["note box-around-rotated"],
+        one("<robndbox><cx>12</cx><cy>17.5</cy><w>16</w><h>25</h><angle>0</angle></robndbox>"),
+    ),
+    "roLabelImg, turned": (
+        ["note box-around-rotated"],
+        one("<robndbox><cx>12</cx><cy>17.5</cy><w>25</w><h>16</h><angle>1.5707963267948966</angle></robndbox>"),
+    ),
+    "two boxes": (
+        ["note boxes-in-object"],
+        one(f"<bndbox>{CORNERS}</bndbox><bndbox>{CORNERS.replace('5', '7')}</bndbox>"),
+    ),
+    "deleted (LabelMe)": (
+        ["note object-deleted"],
+        one(f"<bndbox>{CORNERS}</bndbox>", "<object><name>ghost</name><deleted>1</deleted></object>"),
+    ),
+    "an object in an object": (
+        ["warning object-in-object"],
+        one(f"<bndbox>{CORNERS}</bndbox><object><name>dog</name><bndbox>{CORNERS}</bndbox></object>"),
+    ),
+    "a part": ([], one(f"<bndbox>{CORNERS}</bndbox><part><name>head</name><bndbox>{CORNERS}</bndbox></part>")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", VARIANTS)
+def test_variants_are_read_and_told_once(tmp_path: Path, what: str) -> None:
+    expected, text = VARIANTS[what]
+    dataset = spoil(tmp_path, text)
+    assert codes(dataset) == expected and dataset.classes == ("cat", "dog")
+    boxes = boxes_of(dataset, "a")
+    assert np.allclose(boxes[0], [4, 5, 20, 30]) and len(boxes) == (2 if what == "two boxes" else 1)
+    assert dataset.records[0].labels.tolist() == [0] * len(boxes)
+
+
+def test_several_boxes_in_an_object_are_told_once_for_all_files(tmp_path: Path) -> None:
+    voc(tmp_path)
+    text = VARIANTS["two boxes"][1]
+    for name in "ab":
+        (tmp_path / "Annotations" / f"{name}.xml").write_text(str(text))
+    dataset = open_dataset(tmp_path)
+    assert codes(dataset) == ["note boxes-in-object"] and "2 objects" in dataset.findings[0].message
+    assert [len(r) for r in dataset.records] == [2, 2, 0, 2]
+
+
+CONFLICTS = {
+    "class-unknown|class-missing": f"<object><name>cat</name><name>dog</name><bndbox>{CORNERS}</bndbox></object>",
+    "box-not-number": one(f"<bndbox>{CORNERS}<xmin>9</xmin></bndbox>"),
+    "box-not-number ": one("<polygon><pt><x>4</x><y>5</y></pt></polygon>"),
+    "box-not-number  ": one("<robndbox><cx>12</cx></robndbox>"),
+    "flag-invalid": one(f"<difficult>0</difficult><difficult>1</difficult><bndbox>{CORNERS}</bndbox>"),
+    "size-invalid": one(
+        f"<bndbox>{CORNERS}</bndbox>", "<size><width>64</width><width>70</width><height>48</height></size>"
+    ),
+    "annotation-unreadable": f"<annotations>{xml([])}{xml([])}</annotations>",
+    "annotation-unreadable ": xml([]) + xml([]),
+}
+
+
+@pytest.mark.parametrize("what", [w for w in CONFLICTS if "|" not in w])
+def test_contradictions_are_told(tmp_path: Path, what: str) -> None:
+    assert [f.code for f in spoil(tmp_path, CONFLICTS[what]).findings] == [what.strip()]
+
+
+def test_two_names_of_one_object_are_no_class(tmp_path: Path) -> None:
+    text = f"<annotation>{CONFLICTS['class-unknown|class-missing']}</annotation>"
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert [f.code for f in spoil(tmp_path, text).findings] == ["class-unknown"]
+
+
+def test_entities_of_html_are_characters(tmp_path: Path) -> None:
+    dataset = spoil(tmp_path, xml([("caf&eacute; &amp; bar", 1, 1, 9, 9)]))
+    assert "café & bar" in dataset.classes and not dataset.findings
+
+
+def test_files_without_or_with_odd_file_names(tmp_path: Path) -> None:
+    for name in ("", "a", "A.JPG", "/x/y/a.jpg", "C:\\x\\a.jpg", "elsewhere.png"):
+        shutil.rmtree(tmp_path / "set", ignore_errors=True)
+        dataset = spoil(tmp_path / "set", xml(BOXES["a"], name=name))
+        assert len(dataset) == 4 and not dataset.findings
+    dataset = spoil(tmp_path / "2", xml(BOXES["a"], name="b.jpg"))
+    assert codes(dataset) == ["note filename-differs"] and dataset.records[0].path.name == "a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("image_name", "code"),
+    [
+        ("A.JPG", "name-capitals"),
+        ("a%20.jpg", "name-decoded"),
+        ("1a2b3c4d-a.jpg", "name-upload"),
+        ("a_jpg.rf.0123456789abcdef.jpg", "name-upload"),
+    ],
+)
+def test_images_found_by_a_normal_form_of_the_stem(tmp_path: Path, image_name: str, code: str) -> None:
+    voc(tmp_path)
+    (tmp_path / "JPEGImages" / "a.jpg").rename(tmp_path / "JPEGImages" / image_name)
+    dataset = open_dataset(tmp_path)
+    assert codes(dataset) == [f"note {code}"] and len(dataset) == 4
+
+
+def test_names_in_split_files_found_by_a_normal_form(tmp_path: Path) -> None:
+    voc(tmp_path)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("A\nC:\\x\\B.PNG\n")
+    dataset = open_dataset(tmp_path, split="train")
+    assert [r.id for r in dataset.records] == ["a", "b"]
+    assert codes(dataset) == ["note name-capitals"] and "2 of its names" in dataset.findings[0].message
+
+
+def test_two_annotations_of_one_image(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.jpg")
+    for folder, boxes in (("first", BOXES["a"]), ("second", BOXES["a"])):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.xml").write_text(xml(boxes))
+    dataset = open_dataset(tmp_path)
+    assert codes(dataset) == ["warning annotation-repeated"] and len(dataset) == 1
+    (tmp_path / "second" / "a.xml").write_text(xml(BOXES["b"]))
+    dataset = open_dataset(tmp_path)
+    assert codes(dataset) == ["error annotation-ambiguous"]
+    assert all(f"{folder}/a.xml" in str(dataset.findings[0]) for folder in ("first", "second"))

@@ -12,15 +12,18 @@ from functools import cached_property
 from pathlib import Path
 
 from ....files.reading import Unreadable, read_lines
-from ...images.lookup import NameMatch, Wanted
-from ...images.names import EXACT, path_parts
+from ...images.load import EXTENSIONS
+from ...images.lookup import NameTable, Wanted
+from ...images.names import normal_form
 from ...records.dataset import Dataset, Record
 from ...records.findings import Findings
 from ...records.splits import split_word
 from ..class_list import read_class_list
 from ..source import Reader, Source
 from ..validate import build_record, unique_names
-from .annotation import Annotation, read_annotation
+from .annotation import ObjectParser, stated_size
+from .elements import XmlFile, read_file
+from .images import match_images
 
 _CLASS_LINE = re.compile(r"^(.*\S)\s+(-1|0|1)$")
 _ENDINGS = ("jpg", "jpeg", "png", "bmp", "xml")  # of names that a split file lists with their extension
@@ -47,7 +50,7 @@ class VocSource(Source):
             self._ids_of_stem.setdefault(file.stem, []).append(id)
         self._lists = self._read_split_files() or self._split_by_folder()
         self.splits = tuple(name for name in self._lists if name not in self.class_splits)
-        self._annotations: dict[Path, Annotation | Unreadable] = {}
+        self._annotations: dict[Path, XmlFile | Unreadable] = {}
 
     def read(self, split: str | None = None) -> Dataset:
         return VocReader(self, split).read()
@@ -93,8 +96,8 @@ class VocSource(Source):
         for name in self.splits if split is None else (split,):
             file = self.split_folder / f"{name}.txt" if self.split_folder else self.path
             seen: set[str] = set()
-            for n, listed in enumerate(self._lists[name], 1):
-                id = self._find_id(listed)
+            ids = self._find_ids(self._lists[name], file, findings)
+            for n, (listed, id) in enumerate(zip(self._lists[name], ids, strict=True), 1):
                 if id in seen:
                     findings.add("warning", "id-repeated", file, f"line {n}", f"{listed!r} is listed twice; used once")
                 seen.add(id)
@@ -102,6 +105,32 @@ class VocSource(Source):
             if not seen:
                 findings.add("warning", "split-empty", file, "", f"the split {name!r} lists no image")
         return members
+
+    def _find_ids(self, listed: Sequence[str], file: Path, findings: Findings) -> list[str]:
+        """The ids of the names in a split file: as they are written, by their last part, or by a normal form."""
+        ids = [self._find_id(name) for name in listed]
+        unknown = [k for k, id in enumerate(ids) if id not in self.xml_of]
+        taken = {self.xml_of[id] for id in ids if id in self.xml_of}
+        stems = [normal_form(ids[k], 0, self._names.endings) for k in unknown]
+        matches = self._names.match([Wanted(stem, folders=()) for stem in stems], taken) if unknown else []
+        told: dict[str, tuple[str, int, str]] = {}
+        for k, match in zip(unknown, matches, strict=True):
+            if len(match.paths) == 1 and not match.rivals:
+                ids[k] = self._id_of[match.paths[0]]
+                _, count, first = told.get(match.way.code, ("", 0, f"{listed[k]!r} is {match.paths[0]}"))
+                told[match.way.code] = match.way.phrase, count + 1, first
+        for code, (phrase, count, first) in told.items():
+            message = f"{count} of its names were found {phrase}, first: {first}"
+            findings.add("note", code, file, "", message, "Correct the names if this is wrong")
+        return ids
+
+    @cached_property
+    def _names(self) -> NameTable:
+        return NameTable(self.xml, EXTENSIONS | {".xml"})
+
+    @cached_property
+    def _id_of(self) -> dict[Path, str]:
+        return {file: id for id, file in self.xml_of.items()}
 
     def _find_id(self, listed: str) -> str:
         """The id of a listed name: as it is written, without its extension, or by its last part."""
@@ -114,11 +143,11 @@ class VocSource(Source):
                 return self._ids_of_stem[candidate][0]
         return stem if dot and ending.lower() in _ENDINGS else plain
 
-    def annotation(self, xml: Path) -> Annotation | Unreadable:
+    def annotation(self, xml: Path) -> XmlFile | Unreadable:
         """The content of an XML file, read once."""
         if xml not in self._annotations:
             try:
-                self._annotations[xml] = read_annotation(xml)
+                self._annotations[xml] = read_file(xml)
             except Unreadable as error:
                 self._annotations[xml] = error
         return self._annotations[xml]
@@ -137,7 +166,7 @@ class VocReader(Reader[VocSource]):
         super().__init__(source, split)
         self.fixed_classes = False  # by classes.txt
         self.label_of: dict[str, int] = {}
-        self.ambiguous: set[str] = set()  # ids that fit several images, which is a finding
+        self.unusable: set[str] = set()  # ids without an image of their own, which is a finding
 
     def records(self) -> list[Record]:
         source = self.source
@@ -148,7 +177,7 @@ class VocReader(Reader[VocSource]):
         used = {path for path in paths.values() if path is not None}
         records: list[Record] = []
         for id, xml in members.items():
-            record = None if id in self.ambiguous else self._read_image(id, xml, paths[id])
+            record = None if id in self.unusable else self._read_image(id, xml, paths[id])
             if record is not None:
                 records.append(record)
         if source.split_folder is None or not source.splits:
@@ -172,39 +201,41 @@ class VocReader(Reader[VocSource]):
             self.classes, self.fixed_classes = tuple(names), bool(names)
         if not self.fixed_classes:
             annotated = filter(None, self.source.members(None, Findings()).values())
-            annotations = [a for a in map(self.source.annotation, annotated) if isinstance(a, Annotation)]
-            self.classes = tuple(sorted({o.name for a in annotations for o in a.raw if o.name}))
+            annotations = [a for a in map(self.source.annotation, annotated) if isinstance(a, XmlFile)]
+            self.classes = tuple(sorted({o.name for a in annotations for o in a.objects if o.name and not o.deleted}))
         self.label_of = {name: k for k, name in enumerate(self.classes)}
 
     def _find_images(self, members: dict[str, Path | None]) -> dict[str, Path | None]:
-        """The image of each id: that with its stem (nearest to the XML file), else the one that the XML names."""
-        index = self.source.images
-        near = {id: xml.parent.parts if xml is not None else () for id, xml in members.items()}
-        stems = index.match([Wanted(id.rpartition("/")[2], folders=folders) for id, folders in near.items()])
-        matches = dict(zip(members, stems, strict=True))
-        names = {id: self._file_name(xml) for id, xml in members.items()}
-        unsure = [id for id, m in matches.items() if names[id] and not (m.way == EXACT and len(m.paths) == 1)]
-        used = {m.paths[0] for id, m in matches.items() if id not in unsure and m.paths}
-        shown = {id: id.rpartition("/")[2] for id in members}
-        for id, named in zip(unsure, index.match([Wanted(names[id]) for id in unsure], used), strict=True):
-            by_stem, exact = matches[id], len(named.paths) == 1 and named.way == EXACT
-            same = [path for path in by_stem.paths if [path.name] == path_parts(names[id])[-1:]]
-            if len(same) == 1 and by_stem.way == EXACT:
-                matches[id] = NameMatch(tuple(same))
-            elif named.paths and (exact or not by_stem.paths):
-                matches[id], shown[id] = named, names[id]
-        return {id: self._accepted(id, members[id], shown[id], match) for id, match in matches.items()}
+        """The image of each id. A missing one is not reported here: its size may be all that is needed."""
+        files = {id: self.source.annotation(xml) if xml is not None else None for id, xml in members.items()}
+        names = {id: file.filename if isinstance(file, XmlFile) else "" for id, file in files.items()}
+        paths: dict[str, Path | None] = {}
+        xml_of: dict[Path, Path] = {}
+        for id, (match, name, other) in match_images(self.source.images, members, names).items():
+            xml = members[id]
+            path = paths[id] = self.accept(match, name, xml or self.path, "") if match.paths else None
+            if other is not None and path is not None and xml is not None:
+                message = (
+                    f"{{n}} with another image's name in <filename> ({other.name}); {path.name} is used, by its stem"
+                )
+                self.tally.add(
+                    "note", "filename-differs", xml, "", "file", message, "Correct <filename> if it is wrong"
+                )
+            if path is None and match.paths:
+                self.unusable.add(id)
+            elif path is not None and xml is not None and xml_of.setdefault(path, xml) != xml:
+                self._report_second(id, path, xml_of[path], xml)
+        return paths
 
-    def _file_name(self, xml: Path | None) -> str:
-        annotation = self.source.annotation(xml) if xml is not None else None
-        return annotation.filename if isinstance(annotation, Annotation) else ""
-
-    def _accepted(self, id: str, xml: Path | None, name: str, match: NameMatch) -> Path | None:
-        """The image of a match. Without one only an ambiguity is reported here: the size may be all that is needed."""
-        path = self.accept(match, name, xml or self.path, "") if match.paths else None
-        if path is None and match.paths:
-            self.ambiguous.add(id)
-        return path
+    def _report_second(self, id: str, path: Path, first: Path, xml: Path) -> None:
+        """Of an XML file whose image has one already."""
+        self.unusable.add(id)
+        if self.source.annotation(first) == self.source.annotation(xml):
+            message = f"the same as {first}, for the same image; used once"
+            self.findings.add("warning", "annotation-repeated", xml, "", message, "Remove one of them")
+        else:
+            message = f"its image {path} has another annotation in {first}, with other objects; this one is not used"
+            self.findings.add("error", "annotation-ambiguous", xml, "", message, "Remove the wrong one")
 
     def _read_image(self, id: str, xml: Path | None, path: Path | None) -> Record | None:
         if xml is None:
@@ -217,7 +248,7 @@ class VocReader(Reader[VocSource]):
         if annotation.guessed:
             message = "its encoding is not the declared one; the encoding was guessed"
             self.findings.add("warning", "encoding-guessed", xml, "", message, "Save it as UTF-8")
-        stated = annotation.size(xml, self.findings)
+        stated = stated_size(annotation, xml, self.findings)
         expected = path or self._expected_path(id, annotation)
         if path is None and self.trusted_size(stated) is None:
             message = f"the image of {xml} does not exist; skipped"
@@ -229,10 +260,11 @@ class VocReader(Reader[VocSource]):
             return None
         masks = self.source.mask_images.get(xml.stem)
         class_file = self.source.class_file if self.fixed_classes else None
-        objects = list(annotation.objects(xml, self.label_of, class_file, self.findings, masks))
+        parser = ObjectParser(self.label_of, class_file, self.findings, self.tally)
+        objects = list(parser.objects(annotation, xml, masks))
         return build_record(id, expected, size, objects, xml, self.findings)
 
-    def _expected_path(self, id: str, annotation: Annotation | None = None) -> Path:
+    def _expected_path(self, id: str, annotation: XmlFile | None = None) -> Path:
         """Where a missing image belongs."""
         named = re.split(r"[\\/]", annotation.filename)[-1] if annotation else ""
         return self.source.image_roots[0] / (named or f"{id}.jpg")
@@ -274,5 +306,6 @@ def _identify(files: Iterable[Path], root: Path) -> dict[str, Path]:
     ids = {}
     for stem, same in by_stem.items():
         for file in same:
-            ids[stem if len(same) == 1 else file.relative_to(root).with_suffix("").as_posix()] = file
+            id = stem if len(same) == 1 else file.relative_to(root).with_suffix("").as_posix()
+            ids[file.relative_to(root).as_posix() if id in ids else id] = file  # a.xml beside a.XML
     return dict(sorted(ids.items()))
