@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foveal.data.formats.voc.elements import read_file
 from foveal.data.open import check_trainable, open_dataset
 from foveal.data.records.dataset import Dataset
 from foveal.errors import FovealError
+from foveal.files.reading import Unreadable
 from tests.helpers.data_sets import BOXES, HEIGHT, WIDTH, image, voc, xml, xml_object
 
 
@@ -446,8 +448,7 @@ CONFLICTS = {
     "size-invalid": one(
         f"<bndbox>{CORNERS}</bndbox>", "<size><width>64</width><width>70</width><height>48</height></size>"
     ),
-    "annotation-unreadable": f"<annotations>{xml([])}{xml([])}</annotations>",
-    "annotation-unreadable ": xml([]) + xml([]),
+    "annotation-unreadable": xml([]) + xml([]),
 }
 
 
@@ -511,3 +512,9 @@ def test_two_annotations_of_one_image(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path)
     assert codes(dataset) == ["error annotation-ambiguous"]
     assert all(f"{folder}/a.xml" in str(dataset.findings[0]) for folder in ("first", "second"))
+
+
+def test_several_annotations_in_one_file(tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_text(f"<annotations>{xml([])}{xml([])}</annotations>")
+    with pytest.raises(Unreadable, match="2 <annotation> in one file"):
+        read_file(tmp_path / "a.xml")
