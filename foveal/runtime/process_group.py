@@ -63,9 +63,8 @@ def together() -> Iterator[None]:
 
 def join_group(fabric: Fabric, *, distributed: bool) -> None:
     """Launches Fabric: starts the other processes where this one has to, and joins their group if ``distributed``."""
-    if (
-        distributed and _state.store is not None and not _joined()
-    ):  # Fabric joins a group only where none is initialized
+    # Fabric joins a group only where none is initialized
+    if distributed and _state.store is not None and not _joined():
         backend = "nccl" if fabric.device.type == "cuda" else "gloo"
         store = PrefixStore(f"group-{_state.groups}", _state.store)
         torch.distributed.init_process_group(backend, store=store, rank=_state.rank, world_size=_state.size)

@@ -73,6 +73,8 @@ class TrainArguments:
     save_every: float = field(default=300.0, metadata=DURATION)
     # Show progress on standard error.
     progress: bool = True
+    # Print details too, and progress every 10 seconds where standard error is no terminal.
+    verbose: bool = False
     # Write TensorBoard events, where tensorboard is installed.
     tensorboard: bool = True
 

@@ -56,7 +56,7 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
     precision = processes.choose_precision(stored.get("precision"), arguments.precision or spec.fit.precision, device)
     torch.set_num_threads(stored.get("threads", torch.get_num_threads()))
     fabric = processes.launch(device, arguments.devices, precision)
-    console = Console(shown=arguments.progress and fabric.is_global_zero)
+    console = Console(shown=arguments.progress and fabric.is_global_zero, verbose=arguments.verbose)
 
     # ---- data, detector and folder
     setup = _set_up(spec, arguments, fabric, precision, console, resumed)
