@@ -5,14 +5,17 @@ file's extension. Modes are converted so:
 
 ====================================  =============================================================================
 1 bit, 8-bit gray, palette            looked up or repeated into three channels
-16-bit gray (and 9 to 15 bits)        scaled by its depth: 0 stays 0, the largest value of that depth becomes 255
-32-bit integers                       as 16 bits where every value fits, else as 32 bits
+gray of more than 8 bits              scaled: 0 stays 0, the largest value of its depth becomes 255. The depth is that
+                                      stated in the file (a TIFF of 9 to 15 bits), else the smallest even number of
+                                      bits that holds all values of the image: files of 16 bits often use 10 or 12
 floating point                        0..1 becomes 0..255; else clipped to 0..255; an error if not finite
 16-bit color                         the high byte (libpng's own rule)
 alpha, or a transparent color        blended over white (``background``)
 CMYK, YCCK                            Pillow's plain formula (Adobe's inversion undone, no color profile)
 several frames                        the first
 ====================================  =============================================================================
+
+Which depths the images of a set use is found by :mod:`.ranges` and told by ``doctor`` and ``train``.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ...files.aliases import ImageArray
@@ -47,6 +51,7 @@ __all__ = [
     "ImageError",
     "as_rgb",
     "decode",
+    "deep_values",
     "find_images",
     "image_size",
     "is_image",
@@ -105,6 +110,31 @@ def decode(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS) ->
             except ValueError:
                 pass  # Pillow distinguishes harmless oddities from real damage
     return _decode_pillow(data, name, header, max_pixels)
+
+
+def deep_values(path: str | os.PathLike[str]) -> tuple[NDArray[Any], int] | None:
+    """The values of an image of more than 8 bits, gray as stored (H, W), colors as loaded (H, W, 3); the stated bits.
+
+    ``None`` for an image of 8 bits, or one that cannot be read.
+    """
+    try:
+        with _open(path) as file:
+            header = read_header(file)
+            file.seek(0)
+            depth = file.read(26)[24:]
+            if header is not None and (header.format == "JPEG" or depth[:1] != b"\x10"):
+                return None
+            file.seek(0)
+            with _quiet_pillow(), Image.open(file, formats=_FORMATS) as image:
+                if image.mode.startswith("I") or image.mode == "F":
+                    _limit(image.size, os.fspath(path), MAX_PIXELS)
+                    return np.asarray(image), gray_bits(image)
+                sample = getattr(image, "tag_v2", {}).get(258, 8)  # BitsPerSample
+        if header is not None or max(sample if isinstance(sample, tuple) else (sample,)) > 8:
+            return load_image(path), 16
+    except Exception:  # a damaged file, which loading reports, may raise anything from a decoder
+        return None
+    return None
 
 
 def as_rgb(source: Any, *, max_pixels: int = MAX_PIXELS) -> ImageArray:

@@ -17,14 +17,22 @@ class ImageError(FovealError):
 
 
 def gray_bits(image: Image.Image) -> int:
-    """Bits of a gray value, which may be fewer than those of its container (12-bit TIFF)."""
+    """Bits of a gray value as the file states them (a TIFF of 9 to 15 bits); 0 where only those of its container."""
     tags = getattr(image, "tag_v2", None)
     value = tags.get(258) if tags is not None else None  # BitsPerSample
     first = value[0] if isinstance(value, tuple) and value else value
-    return first if isinstance(first, int) and 9 <= first <= 16 else 16
+    return first if isinstance(first, int) and 9 <= first <= 15 else 0
 
 
-def to_rgb(image: Image.Image, name: str, bits: int = 16, background: tuple[int, int, int] = (255, 255, 255)) -> Any:
+def bits_in_use(values: NDArray[Any]) -> int:
+    """The smallest even number of bits, 8 to 32, that holds every gray value."""
+    top = int(values.max(initial=0))
+    if values.min(initial=0) < 0:  # 32 bits without a sign, stored with one
+        return 32
+    return next(bits for bits in range(8, 34, 2) if top < 1 << bits or bits == 32)
+
+
+def to_rgb(image: Image.Image, name: str, bits: int = 0, background: tuple[int, int, int] = (255, 255, 255)) -> Any:
     """A PIL image of any mode -> an input of ``np.array`` that gives uint8 (H, W, 3), by the table of :mod:`.load`."""
     if image.mode.startswith("I") or image.mode == "F":
         return _gray(np.asarray(image), name, bits)
@@ -36,6 +44,16 @@ def to_rgb(image: Image.Image, name: str, bits: int = 16, background: tuple[int,
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def scaled_gray(values: NDArray[Any], bits: int = 0) -> ImageArray:
+    """Whole numbers -> uint8: 0 stays 0, the largest value of ``bits`` (0: :func:`bits_in_use`) becomes 255."""
+    wide = values.astype(np.int64)
+    bits = bits or bits_in_use(wide)
+    if bits == 32:
+        wide = np.where(wide < 0, wide + (1 << 32), wide)
+    top = (1 << bits) - 1
+    return np.minimum((wide * 255 + top // 2) // top, 255).astype(np.uint8)
+
+
 def _gray(values: NDArray[Any], name: str, bits: int) -> ImageArray:
     """Gray values (H, W) of more than 8 bits, or floats -> (H, W, 3)."""
     if values.dtype.kind == "f":
@@ -45,11 +63,7 @@ def _gray(values: NDArray[Any], name: str, bits: int) -> ImageArray:
         scaled = values * 255.0 if low >= 0 and high <= 1 else values
         gray = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
     else:
-        wide = values.astype(np.int64)
-        if wide.size and (wide.max() > 0xFFFF or wide.min() < 0):
-            wide, bits = np.where(wide < 0, wide + (1 << 32), wide), 32
-        top = (1 << bits) - 1
-        gray = np.minimum((wide * 255 + top // 2) // top, 255).astype(np.uint8)
+        gray = scaled_gray(values, bits)
     return np.repeat(gray[..., None], 3, axis=2)
 
 
@@ -63,7 +77,7 @@ def array_rgb(array: NDArray[Any]) -> ImageArray:
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif array.dtype == np.uint16:
-        array = ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+        array = scaled_gray(array)
     elif array.dtype.kind == "f":
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
             raise ImageError("a floating-point image has values outside 0..1", fix="Divide by 255 or give uint8")
