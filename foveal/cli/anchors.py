@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .common import (
+    BoxConvention,
     Classes,
     Data,
     ImagesDir,
@@ -32,6 +33,7 @@ def anchors(
     overrides: Overrides = None,
     split: Split = None,
     classes: Classes = None,
+    convention: BoxConvention = None,
     images: ImagesDir = None,
     limit: Limit = None,
     parts: OwnParts = None,
@@ -55,7 +57,7 @@ def anchors(
     classes_ = own_parts(parts)
     spec = override(find_spec(preset, classes_)[0], overrides or (), parts=classes_)
     anchor_cells(spec)  # refused before the data is read
-    dataset = open_dataset(paths(data), split=split, images=images, classes=names(classes))
+    dataset = open_dataset(paths(data), split=split, images=images, classes=names(classes), convention=convention)
     print_findings(dataset)
     fit = fit_anchors(spec, limited(dataset, limit), largest=most, seed=seed)
     count = sum(fit.cells.per_location)

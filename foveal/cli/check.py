@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .common import (
+    BoxConvention,
     Classes,
     Data,
     Device,
@@ -44,6 +45,7 @@ def check(
     overrides: Overrides = None,
     split: Split = None,
     classes: Classes = None,
+    convention: BoxConvention = None,
     images: ImagesDir = None,
     limit: Images = 200,
     max_time: MaxTime = "5m",
@@ -75,7 +77,7 @@ def check(
     spec = override(base, overrides or (), parts=own)
     if split is None:
         split = "train" if any(source.splits for source in open_sources(paths(data), images)) else None
-    dataset = open_dataset(paths(data), split=split, images=images, classes=names(classes))
+    dataset = open_dataset(paths(data), split=split, images=images, classes=names(classes), convention=convention)
     print_findings(dataset)
     check_trainable(dataset)
     with progress("encoding") as update:

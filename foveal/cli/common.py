@@ -31,6 +31,15 @@ Data = Annotated[list[Path], typer.Option("--data", help="Data set; several are 
 ImagesDir = Annotated[
     Path | None, typer.Option("--images", help="Folder of the images, if they are not beside the annotations.")
 ]
+BoxConvention = Annotated[
+    str | None,
+    typer.Option(
+        "--convention",
+        metavar="A,B,...",
+        help="What the numbers of the boxes are, if not what the format says: corners, top-left or centers; pixels, "
+        "fractions, percent or the frame 640x480; yx (y before x); from-1 (YOLO class numbers from 1).",
+    ),
+]
 Classes = Annotated[str | None, typer.Option("--classes", help="Names of the classes, comma-separated, in this order.")]
 Split = Annotated[str | None, typer.Option("--split", help="Name of the split to use.")]
 Device = Annotated[str, typer.Option("--device", help="Device to run on: auto, cpu, cuda or cuda:N.")]

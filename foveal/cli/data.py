@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ..errors import UsageError
-from .common import Classes, ImagesDir, group, names, paths, print_err, print_out, progress
+from .common import BoxConvention, Classes, ImagesDir, group, names, paths, print_err, print_out, progress
 
 if TYPE_CHECKING:
     from ..data.convert import Conversion
@@ -78,6 +78,7 @@ def convert(
         Literal["background", "skip-image"],
         typer.Option("--others", help="What images with objects of other classes become."),
     ] = "background",
+    convention: BoxConvention = None,
     link: Link = False,
 ) -> None:
     """Writes a data set in another format, every split of it.
@@ -88,7 +89,8 @@ def convert(
     """
     from ..data.convert import convert as run
 
-    _told(run(paths(data), out, to, images=images, classes=names(classes), others=others, link=link))
+    options: dict[str, Any] = {"images": images, "classes": names(classes), "others": others}
+    _told(run(paths(data), out, to, convention=convention, link=link, **options))
 
 
 @app.command()
@@ -103,6 +105,7 @@ def split(
         typer.Option("--format", help="Format to write; default: that of the data."),
     ] = None,
     images: ImagesDir = None,
+    convention: BoxConvention = None,
     link: Link = False,
 ) -> None:
     """Splits a data set at random into train, val and, with --test, test.
@@ -113,7 +116,8 @@ def split(
     """
     from ..data.convert import split as run
 
-    _told(run(paths(data), out, val=val, test=test, seed=seed, format=format, images=images, link=link))
+    parts = {"val": val, "test": test}
+    _told(run(paths(data), out, seed=seed, format=format, images=images, convention=convention, link=link, **parts))
 
 
 def _told(written: Conversion) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .common import (
+    BoxConvention,
     Classes,
     ImagesDir,
     Json,
@@ -26,6 +27,7 @@ def doctor(
     data: Annotated[list[Path], typer.Argument(help="Data set; several are joined.", show_default=False)],
     images: ImagesDir = None,
     classes: Classes = None,
+    convention: BoxConvention = None,
     json: Json = None,
     html: Annotated[
         Path | None,
@@ -50,7 +52,7 @@ def doctor(
     from ..data.doctor.page import page
 
     with progress("reading") as update:
-        report = examine(paths(data), images, names(classes), decode, update)
+        report = examine(paths(data), images, names(classes), decode, update, convention)
     (print_err if "-" in (str(json), str(html)) else print_out)(report.text(every=all_))
     write_json(None if json is None else report.to_list(), json)
     if html is not None:

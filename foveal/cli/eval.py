@@ -9,6 +9,7 @@ import typer
 
 from ..errors import UsageError
 from .common import (
+    BoxConvention,
     CfgFile,
     Classes,
     Data,
@@ -63,6 +64,7 @@ def evaluate(
     split: Split = None,
     protocol: Protocol = "coco",
     classes: Classes = None,
+    convention: BoxConvention = None,
     images: ImagesDir = None,
     json: Json = None,
     save_detections: SaveTo = None,
@@ -93,21 +95,14 @@ def evaluate(
     if (model is None) == (detections is None):
         raise UsageError("give a model or --detections, one of the two", fix="Run foveal eval --help for the usage")
     shared: dict[str, Any] = {"data": paths(data), "split": split, "images": images, "protocol": protocol}
-    shared |= {"classes": names(classes), "limit": limit}
+    shared |= {"classes": names(classes), "limit": limit, "convention": convention}
     if detections is not None:
         _refuse(cfg or names_file, proposals, words)
         results, truth, table = _score_file(detections, **shared)
     else:
-        options: dict[str, Any] = {
-            "preset": preset,
-            "cfg": cfg,
-            "names": names_file,
-            "device": device,
-            "precision": precision,
-        }
-        results, truth, table = _score_model(
-            str(model), {**options, "overrides": words, "parts": own_parts(parts)}, proposals, shared
-        )
+        options: dict[str, Any] = {"preset": preset, "cfg": cfg, "names": names_file, "device": device}
+        options |= {"precision": precision, "overrides": words, "parts": own_parts(parts)}
+        results, truth, table = _score_model(str(model), options, proposals, shared)
     if str(json) != "-":
         print_out(results.text())
     write_json(results.to_dict(), json)
@@ -136,6 +131,7 @@ def _score_file(
     protocol: str,
     classes: list[str] | None,
     limit: int | None,
+    convention: str | None,
 ) -> tuple[Results, GroundTruth, DetectionTable]:
     """Detections of images beyond the limit are read, and checked, but not scored."""
     from ..data.open import open_dataset, open_sources
@@ -144,7 +140,7 @@ def _score_file(
 
     if split is None:  # where there are split files, they define what is in it
         split = "val" if any(source.splits for source in open_sources(data, images)) else None
-    dataset = open_dataset(data, split=split, images=images, require_images=False)
+    dataset = open_dataset(data, split=split, images=images, require_images=False, convention=convention)
     print_findings(dataset)
     if classes is not None:
         dataset = select_classes(dataset, classes)

@@ -15,7 +15,8 @@ from typing import Literal
 from ..errors import FovealError, UsageError, nearest
 from ..files.aliases import PathLike
 from ..files.atomic import atomic_folder
-from .open import open_sources
+from .diagnosis.diagnose import MISREAD, diagnose
+from .open import SplitReader, open_sources
 from .records.dataset import Dataset
 from .records.findings import Finding
 from .records.subsets import Others, join, seeded_split, select_classes
@@ -43,11 +44,19 @@ def read_splits(
     images: PathLike | None = None,
     classes: str | Sequence[str] | None = None,
     others: Others = "background",
+    convention: str | None = None,
 ) -> dict[str, Dataset]:
     """Split -> dataset, all with the same classes; ``{"": whole dataset}`` where there are no splits."""
-    sources = open_sources(path, images)
-    names = sources[0].splits if len(sources) == 1 else ()
-    parts = {name: sources[0].read(name) for name in names} or {"": join([s.read(None) for s in sources])}
+    return split_parts(SplitReader(open_sources(path, images, convention)), classes=classes, others=others)
+
+
+def split_parts(
+    data: SplitReader, *, classes: str | Sequence[str] | None = None, others: Others = "background"
+) -> dict[str, Dataset]:
+    """:func:`read_splits` of sources that are open."""
+    names = data.splits if len(data.sources) == 1 else ()
+    read = diagnose([data.read(name) for name in names or (None,)])
+    parts = dict(zip(names or ("",), read, strict=True))
     # the union of the classes and category ids: a COCO file of one split may lack some
     whole = join(list(parts.values()))
     known = Dataset(whole.classes, [], path=whole.path, category_ids=whole.category_ids)
@@ -66,12 +75,14 @@ def convert(
     images: PathLike | None = None,
     classes: str | Sequence[str] | None = None,
     others: Others = "background",
+    convention: str | None = None,
     link: bool = False,
 ) -> Conversion:
     """Writes data (paths, a dataset, or one for every split) in another format into a new folder.
 
     ``link`` makes symbolic links to the images instead of copies. Raises :class:`~foveal.errors.FovealError` if ``out``
-    is not empty or is inside the source, or if there is no image to write.
+    is not empty or is inside the source, if there is no image to write, or if the boxes or class numbers mean something
+    else than the format says (see ``convention`` of :func:`~.open.open_dataset`).
     """
     if format not in WRITERS:
         raise UsageError(f"the format {format!r} is unknown", fix=nearest(str(format), WRITERS, "formats"))
@@ -82,11 +93,14 @@ def convert(
     elif isinstance(data, Mapping):
         parts = dict(data)
     else:
-        parts = read_splits(data, images=images, classes=classes, others=others)
+        parts = read_splits(data, images=images, classes=classes, others=others, convention=convention)
     if classes is not None and isinstance(data, Dataset | Mapping):
         parts = {name: select_classes(part, classes, others, "accept") for name, part in parts.items()}
     if len({part.classes for part in parts.values()}) != 1:
         raise UsageError("the splits have different classes", fix="Give the classes with classes=")
+    for finding in (f for part in parts.values() for f in part.findings):
+        if finding.severity == "error" and finding.code in MISREAD:
+            raise FovealError(finding.message, path=finding.path, where=finding.where, fix=finding.fix)
     if not any(parts.values()):
         raise FovealError("there is no image to write", path=next(iter(parts.values())).path)
     if any(r.ignore.any() for part in parts.values() for r in part.records):
@@ -117,6 +131,7 @@ def split(
     seed: int = 0,
     format: Format | None = None,
     images: PathLike | None = None,
+    convention: str | None = None,
     link: bool = False,
 ) -> Conversion:
     """Divides the whole dataset into train, val and (if ``test`` > 0) test, and writes it into a new folder.
@@ -125,7 +140,9 @@ def split(
     """
     if not (0 < val < 1 and 0 <= test < 1 and val + test < 1):
         raise UsageError(f"val={val:g} and test={test:g} leave nothing to train on", fix="Give fractions like 0.2")
-    whole = data if isinstance(data, Dataset) else join([s.read(None) for s in open_sources(data, images)])
+    if not isinstance(data, Dataset):
+        data = diagnose([SplitReader(open_sources(data, images, convention)).read(None)])[0]
+    whole = data
     if len(whole) < (3 if test else 2):
         raise FovealError(f"{len(whole)} images are too few to split", path=whole.path)
     train, held_out = seeded_split(whole, val + test, seed)

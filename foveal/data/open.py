@@ -11,6 +11,9 @@ from typing import Literal
 
 from ..errors import FovealError, UsageError, nearest
 from ..files.aliases import PathLike
+from .diagnosis.classes import alike, empty_classes
+from .diagnosis.diagnose import diagnose
+from .diagnosis.verdict import Role, refusals
 from .formats.source import Source
 from .recognition.recognize import recognize
 from .records.dataset import Dataset
@@ -30,33 +33,71 @@ def open_dataset(
     others: Others = "background",
     absent: Literal["refuse", "accept"] = "refuse",
     require_images: bool = True,
+    convention: str | None = None,
 ) -> Dataset:
     """Reads a dataset, whose format is recognized by its content; several paths are joined.
 
     ``split=None`` is the whole dataset; ``valid`` and ``val`` are aliases. ``images`` is the folder of the images, if
     they are not with the annotations. ``classes`` selects and orders classes, see
     :func:`~.records.subsets.select_classes` for the others; ``absent="accept"`` allows unknown names.
+    ``convention`` says what the numbers of the boxes mean where that is not what the format says: words such as
+    ``"corners,fractions"``, see :meth:`~.records.convention.Convention.parse`.
 
     Invalid records are skipped and listed in ``Dataset.findings``. Of the images only the headers are read; with
     ``require_images=False`` not even these where a COCO or VOC file states the size (detections are evaluated without
     images). Raises :class:`~foveal.errors.FovealError` where the path holds no dataset, several datasets, or not this
-    split, and :class:`~foveal.errors.UsageError` for an unknown class.
+    split, and :class:`~foveal.errors.UsageError` for an unknown class or convention.
     """
-    sources = open_sources(path, images)
+    sources = open_sources(path, images, convention)
     for source in sources:
         source.require_images = require_images
-    dataset = join([_read(source, split) for source in sources])
+    dataset = diagnose([SplitReader(sources).read(split)], counts=False)[0]
     if len(sources) > 1:
         dataset.splits = _common_splits(sources)
     return dataset if classes is None else select_classes(dataset, classes, others, absent)
 
 
-def open_sources(path: PathLike | Sequence[PathLike], images: PathLike | None = None) -> list[Source]:
+def open_sources(
+    path: PathLike | Sequence[PathLike], images: PathLike | None = None, convention: str | None = None
+) -> list[Source]:
     """The datasets at the paths, recognized but not read."""
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
     if not paths:
         raise UsageError("no data is given", fix="Give a folder, a COCO .json or a data.yaml")
-    return [recognize(Path(p), None if images is None else Path(images)) for p in paths]
+    sources = [recognize(Path(p), None if images is None else Path(images)) for p in paths]
+    for source in sources if convention is not None else ():
+        source.convention = convention
+        if source.reading().first_class and source.format not in ("yolo", "coco"):
+            message = f"{source.format.upper()} files have no class numbers that could start at 1"
+            raise UsageError(message, path=source.path, where="--convention", fix="Leave out from-1")
+    return sources
+
+
+class SplitReader:
+    """Reads the splits of some sources as one dataset, each split of each source once."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = list(sources)
+        self.splits = _common_splits(self.sources)
+        self._parts: dict[tuple[int, str | None], Dataset] = {}
+
+    def read(self, split: str | None) -> Dataset:
+        """A split, or all; its findings on the whole are still to be made (:func:`~.diagnosis.diagnose.diagnose`)."""
+        return join([self._part(k, split) for k in range(len(self.sources))])
+
+    def read_training(self) -> Dataset:
+        """The training split of each source, where validation data is given."""
+        return join([self._part(k, _train_split(source)) for k, source in enumerate(self.sources)])
+
+    def read_validation(self) -> Dataset:
+        """The validation split of each source that has one, the others whole."""
+        return join([self._part(k, find_split("val", source.splits)) for k, source in enumerate(self.sources)])
+
+    def _part(self, k: int, split: str | None) -> Dataset:
+        if (k, split) not in self._parts:
+            self._parts[k, split] = _read(self.sources[k], split)
+        part = self._parts[k, split]
+        return replace(part, findings=list(part.findings))
 
 
 def split_pair(
@@ -69,6 +110,7 @@ def split_pair(
     images: PathLike | None = None,
     classes: str | Sequence[str] | None = None,
     others: Others = "background",
+    convention: str | None = None,
 ) -> tuple[Dataset, Dataset, str]:
     """(training set, validation set, note or ""), with the same classes in the same order.
 
@@ -78,60 +120,82 @@ def split_pair(
     A dataset without splits is divided at random by ``seed`` (``fraction`` for validation), as the note states; store
     the ids of the validation records.
     """
-    named = dict(split_map or {})
-    unknown = set(named) - {"train", "val"}
-    if unknown:
-        raise UsageError(f"--split names {sorted(unknown)[0]!r}", fix="Write train=NAME,val=NAME")
-    sources = open_sources(path, images)
-    splits = _common_splits(sources)
-    note = ""
+    readers = [SplitReader(open_sources(path, images, convention))]
     if val is not None:
-        train = join([_read(source, named.get("train") or _train_split(source)) for source in sources])
-        valid = join([_read(s, named.get("val") or find_split("val", s.splits)) for s in open_sources(val, images)])
-    else:
-        names = _pair_of(splits, named)
-        if names is None:
-            alone = named.get("train") or find_split("train", splits) or find_split("trainval", splits)
-            whole = join([_read(source, alone) for source in sources])
-            train, valid = seeded_split(whole, fraction, seed)
-            what = f"the split {alone!r} has no validation split" if alone else "no splits"
-            note = f"{what}: divided with seed {seed} into {len(train)} training and {len(valid)} validation images"
-        else:
-            train, valid = (join([_read(source, name) for source in sources]) for name in names)
-    names_ = class_list(classes) if classes is not None else train.classes
-    if classes is not None:
-        known = replace(train, classes=tuple(dict.fromkeys((*train.classes, *valid.classes))))
-        missing = [n for n in names_ if n not in known.classes]
-        if missing and known.classes:
-            raise UsageError(
-                f"there is no class {missing[0]!r}", path=train.path, fix=nearest(missing[0], known.classes, "classes")
-            )
-        train = select_classes(train, names_, others, "accept")
-    # only training has ignored regions; validation evaluates the selected classes on the images that remain
-    valid = _match_classes(valid, names_, "skip-image" if others == "skip-image" else "background", classes is None)
+        readers.append(SplitReader(open_sources(val, images, convention)))
+    train, valid, note = read_pair(*readers, split_map=split_map, seed=seed, fraction=fraction)
+    train, valid = select_pair(train, valid, classes, others)
     _report_shared(train, valid)
     return train, valid, note
 
 
-def check_trainable(dataset: Dataset) -> None:
-    """Raises :class:`~foveal.errors.FovealError`, with the files at fault, for a dataset that cannot be trained on: it
-    has a finding of severity error, no image, or no box."""
-    errors = list(dict.fromkeys(f for f in dataset.findings if f.severity == "error"))
+def read_pair(
+    data: SplitReader,
+    val: SplitReader | None = None,
+    *,
+    split_map: Mapping[str, str] | None = None,
+    seed: int = 0,
+    fraction: float = 0.2,
+) -> tuple[Dataset, Dataset, str]:
+    """The two sets of :func:`split_pair` with their diagnosis, before classes are selected."""
+    named = dict(split_map or {})
+    unknown = set(named) - {"train", "val"}
+    if unknown:
+        raise UsageError(f"--split names {sorted(unknown)[0]!r}", fix="Write train=NAME,val=NAME")
+    if val is not None:
+        train = data.read(named["train"]) if "train" in named else data.read_training()
+        valid = val.read(named["val"]) if "val" in named else val.read_validation()
+    else:
+        names = _pair_of(data.splits, named)
+        if names is None:
+            return _divided(data, named, seed, fraction)
+        train, valid = (data.read(name) for name in names)
+    train, valid = diagnose([train, valid])
+    return train, valid, ""
+
+
+def _divided(data: SplitReader, named: dict[str, str], seed: int, fraction: float) -> tuple[Dataset, Dataset, str]:
+    """A set without a validation split, divided at random."""
+    splits = data.splits
+    alone = named.get("train") or find_split("train", splits) or find_split("trainval", splits)
+    whole = diagnose([data.read(alone)])[0]
+    train, valid = seeded_split(whole, fraction, seed)
+    what = f"the split {alone!r} has no validation split" if alone else "no splits"
+    note = f"{what}: divided with seed {seed} into {len(train)} training and {len(valid)} validation images"
+    return train, valid, note
+
+
+def select_pair(
+    train: Dataset, valid: Dataset, classes: str | Sequence[str] | None = None, others: Others = "background"
+) -> tuple[Dataset, Dataset]:
+    """Both sets with the same classes, and findings on classes that are missing in one of them."""
+    names = class_list(classes) if classes is not None else train.classes
+    if classes is not None:
+        known = replace(train, classes=tuple(dict.fromkeys((*train.classes, *valid.classes))))
+        missing = [n for n in names if n not in known.classes]
+        if missing and known.classes:
+            raise UsageError(
+                f"there is no class {missing[0]!r}", path=train.path, fix=nearest(missing[0], known.classes, "classes")
+            )
+        train = select_classes(train, names, others, "accept")
+    train = replace(train, findings=[*train.findings, *empty_classes(train)])
+    # only training has ignored regions; validation evaluates the selected classes on the images that remain
+    valid = _match_classes(valid, names, "skip-image" if others == "skip-image" else "background", classes is None)
+    return train, valid
+
+
+def check_trainable(dataset: Dataset, role: Role = "train") -> None:
+    """Raises :class:`~foveal.errors.FovealError`, with the files at fault, for a dataset that cannot be trained on, or
+    validated on: it has a finding of severity error, no image, or no box that counts."""
+    errors = refusals(dataset, role)
     doctor = f"Run foveal doctor {dataset.path} for all findings"
+    if errors and all(f.code in ("no-image", "no-box") for f in errors):
+        raise FovealError(errors[0].message, path=errors[0].path, fix=doctor)
     if errors:
         shown = [f"{f.path}: {f.where + ': ' if f.where else ''}{f.message}" for f in errors[:5]]
         more = f"; and {len(errors) - 5} more" if len(errors) > 5 else ""
         fix = errors[0].fix if len(errors) == 1 and errors[0].fix else doctor
         raise FovealError("; ".join(shown) + more, fix=fix)
-    warned = [f for f in dataset.findings if f.severity == "warning"]
-    first = f" (first of {len(warned)} findings: {warned[0].path}: {warned[0].message})" if warned else ""
-    name = f"the split {dataset.split!r}" if dataset.split else "the dataset"
-    if not dataset.records:
-        raise FovealError(f"{name} has no usable image{first}", path=dataset.path, fix=doctor)
-    if not any((~r.ignore).any() for r in dataset.records):
-        what = f" of the classes {', '.join(dataset.classes[:20])}" if dataset.classes else ""
-        message = f"{name} has no box{what} in {len(dataset)} images{first}"
-        raise FovealError(message, path=dataset.path, fix=doctor)
 
 
 # ------------------------------------------------------------------------------------------------- inner
@@ -199,8 +263,9 @@ def _match_classes(dataset: Dataset, names: Sequence[str], others: Others, repor
     matched = select_classes(dataset, names, others, "accept")
     if report and others_here:
         used = {dataset.classes[k] for r in dataset.records for k in r.labels.tolist()}
+        similar = {name for group in alike((*names, *others_here)) for name in group}  # a finding of its own
         for name in others_here:
-            if name in used:
+            if name in used and name not in similar:
                 message = f"the class {name!r} is not a class of the training data; its objects are not evaluated"
                 matched.findings.append(Finding("class-unknown", "warning", str(dataset.path), "", message))
     return matched

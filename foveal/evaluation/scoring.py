@@ -107,6 +107,7 @@ def evaluation_set(
     split: str | None = None,
     images: PathLike | None = None,
     divided: Iterable[Any] | None = None,
+    convention: str | None = None,
 ) -> Dataset:
     """The records to score: the split asked for; else ``val`` where there are splits; else the images whose ids are
     ``divided`` (the validation part of a split that training made); else the whole set.
@@ -117,7 +118,7 @@ def evaluation_set(
     if split is None:
         kinds = [source.splits for source in open_sources(data, images)]
         split = "val" if any(kinds) else None
-    dataset = open_dataset(data, split=split, images=images)
+    dataset = open_dataset(data, split=split, images=images, convention=convention)
     ids = set(divided or ())
     return _held_out(dataset, ids) if split is None and ids else dataset
 
@@ -177,6 +178,7 @@ def score_model(
     protocol: str | Protocol = "coco",
     classes: Sequence[str] | None = None,
     images: PathLike | None = None,
+    convention: str | None = None,
     proposals: PathLike | Sequence[PathLike] | None = None,
     limit: int | None = None,
     parts: Sequence[type] = (),
@@ -197,7 +199,7 @@ def score_model(
     detector = given if isinstance(given, Detector) else load(given, parts=parts)
     source = source if isinstance(given, Detector) else given
     divided = None if source is None else divided_ids(source, data)
-    dataset = evaluation_set(data, split=split, images=images, divided=divided)
+    dataset = evaluation_set(data, split=split, images=images, divided=divided, convention=convention)
     dataset = replace(dataset, records=dataset.records[:limit])
     with task("proposing") as progress:
         dataset = with_proposals(detector, dataset, proposals, progress=progress)
@@ -215,6 +217,7 @@ def evaluate(
     protocol: str | Protocol = "coco",
     classes: Sequence[str] | None = None,
     images: PathLike | None = None,
+    convention: str | None = None,
     proposals: PathLike | Sequence[PathLike] | None = None,
     limit: int | None = None,
     parts: Sequence[type] = (),
@@ -229,6 +232,8 @@ def evaluate(
         a detector, or what :func:`foveal.load` takes: a run, checkpoint, alias or weights file
     data, images
         dataset, or several that are joined; folder of the images, if they are not beside the annotations
+    convention
+        what the numbers of the boxes are, if not what the format says, see :func:`foveal.open_dataset`
     split
         name of the split to score on; default: ``val`` where the data has splits; the validation images of a run that
         split this very data itself; else the whole dataset
@@ -253,6 +258,7 @@ def evaluate(
         protocol=protocol,
         classes=classes,
         images=images,
+        convention=convention,
         proposals=proposals,
         limit=limit,
         parts=parts,

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Iterator
 from html.entities import html5
 from pathlib import Path
@@ -158,13 +159,58 @@ def read_json(path: Path, oddities: JsonOddities | None = None) -> Any:
         raise Unreadable(f"not valid JSON: {str(error)[:80]}", "Export it again") from None
 
 
-def read_yaml(path: Path) -> Any:
-    """A YAML document with every scalar as text, so that a class may be named ``no``. Raises :class:`Unreadable`."""
+class YamlOddities:
+    """What is odd about a YAML document that could be read."""
+
+    def __init__(self) -> None:
+        self.tags: list[tuple[str, int]] = []  # tags that are not YAML's own, such as !!python/object, and their lines
+        self.repeated: list[tuple[str, int]] = []  # keys that a mapping has twice, and their lines
+        self.tabs = 0  # the first line that a tab indents
+
+    def collect(self, node: yaml.Node | None) -> None:
+        """The oddities of a node and of all below it."""
+        seen: set[int] = set()
+        stack = [] if node is None else [node]
+        while stack:
+            top = stack.pop()
+            if id(top) in seen:
+                continue
+            seen.add(id(top))
+            if top.tag.removeprefix(_YAML) not in _YAML_TAGS:
+                self.tags.append((top.tag.replace(_YAML, "!!"), top.start_mark.line + 1))
+            if isinstance(top, yaml.MappingNode):
+                keys = Counter(key.value for key, _ in top.value if isinstance(key, yaml.ScalarNode))
+                self.repeated += [(key, top.start_mark.line + 1) for key, n in keys.items() if n > 1]
+                stack += [child for pair in reversed(top.value) for child in reversed(pair)]
+            elif isinstance(top, yaml.SequenceNode):
+                stack += reversed(top.value)
+
+
+_YAML = "tag:yaml.org,2002:"
+_YAML_TAGS = frozenset(
+    ["null", "bool", "int", "float", "binary", "timestamp", "omap", "pairs", "set", "str", "seq", "map", "merge"]
+)
+
+
+def read_yaml(path: Path, oddities: YamlOddities | None = None) -> Any:
+    """A YAML document with every scalar as text, so that a class may be named ``no``. Raises :class:`Unreadable`.
+
+    With ``oddities``, which are collected, tabs are read as spaces where the document is valid so.
+    """
     text, _ = read_text(path)
     if text.count("*") > 10_000:  # aliases that refer to aliases
         raise Unreadable("a YAML file with thousands of aliases")
+    tab = re.search(r"^ *\t", text, re.MULTILINE)
     try:
-        return yaml.load(text, Loader=yaml.BaseLoader)  # BaseLoader constructs only str, list and dict
+        try:
+            return _load_yaml(text, oddities)
+        except yaml.YAMLError:
+            if oddities is None or tab is None:
+                raise
+            spaced = re.sub(r"^[ \t]+", lambda m: m[0].expandtabs(4), text, flags=re.MULTILINE)
+            document = _load_yaml(spaced, oddities)
+            oddities.tabs = text.count("\n", 0, tab.start()) + 1
+            return document
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         location = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -172,6 +218,17 @@ def read_yaml(path: Path) -> Any:
         raise Unreadable(f"not valid YAML: {problem}{location}", "Correct it") from None
     except (RecursionError, ValueError, TypeError) as error:
         raise Unreadable(f"not valid YAML: {str(error)[:80]}", "Correct it") from None
+
+
+def _load_yaml(text: str, oddities: YamlOddities | None) -> Any:
+    loader = yaml.BaseLoader(text)  # constructs only str, list and dict
+    try:
+        node = loader.get_single_node()
+        if oddities is not None:
+            oddities.collect(node)
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def read_xml(path: Path, limit: int = _TEXT_LIMIT) -> tuple[ElementTree.Element, bool]:

@@ -69,6 +69,7 @@ def validation_set(record: RunRecord) -> Dataset:
         images=arguments.get("images"),
         classes=arguments.get("classes"),
         others=arguments.get("others", "background"),
+        convention=arguments.get("convention"),
     )
     return replace(dataset, records=dataset.records[: arguments.get("limit")])
 

@@ -44,7 +44,7 @@ class Datasets:
         if self.same:  # asked for, and the banner says so once
             validation.findings = [f for f in validation.findings if f.code != "image-in-two-splits"]
         check_trainable(training)
-        check_trainable(validation)
+        check_trainable(validation, "val")
         return Datasets(training, validation, self.note)
 
     def with_proposals(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from .loop.log import Log
 from .loop.state import State
 from .loop.update import START, derive_seed
 from .loop.validate import Validator
-from .resume import check_best, check_same, open_folder, set_aside
+from .resume import check_best, check_same, kept_convention, open_folder, set_aside
 from .run_record import banner, results, run_record
 from .stages.alternation import check_alternation, save_initial
 from .stages.closed_form import check_stages
@@ -47,6 +47,8 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
     """One run, new or resumed. ``began`` is when it was called, by ``time.monotonic``."""
     # ---- a run that exists already
     resumed, damaged = open_folder(arguments.folder, arguments.resume) or (None, [])
+    if resumed is not None and arguments.convention is None:
+        arguments = replace(arguments, convention=kept_convention(arguments.folder))
     stored = {} if resumed is None else resumed.state
     if resumed is not None and is_complete(State.from_json(stored), spec.fit):
         return _complete(arguments, State.from_json(stored))
@@ -216,6 +218,7 @@ def _divided(arguments: TrainArguments) -> Datasets:
         images=arguments.images,
         classes=arguments.classes,
         others=arguments.others,
+        convention=arguments.convention,
     )
     return Datasets(*pair).limited(arguments.limit)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +43,15 @@ def open_folder(out: Path, resume: bool) -> tuple[Content, list[DamagedCheckpoin
             fix=f"Start a run with --weights {out} and another --out",
         )
     return None if newest is None else (newest[1], newest[2])
+
+
+def kept_convention(out: Path) -> str | None:
+    """The convention of the boxes that a run was started with, from its run.json."""
+    try:
+        arguments = json.loads((out / "run.json").read_text(encoding="utf-8"))["arguments"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return arguments.get("convention") if isinstance(arguments, dict) else None
 
 
 def check_same(

@@ -232,7 +232,8 @@ def test_image_in_both_splits_is_reported(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "images/train/a.jpg", tmp_path / "images/val/a.jpg")
     image(tmp_path / "images/val/b.jpg", seed=123)  # the same name, other content
     _, val, _ = split_pair(tmp_path)
-    assert codes(val) == ["warning image-in-two-splits"] and val.findings[0].path.endswith("val/a.jpg")
+    assert codes(val) == ["warning image-in-two-splits", "warning labels-missing"]  # a, b and c have no label file
+    assert [f.path for f in val.findings if f.code == "image-in-two-splits"] == [str(tmp_path / "images/val/a.jpg")]
 
 
 def test_check_trainable(tmp_path: Path) -> None:

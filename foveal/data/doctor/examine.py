@@ -14,13 +14,16 @@ import numpy as np
 
 from ...errors import FovealError
 from ...files.aliases import OnProgress, PathLike
-from ..convert import read_splits
+from ..convert import split_parts
+from ..diagnosis.verdict import refusals
 from ..images.load import MOST_SKIPPED, ImageError, load_image
-from ..open import check_trainable
+from ..open import SplitReader, open_sources, read_pair, select_pair
 from ..records.dataset import Dataset, Record
-from ..records.findings import SEVERITY_ORDER, Findings, count
+from ..records.findings import SEVERITY_ORDER, Finding, Findings, count
 from ..records.splits import meant_to_overlap
 from .report import ClassCount, Report, SplitCount
+
+_OF_PAIRS = ("class-without-object", "class-unknown")  # findings that compare train and val
 
 
 def examine(
@@ -29,12 +32,15 @@ def examine(
     classes: str | Sequence[str] | None = None,
     decode: bool = True,
     progress: OnProgress | None = None,
+    convention: str | None = None,
 ) -> Report:
     """Reads every split with the readers of ``train``, decodes every image (``decode``) and compares the splits.
 
-    Raises :class:`~foveal.errors.FovealError` only where the path has no dataset or several.
+    The verdict on the splits that ``train`` would use is its own. Raises :class:`~foveal.errors.FovealError` only where
+    the path has no dataset or several.
     """
-    parts = read_splits(path, images=images, classes=classes)
+    data = SplitReader(open_sources(path, images, convention))
+    parts = split_parts(data, classes=classes)
     findings = Findings(dict.fromkeys(f for part in parts.values() for f in part.findings))
     records = {str(r.path): r for part in parts.values() for r in part.records}
     splits_of: dict[str, list[str]] = {}
@@ -47,11 +53,7 @@ def examine(
         _report_damaged(parts, damaged, findings)
     first = next(iter(parts.values()))
     whole = Dataset(first.classes, list(records.values()), list(findings), _root(path))
-    if not any(f.severity == "error" for f in findings):
-        try:
-            check_trainable(whole)
-        except FovealError as error:
-            findings.add("error", "no-box" if records else "no-image", whole.path, "", error.message, "Annotate it")
+    findings += _verdict(data, classes, findings)
     findings.sort(key=lambda f: (SEVERITY_ORDER[f.severity], f.code))
     boxes = [r.boxes for r in whole.records]
     return Report(
@@ -70,6 +72,19 @@ def examine(
 
 
 # ------------------------------------------------------------------------------------------------- inner
+def _verdict(data: SplitReader, classes: str | Sequence[str] | None, found: Findings) -> list[Finding]:
+    """What ``train`` says about the sets that it would train and validate on, beyond what was ``found`` in them."""
+    try:
+        train, valid = select_pair(*read_pair(data)[:2], classes)
+    except FovealError as error:
+        message = f"train refuses it: {error.message}"
+        return [Finding("no-training-split", "error", str(error.path or data.sources[0].path), "", message, error.fix)]
+    said = [f for dataset in (train, valid) for f in dataset.findings if f.code in _OF_PAIRS]
+    if not any(f.severity == "error" for f in found):
+        said += refusals(train) or refusals(valid, "val")
+    return [f for f in dict.fromkeys(said) if f not in found]
+
+
 def _root(path: PathLike | Sequence[PathLike]) -> Path:
     return Path(path) if isinstance(path, str | os.PathLike) else Path(next(iter(path)))
 

@@ -16,12 +16,13 @@ from typing import Any, ClassVar
 
 from ...files.reading import Unreadable
 from ..images.lookup import Wanted
+from ..records.convention import Convention, Layout, as_written
 from ..records.dataset import Dataset, Record
 from ..records.findings import Findings
 from ..records.splits import split_word
 from ..records.subsets import join
 from .source import Reader, Source
-from .validate import Box, ParsedObject, build_record
+from .validate import Box, ParsedObject
 
 
 @dataclass(slots=True)
@@ -48,6 +49,7 @@ class NamedImage:
     size: tuple[float, float] | None = None  # width, height as stated
     split: str | None = None  # as stated
     fractions: bool = False  # coordinates are fractions of the image and not pixels
+    layout: Layout = "corners"  # how the file states boxes
     stem: bool = False  # the name has no extension
     else_named: str | None = None  # the name to look for where no image has the first
     skipped: bool = False  # told already
@@ -68,6 +70,7 @@ class EntrySource(Source):
     one with a file for each image ``image_files``.
     """
 
+    native = Convention("corners")
     states_splits: ClassVar[bool] = False
     image_files: ClassVar[bool] = False
 
@@ -198,7 +201,8 @@ class EntryReader(Reader[EntrySource]):
             root = next((r for r in self.source.image_roots if r in path.parents), path.parent.parent)
             id = path.relative_to(root).with_suffix("").as_posix()
         objects = [p for o in image.objects if (p := self._object(o, image, size, file)) is not None]
-        return build_record(id, path, size, objects, file, self.findings)
+        base = Convention(image.layout, "fractions" if image.fractions else "pixels")
+        return self.record(id, path, size, objects, file, base)
 
     def _object(self, o: NamedObject, image: NamedImage, size: tuple[int, int], file: Path) -> ParsedObject | None:
         """The object in pixels, with the number of its class; ``None``, and a finding, where it has no class."""
@@ -219,6 +223,7 @@ class EntryReader(Reader[EntrySource]):
             crowd=o.crowd,
             difficult=o.difficult,
             mask=mask,
+            numbers=as_written(o.box, image.layout) if o.polygons is None else None,
         )
 
     def _report_undivided(self) -> None:

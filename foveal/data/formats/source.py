@@ -13,12 +13,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
+import numpy as np
+
 from ..images.index import ImageIndex
 from ..images.lookup import NameMatch, Wanted
 from ..images.names import EXACT, Way
+from ..records.convention import Convention
 from ..records.dataset import Dataset, Record
+from ..records.evidence import Evidence
 from ..records.findings import Findings
-from .validate import SizeCache, Tally, report_refused
+from .validate import Box, ParsedObject, SizeCache, Tally, build_record, report_refused
 
 
 class Source(ABC):
@@ -29,6 +33,7 @@ class Source(ABC):
     """
 
     format: ClassVar[str]
+    native: ClassVar[Convention]  # what the numbers of a box mean in this format
 
     def __init__(self, path: Path, image_roots: Iterable[Path]) -> None:
         self.path = path
@@ -37,7 +42,13 @@ class Source(ABC):
         self.class_splits: tuple[str, ...] = ()  # readable by name but not listed: VOC's ``cat_train``
         self.findings = Findings()
         self.sizes = SizeCache()
+        self.convention: str | None = None  # what they mean instead, see :func:`~foveal.data.open.open_dataset`
         self.require_images = True  # False: an image whose annotation states its size need not exist
+
+    def reading(self, base: Convention | None = None) -> Convention:
+        """What the numbers of boxes mean in this dataset, where a file says ``base`` (default: as in the format)."""
+        base = self.native if base is None else base
+        return base if self.convention is None else Convention.parse(self.convention, base)
 
     @abstractmethod
     def read(self, split: str | None = None) -> Dataset:
@@ -63,6 +74,8 @@ class Reader(ABC, Generic[S]):
         self.category_ids: tuple[int, ...] | None = None
         self.tally = Tally()  # reported when all has been read
         self._found: dict[Way, list[tuple[str, Path]]] = {}  # names that are not those of their images
+        self.evidence = Evidence(source.reading())
+        self._others: dict[Convention, Evidence] = {}  # on boxes for which the file states another convention
 
     def read(self) -> Dataset:
         """The dataset; nothing in the files raises, all problems become findings."""
@@ -78,11 +91,38 @@ class Reader(ABC, Generic[S]):
             split=self.split,
             category_ids=self.category_ids,
             splits=self.source.splits,
+            evidence=[self.evidence, *self._others.values()],
         )
 
     @abstractmethod
     def records(self) -> list[Record]:
         """The records that can be used; sets ``classes`` and, where the format has them, ``category_ids``."""
+
+    def record(
+        self,
+        id: int | str,
+        path: Path,
+        size: tuple[int, int],
+        objects: Iterable[ParsedObject],
+        source: Path | None,
+        base: Convention | None = None,
+    ) -> Record:
+        """The record of one image, see :func:`~.validate.build_record`; boxes are read by the dataset's convention.
+
+        ``base`` is what the numbers mean by the file itself, where that is not the rule of the format.
+        """
+        base = self.source.native if base is None else base
+        reading = self.source.reading(base)
+        evidence = self.evidence
+        if base != self.source.native:
+            evidence = self._others.setdefault(reading, Evidence(reading))
+        parsed = list(objects)
+        for o in parsed:
+            if o.numbers is not None:
+                evidence.add(o.numbers, size, o.area, o.mask)
+                if reading != base:
+                    _reread(o, o.numbers, size, reading)
+        return build_record(id, path, size, parsed, source, self.findings)
 
     def report_unlisted_folders(self) -> None:
         """A finding for each image folder that may not be listed."""
@@ -165,3 +205,12 @@ def _same_content(a: Path, b: Path) -> bool:
         return filecmp.cmp(a, b, shallow=False)
     except OSError:
         return False
+
+
+def _reread(o: ParsedObject, numbers: Box, size: tuple[int, int], reading: Convention) -> None:
+    """Replaces the box of an object by the one that its numbers mean by a convention."""
+    boxes = reading.boxes(np.array([numbers], np.float64), np.array([size], np.float64))
+    x1, y1, x2, y2 = boxes[0].tolist()
+    o.box = (x1, y1, x2, y2)
+    if o.xywh is not None:
+        o.xywh = (x1, y1, x2 - x1, y2 - y1)

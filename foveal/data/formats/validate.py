@@ -33,6 +33,7 @@ class ParsedObject:
     xywh: Box | None = None  # continuous, as stated in the file (COCO), see Record.stated
     mask: Any = None  # as stated in the file, see :func:`~.segmentation.validate_mask`
     from_mask: bool = False  # the file states no box; it is the one around the mask
+    numbers: Box | None = None  # the four numbers of the box as written
 
     def stated(self) -> tuple[float, ...] | None:
         """x, y, width, height, area as stated in the file; the area of the box where none is stated."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .evidence import Evidence
 from .findings import Finding
 
 
@@ -66,10 +67,11 @@ class Dataset:
     records: list[Record]
     findings: list[Finding] = field(default_factory=list)
     path: Path = Path()
-    format: str = ""  # "voc", "coco", "yolo"
+    format: str = ""  # "voc", "coco", "yolo", ...
     split: str | None = None
     category_ids: tuple[int, ...] | None = None  # COCO's category id of each class
     splits: tuple[str, ...] = ()  # all splits at this path
+    evidence: list[Evidence] = field(default_factory=list, repr=False)  # empty once it has been diagnosed
 
     def __len__(self) -> int:
         return len(self.records)

@@ -138,6 +138,7 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
         formats.pop() if len(formats) == 1 else "",
         first.split,
         _joined_ids(datasets, names),
+        evidence=[evidence for d in datasets for evidence in d.evidence],
     )
 
 
@@ -156,12 +157,16 @@ def _joined_ids(datasets: Sequence[Dataset], names: list[str]) -> tuple[int, ...
 def seeded_split(dataset: Dataset, fraction: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
     """(train, val): a random fraction of the images in ``val``, which depends on their ids and the seed alone.
 
-    Each part has at least one image if there are two; a single image is in both.
+    Each part has at least one image if there are two; a single image is in both. Where no image of ``val`` would have
+    an object that counts and several others have, one of those takes the place of one in ``val``.
     """
     order = sorted(range(len(dataset)), key=lambda i: str(dataset.records[i].id))
     count = len(order)
     size = min(max(round(count * fraction), 1), count - 1) if count > 1 else count
     chosen = {order[i] for i in np.random.default_rng(seed).permutation(count)[:size].tolist()}
+    scored = {i for i, r in enumerate(dataset.records) if not (r.crowd | r.difficult | r.ignore).all()}
+    if chosen and not chosen & scored and len(scored) > 1:
+        chosen = chosen - {max(chosen)} | {next(i for i in order if i in scored)}
     val = [r for i, r in enumerate(dataset.records) if i in chosen]
     train = [r for i, r in enumerate(dataset.records) if i not in chosen or count == 1]
     return replace(dataset, records=train, split="train"), replace(dataset, records=val, split="val")

@@ -33,8 +33,9 @@ LINES = {
     "warning box-empty": ["1 0.5 0.5 0 0.2"],
     "warning box-outside": ["1 1.5 0.5 0.2 0.2", "1 320 240 100 100"],
     "warning box-over-edge": ["1 0.5 0.5 1.5 0.2"],
-    "warning class-unknown": ["2 0.5 0.5 0.2 0.2", "-1 0.5 0.5 0.2 0.2", "0.5 0.5 0.5 0.2 0.2", "dog 0.5 0.5 0.2 0.2",
+    "warning class-unknown": ["2 0.5 0.5 0.2 0.2", "-1 0.5 0.5 0.2 0.2", "0.5 0.5 0.5 0.2 0.2", "bird 0.5 0.5 0.2 0.2",
                               f"{'9' * 400} 0.5 0.5 0.2 0.2"],
+    "warning class-by-name": ["dog 0.5 0.5 0.2 0.2", "Dog 0.5 0.5 0.2 0.2", "'dog' 0.5 0.5 0.2 0.2"],
     "warning object-repeated": [yolo_line(BOXES["a"][0]).strip()],
     "note polygon-line": ["1 0.1 0.1 0.5 0.1 0.5 0.5"],
 }  # fmt: skip
@@ -50,7 +51,7 @@ def test_invalid_line_drops_only_itself(tmp_path: Path, code: str, line: str) ->
     finding = dataset.findings[0]
     assert finding.path == str(label) and finding.where.startswith("line 3")
     boxes = boxes_of(dataset, "a")
-    kept = code in ("warning box-over-edge", "note polygon-line")
+    kept = code in ("warning box-over-edge", "warning class-by-name", "note polygon-line")
     assert len(boxes) == 2 + kept and np.allclose(boxes[-1], BOXES["a"][1][1:])
     if code == "note polygon-line":
         assert np.allclose(boxes[1], [6.4, 4.8, 32, 24])

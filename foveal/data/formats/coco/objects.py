@@ -126,6 +126,7 @@ def parse_object(
         xywh=(x, y, w, h),
         mask=mask,
         from_mask=around is not None,
+        numbers=(x, y, w, h) if around is None else None,
     )
 
 

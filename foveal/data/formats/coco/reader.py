@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ....files.reading import Unreadable
+from ...records.convention import Convention
 from ...records.dataset import Dataset, Record
 from ...records.findings import Severity
 from ...records.subsets import join
 from ..source import Reader, Source
-from ..validate import ParsedObject, build_record, number
+from ..validate import ParsedObject, number
 from .document import read_document
 from .ids import IdTable, Key, as_key
 from .objects import Categories, parse_object, shortened, without_root
@@ -28,6 +29,7 @@ class CocoSource(Source):
     """One COCO dataset: a JSON file for every split (``""`` where there are none)."""
 
     format = "coco"
+    native = Convention("top-left")
 
     def __init__(self, path: Path, files: Mapping[str, Path], image_roots: Iterable[Path]) -> None:
         super().__init__(path, image_roots)
@@ -87,7 +89,7 @@ class CocoReader(Reader[CocoSource]):
             size = self.image_size(image.path, image.stated, self.path)
             if size is not None:
                 used = [o for o in objects[key] if self._fits(o, size)]
-                records.append(build_record(image.id, image.path, size, used, self.path, self.findings))
+                records.append(self.record(image.id, image.path, size, used, self.path))
         return records
 
     def _fits(self, o: ParsedObject, size: tuple[int, int]) -> bool:
@@ -179,6 +181,7 @@ class CocoReader(Reader[CocoSource]):
         labels = self.categories.label_of
         self.category_table = IdTable(labels, [(self.classes[label], key) for key, label in labels.items()])
         seen: dict[Key, Any] = {}
+        self.evidence.class_names = {key: self.classes[k] for key, k in labels.items() if isinstance(key, int)}
         unlabeled = 0
         for n, annotation in enumerate(annotations):
             if not isinstance(annotation, dict):
@@ -223,7 +226,11 @@ class CocoReader(Reader[CocoSource]):
         return None
 
     def _label_of(self, annotation: dict[str, Any], where: str) -> int | None:
-        category, otherwise = self.category_table.find(annotation.get("category_id"))
+        number = as_key(annotation.get("category_id"))
+        if isinstance(number, int):
+            self.evidence.class_numbers[number] += 1
+            number -= self.evidence.convention.first_class
+        category, otherwise = self.category_table.find(number)
         value = shortened(annotation.get("category_id"))
         if otherwise:
             message = (

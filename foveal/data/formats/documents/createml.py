@@ -32,7 +32,8 @@ class CreateMlSource(EntrySource):
                 message = f"{str(entry)[:60]} names no image; skipped"
                 findings.add("warning", "image-invalid", file, where, message, 'Add "image"')
                 continue
-            images.append(NamedImage(name.strip(), where, _objects(entry, where, file, findings)))
+            objects = _objects(entry, where, file, findings)
+            images.append(NamedImage(name.strip(), where, objects, layout="centers"))
         return images
 
 

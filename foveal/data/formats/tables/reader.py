@@ -14,16 +14,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ....files.reading import Unreadable
+from ...records.convention import Layout
 from ...records.findings import Findings
 from ...records.splits import split_word
 from ..documents.via import ONLY_CLASS, ViaRegion, name_regions, read_shape
 from ..entries import EntrySource, NamedImage, NamedObject
 from ..shapes import listed
 from ..validate import Box, flag, number
-from .columns import Columns, find_columns, has_extension
+from .columns import BoxForm, Columns, find_columns, has_extension
 from .rows import read_rows
 
 _EMPTY = ("", "nan", "none", "null", "n/a", "na", "-")
+_LAYOUTS: dict[BoxForm, Layout] = {"corners": "corners", "size": "top-left", "center": "centers"}
 _EDGE = 1.001  # fractions may be rounded up
 
 
@@ -118,6 +120,8 @@ class _Table:
             self._report_no_class()
         self._report_scores()
         images = list(self.found.values())
+        for image in images:
+            image.layout = _LAYOUTS[self.columns.form]
         if not self.columns.via:
             self._find_fractions(images)
         self._check_splits(images)

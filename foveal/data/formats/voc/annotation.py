@@ -67,6 +67,7 @@ class ObjectParser:
                 crowd=self._flag("crowd", raw.crowd, xml, raw),
                 difficult=self._flag("difficult", raw.difficult, xml, raw),
                 mask=None if masks is None or raw.box else IndexedMask(str(masks), raw.number),
+                numbers=corners if raw.shape == "bndbox" else None,
             )
 
     def _tell(self, code: str, xml: Path, raw: XmlObject, message: str, what: str = "object", fix: str = "") -> None:

@@ -15,12 +15,13 @@ from ....files.reading import Unreadable, read_lines
 from ...images.load import EXTENSIONS
 from ...images.lookup import NameTable, Wanted
 from ...images.names import normal_form
+from ...records.convention import Convention
 from ...records.dataset import Dataset, Record
 from ...records.findings import Findings
 from ...records.splits import split_word
 from ..class_list import read_class_list
 from ..source import Reader, Source
-from ..validate import build_record, unique_names
+from ..validate import unique_names
 from .annotation import ObjectParser, stated_size
 from .elements import XmlFile, read_file
 from .images import match_images
@@ -33,6 +34,7 @@ class VocSource(Source):
     """One VOC dataset: its XML files, the folder of its split files and its ``classes.txt``, if it has them."""
 
     format = "voc"
+    native = Convention("corners")
 
     def __init__(
         self,
@@ -262,7 +264,7 @@ class VocReader(Reader[VocSource]):
         class_file = self.source.class_file if self.fixed_classes else None
         parser = ObjectParser(self.label_of, class_file, self.findings, self.tally)
         objects = list(parser.objects(annotation, xml, masks))
-        return build_record(id, expected, size, objects, xml, self.findings)
+        return self.record(id, expected, size, objects, xml)
 
     def _expected_path(self, id: str, annotation: XmlFile | None = None) -> Path:
         """Where a missing image belongs."""

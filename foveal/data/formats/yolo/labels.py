@@ -1,15 +1,23 @@
-"""Parses one YOLO label file: a line ``class cx cy w h`` for each object, in fractions of the image's size."""
+"""Parses YOLO label files: a line ``class cx cy w h`` for each object, in fractions of the image's size."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from ....files.reading import Unreadable, read_text
+import numpy as np
+
+from ....files.reading import read_text
+from ...diagnosis.classes import folded
+from ...records.convention import Convention
 from ...records.findings import Findings
 from ..validate import Box, ParsedObject, number
+from .lines import NAMED, Line, split_line
+from .shapes import Shapes
+from .tally import LineTally
 
 
 @dataclass(frozen=True)
@@ -18,76 +26,125 @@ class YoloClasses:
 
     names: tuple[str, ...] = ()  # without repeats
     label_of: tuple[int, ...] = ()  # class number in the label files -> index into ``names``
+    listed: tuple[str, ...] = ()  # name by class number
+
+    @cached_property
+    def by_name(self) -> Mapping[str, int]:
+        """Names, and nearly equal ones that belong to one class alone, to their index into ``names``."""
+        found: dict[str, set[int]] = {}
+        for k, name in enumerate(self.names):
+            found.setdefault(folded(name), set()).add(k)
+        plain = {name: next(iter(labels)) for name, labels in found.items() if len(labels) == 1}
+        return {**plain, **{name: k for k, name in enumerate(self.names)}}
 
 
-def read_objects(
-    file: Path, size: tuple[int, int], classes: YoloClasses, flags: object, findings: Findings
-) -> Iterator[ParsedObject]:
-    """The objects of an image of ``size`` (width, height); lines that cannot be parsed become findings.
-
-    ``flags`` is the file's entry in ``flags.json``: ``{"crowd": [line numbers], "difficult": [...]}``.
-    """
-    try:
-        text, _ = read_text(file)
-    except Unreadable as error:
-        findings.add("error", "annotation-unreadable", file, "", error.message, error.fix)
-        return
-    if not classes.names:  # an error of its own
-        return
-    crowd, difficult = _flagged_lines(flags, "crowd"), _flagged_lines(flags, "difficult")
-    for n, line in enumerate(text.splitlines(), 1):
-        parsed = _parse_line(line.split(), n, file, size, classes, findings) if line.strip() else None
-        if parsed is not None:
-            parsed.crowd, parsed.difficult = n in crowd, n in difficult
-            yield parsed
+def read_lines_of(file: Path, classes: YoloClasses) -> list[Line]:
+    """The lines of a label file that are not blank. Raises :class:`~foveal.files.reading.Unreadable`."""
+    text, _ = read_text(file)
+    names = {name: 0 for name in classes.by_name}
+    return [split_line(line, n, names) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
-def _parse_line(
-    columns: list[str], n: int, file: Path, size: tuple[int, int], classes: YoloClasses, findings: Findings
-) -> ParsedObject | None:
-    where = f"line {n}"
-    polygon = len(columns) >= 7 and len(columns) % 2 == 1
-    if len(columns) != 5 and not polygon:
-        hint = " (a sixth column may be a confidence: are these detections?)" if len(columns) == 6 else ""
-        message = f"{len(columns)} columns, expected class and four numbers{hint}"
-        findings.add("error", "line-columns", file, where, message, "Correct or remove the line")
-        return None
-    numbers: list[float] = []
-    for text in columns[1:]:
-        value = number(text)
-        if value is None:
-            message = f"{text[:40]!r} is not a number; dropped"
-            findings.add("warning", "box-not-number", file, where, message, "Correct it")
+@dataclass(frozen=True)
+class LineParser:
+    """Turns lines into objects by what is known about the whole set."""
+
+    classes: YoloClasses
+    shapes: Shapes
+    convention: Convention
+    findings: Findings
+    tally: LineTally
+
+    def objects(
+        self, file: Path, lines: Sequence[Line], size: tuple[int, int], flags: object
+    ) -> Iterator[ParsedObject]:
+        """The objects of an image of ``size`` (width, height); lines that cannot be parsed become findings.
+
+        ``flags`` is the file's entry in ``flags.json``: ``{"crowd": [line numbers], "difficult": [...]}``.
+        """
+        if not self.classes.names:  # an error of its own
+            return
+        crowd, difficult = _flagged_lines(flags, "crowd"), _flagged_lines(flags, "difficult")
+        for line in lines:
+            parsed = self._object(file, line, size)
+            if parsed is not None:
+                parsed.crowd, parsed.difficult = line.n in crowd, line.n in difficult
+                yield parsed
+
+    def _object(self, file: Path, line: Line, size: tuple[int, int]) -> ParsedObject | None:
+        where = f"line {line.n}"
+        kind = self.shapes.of(len(line.columns))
+        if line.doubt or kind is None:
+            what = f"{len(line.columns) + 1} columns, {line.doubt or self.shapes.problem(len(line.columns))}"
+            self.tally.error(what, file, where)
             return None
-        numbers.append(value)
-    index = number(columns[0])
-    if index is None or not math.isfinite(index) or index != int(index) or not 0 <= index < len(classes.label_of):
-        message = f"the class {columns[0][:40]!r} is not one of 0..{len(classes.label_of) - 1}; dropped"
-        findings.add("warning", "class-unknown", file, where, message, "Correct it or add its name to the yaml")
+        numbers = self._numbers(file, line, where)
+        label = None if numbers is None else self._label(file, line, where)
+        if numbers is None or label is None:
+            return None
+        for way in line.ways:
+            self.tally.read_so(way, file, where)
+        where += f" ({self.classes.names[label]})"
+        finite = all(map(math.isfinite, numbers))
+        if kind in ("polygon", "rotated"):
+            shown = f"of the polygon {' '.join(line.columns[:6])} ..."
+            if finite:
+                self.tally.taken(kind, len(numbers), file, where)
+            return ParsedObject(self._around(numbers, size), label, where, shown + _pixels(numbers))
+        if kind != "box" and finite:
+            self.tally.taken(kind, len(numbers), file, where)
+        cx, cy, w, h = numbers[:4]
+        shown = " ".join(line.columns[:4]) + (_pixels(numbers[:4]) if finite else "")
+        return ParsedObject(_center_box((cx, cy, w, h), size), label, where, shown, numbers=(cx, cy, w, h))
+
+    def _numbers(self, file: Path, line: Line, where: str) -> list[float] | None:
+        numbers: list[float] = []
+        for text in line.columns:
+            value = number(text)
+            if value is None:
+                message = f"{text[:40]!r} is not a number; dropped"
+                self.findings.add("warning", "box-not-number", file, where, message, "Correct it")
+                return None
+            numbers.append(value)
+        return numbers
+
+    def _label(self, file: Path, line: Line, where: str) -> int | None:
+        """The label of the class as written: its number, or else its name."""
+        count, first = len(self.classes.label_of), self.convention.first_class
+        index = number(line.label)
+        if index is not None and math.isfinite(index) and index == int(index):
+            self.tally.numbers[min(int(index), 1 << 31)] += 1
+            if 0 <= index - first < count:
+                return self.classes.label_of[int(index) - first]
+        elif index is None:
+            label = self.classes.by_name.get(line.label, self.classes.by_name.get(folded(line.label)))
+            if label is not None:
+                self.tally.read_so(NAMED, file, where)
+                return label
+        message = f"the class {line.label[:40]!r} is not one of {first}..{count - 1 + first}; dropped"
+        fix = "Correct it or add its name to the list of names"
+        self.findings.add("warning", "class-unknown", file, where, message, fix)
         return None
-    label = classes.label_of[int(index)]
-    where += f" ({classes.names[label]})"
-    finite = all(map(math.isfinite, numbers))
-    if polygon and finite:
-        message = f"a polygon of {len(numbers) // 2} points; its box is used"
-        findings.add("note", "polygon-line", file, where, message)
-    shown = f"of the polygon {' '.join(columns[1:7])} ..." if polygon else " ".join(columns[1:])
-    if max(numbers) > 2 and finite:
-        shown += " (these look like pixels, expected fractions of the image)"
-    return ParsedObject(_polygon_box(numbers, size) if polygon else _center_box(numbers, size), label, where, shown)
+
+    def _around(self, numbers: Sequence[float], size: tuple[int, int]) -> Box:
+        """The smallest box around x1 y1 x2 y2 ... in the unit of the set; NaN where a number is not finite."""
+        if not all(map(math.isfinite, numbers)):
+            return (math.nan,) * 4
+        xs, ys = numbers[0::2], numbers[1::2]
+        if self.convention.swapped:
+            xs, ys = ys, xs
+        sx, sy = self.convention.scale(np.array([size], np.float64))[0].tolist()
+        return min(xs) * sx, min(ys) * sy, max(xs) * sx, max(ys) * sy
 
 
-def _center_box(numbers: Sequence[float], size: tuple[int, int]) -> Box:
+def _center_box(numbers: Box, size: tuple[int, int]) -> Box:
     (cx, cy, w, h), (width, height) = numbers, size
     return (cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height
 
 
-def _polygon_box(numbers: Sequence[float], size: tuple[int, int]) -> Box:
-    """The smallest box around x1 y1 x2 y2 ...; NaN where a number is not finite."""
-    if not all(map(math.isfinite, numbers)):
-        return (math.nan,) * 4
-    (xs, ys), (width, height) = (numbers[0::2], numbers[1::2]), size
-    return min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height
+def _pixels(numbers: Sequence[float]) -> str:
+    large = max(numbers) > 2 and all(map(math.isfinite, numbers))
+    return " (these look like pixels, expected fractions of the image)" if large else ""
 
 
 def _flagged_lines(flags: object, key: str) -> set[int]:

@@ -11,19 +11,26 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ....files.reading import Unreadable, read_lines
 from ...images.index import ImageIndex
-from ...images.lookup import Wanted
+from ...images.load import EXTENSIONS
+from ...images.lookup import NameMatch, Wanted
+from ...images.names import EXACT, normal_form
+from ...records.convention import Convention
 from ...records.dataset import Dataset, Record
 from ...records.findings import Findings
-from ..class_list import CLASS_FILES
 from ..source import Reader, Source
-from ..validate import build_record, report_refused
-from .labels import read_objects
+from ..validate import ParsedObject, number, report_refused
+from .files import LabelFiles
+from .labels import LineParser, read_lines_of
 from .layout import YoloLayout, name_classes, read_layout
+from .lines import Line
+from .shapes import Shapes, find_shapes
+from .tally import LineTally
 
 FLAGS = "flags.json"  # written by foveal: which lines are crowd or difficult, which YOLO has no notation for
 
@@ -36,17 +43,20 @@ class YoloSource(Source):
     """
 
     format = "yolo"
+    native = Convention("centers", "fractions")
 
     def __init__(self, path: Path, image_folder: Path | None = None, layout: YoloLayout | None = None) -> None:
         super().__init__(path, (image_folder or path.parent,))
         self.image_folder = image_folder
         layout = read_layout(path, self.findings) if layout is None else layout
         self.home, self.root, self.entries = layout.home, layout.root, layout.entries
-        self.label_folders, self.nested = layout.label_folders, layout.nested
+        self.layout, self.nested = layout, layout.nested
         self.image_roots = (image_folder or self.root,)
+        self.label_files = LabelFiles(layout.label_folders, self._moved_labels())
         self.splits = tuple(split for split in self.entries if split)
         self.classes = name_classes(layout.names, layout.named_in or path, self.findings)
         self.flags = _read_flags(self.home / FLAGS, self.findings)
+        self._lines: dict[Path, list[Line] | Unreadable] = {}
 
     def read(self, split: str | None = None) -> Dataset:
         return YoloReader(self, split).read()
@@ -71,25 +81,41 @@ class YoloSource(Source):
                 continue
         return None
 
-    def label_file(self, image: Path) -> Path:
-        """The last folder ``images`` of the path becomes ``labels``; without one the text file is beside the image.
+    def lines_of(self, label: Path) -> list[Line] | Unreadable:
+        """The lines of a label file, read once."""
+        if label not in self._lines:
+            try:
+                self._lines[label] = read_lines_of(label, self.classes)
+            except Unreadable as error:
+                self._lines[label] = error
+        return self._lines[label]
 
-        A folder of ``label_folders`` decides before these rules.
-        """
-        if image.parent in self.label_folders:
-            return self.label_folders[image.parent] / f"{image.stem}.txt"
-        parts = list(image.parts)
-        for k in range(len(parts) - 2, -1, -1):
-            if parts[k] == "images":
-                mirrored = Path(*parts[:k], "labels", *parts[k + 1 :]).with_suffix(".txt")
-                beside = image.with_suffix(".txt")
-                return beside if beside.is_file() and not mirrored.is_file() else mirrored
-        if self.image_folder is not None:  # the images were moved elsewhere, the labels were not
-            for entry in (entry for entries in self.entries.values() for entry in entries):
-                moved = self.root / Path(entry.replace("images", "labels")) / f"{image.stem}.txt"
-                if moved.is_file():
-                    return moved
-        return image.with_suffix(".txt")
+    @cached_property
+    def shapes(self) -> Shapes:
+        """What the lines of more than five columns are, decided by all label files of all splits."""
+        numbers: list[list[float]] = []
+        for split in self.entries:
+            images = list(YoloReader(self, split).images(split))
+            for label in {m.paths[0] for m in self.label_files.find(images).values() if len(m.paths) == 1}:
+                lines = self.lines_of(label)
+                for line in lines if not isinstance(lines, Unreadable) else ():
+                    values = [number(text) for text in line.columns]
+                    if not line.doubt and None not in values:
+                        numbers.append([v for v in values if v is not None])
+        return find_shapes(numbers, self.layout.kpt_shape, self.layout.task)
+
+    @cached_property
+    def lists(self) -> set[Path]:
+        """The text files that list images."""
+        found = (self.locate(entry) for entries in self.entries.values() for entry in entries)
+        return {path for path in found if path is not None and path.is_file()}
+
+    def _moved_labels(self) -> list[Path]:
+        """The folders of labels that stayed where they were when the images were moved elsewhere."""
+        if self.image_folder is None:
+            return []
+        entries = [entry for of_split in self.entries.values() for entry in of_split]
+        return [self.root / entry.replace("images", "labels") for entry in entries]
 
     def flags_of(self, label: Path) -> object:
         """The entry of a label file in ``flags.json``."""
@@ -100,28 +126,31 @@ class YoloReader(Reader[YoloSource]):
     """One read of a YOLO dataset."""
 
     def records(self) -> list[Record]:
-        self.classes = self.source.classes.names
-        self._folder_stems: dict[Path, set[str]] = {}  # folder of images -> their names without extension
-        checked: set[Path] = set()
+        source = self.source
+        self.classes = source.classes.names
+        self.evidence.class_names = dict(enumerate(source.classes.listed))
         images: dict[Path, None] = {}  # in order, each once
-        records: list[Record] = []
-        for split in self.source.entries if self.split is None else (self.split,):
-            of_split = list(self._images(split))
-            for image in of_split:
-                record = self._read_image(image) if image not in images else None
-                images[image] = None
-                if record is not None:
-                    records.append(record)
-            self._report_no_labels(of_split, split)
-            self._report_orphans(of_split, checked)
+        for split in source.entries if self.split is None else (self.split,):
+            images |= dict.fromkeys(self.images(split))
+        labels = self._label_files(list(images))
+        lines = {image: read for image, label in labels.items() if (read := self._lines(label)) is not None}
+        shapes = Shapes()
+        if any(len(line.columns) != 4 for read in lines.values() for line in read):
+            shapes = source.shapes
+        tally = LineTally()
+        parser = LineParser(source.classes, shapes, source.reading(), self.findings, tally)
+        records = [r for i in images if (r := self._read_image(i, labels.get(i), lines.get(i), parser)) is not None]
+        tally.report(shapes, self.findings)
+        self.evidence.class_numbers = tally.numbers
+        self._report_orphans(labels)
         count = Counter(image.stem for image in images)
         for record in records:
             if count[str(record.id)] > 1:
-                relative = os.path.relpath(record.path, self.source.image_folder or self.source.root)
+                relative = os.path.relpath(record.path, source.image_folder or source.root)
                 record.id = Path(relative).with_suffix("").as_posix()
         return records
 
-    def _images(self, split: str) -> Iterator[Path]:
+    def images(self, split: str) -> Iterator[Path]:
         """The images of a split, each once, sorted within a folder and in the order of a list."""
         seen: set[Path] = set()
         for entry in self.source.entries[split]:
@@ -176,48 +205,96 @@ class YoloReader(Reader[YoloSource]):
             if image is not None:
                 yield Path(os.path.normpath(image))
 
-    def _read_image(self, image: Path) -> Record | None:
+    def _read_image(
+        self, image: Path, label: Path | None, lines: list[Line] | None, parser: LineParser
+    ) -> Record | None:
         size = self.image_size(image, None, self.source.path)
         if size is None:
             return None
-        label: Path | None = self.source.label_file(image)
-        objects = []
-        if label is not None and label.is_file():
-            flags = self.source.flags_of(label)
-            objects = list(read_objects(label, size, self.source.classes, flags, self.findings))
-        else:
-            label = None
-        return build_record(image.stem, image, size, objects, label, self.findings)
+        objects: list[ParsedObject] = []
+        if label is not None and lines is not None:
+            objects = list(parser.objects(label, lines, size, self.source.flags_of(label)))
+        return self.record(image.stem, image, size, objects, label)
 
-    def _report_no_labels(self, images: list[Path], split: str) -> None:
-        """Where not even the folder of the labels exists, the paths are probably wrong."""
-        if images and self.classes and not any(self.source.label_file(p).parent.is_dir() for p in images):
-            folder = self.source.label_file(images[0]).parent
-            message = f"the {len(images)} images of {split!r} have no label files; all count as images without objects"
-            self.findings.add("warning", "labels-missing", folder, "", message, "Add the label files here")
-
-    def _report_orphans(self, images: list[Path], checked: set[Path]) -> None:
-        """Label files without an image, in the folders of these images' labels, which are added to ``checked``."""
-        used = {self.source.label_file(image) for image in images}
-        for folder in sorted({label.parent for label in used} - checked):
-            if not folder.is_dir() or "labels" not in folder.parts:
+    # ------------------------------------------------------------------------------------------ label files
+    def _label_files(self, images: list[Path]) -> dict[Path, Path]:
+        """The label file of each image that has one; the evidence gets the others, and ambiguities become findings."""
+        labels: dict[Path, Path] = {}
+        image_of: dict[Path, Path] = {}
+        ways: dict[str, list[tuple[str, Path, Path]]] = {}  # code -> how, image, label file
+        found = self.source.label_files.find(images)
+        for image in images:
+            match = found.get(image)
+            label = None if match is None else self._accepted(image, match)
+            if match is None or label is None:
+                self.evidence.unlabeled.append(image)
                 continue
-            checked.add(folder)
-            for label in sorted(folder.glob("*.txt")):
-                if label not in used and label.name.lower() not in CLASS_FILES and not self._has_image(label):
-                    message = "a label file without an image; not used"
-                    fix = "Add the image or remove the label file"
+            if match.way != EXACT:
+                ways.setdefault(match.way.code, []).append((match.way.phrase, image, label))
+            if label in image_of:
+                message = f"it belongs to {image_of[label].name} and to {image.name}, which both get its objects"
+                self.findings.add("warning", "label-shared", label, "", message, "Remove one of the images")
+            image_of[label] = image
+            labels[image] = label
+        self.evidence.labeled = len(labels)
+        for code, same in ways.items():
+            how, image, label = same[0]
+            message = f"{len(same)} label file{'s were' if len(same) > 1 else ' was'} found {how}, first: "
+            message += f"{label.name} is that of {image.name}"
+            self.findings.add("note", code, label, "", message, "Correct the names if this is wrong")
+        return labels
+
+    def _accepted(self, image: Path, match: NameMatch) -> Path | None:
+        first, *others = match.paths
+        if others or match.rivals:
+            listed = " and ".join(map(str, match.paths))
+            message = f"the label files {listed} fit it equally well; its objects are not read"
+            if match.rivals:
+                message = f"{first} fits it and {match.rivals[0]} equally well; its objects are not read"
+            self.findings.add("error", "label-ambiguous", image, "", message, "Rename the label file like its image")
+            return None
+        if match.passed:
+            message = f"{match.passed[0].name} in the same folder belongs to the same image; this one is used"
+            self.findings.add("warning", "label-ambiguous", first, "", message, "Remove one of them")
+        return first
+
+    def _lines(self, label: Path) -> list[Line] | None:
+        """The lines of a label file; ``None``, and a finding, where it cannot be read."""
+        lines = self.source.lines_of(label)
+        if isinstance(lines, Unreadable):
+            self.findings.add("error", "annotation-unreadable", label, "", lines.message, lines.fix)
+            return None
+        if not lines:
+            self.evidence.blank.append(label)
+        return lines
+
+    def _report_orphans(self, labels: dict[Path, Path]) -> None:
+        """Label files without an image, in the folders of these images' labels."""
+        files = self.source.label_files
+        used = set(labels.values())
+        bare = {files.expected(image).parent for image in self.evidence.unlabeled}
+        for folder, image_folders in sorted(files.images_of.items()):
+            owned = files.is_label_folder(folder)
+            stems = {normal_form(name, 0, EXTENSIONS) for f in image_folders for name in _names(f)}
+            for label in files.files(folder):
+                if label in used or label.stem in stems or label in self.source.lists:
+                    continue
+                if owned or _looks_labeled(self.source.lines_of(label)):
+                    if folder in bare:
+                        self.evidence.orphans.append(label)
+                    message, fix = "a label file without an image; not used", "Add the image or remove the label file"
                     self.findings.add("warning", "image-missing", label, "", message, fix)
 
-    def _has_image(self, label: Path) -> bool:
-        """Whether an image of another split may belong to this label file (lists of one folder)."""
-        parts = list(label.parts)
-        k = len(parts) - 1 - parts[::-1].index("labels")
-        folder = Path(*parts[:k], "images", *parts[k + 1 : -1])
-        if folder not in self._folder_stems:
-            names = os.listdir(folder) if folder.is_dir() else []
-            self._folder_stems[folder] = {os.path.splitext(name)[0] for name in names}
-        return label.stem in self._folder_stems[folder]
+
+def _names(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else []
+
+
+def _looks_labeled(lines: list[Line] | Unreadable) -> bool:
+    """Whether a text file among images is a label file: it begins with a class and numbers."""
+    if isinstance(lines, Unreadable) or not lines:
+        return False
+    return len(lines[0].columns) >= 4 and all(number(text) is not None for text in lines[0].columns)
 
 
 def _read_flags(file: Path, findings: Findings) -> dict[str, Any]:

@@ -1,0 +1,115 @@
+"""The diagnosis of a whole set, which ``foveal doctor`` and ``train`` share: findings that no single file shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..records.dataset import Dataset
+from ..records.evidence import Evidence
+from ..records.findings import Finding, Severity
+from .boxes import BoxVerdict, judge_boxes
+from .classes import class_numbers, similar_classes
+
+MISREAD = ("box-convention", "class-numbers")  # of severity error: what is read is not what was meant
+COUNTS = ("labels-missing", "labels-empty")  # notes that ``train`` tells too
+_FEW_UNLABELED, _MANY_UNLABELED = 3, 0.5  # images, and their share: fewer without a label file are a note
+# findings on single boxes that a wrong convention explains, and on single lines that wrong numbers explain
+_OF_BOXES = ("box-over-edge", "box-outside", "box-inverted", "box-empty")
+_OF_NUMBERS = ("class-unknown",)
+
+
+def diagnose(parts: Sequence[Dataset], *, counts: bool = True) -> list[Dataset]:
+    """The datasets, splits of one set or sets that are used together, with the findings on them as a whole.
+
+    A finding on a whole set replaces those on single objects that it explains. The evidence is used up. ``counts``
+    adds notes on how much there is of what need not be a fault, such as images without a label file.
+    """
+    added: list[list[Finding]] = [[] for _ in parts]
+    explained: list[set[str]] = [set() for _ in parts]
+    found: list[tuple[Finding, list[int], tuple[str, ...]]] = []
+    found += [(finding, which, _OF_BOXES) for finding, which in _boxes(parts)]
+    found += [(finding, which, _OF_NUMBERS) for finding, which in _numbers(parts)]
+    for finding, which, codes in found:
+        for k in which:
+            added[k].append(finding)
+            explained[k].update(codes if finding.severity == "error" else ())
+    for k, part in enumerate(parts):
+        added[k] += [f for f in _labels(part) if counts or f.severity != "note"]
+    if parts:
+        added[0] += similar_classes(parts)
+    return [
+        replace(part, findings=[*new, *(f for f in part.findings if f.code not in codes)], evidence=[])
+        for part, new, codes in zip(parts, added, explained, strict=True)
+    ]
+
+
+def _boxes(parts: Sequence[Dataset]) -> Iterator[tuple[Finding, list[int]]]:
+    """The findings on boxes in another convention, each with the indices of the parts that it is about."""
+    groups: dict[object, list[tuple[int, Sequence[Evidence], BoxVerdict]]] = {}
+    for k, part in enumerate(parts):
+        by_reading: dict[object, list[Evidence]] = {}
+        for evidence in part.evidence:
+            by_reading.setdefault(evidence.convention, []).append(evidence)
+        for read_as, same in by_reading.items():
+            verdict = judge_boxes(same)
+            if verdict is not None:
+                groups.setdefault((read_as, verdict.looks, part.path), []).append((k, same, verdict))
+    for members in groups.values():
+        which = [k for k, _, _ in members]
+        everything = [evidence for _, same, _ in members for evidence in same]
+        verdict = judge_boxes(everything) if len(members) > 1 else None
+        names = [str(parts[k].split) for k in which if parts[k].split]
+        where = f"split {', '.join(names)}" if names and len(which) < len(parts) else ""
+        yield _box_finding(verdict or members[0][2], everything[0], parts[which[0]].path, where), which
+
+
+def _numbers(parts: Sequence[Dataset]) -> Iterator[tuple[Finding, list[int]]]:
+    """The findings on class numbers, over all splits that have the same list of names."""
+    by_names: dict[object, list[tuple[int, Evidence]]] = {}
+    for k, part in enumerate(parts):
+        for e in part.evidence:
+            if e.class_names:
+                by_names.setdefault((part.format, tuple(e.class_names.items())), []).append((k, e))
+    for members in by_names.values():
+        which = list(dict.fromkeys(k for k, _ in members))
+        finding = class_numbers([e for _, e in members], str(parts[which[0]].path))
+        if finding is not None:
+            yield finding, which
+
+
+def _box_finding(verdict: BoxVerdict, evidence: Evidence, path: Path, where: str) -> Finding:
+    read_as = evidence.convention
+    severity: Severity = "error" if verdict.sure else "warning"
+    if not verdict.looks:
+        message = f"the boxes look like coordinates of images of another size: {verdict.evidence}"
+        fix = "Give the images that were annotated, or the size of those with --convention WIDTHxHEIGHT"
+    else:
+        looks = " or ".join(map(str, verdict.looks))
+        message = f"the boxes look like {looks}, not like {read_as}: {verdict.evidence}"
+        options = " or ".join(f"--convention {c.words(read_as)}" for c in verdict.looks)
+        fix = f"Read them so with {options}, or correct the file"
+    return Finding("box-convention", severity, str(path), where, message, fix)
+
+
+def _labels(part: Dataset) -> Iterator[Finding]:
+    """Images without a label file, and empty label files, where the format has one for each image."""
+    unlabeled = [path for e in part.evidence for path in e.unlabeled]
+    blank = [path for e in part.evidence for path in e.blank]
+    orphans = sum(len(e.orphans) for e in part.evidence)
+    total = len(unlabeled) + sum(e.labeled for e in part.evidence)
+    of_split = f" of {part.split!r}" if part.split else ""
+    if unlabeled:
+        few = len(unlabeled) < max(_FEW_UNLABELED, _MANY_UNLABELED * total) and len(unlabeled) < total and not orphans
+        none = len(unlabeled) == total
+        count = f"none of the {total} images{of_split} has a" if none else f"{len(unlabeled)} of the {total} images"
+        count += "" if none else f"{of_split} have no"
+        message = f"{count} label file, and they count as images without objects (first: {unlabeled[0].name})"
+        if orphans:
+            message += f"; {orphans} label files have no image: are they named differently?"
+        fix = "Add the label files; an empty one states that there is no object"
+        yield Finding("labels-missing", "note" if few else "warning", str(unlabeled[0].parent), "", message, fix)
+    if blank:
+        message = f"{len(blank)} label files{of_split} are empty: their images have no objects (first: {blank[0].name})"
+        yield Finding("labels-empty", "note", str(blank[0].parent), "", message)

@@ -1,0 +1,149 @@
+"""Decides, over a whole set, what the lines of YOLO label files are that have more than five columns.
+
+A line ``class cx cy w h`` may be followed by keypoints (x, y, or x, y, visibility, for each) or by a confidence; a
+polygon is ``class x1 y1 x2 y2 x3 y3 ...``, a rotated box has four points. ``kpt_shape`` of the yaml decides; without it
+the numbers do: keypoints lie in the box, visibilities are 0, 1 or 2, and all lines have the same number of columns.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["box", "polygon", "rotated", "keypoints", "confidence"]
+Array = NDArray[np.float64]
+
+IN_BOX, NOT_IN_BOX = 0.7, 0.3  # of the lines: their points lie in the box that the first four numbers would be
+ROTATED = 0.8  # of the lines: their four points are a parallelogram
+MARGIN = 0.1  # of the box: keypoints stick out by this much
+ENOUGH = 6  # points that decide between a polygon and keypoints
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What lines of each number of columns are (the class not counted)."""
+
+    kinds: Mapping[int, Kind] = field(default_factory=dict)
+    problems: Mapping[int, str] = field(default_factory=dict)  # of numbers of columns that mean nothing, or two things
+    keypoints: tuple[int, int] | None = None  # number, and numbers of each
+    stated: bool = False  # whether the yaml says so
+
+    def of(self, columns: int) -> Kind | None:
+        """What a line of this many numbers is; ``None``, and a text in :meth:`problem`, where it is nothing."""
+        return "box" if columns == 4 else self.kinds.get(columns)
+
+    def problem(self, columns: int) -> str:
+        """Why a line of this many numbers is nothing."""
+        return self.problems.get(columns, "expected class and four numbers")
+
+
+def find_shapes(lines: Iterable[Sequence[float]], kpt_shape: tuple[int, int] | None = None, task: str = "") -> Shapes:
+    """The shapes of a set, from the numbers of all its lines; ``kpt_shape`` and ``task`` are those of its yaml."""
+    by_length: dict[int, list[Sequence[float]]] = {}
+    for numbers in lines:
+        by_length.setdefault(len(numbers), []).append(numbers)
+    counts = Counter({length: len(same) for length, same in by_length.items()})
+    arrays = {length: _finite(same) for length, same in by_length.items() if length != 4}
+    if kpt_shape is not None and task != "segment":
+        return _stated(kpt_shape, arrays)
+    kinds: dict[int, Kind] = {}
+    problems: dict[int, str] = {}
+    longer = {length: a for length, a in arrays.items() if length > 5}
+    keypoints = None
+    if len(longer) == 1 and task not in ("segment", "obb"):
+        ((length, array),) = longer.items()
+        kind, problem, keypoints = _constant(array, counts[4])
+        if kind is not None:
+            kinds[length] = kind
+        elif problem:
+            problems[length] = problem
+    for length, array in longer.items():
+        if length not in kinds and length not in problems and length % 2 == 0:
+            kinds[length] = "rotated" if len(longer) == 1 and length == 8 and _parallelograms(array) else "polygon"
+        elif length not in kinds and length not in problems:
+            last = array[:, -1]
+            hint = " (the last one may be a confidence)" if ((last >= 0) & (last <= 1)).all() else ""
+            problems[length] = f"expected class and four numbers, or the x and y of each point{hint}"
+    if 5 in arrays:
+        kind, problem = _sixth(arrays[5][:, 4], alone=len(counts) == 1)
+        if kind is not None:
+            kinds[5] = kind
+        problems[5] = problem
+    return Shapes(kinds, problems, keypoints)
+
+
+def _finite(lines: list[Sequence[float]]) -> Array:
+    """The lines as rows, without those that have a number that is not finite."""
+    rows = np.array(lines, np.float64)
+    return np.asarray(rows[np.isfinite(rows).all(1)])
+
+
+def _stated(kpt_shape: tuple[int, int], arrays: Mapping[int, Array]) -> Shapes:
+    """By ``kpt_shape``; visibilities may be there or not."""
+    number, values = kpt_shape
+    allowed = {4 + number * values, 4 + number * 2}
+    if values == 2 and (three := 4 + number * 3) in arrays and _visibilities(arrays[three]):
+        allowed.add(three)
+    problem = f"expected {5 + number * values}: class, box and {number} keypoints of {values} numbers (kpt_shape)"
+    problems = {length: problem for length in arrays if length not in allowed}
+    return Shapes(dict.fromkeys(allowed, "keypoints"), problems, kpt_shape, stated=True)
+
+
+def _constant(array: Array, boxes: int) -> tuple[Kind | None, str, tuple[int, int] | None]:
+    """What the only long lines of a set are, if not polygons: kind, problem, number and size of the keypoints."""
+    length = array.shape[1]
+    if (length - 4) % 3 == 0 and _visibilities(array):
+        return "keypoints", "", ((length - 4) // 3, 3)
+    if length % 2 or not len(array):
+        return None, "", None
+    share = float(_points_in_box(array).mean())
+    pairs = (length - 4) // 2
+    rotated = length == 8 and _parallelograms(array)
+    if share <= NOT_IN_BOX or (rotated and share < IN_BOX) or (boxes and share < IN_BOX):
+        return None, "", None
+    if share >= IN_BOX and not rotated and len(array) * pairs >= ENOUGH:
+        return "keypoints", "", (pairs, 2)
+    other = "the four corners of a rotated box" if rotated else f"a polygon of {length // 2} points"
+    problem = f"which may be a box with {pairs} keypoints or {other}: the numbers fit both"
+    return None, problem, None
+
+
+def _visibilities(array: Array) -> bool:
+    """Whether every third number after the box is 0, 1 or 2, and the boxes are such."""
+    flags = array[:, 6::3]
+    return bool(len(array) and np.isin(flags, (0.0, 1.0, 2.0)).all() and (array[:, 2:4] > 0).all())
+
+
+def _points_in_box(array: Array) -> NDArray[np.bool_]:
+    """(N,) whether the points after the first four numbers lie in the box of these; a point 0, 0 is not marked."""
+    center, size = array[:, None, :2], array[:, None, 2:4]
+    points = array[:, 4:].reshape(len(array), -1, 2)
+    off = (points == 0).all(2)
+    inside = (np.abs(points - center) <= size / 2 + MARGIN * size + 0.005).all(2)
+    sound = (array[:, 2:4] > 0).all(1) & ~off.all(1)
+    return np.asarray((inside | off).all(1) & sound)
+
+
+def _parallelograms(array: Array) -> bool:
+    """Whether most lines of eight numbers are the corners of a rotated box, in order."""
+    p = array.reshape(len(array), 4, 2)
+    if not len(array):
+        return False
+    gap = np.abs(p[:, 0] + p[:, 2] - p[:, 1] - p[:, 3]).max(1)
+    extent = np.ptp(p, axis=1).max(1)
+    return bool((gap <= 0.02 * extent + 1e-4).mean() >= ROTATED)
+
+
+def _sixth(last: Array, alone: bool) -> tuple[Kind | None, str]:
+    """What a sixth column is; ``alone``: every line has it."""
+    low, high = (float(last.min()), float(last.max())) if len(last) else (0.0, 0.0)
+    if low < 0 or high > 1:
+        return None, f"the sixth goes from {low:g} to {high:g} (the angle of rotated boxes, or a track?)"
+    if not alone:
+        return None, "expected class and four numbers (a sixth column may be a confidence: are these detections?)"
+    return "confidence", ""
