@@ -61,7 +61,7 @@ def test_damage_found_only_by_decoding(tmp_path: Path) -> None:
     train = source / "ImageSets" / "Main" / "train.txt"
     for k in range(18):
         image(source / "JPEGImages" / f"more{k}.jpg")
-        (source / "Annotations" / f"more{k}.xml").write_text(xml(BOXES["a"]))
+        (source / "Annotations" / f"more{k}.xml").write_text(xml(BOXES["a"], name=f"more{k}.jpg"))
     train.write_text("a\nb\n" + "".join(f"more{k}\n" for k in range(17)))
     assert examine(source).status() == 1
     train.write_text("a\nb\n" + "".join(f"more{k}\n" for k in range(18)))
@@ -94,7 +94,7 @@ def test_an_image_in_two_splits(tmp_path: Path) -> None:
 def test_dataset_without_boxes_is_an_error(tmp_path: Path) -> None:
     source = voc(tmp_path)
     for path in (source / "Annotations").iterdir():
-        path.write_text(xml([]))
+        path.write_text(xml([], name=f"{path.stem}.jpg"))
     report = examine(source)
     assert [f.code for f in report.findings] == ["no-box"] and report.status() == 1
     shutil.rmtree(source / "JPEGImages")
@@ -107,7 +107,9 @@ def test_text_collapses_repeats_and_truncates_nothing(tmp_path: Path) -> None:
     source = voc(root, splits=False)
     for k in range(12):
         image(source / "JPEGImages" / f"{k}.jpg", seed=k)
-        (source / "Annotations" / f"{k}.xml").write_text(xml([("cat", 5, 5, 90, 40), ("cat", 6, 5, 90, 40)]))
+        (source / "Annotations" / f"{k}.xml").write_text(
+            xml([("cat", 5, 5, 90, 40), ("cat", 6, 5, 90, 40)], name=f"{k}.jpg")
+        )
     report = examine(source)
     text = report.text()
     folder = source / "Annotations"
