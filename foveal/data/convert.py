@@ -15,7 +15,7 @@ from typing import Literal
 from ..errors import FovealError, UsageError, nearest
 from ..files.aliases import PathLike
 from ..files.atomic import atomic_folder
-from .diagnosis.diagnose import MISREAD, diagnose
+from .diagnosis.diagnose import MISREAD, diagnose_parts
 from .open import SplitReader, open_sources
 from .records.dataset import Dataset
 from .records.findings import Finding
@@ -55,7 +55,7 @@ def split_parts(
 ) -> dict[str, Dataset]:
     """:func:`read_splits` of sources that are open."""
     names = data.splits if len(data.sources) == 1 else ()
-    read = diagnose([data.read(name) for name in names or (None,)])
+    read = diagnose_parts([data.read(name) for name in names or (None,)])
     parts = dict(zip(names or ("",), read, strict=True))
     # the union of the classes and category ids: a COCO file of one split may lack some
     whole = join(list(parts.values()))
@@ -141,7 +141,7 @@ def split(
     if not (0 < val < 1 and 0 <= test < 1 and val + test < 1):
         raise UsageError(f"val={val:g} and test={test:g} leave nothing to train on", fix="Give fractions like 0.2")
     if not isinstance(data, Dataset):
-        data = diagnose([SplitReader(open_sources(data, images, convention)).read(None)])[0]
+        data = diagnose_parts([SplitReader(open_sources(data, images, convention)).read(None)])[0]
     whole = data
     if len(whole) < (3 if test else 2):
         raise FovealError(f"{len(whole)} images are too few to split", path=whole.path)

@@ -12,7 +12,7 @@ from typing import Literal
 from ..errors import FovealError, UsageError, nearest
 from ..files.aliases import PathLike
 from .diagnosis.classes import alike, empty_classes
-from .diagnosis.diagnose import diagnose
+from .diagnosis.diagnose import diagnose_parts
 from .diagnosis.verdict import Role, refusals
 from .formats.source import Source
 from .recognition.recognize import recognize
@@ -51,7 +51,7 @@ def open_dataset(
     sources = open_sources(path, images, convention)
     for source in sources:
         source.require_images = require_images
-    dataset = diagnose([SplitReader(sources).read(split)], counts=False)[0]
+    dataset = diagnose_parts([SplitReader(sources).read(split)], counts=False)[0]
     if len(sources) > 1:
         dataset.splits = _common_splits(sources)
     return dataset if classes is None else select_classes(dataset, classes, others, absent)
@@ -150,7 +150,7 @@ def read_pair(
         if names is None:
             return _divided(data, named, seed, fraction)
         train, valid = (data.read(name) for name in names)
-    train, valid = diagnose([train, valid])
+    train, valid = diagnose_parts([train, valid])
     return train, valid, ""
 
 
@@ -158,7 +158,7 @@ def _divided(data: SplitReader, named: dict[str, str], seed: int, fraction: floa
     """A set without a validation split, divided at random."""
     splits = data.splits
     alone = named.get("train") or find_split("train", splits) or find_split("trainval", splits)
-    whole = diagnose([data.read(alone)])[0]
+    whole = diagnose_parts([data.read(alone)])[0]
     train, valid = seeded_split(whole, fraction, seed)
     what = f"the split {alone!r} has no validation split" if alone else "no splits"
     note = f"{what}: divided with seed {seed} into {len(train)} training and {len(valid)} validation images"

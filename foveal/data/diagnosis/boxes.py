@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ...files.aliases import Floats
 from ..records.convention import Convention, Layout, Unit
 from ..records.evidence import Evidence
-
-Array = NDArray[np.float64]
 
 SLACK, SLACK_PIXELS = 0.02, 2.0  # of a side, and pixels: a box that leaves the image by less is imprecise and no more
 MOST_BAD = 0.02  # of the boxes: a convention with more that do not lie in their images does not explain a set
@@ -57,7 +56,7 @@ def judge_boxes(evidence: Sequence[Evidence]) -> BoxVerdict | None:
     return _by_unit(read_as, candidates, numbers, sizes) or _by_bounds(read_as, candidates, numbers, sizes)
 
 
-def in_image(convention: Convention, numbers: Array, sizes: Array) -> NDArray[np.bool_]:
+def in_image(convention: Convention, numbers: Floats, sizes: Floats) -> NDArray[np.bool_]:
     """(N,) whether each box (N, 4), read so, has an extent and lies in its image of ``sizes`` (N, 2)."""
     boxes = convention.boxes(numbers, sizes)
     low, high = boxes[:, :2], boxes[:, 2:]
@@ -65,7 +64,7 @@ def in_image(convention: Convention, numbers: Array, sizes: Array) -> NDArray[np
     return np.asarray(((high > low) & (low >= -slack) & (high <= sizes + slack)).all(1))
 
 
-def _candidates(read_as: Convention, numbers: Array, sizes: Array) -> Iterator[Convention]:
+def _candidates(read_as: Convention, numbers: Floats, sizes: Floats) -> Iterator[Convention]:
     """Other conventions that the magnitude of the numbers allows, the likeliest first."""
     units: list[Unit] = [read_as.unit]
     largest = float(np.quantile(np.abs(numbers), 0.99))
@@ -89,7 +88,7 @@ def _candidates(read_as: Convention, numbers: Array, sizes: Array) -> Iterator[C
 
 # -------------------------------------------------------------------------------- what the set states beside the boxes
 def _by_outlines(
-    read_as: Convention, candidates: list[Convention], numbers: Array, sizes: Array, outlines: Array
+    read_as: Convention, candidates: list[Convention], numbers: Floats, sizes: Floats, outlines: Floats
 ) -> BoxVerdict | bool | None:
     """By the polygons of the same objects; ``True`` where they confirm the boxes as read, ``None`` without polygons."""
     known = np.isfinite(outlines).all(1)
@@ -112,7 +111,7 @@ def _by_outlines(
 
 
 def _by_areas(
-    read_as: Convention, candidates: list[Convention], numbers: Array, sizes: Array, areas: Array
+    read_as: Convention, candidates: list[Convention], numbers: Floats, sizes: Floats, areas: Floats
 ) -> BoxVerdict | bool | None:
     """By stated areas that are those of the boxes."""
     known = np.isfinite(areas) & (areas > 0)
@@ -140,7 +139,7 @@ def _by_areas(
     return BoxVerdict(True, looks, said, len(numbers), bad)
 
 
-def _ious(a: Array, b: Array) -> Array:
+def _ious(a: Floats, b: Floats) -> Floats:
     low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
     both = np.maximum(high - low, 0).prod(1)
     whole = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - both
@@ -148,7 +147,7 @@ def _ious(a: Array, b: Array) -> Array:
 
 
 # -------------------------------------------------------------------------------------------- the boxes alone
-def _by_unit(read_as: Convention, candidates: list[Convention], numbers: Array, sizes: Array) -> BoxVerdict | None:
+def _by_unit(read_as: Convention, candidates: list[Convention], numbers: Floats, sizes: Floats) -> BoxVerdict | None:
     """Fractions or percent where pixels are expected: no number is above 1, or none above 100 in large images."""
     if read_as.unit != "pixels":
         return None
@@ -167,7 +166,7 @@ def _by_unit(read_as: Convention, candidates: list[Convention], numbers: Array, 
     return BoxVerdict(sure, looks[:1] if read_as.layout == looks[0].layout else looks, said, n, bad)
 
 
-def _by_bounds(read_as: Convention, candidates: list[Convention], numbers: Array, sizes: Array) -> BoxVerdict | None:
+def _by_bounds(read_as: Convention, candidates: list[Convention], numbers: Floats, sizes: Floats) -> BoxVerdict | None:
     """By how many boxes lie in their images."""
     n = len(numbers)
     bad = n - int(in_image(read_as, numbers, sizes).sum())
@@ -186,7 +185,7 @@ def _by_bounds(read_as: Convention, candidates: list[Convention], numbers: Array
     return _frame(read_as, numbers, sizes, bad)
 
 
-def _touching(looks: tuple[Convention, ...], numbers: Array, sizes: Array) -> tuple[Convention, ...]:
+def _touching(looks: tuple[Convention, ...], numbers: Floats, sizes: Floats) -> tuple[Convention, ...]:
     """Of several conventions that fit, the one by which many more boxes end exactly at the edge of their images."""
     if len(looks) < 2:
         return looks
@@ -200,7 +199,7 @@ def _touching(looks: tuple[Convention, ...], numbers: Array, sizes: Array) -> tu
     return (looks[counts.index(best)],) if best >= 5 and best >= 4 * max(others, 1) else looks
 
 
-def _frame(read_as: Convention, numbers: Array, sizes: Array, bad: int) -> BoxVerdict | None:
+def _frame(read_as: Convention, numbers: Floats, sizes: Floats, bad: int) -> BoxVerdict | None:
     """Pixels of larger images: boxes reach beyond both edges in the same proportion, and some lie outside."""
     boxes = read_as.boxes(numbers, sizes)
     over = np.quantile(boxes[:, 2:] / sizes, 0.99, axis=0)
@@ -216,7 +215,7 @@ def _frame(read_as: Convention, numbers: Array, sizes: Array, bad: int) -> BoxVe
     return BoxVerdict(outside >= max(2, 0.1 * n), (), said, n, bad)
 
 
-def _corner(read_as: Convention, numbers: Array, sizes: Array) -> BoxVerdict | None:
+def _corner(read_as: Convention, numbers: Floats, sizes: Floats) -> BoxVerdict | None:
     """Pixels of smaller images: all boxes lie in the upper left part of their images."""
     boxes = read_as.boxes(numbers, sizes)
     reach = (boxes[:, 2:] / sizes).max(0)

@@ -31,7 +31,7 @@ def alike(names: Iterable[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def difference(a: str, b: str) -> str:
+def name_difference(a: str, b: str) -> str:
     """What two names that are alike differ in."""
     if unicodedata.normalize("NFC", a) == unicodedata.normalize("NFC", b):
         return "the Unicode form"
@@ -59,7 +59,9 @@ def similar_classes(parts: Sequence[Dataset]) -> Iterator[Finding]:
                 counts.setdefault(part.classes[label], Counter())[part.split or ""] += 1
     for group in alike(name for part in parts for name in part.classes):
         listed = " and ".join(f"{name!r} ({_counted(counts.get(name, Counter()))})" for name in group)
-        message = f"the classes {listed} differ only in {difference(group[0], group[1])}, and count as separate classes"
+        message = (
+            f"the classes {listed} differ only in {name_difference(group[0], group[1])}, and count as separate classes"
+        )
         fix = _JOIN.get(parts[0].format, "Write the same name for both, if they are one class")
         yield Finding("classes-similar", "warning", str(parts[0].path), "", message, fix)
 

@@ -20,7 +20,7 @@ _OF_BOXES = ("box-over-edge", "box-outside", "box-inverted", "box-empty")
 _OF_NUMBERS = ("class-unknown",)
 
 
-def diagnose(parts: Sequence[Dataset], *, counts: bool = True) -> list[Dataset]:
+def diagnose_parts(parts: Sequence[Dataset], *, counts: bool = True) -> list[Dataset]:
     """The datasets, splits of one set or sets that are used together, with the findings on them as a whole.
 
     A finding on a whole set replaces those on single objects that it explains. The evidence is used up. ``counts``

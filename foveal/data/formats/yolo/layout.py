@@ -12,7 +12,7 @@ from ....files.reading import Unreadable, YamlOddities, read_yaml
 from ...records.findings import Findings
 from ..validate import number, unique_names
 from .labels import YoloClasses
-from .names import read_names
+from .names import yaml_names
 
 _OTHER_SPLITS = ("training", "validation", "testing")
 _KEYS = {
@@ -51,7 +51,7 @@ def read_layout(path: Path, findings: Findings) -> YoloLayout:
     entries = {key: texts for key in _SPLIT_KEYS if (texts := _entry_texts(doc.get(key)))}
     root = _find_root(path.parent, doc.get("path"))
     _report_unknown_keys(doc, root, path, findings)
-    names = read_names(doc, path, findings)
+    names = yaml_names(doc, path, findings)
     if not entries:
         message = "names no images: it has none of train, val and test"
         findings.add("error", "split-missing", path, "", message, "Add train: and val:")

@@ -13,7 +13,7 @@ _DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+|[-+]?\d+")
 _INSIDE = re.compile(r"(?<=\d),(?=\d)")
 
 
-class Way(NamedTuple):
+class Dialect(NamedTuple):
     """How lines were read that are not written as YOLO's are: ``code`` for findings, ``phrase`` for their text."""
 
     code: str
@@ -21,10 +21,14 @@ class Way(NamedTuple):
     fix: str
 
 
-COMMAS = Way("line-separators", "have commas between the numbers, expected spaces", "Separate the numbers by spaces")
-SEMICOLONS = Way("line-separators", "have {0!r} between the numbers, expected spaces", "Separate the numbers by spaces")
-DECIMALS = Way("decimal-commas", "have commas as decimal separators, expected points", "Write numbers like 0.5")
-NAMED = Way("class-by-name", "name their class, expected its number", "Write the number of the class")
+COMMAS = Dialect(
+    "line-separators", "have commas between the numbers, expected spaces", "Separate the numbers by spaces"
+)
+SEMICOLONS = Dialect(
+    "line-separators", "have {0!r} between the numbers, expected spaces", "Separate the numbers by spaces"
+)
+DECIMALS = Dialect("decimal-commas", "have commas as decimal separators, expected points", "Write numbers like 0.5")
+NAMED = Dialect("class-by-name", "name their class, expected its number", "Write the number of the class")
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Line:
     n: int  # from 1
     label: str
     columns: tuple[str, ...]
-    ways: tuple[Way, ...] = ()
+    ways: tuple[Dialect, ...] = ()
     doubt: str = ""  # why it cannot be read, though it may look as if it could
 
 
@@ -50,7 +54,7 @@ def split_line(text: str, n: int, known: Mapping[str, int]) -> Line:
     return Line(n, tokens[0], tuple(tokens[1:]), ways)
 
 
-def _tokens(text: str) -> tuple[list[str], tuple[Way, ...], str]:
+def _tokens(text: str) -> tuple[list[str], tuple[Dialect, ...], str]:
     """Columns, how they were read, and why that is in doubt."""
     plain = text.split()
     mark = next((mark for mark in ";|" if mark in text), "")

@@ -14,7 +14,7 @@ from ..validate import number
 _SEPARATORS = re.compile(r"\s*[,;|\n]\s*")
 
 
-def read_names(doc: dict[str, Any], path: Path, findings: Findings) -> list[str]:
+def yaml_names(doc: dict[str, Any], path: Path, findings: Findings) -> list[str]:
     """The class names by number; none, and an error, where they are missing or ambiguous."""
 
     def error(code: str, where: str, message: str, fix: str) -> list[str]:

@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["box", "polygon", "rotated", "keypoints", "confidence"]
-Array = NDArray[np.float64]
+from ....files.aliases import Floats
 
+LineKind = Literal["box", "polygon", "rotated", "keypoints", "confidence"]
 IN_BOX, NOT_IN_BOX = 0.7, 0.3  # of the lines: their points lie in the box that the first four numbers would be
 ROTATED = 0.8  # of the lines: their four points are a parallelogram
 MARGIN = 0.1  # of the box: keypoints stick out by this much
@@ -28,12 +28,12 @@ ENOUGH = 6  # points that decide between a polygon and keypoints
 class Shapes:
     """What lines of each number of columns are (the class not counted)."""
 
-    kinds: Mapping[int, Kind] = field(default_factory=dict)
+    kinds: Mapping[int, LineKind] = field(default_factory=dict)
     problems: Mapping[int, str] = field(default_factory=dict)  # of numbers of columns that mean nothing, or two things
     keypoints: tuple[int, int] | None = None  # number, and numbers of each
     stated: bool = False  # whether the yaml says so
 
-    def of(self, columns: int) -> Kind | None:
+    def of(self, columns: int) -> LineKind | None:
         """What a line of this many numbers is; ``None``, and a text in :meth:`problem`, where it is nothing."""
         return "box" if columns == 4 else self.kinds.get(columns)
 
@@ -51,7 +51,7 @@ def find_shapes(lines: Iterable[Sequence[float]], kpt_shape: tuple[int, int] | N
     arrays = {length: _finite(same) for length, same in by_length.items() if length != 4}
     if kpt_shape is not None and task != "segment":
         return _stated(kpt_shape, arrays)
-    kinds: dict[int, Kind] = {}
+    kinds: dict[int, LineKind] = {}
     problems: dict[int, str] = {}
     longer = {length: a for length, a in arrays.items() if length > 5}
     keypoints = None
@@ -77,13 +77,13 @@ def find_shapes(lines: Iterable[Sequence[float]], kpt_shape: tuple[int, int] | N
     return Shapes(kinds, problems, keypoints)
 
 
-def _finite(lines: list[Sequence[float]]) -> Array:
+def _finite(lines: list[Sequence[float]]) -> Floats:
     """The lines as rows, without those that have a number that is not finite."""
     rows = np.array(lines, np.float64)
     return np.asarray(rows[np.isfinite(rows).all(1)])
 
 
-def _stated(kpt_shape: tuple[int, int], arrays: Mapping[int, Array]) -> Shapes:
+def _stated(kpt_shape: tuple[int, int], arrays: Mapping[int, Floats]) -> Shapes:
     """By ``kpt_shape``; visibilities may be there or not."""
     number, values = kpt_shape
     allowed = {4 + number * values, 4 + number * 2}
@@ -94,7 +94,7 @@ def _stated(kpt_shape: tuple[int, int], arrays: Mapping[int, Array]) -> Shapes:
     return Shapes(dict.fromkeys(allowed, "keypoints"), problems, kpt_shape, stated=True)
 
 
-def _constant(array: Array, boxes: int) -> tuple[Kind | None, str, tuple[int, int] | None]:
+def _constant(array: Floats, boxes: int) -> tuple[LineKind | None, str, tuple[int, int] | None]:
     """What the only long lines of a set are, if not polygons: kind, problem, number and size of the keypoints."""
     length = array.shape[1]
     if (length - 4) % 3 == 0 and _visibilities(array):
@@ -113,13 +113,13 @@ def _constant(array: Array, boxes: int) -> tuple[Kind | None, str, tuple[int, in
     return None, problem, None
 
 
-def _visibilities(array: Array) -> bool:
+def _visibilities(array: Floats) -> bool:
     """Whether every third number after the box is 0, 1 or 2, and the boxes are such."""
     flags = array[:, 6::3]
     return bool(len(array) and np.isin(flags, (0.0, 1.0, 2.0)).all() and (array[:, 2:4] > 0).all())
 
 
-def _points_in_box(array: Array) -> NDArray[np.bool_]:
+def _points_in_box(array: Floats) -> NDArray[np.bool_]:
     """(N,) whether the points after the first four numbers lie in the box of these; a point 0, 0 is not marked."""
     center, size = array[:, None, :2], array[:, None, 2:4]
     points = array[:, 4:].reshape(len(array), -1, 2)
@@ -129,7 +129,7 @@ def _points_in_box(array: Array) -> NDArray[np.bool_]:
     return np.asarray((inside | off).all(1) & sound)
 
 
-def _parallelograms(array: Array) -> bool:
+def _parallelograms(array: Floats) -> bool:
     """Whether most lines of eight numbers are the corners of a rotated box, in order."""
     p = array.reshape(len(array), 4, 2)
     if not len(array):
@@ -139,7 +139,7 @@ def _parallelograms(array: Array) -> bool:
     return bool((gap <= 0.02 * extent + 1e-4).mean() >= ROTATED)
 
 
-def _sixth(last: Array, alone: bool) -> tuple[Kind | None, str]:
+def _sixth(last: Floats, alone: bool) -> tuple[LineKind | None, str]:
     """What a sixth column is; ``alone``: every line has it."""
     low, high = (float(last.min()), float(last.max())) if len(last) else (0.0, 0.0)
     if low < 0 or high > 1:

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 from ...records.findings import Findings, Severity
-from .lines import Way
-from .shapes import Kind, Shapes
+from .lines import Dialect
+from .shapes import LineKind, Shapes
 
 Place = tuple[Path, str]
 _FIX = "Correct or remove the line"
@@ -19,18 +19,18 @@ class LineTally:
     def __init__(self) -> None:
         self.numbers: Counter[int] = Counter()  # class numbers, known and unknown
         self._errors: dict[str, list[Place]] = {}  # message -> lines
-        self._ways: dict[Way, list[Place]] = {}
-        self._kinds: dict[Kind, list[tuple[int, Place]]] = {}
+        self._ways: dict[Dialect, list[Place]] = {}
+        self._kinds: dict[LineKind, list[tuple[int, Place]]] = {}
 
     def error(self, message: str, file: Path, where: str) -> None:
         """A line that cannot be read."""
         self._errors.setdefault(message, []).append((file, where))
 
-    def read_so(self, way: Way, file: Path, where: str) -> None:
+    def read_so(self, way: Dialect, file: Path, where: str) -> None:
         """A line that is not written as YOLO's are."""
         self._ways.setdefault(way, []).append((file, where))
 
-    def taken(self, kind: Kind, columns: int, file: Path, where: str) -> None:
+    def taken(self, kind: LineKind, columns: int, file: Path, where: str) -> None:
         """A line of more than a class and a box."""
         self._kinds.setdefault(kind, []).append((columns, (file, where)))
 
@@ -58,7 +58,7 @@ def _extent(places: list[Place]) -> str:
     return f"{len(places)} lines in {files} file{'s' * (files > 1)}"
 
 
-def _kind(kind: Kind, columns: int, shapes: Shapes) -> tuple[str, Severity, str, str]:
+def _kind(kind: LineKind, columns: int, shapes: Shapes) -> tuple[str, Severity, str, str]:
     """Code, severity, what was taken of such lines, and what to do."""
     if kind == "polygon":
         return "polygon-line", "note", "hold a polygon, whose box is used", ""
