@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Out = Annotated[Path, typer.Option("--out", help="A new folder.", show_default=False)]
 Sources = Annotated[list[Path], typer.Argument(help="Data set; several are joined.", show_default=False)]
+Written = Literal["voc", "coco", "yolo", "csv", "labelme", "createml", "cvat"]
 Link = Annotated[bool, typer.Option("--link", help="Link the images instead of copying them.")]
 
 app = group()
@@ -70,7 +71,7 @@ def _size(text: str) -> tuple[int, int]:
 @app.command()
 def convert(
     data: Sources,
-    to: Annotated[Literal["voc", "coco", "yolo"], typer.Option("--to", help="Format to write.")],
+    to: Annotated[Written, typer.Option("--to", help="Format to write.")],
     out: Out,
     images: ImagesDir = None,
     classes: Classes = None,
@@ -101,7 +102,7 @@ def split(
     test: Annotated[float, typer.Option("--test", help="Fraction of the images for test.")] = 0.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
     format: Annotated[
-        Literal["voc", "coco", "yolo"] | None,
+        Written | None,
         typer.Option("--format", help="Format to write; default: that of the data."),
     ] = None,
     images: ImagesDir = None,

@@ -23,7 +23,7 @@ from .records.subsets import Others, join, seeded_split, select_classes
 from .writing.plan import ExportPlan
 from .writing.writers import WRITERS
 
-Format = Literal["voc", "coco", "yolo"]
+Format = Literal["voc", "coco", "yolo", "csv", "labelme", "createml", "cvat"]
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,7 @@ def convert(
     except OSError as error:
         raise FovealError(f"cannot be written ({error.strerror or error})", path=error.filename or final) from None
     findings = list(dict.fromkeys(f for part in parts.values() for f in part.findings))
-    lost = sum(r.masks is not None for r in plan.records)
-    if lost and format != "coco":
-        message = f"masks of {lost} images are not written: {format.upper()} cannot store them"
-        findings.append(Finding("masks-lost", "note", str(final), "", message))
+    findings += [Finding(loss.code, loss.severity, str(final), "", loss.message) for loss in plan.losses]
     return Conversion(
         final, format, len(plan.records), sum(map(len, plan.records)), tuple(s for s in parts if s), findings
     )
@@ -168,4 +165,4 @@ def _new_folder(out: Path, sources: list[Path]) -> Path:
 
 
 def _format(name: str) -> Format:
-    return name if name in ("voc", "coco", "yolo") else "coco"  # type: ignore[return-value]
+    return name if name in WRITERS else "coco"  # type: ignore[return-value]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +18,61 @@ CLASS_FILES = frozenset(
         *("class_names.json", "names.json", "labels.json"),
     }
 )  # names, in lower case, under which tools write a list of classes; also any .names (Darknet) and .labels (Roboflow)
-_NUMBERED = re.compile(r"^(\d+)\s*[:.,;\t ]\s*(\S.*)$")
+_NUMBERED = re.compile(r"^(\d+)(\s*[:.;,\t]\s*|\s+)(\S.*)$")
+IsLiteral = Callable[[list[str]], bool]
 
 
-def read_class_list(file: Path, findings: Findings) -> list[str]:
-    """The names by class number, repeats included. What is not one name a line is read with a note.
+def read_class_list(file: Path, findings: Findings, literal: IsLiteral | None = None) -> list[str]:
+    """The names by class number, repeats included. What is not one name a line is read with a finding.
 
     Understood are a JSON or YAML list, a mapping of numbers to names, Label Studio's ``notes.json``, numbered lines and
-    a single line with commas. Raises :class:`~foveal.files.reading.Unreadable`.
+    a single line with commas, unless ``literal`` tells that the lines themselves are names. Raises
+    :class:`~foveal.files.reading.Unreadable`.
     """
     text, guessed = read_text(file)
     if guessed:
         message = "its encoding is not UTF-8; the encoding was guessed"
         findings.add("warning", "encoding-guessed", file, "", message, "Save it as UTF-8")
-    stripped = text.strip()
-    if stripped[:1] in ("[", "{"):
-        return _of_document(file, findings)
     lines = [line.strip() for line in text.splitlines()]
     names = [line for line in lines if line]
+    document = text.strip()[:1] in ("[", "{")
+    if literal is not None and (document or _marked(names)) and literal(names):
+        return names
+    if document:
+        return _of_document(file, findings)
     gaps = [n for n, line in enumerate(lines[: _last(lines)], 1) if not line]
     if gaps:
         message = f"{len(gaps)} lines are blank (first: line {gaps[0]}) and count as no class"
         findings.add("warning", "classes-blank", file, "", message, "Remove them, or write the names they stand for")
-    numbered = [m for m in map(_NUMBERED.match, names) if m]
-    if len(names) > 1 and len(numbered) == len(names):
-        numbers = [int(m.group(1)) for m in numbered]
-        if numbers in (list(range(len(names))), list(range(1, len(names) + 1))):
-            message = f"the lines are numbered from {numbers[0]}; the numbers are not part of the names"
-            findings.add("note", "classes-form", file, "", message, "Write one name a line, without its number")
-            return [m.group(2).strip() for m in numbered]
-    if len(names) == 1 and "," in names[0]:
+    return _unmarked(names, file, findings)
+
+
+def _marked(names: Sequence[str]) -> bool:
+    """Whether lines may be more than a name each: numbered, or a single one with commas."""
+    return (len(names) == 1 and "," in names[0]) or (len(names) > 1 and all(map(_NUMBERED.match, names)))
+
+
+def _unmarked(names: list[str], file: Path, findings: Findings) -> list[str]:
+    """Names without numbers in front, and the names of a single line with commas."""
+    if not _marked(names):
+        return names
+    if len(names) == 1:
         parts = [part.strip().strip("'\"") for part in names[0].split(",")]
-        if all(parts):
-            message = f"its single line has commas; it is read as {len(parts)} names"
-            findings.add("warning", "classes-form", file, "", message, "Write one name a line")
-            return parts
+        if not all(parts):
+            return names
+        message = f"its single line has commas; it is read as {len(parts)} names"
+        findings.add("warning", "classes-form", file, "", message, "Write one name a line")
+        return parts
+    found = [m for m in map(_NUMBERED.match, names) if m]
+    numbers, rest = [int(m.group(1)) for m in found], [m.group(3).strip() for m in found]
+    from_0, from_1 = numbers == list(range(len(names))), numbers == list(range(1, len(names) + 1))
+    marked = all(m.group(2).strip() or m.group(2) == "\t" for m in found)
+    if len(set(rest)) == len(rest) and (from_0 or (from_1 and marked)):  # not: 1 euro, 2 euro
+        message = f"the lines are numbered from {numbers[0]}; the numbers are not part of the names"
+        findings.add("note", "classes-form", file, "", message, "Write one name a line, without its number")
+        return rest
+    message = f"the lines begin with numbers, which are part of the names, such as {names[0]!r}"
+    findings.add("note", "classes-form", file, "", message)
     return names
 
 

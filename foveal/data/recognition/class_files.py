@@ -21,9 +21,13 @@ def find_names(
     the classes are called ``class_0``, ``class_1``, ... as far as the files ``labels`` have numbers.
     """
     lists: dict[Path, list[str]] = {}
+    labels = list(labels)
     for file in _candidates(listing, folders):
         try:
-            names = read_class_list(file, findings) if file.suffix not in (".yaml", ".yml") else _yaml_names(file)
+            if file.suffix in (".yaml", ".yml"):
+                names = _yaml_names(file)
+            else:  # a single line with commas may be one name
+                names = read_class_list(file, findings, lambda lines: len(lines) == 1 and _first_words(labels) == {"0"})
         except Unreadable as error:
             if file.suffix not in (".json", ".yaml", ".yml"):
                 findings.add("warning", "classes-unreadable", file, "", error.message, error.fix)
@@ -74,13 +78,7 @@ def _yaml_names(file: Path) -> list[str]:
 
 def _numbered(listing: Listing, labels: Iterable[Path], findings: Findings) -> list[str]:
     """``class_0``, ... up to the largest number in the label files; their own words where these are no numbers."""
-    words: set[str] = set()
-    for file in labels:
-        try:
-            data = read_bytes(file)
-        except Unreadable:
-            continue
-        words.update(line.split(None, 1)[0].decode("utf-8", "replace") for line in data.splitlines() if line.strip())
+    words = _first_words(labels)
     numbers = {word for word in words if word.isascii() and word.isdigit() and len(word) < 6}
     if words and not numbers:
         found = sorted(words)
@@ -97,3 +95,15 @@ def _numbered(listing: Listing, labels: Iterable[Path], findings: Findings) -> l
     fix = "Add classes.txt, with one name a line in the order of the class numbers"
     findings.add("warning", "classes-missing", listing.root, "", message, fix)
     return [f"class_{k}" for k in range(count)]
+
+
+def _first_words(labels: Iterable[Path]) -> set[str]:
+    """The first word of every line of label files."""
+    words: set[str] = set()
+    for file in labels:
+        try:
+            data = read_bytes(file)
+        except Unreadable:
+            continue
+        words.update(line.split(None, 1)[0].decode("utf-8", "replace") for line in data.splitlines() if line.strip())
+    return words

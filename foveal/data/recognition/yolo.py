@@ -90,7 +90,7 @@ def _names(file: Path, options: dict[str, str], findings: Findings) -> tuple[lis
         findings.add("error", "classes-missing", file, "names", what, "Add names = obj.names, with one name a line")
         return [], None
     try:
-        names = read_class_list(path, findings)
+        names = read_class_list(path, findings, lambda lines: len(lines) == 1 and options.get("classes") == "1")
     except Unreadable as error:
         findings.add("error", "classes-unreadable", path, "", error.message, error.fix)
         return [], path

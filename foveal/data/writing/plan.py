@@ -6,14 +6,24 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from ..records.dataset import Dataset, Record
 from ..records.splits import SPLIT_ALIASES
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # and bytes of file names that are not UTF-8
+# ends of lines, what XML and YAML do not allow, and bytes of file names that are not UTF-8
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
+
+
+class Loss(NamedTuple):
+    """Something that a format cannot store."""
+
+    code: str
+    severity: Literal["note", "warning"]
+    message: str
 
 
 @dataclass
@@ -26,9 +36,16 @@ class ExportPlan:
     folder: list[str]  # the split in whose folder each image is; "" where there are no splits
     names: list[str]  # new file names, unique within the folder (over all where not nested)
     members: dict[str, list[int]]  # split -> indices into records
+    losses: list[Loss] = field(default_factory=list)  # what the format cannot store, added by its writer
+
+    def lose(self, code: str, message: str, severity: Literal["note", "warning"] = "note") -> None:
+        """Notes what the format cannot store: a finding of the conversion."""
+        self.losses.append(Loss(code, severity, message))
 
     @classmethod
     def of(cls, parts: Mapping[str, Dataset], nested: bool) -> ExportPlan:
+        """The plan of splits, whose names become those of folders and files."""
+        parts = dict(zip(_folder_names(parts), parts.values(), strict=True))
         base = [s for s in SPLIT_ALIASES if s in parts and s != "trainval"]
         order = base + [s for s in parts if s not in base]
         index: dict[str, int] = {}
@@ -46,6 +63,19 @@ class ExportPlan:
         ids = next((p.category_ids for p in parts.values() if p.category_ids is not None), None)
         plan.category_ids = ids if ids is not None else tuple(range(1, len(plan.classes) + 1))
         return plan
+
+
+def _folder_names(splits: Iterable[str]) -> list[str]:
+    """The names of splits as names of folders, all different: letters, digits, ``.``, ``-`` and ``_``."""
+    names: list[str] = []
+    for split in splits:
+        name = base = re.sub(r"[^\w.-]+", "_", split).strip("._") or ("split" if split else "")
+        n = 1
+        while name in names:
+            n += 1
+            name = f"{base}_{n}"
+        names.append(name)
+    return names
 
 
 def _free(path: Path, prefix: str, used: set[str]) -> str:
@@ -79,3 +109,47 @@ def number_text(value: float) -> str:
 
 def plain_number(value: float) -> float | int:
     return int(value) if value == int(value) else float(value)
+
+
+def line_names(plan: ExportPlan) -> list[str]:
+    """The class names as lines of text hold them: without control characters and all different.
+
+    A name that changes is a loss.
+    """
+    names: list[str] = []
+    for name in plan.classes:
+        text = base = CONTROL.sub(" ", name).strip() or "class"
+        n = 1
+        while text in names:
+            n += 1
+            text = f"{base} {n}"
+        names.append(text)
+        if text != name:
+            plan.lose("class-renamed", f"the class {name!r} is written as {text!r}", "warning")
+    return names
+
+
+def lose_flags(plan: ExportPlan, format: str) -> None:
+    """Notes the crowd regions and difficult objects of a format that has neither: they become ordinary objects."""
+    for flag, what in (("crowd", "crowd regions"), ("difficult", "difficult objects")):
+        count = sum(int(getattr(record, flag).sum()) for record in plan.records)
+        if count:
+            plan.lose(
+                f"{flag}-lost", f"{count} {what} are written as ordinary objects: {format} has no such flag", "warning"
+            )
+
+
+def lose_masks(plan: ExportPlan, format: str) -> None:
+    """Notes the images whose masks are not written."""
+    count = sum(record.masks is not None for record in plan.records)
+    if count:
+        plan.lose("masks-lost", f"masks of {count} images are not written: {format} cannot store them")
+
+
+def lose_overlaps(plan: ExportPlan, format: str) -> None:
+    """Notes splits whose images are also in another split, where the format puts each image into one."""
+    for split, members in plan.members.items():
+        elsewhere = sum(plan.folder[i] != split for i in members)
+        if elsewhere:
+            message = f"{elsewhere} images of {split!r} are also in another split and are written only there"
+            plan.lose("splits-lost", f"{message}: {format} has one split for each image", "warning")

@@ -8,24 +8,25 @@ from xml.sax.saxutils import escape
 
 from ..formats.voc.elements import SOURCE
 from ..records.dataset import Record
-from .plan import CONTROL, ExportPlan, number_text, write_image
+from .plan import CONTROL, ExportPlan, line_names, lose_masks, number_text, write_image
 
 
 def write_voc(plan: ExportPlan, out: Path, link: bool) -> None:
     """A devkit year folder: JPEGImages, Annotations, ImageSets/Main and classes.txt."""
     (out / "Annotations").mkdir()
+    classes = line_names(plan)
+    lose_masks(plan, "VOC")
     for record, name in zip(plan.records, plan.names, strict=True):
         write_image(record, out / "JPEGImages" / name, link)
         xml = out / "Annotations" / f"{Path(name).stem}.xml"
-        xml.write_text(voc_xml(record, plan.classes, name), encoding="utf-8")
+        xml.write_text(voc_xml(record, classes, name), encoding="utf-8")
     sets = out / "ImageSets" / "Main"
     for split, members in plan.members.items():
         if split:
             sets.mkdir(parents=True, exist_ok=True)
             lines = "".join(f"{Path(plan.names[i]).stem}\n" for i in members)
             (sets / f"{split}.txt").write_text(lines, encoding="utf-8")
-    names = "".join(f"{CONTROL.sub(' ', name)}\n" for name in plan.classes)
-    (out / "classes.txt").write_text(names, encoding="utf-8")
+    (out / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
 
 
 def voc_xml(record: Record, classes: Sequence[str], file_name: str) -> str:

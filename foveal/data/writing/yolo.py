@@ -7,12 +7,14 @@ from pathlib import Path
 
 from ..formats.yolo.reader import FLAGS
 from ..records.dataset import Record
-from .plan import ExportPlan, number_text, write_document, write_image
+from ..records.splits import SPLIT_ALIASES
+from .plan import ExportPlan, lose_masks, number_text, write_document, write_image
 
 
 def write_yolo(plan: ExportPlan, out: Path, link: bool) -> None:
     """``images/[SPLIT/]``, ``labels/[SPLIT/]``, ``data.yaml``; ``flags.json`` where an object is crowd or difficult."""
     flags: dict[str, dict[str, list[int]]] = {}
+    lose_masks(plan, "YOLO")
     for i, record in enumerate(plan.records):
         write_image(record, out / "images" / plan.folder[i] / plan.names[i], link)
         label = Path("labels", plan.folder[i], f"{Path(plan.names[i]).stem}.txt")
@@ -25,13 +27,40 @@ def write_yolo(plan: ExportPlan, out: Path, link: bool) -> None:
             flags[label.as_posix()] = {key: value for key, value in lines.items() if value}
     if flags:
         write_document(flags, out / FLAGS)
-    entries = {split or "train": _yolo_entry(plan, split, out) for split in plan.members}
+    entries = {key: _yolo_entry(plan, split, out) for split, key in _keys(plan).items()}
     keys = [f"{split}: {json.dumps(entry, ensure_ascii=False)}" for split, entry in entries.items()]
-    if "train" in entries and "val" not in entries:
-        keys.append(f"val: {json.dumps(entries['train'], ensure_ascii=False)}  # there is no val split")
-    names = [f"  {k}: {json.dumps(name, ensure_ascii=False)}" for k, name in enumerate(plan.classes)]
+    if not {"val", "valid"} & entries.keys():
+        keys.append("# there is no val split: foveal data split makes one")
+        plan.lose("split-missing", "there is no split val, which Ultralytics needs (foveal data split makes one)")
+    names = [f"  {k}: {yaml_text(name)}" for k, name in enumerate(plan.classes)]
     text = "\n".join(["path: .", *keys, f"nc: {len(names)}", "names:", *names, ""])
-    (out / "data.yaml").write_text(text, encoding="utf-8", errors="backslashreplace")
+    (out / "data.yaml").write_text(text, encoding="utf-8")
+
+
+def _keys(plan: ExportPlan) -> dict[str, str]:
+    """Split -> its key in ``data.yaml``. A split of another name is train's if there is no train, else it has none."""
+    keys: dict[str, str] = {}
+    others: list[str] = []
+    for split in plan.members:
+        key = next((k for k, aliases in SPLIT_ALIASES.items() if split in aliases), "train" if not split else "")
+        if key and key not in keys.values():
+            keys[split] = key
+        else:
+            others.append(split)
+    for split in others:
+        used = "train" not in keys.values()
+        what = "is called train" if used else "is in no split of data.yaml"
+        message = f"the split {split!r} of {len(plan.members[split])} images {what}: YOLO has train, val and test"
+        plan.lose("splits-lost", message, "warning")
+        if used:
+            keys[split] = "train"
+    return keys
+
+
+def yaml_text(text: str) -> str:
+    """A YAML scalar in double quotes, with escapes for what YAML does not allow (control characters, surrogates)."""
+    plain = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() or c == " " else f"\\U{ord(c):08x}" for c in plain)
 
 
 def _yolo_entry(plan: ExportPlan, split: str, out: Path) -> str | list[str]:

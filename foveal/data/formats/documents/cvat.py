@@ -63,7 +63,7 @@ class CvatSource(EntrySource):
         entries = [_read_image(image, n, file, findings, ignored) for n, image in enumerate(images)]
         if ignored:
             what = listed(f"{key} ({count})" for key, count in ignored.most_common())
-            findings.add("note", "attributes-ignored", file, "", f"these are ignored: {what}")
+            findings.add("note", "attributes-ignored", file, "", f"these are not kept: {what}")
         return [entry for entry in entries if entry is not None]
 
 
@@ -85,6 +85,7 @@ def _read_image(image: Element, n: int, file: Path, findings: Findings, ignored:
     subset = (image.get("subset") or "").strip()
     entry = NamedImage(name, where, size=size, split=subset.lower() if subset and subset.lower() != "default" else None)
     dropped: Counter[str] = Counter()
+    groups: dict[tuple[str, str], NamedObject] = {}
     for k, shape in enumerate(image, 1):
         kind = shape.tag
         if kind == "tag":
@@ -96,12 +97,28 @@ def _read_image(image: Element, n: int, file: Path, findings: Findings, ignored:
             found = _read_shape(shape, place, size, ignored)
             if isinstance(found, str):
                 findings.add("warning", "shape-invalid", file, place, f"{found}; dropped", "Draw it again")
-            else:
+            elif not _joined(shape, found, groups, ignored):
                 entry.objects.append(found)
     for kind, count in dropped.items():
         what = f"{count} shapes of the kind {kind!r} are no boxes; dropped"
         findings.add("warning", "shape-without-area", file, where, what, "Draw a box or a polygon")
     return entry
+
+
+def _joined(
+    shape: Element, found: NamedObject, groups: dict[tuple[str, str], NamedObject], ignored: Counter[str]
+) -> bool:
+    """Adds a polygon to the object of its class and ``group_id``, if there is one."""
+    group = shape.get("group_id") or "0"
+    if group == "0" or found.polygons is None:
+        return False
+    first = groups.setdefault((found.name, group), found)
+    if first is found or first.polygons is None:
+        return False
+    first.polygons = [*first.polygons, *found.polygons]
+    first.box = box_around([*first.box, *found.box])
+    ignored["polygons that are parts of the object of their group_id"] += 1
+    return True
 
 
 def _read_shape(

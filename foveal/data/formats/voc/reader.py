@@ -194,7 +194,8 @@ class VocReader(Reader[VocSource]):
         if file is not None:
             names: list[str] = []
             try:
-                names = unique_names(read_class_list(file, self.findings), file, self.findings)[0]
+                listed = read_class_list(file, self.findings, lambda lines: not self._names_used().isdisjoint(lines))
+                names = unique_names(listed, file, self.findings)[0]
             except Unreadable as error:
                 self.findings.add("error", "classes-unreadable", file, "", error.message, error.fix)
             if not names:
@@ -202,10 +203,14 @@ class VocReader(Reader[VocSource]):
                 self.findings.add("warning", "classes-missing", file, "", message, "Write one name a line")
             self.classes, self.fixed_classes = tuple(names), bool(names)
         if not self.fixed_classes:
-            annotated = filter(None, self.source.members(None, Findings()).values())
-            annotations = [a for a in map(self.source.annotation, annotated) if isinstance(a, XmlFile)]
-            self.classes = tuple(sorted({o.name for a in annotations for o in a.objects if o.name and not o.deleted}))
+            self.classes = tuple(sorted(self._names_used()))
         self.label_of = {name: k for k, name in enumerate(self.classes)}
+
+    def _names_used(self) -> set[str]:
+        """The class names in all annotations."""
+        annotated = filter(None, self.source.members(None, Findings()).values())
+        annotations = [a for a in map(self.source.annotation, annotated) if isinstance(a, XmlFile)]
+        return {o.name for a in annotations for o in a.objects if o.name and not o.deleted}
 
     def _find_images(self, members: dict[str, Path | None]) -> dict[str, Path | None]:
         """The image of each id. A missing one is not reported here: its size may be all that is needed."""
