@@ -15,6 +15,7 @@ from foveal.data.open import check_trainable, open_dataset
 from foveal.errors import FovealError
 from tests.data.formats.test_voc import boxes_of, codes
 from tests.helpers.data_sets import BOXES, coco, coco_doc, image
+from tests.helpers.fuzz_files import silent_changes
 
 
 def test_valid_dataset(tmp_path: Path) -> None:
@@ -515,3 +516,8 @@ def test_copies_of_an_image_are_no_ambiguity(tmp_path: Path) -> None:
     (tmp_path / "copy" / "a.jpg").write_bytes((tmp_path / "images" / "a.jpg").read_bytes())
     dataset = open_dataset(path)
     assert codes(dataset) == ["warning image-repeated"] and len(dataset) == 4
+
+
+def test_random_edits_change_no_number_of_objects_in_silence(tmp_path: Path) -> None:
+    coco(tmp_path / "set")
+    assert not silent_changes(tmp_path / "set", 700, 3)

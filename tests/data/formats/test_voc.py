@@ -15,6 +15,7 @@ from foveal.data.records.dataset import Dataset
 from foveal.errors import FovealError
 from foveal.files.reading import Unreadable
 from tests.helpers.data_sets import BOXES, HEIGHT, WIDTH, image, voc, xml, xml_object
+from tests.helpers.fuzz_files import silent_changes
 
 
 def spoil(root: Path, text: str | bytes, name: str = "a") -> Dataset:
@@ -229,9 +230,9 @@ def test_split_files_take_precedence(tmp_path: Path) -> None:
     (sets / "val.txt").write_text("d\n")
     train = open_dataset(tmp_path, split="train")
     assert [r.id for r in train.records] == ["a", "b"]
-    assert codes(train) == ["warning id-repeated", "warning image-missing"]
+    assert codes(train) == ["note annotation-unlisted", "warning id-repeated", "warning image-missing"]  # c
     assert [r.id for r in open_dataset(tmp_path).records] == ["a", "b", "d"]
-    assert "note annotation-unlisted" in codes(open_dataset(tmp_path))  # c
+    assert "note annotation-unlisted" in codes(open_dataset(tmp_path))
 
 
 def test_devkit_class_files(tmp_path: Path) -> None:
@@ -518,3 +519,23 @@ def test_several_annotations_in_one_file(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text(f"<annotations>{xml([])}{xml([])}</annotations>")
     with pytest.raises(Unreadable, match="2 <annotation> in one file"):
         read_file(tmp_path / "a.xml")
+
+
+@pytest.mark.parametrize(("splits", "seed"), [(True, 1), (False, 2)])
+def test_random_edits_change_no_number_of_objects_in_silence(tmp_path: Path, splits: bool, seed: int) -> None:
+    assert not silent_changes(voc(tmp_path / "set", splits), 350, seed)
+
+
+def test_boxes_outside_of_objects_and_bare_files_are_told(tmp_path: Path) -> None:
+    dataset = spoil(tmp_path, xml(BOXES["a"]).replace("object>", "objekt>"))
+    assert codes(dataset) == ["warning object-misnamed"] and "<objekt>" in dataset.findings[0].message
+    assert codes(spoil(tmp_path / "2", f"<annotation><bndbox>{CORNERS}</bndbox></annotation>")) == [
+        "warning object-misnamed"
+    ]
+    assert codes(spoil(tmp_path / "3", "<annotation/>")) == ["warning annotation-empty"]
+
+
+def test_split_files_that_differ_by_the_capitals_of_their_extension(tmp_path: Path) -> None:
+    voc(tmp_path)
+    (tmp_path / "ImageSets" / "Main" / "train.TXT").write_text("a\n")
+    assert codes(open_dataset(tmp_path)) == ["error split-repeated", "note annotation-unlisted"]

@@ -19,6 +19,7 @@ from ..validate import number
 SOURCE = "foveal"  # <source><annotation> of files that foveal wrote: their boxes may be one pixel wide
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _DEEPEST = 8  # levels of elements around an object, or around a box in it
+_SHAPES = ("bndbox", "robndbox", "polygon")
 _POINT = re.compile(r"([xy])\d*")
 
 
@@ -54,6 +55,8 @@ class XmlFile:
     one_pixel: bool  # xmin = xmax means a box of one pixel
     guessed: bool  # whether the encoding was guessed
     objects: tuple[XmlObject, ...]
+    strays: tuple[str, ...] = ()  # the elements with a box or an outline that are no objects
+    bare: bool = False  # nothing but the root element
 
 
 def read_file(xml: Path) -> XmlFile:
@@ -76,6 +79,8 @@ def read_file(xml: Path) -> XmlFile:
         objects=tuple(
             one for n, (element, nested) in enumerate(_objects(root), 1) for one in _boxes(element, n, nested)
         ),
+        strays=tuple(_strays(root)),
+        bare=not len(root),
     )
 
 
@@ -98,6 +103,15 @@ def _objects(element: Element, depth: int = 0) -> Iterator[tuple[Element, bool]]
             yield child, depth > 0
         elif len(child) and depth < _DEEPEST:
             yield from _objects(child, depth + 1)
+
+
+def _strays(element: Element, depth: int = 0) -> Iterator[str]:
+    for child in element:
+        tag = _tag(child)
+        if tag in _SHAPES:
+            yield _tag(element)
+        elif tag != "object" and len(child) and depth < _DEEPEST:
+            yield from _strays(child, depth + 1)
 
 
 def _text(children: dict[str, list[Element]], tag: str) -> str:

@@ -11,10 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from ....files.reading import Unreadable, read_lines
-from ...images.load import EXTENSIONS
-from ...images.lookup import NameTable, Wanted
-from ...images.names import normal_form
+from ....files.reading import Unreadable
 from ...records.convention import Convention
 from ...records.dataset import Dataset, Record
 from ...records.findings import Findings
@@ -25,9 +22,7 @@ from ..validate import unique_names
 from .annotation import ObjectParser, stated_size
 from .elements import XmlFile, read_file
 from .images import match_images
-
-_CLASS_LINE = re.compile(r"^(.*\S)\s+(-1|0|1)$")
-_ENDINGS = ("jpg", "jpeg", "png", "bmp", "xml")  # of names that a split file lists with their extension
+from .splits import XmlIds, read_split_files
 
 
 class VocSource(Source):
@@ -46,39 +41,15 @@ class VocSource(Source):
     ) -> None:
         super().__init__(path, image_roots)
         self.xml, self.split_folder, self.class_file = xml, split_folder, class_file
-        self.xml_of = _identify(xml, path)
-        self._ids_of_stem: dict[str, list[str]] = {}
-        for id, file in self.xml_of.items():
-            self._ids_of_stem.setdefault(file.stem, []).append(id)
-        self._lists = self._read_split_files() or self._split_by_folder()
+        self._ids = XmlIds(xml, path)
+        self.xml_of = self._ids.xml_of
+        self._lists, self.class_splits = read_split_files(split_folder, self.findings)
+        self._lists = self._lists or self._split_by_folder()
         self.splits = tuple(name for name in self._lists if name not in self.class_splits)
         self._annotations: dict[Path, XmlFile | Unreadable] = {}
 
     def read(self, split: str | None = None) -> Dataset:
         return VocReader(self, split).read()
-
-    def _read_split_files(self) -> dict[str, list[str]]:
-        """Split -> listed names. Files of one class (``cat_train.txt``: -1, 0 or 1) count where there are no others."""
-        lists: dict[str, list[str]] = {}
-        by_class: dict[str, list[str]] = {}
-        for file in sorted(self.split_folder.glob("*.txt")) if self.split_folder else ():
-            try:
-                lines = read_lines(file)
-            except Unreadable as error:
-                self.findings.add("error", "split-unreadable", file, "", error.message, error.fix)
-                continue
-            matches = [m for m in map(_CLASS_LINE.match, lines) if m]
-            split = file.stem.rpartition("_")[2]
-            if matches and len(matches) == len(lines):
-                lines = [m.group(1) for m in matches]
-                if file.stem != split:
-                    by_class.setdefault(split, []).extend(lines)
-                    lines = [m.group(1) for m in matches if m.group(2) != "-1"]
-                    self.class_splits += (file.stem,)
-            lists[file.stem] = lines
-        for split, names in by_class.items():
-            lists.setdefault(split, list(dict.fromkeys(names)))
-        return lists
 
     def _split_by_folder(self) -> dict[str, list[str]]:
         """Split -> ids by folder (``train/``, ``valid/``, ``test/``), where every XML file is in one of them."""
@@ -98,7 +69,7 @@ class VocSource(Source):
         for name in self.splits if split is None else (split,):
             file = self.split_folder / f"{name}.txt" if self.split_folder else self.path
             seen: set[str] = set()
-            ids = self._find_ids(self._lists[name], file, findings)
+            ids = self._ids.find(self._lists[name], file, findings)
             for n, (listed, id) in enumerate(zip(self._lists[name], ids, strict=True), 1):
                 if id in seen:
                     findings.add("warning", "id-repeated", file, f"line {n}", f"{listed!r} is listed twice; used once")
@@ -108,42 +79,11 @@ class VocSource(Source):
                 findings.add("warning", "split-empty", file, "", f"the split {name!r} lists no image")
         return members
 
-    def _find_ids(self, listed: Sequence[str], file: Path, findings: Findings) -> list[str]:
-        """The ids of the names in a split file: as they are written, by their last part, or by a normal form."""
-        ids = [self._find_id(name) for name in listed]
-        unknown = [k for k, id in enumerate(ids) if id not in self.xml_of]
-        taken = {self.xml_of[id] for id in ids if id in self.xml_of}
-        stems = [normal_form(ids[k], 0, self._names.endings) for k in unknown]
-        matches = self._names.match([Wanted(stem, folders=()) for stem in stems], taken) if unknown else []
-        told: dict[str, tuple[str, int, str]] = {}
-        for k, match in zip(unknown, matches, strict=True):
-            if len(match.paths) == 1 and not match.rivals:
-                ids[k] = self._id_of[match.paths[0]]
-                _, count, first = told.get(match.way.code, ("", 0, f"{listed[k]!r} is {match.paths[0]}"))
-                told[match.way.code] = match.way.phrase, count + 1, first
-        for code, (phrase, count, first) in told.items():
-            message = f"{count} of its names were found {phrase}, first: {first}"
-            findings.add("note", code, file, "", message, "Correct the names if this is wrong")
-        return ids
-
     @cached_property
-    def _names(self) -> NameTable:
-        return NameTable(self.xml, EXTENSIONS | {".xml"})
-
-    @cached_property
-    def _id_of(self) -> dict[Path, str]:
-        return {file: id for id, file in self.xml_of.items()}
-
-    def _find_id(self, listed: str) -> str:
-        """The id of a listed name: as it is written, without its extension, or by its last part."""
-        if listed in self.xml_of:
-            return listed
-        plain = re.split(r"[\\/]", listed)[-1]
-        stem, dot, ending = plain.rpartition(".")
-        for candidate in (plain, stem):
-            if candidate and len(self._ids_of_stem.get(candidate, [])) == 1:
-                return self._ids_of_stem[candidate][0]
-        return stem if dot and ending.lower() in _ENDINGS else plain
+    def unlisted(self) -> list[Path]:
+        """The XML files that are in no split."""
+        listed = set(self.members(None, Findings()).values())
+        return [xml for xml in self.xml if xml not in listed]
 
     def annotation(self, xml: Path) -> XmlFile | Unreadable:
         """The content of an XML file, read once."""
@@ -184,8 +124,8 @@ class VocReader(Reader[VocSource]):
                 records.append(record)
         if source.split_folder is None or not source.splits:
             self._report_unannotated(used)
-        elif self.split is None:
-            self._report_unlisted(members)
+        if source.split_folder is not None:
+            self._report_unlisted()
         return records
 
     def _find_classes(self) -> None:
@@ -252,6 +192,7 @@ class VocReader(Reader[VocSource]):
         if isinstance(annotation, Unreadable):
             self.findings.add("error", "annotation-unreadable", xml, "", annotation.message, annotation.fix)
             return None
+        self._report_content(annotation, xml)
         if annotation.guessed:
             message = "its encoding is not the declared one; the encoding was guessed"
             self.findings.add("warning", "encoding-guessed", xml, "", message, "Save it as UTF-8")
@@ -270,6 +211,16 @@ class VocReader(Reader[VocSource]):
         parser = ObjectParser(self.label_of, class_file, self.findings, self.tally)
         objects = list(parser.objects(annotation, xml, masks))
         return self.record(id, expected, size, objects, xml)
+
+    def _report_content(self, file: XmlFile, xml: Path) -> None:
+        """Of what looks like objects but is none."""
+        if file.strays:
+            listed = ", ".join(f"<{tag}>" for tag in file.strays[:3])
+            message = f"{len(file.strays)} boxes or outlines in {listed} and not in an <object>; not used"
+            self.findings.add("warning", "object-misnamed", xml, "", message, "Put each into an <object>")
+        if file.bare:
+            message = "holds nothing but its root element; the image counts as one without objects"
+            self.findings.add("warning", "annotation-empty", xml, "", message, "Export it again if it has objects")
 
     def _expected_path(self, id: str, annotation: XmlFile | None = None) -> Path:
         """Where a missing image belongs."""
@@ -297,22 +248,12 @@ class VocReader(Reader[VocSource]):
                 fix = "Annotate it (a file without objects is valid)"
                 self.findings.add("warning", "annotation-missing", path, "", message, fix)
 
-    def _report_unlisted(self, members: dict[str, Path | None]) -> None:
+    def _report_unlisted(self) -> None:
         """Of XML files that no split file lists."""
-        listed = set(members.values())
-        for xml in self.source.xml:
-            if xml not in listed:
-                self.findings.add("note", "annotation-unlisted", xml, "", "in no split file; not used")
-
-
-def _identify(files: Iterable[Path], root: Path) -> dict[str, Path]:
-    """Id -> file: the stem where it is unique, else the path below the root without its extension."""
-    by_stem: dict[str, list[Path]] = {}
-    for file in files:
-        by_stem.setdefault(file.stem, []).append(file)
-    ids = {}
-    for stem, same in by_stem.items():
-        for file in same:
-            id = stem if len(same) == 1 else file.relative_to(root).with_suffix("").as_posix()
-            ids[file.relative_to(root).as_posix() if id in ids else id] = file  # a.xml beside a.XML
-    return dict(sorted(ids.items()))
+        files = self.source.unlisted
+        if files and self.source.splits:
+            message = (
+                f"{len(files)} of the {len(self.source.xml)} annotation files are in no split file (first: {files[0]})"
+            )
+            fix = "Add them to a split file if they should be used"
+            self.findings.add("note", "annotation-unlisted", self.source.split_folder or self.path, "", message, fix)
