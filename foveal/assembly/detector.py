@@ -5,18 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, overload
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
 from ..files.aliases import ImageArray
-from ..parts.resizing import Input, PixelStatistics
+from ..parts.resizing import IMAGENET_PIXELS, Input, PixelStatistics
 from ..recipe import Recipe
 from ..types import Boxes, Detections, Images, Predictions, Priors, Targets, inference_batch
 from .arrays import Boxes4, attach_proposals, decoded, from_tensors, pad_targets
+from .network import explained_norms
 from .task import BoxTask, merge_classes, to_detections
 
 if TYPE_CHECKING:
@@ -96,6 +96,16 @@ class Spec(ABC):
         """(mean, std) of the pixels that those weights were trained on, RGB on the scale 0..1; None: no weights."""
         return None if self.backbone is None or self.backbone.weights is None else self.backbone.pixels
 
+    def with_pixels(self, pixels: PixelStatistics | None = None) -> Self:
+        """The same with numbers in ``input.mean`` and ``input.std``, which a detector and a stored run always have.
+
+        Where unset they become ``pixels``; None: those of its backbone's weights, or ImageNet's without weights.
+        """
+        if None not in (self.input.mean, self.input.std):
+            return self
+        known: Any = self  # every subclass is a dataclass
+        return replace(known, input=self.input.with_pixels(pixels or self.pixels or IMAGENET_PIXELS))  # type: ignore[no-any-return]
+
     @abstractmethod
     def build(self, classes: Sequence[str]) -> Detector:
         """The detector with random weights, for these class names."""
@@ -142,7 +152,7 @@ class Detector(nn.Module, ABC):
         a pixel whose probability is above this belongs to a mask; None: the detector has no masks.
         """
         super().__init__()
-        self.spec, self.classes = spec, tuple(classes)
+        self.spec, self.classes = spec.with_pixels(), tuple(classes)
         self.source, self.has_proposals, self.class_agnostic = source, has_proposals, class_agnostic
         self.mask_threshold, self.has_masks = mask_threshold, mask_threshold is not None
 
@@ -218,7 +228,7 @@ class Detector(nn.Module, ABC):
         if isinstance(targets, list):
             classes = None if self.class_agnostic else len(self.classes)
             targets = pad_targets(targets, batch, classes, masks=self.has_masks)
-        with _explained():
+        with explained_norms():
             outputs = self.outputs(batch)
         losses: dict[str, Tensor] = {}
         with torch.autocast(batch.pixels.device.type, enabled=False):
@@ -281,17 +291,6 @@ class Detector(nn.Module, ABC):
         return detections if several else detections[0]
 
 
-def network_pixels(module: nn.Module, images: Images) -> Tensor:
-    """(B, 3, H, W) for the backbone of ``module``, in the number format of its weights.
-
-    The memory format is channels-last; in training it is that of the weights.
-    """
-    weight = next(p for p in module.parameters() if p.dim() == 4)
-    plain = torch.is_grad_enabled() and not weight.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.contiguous_format if plain else torch.channels_last
-    return images.pixels.to(dtype=weight.dtype, memory_format=layout)
-
-
 @contextmanager
 def in_evaluation(module: nn.Module) -> Iterator[None]:
     """``module`` in evaluation mode inside, and each of its parts as before afterwards."""
@@ -302,17 +301,3 @@ def in_evaluation(module: nn.Module) -> Iterator[None]:
     finally:
         for part in in_training:
             part.training = True
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Raises :class:`UsageError` where a norm has one value alone: a 1 x 1 map of a batch of one image."""
-    try:
-        yield
-    except ValueError as error:
-        if not str(error).startswith("Expected more than 1 value per channel"):
-            raise
-        raise UsageError(
-            "a norm has a single value per channel: the batch is one image with a feature map of 1 x 1",
-            fix="Use larger images or, in training, batches of two or more",
-        ) from error

@@ -59,6 +59,7 @@ def export(
     ResNet inside a transformers' DETR uses. Raises ``FovealError`` for a detector without such a form, and for files
     that exist already.
     """
+    spec = spec.with_pixels()
     if to == "darknet":
         return export_darknet(spec, classes, state, out, seen=seen)
     if to in ("hf", "hf4"):

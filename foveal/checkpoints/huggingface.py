@@ -66,6 +66,7 @@ def write_hub_folder(
     from ..detectors.detr import DETR
     from .foreign.detr import export_detr, processor_config, transformers_config
 
+    spec = spec.with_pixels()
     files: dict[str, Mapping[str, Any]] = {}
     if isinstance(spec, DETR) and _is_theirs(spec):
         theirs = export_detr(spec, state, form, inner)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FovealError, UsageError
 from ..parts.darknet.weights import is_darknet
 from ..parts.layers.norms import FrozenBatchNorm
+from ..parts.resizing import PixelStatistics
 from ..recipe import Solve
 from ..weights.cache import is_alias, is_published
 from ..weights.imagenet.packages import IMAGENET
@@ -20,6 +22,7 @@ from .transfer import LoadReport, pretrained, transfer
 
 if TYPE_CHECKING:
     from ..assembly.detector import Detector, Spec
+    from .folder import Content
 
 
 def find_spec(source: Spec | str | Path, parts: Sequence[type] = ()) -> tuple[Spec, str | Path | None]:
@@ -93,7 +96,11 @@ def load_weights(detector: Detector, source: str | Path, parts: Sequence[type] =
     if _is_classifier(source, state):
         return _into_backbone(detector, source)
     model = find(source, cfg=cfg, state=state, parts=parts)
-    return transfer(detector, model.state, source, model.classes)
+    report = transfer(detector, model.state, source, model.classes)
+    pixels: PixelStatistics | None = None
+    with suppress(FovealError):  # a spec that cannot be read
+        pixels = model.spec().with_pixels().input.pixels
+    return _noted(report, None if pixels is None else _other_pixels(detector.spec, pixels, str(source)))
 
 
 def load_backbone(spec: Spec, detector: Detector) -> LoadReport | None:
@@ -123,7 +130,37 @@ def _into_backbone(detector: Detector, source: str | Path) -> LoadReport:
     except UsageError as error:
         where = error.where or "backbone.weights"
         raise UsageError(error.message, path=source, where=where, fix=error.fix) from None
-    return pretrained(detector, lambda: named.load_pretrained(detector), source)
+    report = pretrained(detector, lambda: named.load_pretrained(detector), source)
+    return _noted(report, normalization_mismatch(named))
+
+
+def _noted(report: LoadReport, line: str | None) -> LoadReport:
+    return report if line is None else replace(report, notes=(*report.notes, line))
+
+
+# ------------------------------------------------------------------------------------------------- pixels
+def initial_pixels(
+    spec: Spec, weights: str | Path | None, resumed: Content | None = None, parts: Sequence[type] = ()
+) -> PixelStatistics | None:
+    """(mean, std) of the pixels that the initial weights of a run were trained on; None: no weights, or not known.
+
+    ``weights`` as in :func:`begin`. A ``resumed`` run keeps its own. Not looked up where the spec has numbers already.
+    """
+    if None not in (spec.input.mean, spec.input.std):
+        return None
+    if resumed is not None:
+        from ..config.parse import parse_spec, stored_modules
+
+        stored: Spec = parse_spec(resumed.spec["spec"], parts=parts, modules=stored_modules(resumed.spec))
+        return stored.input.pixels
+    if weights is None:
+        return spec.pixels
+    with suppress(FovealError):  # told once they are loaded
+        if _is_classifier(weights, None if not Path(weights).is_file() or is_darknet(weights) else read_state(weights)):
+            return None if spec.backbone is None else spec.backbone.with_weights(str(weights)).pixels
+        if not is_darknet(weights):
+            return find(weights, parts=parts).spec().with_pixels().input.pixels
+    return None if spec.backbone is None else spec.backbone.pixels
 
 
 # ----------------------------------------------------------------------------------------------- warnings
@@ -139,13 +176,17 @@ def normalization_mismatch(spec: Spec) -> str | None:
     """A warning where the weights that the spec names were trained on pixels normalized otherwise; None: they agree."""
     if spec.pixels is None:
         return None
-    values = zip((*spec.input.mean, *spec.input.std), (value for rgb in spec.pixels for value in rgb), strict=True)
-    if all(math.isclose(ours, theirs, rel_tol=1e-3) for ours, theirs in values):
-        return None  # torchvision writes Caffe's mean with five digits
-    mean, std = spec.pixels
     kind = type(spec if spec.backbone is None else spec.backbone).__name__
-    settings = f"input.mean={mean} input.std={std}".replace(", ", ",")
-    return f"warning: the weights of {kind} were trained on pixels with another mean and std; set {settings}"
+    return _other_pixels(spec.with_pixels(), spec.pixels, kind)
+
+
+def _other_pixels(spec: Spec, pixels: PixelStatistics, what: str) -> str | None:
+    """The warning where ``spec`` normalizes to other pixels than those that the weights of ``what`` expect."""
+    ours, theirs = ([value for rgb in each for value in rgb] for each in (spec.input.pixels, pixels))
+    if all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(ours, theirs, strict=True)):
+        return None  # torchvision writes Caffe's mean with five digits
+    settings = f"input.mean={pixels[0]} input.std={pixels[1]}".replace(", ", ",")
+    return f"warning: the weights of {what} were trained on pixels with another mean and std; set {settings}"
 
 
 def frozen_random_parts(spec: Spec, detector: Detector) -> list[str]:

@@ -152,8 +152,8 @@ def import_model(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FovealError("exists already", path=out, fix="Give a new or empty folder")
     model = find(source, preset, cfg=cfg, names=names, parts=parts)
-    spec = model.spec()
-    detector = model.build(spec)
+    detector = model.build(model.spec())
+    spec = detector.spec
     described = {"spec": show(spec), "classes": list(model.classes), "versions": versions()}
     if modules := custom_parts(spec):
         described["parts"] = modules

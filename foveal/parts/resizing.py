@@ -44,17 +44,33 @@ class Placement(NamedTuple):
 
 
 class Input(ABC):
-    """The rule of one detector; subclasses are frozen dataclasses. ``mean`` and ``std`` are RGB on the scale 0..1."""
+    """The rule of one detector; subclasses are frozen dataclasses.
+
+    ``mean`` and ``std`` are RGB on the scale 0..1. None: those of the pixels that the backbone's weights were trained
+    on, which :meth:`with_pixels` fills in; a rule by itself uses ImageNet's.
+    """
 
     has_short_side: ClassVar[bool] = False  # whether each image is resized by its short side, whatever its shape
 
     @property
     @abstractmethod
-    def mean(self) -> tuple[float, float, float]: ...
+    def mean(self) -> RGB | None: ...
 
     @property
     @abstractmethod
-    def std(self) -> tuple[float, float, float]: ...
+    def std(self) -> RGB | None: ...
+
+    @property
+    def pixels(self) -> PixelStatistics:
+        """``mean`` and ``std`` as numbers: ImageNet's where they are unset."""
+        return self.mean or IMAGENET_MEAN, self.std or IMAGENET_STD
+
+    def with_pixels(self, pixels: PixelStatistics) -> Self:
+        """This rule with numbers in ``mean`` and ``std``: those of ``pixels`` where they are unset."""
+        if None not in (self.mean, self.std):
+            return self
+        known: Any = self  # every subclass is a dataclass
+        return replace(known, mean=self.mean or pixels[0], std=self.std or pixels[1])  # type: ignore[no-any-return]
 
     @abstractmethod
     def placement(self, height: int, width: int) -> Placement:
@@ -94,7 +110,7 @@ class Input(ABC):
     @property
     def padding(self) -> tuple[float, float, float]:
         """What surrounds an image, RGB on the scale 0..1: the mean, which normalizes to zero."""
-        return self.mean
+        return self.pixels[0]
 
     @property
     def fill(self) -> tuple[int, int, int]:
@@ -142,7 +158,7 @@ class Input(ABC):
 
     def _rows(self, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and std repeated for a row of pixels, (3 * width,): arithmetic on three values at a time is slow."""
-        mean, std = torch.tensor([self.mean, self.std]).to(device, non_blocking=True).repeat(1, width)
+        mean, std = torch.tensor(self.pixels).to(device, non_blocking=True).repeat(1, width)
         return mean, std
 
     def _batch(self, images: Sequence[Tensor]) -> Images:
@@ -153,7 +169,7 @@ class Input(ABC):
         placements = [self.placement(h, w) for h, w in original]
         height, width = self.canvas([(p.height, p.width) for p in placements])
         pixels = images[0].new_zeros(len(images), height, width, 3)
-        if self.padding != self.mean:
+        if self.padding != self.pixels[0]:
             mean, std = self._rows(1, pixels.device)
             pixels += (torch.tensor(self.padding, device=pixels.device) - mean) / std
         for out, image, placement in zip(pixels, images, placements, strict=True):
@@ -188,8 +204,8 @@ class Resize(Input):
     short: int = 800  # pixels
     long: int = 1333  # pixels
     multiple: int = 32  # the sides of the canvas are multiples of this
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: RGB | None = None  # RGB on the scale 0..1; None: of the pixels that the backbone was trained on
+    std: RGB | None = None  # as mean
 
     def __post_init__(self) -> None:
         if min(self.short, self.long, self.multiple) < 1:
@@ -211,8 +227,8 @@ class Resize(Input):
 class Original(Input):
     """The image in its own size, padded right and below where a batch holds a larger one: R-CNN resizes its crops."""
 
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: RGB | None = None  # RGB on the scale 0..1; None: of the pixels that the backbone was trained on
+    std: RGB | None = None  # as mean
 
     def placement(self, height: int, width: int) -> Placement:
         return Placement(height, width)
@@ -227,8 +243,8 @@ class _Fixed(Input):
 
     width: int | None = None  # pixels
     height: int | None = None  # pixels
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: RGB | None = None  # RGB on the scale 0..1; None: of the pixels that the backbone was trained on
+    std: RGB | None = None  # as mean
 
     def __post_init__(self) -> None:
         if any(n is not None and n < 1 for n in (self.width, self.height)):

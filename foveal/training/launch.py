@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 
 from ..checkpoints import folder as checkpoint
 from ..checkpoints.folder import Content, DamagedCheckpoint, Run
-from ..checkpoints.initial import begin
+from ..checkpoints.initial import begin, initial_pixels
 from ..checkpoints.transfer import LoadReport
 from ..config.show import show
 from ..config.table import custom_parts
@@ -52,6 +52,7 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
     stored = {} if resumed is None else resumed.state
     if resumed is not None and is_complete(State.from_json(stored), spec.fit):
         return _complete(arguments, State.from_json(stored))
+    spec = spec.with_pixels(initial_pixels(spec, arguments.weights, resumed, arguments.parts))
 
     # ---- processes
     device = processes.find_device(arguments.device)

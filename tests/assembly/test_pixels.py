@@ -8,15 +8,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 import foveal
 from foveal import presets
 from foveal.assembly.detector import Detector
 from foveal.checkpoints.folder import Content, save
+from foveal.checkpoints.initial import initial_pixels, load_weights, normalization_mismatch
 from foveal.config.overrides import override
+from foveal.config.parse import parse_spec
 from foveal.config.show import show
 from foveal.detectors.darknet import DarknetDetector
-from foveal.parts.resizing import BLACK, CAFFE_MEAN, IMAGENET_MEAN, IMAGENET_STD, LEVELS, WHITE, Input
+from foveal.parts.resizing import (
+    BLACK,
+    CAFFE_MEAN,
+    IMAGENET_MEAN,
+    IMAGENET_PIXELS,
+    IMAGENET_STD,
+    LEVELS,
+    WHITE,
+    Input,
+)
 
 WHITE_IMAGE = np.full((60, 80, 3), 255, np.uint8)
 
@@ -119,3 +131,75 @@ def test_loaded_weights_keep_their_normalization(run: Path) -> None:
     assert torch.equal(scores("input=Stretch(64, 64)"), plain)
     other = scores(f"input=Letterbox(64, 64, {IMAGENET_MEAN}, {IMAGENET_STD})")
     assert other.shape != plain.shape or (other - plain).abs().max() > 1e-3
+
+
+# ------------------------------------------------------------------------------------- pixels follow the backbone
+HALF = (0.5, 0.5, 0.5)
+TIMM_LITE = "backbone=Timm('tf_efficientnet_lite0', weights='imagenet')"
+
+
+@pytest.mark.parametrize(
+    ("items", "pixels"),
+    [
+        ([], IMAGENET_PIXELS),
+        ([TIMM_LITE], (HALF, HALF)),
+        ([TIMM_LITE, f"input.mean={IMAGENET_MEAN}"], (IMAGENET_MEAN, HALF)),
+        ([TIMM_LITE, "input=Stretch(320, 320)"], (HALF, HALF)),
+        ([f"input.mean={BLACK}", TIMM_LITE, f"input.std={WHITE}"], (BLACK, WHITE)),
+        (["backbone=Timm('tf_efficientnet_lite0')"], IMAGENET_PIXELS),  # random weights
+        (["backbone=Torchvision('efficientnet_v2_l', weights='x.pth')"], (HALF, HALF)),
+        (["backbone=Torchvision('vgg16', weights='vgg16_features')"], (CAFFE_MEAN, LEVELS)),
+        (["backbone=Darknet('darknet19', weights='x.weights')"], (BLACK, WHITE)),
+        (["backbone=ImagePyramid(Darknet('darknet19', weights='x.weights'))"], (BLACK, WHITE)),
+        (["backbone=CaffeNet(weights='x.pth')"], (CAFFE_MEAN, LEVELS)),
+    ],
+)
+def test_unset_pixels_are_those_of_the_backbones_weights(items: list[str], pixels: Any) -> None:
+    if "Timm" in str(items):
+        pytest.importorskip("timm", reason="timm is not installed")
+    spec = override(presets.retinanet_mini, items)
+    explicit = spec.with_pixels()
+    assert (explicit.input.mean, explicit.input.std) == pixels == explicit.input.pixels
+    assert explicit.with_pixels((WHITE, BLACK)) is explicit
+    assert parse_spec(show(explicit)) == explicit
+
+
+def test_a_detector_has_numbers() -> None:
+    spec = override(presets.retinanet_mini, ["backbone=Darknet('darknet19', weights='x.weights')"])
+    detector = spec.build(["a"])
+    assert (detector.spec.input.mean, detector.spec.input.std) == (BLACK, WHITE)
+    white = detector.prepare([WHITE_IMAGE]).pixels
+    assert float(white[0, 0, white.shape[2] // 2, 30]) == pytest.approx(DARKNET)
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_presets_keep_their_numbers(name: str) -> None:
+    """A preset with weights has the pixels of those; without, ImageNet's unless it says otherwise."""
+    spec = presets.get(name)
+    explicit = spec.with_pixels()
+    assert explicit.input.pixels == spec.input.pixels
+    assert normalization_mismatch(spec) is None
+
+
+def test_weights_given_to_a_run_decide(run: Path, tmp_path: Path) -> None:
+    """--weights: a classification network's pixels, those of a run, or the network's where nothing is known."""
+    torch.save(torchvision.models.squeezenet1_0().state_dict(), tmp_path / "s.pth")
+    spec = override(presets.retinanet_mini, ["backbone=Torchvision('squeezenet1_0', frozen_stages=0)"])
+    assert initial_pixels(spec, None) is None
+    assert initial_pixels(spec, tmp_path / "s.pth") == IMAGENET_PIXELS
+    assert initial_pixels(spec, run) == (BLACK, WHITE)
+    assert initial_pixels(spec.with_pixels(), run) is None
+    assert initial_pixels(spec, "nowhere") == IMAGENET_PIXELS  # refused when it is loaded
+    detector = DarknetDetector.from_cfg(CFG).build(["a", "b"])
+    assert not load_weights(detector, run).notes
+    other = override(detector.spec, [f"input.mean={HALF}"]).build(["a", "b"])
+    (note,) = load_weights(other, run).notes
+    assert "trained on pixels with another mean and std; set input.mean=(0.0,0.0,0.0) input.std=(1.0,1.0,1.0)" in note
+
+
+def test_a_resumed_run_keeps_its_numbers() -> None:
+    """Also where an earlier version stored others for unset ones."""
+    spec = override(presets.retinanet_mini, ["backbone=Darknet('darknet19', weights='x.weights')"])
+    assert initial_pixels(spec, None) == (BLACK, WHITE)
+    stored = Content({}, {}, {}, {}, {"spec": show(spec.with_pixels((HALF, HALF))), "classes": ["a"]})
+    assert initial_pixels(spec, None, stored) == (HALF, HALF)

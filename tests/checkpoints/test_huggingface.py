@@ -75,7 +75,7 @@ def test_detr_round_trip(detr: dict[str, Tensor], to: str, dilated: bool, tmp_pa
     assert same(found.state, detr)
     if form != "detr":  # a state dict has neither names nor a resize rule
         assert found.classes == CLASSES
-        assert found.spec().input == spec.input
+        assert found.spec().input == spec.with_pixels().input
     assert found.spec().head == spec.head
     assert found.spec().backbone == spec.backbone
     again = tmp_path / ("again" + out.suffix)
@@ -359,4 +359,4 @@ def test_unsupported_detectors_are_rejected(detr: dict[str, Tensor], tmp_path: P
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full"]
     odd: Spec = replace(SMALL, head=replace(SMALL.head, turns=2.0))  # the folder is then ours
     export(tmp_path / "odd", "hf", odd, CLASSES, detr)
-    assert show(load(tmp_path / "odd", device="cpu").spec) == show(odd)
+    assert show(load(tmp_path / "odd", device="cpu").spec) == show(odd.with_pixels())

@@ -145,7 +145,7 @@ def test_custom_detector(page: ModuleType, tmp_path: Path) -> None:
     out = tmp_path / "run"
     quiet = {"device": "cpu", "precision": "32", "workers": 0, "progress": False, "tensorboard": False}
     train(spec, data=shapes(tmp_path / "data"), out=out, **quiet)  # type: ignore[arg-type]
-    assert load(out, parts=[page.OneMap], device="cpu").spec == spec
+    assert load(out, parts=[page.OneMap], device="cpu").spec == spec.with_pixels()
     assert isinstance(spec, Spec)
     with pytest.raises(UsageError, match=r"unknown part OneMap.*--parts my_parts"):
         load(out)

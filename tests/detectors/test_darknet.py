@@ -29,7 +29,7 @@ from foveal.parts.darknet.cfg_graph import read_net, with_outputs
 from foveal.parts.darknet.weights import read_darknet
 from foveal.parts.losses.box import GIoU
 from foveal.parts.losses.classification import BinaryCrossEntropy, CrossEntropy
-from foveal.parts.resizing import Letterbox, Stretch
+from foveal.parts.resizing import IMAGENET_MEAN, IMAGENET_STD, Letterbox, Stretch
 from foveal.types import Images, Priors
 from tests.parts.darknet.test_module import REFERENCES
 
@@ -300,7 +300,8 @@ def test_partial_weights_and_other_normalization(data: Path, tmp_path: Path) -> 
         spec.load_pretrained(detector)
     tiny = data / "weights/tiny-darknet"
     words = [f"backbone=Darknet({str(tiny / 'tiny.cfg')!r}, weights={str(tiny / 'tiny.weights')!r})"]
-    plain = override(presets.retinanet_mini, words)
+    assert normalization_mismatch(override(presets.retinanet_mini, words)) is None  # they follow the backbone
+    plain = override(presets.retinanet_mini, [*words, f"input.mean={IMAGENET_MEAN}", f"input.std={IMAGENET_STD}"])
     assert "input.mean=(0.0,0.0,0.0) input.std=(1.0,1.0,1.0)" in str(normalization_mismatch(plain))
     assert normalization_mismatch(override(plain, ["input.mean=(0,0,0)", "input.std=(1,1,1)"])) is None
     assert normalization_mismatch(presets.retinanet_mini) is None

@@ -119,7 +119,7 @@ def test_normalize_equals_the_float_path_and_clears_the_padding() -> None:
 
 def test_fill_is_the_nearest_color_to_the_mean() -> None:
     assert Resize().fill == (124, 116, 104)
-    assert all(abs(v / 255 - m) <= 0.5 / 255 for v, m in zip(Resize().fill, Resize().mean, strict=True))
+    assert all(abs(v / 255 - m) <= 0.5 / 255 for v, m in zip(Resize().fill, Resize().pixels[0], strict=True))
 
 
 def test_explicit_or_default_size() -> None:

@@ -100,6 +100,6 @@ def _first_difference(spec: DarknetDetector, reference: DarknetDetector) -> str:
         return f"task.cls_loss={spec.task.cls_loss} with task.quality={spec.task.quality}"
     if spec.cells != reference.cells:
         return f"cells={spec.cells}"
-    if (spec.input.mean, spec.input.std) != (BLACK, WHITE):
-        return f"input.mean={spec.input.mean} with input.std={spec.input.std}"
+    if spec.input.pixels != (BLACK, WHITE):
+        return f"input.mean={spec.input.pixels[0]} with input.std={spec.input.pixels[1]}"
     return ""

@@ -128,8 +128,8 @@ def processor_config(spec: DETR) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(rule.mean),
-        "image_std": list(rule.std),
+        "image_mean": list(rule.pixels[0]),
+        "image_std": list(rule.pixels[1]),
         "do_pad": True,
     }
 
@@ -187,7 +187,8 @@ def _input(processor: Mapping[str, Any], base: DETR) -> Any:
         size = {"shortest_edge": size, "longest_edge": processor.get("max_size", rule.long)}
     try:
         short, long = int(size["shortest_edge"]), int(size["longest_edge"])
-        colors: list[Any] = [tuple(map(float, processor.get(f"image_{k}", getattr(rule, k)))) for k in ("mean", "std")]
+        own = zip(("image_mean", "image_std"), rule.pixels, strict=True)
+        colors: list[Any] = [tuple(map(float, processor.get(key, value))) for key, value in own]
         mean, std = colors
         if (len(mean), len(std), min(std) > 0) != (3, 3, True) or abs(processor.get(_FACTOR, 1 / 255) - 1 / 255) > 1e-6:
             raise ValueError

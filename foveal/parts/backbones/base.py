@@ -11,7 +11,6 @@ from typing import Any, Self, TypeVar
 from torch import Tensor, nn
 
 from ...errors import UsageError, nearest
-from ...weights.imagenet.packages import IMAGENET
 from ..resizing import IMAGENET_PIXELS, PixelStatistics
 
 LayerT = TypeVar("LayerT")
@@ -61,6 +60,8 @@ class BackboneSpec(ABC):
 
 def refuse_imagenet(weights: str | Path | None, what: str) -> None:
     """Raises ``UsageError`` for the word ``imagenet`` where no ImageNet weights are known by it."""
+    from ...weights.imagenet.packages import IMAGENET
+
     if str(weights) == IMAGENET:
         fix = 'Give the path of a file, or use Timm or Torchvision, for which weights="imagenet" stands for theirs'
         raise UsageError(f"no ImageNet weights of {what} are known by a name", where="backbone.weights", fix=fix)

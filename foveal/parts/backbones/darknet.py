@@ -1,7 +1,6 @@
 """Darknet's ImageNet classifiers as backbones: Darknet-19, Darknet-53, Tiny Darknet, or any cfg.
 
-Darknet's networks expect RGB in 0..1 without normalization: a detector with this backbone sets
-``input.mean=(0,0,0)`` and ``input.std=(1,1,1)``.
+Darknet's networks expect RGB in 0..1 without normalization, which ``input.mean`` and ``input.std`` follow unless set.
 """
 
 from __future__ import annotations

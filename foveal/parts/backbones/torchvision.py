@@ -19,9 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, nearest
-from ...weights.cache import PUBLISHED, TORCHVISION, published_file
-from ...weights.imagenet.packages import IMAGENET, imagenet_file
-from ...weights.library_cards import torchvision_pixels
 from ...weights.open import read_state
 from ...weights.state import load_state
 from ..layers.norms import FrozenBatchNorm, NormKind, fuse_frozen, replace_norms
@@ -115,6 +112,9 @@ class Torchvision(BackboneSpec):
     @property
     def pixels(self) -> PixelStatistics:
         """Those of torchvision's files; Caffe's for a published file that was converted from Caffe."""
+        from ...weights.cache import PUBLISHED, TORCHVISION
+        from ...weights.library_cards import torchvision_pixels
+
         name = self.weights or ""
         if any(e.caffe_pixels and (e.name == name or e.file == Path(name).name) for e in PUBLISHED.values()):
             return CAFFE_PIXELS
@@ -126,6 +126,9 @@ class Torchvision(BackboneSpec):
 
     def _file(self, source: str | Path | None) -> str | None:
         """A path unchanged; for a published name, and the word ``imagenet``, the fetched file."""
+        from ...weights.cache import PUBLISHED, TORCHVISION, published_file
+        from ...weights.imagenet.packages import IMAGENET, imagenet_file
+
         name = None if source is None else str(source)
         if name == IMAGENET:
             return str(imagenet_file(self.name, self.name if self.name in PUBLISHED else TORCHVISION + self.name))
