@@ -146,14 +146,12 @@ class Input(ABC):
         """
         b, _, h, w = images.pixels.shape
         mean, std = self._rows(w, images.pixels.device)
-        across = (torch.arange(w, device=std.device) < images.sizes[:, 1:]).repeat_interleave(3, 1)[
-            :, None
-        ]  # (B, 1, 3 W)
+        columns = torch.arange(w, device=std.device) < images.sizes[:, 1:]
+        across = columns.repeat_interleave(3, 1)[:, None]  # (B, 1, 3 W)
         down = torch.arange(h, device=std.device) < images.sizes[:, :1]  # (B, H)
         out = images.pixels.to(torch.float32, memory_format=torch.channels_last)
-        out.permute(0, 2, 3, 1).view(b, h, 3 * w).mul_(across / (255 * std)).sub_(across * (mean / std)).mul_(
-            down[..., None]
-        )
+        rows = out.permute(0, 2, 3, 1).view(b, h, 3 * w)
+        rows.mul_(across / (255 * std)).sub_(across * (mean / std)).mul_(down[..., None])
         return replace(images, pixels=out.to(dtype))
 
     def _rows(self, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
