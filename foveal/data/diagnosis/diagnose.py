@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..images.ranges import range_findings
 from ..records.dataset import Dataset
 from ..records.evidence import Evidence
 from ..records.findings import Finding, Severity
@@ -39,6 +40,7 @@ def diagnose_parts(parts: Sequence[Dataset], *, counts: bool = True) -> list[Dat
         added[k] += [f for f in _labels(part) if counts or f.severity != "note"]
     if parts:
         added[0] += similar_classes(parts)
+        added[0] += range_findings([r.path for part in parts for r in part.records], parts[0].path)
     return [
         replace(part, findings=[*new, *(f for f in part.findings if f.code not in codes)], evidence=[])
         for part, new, codes in zip(parts, added, explained, strict=True)

@@ -50,7 +50,7 @@ def range_findings(paths: Sequence[Path], where: Path) -> list[Finding]:
 def _sample(paths: Sequence[Path]) -> Iterator[tuple[Path, NDArray[Any], int]]:
     """Path, values and stated bits of some images of more than 8 bits."""
     count = 0
-    for path in _spread(sorted(paths), _LOOKED_AT):
+    for path in _spread(sorted(set(paths)), _LOOKED_AT):
         found = deep_values(path)
         if found is not None:
             yield path, *found
@@ -77,7 +77,7 @@ def _findings(
         )
         yield Finding("image-depths-mixed", "warning", str(where), "", message, "Convert all to 8 bits with one scale")
     elif depths and next(iter(depths)) not in ("16 bits", "16-bit colors", "0..1", "0..255"):
-        message = f"the images have more than 8 bits and use {next(iter(depths))}, by which they are scaled ({seen})"
+        message = f"the images have more than 8 bits and use {next(iter(depths))}, by which they are scaled ({total} looked at)"
         yield Finding("image-depth", "note", str(where), "", message)
     if dark:
         message = f"{len(dark)} {seen} are nearly black: hardly a value reaches {_DARK} of 255 (first: {dark[0]})"

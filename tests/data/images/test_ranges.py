@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from foveal.data.doctor.examine import examine
 from foveal.data.images.load import as_rgb, deep_values, load_image
 from foveal.data.images.ranges import range_findings
+from foveal.data.open import split_pair
+from tests.helpers.data_sets import coco, coco_doc
 
 
 def gray(path: Path, top: int, dtype: Any = np.uint16) -> Path:
@@ -114,3 +118,15 @@ def test_real_files_of_a_low_range(shared: Path) -> None:
         pytest.skip("no such inputs")
     assert all(load_image(path).max() > 100 for path in folder.iterdir())
     assert codes(folder) == ["note image-depth"]
+
+
+def test_doctor_and_train_tell_it(tmp_path: Path) -> None:
+    path = coco(tmp_path)
+    doc = coco_doc()
+    for k, entry in enumerate(doc["images"]):
+        gray(tmp_path / "deep" / f"{k}.tif", 4000 if k else 60_000)
+        entry["file_name"] = f"{k}.tif"
+    path.write_text(json.dumps(doc))
+    assert [f.code for f in examine(path).findings if "image" in f.code] == ["image-depths-mixed"]
+    train, valid, _ = split_pair(path)
+    assert "image-depths-mixed" in {f.code for f in [*train.findings, *valid.findings]}
