@@ -77,7 +77,8 @@ def _findings(
         )
         yield Finding("image-depths-mixed", "warning", str(where), "", message, "Convert all to 8 bits with one scale")
     elif depths and next(iter(depths)) not in ("16 bits", "16-bit colors", "0..1", "0..255"):
-        message = f"the images have more than 8 bits and use {next(iter(depths))}, by which they are scaled ({total} looked at)"
+        used = next(iter(depths))
+        message = f"the images have more than 8 bits and use {used}, by which they are scaled ({total} looked at)"
         yield Finding("image-depth", "note", str(where), "", message)
     if dark:
         message = f"{len(dark)} {seen} are nearly black: hardly a value reaches {_DARK} of 255 (first: {dark[0]})"

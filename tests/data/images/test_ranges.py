@@ -124,7 +124,7 @@ def test_doctor_and_train_tell_it(tmp_path: Path) -> None:
     path = coco(tmp_path)
     doc = coco_doc()
     for k, entry in enumerate(doc["images"]):
-        gray(tmp_path / "deep" / f"{k}.tif", 4000 if k else 60_000)
+        gray(tmp_path / "deep" / f"{k}.tif", 4000 + k if k else 60_000)
         entry["file_name"] = f"{k}.tif"
     path.write_text(json.dumps(doc))
     assert [f.code for f in examine(path).findings if "image" in f.code] == ["image-depths-mixed"]
