@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,7 @@ class NamedObject:
     difficult: bool = False
     polygons: list[list[float]] | None = None  # x1, y1, x2, y2, ... in the same units
     mask: dict[str, Any] | None = None  # COCO's run lengths, in pixels
+    every_class: bool = False  # a region to ignore, whatever is in it
 
 
 @dataclass(slots=True)
@@ -112,7 +113,9 @@ class EntrySource(Source):
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """All classes of the dataset, whatever split is read."""
-        used = {o.name for parsed in self.parsed.values() for image in parsed.images for o in image.objects if o.name}
+        objects = (o for parsed in self.parsed.values() for image in parsed.images for o in image.objects)
+        objects = (o for parsed in self.parsed.values() for image in parsed.images for o in image.objects)
+        used = {o.name for o in objects if o.name and not o.every_class}
         listed = list(dict.fromkeys(self.class_names()))
         return (*listed, *sorted(used - set(listed)))
 
@@ -200,25 +203,32 @@ class EntryReader(Reader[EntrySource]):
         if repeated:
             root = next((r for r in self.source.image_roots if r in path.parents), path.parent.parent)
             id = path.relative_to(root).with_suffix("").as_posix()
-        objects = [p for o in image.objects if (p := self._object(o, image, size, file)) is not None]
+        objects = [p for o in image.objects for p in self._objects(o, image, size, file)]
         base = Convention(image.layout, "fractions" if image.fractions else "pixels")
         return self.record(id, path, size, objects, file, base)
 
-    def _object(self, o: NamedObject, image: NamedImage, size: tuple[int, int], file: Path) -> ParsedObject | None:
-        """The object in pixels, with the number of its class; ``None``, and a finding, where it has no class."""
-        where = o.where
+    def _objects(self, o: NamedObject, image: NamedImage, size: tuple[int, int], file: Path) -> Iterator[ParsedObject]:
+        """The object in pixels, with the number of its class; none, and a finding, where it has no class."""
+        if o.every_class:
+            message = (
+                f"{{n}} {'is' if len(self.classes) == 1 else 'are'} crowd in each of the {len(self.classes)} classes"
+            )
+            self.tally.add("note", "region-ignored", file, o.where, "region to ignore", message)
+            for label in range(len(self.classes)):
+                yield ParsedObject(o.box, label, o.where, o.shown, crowd=True)
+            return
         if not o.name:
-            self.findings.add("warning", "class-missing", file, where, "it has no class; dropped", "Add its class")
-            return None
+            self.findings.add("warning", "class-missing", file, o.where, "it has no class; dropped", "Add its class")
+            return
         x, y = size if image.fractions else (1, 1)
         x1, y1, x2, y2 = o.box
         mask: Any = o.mask
         if o.polygons is not None:
             mask = [[v * (y if k % 2 else x) for k, v in enumerate(p)] for p in o.polygons]
-        return ParsedObject(
+        yield ParsedObject(
             (x1 * x, y1 * y, x2 * x, y2 * y),
             self._label_of[o.name],
-            f"{where} ({o.name})",
+            f"{o.where} ({o.name})",
             o.shown,
             crowd=o.crowd,
             difficult=o.difficult,

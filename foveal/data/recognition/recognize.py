@@ -16,6 +16,7 @@ from ..formats.yolo.reader import YoloSource
 from .coco import find_coco
 from .documents import find_documents
 from .kinds import json_kind
+from .kitti import find_kitti
 from .listing import has_folder, list_files
 from .nothing import describe_nothing
 from .one_file import open_file
@@ -46,7 +47,7 @@ def recognize(path: Path, images: Path | None = None) -> Source:
     listing = list_files(path)
     kinds = {file: json_kind(file) for file in listing.jsons}
     found: list[Source] = [*find_yaml(listing, images), *find_coco(listing, kinds, images), *find_voc(listing, images)]
-    found += find_documents(listing, kinds, images)
+    found += [*find_documents(listing, kinds, images), *find_kitti(listing, images)]
     # these are also beside datasets of the formats above, from which they were made
     lesser: list[Source] = []
     if not any(isinstance(source, YoloSource) for source in found):

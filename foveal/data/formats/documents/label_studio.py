@@ -56,7 +56,7 @@ def _read_task(task: Any, where: str, file: Path, findings: Findings) -> NamedIm
         message = f"{name!r} has no annotation, so its objects are unknown; skipped"
         findings.add("warning", "annotation-missing", file, where, message, "Annotate it (also without objects)")
         return NamedImage(name, where, skipped=True)
-    image = NamedImage(name, where, fractions=True)
+    image = NamedImage(name, where, fractions=True, layout="top-left")
     sizes = set()
     for k, regions in enumerate(_regions(result), 1):
         place = f"{where}: region {k}"

@@ -54,7 +54,7 @@ class ViaSource(EntrySource):
                     findings.add("warning", "image-invalid", file, where, message, 'Add "filename"')
                 continue
             found = list(read_regions(entry.get("regions"), where, file, findings))
-            images.append(NamedImage(name.strip(), where, [region.object for region in found]))
+            images.append(NamedImage(name.strip(), where, [r.object for r in found], layout="top-left"))
             regions += found
         name_regions(regions, file, findings)
         return images

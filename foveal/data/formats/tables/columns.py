@@ -6,12 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from ...images.load import EXTENSIONS
+from ...records.convention import Layout
 from ..validate import number
-
-BoxForm = Literal["corners", "size", "center"]  # x1 y1 x2 y2; x1 y1 width height; center x, center y, width, height
 
 # Role -> names of columns, without capitals, spaces and punctuation; the first that a header has counts.
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -68,11 +66,11 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "shape": ("regionshapeattributes",),  # VIA
     "attributes": ("regionattributes",),  # VIA
 }
-_BOXES: tuple[tuple[BoxForm, tuple[str, str, str, str]], ...] = (
+_BOXES: tuple[tuple[Layout, tuple[str, str, str, str]], ...] = (
     ("corners", ("x1", "y1", "x2", "y2")),
-    ("center", ("cx", "cy", "w", "h")),
-    ("size", ("x1", "y1", "w", "h")),
-    ("size", ("x", "y", "w", "h")),
+    ("centers", ("cx", "cy", "w", "h")),
+    ("top-left", ("x1", "y1", "w", "h")),
+    ("top-left", ("x", "y", "w", "h")),
 )
 _AUTOML = {"TRAIN", "VALIDATION", "VALIDATE", "TEST", "UNASSIGNED", "TRAINING"}
 
@@ -83,7 +81,7 @@ class Columns:
 
     at: dict[str, int]
     box: tuple[str, ...]  # the roles of the four numbers; empty for ``bbox`` and VIA's shapes
-    form: BoxForm = "corners"
+    layout: Layout = "corners"
     header: tuple[str, ...] = ()  # as written; empty without a header
     ignored: tuple[str, ...] = ()  # names of the columns without a role
     guessed: tuple[str, ...] = field(default=())  # what was decided without a name that says so
@@ -128,10 +126,10 @@ def _by_header(rows: Sequence[Sequence[str]]) -> Columns | None:
     for side, role in (("width", "w"), ("height", "h")):
         if role not in at and side in at and "x2" not in at and names[at[side]] == side:
             at[role] = at.pop(side)
-    found = next(((form, roles) for form, roles in _BOXES if all(role in at for role in roles)), None)
+    found = next(((layout, roles) for layout, roles in _BOXES if all(role in at for role in roles)), None)
     if found is None and "bbox" not in at:
         return None
-    form: BoxForm = "size" if found is None else found[0]
+    layout: Layout = "top-left" if found is None else found[0]
     box: tuple[str, ...] = () if found is None else found[1]
     guessed: tuple[str, ...] = ("the bbox as x, y, width and height",) if found is None else ()
     used = {
@@ -147,7 +145,7 @@ def _by_header(rows: Sequence[Sequence[str]]) -> Columns | None:
             guessed += (f"the class as the column {rows[0][left[0]]!r}",)
     used |= {at["class"]} if "class" in at else set()
     ignored = tuple(rows[0][k] for k in range(len(names)) if k not in used and names[k] and not _is_index(names[k]))
-    return Columns(at, box, form, tuple(rows[0]), ignored, guessed)
+    return Columns(at, box, layout, tuple(rows[0]), ignored, guessed)
 
 
 def _first(words: Sequence[str], names: Sequence[str]) -> int | None:

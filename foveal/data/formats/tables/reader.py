@@ -14,18 +14,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ....files.reading import Unreadable
-from ...records.convention import Layout
 from ...records.findings import Findings
 from ...records.splits import split_word
 from ..documents.via import ONLY_CLASS, ViaRegion, name_regions, read_shape
 from ..entries import EntrySource, NamedImage, NamedObject
 from ..shapes import listed
 from ..validate import Box, flag, number
-from .columns import BoxForm, Columns, find_columns, has_extension
+from .columns import Columns, find_columns, has_extension
 from .rows import read_rows
 
 _EMPTY = ("", "nan", "none", "null", "n/a", "na", "-")
-_LAYOUTS: dict[BoxForm, Layout] = {"corners": "corners", "size": "top-left", "center": "centers"}
 _EDGE = 1.001  # fractions may be rounded up
 
 
@@ -121,7 +119,7 @@ class _Table:
         self._report_scores()
         images = list(self.found.values())
         for image in images:
-            image.layout = _LAYOUTS[self.columns.form]
+            image.layout = "top-left" if self.columns.via else self.columns.layout
         if not self.columns.via:
             self._find_fractions(images)
         self._check_splits(images)
@@ -176,9 +174,9 @@ class _Table:
             return None
         a, b, c, d = (value if value is not None else math.nan for value in values)
         box: Box = a, b, c, d
-        if self.columns.form == "size":
+        if self.columns.layout == "top-left":
             box = a, b, a + c, b + d
-        elif self.columns.form == "center":
+        elif self.columns.layout == "centers":
             box = a - c / 2, b - d / 2, a + c / 2, b + d / 2
         roles = self.columns.box or ("x", "y", "w", "h")
         shown = ", ".join(f"{self._header(role)} {text}" for role, text in zip(roles, texts, strict=True))

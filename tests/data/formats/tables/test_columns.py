@@ -36,24 +36,24 @@ def test_names_in_any_spelling(header: str, roles: str) -> None:
     delimiter = find_delimiter(header)
     names = header.split(delimiter)
     columns = find_columns([names, [ROW[role] for role in roles.split()]])
-    assert columns is not None and columns.form == "corners"
+    assert columns is not None and columns.layout == "corners"
     assert columns.at == {role: k for k, role in enumerate(roles.split())}
 
 
 @pytest.mark.parametrize(
-    ("header", "form"),
+    ("header", "layout"),
     [
-        ("file,x,y,w,h,label", "size"),
-        ("file,xmin,ymin,width,height,label", "size"),
-        ("file,left,top,width,height,label", "size"),
-        ("file,bbox_x,bbox_y,bbox_width,bbox_height,label", "size"),
-        ("file,x_center,y_center,width,height,label", "center"),
-        ("file,cx,cy,w,h,label", "center"),
+        ("file,x,y,w,h,label", "top-left"),
+        ("file,xmin,ymin,width,height,label", "top-left"),
+        ("file,left,top,width,height,label", "top-left"),
+        ("file,bbox_x,bbox_y,bbox_width,bbox_height,label", "top-left"),
+        ("file,x_center,y_center,width,height,label", "centers"),
+        ("file,cx,cy,w,h,label", "centers"),
     ],
 )
-def test_forms_of_boxes(header: str, form: str) -> None:
+def test_layouts_of_boxes(header: str, layout: str) -> None:
     columns = find_columns([header.split(","), ["a.jpg", "4", "5", "20", "30", "cat"]])
-    assert columns is not None and columns.form == form and not columns.guessed and "width" not in columns.at
+    assert columns is not None and columns.layout == layout and not columns.guessed and "width" not in columns.at
 
 
 def test_a_column_of_names_rather_than_numbers() -> None:
