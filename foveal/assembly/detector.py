@@ -106,6 +106,10 @@ class Spec(ABC):
         known: Any = self  # every subclass is a dataclass
         return replace(known, input=self.input.with_pixels(pixels or self.pixels or IMAGENET_PIXELS))  # type: ignore[no-any-return]
 
+    def notes(self, *, training: bool = False) -> list[str]:
+        """What the user should know of the files it was made from, a sentence each; ``training``: for training."""
+        return []
+
     @abstractmethod
     def build(self, classes: Sequence[str]) -> Detector:
         """The detector with random weights, for these class names."""

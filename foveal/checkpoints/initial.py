@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FovealError, UsageError
 from ..parts.darknet.weights import is_darknet
 from ..parts.layers.norms import FrozenBatchNorm
-from ..parts.resizing import PixelStatistics
+from ..parts.resizing import UNIT_PIXELS, PixelStatistics
 from ..recipe import Solve
 from ..weights.cache import is_alias, is_published
 from ..weights.imagenet.packages import IMAGENET
@@ -35,7 +35,7 @@ def find_spec(source: Spec | str | Path, parts: Sequence[type] = ()) -> tuple[Sp
     if not isinstance(source, str | Path):
         return source, None
     path = Path(source)
-    if path.suffix == ".cfg" and path.is_file():
+    if path.suffix.lower() == ".cfg" and path.is_file():
         from ..detectors.darknet import DarknetDetector
 
         return DarknetDetector.from_cfg(source), None
@@ -54,20 +54,24 @@ def begin(
 
     Returns a report of what was loaded, and the lines to print: the report's, and warnings.
     """
+    notes = [f"note: {note}" for note in spec.notes(training=True)]
     if weights is not None:
         report = load_weights(detector, weights, parts)
-        return report, report.lines()
+        return report, [*report.lines(), *notes]
     loaded = load_backbone(spec, detector)
-    return loaded, [*(loaded.lines() if loaded else ()), *_warnings(spec, detector)]
+    return loaded, [*(loaded.lines() if loaded else ()), *notes, *_warnings(spec, detector)]
 
 
 def _warnings(spec: Spec, detector: Detector) -> Iterator[str]:
     if line := normalization_mismatch(spec):
         yield line
     if frozen_random_backbone(spec, detector):
+        settings = "backbone.weights, or set backbone.frozen_stages=0 and backbone.norm=batch"
+        if spec.backbone is None:
+            settings = "weights, or set frozen=0"
         yield (
             "warning: the backbone starts from random weights, and a part of it is frozen and will never learn; "
-            "name a file in backbone.weights, or set backbone.frozen_stages=0 and backbone.norm=batch"
+            f"name a file in {settings}"
         )
     if parts := frozen_random_parts(spec, detector):
         yield (
@@ -83,19 +87,23 @@ def load_weights(detector: Detector, source: str | Path, parts: Sequence[type] =
     A classification network's file is loaded into the backbone. A head for other classes keeps its random weights.
     Raises :class:`FovealError` where nothing fits.
     """
-    from .foreign.darknet import cfg_of
+    from .foreign.darknet import cfg_of, read_start_state
 
     cfg = cfg_of(detector.spec) if is_darknet(source) else None
-    if cfg is None and is_darknet(source):
+    if cfg is not None:
+        classes, initial = read_start_state(source, cfg)
+        report = transfer(detector, initial, source, classes)
+        return _noted(report, _other_pixels(detector.spec, UNIT_PIXELS, str(source)))
+    if is_darknet(source):
         raise FovealError(
             f"are Darknet's weights, which fit its own networks and no {type(detector.spec).__name__}",
             path=source,
             fix=f"Train their cfg: foveal train FILE.cfg --weights {source}",
         )
-    state = read_state(source) if cfg is None and Path(source).is_file() else None
+    state = read_state(source) if Path(source).is_file() else None
     if _is_classifier(source, state):
         return _into_backbone(detector, source)
-    model = find(source, cfg=cfg, state=state, parts=parts)
+    model = find(source, state=state, parts=parts)
     report = transfer(detector, model.state, source, model.classes)
     pixels: PixelStatistics | None = None
     with suppress(FovealError):  # a spec that cannot be read
@@ -166,7 +174,7 @@ def initial_pixels(
 # ----------------------------------------------------------------------------------------------- warnings
 def frozen_random_backbone(spec: Spec, detector: Detector) -> bool:
     """Whether the backbone starts from random weights, and frozen layers would keep them."""
-    if spec.backbone is not None and spec.backbone.weights is not None:
+    if spec.weights_file is not None or (spec.backbone is not None and spec.backbone.weights is not None):
         return False
     frozen = (not p.requires_grad for name, p in detector.named_parameters() if name.startswith("backbone."))
     return any(frozen) or any(isinstance(module, FrozenBatchNorm) for module in detector.modules())

@@ -147,20 +147,21 @@ class GridCoder(Coder):
     """The center as a location in its cell, the sides as multiples of the anchor's or as fractions of the canvas.
 
     ``x = (column + f(tx)) cell``, ``y`` alike; ``f`` is the logistic function (since YOLOv2) or the identity (YOLOv1).
-    Sides: "exp", ``w = w_a exp(tw)`` (since YOLOv2); or "square", ``w = tw^2 canvas`` (YOLOv1). Only with
-    :class:`Cells`, whose ``scale_xy`` s stretches ``f`` around the middle of the cell: ``s (f - 1/2) + 1/2``.
+    Sides: "exp", ``w = w_a exp(tw)`` (since YOLOv2); "square", ``w = tw^2 canvas`` (YOLOv1); or "logistic",
+    ``w = (2 f(tw))^2 w_a``, at most four anchors (Darknet's ``new_coords``, Scaled-YOLOv4). Only with :class:`Cells`,
+    whose ``scale_xy`` s stretches ``f`` around the middle of the cell: ``s (f - 1/2) + 1/2``.
     """
 
     logistic: bool = True
-    sides: Literal["exp", "square"] = "exp"
+    sides: Literal["exp", "square", "logistic"] = "exp"
 
     def __post_init__(self) -> None:
-        if self.sides not in ("exp", "square"):
-            raise UsageError(f"GridCoder(sides={self.sides!r}): expected 'exp' or 'square'")
+        if self.sides not in ("exp", "square", "logistic"):
+            raise UsageError(f"GridCoder(sides={self.sides!r}): expected 'exp', 'square' or 'logistic'")
 
     @property
     def scales_priors(self) -> bool:
-        return self.sides == "exp"
+        return self.sides != "square"
 
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
         boxes, priors = at_least_fp32(boxes), at_least_fp32(priors)
@@ -169,6 +170,8 @@ class GridCoder(Coder):
         if self.logistic:
             center = torch.logit(center.clamp(_EDGE, 1 - _EDGE))
         side = (boxes[..., 2:] - boxes[..., :2]).clamp(min=_EDGE)
+        if self.sides == "logistic":
+            return torch.cat([center, torch.logit(((side / prior).sqrt() / 2).clamp(_EDGE, 1 - _EDGE))], -1)
         return torch.cat([center, (side / canvas).sqrt() if self.sides == "square" else (side / prior).log()], -1)
 
     def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
@@ -176,7 +179,10 @@ class GridCoder(Coder):
         middle, prior, cell, canvas = _grid(priors)
         offset, side = deltas[..., :2], deltas[..., 2:]
         center = middle + ((offset.sigmoid() if self.logistic else offset) - 0.5) * cell
-        half = (side.square() * canvas if self.sides == "square" else side.clamp(max=_CLAMP).exp() * prior) / 2
+        if self.sides == "logistic":
+            half = 2 * side.sigmoid().square() * prior
+        else:
+            half = (side.square() * canvas if self.sides == "square" else side.clamp(max=_CLAMP).exp() * prior) / 2
         return torch.cat([center - half, center + half], -1)
 
 

@@ -178,7 +178,7 @@ class NMS(Suppress):
         group = {"class": labels, "level": level.expand_as(labels), "all": torch.zeros_like(labels)}[self.per]
         top = min(self.top, boxes.shape[1])
         run = suppress_on_cpu if boxes.device.type == "cpu" else suppress_on_device
-        return _gather(boxes, scores, labels, *run(boxes.float(), scores.float(), group, valid, self.iou, top))
+        return gather_boxes(boxes, scores, labels, *run(boxes.float(), scores.float(), group, valid, self.iou, top))
 
 
 @dataclass(frozen=True)
@@ -190,10 +190,10 @@ class NoNMS(Suppress):
         """The best boxes, padded to min(top, S), by falling score. No device sync."""
         ranked = scores.masked_fill(~valid, -torch.inf)
         index = ranked.argsort(dim=1, descending=True, stable=True)[:, : self.top]
-        return _gather(boxes, scores, labels, index, valid.gather(1, index))
+        return gather_boxes(boxes, scores, labels, index, valid.gather(1, index))
 
 
-def _gather(boxes: Tensor, scores: Tensor, labels: Tensor, index: Tensor, valid: Tensor) -> Boxes:
+def gather_boxes(boxes: Tensor, scores: Tensor, labels: Tensor, index: Tensor, valid: Tensor) -> Boxes:
     """The boxes at ``index`` (B, N), zero where not ``valid`` (B, N)."""
     zero = scores.new_zeros(())
     selected = boxes.gather(1, index[..., None].expand(-1, -1, 4))

@@ -17,7 +17,7 @@ from ...errors import FovealError
 from ...parts.darknet.cfg import read_names
 from ...parts.darknet.cfg_graph import cfg_text, read_net, with_geometry, with_outputs
 from ...parts.darknet.heads import Head
-from ...parts.darknet.weights import read_darknet, write_darknet
+from ...parts.darknet.weights import read_darknet, read_start, write_darknet
 from ...parts.losses.yolo import YOLOBoxLoss
 from ...parts.resizing import BLACK, WHITE
 from ...weights.open import StateDict
@@ -26,6 +26,15 @@ from ...weights.open import StateDict
 def cfg_of(spec: Spec) -> str | None:
     """The cfg of a Darknet detector, which is needed to read its weights file; None for another detector."""
     return spec.cfg if isinstance(spec, DarknetDetector) else None
+
+
+def read_start_state(path: str | Path, cfg: str) -> tuple[tuple[str, ...], StateDict]:
+    """Placeholders for the classes, and the state that a training run of ``cfg`` (its text) starts from: that of a file
+    of the cfg, of the same network for other classes, or of its first layers. Raises :class:`FovealError`.
+    """
+    classes, state = read_start(path, cfg)
+    names = tuple(f"class {k}" for k in range(classes or cast(Head, detection_layers(read_net(cfg))[0].head).classes))
+    return names, {f"backbone.{key}": value for key, value in state.items()}
 
 
 def import_darknet(

@@ -14,16 +14,17 @@ from torch import nn
 from ...errors import UsageError
 from ...weights.state import load_state
 from ..darknet.cfg_graph import CfgLayer, Net, cfg_text, read_net
-from ..darknet.layers import AvgPool, Connected, Convolutional, Cost, Local, Softmax
+from ..darknet.layers import Connected, Convolutional, Local, LossOnly, Softmax
 from ..darknet.module import DarknetNetwork
 from ..darknet.networks import NETWORKS, network_cfg
+from ..darknet.pools import AvgPool
 from ..darknet.weights import read_darknet
 from ..layers.norms import NormKind, fuse_frozen
 from ..resizing import UNIT_PIXELS, PixelStatistics
 from .base import BackboneSpec, refuse_imagenet, returned
 
 _LEVELS = (2, 3, 4, 5)
-_ENDS = (AvgPool, Connected, Local, Softmax, Cost)
+_ENDS = (Connected, Local, Softmax, LossOnly)
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,22 @@ class Darknet(BackboneSpec):
 
 
 def _trunk(net: Net) -> list[CfgLayer]:
-    """The layers before the classifier: up to the pooling, without the plain convolution that scores the classes."""
-    end = next((k for k, layer in enumerate(net.layers) if layer.head or isinstance(layer.what, _ENDS)), None)
-    trunk = list(net.layers[:end])
+    """The layers before the classifier: up to the pooling, without the plain convolution that scores the classes.
+
+    A pooling that more maps follow is a part of the network (squeeze-and-excitation), and its output no map.
+    """
+    maps = [layer.index for layer in net.layers if layer.shape[1:] != (1, 1)]
+    end = next(
+        (
+            layer.index
+            for layer in net.layers
+            if layer.head
+            or isinstance(layer.what, _ENDS)
+            or (isinstance(layer.what, AvgPool) and layer.index > max(maps, default=-1))
+        ),
+        len(net.layers),
+    )
+    trunk = [net.layers[k] for k in maps if k < end]
     while trunk and isinstance(last := trunk[-1].what, Convolutional) and not last.norm and last.activation == "linear":
         trunk.pop()
     if not trunk:

@@ -1,19 +1,23 @@
 """Reads Darknet's network files (``.cfg``) into sections with line numbers, and ``.names`` files. No torch.
 
 The grammar is Darknet's: ``[section]`` lines, ``key=value`` lines in which blanks are ignored, and comments after ``#``
-or ``;``. Of a key that is repeated in a section the first counts. The layers are in ``layers.py``.
+or ``;``. Of a key that is repeated in a section the first counts. The layers are in ``layers.py``; ``notes.py`` tells
+what of a cfg is ignored.
 """
 
 from __future__ import annotations
 
+import codecs
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import FovealError
 
-_LONGEST = 1 << 20  # characters; real cfgs have 1,000 to 20,000
+_LONGEST = 1 << 20  # characters; real cfgs have 1,000 to 80,000
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Section:
     line: int
     values: Mapping[str, tuple[str, int]]
     path: str | Path | None = None  # of the file, for errors
+    raw: Mapping[str, str] = field(default_factory=dict)  # the values with their blanks
+    repeated: Mapping[str, int] = field(default_factory=dict)  # keys with a second, other value, and its line
 
     def error(self, message: str, *, key: str = "", fix: str = "") -> FovealError:
         """The error with the section's line, or that of one of its keys."""
@@ -52,12 +58,14 @@ class Section:
         if key not in self.values and default is not None:
             return default
         text = self.text(key)
-        try:
-            values = tuple(float(part) for part in text.rstrip(",").split(","))
-        except ValueError:
-            values = (math.nan,)
+        if not text:
+            raise self.error(f"{key} has no value", key=key, fix=f"Write {key}= and a number, or remove the line")
+        return self._numbers(key, text.rstrip(",").split(","))
+
+    def _numbers(self, key: str, parts: list[str]) -> tuple[float, ...]:
+        values = tuple(float(part) if _NUMBER.fullmatch(part) else math.nan for part in parts)
         if not all(map(math.isfinite, values)):
-            raise self.error(f"{key} is {text!r}, expected a number", key=key)
+            raise self.error(f"{key} is {_short(self.text(key))}, expected a number", key=key)
         return values
 
     def integer(self, key: str, default: int | None = None, *, minimum: int | None = None) -> int:
@@ -77,12 +85,21 @@ class Section:
     def flag(self, key: str, default: bool = False) -> bool:
         return self.integer(key, int(default)) != 0
 
-    def pairs(self, key: str) -> tuple[tuple[float, float], ...]:
-        """``1,2, 3,4`` -> ((1, 2), (3, 4))."""
-        values = self.numbers(key)
+    def pairs(self, key: str, count: int) -> tuple[tuple[float, float], ...]:
+        """``1,2, 3,4`` -> ((1, 2), (3, 4)).
+
+        Where the pairs are not ``count``, but are with blanks as commas (``1,2 3,4``), blanks separate numbers too.
+        """
+        spaced = self.spaced(key, 2 * count)
+        values = self._numbers(key, self.raw[key].replace(",", " ").split()) if spaced else self.numbers(key)
         if len(values) % 2:
             raise self.error(f"{key} has {len(values)} numbers, expected pairs", key=key)
         return tuple(zip(values[::2], values[1::2], strict=True))
+
+    def spaced(self, key: str, count: int) -> bool:
+        """Whether blanks separate numbers of this list, without which there were not ``count`` of them."""
+        merged = len(self.text(key, "").rstrip(",").split(","))
+        return merged != count and len(self.raw.get(key, "").replace(",", " ").split()) == count
 
     def refuse(self, **supported: float) -> None:
         """Raises for a setting that would change what the layer computes and has another than its supported value."""
@@ -99,10 +116,13 @@ def read_sections(text: str, path: str | Path | None = None) -> tuple[Section, l
     """
     sections: list[Section] = []
     values: dict[str, tuple[str, int]] = {}
+    raw: dict[str, str] = {}
+    repeated: dict[str, int] = {}
     if len(text) > _LONGEST:
         raise FovealError(f"has {len(text):,} characters, which no cfg has", path=path)
     for number, line in enumerate(text.splitlines(), 1):
-        bare = "".join(line.split("#", 1)[0].split(";", 1)[0].split()).lstrip("\ufeff")
+        spaced = line.split("#", 1)[0].split(";", 1)[0].lstrip("\ufeff")
+        bare = "".join(spaced.split())
         if not bare:
             continue
         if bare.startswith("["):
@@ -110,15 +130,19 @@ def read_sections(text: str, path: str | Path | None = None) -> tuple[Section, l
                 raise FovealError(
                     f"{_short(line)} is not a section", path=path, where=f"line {number}", fix="Write [name]"
                 )
-            values = {}
-            sections.append(Section(bare[1:-1].lower(), number, values, path))
+            values, raw, repeated = {}, {}, {}
+            sections.append(Section(bare[1:-1].lower(), number, values, path, raw, repeated))
             continue
         key, equals, value = bare.partition("=")
         if not sections or not equals or not key:
             expected = "a key=value line" if sections else "[net]"
-            fix = "Begin the cfg with [net]" if not sections else ""
+            fix = _other_file(bare, text) if not sections else ""
             raise FovealError(f"{_short(line)}, expected {expected}", path=path, where=f"line {number}", fix=fix)
-        values.setdefault(key, (value, number))
+        if key in values:
+            if values[key][0] != value:
+                repeated.setdefault(key, number)
+            continue
+        values[key], raw[key] = (value, number), spaced.partition("=")[2]
     if not sections:
         raise FovealError("is empty, expected the sections of a Darknet cfg", path=path)
     if sections[0].kind not in ("net", "network"):
@@ -140,6 +164,8 @@ def read_names(path: str | Path) -> tuple[str, ...]:
     lines = [line.strip() for line in _read_text(Path(path), "a list of names").splitlines()]
     while lines and not lines[-1]:
         lines.pop()
+    if lines and lines[0].lower() in ("[net]", "[network]"):
+        raise FovealError("is a cfg, not a list of names", path=path, fix="Give it as --cfg, and as --names the .names")
     for number, name in enumerate(lines, 1):
         if not name:
             raise FovealError("is empty, expected a class name", path=path, where=f"line {number}")
@@ -157,9 +183,22 @@ def _read_text(path: Path, what: str) -> str:
             content = file.read(_LONGEST + 1)
     except OSError as error:
         raise FovealError(f"cannot be read ({error.strerror})", path=path, fix=f"Give {what}") from None
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
     if b"\0" in content or len(content) > _LONGEST:
         raise FovealError(f"is not {what}, which is a short text", path=path)
-    return content.decode("utf-8", "replace")
+    return content.decode("utf-8-sig", "replace")
+
+
+def _other_file(line: str, text: str) -> str:
+    """What to do about a text that begins with ``line``, and not with a section."""
+    if line.lower().startswith(("<!doctype", "<html")):
+        return "This is a web page: download the file itself (Raw on GitHub)"
+    if line.startswith("versionhttps://git-lfs"):
+        return "This is a git-lfs pointer: run `git lfs pull` where it comes from"
+    if line.startswith(("classes=", "train=", "valid=", "names=", "backup=")):
+        return "This is a .data file: give the .cfg of the network"
+    return "Begin the cfg with [net]" if "[" in text else "Give a .cfg file, which begins with [net]"
 
 
 def _short(line: str) -> str:

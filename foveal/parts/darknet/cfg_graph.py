@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from ...errors import FovealError
-from . import heads, layers
+from ...errors import FovealError, nearest
+from . import heads, layers, pools
 from . import routes as joins
 from .cfg import Section, read_sections
 from .layers import Kind, Shape
@@ -18,21 +18,37 @@ KINDS: dict[str, type[Kind]] = {
     "convolutional": layers.Convolutional,
     "connected": layers.Connected,
     "local": layers.Local,
-    "maxpool": layers.MaxPool,
-    "avgpool": layers.AvgPool,
+    "maxpool": pools.MaxPool,
+    "avgpool": pools.AvgPool,
+    "local_avgpool": pools.LocalAvgPool,
     "route": joins.Route,
     "shortcut": joins.Shortcut,
+    "sam": joins.Product,
+    "scale_channels": joins.Product,
     "upsample": layers.Upsample,
     "reorg": layers.Reorg,
+    "reorg3d": layers.Reorg3d,
+    "batchnorm": layers.BatchNorm,
+    "activation": layers.Activation,
     "dropout": layers.Dropout,
     "softmax": layers.Softmax,
-    "cost": layers.Cost,
+    "cost": layers.LossOnly,
+    "contrastive": layers.LossOnly,
     "crop": layers.Crop,
     "region": heads.Region,
     "yolo": heads.Yolo,
+    "gaussian_yolo": heads.GaussianYolo,
     "detection": heads.Detection,
 }
-_SHORT = {"conv": "convolutional", "conn": "connected", "max": "maxpool", "avg": "avgpool", "soft": "softmax"}
+_SHORT = {
+    "conv": "convolutional",
+    "conn": "connected",
+    "max": "maxpool",
+    "avg": "avgpool",
+    "soft": "softmax",
+    "local_avg": "local_avgpool",
+}
+_RECURRENT = ("rnn", "crnn", "gru", "lstm", "conv_lstm", "history")
 _HEADS = (heads.Region, heads.Yolo, heads.Detection)
 
 
@@ -61,6 +77,8 @@ class Net:
     width: int
     layers: tuple[CfgLayer, ...]
     path: str | Path | None = None
+    letter_box: bool | None = None  # whether images keep their aspect ratio; None: not stated
+    text: str = ""  # of the cfg
 
     @cached_property
     def floats(self) -> int:
@@ -86,6 +104,10 @@ def read_net(text: str, path: str | Path | None = None, *, size: tuple[int, int]
     Raises :class:`FovealError` with line, value and what was expected.
     """
     net, sections = read_sections(text, path)
+    for section in sections:
+        if section.kind in _RECURRENT:
+            what = "a recurrent layer, whose state goes from one input to the next, is not supported"
+            raise section.error(what, fix="Use a network that sees each image by itself")
     width, height = net.integer("width", minimum=1), net.integer("height", minimum=1)
     height, width = size or (height, width)
     channels = net.integer("channels", 3)
@@ -94,13 +116,24 @@ def read_net(text: str, path: str | Path | None = None, *, size: tuple[int, int]
     graph: list[CfgLayer] = []
     for section in sections:
         graph.append(_layer(section, graph, (channels, height, width)))
-    return Net(height, width, tuple(graph), path)
+    _check_new_coords(graph)
+    letter_box = net.flag("letter_box") if net.has("letter_box") else None
+    return Net(height, width, tuple(graph), path, letter_box, text)
+
+
+def layer_kind(name: str) -> str:
+    """The full name of a section: ``convolutional`` for ``conv``."""
+    return _SHORT.get(name, name)
 
 
 def _layer(section: Section, before: list[CfgLayer], image: Shape) -> CfgLayer:
-    index, kind = len(before), _SHORT.get(section.kind, section.kind)
+    index, kind = len(before), layer_kind(section.kind)
     if kind not in KINDS:
-        raise section.error(f"layer {kind!r} is not known", fix=f"Use one of {', '.join(sorted(KINDS))}")
+        fix = f"{nearest(kind, KINDS)} Use one of {', '.join(sorted(KINDS))}".strip()
+        if kind in ("net", "network"):
+            fix = "Remove it, or the layers before it: a cfg has one [net], at its beginning"
+        raise section.error(f"layer {kind!r} is not known", fix=fix)
+    section.refuse(dontload=0, dontloadscales=0)
     what = KINDS[kind].read(section, index)
     sources = what.sources(index)
     for k in sources:
@@ -109,10 +142,55 @@ def _layer(section: Section, before: list[CfgLayer], image: Shape) -> CfgLayer:
             raise section.error(f"reads layer {k}, [{end.kind}] of line {end.section.line}, which ends a branch")
     inputs = [image if k < 0 else before[k].shape for k in sources]
     shape = what.shape(inputs, section)
+    if isinstance(what, layers.Convolutional) and what.shared is not None:
+        what = replace(what, shared=_shared(what, inputs[0][0], section, before))
     if min(shape) < 1:
         c, h, w = inputs[0]
         raise section.error(f"leaves nothing of a map of {c} x {h} x {w}", fix="Give [net] a larger width and height")
     return CfgLayer(index, kind, what, section, sources, shape, what.floats(inputs))
+
+
+def _shared(what: layers.Convolutional, channels: int, section: Section, before: Sequence[CfgLayer]) -> int:
+    """The layer whose parameters a convolution with ``share_index`` has: one without ``share_index``."""
+    assert what.shared is not None
+    other = before[what.shared]
+    theirs = other.what
+    if not isinstance(theirs, layers.Convolutional):
+        raise section.error(f"share_index names layer {what.shared}, a [{other.kind}]", key="share_index")
+    ours = (what.filters, what.size, what.groups, what.norm, what.binary, channels)
+    their_channels = before[other.sources[0]].shape[0] if other.sources[0] >= 0 else 3
+    if ours != (theirs.filters, theirs.size, theirs.groups, theirs.norm, theirs.binary, their_channels):
+        line = other.section.line
+        raise section.error(f"differs from the convolution of line {line}, whose parameters it has", key="share_index")
+    return what.shared if theirs.shared is None else theirs.shared
+
+
+def _check_new_coords(graph: Sequence[CfgLayer]) -> None:
+    """``new_coords=1`` reads logistic values, of a convolution that no other layer reads."""
+    for layer in graph:
+        if not isinstance(layer.what, heads.Yolo) or not layer.what.new_coords:
+            continue
+        last = graph[max(0, producer(graph, layer.sources[0]))]
+        if not isinstance(last.what, layers.Convolutional) or last.what.activation != "logistic":
+            what = (
+                f"new_coords=1 needs a convolution with activation=logistic before it, line {last.section.line} is none"
+            )
+            fix = "Set activation=logistic there, or new_coords=0 here"
+            raise layer.section.error(what, key="new_coords", fix=fix)
+        for other in graph:
+            passes_on = isinstance(other.what, joins.Route) and producer(graph, other.index) == last.index
+            if last.index in other.sources and other.head is None and not passes_on:
+                what = f"reads layer {last.index} of line {last.section.line}, which [yolo] with new_coords=1 reads"
+                raise other.section.error(what, fix="Read an earlier layer")
+
+
+def producer(graph: Sequence[CfgLayer], index: int) -> int:
+    """The layer that computes the output of layer ``index``, which a route of one layer passes on; -1: the image."""
+    while (
+        index >= 0 and isinstance(what := graph[index].what, joins.Route) and len(what.layers) == 1 and what.groups == 1
+    ):
+        index = what.layers[0]
+    return index
 
 
 def with_outputs(text: str, logits: int) -> str:
@@ -122,14 +200,14 @@ def with_outputs(text: str, logits: int) -> str:
     """
     net, lines = read_net(text), text.splitlines()
     for head in net.heads:
-        what, last = head.head, net.layers[head.sources[0]]
+        what, last = head.head, net.layers[producer(net.layers, head.sources[0])]
         assert what is not None
         if what.classes == logits:
             continue
         key = {"convolutional": "filters", "connected": "output"}.get(last.kind)
         if key is None:
             raise last.section.error(f"precedes [{head.kind}] and cannot be changed to {logits} classes")
-        outputs = what.boxes * (5 + logits)
+        outputs = what.boxes * ((what.values if isinstance(what, heads.Yolo) else 5) + logits)
         if isinstance(what, heads.Detection):
             outputs = what.side**2 * (5 * what.boxes + logits)
         for section, name, value in ((head.section, "classes", logits), (last.section, key, outputs)):

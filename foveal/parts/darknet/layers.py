@@ -10,12 +10,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Self
+from typing import Literal, Self
 
+from ...errors import nearest
 from .cfg import Section
 
 Shape = tuple[int, int, int]  # channels, height, width
-ACTIVATIONS = ("linear", "leaky", "relu", "relu6", "logistic", "mish", "swish", "tanh", "elu", "selu")
+ACTIVATIONS = (
+    *("linear", "leaky", "relu", "relu6", "logistic", "mish", "swish", "tanh", "elu", "selu", "gelu", "hard_mish"),
+    *("loggy", "relie", "ramp", "plse", "hardtan", "lhtan", "stair"),
+    *("normalize_channels", "normalize_channels_softmax", "normalize_channels_softmax_maxval"),
+)
 
 
 @dataclass(frozen=True)
@@ -43,37 +48,59 @@ class Kind(ABC):
 def read_activation(section: Section, default: str) -> str:
     name = section.text("activation", default)
     if name not in ACTIVATIONS:
-        fix = f"Use one of {', '.join(ACTIVATIONS)}"
+        fix = f"{nearest(name, ACTIVATIONS)} Use one of {', '.join(ACTIVATIONS)}".strip()
         raise section.error(f"activation {name!r} is not known", key="activation", fix=fix)
     return name
+
+
+def read_strides(section: Section) -> tuple[int, int]:
+    """``stride`` or ``stride_y`` and ``stride_x``: of rows, of columns."""
+    stride = section.integer("stride", 1, minimum=1)
+    return section.integer("stride_y", stride, minimum=1), section.integer("stride_x", stride, minimum=1)
+
+
+def blurred(sides: Sequence[int], antialiasing: int, strides: tuple[int, int]) -> tuple[int, int]:
+    """The sides of a map (height, width) after the fixed filter of ``antialiasing``, which has the layer's stride."""
+    size, padding = (2, 0) if antialiasing == 2 else (3, 1)
+    height, width = ((side + 2 * padding - size) // stride + 1 for side, stride in zip(sides, strides, strict=True))
+    return height, width
 
 
 @dataclass(frozen=True)
 class Convolutional(Kind):
     filters: int
     size: int
-    stride: int
-    padding: int  # pixels on every side
+    strides: tuple[int, int]  # of rows, of columns
+    padding: int  # pixels on every side, times the dilation
     groups: int
     norm: bool
     activation: str
+    dilation: int = 1
+    antialiasing: int = 0  # 1: then a 3 x 3 binomial filter with these strides; 2: the mean of 2 x 2; 0: neither
+    binary: Literal["", "weights", "both"] = ""  # what only counts by its sign: nothing, weights, or the input too
+    shared: int | None = None  # the layer whose parameters it has
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
-        section.refuse(
-            binary=0, xnor=0, flipped=0, dilation=1, antialiasing=0, deform=0, stretch=0, sway=0, rotate=0, coordconv=0
-        )
-        size, stride = section.integer("size", 1, minimum=1), section.integer("stride", 1, minimum=1)
-        section.refuse(stride_x=stride, stride_y=stride)
+        section.refuse(flipped=0, sway=0, rotate=0, stretch=0, stretch_sway=0, coordconv=0, reverse=0)
+        size, dilation = section.integer("size", 1, minimum=1), section.integer("dilation", 1, minimum=1)
         padding = size // 2 if section.flag("pad") else section.integer("padding", 0, minimum=0)
+        if size > 1 and dilation > 1 and 2 * padding != size - 1:
+            what = f"dilation={dilation} with size={size} and {padding} pixels of padding is not supported"
+            raise section.error(what, key="dilation", fix="Set pad=1, and an odd size")
+        xnor = section.flag("xnor")
         return cls(
             filters=section.integer("filters", minimum=1),
             size=size,
-            stride=stride,
+            strides=read_strides(section),
             padding=padding,
-            groups=section.integer("groups", 1, minimum=1),
-            norm=section.flag("batch_normalize"),
+            groups=1 if xnor else section.integer("groups", 1, minimum=1),
+            norm=section.flag("batch_normalize") or section.flag("cbn"),
             activation=read_activation(section, "logistic"),
+            dilation=dilation if size > 1 else 1,
+            antialiasing=section.integer("antialiasing", 0, minimum=0),
+            binary="both" if xnor else "weights" if section.flag("binary") else "",
+            shared=_shared_index(section, index),
         )
 
     def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
@@ -81,12 +108,27 @@ class Convolutional(Kind):
         if c % self.groups or self.filters % self.groups:
             what = f"groups is {self.groups}, which does not divide {c} input channels and {self.filters} filters"
             raise section.error(what, key="groups")
-        height, width = ((side + 2 * self.padding - self.size) // self.stride + 1 for side in (h, w))
+        strides = (1, 1) if self.antialiasing else self.strides
+        sides = [(side + 2 * self.padding - self.size) // s + 1 for side, s in zip((h, w), strides, strict=True)]
+        height, width = blurred(sides, self.antialiasing, self.strides) if self.antialiasing else sides
         return self.filters, height, width
 
     def floats(self, inputs: Sequence[Shape]) -> int:
+        if self.shared is not None:
+            return 0
         weights = inputs[0][0] // self.groups * self.filters * self.size**2
         return weights + (4 if self.norm else 1) * self.filters
+
+
+def _shared_index(section: Section, index: int) -> int | None:
+    """The layer that ``share_index`` names, relative where negative."""
+    if not section.has("share_index"):
+        return None
+    named = section.integer("share_index")
+    source = index + named if named < 0 else named
+    if not 0 <= source < index:
+        raise section.error(f"share_index names layer {named}, which is not before it", key="share_index")
+    return source
 
 
 @dataclass(frozen=True)
@@ -136,41 +178,6 @@ class Local(Kind):
 
 
 @dataclass(frozen=True)
-class MaxPool(Kind):
-    size: int
-    stride: int
-    padding: int  # pixels in total; the smaller half is left and above
-
-    @classmethod
-    def read(cls, section: Section, index: int) -> Self:
-        section.refuse(maxpool_depth=0, antialiasing=0, out_channels=1)
-        stride = section.integer("stride", 1, minimum=1)
-        section.refuse(stride_x=stride, stride_y=stride)
-        size = section.integer("size", stride, minimum=1)
-        padding = section.integer("padding", size - 1, minimum=0)
-        if padding > 2 * (size - 1):
-            raise section.error(f"padding is {padding}, more than windows of {size} pixels can reach", key="padding")
-        return cls(size, stride, padding)
-
-    def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
-        c, h, w = inputs[0]
-        height, width = ((side + self.padding - self.size) // self.stride + 1 for side in (h, w))
-        return c, height, width
-
-
-@dataclass(frozen=True)
-class AvgPool(Kind):
-    """The mean of every channel."""
-
-    @classmethod
-    def read(cls, section: Section, index: int) -> Self:
-        return cls()
-
-    def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
-        return inputs[0][0], 1, 1
-
-
-@dataclass(frozen=True)
 class Upsample(Kind):
     """Every pixel repeated ``stride`` times both ways, times ``scale``."""
 
@@ -188,7 +195,7 @@ class Upsample(Kind):
 
 @dataclass(frozen=True)
 class Reorg(Kind):
-    """Pixels into channels, in Darknet's order (see :func:`foveal.parts.layers.darknet.reorg`)."""
+    """Pixels into channels in the order of the first Darknet (see :func:`foveal.parts.layers.darknet.reorg`)."""
 
     stride: int
 
@@ -205,12 +212,48 @@ class Reorg(Kind):
 
 
 @dataclass(frozen=True)
+class Reorg3d(Kind):
+    """Pixels into channels: those of each of the ``stride`` x ``stride`` places together; ``reverse``: back."""
+
+    stride: int
+    reverse: bool
+
+    @classmethod
+    def read(cls, section: Section, index: int) -> Self:
+        return cls(section.integer("stride", 1, minimum=1), section.flag("reverse"))
+
+    def shape(self, inputs: Sequence[Shape], section: Section) -> Shape:
+        (c, h, w), s = inputs[0], self.stride
+        if c % (s * s) if self.reverse else h % s or w % s:
+            raise section.error(f"stride {s} does not divide a map of {c} x {h} x {w}", key="stride")
+        return (c // (s * s), h * s, w * s) if self.reverse else (c * s * s, h // s, w // s)
+
+
+@dataclass(frozen=True)
+class BatchNorm(Kind):
+    @classmethod
+    def read(cls, section: Section, index: int) -> Self:
+        return cls()
+
+    def floats(self, inputs: Sequence[Shape]) -> int:
+        return 4 * inputs[0][0]
+
+
+@dataclass(frozen=True)
+class Activation(Kind):
+    activation: str
+
+    @classmethod
+    def read(cls, section: Section, index: int) -> Self:
+        return cls(read_activation(section, "linear"))
+
+
+@dataclass(frozen=True)
 class Dropout(Kind):
     probability: float
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
-        section.refuse(dropblock=0, dropblock_size_rel=0, dropblock_size_abs=0)
         probability = section.number("probability", 0.5)
         if not 0 <= probability < 1:
             raise section.error(f"probability is {probability:g}, expected 0 to 1", key="probability")
@@ -219,17 +262,22 @@ class Dropout(Kind):
 
 @dataclass(frozen=True)
 class Softmax(Kind):
+    temperature: float
+
     @classmethod
     def read(cls, section: Section, index: int) -> Self:
-        section.refuse(groups=1, temperature=1, spatial=0)
+        section.refuse(groups=1, spatial=0)
         if section.has("tree"):
             raise section.error("a tree of classes is not supported", key="tree")
-        return cls()
+        temperature = section.number("temperature", 1)
+        if temperature <= 0:
+            raise section.error(f"temperature is {temperature:g}, expected more than 0", key="temperature")
+        return cls(temperature)
 
 
 @dataclass(frozen=True)
-class Cost(Kind):
-    """A classifier's loss; it computes nothing here."""
+class LossOnly(Kind):
+    """``[cost]`` and ``[contrastive]``: a loss of their own, which is not computed here."""
 
     @classmethod
     def read(cls, section: Section, index: int) -> Self:

@@ -20,7 +20,8 @@ from torch import Tensor
 from ...errors import FovealError
 from ...weights.open import StateDict, sniff
 from . import layers as kinds
-from .cfg_graph import CfgLayer, Net
+from .cfg_graph import CfgLayer, Net, read_net, with_outputs
+from .routes import Shortcut
 
 _VERSION = (0, 2, 0)  # what we write
 
@@ -96,6 +97,32 @@ def read_darknet(path: str | Path, net: Net, *, needed: int | None = None) -> tu
     return header, state
 
 
+def read_start(path: str | Path, text: str, cfg: str | Path | None = None) -> tuple[int | None, StateDict]:
+    """The number of classes and the state of a file that a training run of the cfg ``text`` starts from.
+
+    The file may be the cfg's (as in :func:`read_darknet`), of the same network for another number of classes, whose
+    last layers then have another size here, or of the first layers alone (None). ``cfg``: the path, for errors.
+    """
+    net, size = read_net(text, cfg), Path(path).stat().st_size if Path(path).is_file() else 0
+    size -= read_weights_header(path).bytes
+    classes = net.heads[0].head.classes if net.heads and net.heads[0].head is not None else None
+    if size == 4 * net.floats or (other := other_classes(text, size // 4)) is None or size % 4:
+        _, state = read_darknet(path, net, needed=0)
+        return (classes if size == 4 * net.floats else None), state
+    _, state = read_darknet(path, read_net(with_outputs(text, other), cfg))
+    return other, state
+
+
+def other_classes(text: str, floats: int) -> int | None:
+    """The number of classes for which the cfg ``text`` would need so many floats; None: for none, or for its own."""
+    try:
+        one, two = (read_net(with_outputs(text, classes)).floats for classes in (1, 2))
+    except FovealError:
+        return None
+    classes, remainder = divmod(floats - one, two - one) if two > one else (0, 1)
+    return classes + 1 if remainder == 0 and classes >= 0 and floats != read_net(text).floats else None
+
+
 def write_darknet(path: str | Path, net: Net, state: Mapping[str, Tensor], *, seen: int = 0) -> None:
     """The inverse: a file of version 0.2.0. Raises :class:`FovealError` where it cannot be written."""
     try:
@@ -111,6 +138,8 @@ def write_darknet(path: str | Path, net: Net, state: Mapping[str, Tensor], *, se
 def entries(layer: CfgLayer, net: Net) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Key and shape of every tensor of a layer, in the order of the file."""
     what, at, inputs = layer.what, f"layers.{layer.index}.", net.shape(layer.sources[0])
+    if layer.floats == 0:
+        return
     if isinstance(what, kinds.Convolutional):
         n = (what.filters,)
         if what.norm:
@@ -124,6 +153,11 @@ def entries(layer: CfgLayer, net: Net) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield at + "linear.weight", (what.outputs, prod(inputs))
         if what.norm:
             yield from ((at + key, n) for key in ("norm.weight", "norm.running_mean", "norm.running_var"))
+    elif isinstance(what, kinds.BatchNorm):
+        yield from ((at + key, inputs[:1]) for key in ("bias", "weight", "running_mean", "running_var"))
+    elif isinstance(what, Shortcut):
+        maps = len(layer.sources)
+        yield at + "weight", (maps, layer.floats // maps)
     elif isinstance(what, kinds.Local):
         yield at + "bias", layer.shape
         yield at + "weight", (prod(layer.shape[1:]), what.filters, inputs[0] * what.size**2)
@@ -141,6 +175,13 @@ def _stored_layers(path: str | Path, net: Net, size: int, needed: int | None) ->
         return net.layers[: ends[size]]
     remainder = f" and {size % 4} bytes" if size % 4 else ""
     cfg = f" {net.path}" if net.path else ""
+    if not remainder and (classes := other_classes(net.text, size // 4)) is not None:
+        raise FovealError(
+            f"has {size // 4:,} floats after its header, the cfg{cfg} needs {net.floats:,}: it is of the same network "
+            f"for {classes} {'class' if classes == 1 else 'classes'}",
+            path=path,
+            fix=f"Give the cfg with classes={classes}, and filters to match; to train, give the file as --weights",
+        )
     raise FovealError(
         f"has {size // 4:,} floats{remainder} after its header, the cfg{cfg} needs {net.floats:,}",
         path=path,

@@ -71,17 +71,27 @@ class CellPredictor(DenseHead):
 
 
 @torch.no_grad()
-def start_biases(biases: Tensor, logits: int, objectness: float | None, classes: float | None) -> None:
-    """Sets the initial biases (n (5 + K),) of the objectness and class scores of every anchor, in place; None leaves
-    them."""
-    anchors = biases.view(-1, 5 + logits)
+def start_biases(biases: Tensor, logits: int, objectness: float | None, classes: float | None, values: int = 4) -> None:
+    """Sets the initial biases (n (v + 1 + K),) of the objectness and class scores of every anchor, in place; None
+    leaves them. ``values``: the outputs v of a box."""
+    anchors = biases.view(-1, values + 1 + logits)
     if objectness is not None:
-        anchors[:, 4] = objectness
+        anchors[:, values] = objectness
     if classes is not None:
-        anchors[:, 5:] = classes
+        anchors[:, values + 1 :] = classes
 
 
 def split_cells(maps: Sequence[Tensor], logits: int) -> Predictions:
     """Raw maps (B, n (5 + K), h, w) of Darknet's layers ``region`` and ``yolo``: x, y, w, h, objectness, K classes."""
     outputs = torch.cat([by_prior(m, 5 + logits) for m in maps], 1)
     return Predictions(outputs[..., 5:], outputs[..., :4], outputs[..., 4])
+
+
+def split_gaussian(maps: Sequence[Tensor], logits: int) -> Predictions:
+    """Raw maps (B, n (9 + K), h, w) of ``Gaussian_yolo``: x, its deviation, y, w and h alike, objectness, K classes.
+
+    The quality is (B, A, 5): objectness, and the four deviations.
+    """
+    outputs = torch.cat([by_prior(m, 9 + logits) for m in maps], 1)
+    quality = torch.cat([outputs[..., 8:9], outputs[..., 1:8:2]], -1)
+    return Predictions(outputs[..., 9:], outputs[..., 0:8:2], quality)

@@ -258,12 +258,14 @@ class FocalStar(SigmoidLoss):
 class SquaredError(ClassLoss):
     """Half the squared distance to the one-hot target, on the outputs themselves (YOLOv1, equation 3).
 
-    Without ``background`` priors that are not positive have no loss; with it their target is zero everywhere.
+    Without ``background`` priors that are not positive have no loss; with it their target is zero everywhere. With
+    ``logistic`` it is the distance of the logistic function of the outputs (Darknet's ``new_coords``).
     """
 
     background: bool = False
     normalizer: Normalizer = PerImage()
     weight: float = 1.0
+    logistic: bool = False
 
     @property
     def monotone(self) -> bool:
@@ -274,13 +276,14 @@ class SquaredError(ClassLoss):
 
     def __call__(self, logits: Tensor, labels: Tensor, positive: Tensor) -> Tensor:
         x = at_least_fp32(logits)
+        x = x.sigmoid() if self.logistic else x
         column = torch.where(positive, labels, 0)[..., None]
         y = torch.zeros_like(x).scatter(-1, column, positive[..., None].to(x.dtype))
         loss = (x - y).square().sum(-1) / 2
         return loss if self.background else torch.where(positive, loss, 0.0)
 
     def scores(self, logits: Tensor) -> Tensor:
-        return logits.float()
+        return logits.float().sigmoid() if self.logistic else logits.float()
 
 
 def prior_bias(prior: float | None) -> float | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import UsageError
-from ..coders import Coder, at_least_fp32
+from ..coders import Coder, GridCoder, at_least_fp32
 from .box import BoxLoss
 from .normalizers import Normalizer, PerImage
 
@@ -46,7 +46,10 @@ class YOLOBoxLoss(BoxLoss):
                 loss = (center.sigmoid() - target_center).square() / 2
         else:
             loss = (center - target_center).square() / 2
-        return loss.sum(-1) + (deltas[..., 2:] - target[..., 2:]).square().sum(-1) / 2
+        sides, target_sides = deltas[..., 2:], target[..., 2:]
+        if isinstance(coder, GridCoder) and coder.sides == "logistic":
+            sides, target_sides = sides.sigmoid(), target_sides.sigmoid()
+        return loss.sum(-1) + (sides - target_sides).square().sum(-1) / 2
 
     def prior_weight(self, priors: Tensor, boxes: Tensor) -> Tensor | None:
         if not self.small_box_weight or priors.shape[-1] < 9:

@@ -24,7 +24,16 @@ class ShapeMatcher(Matcher):
     objects with the same prior the later one wins, as in Darknet, where it overwrites the first; losses with one
     sigmoid a class still learn the class of the first (``Match.extra_objects``). Every other prior is background; the
     objectness loss decides which of them it ignores. Needs the priors of :class:`foveal.parts.priors.cells.Cells`.
+
+    With ``also`` (Darknet's ``iou_thresh``) an object is assigned to every other anchor of its cells too whose shape
+    has a larger IoU with its own, unless another object fits that anchor best.
     """
+
+    also: float | None = None  # IoU of shapes above which an object is assigned to more anchors than the most similar
+
+    def __post_init__(self) -> None:
+        if self.also is not None and not 0 <= self.also < 1:
+            raise UsageError(f"ShapeMatcher(also={self.also}): expected an IoU from 0 to below 1, or None")
 
     @torch.no_grad()
     def __call__(self, priors: Priors, targets: Targets, outputs: DecodedOutputs | None = None) -> Match:
@@ -37,7 +46,7 @@ class ShapeMatcher(Matcher):
             shared = torch.minimum(sides, anchor).prod(-1)
             return shared / (area + anchor.prod(-1) - shared)
 
-        return _assign(priors, targets, targets.valid, shape_iou)
+        return _assign(priors, targets, targets.valid, shape_iou, also=self.also)
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,7 @@ def _assign(
     fit: Callable[[int, int], Tensor],  # first and last prior -> (B, G, a), larger is better
     *,
     one_a_cell: bool = False,  # only the first object of a cell
+    also: float | None = None,  # fit above which an object is assigned to more priors than its best
 ) -> Match:
     """The match of each object with its best prior among those of the cells (of all levels) that contain its center."""
     b, g = valid.shape
@@ -88,6 +98,8 @@ def _assign(
     center = torch.minimum(center, grid[0, 2:4] * (1 - 1e-6)).clamp(min=0)  # the last border belongs to the last cell
     best = center.new_full((b, g), -math.inf)
     prior = torch.zeros(b, g, dtype=torch.int64, device=valid.device)
+    number = torch.arange(1, g + 1, device=valid.device)
+    more = torch.zeros(b, count, dtype=torch.int64, device=valid.device)  # 1 + the last object that also fits; 0: none
     for start in range(0, count, chunk):
         stop = min(start + chunk, count)
         cell = grid[start:stop, :2]
@@ -95,15 +107,18 @@ def _assign(
         inside = ((center / cell).floor() == at).all(-1) & valid[..., None]  # (B, G, a)
         if one_a_cell:
             inside &= inside.cumsum(1) == 1
-        value, index = fit(start, stop).masked_fill(~inside, -math.inf).max(-1)
+        fits = fit(start, stop).masked_fill(~inside, -math.inf)
+        if also is not None:
+            more[:, start:stop] = torch.where(fits > also, number[:, None], 0).amax(1)
+        value, index = fits.max(-1)
         prior = torch.where(value > best, index + start, prior)
         best = torch.maximum(best, value)
-    number = torch.arange(1, g + 1, device=valid.device)
     assigned = torch.zeros(b, count, dtype=torch.int64, device=valid.device)  # 1 + the object of each prior; 0: none
     has_prior = best > -math.inf
     assigned.scatter_reduce_(1, prior, torch.where(has_prior, number, 0), "amax")  # the last object wins
-    positive = assigned > 0
-    match = finalize_match((assigned - 1).clamp(min=0), positive, torch.zeros_like(positive), priors, targets)
+    everything = torch.where(assigned > 0, assigned, more)
+    positive = everything > 0
+    match = finalize_match((everything - 1).clamp(min=0), positive, torch.zeros_like(positive), priors, targets)
     return replace(match, extra_objects=(prior, has_prior & (assigned.gather(1, prior) != number)))
 
 
