@@ -28,9 +28,9 @@ from ..parts.distance_nms import DistanceNMS
 from ..parts.heads.dense import DenseHead
 from ..parts.heads.yolo import split_cells, split_gaussian, start_biases
 from ..parts.heads.yolo_v1 import split_grid
-from ..parts.losses.box import BoxLoss, CIoU, DIoU, GIoU, IoU
+from ..parts.losses.box import BoxLoss
 from ..parts.losses.classification import BinaryCrossEntropy, ClassLoss, CrossEntropy, SquaredError, prior_bias
-from ..parts.losses.fraction_iou import FractionIoU
+from ..parts.losses.darknet_iou import DarknetIoU
 from ..parts.losses.gaussian import GaussianObjectness
 from ..parts.losses.normalizers import PerImage
 from ..parts.losses.objectness import Objectness
@@ -242,8 +242,7 @@ def _yolo_task(levels: Sequence[Yolo]) -> BoxTask:
         quality = GaussianObjectness(cast(Objectness, quality), weight=training.uc_normalizer)
     box_loss: BoxLoss = YOLOBoxLoss(center="squared" if what.new_coords else "logistic", weight=training.iou_normalizer)
     if training.iou_loss != "mse":
-        kind = {"iou": IoU, "giou": GIoU, "diou": DIoU, "ciou": CIoU}[training.iou_loss]
-        box_loss = FractionIoU(kind(), largest=training.max_delta, weight=training.iou_normalizer)
+        box_loss = DarknetIoU(training.iou_loss, largest=training.max_delta, weight=training.iou_normalizer)
     if what.new_coords:
         task = replace(task, cls_loss=SquaredError(logistic=True), coder=GridCoder(sides="logistic"))
     if training.nms_exponent is not None:

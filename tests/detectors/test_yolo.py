@@ -23,7 +23,8 @@ from foveal.parts.heads.yolo_v1 import GridHead, split_grid
 from foveal.parts.layers.darknet import reorg
 from foveal.parts.layers.local import LocallyConnected
 from foveal.parts.losses.box import GIoU
-from foveal.parts.losses.classification import Focal
+from foveal.parts.losses.classification import Focal, SquaredError
+from foveal.parts.losses.darknet_iou import DarknetIoU
 from foveal.parts.losses.objectness import Objectness
 from foveal.parts.losses.yolo import YOLOBoxLoss
 from foveal.parts.matching.cells import Responsible, ShapeMatcher
@@ -312,7 +313,7 @@ def test_matchers_declare_their_inputs() -> None:
 
 
 # ------------------------------------------------------------------------------------------ coder and losses
-@pytest.mark.parametrize("coder", [GridCoder(), GridCoder(logistic=False, sides="square")])
+@pytest.mark.parametrize("coder", [GridCoder(), GridCoder(logistic=False, sides="square"), GridCoder(sides="logistic")])
 def test_the_coder_is_its_own_inverse(coder: GridCoder) -> None:
     priors = priors_of(Cells(SHAPES_V3), 4, 2).places(2)
     generator = torch.Generator().manual_seed(1)
@@ -330,7 +331,18 @@ def test_huge_exponent_decodes_to_a_valid_box() -> None:
     assert GridCoder().decode(torch.full((2, 40, 4), 1e4), priors).isfinite().all()
 
 
-@pytest.mark.parametrize("task", [V1_TASK, V2_TASK, V3_TASK], ids=["v1", "v2", "v3"])
+NEW_COORDS = replace(  # as of a [yolo] layer of Scaled-YOLOv4
+    V3_TASK,
+    matcher=ShapeMatcher(also=0.2),
+    cls_loss=SquaredError(logistic=True),
+    box_loss=DarknetIoU("ciou", largest=2.0, weight=0.05),
+    coder=GridCoder(sides="logistic"),
+    quality=Objectness("squared", target="iou", ignore=0.7, above="iou", levels=(0.4,)),
+)
+TASKS = {"v1": V1_TASK, "v2": V2_TASK, "v3": V3_TASK, "new_coords": NEW_COORDS}
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 @pytest.mark.parametrize("change", [{}, {"box_loss": GIoU()}, {"cls_loss": Focal()}], ids=["own", "giou", "focal"])
 def test_any_loss_works_and_empty_images_are_handled(task: BoxTask, change: dict[str, object]) -> None:
     cells = Cells((((1.0, 1.0), (1.0, 1.0)),), unit="cells")
@@ -340,7 +352,7 @@ def test_any_loss_works_and_empty_images_are_handled(task: BoxTask, change: dict
         assert gradient(replace(task, **change), priors, raw, targets, seen=0).isfinite().all()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("task", [V1_TASK, V2_TASK, V3_TASK], ids=["v1", "v2", "v3"])
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_the_losses_are_one_graph(task: BoxTask) -> None:
     """torch.compile finds no graph break."""
     priors, raw = priors_of(Cells((((1.0, 1.0), (1.0, 1.0)),), unit="cells"), 4), random_outputs(32, 3)

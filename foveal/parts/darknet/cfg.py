@@ -77,7 +77,8 @@ class Section:
         return int(value)
 
     def integers(self, key: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
-        values = self.numbers(key, default)
+        """Whole numbers; here blanks separate too: ``0 1 2`` cannot mean 12."""
+        values = self._numbers(key, self._words(key)) if self.separated(key) else self.numbers(key, default)
         if any(v != int(v) for v in values):
             raise self.error(f"{key} is {self.text(key)}, expected whole numbers", key=key)
         return tuple(map(int, values))
@@ -95,6 +96,15 @@ class Section:
         if len(values) % 2:
             raise self.error(f"{key} has {len(values)} numbers, expected pairs", key=key)
         return tuple(zip(values[::2], values[1::2], strict=True))
+
+    def separated(self, key: str) -> bool:
+        """Whether blanks alone separate numbers of this list."""
+        words = self._words(key)
+        return len(words) > len(self.text(key, "").rstrip(",").split(",")) and all(map(_NUMBER.fullmatch, words))
+
+    def _words(self, key: str) -> list[str]:
+        parts = self.raw.get(key, "").strip().rstrip(",").split(",")
+        return [word for part in parts for word in part.split() or [""]]
 
     def spaced(self, key: str, count: int) -> bool:
         """Whether blanks separate numbers of this list, without which there were not ``count`` of them."""

@@ -13,12 +13,12 @@ from .layers import Convolutional
 
 def convolutional(what: Convolutional, inputs: int, norm: NormKind, eps: float, *, raw: bool = False) -> nn.Sequential:
     """Convolution, norm, activation, blur, as far as the cfg has them; ``raw``: without the activation."""
-    make = BinaryConv if what.binary else nn.Conv2d
     strides = (1, 1) if what.antialiasing else what.strides
     padding, biased = what.padding * what.dilation, not what.norm
-    conv = make(inputs, what.filters, what.size, strides, padding, what.dilation, what.groups, biased)
-    if isinstance(conv, BinaryConv):
-        conv.binary_input = what.binary == "both"
+    conv: nn.Conv2d | BinaryConv
+    conv = nn.Conv2d(inputs, what.filters, what.size, strides, padding, what.dilation, what.groups, biased)
+    if what.binary:
+        conv = BinaryConv(conv, binary_input=what.binary == "both")
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # Darknet: N(0, 2 / (k k c))
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
@@ -28,26 +28,28 @@ def convolutional(what: Convolutional, inputs: int, norm: NormKind, eps: float, 
     return nn.Sequential(*(p for p in parts if p is not None))
 
 
-class BinaryConv(nn.Conv2d):
+class BinaryConv(nn.Module):
     """A convolution whose weights count by their sign alone, times the mean size of their filter's (XNOR-Net).
 
     With ``binary_input`` the input counts as 1 where it is above 0, else as -1; padding counts as 0. Gradients pass
-    the signs unchanged, those of the input where it is within -1 to 1.
+    the signs unchanged, those of the input where it is within -1 to 1. It is no ``nn.Conv2d``: a norm behind it cannot
+    be folded into weights of which only the sign counts.
     """
 
-    binary_input = False
+    def __init__(self, conv: nn.Conv2d, *, binary_input: bool) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+        self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
+        self.binary_input = binary_input
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
         scale = weight.abs().mean((1, 2, 3), keepdim=True)
-        signed = torch.where(weight > 0, scale, -scale)
-        weight = weight + (signed - weight).detach()
+        weight = weight + (torch.where(weight > 0, scale, -scale) - weight).detach()
         if self.binary_input:
-            sign = torch.where(x > 0, 1.0, -1.0).to(x.dtype)
             inside = x.clamp(-1, 1)
-            x = inside + (sign - inside).detach()
-        out: Tensor = self._conv_forward(x, weight, self.bias)
-        return out
+            x = inside + (torch.where(x > 0, 1.0, -1.0).to(x.dtype) - inside).detach()
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class SharedConvolution(nn.Module):

@@ -89,6 +89,8 @@ class Convolutional(Kind):
             what = f"dilation={dilation} with size={size} and {padding} pixels of padding is not supported"
             raise section.error(what, key="dilation", fix="Set pad=1, and an odd size")
         xnor = section.flag("xnor")
+        if section.has("share_index"):
+            section.refuse(xnor=0, binary=0)
         return cls(
             filters=section.integer("filters", minimum=1),
             size=size,

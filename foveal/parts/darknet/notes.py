@@ -88,7 +88,7 @@ _LOSSES = {  # setting: the value without effect, and what is done for others
 def cfg_notes(text: str, *, training: bool = False) -> list[str]:
     """The notes on a valid cfg; with ``training`` those on its training settings too."""
     net, sections = read_sections(text)
-    notes = [*_unknown([net, *sections]), *_repeated([net, *sections]), *_anchors(sections)]
+    notes = [*_unknown([net, *sections]), *_repeated([net, *sections]), *_lists(sections)]
     if training:
         notes += _not_trained(net, sections)
     return notes
@@ -129,18 +129,21 @@ def _repeated(sections: Sequence[Section]) -> Iterator[str]:
                 yield f"line {line} [{kind}]: {key} is set again and ignored; {key}={value} of line {first} counts"
 
 
-def _anchors(sections: Sequence[Section]) -> Iterator[str]:
-    """Lists of anchors that are not as ``num`` says, or separated by blanks."""
+def _lists(sections: Sequence[Section]) -> Iterator[str]:
+    """Lists separated by blanks, and anchors that are not as many as ``num`` says."""
     found: dict[str, list[int]] = {}
+    blanks = "has numbers without a comma between them, which are read as separate numbers; Darknet joins their digits"
     for section in sections:
+        for key in ("layers", "from", "mask"):
+            if section.separated(key):
+                found.setdefault(f"{key} {blanks}", []).append(section.values[key][1])
         if not section.has("anchors") or not section.has("num"):
             continue
         number, line = section.integer("num"), section.values["anchors"][1]
+        if section.spaced("anchors", 2 * number):
+            found.setdefault(f"anchors {blanks}", []).append(line)
         pairs = len(section.pairs("anchors", number))
         highest = max((k + 1 for k in section.integers("mask", ())), default=0)
-        if section.spaced("anchors", 2 * number) or section.spaced("anchors", 2 * highest):
-            what = "anchors has numbers without a comma between them, which are read as two; Darknet joins their digits"
-            found.setdefault(what, []).append(line)
         if pairs > number:
             used = f"the first {max(number, highest)} are used" if pairs > max(number, highest) else "all are used"
             why = ", as mask needs them" if highest > number else ""

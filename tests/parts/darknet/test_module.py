@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,12 @@ from foveal.config.show import show
 from foveal.errors import FovealError, UsageError
 from foveal.parts.backbones.darknet import Darknet
 from foveal.parts.backbones.torchvision import Torchvision
+from foveal.parts.darknet.activations import activation
 from foveal.parts.darknet.cfg import read_cfg_text
 from foveal.parts.darknet.cfg_graph import Net, read_net
-from foveal.parts.darknet.module import DarknetNetwork, ReorgModule, activation
+from foveal.parts.darknet.layers import ACTIVATIONS
+from foveal.parts.darknet.module import DarknetNetwork
+from foveal.parts.darknet.operations import ReorgModule
 from foveal.parts.darknet.weights import read_darknet, write_darknet
 from foveal.parts.layers.norms import fold_norms
 from foveal.weights.state import load_network_file, load_state
@@ -111,10 +115,10 @@ def test_squeezenet_classifies_as_torchvision_does(data: Path) -> None:
         assert best.values.tolist() == pytest.approx([score for _, score in top5[f"{photo}.jpg"]], abs=1e-3)
 
 
-def random_network(net: Net, returns: list[int]) -> DarknetNetwork:
+def random_network(net: Net, returns: list[int], *, raw: Collection[int] = ()) -> DarknetNetwork:
     """Weights and statistics that keep the numbers of a deep network near 1."""
     torch.manual_seed(0)
-    network = DarknetNetwork(net, returns, eps=1e-6).eval()
+    network = DarknetNetwork(net, returns, eps=1e-6, raw=raw).eval()
     rng = torch.Generator().manual_seed(3)
     calm = 0.75 if any(layer.kind == "shortcut" for layer in net.layers) else 1.0  # every sum makes numbers larger
     for module in network.modules():
@@ -249,12 +253,33 @@ def test_activations() -> None:
         "logistic": (1 / (1 + (-x).exp())).tolist(),
         "swish": (x / (1 + (-x).exp())).tolist(),
         "mish": (x * (1 + x.exp()).log().tanh()).tolist(),
+        "hard_mish": [0, -0.375, 0, 1, 9],  # x^2 / 2 + x from -2 to 0
+        "loggy": (2 / (1 + (-x).exp()) - 1).tolist(),
+        "ramp": [-0.2, -0.05, 0, 1.1, 9.9],
+        "relie": [-0.02, -0.005, 0, 1, 9],
+        "hardtan": [-1, -0.5, 0, 1, 1],
+        "lhtan": [-0.002, -0.0005, 0, 1, 1.008],
+        "plse": [0.25, 0.4375, 0.5, 0.625, 1.05],
+        "stair": [-1, -0.5, 0, 0, 4],  # floor(x / 2), and between odd and even numbers the ramp up to the next
     }
     for name, values in expected.items():
         made = activation(name)
         assert made is not None
         assert made(x.clone()).tolist() == pytest.approx(values, abs=1e-6), name
     assert activation("linear") is None
+    maps = torch.tensor([[[[3.0]], [[-1.0]], [[1.0]]]])
+    normalized = activation("normalize_channels")
+    assert normalized is not None
+    assert normalized(maps).flatten().tolist() == pytest.approx([3 / 4.0001, 0, 1 / 4.0001])
+    for name in ("normalize_channels_softmax", "normalize_channels_softmax_maxval"):
+        softmax = activation(name)
+        assert softmax is not None
+        assert softmax(maps).flatten().tolist() == pytest.approx(maps.softmax(1).flatten().tolist(), abs=1e-3)
+    for name in ACTIVATIONS:
+        made = activation(name, inplace=False)
+        before = x.clone()
+        assert made is None or "normalize" in name or made(before).shape == x.shape
+        assert torch.equal(before, x)
 
 
 def test_folded_and_resized(data: Path) -> None:

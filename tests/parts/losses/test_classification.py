@@ -23,6 +23,7 @@ from foveal.parts.losses.classification import (
     Focal,
     FocalStar,
     SigmoidLoss,
+    SquaredError,
 )
 from foveal.parts.losses.normalizers import Positives, Sampled
 
@@ -409,3 +410,16 @@ def test_memory_is_the_gradient_and_little_more() -> None:
         alive += event.nbytes()
         peak = max(peak, alive)
     assert 1.0 <= peak / (logits.numel() * 4) < 1.3  # buffers of fixed size weigh more with small logits
+
+
+def test_squared_error_of_logistic_outputs() -> None:
+    """Darknet's ``new_coords``: half the squared distance of 1/2 and 1/(1 + e^-2) from 1 and 0; others have no loss."""
+    logits = torch.tensor([[[0.0, 2.0], [1.0, 1.0]]], requires_grad=True)
+    loss = SquaredError(logistic=True)
+    losses = loss(logits, torch.tensor([[0, 1]]), torch.tensor([[True, False]]))
+    y = 1 / (1 + math.exp(-2))
+    assert losses.flatten().tolist() == pytest.approx([(0.25 + y * y) / 2, 0])
+    losses.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.flatten().tolist() == pytest.approx([-0.5 * 0.25, y * y * (1 - y), 0, 0])
+    assert loss.scores(logits)[0, 0].tolist() == pytest.approx([0.5, y])

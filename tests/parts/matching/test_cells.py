@@ -1,0 +1,44 @@
+"""Objects with several anchors (Darknet's ``iou_thresh``) by hand; the rest is in ``tests/detectors/test_yolo.py``."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from foveal.errors import UsageError
+from foveal.parts.matching.cells import ShapeMatcher
+from foveal.parts.priors.cells import Cells
+from foveal.types import Images, Priors, Target, Targets
+
+
+def priors() -> Priors:
+    """One cell of 64 px with anchors of 10 x 10, 20 x 20 and 40 x 20."""
+    images = Images(torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]]), torch.ones(1, 4), torch.tensor([[64, 64]]))
+    return Cells((((10, 10), (20, 20), (40, 20)),))(images, [torch.zeros(1, 1, 1, 1)], [64])
+
+
+def targets(*sizes: tuple[float, float]) -> Targets:
+    boxes = torch.tensor([[32 - w / 2, 32 - h / 2, 32 + w / 2, 32 + h / 2] for w, h in sizes])
+    return Targets.pad([Target(boxes, torch.arange(len(sizes)))])
+
+
+def test_similar_anchors_are_assigned_too() -> None:
+    """A square of 20: IoU of shapes 1/4, 1 and 1/2 with the three anchors."""
+    for also, expected in ((None, [1]), (0.6, [1]), (0.4, [1, 2]), (0.2, [0, 1, 2])):
+        match = ShapeMatcher(also=also)(priors(), targets((20, 20)))
+        assert match.positive[0].nonzero().flatten().tolist() == expected
+
+
+def test_an_anchor_is_of_the_object_that_fits_it_best() -> None:
+    """40 x 20 has its own anchor, which the square fits too; both fit that of 20 x 20: it is the square's."""
+    match = ShapeMatcher(also=0.4)(priors(), targets((20, 20), (40, 20)))
+    assert match.positive[0].tolist() == [False, True, True]
+    assert match.gt[0, 1:].tolist() == [0, 1]
+    first = ShapeMatcher(also=0.2)(priors(), targets((21, 20), (20, 20)))  # both fit the second anchor best
+    assert first.positive.all() and first.gt[0].tolist() == [1, 1, 1]
+
+
+def test_wrong_thresholds_are_rejected() -> None:
+    for also in (1.0, -0.1):
+        with pytest.raises(UsageError, match="expected an IoU from 0 to below 1"):
+            ShapeMatcher(also=also)
