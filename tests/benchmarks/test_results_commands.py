@@ -38,6 +38,7 @@ TINY: dict[str, str | None] = {
     "points": f"{RUN} --only 'to 10 objects'",
     "pooling": f"{RUN} --only 'one level' --boxes 20",
     "postprocess": f"{RUN} --only faster_rcnn",
+    "reading": "--images 20",
     "resume_chaos": None,
     "training": f"{RUN} --only ssdlite",
     "versions": f"{RUN} --before {shlex.quote(str(ROOT))} --script loader.py --only SSD300",
