@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from lightning_fabric import Fabric
 
 from ..checkpoints.initial import diluted_box_loss
-from ..data.records.findings import count, fold
+from ..data.diagnosis.diagnose import COUNTS
+from ..data.records.findings import Finding, count, fold
 from ..files.aliases import PathLike
 from ..runtime import processes as environment
 from .arguments import TrainArguments
@@ -29,8 +30,11 @@ def banner(
     yield f"{len(training)} images to train, {len(validation)} to validate" + (f" ({note})" if note else "")
     if sets.same:
         yield "validating on the training images themselves: the scores measure overfitting"
+    told: set[Finding] = set()
     for dataset in (training, validation):
-        yield from fold(f for f in dataset.findings if f.severity != "note")
+        told_here = [f for f in dataset.findings if (f.severity != "note" or f.code in COUNTS) and f not in told]
+        yield from fold(told_here)
+        told.update(told_here)
         counts = count(dataset.findings)
         if counts["warning"]:
             yield f"{dataset.split or 'data'}: {counts['warning']} warnings; `foveal doctor` lists everything"

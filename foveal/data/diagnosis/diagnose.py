@@ -14,7 +14,7 @@ from .boxes import BoxVerdict, judge_boxes
 from .classes import class_numbers, similar_classes
 
 MISREAD = ("box-convention", "class-numbers")  # of severity error: what is read is not what was meant
-COUNTS = ("labels-missing", "labels-empty")  # notes that ``train`` tells too
+COUNTS = ("labels-missing", "labels-empty", "images-unlisted")  # notes that ``train`` tells too
 _FEW_UNLABELED, _MANY_UNLABELED = 3, 0.5  # images, and their share: fewer without a label file are a note
 # findings on single boxes that a wrong convention explains, and on single lines that wrong numbers explain
 _OF_BOXES = ("box-over-edge", "box-outside", "box-inverted", "box-empty")
@@ -39,7 +39,7 @@ def diagnose_parts(parts: Sequence[Dataset], *, counts: bool = True) -> list[Dat
     for k, part in enumerate(parts):
         added[k] += [f for f in _labels(part) if counts or f.severity != "note"]
     if parts:
-        added[0] += similar_classes(parts)
+        added[0] += [*similar_classes(parts), *(_unlisted(parts) if counts else ())]
         added[0] += range_findings([r.path for part in parts for r in part.records], parts[0].path)
     return [
         replace(part, findings=[*new, *(f for f in part.findings if f.code not in codes)], evidence=[])
@@ -115,3 +115,11 @@ def _labels(part: Dataset) -> Iterator[Finding]:
     if blank:
         message = f"{len(blank)} label files{of_split} are empty: their images have no objects (first: {blank[0].name})"
         yield Finding("labels-empty", "note", str(blank[0].parent), "", message)
+
+
+def _unlisted(parts: Sequence[Dataset]) -> Iterator[Finding]:
+    """Images that lie among those of the splits and are in none."""
+    unlisted = sorted({path for part in parts for e in part.evidence for path in e.unlisted})
+    if unlisted:
+        message = f"{len(unlisted)} images are in no split and are not used (first: {unlisted[0]})"
+        yield Finding("images-unlisted", "note", str(parts[0].path), "", message, "Name them in a split to use them")

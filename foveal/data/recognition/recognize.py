@@ -42,7 +42,8 @@ def recognize(path: Path, images: Path | None = None) -> Source:
         return open_file(path, images)
     # the images of a folder of annotations are in the folder beside it
     beside = _LABEL_FOLDERS.get(path.name.lower())
-    if beside is not None and images is None and has_folder(path.absolute().parent, beside):
+    inside = beside is not None and has_folder(path, beside)  # a whole dataset in a folder that is called so
+    if beside is not None and not inside and images is None and has_folder(path.absolute().parent, beside):
         path = path.parent
     listing = list_files(path)
     kinds = {file: json_kind(file) for file in listing.jsons}

@@ -30,6 +30,7 @@ class Evidence:
     class_names: dict[int, str] = field(default_factory=dict)  # by class number, where objects have numbers
     unlabeled: list[Path] = field(default_factory=list)  # images without a label file
     blank: list[Path] = field(default_factory=list)  # label files without a line
+    unlisted: list[Path] = field(default_factory=list)  # images in no split, among those of the splits
     labeled: int = 0  # images with a label file
     orphans: list[Path] = field(default_factory=list)  # label files without an image, where images have no label file
 

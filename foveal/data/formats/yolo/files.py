@@ -10,7 +10,7 @@ from ...images.lookup import NameMatch, NameTable, Wanted
 from ..class_list import CLASS_FILES
 
 _ENDINGS = frozenset({".txt"})
-_IMAGE_FOLDERS = ("images", "jpegimages", "image", "imgs", "img")
+IMAGE_FOLDERS = ("images", "jpegimages", "image", "imgs", "img")
 _LABEL_FOLDERS = ("labels", "label")
 
 
@@ -64,7 +64,7 @@ class LabelFiles:
         """Where the label file of an image belongs that has none."""
         parts = image.parts
         for k in range(len(parts) - 2, -1, -1):
-            if parts[k].lower() in _IMAGE_FOLDERS and image.parent not in self.given:
+            if parts[k].lower() in IMAGE_FOLDERS and image.parent not in self.given:
                 return Path(*parts[:k], "labels", *parts[k + 1 : -1], f"{image.stem}.txt")
         return self.folders(image.parent)[0] / f"{image.stem}.txt"
 
@@ -90,7 +90,7 @@ class LabelFiles:
     def _mirrored(self, folder: Path) -> list[Path]:
         parts = folder.parts
         for k in range(len(parts) - 1, -1, -1):
-            if parts[k].lower() in _IMAGE_FOLDERS:
+            if parts[k].lower() in IMAGE_FOLDERS:
                 above = Path(*parts[:k])
                 names = self._subfolders(above)
                 bases = [

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from ...diagnosis.classes import folded
 from ...records.convention import Convention
 from ...records.findings import Findings
 from ..validate import Box, ParsedObject, number
-from .lines import NAMED, Line, split_line
+from .lines import NAMED, Line, is_cut_off, split_line
 from .shapes import Shapes
 from .tally import LineTally
 
@@ -38,11 +39,18 @@ class YoloClasses:
         return {**plain, **{name: k for k, name in enumerate(self.names)}}
 
 
-def read_lines_of(file: Path, classes: YoloClasses) -> list[Line]:
-    """The lines of a label file that are not blank. Raises :class:`~foveal.files.reading.Unreadable`."""
+class LabelText(NamedTuple):
+    """The content of a label file: its lines that are not blank, and whether its end seems to be missing."""
+
+    lines: list[Line]
+    cut_off: bool
+
+
+def read_label_text(file: Path, classes: YoloClasses) -> LabelText:
+    """The content of a label file. Raises :class:`~foveal.files.reading.Unreadable`."""
     text, _ = read_text(file)
-    names = {name: 0 for name in classes.by_name}
-    return [split_line(line, n, names) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [split_line(line, n, classes.by_name) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    return LabelText(lines, is_cut_off(text))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from ..validate import number
 
 _DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+|[-+]?\d+")
+_DECIMALS = re.compile(r"\d*\.(\d*)")
+_FIXED = 4  # decimals that programs write
 _INSIDE = re.compile(r"(?<=\d),(?=\d)")
 
 
@@ -45,6 +47,7 @@ class Line:
 def split_line(text: str, n: int, known: Mapping[str, int]) -> Line:
     """The columns of a line that is not blank; ``known`` are the class names, which may have spaces in them."""
     tokens, ways, doubt = _tokens(text.strip())
+    tokens = tokens or [text.strip()]  # separators and nothing else
     if doubt:
         return Line(n, tokens[0], tuple(tokens[1:]), doubt=doubt)
     last = max((k for k, token in enumerate(tokens) if number(token) is None), default=-1)
@@ -52,6 +55,14 @@ def split_line(text: str, n: int, known: Mapping[str, int]) -> Line:
     if last >= 0 and label in known:
         return Line(n, label, tuple(tokens[last + 1 :]), ways)
     return Line(n, tokens[0], tuple(tokens[1:]), ways)
+
+
+def is_cut_off(text: str) -> bool:
+    """Whether a label file ends within a number: no line break, and fewer decimals than all other numbers have."""
+    if text[-1:].isspace():
+        return False
+    decimals = [len(match) for match in _DECIMALS.findall(text)]
+    return len(decimals) > 3 and len(set(decimals[:-1])) == 1 and decimals[-1] < decimals[0] >= _FIXED
 
 
 def _tokens(text: str) -> tuple[list[str], tuple[Dialect, ...], str]:

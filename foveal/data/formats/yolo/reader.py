@@ -17,20 +17,20 @@ from typing import Any
 
 from ....files.reading import Unreadable, read_lines
 from ...images.index import ImageIndex
-from ...images.load import EXTENSIONS
 from ...images.lookup import NameMatch, Wanted
-from ...images.names import EXACT, normal_form
+from ...images.names import EXACT
 from ...records.convention import Convention
 from ...records.dataset import Dataset, Record
 from ...records.findings import Findings
 from ..source import Reader, Source
 from ..validate import ParsedObject, number, report_refused
 from .files import LabelFiles
-from .labels import LineParser, read_lines_of
+from .labels import LabelText, LineParser, read_label_text
 from .layout import YoloLayout, name_classes, read_layout
 from .lines import Line
 from .shapes import Shapes, find_shapes
 from .tally import LineTally
+from .unused import find_unlisted, report_orphans
 
 FLAGS = "flags.json"  # written by foveal: which lines are crowd or difficult, which YOLO has no notation for
 
@@ -56,7 +56,7 @@ class YoloSource(Source):
         self.splits = tuple(split for split in self.entries if split)
         self.classes = name_classes(layout.names, layout.named_in or path, self.findings)
         self.flags = _read_flags(self.home / FLAGS, self.findings)
-        self._lines: dict[Path, list[Line] | Unreadable] = {}
+        self._texts: dict[Path, LabelText | Unreadable] = {}
 
     def read(self, split: str | None = None) -> Dataset:
         return YoloReader(self, split).read()
@@ -81,34 +81,45 @@ class YoloSource(Source):
                 continue
         return None
 
-    def lines_of(self, label: Path) -> list[Line] | Unreadable:
-        """The lines of a label file, read once."""
-        if label not in self._lines:
+    def label_text(self, label: Path) -> LabelText | Unreadable:
+        """The content of a label file, read once."""
+        if label not in self._texts:
             try:
-                self._lines[label] = read_lines_of(label, self.classes)
+                self._texts[label] = read_label_text(label, self.classes)
             except Unreadable as error:
-                self._lines[label] = error
-        return self._lines[label]
+                self._texts[label] = error
+        return self._texts[label]
+
+    def all_images(self) -> list[Path]:
+        """The images of all splits."""
+        return [image for split in self.entries for image in YoloReader(self, split).images(split)]
 
     @cached_property
     def shapes(self) -> Shapes:
         """What the lines of more than five columns are, decided by all label files of all splits."""
         numbers: list[list[float]] = []
-        for split in self.entries:
-            images = list(YoloReader(self, split).images(split))
-            for label in {m.paths[0] for m in self.label_files.find(images).values() if len(m.paths) == 1}:
-                lines = self.lines_of(label)
-                for line in lines if not isinstance(lines, Unreadable) else ():
-                    values = [number(text) for text in line.columns]
-                    if not line.doubt and None not in values:
-                        numbers.append([v for v in values if v is not None])
+        for label in {m.paths[0] for m in self.label_files.find(self.all_images()).values() if len(m.paths) == 1}:
+            text = self.label_text(label)
+            for line in text.lines if isinstance(text, LabelText) else ():
+                values = [number(column) for column in line.columns]
+                if not line.doubt and None not in values:
+                    numbers.append([v for v in values if v is not None])
         return find_shapes(numbers, self.layout.kpt_shape, self.layout.task)
 
     @cached_property
+    def _located(self) -> set[Path]:
+        found = (self.locate(entry) for entries in self.entries.values() for entry in entries)
+        return {path for path in found if path is not None}
+
+    @property
     def lists(self) -> set[Path]:
         """The text files that list images."""
-        found = (self.locate(entry) for entries in self.entries.values() for entry in entries)
-        return {path for path in found if path is not None and path.is_file()}
+        return {path for path in self._located if path.is_file()}
+
+    @property
+    def folders(self) -> set[Path]:
+        """The folders of images that are splits."""
+        return {path for path in self._located if path.is_dir()}
 
     def _moved_labels(self) -> list[Path]:
         """The folders of labels that stayed where they were when the images were moved elsewhere."""
@@ -142,7 +153,10 @@ class YoloReader(Reader[YoloSource]):
         records = [r for i in images if (r := self._read_image(i, labels.get(i), lines.get(i), parser)) is not None]
         tally.report(shapes, self.findings)
         self.evidence.class_numbers = tally.numbers
-        self._report_orphans(labels)
+        text_of = self.source.label_text
+        report_orphans(source.label_files, set(labels.values()) | source.lists, text_of, self.evidence, self.findings)
+        if source.path.is_file():  # else all folders were looked through
+            self.evidence.unlisted = find_unlisted(source.folders, source.lists, source.all_images)
         count = Counter(image.stem for image in images)
         for record in records:
             if count[str(record.id)] > 1:
@@ -260,41 +274,16 @@ class YoloReader(Reader[YoloSource]):
 
     def _lines(self, label: Path) -> list[Line] | None:
         """The lines of a label file; ``None``, and a finding, where it cannot be read."""
-        lines = self.source.lines_of(label)
-        if isinstance(lines, Unreadable):
-            self.findings.add("error", "annotation-unreadable", label, "", lines.message, lines.fix)
+        text = self.source.label_text(label)
+        if isinstance(text, Unreadable):
+            self.findings.add("error", "annotation-unreadable", label, "", text.message, text.fix)
             return None
-        if not lines:
+        if not text.lines:
             self.evidence.blank.append(label)
-        return lines
-
-    def _report_orphans(self, labels: dict[Path, Path]) -> None:
-        """Label files without an image, in the folders of these images' labels."""
-        files = self.source.label_files
-        used = set(labels.values())
-        bare = {files.expected(image).parent for image in self.evidence.unlabeled}
-        for folder, image_folders in sorted(files.images_of.items()):
-            owned = files.is_label_folder(folder)
-            stems = {normal_form(name, 0, EXTENSIONS) for f in image_folders for name in _names(f)}
-            for label in files.files(folder):
-                if label in used or label.stem in stems or label in self.source.lists:
-                    continue
-                if owned or _looks_labeled(self.source.lines_of(label)):
-                    if folder in bare:
-                        self.evidence.orphans.append(label)
-                    message, fix = "a label file without an image; not used", "Add the image or remove the label file"
-                    self.findings.add("warning", "image-missing", label, "", message, fix)
-
-
-def _names(folder: Path) -> list[str]:
-    return os.listdir(folder) if folder.is_dir() else []
-
-
-def _looks_labeled(lines: list[Line] | Unreadable) -> bool:
-    """Whether a text file among images is a label file: it begins with a class and numbers."""
-    if isinstance(lines, Unreadable) or not lines:
-        return False
-    return len(lines[0].columns) >= 4 and all(number(text) is not None for text in lines[0].columns)
+        if text.cut_off:
+            where, message = f"line {text.lines[-1].n}", "the file ends within a number: objects may be missing"
+            self.findings.add("warning", "label-cut-off", label, where, message, "Export or copy it again")
+        return text.lines
 
 
 def _read_flags(file: Path, findings: Findings) -> dict[str, Any]:
