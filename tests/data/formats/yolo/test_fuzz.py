@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.data_sets import image, yolo
-from tests.helpers.fuzz_sets import silent_losses
+from tests.helpers.fuzz_files import silent_changes
 
 LINE = "0 0.50000000 0.50000000 0.25000000 0.25000000\n"
 
@@ -54,4 +54,4 @@ def polygons(root: Path) -> Path:
 @pytest.mark.parametrize(("make", "seed"), [(folders, 11), (roboflow, 12), (beside, 13), (polygons, 14)])
 def test_no_edit_loses_objects_in_silence(tmp_path: Path, make: object, seed: int) -> None:
     root = make(tmp_path / "set")  # type: ignore[operator]
-    assert silent_losses(root, seed=seed, count=175) == []
+    assert silent_changes(root, 175, seed) == []
