@@ -23,7 +23,7 @@ from .compress import compress
 from .foreign.darknet import export_darknet
 from .foreign.detr import export_detr
 from .huggingface import write_hub_folder
-from .load import find
+from .load import find, tell
 
 ExportFormat = Literal["foveal", "hf", "hf4", "torchvision", "detr", "darknet", "backbone"]
 # settings that change the detections of the same weights
@@ -99,6 +99,7 @@ def export_model(
     out = Path(out)
     form = to or target_of(out)
     model = find(source, preset, cfg=cfg, names=names, parts=parts)
+    tell(model)
     spec, state = model.spec(), model.state
     model.build(spec)  # raises for an incomplete detector
     if svd is not None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config.overrides import difference
+from ..config.show import show
 from ..errors import FovealError, UsageError
 from ..parts.darknet.weights import is_darknet
 from ..parts.layers.norms import FrozenBatchNorm
@@ -16,8 +19,9 @@ from ..parts.resizing import UNIT_PIXELS, PixelStatistics
 from ..recipe import Solve
 from ..weights.cache import is_alias, is_published
 from ..weights.imagenet.packages import IMAGENET
-from ..weights.open import StateDict, is_classifier, read_state
-from .load import find
+from ..weights.open import header, is_classifier, read_weights
+from ..weights.reading.entries import Found, WeightsFile, choose_state, record_notes, usual
+from .load import ResolvedModel, find
 from .transfer import LoadReport, pretrained, transfer
 
 if TYPE_CHECKING:
@@ -100,15 +104,87 @@ def load_weights(detector: Detector, source: str | Path, parts: Sequence[type] =
             path=source,
             fix=f"Train their cfg: foveal train FILE.cfg --weights {source}",
         )
-    state = read_state(source) if Path(source).is_file() else None
-    if _is_classifier(source, state):
+    if Path(source).is_file():
+        return _load_file(detector, source, parts)
+    if _names_classifier(source):
         return _into_backbone(detector, source)
-    model = find(source, state=state, parts=parts)
+    return _load_model(detector, find(source, parts=parts), source)
+
+
+def _load_file(detector: Detector, source: str | Path, parts: Sequence[type]) -> LoadReport:
+    """Loads a file: the detector's own names, another detector, or the backbone's network, whichever it holds."""
+    with record_notes() as notes:
+        file = read_weights(source)
+        own = _own_state(detector, file)
+    if own is not None:
+        unnamed = [f"class {i + 1}" for i in range(len(detector.classes))]
+        report = transfer(detector, own.state, source, unnamed)
+        return replace(report, notes=(*notes, *report.notes))
+    if _is_detector(file):
+        return _load_model(detector, find(source, file=file, parts=parts), source)
+    if is_classifier(usual(file).state) or detector.spec.backbone is None:
+        return _into_backbone(detector, source)
+    try:
+        return _into_backbone(detector, source)
+    except FovealError as error:
+        try:
+            find(source, file=file, parts=parts)
+        except FovealError as reason:
+            fix = f"{reason.fix}; or a file of the backbone ({error.message})"
+            raise FovealError(reason.message, path=reason.path, where=reason.where, fix=fix) from None
+        raise
+
+
+def _own_state(detector: Detector, file: WeightsFile) -> Found | None:
+    """The tensors of a file under the detector's own names, whatever their shapes; None: there are none."""
+    if "foveal" in header(file.path):
+        return None  # a file that names its spec and classes
+    names = {name for name in detector.state_dict() if not name.endswith("num_batches_tracked")}
+    return choose_state(file, lambda state: names <= state.keys(), type(detector.spec).__name__)
+
+
+def _is_detector(file: WeightsFile) -> bool:
+    from .foreign.recognize import find_foreign
+
+    return "foveal" in header(file.path) or find_foreign(file) is not None
+
+
+def _load_model(detector: Detector, model: ResolvedModel, source: str | Path) -> LoadReport:
+    """Loads a resolved model. Raises :class:`FovealError` where another tool's weights need other settings."""
+    try:
+        theirs = model.spec().with_pixels()
+    except FovealError:  # of parts that are not known here: the weights are usable nevertheless
+        return transfer(detector, model.state, source, model.classes)
+    changed = function_settings(detector.spec.with_pixels(), theirs)
+    settings = " ".join(shlex.quote(f"{path}={show(value, 10**6)}") for path, _, value in changed)
+    if changed and model.tool:
+        raise FovealError(
+            f"the weights are {model.tool}'s and need other settings than this {type(detector.spec).__name__} has",
+            path=source,
+            fix=f"Set {settings}, or start from its own detector: foveal train {source} --data DATA",
+        )
     report = transfer(detector, model.state, source, model.classes)
-    pixels: PixelStatistics | None = None
-    with suppress(FovealError):  # a spec that cannot be read
-        pixels = model.spec().with_pixels().input.pixels
-    return _noted(report, None if pixels is None else _other_pixels(detector.spec, pixels, str(source)))
+    report = replace(report, notes=(*model.notes, *report.notes))
+    return _noted(report, _other_pixels(detector.spec, theirs.input.pixels, str(source)))
+
+
+# what the same weights need to compute the same function, beside their shapes
+_BODY = ("input.mean", "input.std", "backbone.stride_in_1x1", "backbone.ceil", "neck.extra", "neck.p7_relu")
+_HEADS = ("anchors", "priors", "pool", "mask.pool", "task.coder", "rpn.coder", "roi.coder")
+
+
+def function_settings(ours: Spec, theirs: Spec) -> list[tuple[str, Any, Any]]:
+    """The settings in which two specs compute different functions of the same weights: (path, our value, theirs)."""
+    paths = (*_BODY, *_HEADS) if type(ours) is type(theirs) else _BODY
+    missing = object()
+
+    def value(spec: Any, path: str) -> Any:
+        for name in path.split("."):
+            spec = getattr(spec, name, missing)
+        return spec
+
+    pairs = ((path, value(ours, path), value(theirs, path)) for path in paths)
+    return [row for path, a, b in pairs if missing not in (a, b) for row in difference(a, b, path)]
 
 
 def load_backbone(spec: Spec, detector: Detector) -> LoadReport | None:
@@ -119,12 +195,10 @@ def load_backbone(spec: Spec, detector: Detector) -> LoadReport | None:
     return pretrained(detector, lambda: spec.load_pretrained(detector), file)
 
 
-def _is_classifier(source: str | Path, state: StateDict | None) -> bool:
-    """Whether it is a classification network's: a file with this state, a published one by name, or ``imagenet``."""
+def _names_classifier(source: str | Path) -> bool:
+    """Whether it is the name of a published classification network, or ``imagenet``."""
     if str(source) == IMAGENET:
         return True
-    if state is not None:
-        return is_classifier(state)
     return not Path(source).exists() and is_published(str(source)) and not is_alias(str(source))
 
 
@@ -164,7 +238,12 @@ def initial_pixels(
     if weights is None:
         return spec.pixels
     with suppress(FovealError):  # told once they are loaded
-        if _is_classifier(weights, None if not Path(weights).is_file() or is_darknet(weights) else read_state(weights)):
+        if Path(weights).is_file() and not is_darknet(weights):
+            file = read_weights(weights)
+            if _is_detector(file):
+                return find(weights, file=file, parts=parts).spec().with_pixels().input.pixels
+            return None if spec.backbone is None else spec.backbone.with_weights(str(weights)).pixels
+        if _names_classifier(weights):
             return None if spec.backbone is None else spec.backbone.with_weights(str(weights)).pixels
         if not is_darknet(weights):
             return find(weights, parts=parts).spec().with_pixels().input.pixels

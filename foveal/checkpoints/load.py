@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..parts.layers.norms import fold_norms
 from ..weights.state import load_state
 
 if TYPE_CHECKING:
-    from ..weights.open import StateDict
+    from ..weights.reading.entries import WeightsFile
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class ResolvedModel:
     classes: tuple[str, ...]
     state: dict[str, Tensor]
     seen: int = 0  # images that it was trained on in a run
+    tool: str = ""  # whose file it is, where the same weights need that tool's settings
+    notes: tuple[str, ...] = ()  # how a file was read: what was taken off, left out or assumed
 
     def build(self, spec: Spec) -> Detector:
         """The detector of ``spec`` with these weights. Raises :class:`FovealError` where they do not fit it."""
@@ -45,14 +48,14 @@ def find(
     *,
     cfg: str | Path | None = None,
     names: str | Path | Sequence[str] | None = None,
-    state: StateDict | None = None,
+    file: WeightsFile | None = None,
     parts: Sequence[type] = (),
 ) -> ResolvedModel:
     """Resolves a run (its best checkpoint), a checkpoint, a Hugging Face folder, an alias or a file to a model.
 
     A published alias is read from the cache and never downloaded here: ``foveal weights fetch`` does that. ``preset``
     names the detector of a foreign file where it cannot be recognized; a Darknet file needs its ``cfg`` (path or
-    text). ``names`` are the classes of a foreign file (a .names file, or the names themselves). ``state``: the
+    text). ``names`` are the classes of a foreign file (a .names file, or the names themselves). ``file``: the
     content of the file, where it was read already. ``parts``: custom classes that the spec names. Raises
     :class:`FovealError` for a source that is not a model.
     """
@@ -78,7 +81,7 @@ def find(
     if path.is_file():
         if cfg is not None:
             return _read_darknet(path, preset, cfg, names)
-        return _read_file(path, preset, names, state, parts)
+        return _read_file(path, preset, names, file, parts)
     from ..weights.cache import is_alias
 
     if is_alias(str(source)):
@@ -88,6 +91,12 @@ def find(
         path=source,
         fix=f"{_nearest(path)} Give an alias of `foveal weights list` or the folder of `foveal train --out`".strip(),
     )
+
+
+def tell(model: ResolvedModel) -> None:
+    """Logs how a file of another project was read, one line each; without a handler they go to standard error."""
+    for line in model.notes:
+        logging.getLogger("foveal").warning("%s: %s", model.path, line)
 
 
 def _nearest(path: Path) -> str:
@@ -121,6 +130,7 @@ def load(
     overrides name (``[Brier]``). Raises :class:`FovealError` as :func:`find` does, and for weights that do not fit.
     """
     model = find(source, preset, cfg=cfg, names=names, parts=parts)
+    tell(model)
     spec = model.spec()
     if overrides:
         from ..config.overrides import override
@@ -152,6 +162,7 @@ def import_model(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FovealError("exists already", path=out, fix="Give a new or empty folder")
     model = find(source, preset, cfg=cfg, names=names, parts=parts)
+    tell(model)
     detector = model.build(model.spec())
     spec = detector.spec
     described = {"spec": show(spec), "classes": list(model.classes), "versions": versions()}
@@ -178,33 +189,29 @@ def _read_file(
     path: Path,
     preset: str | None,
     names: str | Path | Sequence[str] | None = None,
-    state: StateDict | None = None,
+    file: WeightsFile | None = None,
     parts: Sequence[type] = (),
 ) -> ResolvedModel:
     """A file that ``foveal weights export`` wrote, or one of another project."""
     from ..parts.darknet.cfg import read_names
     from ..parts.darknet.weights import is_darknet
-    from ..weights.keys_detr import is_detr
-    from ..weights.open import header, read_state
-    from .foreign.torchvision import import_weights
+    from ..weights.open import header, read_weights
+    from ..weights.reading.entries import record_notes, usual
+    from .foreign.recognize import import_foreign
 
     if names is not None and is_darknet(path):
         raise UsageError("names without a cfg", fix="Give the cfg of the Darknet weights too")
     header_entry = header(path).get("foveal")
     if header_entry is None or preset is not None:
         class_names = read_names(names) if isinstance(names, str | Path) else names
-        state = state or read_state(path)
-        if is_detr(state):
-            from .foreign.detr import import_detr
-
-            spec, classes, tensors = import_detr(state, path, preset, names=class_names)
-        else:
-            spec, classes, tensors = import_weights(path, preset, names=class_names, state=state)
-        return ResolvedModel(path, lambda: spec, classes, tensors)
+        with record_notes() as notes:
+            tool, spec, classes, tensors = import_foreign(file or read_weights(path), preset, names=class_names)
+        return ResolvedModel(path, lambda: spec, classes, tensors, tool=tool, notes=tuple(notes))
     if names is not None:
         raise UsageError(f"{path} already contains class names", fix="Leave the names out")
     stored, classes = _parse_header(header_entry, path)
-    return ResolvedModel(path, lambda: spec_from_json(stored, parts=parts), classes, state or read_state(path))
+    state = usual(file or read_weights(path)).state
+    return ResolvedModel(path, lambda: spec_from_json(stored, parts=parts), classes, state)
 
 
 def _read_darknet(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FovealError
+from ..weights.reading.entries import record_notes
 from ..weights.state import record_unused
 
 if TYPE_CHECKING:
@@ -123,13 +124,13 @@ def pretrained(detector: Detector, read: Callable[[], None], source: str | Path)
     """Reports which tensors of the detector ``read`` (a spec's ``load_pretrained``) loads."""
     tensors: dict[str, Tensor] = detector.state_dict()
     before = {name: value._version for name, value in tensors.items()}  # incremented by every change in place
-    with record_unused() as readings:
+    with record_unused() as readings, record_notes() as notes:
         read()
     loaded = {name: value for name, value in tensors.items() if value._version > before[name]}
     ignored = [set(names) for names in readings]  # a part may use the layers that another one ignores
     unused = [n for n in readings[0] if all(n in names for names in ignored)] if readings else []
     new = [name for name in tensors if name not in loaded and not name.endswith(_COUNTER)]
-    return _report(source, tensors, loaded, {"not in the weights": new} if new else {}, unused, ())
+    return _report(source, tensors, loaded, {"not in the weights": new} if new else {}, unused, notes)
 
 
 def _report(

@@ -21,8 +21,7 @@ from ..errors import FovealError, UsageError
 from ..files.aliases import ImageArray
 from ..types import Images
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # Darknet's networks see RGB in 0..1 as it is
 CAFFE_MEAN = (123 / 255, 117 / 255, 104 / 255)  # of the released Caffe code, here in RGB on the scale 0..1
 LEVELS = (1 / 255,) * 3  # divided by this, pixels are levels from 0 to 255, as Caffe's networks expect them
@@ -204,6 +203,7 @@ class Resize(Input):
     multiple: int = 32  # the sides of the canvas are multiples of this
     mean: RGB | None = None  # RGB on the scale 0..1; None: of the pixels that the backbone was trained on
     std: RGB | None = None  # as mean
+    nearest: bool = False  # sides are rounded to the nearest pixel, as Detectron2 and MMDetection do, not down
 
     def __post_init__(self) -> None:
         if min(self.short, self.long, self.multiple) < 1:
@@ -213,8 +213,8 @@ class Resize(Input):
         return replace(self, short=side)
 
     def placement(self, height: int, width: int) -> Placement:
-        scale = min(self.short / min(height, width), self.long / max(height, width))
-        return Placement(max(1, math.floor(height * scale)), max(1, math.floor(width * scale)))
+        scale, half = min(self.short / min(height, width), self.long / max(height, width)), self.nearest / 2
+        return Placement(max(1, math.floor(height * scale + half)), max(1, math.floor(width * scale + half)))
 
     def canvas(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
         height, width = max(h for h, _ in sizes), max(w for _, w in sizes)

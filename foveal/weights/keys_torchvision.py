@@ -73,6 +73,19 @@ def read_torchvision(
     return Imported(preset, classes, ours, 0.0 if _needs_zero_eps(Path(path)) else None)
 
 
+def is_torchvision(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are the keys of a supported detector of torchvision; of an SSD, also of a damaged one."""
+    if recognize_ssd(state) is not None:
+        return True
+    if not any(key in state for key in ("rpn.head.cls_logits.weight", _FCOS, _RETINA_LOGITS)):
+        return False
+    try:
+        recognize_network(upgrade(state), "")
+    except FovealError:
+        return False
+    return True
+
+
 def upgrade(state: Mapping[str, Tensor]) -> StateDict:
     """The keys of torchvision up to 0.12 -> the current ones. FCOS is newer than that."""
     if _FCOS in state:
@@ -108,10 +121,11 @@ def recognize_network(state: Mapping[str, Tensor], path: str | Path) -> str:
     if _RETINA_LOGITS in state and is_resnet:
         return "retinanet_r50_fpn_v2" if "head.classification_head.conv.0.1.weight" in state else "retinanet_r50_fpn"
     raise FovealError(
-        f"is {_guess(state)}, not a supported torchvision detector",
+        f"is {_guess(state)}, not a supported detector",
         path=path,
         fix="Give one of Faster R-CNN (ResNet-50-FPN v1, v2; MobileNetV3 FPN), Mask R-CNN and RetinaNet (ResNet-50-FPN "
-        "v1, v2), FCOS, SSD300, SSDLite; DETR (ResNet-50, 101)",
+        "v1, v2), FCOS, SSD300, SSDLite; DETR (ResNet-50, 101); Faster R-CNN, Mask R-CNN and RetinaNet with FPN of "
+        "Detectron2 and MMDetection",
     )
 
 
@@ -206,8 +220,26 @@ def _bottlenecks(state: Mapping[str, Tensor]) -> tuple[int, ...]:
     return tuple(blocks)
 
 
+# the names by which a state of another kind of model is known: a pattern of a key, what it is
+_FAMILIES = (
+    (r"backbone\.bottom_up\.|backbone\.stem\.conv1\.norm|backbone\.res[2-5]\.", "a Detectron2 model of another kind"),
+    (r"(neck\.lateral_convs|bbox_head|roi_head\.bbox_head|mask_head\.convs)\.", "an MMDetection model of another kind"),
+    (r"model\.\d+\.(conv|cv\d|m\.\d+|dfl)\b", "an Ultralytics YOLO, which foveal does not have"),
+    (r"backbone\.backbone\.(stem|dark\d)\.", "a YOLOX, which foveal does not have"),
+    (r"(bi)?fpn\.(cell|bifpn)|class_net\.|box_net\.", "an EfficientDet, which foveal does not have"),
+    (r"transformer\.(level_embed|encoder|decoder)\.?", "a transformer detector other than DETR"),
+    (r"(roi_head\.trunk|neck\.inner_blocks|rpn_head\.conv)\.", "foveal's own weights without their spec"),
+    (r"(vision_model|text_model|visual\.|transformer\.resblocks)", "a CLIP-like model"),
+    (r"(unet|first_stage_model|vae|diffusion_model)\b", "an image generator"),
+    (r"(bert|roberta|gpt|lm_head|model\.layers\.\d+\.self_attn)\b", "a language model"),
+)
+
+
 def _guess(state: Mapping[str, Tensor]) -> str:
     if is_classifier(dict(state)):
         return "a classification network (give it as the backbone's weights)"
+    for pattern, what in _FAMILIES:
+        if any(re.match(pattern, key) for key in state):
+            return what
     first = ", ".join(list(state)[:3])
     return f"a state of {len(state)} tensors ({first}, ...)"

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FovealError
-from .open import read_state
+from .open import read_weights
+from .reading.entries import WeightsFile, choose_state, covers, usual
 
 _COUNTER = "num_batches_tracked"  # absent from old files and from frozen norms; no output depends on it
 _readings: ContextVar[list[list[str]] | None] = ContextVar("readings", default=None)
@@ -28,13 +29,17 @@ def record_unused() -> Iterator[list[list[str]]]:
         _readings.reset(token)
 
 
-def load_network_file(module: nn.Module, path: str | Path, *, known: Collection[str], what: str) -> None:
-    """Loads a file of the network ``what`` into ``module``, which may be a part of it.
+def load_network_file(module: nn.Module, path: str | Path, *, known: Collection[str], what: str) -> WeightsFile:
+    """Loads a file of the network ``what`` into ``module``, which may be a part of it. Returns the file's content.
 
-    ``known``: the keys of the whole network. Those that ``module`` lacks (the classifier) are ignored.
-    Raises ``FovealError`` where a key is missing or unexpected, or a tensor has another shape or is not finite.
+    ``known``: the keys of the whole network. Those that ``module`` lacks (the classifier) are ignored, and so are other
+    layers outside a network that is complete. Raises ``FovealError`` where a key is missing or unexpected, or a tensor
+    has another shape or is not finite.
     """
-    load_state(module, read_state(path), path=path, known=known, what=what)
+    file = read_weights(path)
+    found = choose_state(file, covers(module.state_dict()), what) or usual(file)
+    load_state(module, found.state, path=path, known=known, what=what)
+    return file
 
 
 def load_state(
@@ -44,6 +49,9 @@ def load_state(
     current = module.state_dict()
     missing = [key for key in current if key not in state and not key.endswith(_COUNTER)]
     unexpected = [key for key in state if key not in current and key not in known and not key.endswith(_COUNTER)]
+    if not missing:  # layers of its own beside a whole network, such as another classifier, are left out
+        inside = {_top(key) for key in current}
+        unexpected = [key for key in unexpected if _top(key) in inside] if known else unexpected
     other_shape = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(current[key].shape)}"
         for key in current
@@ -60,13 +68,23 @@ def load_state(
         raise FovealError(
             f"does not fit {what}: {'; '.join(r for r in reasons if r)}",
             path=path,
-            fix="Give the file of this network, or choose the network of this file",
+            fix=_fix(state),
         )
     # tensors that are the module's own memory need no copy
     changed = {k: state[k] for k in current if k in state and state[k].data_ptr() != current[k].data_ptr()}
     module.load_state_dict(changed, strict=False)
     if (readings := _readings.get()) is not None:
         readings.append([key for key in state if key not in current and not key.endswith(_COUNTER)])
+
+
+def _fix(state: Mapping[str, Tensor]) -> str:
+    if any(key.startswith(("backbone.bottom_up.", "proposal_generator.", "neck.lateral_convs.")) for key in state):
+        return "Give this detector's file as the model: foveal train FILE --data DATA"
+    return "Give the file of this network, or choose the network of this file"
+
+
+def _top(key: str) -> str:
+    return key.split(".", 1)[0]
 
 
 def _listed(label: str, items: list[str], shown: int = 3) -> str:

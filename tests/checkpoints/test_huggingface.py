@@ -288,7 +288,7 @@ def test_bad_files(
     if how == "preset":
         extra = ["--preset", "retinanet_r50_fpn"]
     words = {
-        "half": "truncated", "pickle": "contains code", "other": "not a supported torchvision detector",
+        "half": "truncated", "pickle": "contains code", "other": "not a supported detector",
         "classes": "has 3 classes, 2 names", "names": "has 3 classes, 2 names", "missing": "class_embed.bias",
         "preset": "retinanet_r50_fpn is not a DETR", "depth": "not a DETR on ResNet-50 or 101",
     }  # fmt: skip

@@ -17,6 +17,7 @@ from ...weights.imagenet.efficientnet_keys import efficientnet_to_timm, is_effic
 from ...weights.imagenet.packages import IMAGENET, imagenet_file
 from ...weights.library_cards import timm_pixels
 from ...weights.open import read_state
+from ...weights.reading.entries import covers
 from ...weights.state import load_state
 from ..layers.norms import fuse_frozen, replace_norms
 from ..resizing import IMAGENET_PIXELS, PixelStatistics
@@ -82,13 +83,15 @@ class Timm(BackboneSpec):
         file = path or self.weights_file
         if not file:
             return
-        network, read = backbone.get_submodule("network"), read_state(file)
-        if is_efficientnet(read):
-            read = efficientnet_to_timm(read, _whole_keys(self.name))
-        keys, state = network.state_dict().keys(), {}
-        for key, value in read.items():
-            flat = _flat(key)
-            state[flat if flat in keys and key not in keys else key] = value
+        network = backbone.get_submodule("network")
+        current = network.state_dict()
+        fits = covers(current)
+
+        def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            read = efficientnet_to_timm(state, _whole_keys(self.name)) if is_efficientnet(state) else state
+            return {f if (f := _flat(k)) in current and k not in current else k: v for k, v in read.items()}
+
+        state = renamed(read_state(file, lambda state: fits(renamed(state)), self.name))
         load_state(network, state, path=file, known=state.keys(), what=self.name)
 
     @property

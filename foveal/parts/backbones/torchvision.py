@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +18,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError, nearest
-from ...weights.open import read_state
+from ...errors import FovealError, UsageError, nearest
+from ...weights.open import read_weights
+from ...weights.reading.entries import choose_state, covers, usual
 from ...weights.state import load_state
 from ..layers.norms import FrozenBatchNorm, NormKind, fuse_frozen, replace_norms
-from ..resizing import CAFFE_PIXELS, IMAGENET_PIXELS, PixelStatistics
+from ..resizing import CAFFE_PIXELS, IMAGENET_MEAN, IMAGENET_PIXELS, LEVELS, PixelStatistics
 from .base import BackboneSpec, returned
 
 _CONTAINERS = ("features", "layers", "trunk_output")  # their children are the links
@@ -49,6 +50,7 @@ class Torchvision(BackboneSpec):
     ceil: bool = False  # pooling rounds up and does not pad, as in Caffe's networks
     dilated: bool = False  # the last stage is dilated instead of strided: ResNet's conv5, MobileNetV3's C5
     reduced: bool = False  # MobileNetV3: the last stage has half its channels (table 6 of its paper)
+    stride_in_1x1: bool = False  # ResNet's first 1 x 1 convolution of a stage is strided, not its 3 x 3 one (MSRA's)
 
     def __post_init__(self) -> None:
         if self.frozen_stages < 0:
@@ -65,6 +67,8 @@ class Torchvision(BackboneSpec):
         Raises ``UsageError`` for an unknown name, layer or level.
         """
         network = torchvision_network(self.name, dilated=self.dilated, reduced=self.reduced)
+        if self.stride_in_1x1:
+            _move_strides(network, self.name)
         known = frozenset(network.state_dict())
         replace_norms(network, self.norm, self.eps)
         for module in network.modules():
@@ -98,11 +102,19 @@ class Torchvision(BackboneSpec):
         """
         file = self._file(path or self.weights)
         if file:
-            # torchvision's DenseNets are published with "norm.1" for "norm1"; aux: classifiers of training alone
-            state = {_OLD_DENSENET.sub(r"\1\2.", key): value for key, value in read_state(file).items()}
+            current = cast(Backbone, backbone)
+            content, fits = read_weights(file), covers(current.state_dict())
+            found = choose_state(content, lambda state: fits(_newest_names(state)), self.name) or usual(content)
+            state = _newest_names(found.state)
+            # classifiers of training alone
             aux = (key for key in state if key.startswith(("aux1.", "aux2.", "AuxLogits.")))
-            known = {*cast(Backbone, backbone).known, *aux}
-            load_state(backbone, state, path=file, known=known, what=self.name)
+            load_state(backbone, state, path=file, known={*current.known, *aux}, what=self.name)
+            if content.is_caffe and not self.stride_in_1x1 and self.name.startswith("resnet"):
+                raise FovealError(
+                    f"is Caffe's form of {self.name}, by its {content.is_caffe}: its 1 x 1 convolutions are strided",
+                    path=file,
+                    fix="Set backbone.stride_in_1x1=true",
+                )
 
     @property
     def weights_file(self) -> str | None:
@@ -111,11 +123,13 @@ class Torchvision(BackboneSpec):
 
     @property
     def pixels(self) -> PixelStatistics:
-        """Those of torchvision's files; Caffe's for a published file that was converted from Caffe."""
+        """Those of torchvision's files; Caffe's for a published file from there, MSRA's for MSRA's form of a ResNet."""
         from ...weights.cache import PUBLISHED, TORCHVISION
         from ...weights.library_cards import torchvision_pixels
 
         name = self.weights or ""
+        if self.stride_in_1x1:
+            return IMAGENET_MEAN, LEVELS
         if any(e.caffe_pixels and (e.name == name or e.file == Path(name).name) for e in PUBLISHED.values()):
             return CAFFE_PIXELS
         return torchvision_pixels(name if name.startswith(TORCHVISION) else self.name) or IMAGENET_PIXELS
@@ -141,6 +155,11 @@ class Torchvision(BackboneSpec):
         inner = {item.rpartition(".block.")[0] for item in self.returns or () if isinstance(item, str)}
         modules = dict(network.named_modules())
         return frozenset(path for path in inner if getattr(modules.get(path), "use_res_connect", True) is False)
+
+
+def _newest_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """torchvision's DenseNets are published with "norm.1" for "norm1"."""
+    return {_OLD_DENSENET.sub(r"\1\2.", key): value for key, value in state.items()}
 
 
 class Backbone(nn.Module):
@@ -223,6 +242,17 @@ def _vgg(name: str) -> nn.Module:
     with torch.device("meta"):
         network: nn.Module = VGG(features, init_weights=False)
     return network
+
+
+def _move_strides(network: nn.Module, name: str) -> None:
+    """Moves the strides of bottleneck blocks to their first convolution, as in the first ResNets (He et al. 2016)."""
+    from torchvision.models.resnet import Bottleneck
+
+    blocks = [module for module in network.modules() if isinstance(module, Bottleneck)]
+    if not blocks:
+        raise UsageError(f"{name} has no 1 x 1 convolution to move the stride to", where="stride_in_1x1")
+    for block in blocks:
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
 def _links(network: nn.Module, opened: frozenset[str] = frozenset()) -> Iterator[tuple[str, nn.Module]]:

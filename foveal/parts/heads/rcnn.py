@@ -13,7 +13,7 @@ from ...types import Predictions
 from ...weights.open import read_state
 from ...weights.state import load_state
 from ..darknet.weights import is_darknet
-from .roi import FullyConnected, Predictor, PredictorLayers, connected_layers
+from .roi import FullyConnected, Predictor, PredictorLayers, connected_layers, has_connected_layers
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class RCNNHead:
         """
         if is_darknet(path):
             return
-        state, pretrained = head.trunk.state_dict(), connected_layers(read_state(path))
+        state, pretrained = head.trunk.state_dict(), connected_layers(read_state(path, has_connected_layers))
         if state and all(key in pretrained and pretrained[key].shape == value.shape for key, value in state.items()):
             load_state(head.trunk, {k: pretrained[k] for k in state}, path=path, what="the fully connected layers")
 

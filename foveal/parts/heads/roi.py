@@ -259,11 +259,15 @@ class VGGTail(RoIHeadSpec):
                 f"ranks={self.ranks} is for a trained detector, the weights of {path} have full rank",
                 fix="Train without ranks, then foveal weights export RUN --svd RANK,RANK",
             )
-        state = connected_layers(read_state(path))
+        state = connected_layers(read_state(path, has_connected_layers))
         load_state(head.trunk, state, path=path, what="the two fully connected layers")
 
 
 _CONNECTED = (("fc6.", "fc7."), ("classifier.0.", "classifier.3."), ("classifier.1.", "classifier.4."))
+
+
+def has_connected_layers(state: Mapping[str, Tensor]) -> bool:
+    return bool(connected_layers(state))
 
 
 def connected_layers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from ...errors import UsageError
 from ...weights.open import read_state
+from ...weights.reading.entries import covers
 from ...weights.state import load_state
 from ..backbones.timm import Last, _network, frozen
 from ..layers.norms import fuse_frozen
@@ -44,5 +45,5 @@ class TimmTail(RoIHeadSpec):
         return tail, int(infos[-1]["num_chs"])
 
     def load_pretrained(self, head: RoIHead, path: str | Path) -> None:
-        state = read_state(path)
+        state = read_state(path, covers(head.trunk.state_dict()), self.name)
         load_state(head.trunk, state, path=path, known=state.keys(), what=f"{self.name} (last stage)")

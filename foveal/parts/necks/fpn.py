@@ -67,6 +67,7 @@ class FPN:
         "pool"  # "pool": P6 subsampled from P5; "p6p7-c5" (RetinaNet's paper), "p6p7-p5": convolutions
     )
     norm: NormKind | None = None  # after every convolution, "batch" in torchvision's v2 form of Faster R-CNN
+    p7_relu: bool = True  # P7 is computed from the ReLU of P6; MMDetection computes it from P6 itself
 
     def __post_init__(self) -> None:
         if self.extra not in (None, "pool", "p6p7-p5", "p6p7-c5"):
@@ -91,7 +92,7 @@ class Pyramid(Neck):
         added = 0 if spec.extra is None else 1 if spec.extra == "pool" else 2
         self.extra = spec.extra
         if added == 2:
-            self.extra_blocks = P6P7(channels[-1] if spec.extra == "p6p7-c5" else width, width)
+            self.extra_blocks = P6P7(channels[-1] if spec.extra == "p6p7-c5" else width, width, spec.p7_relu)
         self.channels = (width,) * (len(channels) + added)
         self.strides = (*strides, *(strides[-1] * 2 ** (i + 1) for i in range(added)))
 
@@ -113,10 +114,11 @@ class Pyramid(Neck):
 
 
 class P6P7(nn.Module):
-    """Two coarser levels: a strided 3 x 3 convolution, then another on its ReLU (RetinaNet)."""
+    """Two coarser levels: a strided 3 x 3 convolution, then another on its ReLU (RetinaNet) or on its plain output."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, relu: bool = True) -> None:
         super().__init__()
+        self.relu = relu
         self.p6 = nn.Conv2d(inputs, outputs, 3, 2, 1)
         self.p7 = nn.Conv2d(outputs, outputs, 3, 2, 1)
         _init(self.p6)
@@ -124,7 +126,7 @@ class P6P7(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         p6 = self.p6(x)
-        return [p6, self.p7(F.relu(p6))]
+        return [p6, self.p7(F.relu(p6) if self.relu else p6)]
 
 
 def _init(conv: nn.Conv2d) -> None:

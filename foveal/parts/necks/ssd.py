@@ -96,10 +96,10 @@ class Trunk(nn.Module):
         """Reads ``classifier.0`` and ``classifier.3`` of a VGG's file. Raises :class:`FovealError` where they lack."""
         if not self.spec.subsample:
             return
-        state = read_state(path)
         names = [f"classifier.{i}.{kind}" for i in (0, 3) for kind in ("weight", "bias")]
         channels, width = self.fc6.in_channels, self.spec.width
         shapes = [(4096, channels * 49), (4096,), (4096, 4096), (4096,)]
+        state = read_state(path, lambda state: all(name in state for name in names))
         layers = [state.get(name) for name in names]
         if any(t is None or t.shape != s or not t.isfinite().all() for t, s in zip(layers, shapes, strict=True)):
             raise FovealError(

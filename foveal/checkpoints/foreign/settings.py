@@ -1,0 +1,113 @@
+"""Settings that another tool stored with its weights: nested values by dotted names, read without executing them."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import FovealError
+
+_LONGEST = 1_000_000  # characters of a config
+_UNKNOWN = object()  # an expression that is not evaluated
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Values by dotted names. Missing ones have the default that the caller names."""
+
+    values: Mapping[str, Any]
+    path: str | Path  # of the file that they are from, for messages
+
+    def get(self, name: str, default: Any = None) -> Any:
+        value: Any = self.values
+        for part in name.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                return default
+            value = value[part]
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        value = self.get(name, default)
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise self._wrong(name, value, "a number") from None
+
+    def whole(self, name: str, default: int) -> int:
+        return int(self.number(name, default))
+
+    def numbers(self, name: str, default: Sequence[float]) -> tuple[float, ...]:
+        value = self.get(name, default)
+        try:
+            return tuple(map(float, value))
+        except (TypeError, ValueError):
+            raise self._wrong(name, value, "a list of numbers") from None
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.get(name, default)
+        text = str(value).lower()
+        if text not in ("true", "false"):
+            raise self._wrong(name, value, "true or false")
+        return text == "true"
+
+    def only(self, name: str, *supported: Any) -> Any:
+        """The value, which must be one of ``supported``; the first is the default."""
+        value = self.get(name, supported[0])
+        for one in supported:
+            if value == one or str(value) == str(one):
+                return one
+        raise self._wrong(name, value, f"{' or '.join(map(repr, supported))}, the only supported value"
+                          + "s" * (len(supported) > 1))  # fmt: skip
+
+    def _wrong(self, name: str, value: Any, expected: str) -> FovealError:
+        text = str(value)
+        shown = repr(text[:60] + "..." if len(text) > 60 else value)
+        return FovealError(f"the model's setting {name} is {shown}, expected {expected}", path=self.path)
+
+
+def python_settings(text: str) -> dict[str, Any]:
+    """The values that a Python config assigns, made of literals and ``dict(...)``; empty where it cannot be parsed.
+
+    Nothing is executed. Whatever is neither a literal nor such a call is left out.
+    """
+    if len(text) > _LONGEST:
+        return {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of invalid escapes in strings
+            tree = ast.parse(text)
+        values: dict[str, Any] = {}
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                value = _evaluated(node.value, values)
+                if value is not _UNKNOWN:
+                    values[node.targets[0].id] = value
+        return values
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+
+
+def _evaluated(node: ast.expr, known: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Name):
+        return known.get(node.id, _UNKNOWN)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = _evaluated(node.operand, known)
+        return -value if isinstance(value, int | float) else _UNKNOWN
+    if isinstance(node, ast.List | ast.Tuple):
+        items = [_evaluated(item, known) for item in node.elts]
+        return items if all(item is not _UNKNOWN for item in items) else _UNKNOWN
+    pairs: list[tuple[Any, ast.expr]] = []
+    if isinstance(node, ast.Dict):
+        pairs = [(_evaluated(k, known), v) for k, v in zip(node.keys, node.values, strict=True) if k is not None]
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
+        pairs = [(keyword.arg, keyword.value) for keyword in node.keywords if keyword.arg is not None]
+    else:
+        return _UNKNOWN
+    evaluated = {key: _evaluated(value, known) for key, value in pairs if isinstance(key, str)}
+    return {key: value for key, value in evaluated.items() if value is not _UNKNOWN}
