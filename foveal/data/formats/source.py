@@ -167,10 +167,10 @@ class Reader(ABC, Generic[S]):
             fix = "Rename or remove the wrong one, or give --images DIR"
             self.findings.add("error", "image-ambiguous", file, where, message, fix)
             return None
-        if others:
-            message = f"{', '.join(map(str, others))} has the same name and content; this one is used"
+        if others or (passed and all(_same_content(first, other) for other in passed)):
+            message = f"{', '.join(map(str, (*others, *passed)))} has the same name and content; this one is used"
             self.findings.add("warning", "image-repeated", first, "", message, "Remove the copy")
-        if passed:
+        elif passed:
             listed = ", ".join(map(str, passed[:3]))
             message = f"several files are called {name!r}; this one is used, not {listed}"
             self.findings.add("warning", "image-ambiguous", first, "", message, "Give --images DIR")

@@ -60,7 +60,7 @@ class Tally:
     def report(self, findings: Findings) -> None:
         """Adds a finding for each code, and forgets them."""
         for (n,), finding, what in self._facts.values():
-            number = f"{n} {what}{'s' * (n > 1)}"
+            number = f"{n} {what}" if n == 1 else f"{n} {what}{'es' if what.endswith('x') else 's'}"
             findings.append(replace(finding, message=finding.message.replace("{n}", number)))
         self._facts.clear()
 

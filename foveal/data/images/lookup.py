@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from .names import EXACT, EXTENSION, FOLDER, FORMS, WAYS, WHOLE, Way, normal_form, spellings
 
-_NEUTRAL = {"images", "image", "img", "imgs", "jpegimages", "photos", "pictures", "data", "dataset", "labels"}
+_OF_IMAGES = {"images", "image", "img", "imgs", "jpegimages", "photos", "pictures"}
+_NEUTRAL = _OF_IMAGES | {"data", "dataset", "labels"}
 _STEM = ((0, True), (1, True), (2, True), (3, True), (4, True), (5, True))  # forms, and whether the extension is off
 _NAME = ((0, False), (1, False), (2, False), (3, False), *_STEM)
 _EXACT, _BASE_NAMES, _ADDRESSES = 0, 1, 2  # the first levels of a search; then the rest of ``_NAME`` or ``_STEM``
@@ -23,7 +24,7 @@ class NameMatch(NamedTuple):
     paths: tuple[Path, ...] = ()  # one file; several that fit equally well; none
     way: Way = EXACT
     rivals: tuple[str, ...] = ()  # with one file: the other names that fit it equally well
-    passed: tuple[Path, ...] = ()  # with one file: others of its name, in folders below
+    passed: tuple[Path, ...] = ()  # with one file: others of its name, in folders of less weight
     near: Path | None = None  # without a file: one of a similar name, in another folder or used by another name
 
 
@@ -105,6 +106,7 @@ class NameTable:
                 if level == _EXACT:
                     continue  # until the other names have had their files
             other = short and (not stem or key != normal_form(base, forms))
+            other = other or (forms == 1 and self._without_endings(best[0].name) == base)  # a.jpg.jpg
             way = EXTENSION if other and forms <= WHOLE else WAYS[forms]
             if level == _ADDRESSES:
                 way = spelled
@@ -123,7 +125,10 @@ class NameTable:
     def _closest(
         self, paths: list[Path], named: list[str], prefer: str, base: str
     ) -> tuple[list[Path], int, list[Path]]:
-        """The ``paths`` whose folders match best, how many folders match, and the others where a root decided."""
+        """The ``paths`` whose folders match best, how many folders match, and the others.
+
+        The others are told where one file lies in a root or a folder of images, and they (small copies, masks) do not.
+        """
         if not paths or (len(paths) == 1 and not named):
             return paths, 0, []
         folded = [normal_form(part, WHOLE) for part in named]
@@ -139,9 +144,17 @@ class NameTable:
         best = max(scores)
         closest = [path for path, s in zip(paths, scores, strict=True) if s == best]
         top = [path for path in closest if not named and str(path.parent) in self.roots]
+        top = top or [path for path in closest if _OF_IMAGES.intersection(self._folders_of(path)[1][-1:])]
         if len(top) == 1 < len(closest):
             return top, best[0], [path for path in closest if path not in top]
         return closest, best[0], []
+
+    def _without_endings(self, base: str) -> str:
+        stem, suffix = os.path.splitext(base)
+        while suffix.lower() in self.endings:
+            base = stem
+            stem, suffix = os.path.splitext(base)
+        return base
 
     def _contradicts(self, folder: str) -> bool:
         """Whether the folder that a name states exists here."""

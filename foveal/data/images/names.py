@@ -115,8 +115,9 @@ def normal_form(base: str, forms: int, endings: frozenset[str] | None = None) ->
         base = form(base)
     if endings is not None:
         stem, suffix = os.path.splitext(base)
-        base = stem if suffix.strip().lower() in endings else base
-        base = base.strip() if forms else base
+        while suffix.strip().lower() in endings:
+            base = stem.strip() if forms else stem
+            stem, suffix = os.path.splitext(base) if forms else (base, "")  # a.jpg.jpg
     for form in FORMS[WHOLE:forms]:
         base = form(base)
     return base

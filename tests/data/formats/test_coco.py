@@ -323,6 +323,23 @@ VARIANTS: dict[str, tuple[list[str], Callable[[dict[str, Any]], Any]]] = {
         ["note box-from-mask"],
         lambda d: annotation(d, bbox=[12, 17, 16, 25, 0], segmentation=[SQUARE]),
     ),
+    "a bbox as dict": (
+        ["note box-form"],
+        lambda d: annotation(d, bbox={"x": 4, "y": 5, "width": 16, "height": 25}),
+    ),
+    "a bbox as text": (["note box-form"], lambda d: annotation(d, bbox="[4, 5, 16, 25]")),
+    "a bbox in a list": (["note box-form"], lambda d: annotation(d, bbox=[[4, 5, 16, 25]])),
+    "names in annotations, no ids": (
+        ["note category-id-notation", "note image-id-notation"],
+        lambda d: every(
+            d,
+            "annotations",
+            lambda a: a.update(
+                category={3: "cat", 18: "dog"}[a.pop("category_id")],
+                file_name="abcd"[a.pop("image_id") // 10 - 1] + ".jpg",
+            ),
+        ),
+    ),
     "Detectron2": (["note box-mode"], lambda d: annotation(d, bbox=[4, 5, 20, 30], bbox_mode=0)),
     "text ids": (
         [],

@@ -91,6 +91,9 @@ def test_invalid_box_drops_only_itself(tmp_path: Path, code: str, corners: str) 
 
 def test_boxes_over_the_edge(tmp_path: Path) -> None:
     quiet = spoil(tmp_path / "1", xml([("cat", -1, -1, 20, 20), ("dog", 5, 5, WIDTH + 1, HEIGHT + 1)]))
+    assert codes(quiet) == ["note numbers-from-zero"] and "1 box from" in quiet.findings[0].message
+    twice = spoil(tmp_path / "0", xml([("cat", -1, -1, 20, 20), ("dog", -1, 5, 9, 9)]))
+    assert codes(twice) == ["note numbers-from-zero"] and "2 boxes from" in twice.findings[0].message
     assert codes(quiet) == ["note numbers-from-zero"] and boxes_of(quiet, "a") == [
         [0, 0, 20, 20],
         [5, 5, WIDTH, HEIGHT],
@@ -539,3 +542,11 @@ def test_split_files_that_differ_by_the_capitals_of_their_extension(tmp_path: Pa
     voc(tmp_path)
     (tmp_path / "ImageSets" / "Main" / "train.TXT").write_text("a\n")
     assert codes(open_dataset(tmp_path)) == ["error split-repeated", "note annotation-unlisted"]
+
+
+def test_annotations_named_after_the_whole_file_name(tmp_path: Path) -> None:
+    voc(tmp_path)
+    for path in list((tmp_path / "Annotations").iterdir()):
+        path.rename(path.with_name(f"{path.stem}.jpg.xml"))
+    dataset = open_dataset(tmp_path, split="train")
+    assert len(dataset) == 2 and codes(dataset) == ["note name-extension"]

@@ -62,6 +62,7 @@ SPELLINGS = [
     ("a.png", "images/a.jpg", "name-extension"),
     ("a.jpeg", "images/a.jpg", "name-extension"),
     ("a", "images/a.jpg", "name-extension"),
+    ("a.jpg", "images/a.jpg.jpg", "name-extension"),
     ("A.png", "images/a.jpg", "name-extension"),
     ("/data/upload/3/1a2b3c4d-a.jpg", "images/a.jpg", "name-upload"),
     ("a.jpg", "images/1a2b3c4d-a.jpg", "name-upload"),
@@ -103,6 +104,11 @@ def test_the_longest_end_of_the_path_decides() -> None:
 def test_a_file_directly_in_the_root_is_meant_and_the_others_are_told() -> None:
     match = table("a.jpg", "small/a.jpg").find("a.jpg")
     assert found(match) == (["a.jpg"], "") and match.passed == (Path("/set/small/a.jpg"),)
+
+
+def test_a_folder_of_images_is_meant_and_not_one_of_masks() -> None:
+    match = table("images/a.png", "masks/a.png").find("a.png")
+    assert found(match) == (["images/a.png"], "") and match.passed == (Path("/set/masks/a.png"),)
 
 
 def test_a_frame_of_another_video_is_not_taken() -> None:

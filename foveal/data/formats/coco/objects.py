@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -159,15 +160,34 @@ def _points(value: list[Any]) -> bool:
 
 def _stated_box(annotation: dict[str, Any], where: str, tell: Tell) -> Box | None:
     """x, y, width and height of the bbox."""
-    bbox = annotation.get("bbox")
+    bbox = _four(annotation.get("bbox"))
     values = [number(v) for v in bbox] if isinstance(bbox, list) else []
     x, y, w, h = values if len(values) == 4 else (None,) * 4
     if x is None or y is None or w is None or h is None:
         return None
+    if bbox is not annotation["bbox"]:
+        message = f"the bbox of {{n}} is not a list of four numbers ({shortened(annotation['bbox'])}); read as {bbox}"
+        tell("note", "box-form", where, message, "")
     if annotation.get("bbox_mode") == 0 and not isinstance(annotation["bbox_mode"], bool):
         tell("note", "box-mode", where, "{n} with bbox_mode 0, which is Detectron2's name for corners: read so", "")
         return x, y, w - x, h - y
     return x, y, w, h
+
+
+def _four(bbox: Any) -> Any:
+    """The list in a bbox that is a text, a list of one list, or a dict of x, y, width and height."""
+    if isinstance(bbox, str) and len(bbox) < 200:
+        try:
+            return json.loads(bbox)
+        except (ValueError, RecursionError):
+            return bbox
+    if isinstance(bbox, list) and len(bbox) == 1 and isinstance(bbox[0], list):
+        return bbox[0]
+    if isinstance(bbox, dict):
+        for keys in (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height")):
+            if set(keys) <= set(bbox):
+                return [bbox[key] for key in keys]
+    return bbox
 
 
 def _report_no_box(bbox: Any, where: str, warn: Warn) -> None:

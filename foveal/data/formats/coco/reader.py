@@ -22,6 +22,8 @@ from .document import read_document
 from .ids import IdTable, Key, as_key
 from .objects import Categories, parse_object, shortened, without_root
 
+_IMAGE_KEYS = ("file_name", "image", "image_name", "filename")  # of annotations without an image_id
+_CLASS_KEYS = ("category", "category_name", "label", "class", "name")  # of annotations without a category_id
 _NAME_KEYS = ("filename", "fileName", "path", "coco_url", "name")  # LVIS: coco_url
 
 
@@ -214,32 +216,31 @@ class CocoReader(Reader[CocoSource]):
 
     def _image_of(self, annotation: dict[str, Any], where: str) -> Key | None:
         """The id of the annotation's image; without a finding of its own where that image is skipped."""
-        image, otherwise = self.image_ids.find(annotation.get("image_id"))
-        value = shortened(annotation.get("image_id"))
+        value = _first(annotation, "image_id", *_IMAGE_KEYS)
+        image, otherwise = self.image_ids.find(value)
         if otherwise:
-            message = f"{{n}} with an image_id in another notation than the image's own id ({value} for {image!r})"
+            message = (
+                f"{{n}} with an image_id in another notation than the image's own id ({shortened(value)} for {image!r})"
+            )
             self._tell("note", "image-id-notation", where, message)
         if image is not None and image in self.images:
             return image
         if image is None or image not in self.skipped:
-            self._warn("annotation-orphan", where, f"no image has its image_id {value}; dropped", "Remove it")
+            message = f"no image has its image_id {shortened(annotation.get('image_id'))}; dropped"
+            self._warn("annotation-orphan", where, message, "Remove it")
         return None
 
     def _label_of(self, annotation: dict[str, Any], where: str) -> int | None:
-        number = as_key(annotation.get("category_id"))
-        if isinstance(number, int):
-            self.evidence.class_numbers[number] += 1
-            number -= self.evidence.convention.first_class
-        category, otherwise = self.category_table.find(number)
-        value = shortened(annotation.get("category_id"))
+        value = _first(annotation, "category_id", *_CLASS_KEYS)
+        category, otherwise = self.category_table.find(value)
         if otherwise:
-            message = (
-                f"{{n}} with a category_id in another notation than the category's own id ({value} for {category!r})"
-            )
+            same = f"({shortened(value)} for {category!r})"
+            message = f"{{n}} with a category_id in another notation than the category's own id {same}"
             self._tell("note", "category-id-notation", where, message)
         label = None if category is None else self.categories.label_of.get(category)
         if label is None:
-            self._warn("class-unknown", where, f"no category has its category_id {value}; dropped", "Correct it")
+            message = f"no category has its category_id {shortened(annotation.get('category_id'))}; dropped"
+            self._warn("class-unknown", where, message, "Correct it")
         return label
 
     def _report_no_classes(self, message: str) -> None:
@@ -253,3 +254,10 @@ class CocoReader(Reader[CocoSource]):
         self, severity: Severity, code: str, where: str, message: str, fix: str = "", what: str = "annotation"
     ) -> None:
         self.tally.add(severity, code, self.path, where, what, message, fix)
+
+
+def _first(entry: dict[str, Any], *keys: str) -> Any:
+    """The value of the first key that an entry has; texts alone count for all but the first."""
+    if entry.get(keys[0]) is not None:
+        return entry[keys[0]]
+    return next((entry[key] for key in keys[1:] if isinstance(entry.get(key), str)), None)
