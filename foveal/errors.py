@@ -55,7 +55,8 @@ def nearest(name: str, names: Iterable[str], what: str = "", count: int = 1) -> 
     if not valid:
         return f"There are no {what} here"
     more = f" and {len(valid) - _LISTED} more" if len(valid) > _LISTED else ""
-    return f"{hint} Valid {what}: {', '.join(valid[:_LISTED])}{more}".strip()
+    listed = (f'"{name}"' if "," in name else name for name in valid[:_LISTED])
+    return f"{hint} Valid {what}: {', '.join(listed)}{more}".strip()
 
 
 def moved(old: str, new: str, name: str) -> Any:

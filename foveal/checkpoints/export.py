@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,7 +16,7 @@ from ..assembly.detector import Spec
 from ..config.overrides import difference
 from ..config.show import spec_to_json
 from ..errors import FovealError, UsageError
-from ..files.atomic import atomic_file
+from ..files.atomic import write_bytes
 from ..weights.keys_detr import Inner
 from ..weights.keys_torchvision import recognize_network, to_torchvision, torchvision_to_ours, upgrade
 from ..weights.open import StateDict
@@ -161,26 +162,16 @@ def _either(content: Mapping[str, Any], out: Path) -> None:
     if out.suffix.lower() == ".safetensors":
         _safetensors(content.get("model", content), out, {"format": "pt"})
         return
-    _atomically(out, lambda path: torch.save(dict(content), path))
+    data = io.BytesIO()
+    torch.save(dict(content), data)
+    write_bytes(out, data.getvalue())
 
 
 def _safetensors(state: Mapping[str, Tensor], out: Path, header: dict[str, str]) -> None:
     import safetensors.torch
 
     tensors = {key: value.contiguous() for key, value in state.items()}
-    _atomically(out, lambda path: safetensors.torch.save_file(tensors, path, header))
-
-
-def _atomically(out: Path, write: Callable[[Path], None]) -> None:
-    """The file is complete or absent. Raises ``FovealError`` where it cannot be written."""
-    from safetensors import SafetensorError
-
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(out) as part:
-            write(part)
-    except (SafetensorError, OSError, RuntimeError) as error:  # both libraries wrap errors of the file system
-        raise FovealError(f"cannot be written ({error})", path=out) from None
+    write_bytes(out, safetensors.torch.save(tensors, header))
 
 
 def _list(kind: Any) -> str:

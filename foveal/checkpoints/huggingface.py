@@ -91,17 +91,13 @@ def _is_theirs(spec: DETR) -> bool:
 
 
 def _written(out: Path, state: Mapping[str, Tensor], files: Mapping[str, Mapping[str, Any]]) -> list[Path]:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FovealError("exists already", path=out, fix="Name a new or empty folder")
-    try:
-        with atomic_folder(out) as folder:
-            save_file({k: v.contiguous() for k, v in state.items()}, folder / WEIGHTS[0], {"format": "pt"})
-            for name, content in files.items():
-                text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-                (folder / name).write_text(text, encoding="utf-8")
-    except (SafetensorError, OSError) as error:
-        raise FovealError(f"cannot be written ({error})", path=out) from None
+    with atomic_folder(out) as folder:
+        (folder / WEIGHTS[0]).write_bytes(save({k: v.contiguous() for k, v in state.items()}, {"format": "pt"}))
+        for name, content in files.items():
+            text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
     return [out / name for name in (*files, WEIGHTS[0])]

@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from ..config.fields import is_part
-from ..errors import UsageError
+from ..errors import FovealError, UsageError
+from ..files.text import one_line, visible
+from .targets import with_stdout
 
 if TYPE_CHECKING:
     from ..data.records.dataset import Dataset
     from ..files.aliases import OnProgress
 
 INTERRUPTED = 130
+FEW = 3  # images with one reason that are named each on a line of its own
 EVERY = 5.0  # seconds between progress lines where there is no terminal
 
 # ---------------------------------------------------------------------------------------------- options
@@ -40,7 +43,12 @@ BoxConvention = Annotated[
         "fractions, percent or the frame 640x480; yx (y before x); from-1 (YOLO class numbers from 1).",
     ),
 ]
-Classes = Annotated[str | None, typer.Option("--classes", help="Names of the classes, comma-separated, in this order.")]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        "--classes", help="Names of the classes, in this order: a,b; one with a comma in quotes: '\"a,b\",c'."
+    ),
+]
 Split = Annotated[str | None, typer.Option("--split", help="Name of the split to use.")]
 Device = Annotated[str, typer.Option("--device", help="Device to run on: auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[
@@ -54,8 +62,8 @@ Json = Annotated[
     Path | None,
     typer.Option(
         "--json",
-        metavar="[FILE.json]",
-        help="Write the result as JSON to a file whose name ends in .json, or, without one, to standard output.",
+        metavar="[FILE]",
+        help="Write the result as JSON to this file; -, or no word after it, is standard output.",
     ),
 ]
 PresetOf = Annotated[
@@ -121,18 +129,6 @@ def invoke(app: typer.Typer, name: str, arguments: Sequence[str]) -> int:
     return int(status or 0)
 
 
-def with_stdout(arguments: Sequence[str]) -> list[str]:
-    """``--json`` and ``--html`` take a file; where none follows they mean standard output (``-``)."""
-    out: list[str] = []
-    for i, word in enumerate(arguments):
-        out.append(word)
-        if word in ("--json", "--html"):
-            following = arguments[i + 1] if i + 1 < len(arguments) else ""
-            if following != "-" and not following.lower().endswith(word[2:]):
-                out.append("-")
-    return out
-
-
 def seconds(text: str | None, option: str = "--max-time") -> float | None:
     """``90``, ``90s``, ``30m``, ``1.5h``, ``1h30m`` -> seconds."""
     if text is None:
@@ -147,13 +143,29 @@ def seconds(text: str | None, option: str = "--max-time") -> float | None:
     return total
 
 
-def names(text: str | None) -> list[str] | None:
-    """``a, b`` -> ``["a", "b"]``."""
+_NAME = re.compile(r'(?:"((?:[^"]|"")*)"\s*|([^",][^,]*|))(?:,|$)')
+
+
+def names(text: str | None, option: str = "--classes") -> list[str] | None:
+    """``a, b`` -> ``["a", "b"]``; a name with a comma, a quote or spaces around it stands in quotes: ``"a, b",c``."""
     if text is None:
         return None
-    listed = [name.strip() for name in text.split(",") if name.strip()]
+    listed: list[str] = []
+    rest = text.lstrip()
+    while rest:
+        match = _NAME.match(rest)
+        if match is None:
+            raise UsageError(
+                f"{rest!r} begins with a quote that does not end before a comma",
+                where=option,
+                fix='Double a quote within a name, as in """a"" b",c',
+            )
+        quoted, plain = match.groups()
+        if quoted is not None or plain.strip():
+            listed.append(quoted.replace('""', '"') if quoted is not None else plain.strip())
+        rest = rest[match.end() :].lstrip()
     if not listed:
-        raise UsageError("an empty list of names", where="--classes")
+        raise UsageError("an empty list of names", where=option)
     return listed
 
 
@@ -192,12 +204,12 @@ def own_parts(modules: Sequence[str] | None) -> tuple[type, ...]:
 # ----------------------------------------------------------------------------------------------- output
 def print_out(text: str) -> None:
     """Prints lines on standard output as they are: never cut, wrapped or colored."""
-    typer.echo(text)
+    typer.echo(visible(text))
 
 
 def print_err(text: str) -> None:
     """Prints lines on standard error: what happens, as opposed to the result."""
-    typer.echo(text, err=True)
+    typer.echo(visible(text), err=True)
 
 
 def print_findings(dataset: Dataset) -> None:
@@ -212,6 +224,21 @@ def print_findings(dataset: Dataset) -> None:
         print_err(f"{dataset.path}: {counts['error']} errors, {counts['warning']} warnings")
 
 
+def print_skipped(errors: Sequence[FovealError]) -> None:
+    """Prints the images that could not be read on standard error; the same reason once, with a count."""
+    same: dict[str, list[FovealError]] = {}
+    for error in errors:
+        same.setdefault(error.message, []).append(error)
+    for message, group in same.items():
+        if len(group) <= FEW:
+            for error in group:
+                print_err(f"skipped: {one_line(str(error))}")
+        else:
+            names = ", ".join(one_line(str(error.path)) for error in group[:FEW])
+            advice = f". {group[0].fix}" if group[0].fix else ""
+            print_err(f"skipped: {len(group)} images: {message} ({names}, ...){advice}")
+
+
 def write_json(value: Any, target: Path | None) -> None:
     """To a file, or to standard output for ``-``; nothing for ``None``."""
     if target is None:
@@ -220,14 +247,15 @@ def write_json(value: Any, target: Path | None) -> None:
 
 
 def write_text(text: str, target: Path) -> None:
-    """To a file whose folder is made where it is missing, or to standard output for ``-``."""
+    """To a file, which is complete or absent, or to standard output for ``-``."""
     if str(target) == "-":
         if isinstance(sys.stdout, io.TextIOWrapper):  # JSON and HTML are UTF-8, whatever the terminal speaks
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         sys.stdout.write(text)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names need not be UTF-8
+    from ..files.atomic import write_text as write
+
+    write(target, text)
 
 
 @contextmanager

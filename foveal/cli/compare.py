@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import FovealError, UsageError
+from ..files.atomic import write_bytes
 from .common import print_err, print_out, single, write_text
 
 
@@ -32,9 +33,8 @@ def compare(
     text = comparison(records)
     print_out(text)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         write_text(text + "\n", out / "compare.txt")
-        (out / "curves.png").write_bytes(curves(records))
+        write_bytes(out / "curves.png", curves(records))
         print_err(f"{out / 'curves.png'}")
 
 

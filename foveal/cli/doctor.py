@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import UsageError
 from .common import (
     BoxConvention,
     Classes,
@@ -32,7 +33,9 @@ def doctor(
     html: Annotated[
         Path | None,
         typer.Option(
-            "--html", metavar="[FILE.html]", help="Write a page with the findings, or print it without a file."
+            "--html",
+            metavar="[FILE]",
+            help="Write a page with the findings to this file; -, or no word after it, is standard output.",
         ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 for warnings too.")] = False,
@@ -48,6 +51,8 @@ def doctor(
       foveal doctor my-photos
       foveal doctor annotations.json --images photos --json findings.json --html findings.html
     """
+    if str(json) == str(html) == "-":
+        raise UsageError("--json and --html cannot both be standard output", fix="Name a file for one of them")
     from ..data.doctor.examine import examine
     from ..data.doctor.page import page
 

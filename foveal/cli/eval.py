@@ -30,6 +30,7 @@ from .common import (
     print_err,
     print_findings,
     print_out,
+    print_skipped,
     progress,
     single,
     write_json,
@@ -48,7 +49,10 @@ Arguments = Annotated[
 ]
 DetectionFile = Annotated[
     Path | None,
-    typer.Option("--detections", help="Score these instead: COCO results JSON, or a folder of VOC comp4_det_* files."),
+    typer.Option(
+        "--detections",
+        help="Score these instead: COCO results, JSON of predict, JSON lines, CSV, or a folder of comp4_det_* files.",
+    ),
 ]
 Protocol = Annotated[Literal["coco", "voc07", "voc10"], typer.Option("--protocol", help="Protocol to score by.")]
 SaveTo = Annotated[
@@ -144,7 +148,8 @@ def _score_file(
     print_findings(dataset)
     if classes is not None:
         dataset = select_classes(dataset, classes)
-    table = read_detections(file, GroundTruth.of(dataset), unknown_classes="error" if classes is None else "drop")
+    unknown: Literal["error", "drop"] = "error" if classes is None else "drop"
+    table = read_detections(file, GroundTruth.of(dataset), unknown_classes=unknown, on_note=print_err)
     truth = GroundTruth.of(limited(dataset, limit), masks=table.masks is not None)
     table = table[table.image < len(truth.images)]
     return score_detections(truth, table, protocol, split=dataset.split), truth, table
@@ -160,8 +165,7 @@ def _score_model(
     scored = score_model(
         load(model, **options), source=model, proposals=proposals, on_data=print_findings, task=progress, **shared
     )
-    for error in scored.skipped:
-        print_err(f"skipped: {error}")
+    print_skipped(scored.skipped)
     if scored.skipped:
         count = f"{len(scored.skipped)} of {len(scored.truth.images)}"
         print_err(f"{count} images could not be read; they count as images without detections")

@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
         return DONE
     except OSError as error:
         if error.filename is not None:
-            return _say(f"{error.filename}: {error.strerror}", REFUSED)
+            return _say(f"{error.filename2 or error.filename}: {error.strerror}", REFUSED)
         return _say(str(error.strerror), REFUSED) if error.errno in NOT_OURS else _bug()
     except MemoryError:
         return _say("out of memory. Try a smaller batch or smaller images", REFUSED)
@@ -118,7 +118,9 @@ def _run(verb: str, arguments: Sequence[str]) -> int:
 
 
 def _say(text: str, status: int) -> int:
-    sys.stderr.write(f"foveal: {' '.join(text.split())}\n")
+    from ..files.text import visible
+
+    sys.stderr.write(f"foveal: {visible(' '.join(text.split()))}\n")
     return status
 
 

@@ -99,7 +99,7 @@ def _typed(field: Field[Any], hint: Any) -> tuple[Any, Any, Callable[[Any], Any]
     if several is not None and field.metadata.get("argument"):
         return list[str] | None, None, lambda given: given or ()
     if several is not None:
-        return str | None, None, names
+        return str | None, None, lambda text: names(text, f"--{field.name}")
     return hint, field.default, _same
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import glob
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
+from ..files.text import one_line
 from .common import (
     CfgFile,
     Classes,
@@ -24,6 +26,7 @@ from .common import (
     own_parts,
     print_err,
     print_out,
+    print_skipped,
     progress,
     single,
     write_json,
@@ -40,7 +43,7 @@ Arguments = Annotated[
     list[str],
     typer.Argument(
         metavar="[MODEL] SOURCE... [key=value ...]",
-        help="A run, checkpoint, alias or weights file; then images, folders, globs; then settings to replace.",
+        help="A run, checkpoint, alias or weights file; then images, folders, globs, lists; then settings to replace.",
         show_default=False,
     ),
 ]
@@ -63,16 +66,18 @@ def predict(
     precision: Precision = None,
     limit: Limit = None,
 ) -> None:
-    """Detects objects in images, folders and globs: drawings into --out, detections into --json.
+    """Detects objects in images, folders, globs and lists: drawings into --out, detections into --json.
 
     The first word is the model if it is an alias, a run or checkpoint folder, or a weights file; else the model is
-    `accurate`, a Faster R-CNN for the 80 classes of COCO (`foveal weights fetch accurate` downloads it once).
+    `accurate`, a Faster R-CNN for the 80 classes of COCO (`foveal weights fetch accurate` downloads it once). A .txt
+    file lists the paths of images, one a line, and - takes such a list from standard input.
 
     \b
     Example:
       foveal predict runs/first photo.jpg holiday/ 'more/**/*.png' --out drawings --json found.json
       foveal predict runs/first photo.jpg --score .3 --classes cat,dog roi.suppress.iou=.4
       foveal predict yolov3.weights dog.jpg --cfg yolov3.cfg --names coco.names
+      find . -name '*.jpg' | foveal predict runs/first - --json found.json
     """
     model, words, overrides = _sorted(arguments, darknet=cfg is not None or names_file is not None)
     chosen = names(classes)
@@ -81,10 +86,11 @@ def predict(
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError("is a file, not a folder", path=out, fix="Give a folder for the drawings")
 
-    from ..inference.predict import ImageProposals, find_sources
+    from ..inference.predict import ImageProposals
     from ..inference.predict import predict as run
+    from ..inference.sources import find_sources
 
-    files = find_sources(words)[:limit]
+    files = find_sources(_with_stdin(words), told=print_err)[:limit]
     from ..checkpoints.load import load
 
     what: dict[str, Any] = {"preset": preset, "cfg": cfg, "names": names_file, "parts": own_parts(parts)}
@@ -95,8 +101,7 @@ def predict(
     with progress("predicting") as update:
         done = run(detector, files, **options, progress=update, each=None if str(json) == "-" else _print)
     write_json([entry.to_dict() for entry in done.images], json)
-    for error in done.skipped:
-        print_err(f"skipped: {error}")
+    print_skipped(done.skipped)
     for name in external.without if external is not None else ():
         print_err(f"{name}: no proposal at all, so nothing can be detected in it")
     where = f", drawings in {out}" if out is not None else ""
@@ -111,9 +116,22 @@ def _sorted(arguments: list[str], darknet: bool) -> tuple[str, list[str], list[s
     overrides = [word for word in arguments if is_override(word) and not Path(word).exists()]
     words = [word for word in arguments if word not in overrides]
     model = words.pop(0) if words and (darknet or _is_model(words[0])) else DEFAULT_MODEL
+    for word in words:
+        if _is_model_for_sure(word):
+            raise UsageError(f"{word} is a model, and stands among the images", fix="Name one model, before the images")
     if not words:
         raise UsageError("no image, folder or pattern is given", fix="Run foveal predict --help for the usage")
     return model, words, overrides
+
+
+def _with_stdin(words: list[str]) -> list[str]:
+    """The words, with the names on standard input in place of ``-``."""
+    from ..inference.sources import read_list
+
+    out: list[str] = []
+    for word in words:
+        out += read_list(sys.stdin.buffer.read(), "standard input", Path()) if word == "-" else [word]
+    return out
 
 
 def _is_model(word: str) -> bool:
@@ -121,19 +139,26 @@ def _is_model(word: str) -> bool:
     from ..weights.cache import is_alias
 
     path = Path(word)
+    if path.exists() or is_alias(word):
+        return _is_model_for_sure(word)
+    bare = path.suffix == "" and not glob.has_magic(word) and word != "-"  # a wrong name: the nearest ones are told
+    return bare or path.suffix.lower() in WEIGHTS
+
+
+def _is_model_for_sure(word: str) -> bool:
+    from ..weights.cache import is_alias
+
+    path = Path(word)
     if path.is_dir():
         inside = ("run.json", "checkpoints", "model.safetensors", "pytorch_model.bin", "config.json", "SHA256SUMS")
         return any((path / name).exists() for name in inside)
-    if path.exists():
-        return path.suffix.lower() in WEIGHTS
-    bare = path.suffix == "" and not glob.has_magic(word)  # a wrong name is reported with the nearest ones
-    return bare or is_alias(word) or path.suffix.lower() in WEIGHTS
+    return path.suffix.lower() in WEIGHTS if path.exists() else is_alias(word)
 
 
 def _print(entry: Prediction) -> None:
     """One line an image."""
-    shown = ", ".join(f"{d['label']} {100 * d['score']:.0f}%" for d in entry.detections.to_list())
-    print_out(f"{entry.image}: {shown or 'nothing'}")
+    shown = ", ".join(f"{one_line(str(d['label']))} {100 * d['score']:.0f}%" for d in entry.detections.to_list())
+    print_out(f"{one_line(entry.image)}: {shown or 'nothing'}")
 
 
 app = single(predict)

@@ -21,9 +21,9 @@ from .common import (
     names,
     own_parts,
     paths,
-    print_err,
     print_findings,
     print_out,
+    print_skipped,
     progress,
     single,
     write_json,
@@ -79,8 +79,7 @@ def proposals(
     print_findings(dataset)
     with progress("proposing") as update:
         done = score_proposals(proposer, limited(dataset, limit), progress=update)
-    for error in done.skipped:
-        print_err(f"skipped: {error}")
+    print_skipped(done.skipped)
     print_findings(done.dataset)
     if str(json) != "-":
         print_out(done.recall.text())

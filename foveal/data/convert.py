@@ -107,11 +107,8 @@ def convert(
         raise UsageError("ignored regions cannot be written", fix="Use others=background or others=skip-image")
     final = _new_folder(Path(out), [part.path for part in parts.values()])
     plan = ExportPlan.of(parts, nested=format != "voc")
-    try:
-        with atomic_folder(final) as partial:
-            WRITERS[format](plan, partial, link)
-    except OSError as error:
-        raise FovealError(f"cannot be written ({error.strerror or error})", path=error.filename or final) from None
+    with atomic_folder(final) as partial:
+        WRITERS[format](plan, partial, link)
     findings = list(dict.fromkeys(f for part in parts.values() for f in part.findings))
     findings += [Finding(loss.code, loss.severity, str(final), "", loss.message) for loss in plan.losses]
     return Conversion(

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,29 +17,44 @@ import numpy as np
 
 from ..errors import FovealError, UsageError
 from ..files.aliases import Floats, Ints
+from ..files.atomic import atomic_file, write_text, writing
+from .detection_files.columns import FileDetections, read_columns
+from .detection_files.lookup import ClassNames, ImageNames, file_part, shown
 from .mask_files import read_masks, written_masks
 from .tables import DetectionTable, GroundTruth
 
 UnknownClasses = Literal["error", "drop"]
-NUMBER = {int, float}
 ONE_BASED = np.array([1.0, 1.0, 0.0, 0.0])  # half-open -> 1-based inclusive corners
 
 
 def read_detections(
-    path: str | Path, truth: GroundTruth, *, unknown_classes: UnknownClasses = "error"
+    path: str | Path,
+    truth: GroundTruth,
+    *,
+    unknown_classes: UnknownClasses = "error",
+    on_note: Callable[[str], None] | None = None,
 ) -> DetectionTable:
-    """COCO results JSON, with masks where its records have a ``segmentation``, or a folder of VOC
-    ``comp{3,4}_det_*.txt`` files.
+    """COCO results, what ``predict --json`` writes, JSON lines or CSV, with masks where the records have any; or a
+    folder of VOC ``comp{3,4}_det_*.txt`` files.
 
-    Image ids must be those of ``truth``; a number also matches the image whose name is that number ("000000000009").
-    ``unknown_classes="drop"`` leaves out detections of other classes (for a class subset).
+    Images are named by the ids of ``truth``, or by their files: with or without folders and extension; a number also
+    matches the image whose name is that number ("000000000009"). Classes are category ids or names. ``on_note`` is told
+    where something was found by another word than its id. ``unknown_classes="drop"`` leaves out detections of other
+    classes (for a class subset).
 
-    Raises :class:`FovealError` with file and record for anything that cannot be scored. An empty file is valid.
+    Raises :class:`FovealError` with file and record for anything that cannot be scored, and for a name that may be two
+    images or two classes. An empty file is valid.
     """
     path = Path(path)
     if not path.exists():
         raise FovealError("no such file or folder", path=path, fix="Give a COCO results JSON or a folder of VOC files")
-    return _read_voc(path, truth, unknown_classes) if path.is_dir() else _read_coco(path, truth, unknown_classes)
+    if path.is_dir():
+        return _read_voc(path, truth, unknown_classes)
+    table, notes = _read_file(path, truth, unknown_classes)
+    if on_note is not None:
+        for note in notes:
+            on_note(note)
+    return table
 
 
 def save_detections(
@@ -59,8 +75,7 @@ def save_detections(
     detections.check_against(truth)
     path = Path(path)
     if format == "coco":
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_coco_records(detections, truth)), encoding="utf-8")
+        write_text(path, json.dumps(_coco_records(detections, truth)))
     elif format == "voc":
         _save_voc(detections, truth, path, f"comp{competition}_det_{split}")
     else:
@@ -68,95 +83,45 @@ def save_detections(
 
 
 # ---------------------------------------------------------------------------------------------------- COCO
-def _read_coco(path: Path, truth: GroundTruth, others: UnknownClasses) -> DetectionTable:
-    try:
-        data = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except json.JSONDecodeError as e:
-        raise FovealError(f"not JSON: {e.msg}", path=path, where=f"line {e.lineno}, column {e.colno}") from e
-    except (ValueError, RecursionError, OSError) as e:
-        raise FovealError(f"cannot be read as JSON ({e})", path=path) from e
-    records = data.get("annotations") if isinstance(data, dict) else data
-    if not isinstance(records, list):
-        raise FovealError(
-            f"expected a list of detections, got {type(data).__name__}",
-            path=path,
-            fix='Write COCO results as [{"image_id", "category_id", "bbox": [x, y, width, height], "score"}, ...]',
-        )
-    if not records:
-        return DetectionTable.build([], [], [], [])
-    try:
-        images, categories, boxes, scores = (
-            [r[key] for r in records] for key in ("image_id", "category_id", "bbox", "score")
-        )
-        valid = (
-            set(map(type, chain(chain.from_iterable(boxes), scores, categories))) <= NUMBER
-            and set(map(type, images)) <= {int, float, str}
-            and set(map(type, boxes)) == {list}
-            and set(map(len, boxes)) == {4}
-        )
-        box, score = np.array(boxes, np.float64), np.array(scores, np.float64)
-        valid = valid and bool(np.isfinite(box).all() and np.isfinite(score).all())
-    except (TypeError, KeyError, ValueError, OverflowError):
-        valid = False
-    if not valid:
-        raise _first_error(path, records)
-    label = _labels(path, categories, truth, others)
-    image = _image_indices(path, images, truth)
+def _read_file(path: Path, truth: GroundTruth, others: UnknownClasses) -> tuple[DetectionTable, list[str]]:
+    columns = read_columns(path)
+    images, classes = ImageNames(truth.images, truth.files), ClassNames(truth.classes, truth.category_ids)
+    if columns.ids is not None and not images.knows(path, columns.images):  # a list of images of another set
+        columns.images = columns.seen = columns.ids
+    if not columns.seen:
+        return DetectionTable.build([], [], [], []), []
+    label = classes.find(path, columns.classes, columns.places, drop=others == "drop", named=columns.named)
+    index = dict(zip(columns.seen, images.find(path, columns.seen).tolist(), strict=True))
+    _check_sizes(path, columns, index, truth)
+    image = np.array([index[ref] for ref in columns.images], np.int64)
     keep = label >= 0
-    masks = read_masks(path, records, image, truth)
+    masks = read_masks(path, columns.masks, columns.places, image, truth)
     masks = None if masks is None else masks[keep]
+    box, score = np.array(columns.boxes, np.float64).reshape(-1, 4), np.array(columns.scores, np.float64)
     box, image, score, label = box[keep], image[keep], score[keep], label[keep]
     corners = np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1)
-    return DetectionTable.build(image, label, corners, score, box[:, 2] * box[:, 3], masks)
+    table = DetectionTable.build(image, label, corners, score, box[:, 2] * box[:, 3], masks)
+    return table, [*_how("images", images.how), *_how("classes", classes.how)]
 
 
-def _first_error(path: Path, records: list[Any]) -> FovealError:
-    """The error for the first invalid record."""
-    for i, r in enumerate(records):
-        where = f"record {i}"
-        if not isinstance(r, dict):
-            return FovealError(f"expected an object, got {r!r:.80}", path=path, where=where)
-        for key in ("image_id", "category_id", "bbox", "score"):
-            if key not in r:
-                fix = "Give a file of detections; ground truth has no scores" if key == "score" else ""
-                return FovealError(f"{key!r} is missing", path=path, where=where, fix=fix)
-        if type(r["image_id"]) not in {int, float, str}:
-            return FovealError(f"image_id is {r['image_id']!r:.80}", path=path, where=where, fix="Give it an id")
-        if type(r["category_id"]) is not int and not _is_number(r["category_id"]):
-            return FovealError(f"category_id is {r['category_id']!r:.80}, expected a number", path=path, where=where)
-        box = r["bbox"]
-        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-            message = f"bbox is {box!r:.80}, expected [x, y, width, height], four finite numbers"
-            return FovealError(message, path=path, where=where)
-        if not _is_number(r["score"]):
-            return FovealError(f"score is {r['score']!r:.80}, expected a finite number", path=path, where=where)
-    return FovealError("the records cannot be read", path=path)
+def _how(what: str, how: Counter[str]) -> Iterator[str]:
+    """A sentence where something was found by another word than its id."""
+    ways = [f"{count} by {way}" for way, count in how.items() if count]
+    if ways and any(how[way] for way in how if way != "id"):
+        yield f"found {what}: {', '.join(ways)}"
 
 
-def _is_number(value: Any) -> bool:
-    try:
-        return type(value) in NUMBER and math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-def _labels(path: Path, categories: list[Any], truth: GroundTruth, others: UnknownClasses) -> Ints:
-    """Label (N,) of each record, -1 where its class is to be dropped."""
-    ids = truth.category_ids or tuple(range(1, 1 + len(truth.classes)))
-    label = {number: k for k, number in enumerate(ids)}
-    labels = np.array([label.get(c, -1) for c in categories], np.int64)
-    if others == "error" and (labels < 0).any():
-        row = int(np.flatnonzero(labels < 0)[0])
-        unknown = sorted({c for c in categories if c not in label}, key=repr)
-        names = _some(f"{number} ({name})" for number, name in zip(ids, truth.classes, strict=True))
-        why = "" if truth.category_ids else ", numbered from 1 because this dataset has no category ids of its own"
-        raise FovealError(
-            f"unknown category id {categories[row]!r}; {len(unknown)} unknown in all: {_some(unknown)}",
-            path=path,
-            where=f"record {row}",
-            fix=f"Use the ids of the dataset: {names}{why}",
-        )
-    return labels
+def _check_sizes(path: Path, columns: FileDetections, index: dict[Any, int], truth: GroundTruth) -> None:
+    """Raises :class:`FovealError` where an image of the file has another size: it is another image of this name."""
+    for ref, (width, height) in columns.sizes.items() if truth.sizes is not None else ():
+        assert truth.sizes is not None
+        h, w = truth.sizes[index[ref]].tolist()
+        if (w, h) not in ((width, height), (0, 0)):
+            raise FovealError(
+                f"image {ref!r} was {width} x {height}, and that of the data set is {w} x {h}",
+                path=path,
+                fix="Give the data set that the detections were made on",
+            )
 
 
 def _coco_records(detections: DetectionTable, truth: GroundTruth) -> list[dict[str, Any]]:
@@ -179,14 +144,15 @@ def _read_voc(folder: Path, truth: GroundTruth, others: UnknownClasses) -> Detec
         fix = "Give a folder of files comp4_det_<split>_<class>.txt (VOC) or one JSON file (COCO)"
         raise FovealError("no comp3_det_* or comp4_det_* file in this folder", path=folder, fix=fix)
     by_length = sorted(range(len(truth.classes)), key=lambda k: -len(truth.classes[k]))
+    ends = [(f"_{name}", f"_{file_part(name)}") for name in truth.classes]
     seen: dict[int, Path] = {}
     parts: list[tuple[Ints, Ints, Floats]] = []
     for file in files:
-        label = next((k for k in by_length if file.stem.endswith(f"_{truth.classes[k]}")), None)
+        label = next((k for k in by_length if file.stem.endswith(ends[k])), None)
         if label is None:
             if others == "drop":
                 continue
-            fix = f"Use the classes of the dataset: {_some(truth.classes)}"
+            fix = f"Use the classes of the dataset: {shown(truth.classes)}"
             raise FovealError("the file name does not end with a class of the dataset", path=file, fix=fix)
         if label in seen:
             message = f"a second file for class {truth.classes[label]!r}, after {seen[label].name}"
@@ -206,13 +172,18 @@ def _save_voc(detections: DetectionTable, truth: GroundTruth, folder: Path, stem
             raise FovealError(f"image id {image!r} has a space, which VOC files cannot hold", fix="Save it as coco")
         if any("\ud800" <= c <= "\udfff" for c in str(image)):
             raise FovealError(f"image id {image!r} is not UTF-8, which VOC files cannot hold", fix="Save it as coco")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     box = detections.box + ONE_BASED
-    for k, name in enumerate(truth.classes):
-        rows = detections.label == k
-        cells = zip(detections.image[rows].tolist(), detections.score[rows].tolist(), box[rows].tolist(), strict=True)
-        lines = [f"{truth.images[i]} {s!r} {b[0]!r} {b[1]!r} {b[2]!r} {b[3]!r}\n" for i, s, b in cells]
-        (folder / f"{stem}_{name}.txt").write_text("".join(lines), encoding="utf-8")
+    with ExitStack() as files:  # renamed together
+        for k, name in enumerate(truth.classes):
+            rows = detections.label == k
+            cells = zip(
+                detections.image[rows].tolist(), detections.score[rows].tolist(), box[rows].tolist(), strict=True
+            )
+            lines = [f"{truth.images[i]} {s!r} {b[0]!r} {b[1]!r} {b[2]!r} {b[3]!r}\n" for i, s, b in cells]
+            part = files.enter_context(atomic_file(folder / f"{stem}_{file_part(name)}.txt"))
+            part.write_text("".join(lines), encoding="utf-8")
 
 
 # ---------------------------------------------------------------------------------------- one file per image
@@ -241,7 +212,7 @@ def read_text_detections(
         for i, (word,) in enumerate(words):
             name = names[int(word)] if names and word.isdecimal() and int(word) < len(names) else word
             if name not in label:
-                where, fix = f"line {i + 1}", f"Use the classes of the dataset: {_some(truth.classes)}"
+                where, fix = f"line {i + 1}", f"Use the classes of the dataset: {shown(truth.classes)}"
                 raise FovealError(f"unknown class {word!r}", path=file, where=where, fix=fix)
             labels[i] = label[name]
         image = _image_indices(file, [file.stem], truth)
@@ -284,24 +255,8 @@ def _text_table(path: Path, *, leading: int, fields: str) -> tuple[list[list[str
 
 
 def _image_indices(path: Path, ids: Sequence[Any], truth: GroundTruth) -> Ints:
-    """Index (n,) of each id in ``truth.images``. Raises :class:`FovealError` for ids that it does not have."""
-    index: dict[Any, int] = {}
-    for i, image in enumerate(truth.images):  # a number matches the name that is that number, and vice versa
-        if isinstance(image, str) and image.isascii() and image.isdecimal():
-            other: int | str = int(image)
-        else:
-            other = str(image)
-        index[other] = -1 if other in index else i
-    index |= {image: i for i, image in enumerate(truth.images)}
-    indices = np.array([index.get(i, -1) for i in ids], np.int64)
-    if (indices < 0).any():
-        missing = list(dict.fromkeys(i for i, at in zip(ids, indices, strict=True) if at < 0))
-        raise FovealError(
-            f"{len(missing)} of {len(set(ids))} image ids are not in the dataset: {_some(missing)}",
-            path=path,
-            fix=f"Check the split: the dataset has {len(truth.images)} images: {_some(truth.images)}",
-        )
-    return indices
+    """Index (n,) of each image in ``truth.images``. Raises :class:`FovealError` for those that it does not have."""
+    return ImageNames(truth.images, truth.files).find(path, ids)
 
 
 def _joined(parts: list[tuple[Ints, Ints, Floats]]) -> tuple[Ints, Ints, Floats]:
@@ -310,8 +265,3 @@ def _joined(parts: list[tuple[Ints, Ints, Floats]]) -> tuple[Ints, Ints, Floats]
     image = np.concatenate([none, *(p[0] for p in parts)])
     label = np.concatenate([none, *(p[1] for p in parts)])
     return image, label, np.concatenate([np.zeros((0, 5)), *(p[2] for p in parts)])
-
-
-def _some(values: Iterable[Any], limit: int = 5) -> str:
-    shown = [str(v) for v in values]
-    return ", ".join(shown[:limit]) + (", ..." if len(shown) > limit else "")

@@ -15,14 +15,16 @@ from .masks import MaskRuns
 from .tables import DetectionTable, GroundTruth
 
 
-def read_masks(path: Path, records: Sequence[dict[str, Any]], image: Ints, truth: GroundTruth) -> MaskRuns | None:
-    """The masks of all records, of the images ``image`` (N,), or None where no record has any.
+def read_masks(
+    path: Path, segments: Sequence[Any], places: Sequence[str], image: Ints, truth: GroundTruth
+) -> MaskRuns | None:
+    """The masks of all records, which are at ``places`` of the file and of the images ``image`` (N,); None: no record
+    has any.
 
     Raises :class:`FovealError` with file and record for one that is missing, cannot be read or is of another size.
     """
     from ..data.records.segmentation import masks_of, validate_mask
 
-    segments = [r.get("segmentation") for r in records]
     if not any(segments):
         return None
     if truth.sizes is None:
@@ -32,7 +34,7 @@ def read_masks(path: Path, records: Sequence[dict[str, Any]], image: Ints, truth
         mask, problems = validate_mask(segment, width, height)
         if mask is None or any(code != "mask-over-edge" for code, _, _ in problems):
             what = problems[0][1] if problems else "'segmentation' is missing; other records have one"
-            raise FovealError(what, path=path, where=f"record {i}", fix="Give every detection a mask, or none")
+            raise FovealError(what, path=path, where=places[i], fix="Give every detection a mask, or none")
     order = np.argsort(image, kind="stable")
     bounds = np.flatnonzero(np.diff(image[order])) + 1
     parts: list[Masks] = []

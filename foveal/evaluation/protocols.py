@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..errors import UsageError, nearest
+from ..files.text import one_line
 from .coco import Coco, score_coco
 from .curves import Curves, finite_or_none, mean_defined
 from .matching import MatchTable
@@ -54,14 +55,14 @@ class Results:
             rows = ((name, value, self.masks[name]) for name, value in self.numbers.items())
             lines += [f"{name:<6} {_shown(box):>6}  {_shown(mask):>6}" for name, box, mask in rows]
         columns = ["AP", "AP50"] if isinstance(self.protocol, Coco) else ["AP"]
-        width = max([len("class"), *map(len, self.per_class)])
+        width = max([len("class"), *(len(one_line(name)) for name in self.per_class)])
         titles = columns if self.masks is None else [*columns, *("m" + c for c in columns)]
         lines += ["", f"{'class':<{width}}  objects  " + "  ".join(f"{c:>6}" for c in titles)]
         for name, values in self.per_class.items():
             cells = [_shown(values[c]) for c in columns]
             if self.masks is not None:
                 cells += [_shown(self.masks["per_class"][name][c]) for c in columns]
-            lines.append(f"{name:<{width}}  {self.objects[name]:>7}  " + "  ".join(f"{c:>6}" for c in cells))
+            lines.append(f"{one_line(name):<{width}}  {self.objects[name]:>7}  " + "  ".join(f"{c:>6}" for c in cells))
         if self.notes:
             lines += ["", *(f"note: {note}" for note in self.notes)]
         return "\n".join(lines)

@@ -5,6 +5,7 @@ Source of the recall: cocoapi with ``useCats = 0``. Importing this module does n
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,17 +134,18 @@ class ScoredProposals:
         proposals.npz: ``images`` (I,) ids as text, ``image`` (N,) index into them, ``boxes`` (N, 4) xyxy, ``scores``.
         """
         from ..external_proposals.file import FILE, TableImage, write_table
-        from ..files.atomic import write_json
+        from ..files.atomic import write_bytes, write_json
 
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "recall.json", self.to_dict())
+        arrays = io.BytesIO()
         np.savez_compressed(
-            folder / "proposals.npz",
+            arrays,
             images=np.array([str(i) for i in self.truth.images]),
             image=self.table.image,
             boxes=self.table.box.astype(np.float32),
             scores=self.table.score.astype(np.float32),
         )
+        write_bytes(folder / "proposals.npz", arrays.getvalue())
         triples = zip(self.keys, self.dataset.records, self.proposals, strict=True)
         unique = {key: (TableImage(key, str(r.id)), p) for key, r, p in triples if key is not None and p is not None}
         write_table(folder / FILE, self.setting, [n for n, _ in unique.values()], [p for _, p in unique.values()])

@@ -44,6 +44,7 @@ class GroundTruth:
     box_area: Floats | None = None  # (G,) width x height as the file has them: x2 - x1 may be off by the last bit
     masks: MaskRuns | None = None  # (G,)
     drawn: Bools | None = None  # (G,) whether the file has a mask, where there are masks
+    files: tuple[str, ...] | None = None  # (I,) paths of the images, by which detections may name them
 
     @classmethod
     def build(
@@ -63,6 +64,7 @@ class GroundTruth:
         box_area: ArrayLike | None = None,
         masks: MaskRuns | None = None,
         drawn: ArrayLike | None = None,
+        files: Sequence[str] | None = None,
     ) -> GroundTruth:
         """Builds the table from flat arrays of any kind.
 
@@ -93,6 +95,7 @@ class GroundTruth:
             box_area=w * h if box_area is None else np.asarray(box_area, np.float64),
             masks=masks,
             drawn=None if masks is None else ~flags(None) if drawn is None else np.asarray(drawn, bool),
+            files=None if files is None else tuple(files),
         )
         truth._check()
         return truth
@@ -121,6 +124,7 @@ class GroundTruth:
             ignore=joined((r.ignore for r in records), np.bool_),
             sizes=[(r.height, r.width) for r in records],
             category_ids=dataset.category_ids,
+            files=[str(r.path) for r in records],
             **(_drawn(records) if masks and any(r.masks is not None for r in records) else {}),
         )
 

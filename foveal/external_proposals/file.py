@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FovealError, UsageError
-from ..files.atomic import atomic_file
+from ..files.atomic import CannotWrite, atomic_file, writing
 from ..parts.selective_search import Proposed
 
 SCHEMA = 1
@@ -228,7 +228,8 @@ def write_table(path: Path, setting: str, images: Sequence[TableImage], proposal
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as part, part.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text + starts.tobytes())
             for boxes, _ in proposals:
@@ -237,6 +238,6 @@ def write_table(path: Path, setting: str, images: Sequence[TableImage], proposal
                 file.write(np.ascontiguousarray(scores, "<f4").tobytes())
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
-        fix = "Set FOVEAL_CACHE to a writable folder or choose another --out"
-        raise FovealError(f"cannot be written ({error.strerror})", path=path, fix=fix) from error
+    except CannotWrite as error:
+        fix = "Free some space, set FOVEAL_CACHE to another folder, or choose another --out"
+        raise FovealError(error.message, path=path, fix=fix) from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,24 +33,85 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8."""
+    # a file name that is not UTF-8 has lone surrogates; replaced this way they are valid escapes of JSON
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file, whose folder is made where it is missing."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as part:
-        # a file name that is not UTF-8 has lone surrogates; replaced this way they are valid escapes of JSON
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        part.write_bytes(data)
+
+
+class CannotWrite(FovealError):
+    """A file or folder that the system refuses to write, as on a full disk."""
+
+
+@contextmanager
+def writing(path: Path, *temporary: Path) -> Iterator[None]:
+    """Turns the error of a full disk, and any other of the system, into a :class:`CannotWrite` that names the file.
+
+    ``temporary``: names under which ``path`` is written, which mean nothing to the user.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise write_error(error, path, *temporary) from error
+
+
+def write_error(error: OSError, path: Path, *temporary: Path) -> CannotWrite:
+    """The error to raise for one of the system, which names no file where a disk becomes full."""
+    named = error.filename2 or error.filename
+    name = path if named is None else Path(os.fsdecode(named))
+    for other in temporary:
+        if name == other or other in name.parents:
+            name = path / name.relative_to(other)
+    if error.errno in (errno.EEXIST, errno.ENOTDIR) and name.is_file():
+        return CannotWrite("is a file, not a folder", path=name, fix="Choose another place")
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    fix = "Free some space, or choose another place" if full else ""
+    return CannotWrite(f"cannot be written ({error.strerror or error})", path=name, fix=fix)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder: renamed to ``path`` at the end, removed after a failure.
 
-    A file that must survive a power failure is synced by whoever writes it (:func:`write_synced`).
+    A link stays one: the file that it points to is replaced. A device or a pipe is written to directly. A file that
+    must survive a power failure is synced by whoever writes it (:func:`write_synced`). Raises :class:`CannotWrite`,
+    which names ``path``.
     """
-    part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
+    if _is_stream(path):
+        with writing(path):
+            yield path
+        return
+    real = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    part = real.with_name(f"{_hidden(real.name)}.{os.getpid()}.part")
     try:
-        yield part
-        os.replace(part, path)
+        with writing(path, part):
+            if os.path.exists(real) and not os.access(real, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            yield part
+            os.replace(part, real)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is no regular file: a device, a pipe, or what the shell opened."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or path.parts[:2] in (("/", "dev"), ("/", "proc"))
+
+
+def _hidden(name: str) -> str:
+    """A hidden name like this one, short enough for an addition: a name has at most 255 bytes."""
+    return "." + os.fsdecode(os.fsencode(name)[:100])
 
 
 @contextmanager
@@ -56,22 +119,27 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     """A hidden folder to write into: renamed to ``out`` at the end, removed after a failure.
 
     The contents are moved into an ``out`` that exists and is empty, which may be the working directory of a shell.
+    Raises :class:`CannotWrite`, which names the file.
     """
     final = Path(os.path.abspath(out))  # "." has no name
-    exists = final.exists()
-    partial = (final if exists else final.parent) / f".{final.name}.partial-{os.getpid()}"
+    exists = os.path.exists(final)
+    partial = (final if exists else final.parent) / f"{_hidden(final.name)}.partial-{os.getpid()}"
     try:
-        partial.mkdir(parents=True)
-    except FileExistsError:  # not removed here: it may belong to another process
+        with writing(out, partial):
+            partial.mkdir(parents=True)
+    except CannotWrite as error:  # not removed here: it may belong to another process
+        if not isinstance(error.__cause__, FileExistsError):
+            raise
         message = "is in the way; it may be left over from an interrupted process"
         raise FovealError(message, path=partial, fix="Remove it") from None
     try:
-        yield partial
-        if exists:
-            for path in sorted(partial.iterdir()):
-                path.rename(final / path.name)
-        else:
-            partial.rename(final)
+        with writing(out, partial):
+            yield partial
+            if exists:
+                for path in sorted(partial.iterdir()):
+                    path.rename(final / path.name)
+            else:
+                partial.rename(final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

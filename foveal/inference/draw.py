@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ..files.text import one_line
+
 if TYPE_CHECKING:
     from ..types import Detections
 
@@ -118,7 +120,7 @@ def draw_boxes(
     chips: list[Rect] = []
     placed = []
     for i in reversed(order):  # the best score chooses its location first
-        name = names[labels[i]] if names else str(labels[i])
+        name = one_line(names[labels[i]]) if names else str(labels[i])
         text, size = _text(name, None if scores is None else scores[i], scale, width)
         if text and size[1] <= height:
             chip = _place(rects[i], size, stroke, width, height, chips)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json as json_module
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.images.load import ImageError, find_images, is_image, load_image
+from ..data.images.load import ImageError, load_image
 from ..errors import FovealError, UsageError
 from ..files.aliases import ImageArray, OnProgress, PathLike
 from ..files.atomic import write_text
+from .drawings import Drawings
+from .sources import find_sources
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +72,7 @@ def predict(
     progress: OnProgress | None = None,
     each: Callable[[Prediction], None] | None = None,
 ) -> PredictedImages:
-    """Detects objects in images, folders and globs, in their order.
+    """Detects objects in images, folders, globs and lists (text files with a name a line), in their order.
 
         done = foveal.predict("runs/first", ["photo.jpg", "holiday/"], out="drawings", json="detections.json")
         for image in done.images:
@@ -79,10 +80,10 @@ def predict(
 
     ``detector`` may be anything that :func:`foveal.load` takes, with the same ``parts``. Only detections of at least
     ``score`` and of ``classes`` are returned. ``limit``: only the first images. Drawings go to folder ``out`` (JPEG,
-    named after the image), all detections to the file ``json``. ``proposals``: a file of ``foveal proposals`` or an
-    :class:`ImageProposals`, for a detector that takes external proposals; default: computed, and cached. ``batch``:
-    images at a time; default: 1 on a CPU, else 8. ``each`` is called with every result, ``progress`` with the number of
-    images done and of all.
+    named after the image, in its folder where two images have one name), all detections to the file ``json``.
+    ``proposals``: a file of ``foveal proposals`` or an :class:`ImageProposals`, for a detector that takes external
+    proposals; default: computed, and cached. ``batch``: images at a time; default: 1 on a CPU, else 8. ``each`` is
+    called with every result, ``progress`` with the number of images done and of all.
 
     Images that cannot be read are skipped and listed in the result. Raises :class:`FovealError` where none can be read,
     :class:`UsageError` for an unknown class and for a source without images.
@@ -93,7 +94,7 @@ def predict(
         detector = load(detector, parts=parts)
     _check(detector, score, classes)
     files = find_sources([sources] if isinstance(sources, (str, Path)) else list(sources))[:limit]
-    drawings = None if out is None else _Drawings(Path(out), files)
+    drawings = None if out is None else Drawings(Path(out), files)
     external = proposals if isinstance(proposals, ImageProposals) else ImageProposals.of(detector, files, proposals)
     from ..types import inference_batch
 
@@ -112,7 +113,6 @@ def predict(
     if not done.images:
         _refuse(done.skipped)
     if json is not None:
-        Path(json).parent.mkdir(parents=True, exist_ok=True)
         text = json_module.dumps([p.to_dict() for p in done.images], indent=1, ensure_ascii=False, allow_nan=False)
         write_text(Path(json), text + "\n")
     return done
@@ -145,34 +145,6 @@ def _batches(
             progress(number, len(files))
     if batch:
         yield batch
-
-
-def find_sources(sources: Sequence[PathLike]) -> list[str]:
-    """Image files, each once, in order: files as they are, the images of folders, the matches of globs.
-
-    A file that does not exist stays in the list, so that loading names it. Raises :class:`FovealError` for a folder or
-    a pattern without images.
-    """
-    files: list[str] = []
-    for source in map(str, sources):
-        path = Path(source)
-        if path.is_dir():
-            inside = [str(p) for p in find_images(path)]
-            if not inside:
-                raise FovealError(
-                    "no image in this folder", path=path, fix="Give another folder, or a pattern such as 'DIR/**/*.jpg'"
-                )
-            files += inside
-        elif not path.exists() and glob.has_magic(source):
-            matches = sorted(p for p in glob.glob(source, recursive=True) if Path(p).is_file() and is_image(Path(p)))
-            if not matches:
-                raise FovealError("no image matches this pattern", path=source)
-            files += matches
-        else:
-            files.append(source)
-    if not files:
-        raise UsageError("no image is given")
-    return list(dict.fromkeys(files))
 
 
 def _prefetch(files: Sequence[str]) -> Iterator[tuple[str, ImageArray | ImageError]]:
@@ -266,37 +238,3 @@ def _refuse(skipped: Sequence[ImageError]) -> None:
         raise skipped[0]
     shown = "; ".join(map(str, skipped[:3]))
     raise FovealError(f"none of the {len(skipped)} images can be read: {shown}")
-
-
-class _Drawings:
-    """Writes drawings into a folder, under names that never clash and never beside a source."""
-
-    def __init__(self, out: Path, files: Sequence[str]) -> None:
-        self.out, self.used = out, set[str]()
-        real = out.resolve()
-        for name in files:
-            if Path(name).resolve().parent == real:
-                raise FovealError(
-                    "the source images are in this folder", path=out, fix="Give another folder for the drawings"
-                )
-        if out.exists() and not out.is_dir():
-            raise FovealError("is a file, not a folder", path=out, fix="Give a folder for the drawings")
-
-    def save(self, name: str, pixels: ImageArray, detections: Detections) -> Path:
-        from .draw import draw
-
-        self.out.mkdir(parents=True, exist_ok=True)
-        target = self.out / self.free_name(Path(name))
-        draw(pixels, detections).save(target, quality=92)
-        return target
-
-    def free_name(self, path: Path) -> str:
-        """``dog.jpg``; where that is in use ``dog.png.jpg``, ``photos_dog.jpg``, then ``dog-2.jpg``, ..."""
-        options = [path.stem, path.name, f"{path.resolve().parent.name}_{path.stem}"]
-        number = 2
-        while (stem := options.pop(0)).lower() in self.used:  # some file systems ignore case
-            if not options:
-                options.append(f"{path.stem}-{number}")
-                number += 1
-        self.used.add(stem.lower())
-        return stem + ".jpg"

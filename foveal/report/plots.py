@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 from PIL import Image
 
 from ..evaluation.curves import Curve
+from ..files.text import one_line
 from ..inference.draw import color
 
+LONGEST = 40  # letters of a name in a plot
 INK, GRID = "#33404d", "#e3e8ee"
 
 
@@ -36,7 +39,9 @@ def _figure(title: str, x: str, y: str) -> tuple[Any, Any]:
 
 def _png(figure: Any) -> bytes:
     out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font lacks are boxes; names may leave little room
+        figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
 
 
@@ -85,11 +90,8 @@ def precision_recall(curves: Mapping[str, Curve], *, iou: float, count: int = 20
 
 
 def _plain(name: str) -> str:
-    """A name as it is: matplotlib reads what lies between two ``$`` as a formula, and leaves out labels in ``_``.
-
-    Bytes that are not UTF-8, in the name of a folder, become escapes: it refuses them.
-    """
-    text = name.encode(errors="backslashreplace").decode().replace("$", r"\$")
+    """A name as it is: matplotlib reads what lies between two ``$`` as a formula, and leaves out labels in ``_``."""
+    text = one_line(name, LONGEST).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 

@@ -61,7 +61,7 @@ def validation_set(record: RunRecord) -> Dataset:
     from ..data.open import split_pair
 
     arguments = record.run.get("arguments", {})
-    _, dataset, _ = split_pair(
+    train, dataset, _ = split_pair(
         arguments["data"],
         val=arguments.get("val"),
         split_map=arguments.get("split"),
@@ -71,7 +71,11 @@ def validation_set(record: RunRecord) -> Dataset:
         others=arguments.get("others", "background"),
         convention=arguments.get("convention"),
     )
-    return replace(dataset, records=dataset.records[: arguments.get("limit")])
+    records = dataset.records
+    if divided := record.run.get("divided"):  # not divided anew: images may have been added since
+        held_out = set(divided["val"])
+        records = [r for r in (*train.records, *records) if r.id in held_out]
+    return replace(dataset, records=records[: arguments.get("limit")])
 
 
 def _examples(detector: Detector, dataset: Dataset, budget: float) -> tuple[list[Example], Curves | None, list[str]]:

@@ -8,6 +8,7 @@ from shlex import quote
 from typing import Any
 
 from ..files.atomic import read_object
+from ..files.text import one_line
 from .read_run import RunRecord, read_record
 
 CLASSES = 20  # shown at most; the others are counted
@@ -52,7 +53,7 @@ def _scores(results: dict[str, Any]) -> str:
     if "masks" in results:
         rows.append(("masks of the best weights", *_row(results["masks"])))
     classes = results.get("per_class") or {}
-    rows += [(f"  {name}", *_row(values)) for name, values in list(classes.items())[:CLASSES]]
+    rows += [(f"  {one_line(name)}", *_row(values)) for name, values in list(classes.items())[:CLASSES]]
     more = f"\n  and {len(classes) - CLASSES} more classes" if len(classes) > CLASSES else ""
     return text_table(rows) + more
 

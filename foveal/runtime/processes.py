@@ -42,7 +42,10 @@ def choose_precision(stored: str | None, requested: str | None, device: torch.de
     Raises :class:`UsageError` where another precision than the stored one is requested.
     """
     if stored is not None and requested not in (None, stored):
-        raise UsageError(f"the run was started with --precision {stored}; it cannot be resumed with {requested}")
+        raise UsageError(
+            f"the run was started with --precision {stored}, and not {requested}",
+            fix="Leave --precision out, or change it on purpose: --resume --accept precision",
+        )
     return choose(stored or requested, device)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any, TextIO
 
 from ..files.aliases import OnProgress
+from ..files.text import visible
 
 SECONDS = 300.0  # between progress lines where there is no terminal
 VERBOSE_SECONDS = 10.0
@@ -37,6 +38,7 @@ class Console:
         """Prints a line; nothing for an empty text."""
         if not self.shown or not text:
             return
+        text = visible(text)
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:

@@ -18,7 +18,9 @@ from ..files.aliases import PathLike
 AT_LEAST_0, AT_LEAST_1 = {"min": 0}, {"min": 1}
 DURATION = {"duration": True, "metavar": "TIME"}  # seconds; on the command line 90s, 30m or 1h30m
 
-NOT_RECORDED = ("overrides", "parts", "seeds")  # under "arguments" of run.json: they are in its spec, and seed
+# not under "arguments" of run.json: they are in its spec, seed and "resumed"
+NOT_RECORDED = ("overrides", "parts", "seeds", "accept")
+ACCEPTABLE = ("data", "val", "proposals", "recipe", "batch", "seed", "precision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +60,10 @@ class TrainArguments:
     proposals: PathLike | Sequence[PathLike] | None = None
     # Parts of one's own that overrides or the spec of a run name; on the command line their module or .py file.
     parts: Sequence[type] = field(default=(), metadata={"modules": True, "metavar": "MODULE"})
-    # Resume the run in the run folder.
+    # Resume the run in the run folder; more --epochs extend it.
     resume: bool = False
+    # Changes that a resumed run goes on with: data, val, proposals, recipe (fit.*), batch, seed, precision.
+    accept: Sequence[str] | None = field(default=None, metadata={"metavar": "NAME,..."})
     # Device to train on: auto, cpu, cuda or cuda:N.
     device: str = "auto"
     # Number of processes on this machine, one a GPU; default: 1, or what torchrun started.
@@ -86,6 +90,11 @@ class TrainArguments:
             value, least = getattr(self, setting.name), setting.metadata.get("min")
             if least is not None and value is not None and value < least:
                 raise UsageError(f"{setting.name} is {value}, expected at least {least}", fix=f"Raise {setting.name}")
+        for name in self.accept or ():
+            if name not in ACCEPTABLE:
+                raise UsageError(f"{name!r} is unknown", where="--accept", fix=nearest(name, ACCEPTABLE, "names"))
+        if self.accept and not self.resume:
+            raise UsageError("is for a run that is resumed", where="--accept", fix="Add --resume, or leave it out")
 
     @property
     def folder(self) -> Path:

@@ -30,10 +30,23 @@ from .arguments import TrainArguments
 from .datasets import Datasets
 from .loop.job import Job
 from .loop.log import Log
+from .loop.replan import reopened
 from .loop.state import State
 from .loop.update import START, derive_seed
 from .loop.validate import Validator
-from .resume import check_best, check_same, kept_convention, open_folder, set_aside
+from .resume import (
+    Change,
+    Comparison,
+    as_divided,
+    check_accepted,
+    check_best,
+    kept_convention,
+    open_folder,
+    record_changes,
+    recorded,
+    set_aside,
+    write_inventories,
+)
 from .run_record import banner, results, run_record
 from .stages.alternation import check_alternation, save_initial
 from .stages.closed_form import check_stages
@@ -49,14 +62,19 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
     resumed, damaged = open_folder(arguments.folder, arguments.resume) or (None, [])
     if resumed is not None and arguments.convention is None:
         arguments = replace(arguments, convention=kept_convention(arguments.folder))
-    stored = {} if resumed is None else resumed.state
-    if resumed is not None and is_complete(State.from_json(stored), spec.fit):
-        return _complete(arguments, State.from_json(stored))
+    if resumed is not None and is_complete(ended := State.from_json(resumed.state), spec.fit):
+        calls = recorded(arguments.folder).get("arguments", {})
+        again = reopened(ended, arguments.epochs, arguments.max_time, calls)
+        if again is None:
+            return _complete(arguments, ended)
+        resumed = replace(resumed, state={**resumed.state, **again.to_json()})
+    stored, accept = {} if resumed is None else resumed.state, arguments.accept or ()
     spec = spec.with_pixels(initial_pixels(spec, arguments.weights, resumed, arguments.parts))
 
     # ---- processes
     device = processes.find_device(arguments.device)
-    precision = processes.choose_precision(stored.get("precision"), arguments.precision or spec.fit.precision, device)
+    fixed = None if "precision" in accept else stored.get("precision")
+    precision = processes.choose_precision(fixed, arguments.precision or spec.fit.precision, device)
     torch.set_num_threads(stored.get("threads", torch.get_num_threads()))
     fabric = processes.launch(device, arguments.devices, precision)
     console = Console(shown=arguments.progress and fabric.is_global_zero, verbose=arguments.verbose)
@@ -65,9 +83,7 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
     setup = _set_up(spec, arguments, fabric, precision, console, resumed)
     for line in banner(arguments, spec, setup.batch, fabric, precision, setup.sets):
         console.print(line)
-    if resumed is not None:
-        console.print(check_same(resumed, spec, setup.described, setup.fixed, arguments.parts))
-    _prepare_folder(setup, damaged)
+    _prepare_folder(setup, damaged, setup.accepted_changes())
 
     # ---- the loop
     offset, step = stored.get("log_bytes", 0), stored.get("first", 0) + stored.get("step", 0)
@@ -88,9 +104,9 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
 def _complete(arguments: TrainArguments, state: State) -> Run:
     """Reports it, and writes the results that a kill right after the last checkpoint left out."""
     out, writes = arguments.folder, processes.first_process()
-    line = f"{out}: the run is complete ({state.ended})"
-    if arguments.epochs is not None and arguments.epochs != state.plan.epochs:
-        line += f" after {state.plan.epochs} epochs; for more, start a new run with --weights {out}"
+    line = f"{out}: the run is complete ({state.ended}) after {state.epochs + state.plan.epochs} epochs"
+    if not state.segment:
+        line += "; for more, raise --epochs" + (" or --max-time" if state.plan.timed else "")
     Console(shown=arguments.progress and writes).print(line)
     if writes:
         clear(out)
@@ -137,6 +153,20 @@ class Setup:
             "val_data": fingerprint(self.sets.validation, masks=masks),
             "proposals": proposal_fingerprint(self.sets.training),
         }
+
+    def accepted_changes(self) -> list[Change]:
+        """The differences from the run that is resumed, reported. Raises :class:`UsageError` for one that is not
+        accepted."""
+        if self.resumed is None:
+            return []
+        out, masks, parts = self.arguments.folder, self.detector.has_masks, self.arguments.parts
+        compared = Comparison(self.resumed, out, self.spec, self.described, self.fixed, self.sets, masks, parts)
+        changes = compared.changes()
+        check_accepted(changes, self.arguments.accept or ())
+        self.console.print(compared.processes())
+        for change in changes:
+            self.console.print(f"accepted: {change.text}")
+        return changes
 
     def loaders(self) -> Loaders:
         """What makes the training batches of each stage."""
@@ -186,7 +216,7 @@ def _set_up(
     resumed: Content | None,
 ) -> Setup:
     """Reads the data and builds the detector; a new run gets its initial weights."""
-    sets = _divided(arguments).with_proposals(spec.source, arguments.proposals, fabric, console)
+    sets = _divided(arguments, resumed).with_proposals(spec.source, arguments.proposals, fabric, console)
     batch = arguments.batch or spec.fit.batch
     if batch % (spec.fit.accumulate * fabric.world_size):
         parts = f"{fabric.world_size} processes x fit.accumulate={spec.fit.accumulate}"
@@ -210,7 +240,7 @@ def _set_up(
     return Setup(spec, arguments, fabric, precision, console, resumed, sets, batch, detector, loaded)
 
 
-def _divided(arguments: TrainArguments) -> Datasets:
+def _divided(arguments: TrainArguments, resumed: Content | None) -> Datasets:
     pair = split_pair(
         arguments.data,
         val=arguments.val,
@@ -221,11 +251,14 @@ def _divided(arguments: TrainArguments) -> Datasets:
         others=arguments.others,
         convention=arguments.convention,
     )
-    return Datasets(*pair).limited(arguments.limit)
+    sets = Datasets(*pair)
+    if resumed is not None and arguments.limit is None:
+        sets = as_divided(sets, recorded(arguments.folder).get("divided"))
+    return sets.limited(arguments.limit)
 
 
 # ------------------------------------------------------------------------------------------- the folder
-def _prepare_folder(setup: Setup, damaged: list[DamagedCheckpoint]) -> None:
+def _prepare_folder(setup: Setup, damaged: list[DamagedCheckpoint], changes: list[Change]) -> None:
     """The first process writes run.json, or repairs the folder of a resumed run and reports it."""
     arguments, fabric, fit, out = setup.arguments, setup.fabric, setup.spec.fit, setup.arguments.folder
     loaded = None if setup.loaded is None else setup.loaded.to_dict()
@@ -235,7 +268,10 @@ def _prepare_folder(setup: Setup, damaged: list[DamagedCheckpoint]) -> None:
     def prepare() -> list[str]:
         out.mkdir(parents=True, exist_ok=True)
         checkpoint.check_space(out, setup.detector.parameters(), copies=copies)
+        changed = any(change.name in ("data", "val") for change in changes)
+        write_inventories(out, setup.sets, setup.fixed, masks=setup.detector.has_masks, anew=changed)
         if setup.resumed is not None:
+            record_changes(out, record, State.from_json(setup.resumed.state).updates, changes)
             return set_aside(out, damaged)
         checkpoint.remove(out / "checkpoints")
         save_initial(setup.detector, out, fit, setup.described)
@@ -247,5 +283,6 @@ def _prepare_folder(setup: Setup, damaged: list[DamagedCheckpoint]) -> None:
     if setup.resumed is not None:
         stored = setup.resumed.state
         at = f"resuming after iteration {State.from_json(stored).updates}"
-        for line in (*lines, check_best(out, stored), at):
+        other = any(change.name == "val" for change in changes)
+        for line in (*lines, check_best(out, stored, other_images=other), at):
             setup.console.print(line)

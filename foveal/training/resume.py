@@ -1,28 +1,40 @@
-"""Resuming a run: its newest checkpoint, and whether the call matches it."""
+"""Resuming a run: its newest checkpoint, what has changed since, and which changes the call accepts."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints import folder as checkpoint
 from ..checkpoints.folder import Content, DamagedCheckpoint
 from ..config.overrides import difference
-from ..errors import UsageError
+from ..data.records.inventory import Inventory, differences, replaced_files
+from ..errors import FovealError, UsageError
+from ..files.atomic import read_object, write_json
+from .datasets import Datasets
 
 if TYPE_CHECKING:
     from ..assembly.detector import Spec
+    from ..data.records.dataset import Dataset
 
-STRICT = {  # what decides the numbers; the number of processes does too, but a run may have to move
-    "seed": "--seed",
-    "batch_size": "--batch",
-    "data": "the training data",
-    "proposals": "the proposals of the training data",
-    "val_data": "the validation data",  # APs of two sets cannot be compared, and the best is by AP
+INVENTORIES = "data_sets"  # folder in the run's: what it was trained and validated on
+# Settings of a recipe that may change: they have no state of their own. Of fit.solver and fit.ema only the values may.
+FREE = {
+    *("lr", "schedule", "warmup_steps", "warmup_factor", "warmup_power", "bias_lr", "backbone_lr", "predictor_lr"),
+    *("clip", "early_stop", "val_every", "augment", "difficult", "crowd", "norm_decay", "bias_decay", "batch"),
+    *("accumulate",),
 }
+
+
+@dataclass(frozen=True)
+class Change:
+    """A difference between the run so far and the call that resumes it."""
+
+    name: str  # as ``--accept`` names it
+    text: str
 
 
 def open_folder(out: Path, resume: bool) -> tuple[Content, list[DamagedCheckpoint]] | None:
@@ -45,36 +57,170 @@ def open_folder(out: Path, resume: bool) -> tuple[Content, list[DamagedCheckpoin
     return None if newest is None else (newest[1], newest[2])
 
 
-def kept_convention(out: Path) -> str | None:
-    """The convention of the boxes that a run was started with, from its run.json."""
+@dataclass(frozen=True)
+class Comparison:
+    """A checkpoint beside the call that resumes it."""
+
+    resumed: Content
+    out: Path  # the run folder
+    spec: Spec
+    described: dict[str, Any]  # spec.json of the call
+    fixed: dict[str, Any]  # what goes into state.json
+    sets: Datasets
+    masks: bool  # whether the detector learns masks
+    parts: Sequence[type] = ()
+
+    def changes(self) -> list[Change]:
+        """Everything that ``--accept`` may name. Raises :class:`UsageError` for what no run survives."""
+        state, fixed = self.resumed.state, self.fixed
+        found = list(self._recipe())
+        self._check_classes()
+        for name, key in (("seed", "seed"), ("batch", "batch_size"), ("precision", "precision")):
+            if (old := state.get(key, fixed[key])) != fixed[key]:
+                found.append(Change(name, f"--{name} was {old} and is {fixed[key]}"))
+        for name, key, dataset in (("data", "data", self.sets.training), ("val", "val_data", self.sets.validation)):
+            what = "training" if name == "data" else "validation"
+            if text := self._data(name, state.get(key, fixed[key]), fixed[key], dataset):
+                found.append(Change(name, f"the {what} data changed since the run began: {text}"))
+        if (old := state.get("proposals", fixed["proposals"])) != fixed["proposals"]:
+            text = "were added" if old is None else "are gone" if fixed["proposals"] is None else "changed"
+            found.append(Change("proposals", f"the proposals of the training data {text} since the run began"))
+        return found
+
+    def processes(self) -> str:
+        """A warning where their number differs, else ""."""
+        old, new = self.resumed.state["processes"], self.fixed["processes"]
+        if old == new:
+            return ""
+        return f"warning: {new} processes resume a run of {old}; the result will not be bit-identical"
+
+    def _recipe(self) -> Iterator[Change]:
+        from ..config.parse import parse_spec, stored_modules
+
+        stored = self.resumed.spec
+        if stored["spec"] == self.described["spec"]:
+            return
+        rows = difference(parse_spec(stored["spec"], parts=self.parts, modules=stored_modules(stored)), self.spec)
+        fixed = [row for row in rows if not _free(*row)]
+        texts = [f"{path} was {old} and is {new}" for path, old, new in (fixed or rows)[:5]]
+        text = f"the run has another spec: {'; '.join(texts)}"
+        if fixed:
+            fix = f"Resume with the same settings, or start another run with --weights {self.out}"
+            if [path for path, *_ in fixed] == ["fit.epochs"]:
+                fix = f"Leave it as it was, and give --epochs {fixed[0][2]} for a longer run"
+            raise UsageError(text, fix=fix)
+        if rows:  # none where an earlier version wrote the same spec in other words
+            yield Change("recipe", text)
+
+    def _check_classes(self) -> None:
+        stored, here = self.resumed.spec["classes"], self.described["classes"]
+        if stored != here:
+            old, new = ", ".join(stored), ", ".join(here)
+            fix = f"Name the same with --classes, or start another run with --weights {self.out}"
+            raise UsageError(f"the run has the classes {old}; the data has {new}", fix=fix)
+
+    def _data(self, name: str, old: str, new: str, dataset: Dataset) -> str:
+        """How a data set differs from that of the run, whose hash is ``old``; empty: it does not."""
+        before = Inventory.read(inventory_path(self.out, old))
+        if old == new:
+            whole = before is not None and len(before.images) == len(dataset)
+            return replaced_files(before, dataset) if before is not None and whole else ""
+        now = Inventory.of(dataset, masks=self.masks)
+        if before is None:  # an earlier version of foveal began the run
+            key = "train" if name == "data" else "val"
+            totals = recorded(self.out).get("data_sets", {}).get(key, {})
+            had = f"{totals.get('images', '?')} images with {totals.get('objects', '?')} objects"
+            return f"it had {had}, and has {now.text()}; the run has no list of its images that would tell which"
+        phrases = differences(before, now) or ["the objects or classes are in another order"]
+        return f"{'; '.join(phrases)}; it had {before.text()}, and has {now.text()}"
+
+
+def check_accepted(changes: Sequence[Change], accept: Sequence[str]) -> None:
+    """Raises :class:`UsageError` where a change is not accepted."""
+    refused = [change for change in changes if change.name not in accept]
+    if refused:
+        names = ",".join(dict.fromkeys([*accept, *(change.name for change in refused)]))
+        fix = f"Resume with the same, or accept the change: --resume --accept {names}"
+        raise UsageError("; ".join(change.text for change in refused), fix=fix)
+
+
+def _free(path: str, old: Any, new: Any) -> bool:
+    """Whether a setting of a spec may change in a run."""
+    parts = path.split(".")
+    if parts[0] != "fit" or len(parts) < 2:
+        return False
+    if parts[1] == "ema":
+        return None not in (old, new)
+    return parts[1] in FREE or (parts[1] == "solver" and len(parts) > 2)
+
+
+# ------------------------------------------------------------------------------------------- the run folder
+def inventory_path(out: Path, digest: str) -> Path:
+    """The file that lists the images of a data set with this hash."""
+    return out / INVENTORIES / f"{digest[:16]}.json"
+
+
+def write_inventories(out: Path, sets: Datasets, fixed: dict[str, Any], *, masks: bool, anew: bool) -> None:
+    """Lists the images of both data sets in the run folder, where they are not listed; ``anew``: in any case."""
+    for key, dataset in (("data", sets.training), ("val_data", sets.validation)):
+        path = inventory_path(out, fixed[key])
+        if anew or not path.exists():
+            Inventory.of(dataset, masks=masks).write(path)
+
+
+def recorded(out: Path) -> dict[str, Any]:
+    """``run.json``; empty where it is missing or damaged."""
     try:
-        arguments = json.loads((out / "run.json").read_text(encoding="utf-8"))["arguments"]
-    except (OSError, ValueError, KeyError):
-        return None
+        return read_object(out / "run.json")
+    except FovealError:
+        return {}
+
+
+def kept_convention(out: Path) -> str | None:
+    """The convention of the boxes that a run was started with."""
+    arguments = recorded(out).get("arguments")
     return arguments.get("convention") if isinstance(arguments, dict) else None
 
 
-def check_same(
-    resumed: Content, spec: Spec, described: dict[str, Any], fixed: dict[str, Any], parts: Sequence[type] = ()
-) -> str:
-    """Raises :class:`UsageError` where the call differs from the one that started the run. Returns a warning or ""."""
-    changes = _changes(resumed, spec, parts) if resumed.spec["spec"] != described["spec"] else ""
-    if changes:
-        raise UsageError(f"the run has another spec: {changes}", fix="Resume with the same settings")
-    if resumed.spec["classes"] != described["classes"]:
-        old, new = ", ".join(resumed.spec["classes"]), ", ".join(described["classes"])
-        raise UsageError(f"the run has the classes {old}; the data has {new}")
-    for name, option in STRICT.items():
-        old, new = resumed.state.get(name, fixed[name]), fixed[name]
-        if old != new:
-            values = (
-                "changed since the run began" if name.endswith(("data", "proposals")) else f"was {old} and is {new}"
-            )
-            raise UsageError(f"{option} {values}", fix="Resume with the same, or start another run with --weights")
-    if resumed.state["processes"] != fixed["processes"]:
-        old, new = resumed.state["processes"], fixed["processes"]
-        return f"warning: {new} processes resume a run of {old}; the result will not be bit-identical"
-    return ""
+def record_changes(out: Path, record: dict[str, Any], after: int, changes: Sequence[Change]) -> None:
+    """Rewrites ``run.json`` where a run goes on changed: the present settings, and under "resumed" what has changed.
+
+    ``record`` is that of the call, ``after`` the iteration that is resumed.
+    """
+    old, call = recorded(out), record["arguments"]
+    before = old.get("arguments") or {}
+    length = {name: call[name] for name in ("epochs", "max_time")}
+    if not any(length.values()):  # the length stays
+        call = {**call, **{name: before.get(name) for name in length}}
+    entry: dict[str, Any] = {"after": after, "changes": {change.name: change.text for change in changes}}
+    for name, value in length.items():
+        if value is not None and value != before.get(name):
+            entry[name] = {"before": before.get(name), "after": value}
+    if len(entry) == 2 and not changes:
+        return
+    entries = old.get("resumed", [])
+    if entries[-1:] != [entry]:  # the same: it was stopped before it could save anything
+        entries = [*entries, entry]
+    write_json(out / "run.json", {**record, "arguments": call, "start": old.get("start"), "resumed": entries})
+
+
+def as_divided(sets: Datasets, divided: dict[str, Any] | None) -> Datasets:
+    """The data sets divided as the run divided them, where it did; images that are new since are trained on.
+
+    Dividing anew would move images from one set to the other as soon as one image is added.
+    """
+    if not sets.note or not divided:
+        return sets
+    records = [record for dataset in sets.both for record in dataset.records]
+    held_out = set(divided["val"])
+    if {record.id for record in records} == held_out | set(divided["train"]):
+        return sets
+    place = {id: k for k, id in enumerate([*divided["train"], *divided["val"]])}
+    records.sort(key=lambda record: place.get(record.id, len(place)))
+    training = replace(sets.training, records=[r for r in records if r.id not in held_out])
+    validation = replace(sets.validation, records=[r for r in records if r.id in held_out])
+    note = f"divided as when the run began, new images train: {len(training)} to train, {len(validation)} to validate"
+    return Datasets(training, validation, note)
 
 
 def set_aside(out: Path, damaged: list[DamagedCheckpoint]) -> list[str]:
@@ -89,23 +235,19 @@ def set_aside(out: Path, damaged: list[DamagedCheckpoint]) -> list[str]:
     return lines
 
 
-def check_best(out: Path, state: dict[str, Any]) -> str:
-    """Forgets a best checkpoint that is gone or damaged, so that the next validation makes a new one."""
+def check_best(out: Path, state: dict[str, Any], *, other_images: bool = False) -> str:
+    """Forgets a best checkpoint that is gone, damaged or of other images; the next validation makes a new one."""
     if state["best"] is None:
         return ""
     path = out / "checkpoints" / f"step-{state['best']}"
-    try:
-        checkpoint.verify(path)
-    except DamagedCheckpoint as error:
-        state["best"], state["best_results"], state["stale"] = None, None, 0
-        (out / "checkpoints" / "best").unlink(missing_ok=True)
-        return f"warning: the best checkpoint is lost ({error}); the next validation makes a new one"
-    return ""
-
-
-def _changes(resumed: Content, spec: Spec, parts: Sequence[type]) -> str:
-    """How the stored spec differs; nothing where an earlier version wrote the same spec in other words."""
-    from ..config.parse import parse_spec, stored_modules
-
-    changes = difference(parse_spec(resumed.spec["spec"], parts=parts, modules=stored_modules(resumed.spec)), spec)
-    return "; ".join(f"{path} was {old} and is {new}" for path, old, new in changes[:5])
+    if other_images:
+        line = f"the best checkpoint so far (iteration {state['best']}) was chosen on other validation data"
+    else:
+        try:
+            checkpoint.verify(path)
+            return ""
+        except DamagedCheckpoint as error:
+            line = f"warning: the best checkpoint is lost ({error})"
+    state["best"], state["best_results"], state["stale"] = None, None, 0
+    (out / "checkpoints" / "best").unlink(missing_ok=True)
+    return f"{line}; the next validation makes a new one"

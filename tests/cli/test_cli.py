@@ -12,7 +12,7 @@ import pytest
 
 from foveal import presets
 from foveal.cli import main as cli
-from foveal.cli.common import names, seconds, with_stdout, write_json
+from foveal.cli.common import names, seconds, write_json
 from foveal.errors import UsageError
 from foveal.files.atomic import write_json as write_other
 from foveal.training.run import default_out
@@ -256,18 +256,33 @@ def test_durations(text: str | None, value: float | None) -> None:
     assert seconds(text) == value
 
 
+@pytest.mark.parametrize(
+    ("text", "listed"),
+    [
+        ("a,b", ["a", "b"]),
+        (" a , b ,", ["a", "b"]),
+        ('"a,b",c', ["a,b", "c"]),
+        ('"""a"" b", c', ['"a" b', "c"]),
+        ('6" pipe,b', ['6" pipe', "b"]),
+        ('" lead ",x', [" lead ", "x"]),
+        ("a/b,..,$x,#,x=1", ["a/b", "..", "$x", "#", "x=1"]),
+        ("😀,größe\nzwei", ["😀", "größe\nzwei"]),
+    ],
+)
+def test_lists_of_names(text: str, listed: list[str]) -> None:
+    assert names(text) == listed
+
+
+@pytest.mark.parametrize("text", ["", " ,", '"a', '"a"b,c', '"a""'])
+def test_bad_lists_of_names(text: str) -> None:
+    with pytest.raises(UsageError, match="--classes: "):
+        names(text)
+
+
 @pytest.mark.parametrize("text", ["", "0", "-5", "5x", "m", "1m30h"])
 def test_bad_durations(text: str) -> None:
     with pytest.raises(UsageError):
         seconds(text)
-
-
-def test_json_without_a_file_means_standard_output() -> None:
-    assert with_stdout(["d", "--json"]) == ["d", "--json", "-"]
-    assert with_stdout(["--json", "d"]) == ["--json", "-", "d"]
-    assert with_stdout(["--json", "f.json", "--html", "p.html"]) == ["--json", "f.json", "--html", "p.html"]
-    assert with_stdout(["--json", "-", "d"]) == ["--json", "-", "d"]
-    assert names(" a, b ,") == ["a", "b"]
 
 
 def test_file_names_that_are_not_utf_8_can_be_written(tmp_path: Path) -> None:

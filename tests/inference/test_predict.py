@@ -14,7 +14,7 @@ from PIL import Image
 
 from foveal.assembly.detector import Detector
 from foveal.errors import FovealError, UsageError
-from foveal.inference.predict import PredictedImages, find_sources, predict
+from foveal.inference.predict import PredictedImages, predict
 from foveal.types import Detections
 
 
@@ -80,12 +80,14 @@ def test_score_and_classes_filter_detections(tmp_path: Path) -> None:
         run(photo, score=50)
 
 
-def test_drawings_never_collide_or_land_in_the_data_folder(tmp_path: Path) -> None:
+def test_drawings_keep_their_folders_and_never_land_in_the_data_folder(tmp_path: Path) -> None:
     files = [write_image(tmp_path / n) for n in ("a/x.png", "b/x.png", "a/x.jpg", "a/x-2.png", "c/X.png", "c/b_x.bmp")]
     done = run(files, out=tmp_path / "out")
-    names = [entry.drawing.name.lower() for entry in done.images if entry.drawing]
-    assert len(set(names)) == len(files) == len(list((tmp_path / "out").iterdir()))
-    assert names[0] == "x.jpg"
+    names = [entry.drawing.relative_to(tmp_path / "out").as_posix() for entry in done.images if entry.drawing]
+    assert names == ["a/x.png.jpg", "b/x.jpg", "a/x.jpg", "a/x-2.jpg", "c/X.jpg", "c/b_x.jpg"]
+    assert sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.jpg")) == sorted(
+        names
+    )
     with pytest.raises(FovealError, match="the source images are in this folder"):
         run(files, out=tmp_path / "a")
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["x-2.png", "x.jpg", "x.png"]
@@ -102,19 +104,6 @@ def test_bad_images_are_named_and_skipped_or_rejected_alone(tmp_path: Path) -> N
         run(bad)
     with pytest.raises(FovealError, match=r"none of the 2 images.*bad\.jpg.*missing\.png"):
         run([bad, tmp_path / "missing.png"])
-
-
-def test_sources(tmp_path: Path) -> None:
-    one, two = write_image(tmp_path / "d" / "1.png"), write_image(tmp_path / "d" / "e" / "2.png")
-    (tmp_path / "d" / "notes.txt").write_text("no image")
-    assert find_sources([tmp_path / "d"]) == [str(one)]
-    assert find_sources([str(tmp_path / "d" / "**" / "*.png"), one]) == [str(one), str(two)]
-    odd = write_image(tmp_path / "what[1].png")
-    assert find_sources([odd]) == [str(odd)]
-    for source in (tmp_path / "d" / "*.gif", tmp_path / "empty"):
-        (tmp_path / "empty").mkdir(exist_ok=True)
-        with pytest.raises(FovealError, match="no image"):
-            find_sources([source])
 
 
 def test_images_are_decoded_ahead_in_batches(tmp_path: Path) -> None:

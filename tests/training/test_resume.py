@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ import pytest
 from foveal.checkpoints import folder as checkpoint
 from foveal.errors import FovealError, UsageError
 from foveal.recipe import AdamW, OnImages, Solver
+from foveal.report.read_run import read_record
+from foveal.report.run_report import validation_set
 from foveal.training.loop import loop
 from tests.helpers.train_tiny import FIT, TinySpec, main, make_data, train_tiny
 
@@ -269,14 +272,14 @@ def test_resume_of_a_finished_run_reports_it(data: Path, tmp_path: Path, capsys:
 def test_results_missing_after_a_kill_are_written(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Killed between the last checkpoint and results.json; and more epochs are not silently ignored."""
+    """Killed between the last checkpoint and results.json; and fewer epochs are not silently ignored."""
     train_tiny(data, tmp_path)
     before = outcome(tmp_path)
     (tmp_path / "results.json").unlink()
     capsys.readouterr()
-    train_tiny(data, tmp_path, resume=True, epochs=5, progress=True)
+    train_tiny(data, tmp_path, resume=True, epochs=2, progress=True)
     assert outcome(tmp_path) == before
-    assert f"after 3 epochs; for more, start a new run with --weights {tmp_path}" in capsys.readouterr().err
+    assert "complete (finished) after 3 epochs; for more, raise --epochs" in capsys.readouterr().err
 
 
 def test_time_limit_that_was_not_planned_yet_is_kept(data: Path, tmp_path: Path, stop_after: Any, release: Any) -> None:
@@ -309,12 +312,18 @@ def test_folder_with_a_run_is_rejected(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seed": 1}, r"--seed was 0 and is 1"),
-        ({"batch": 8}, r"--batch was 4 and is 8"),
-        ({"limit": 20}, r"the training data changed"),
-        ({"precision": "bf16"}, r"--precision 32"),
-        ({"val": "train"}, r"the validation data changed"),
-        ({"epochs": 4}, r"started for 3 epochs; --epochs 4.*--weights"),
+        ({"seed": 1}, r"--seed was 0 and is 1.*--accept seed"),
+        ({"batch": 8}, r"--batch was 4 and is 8.*--accept batch"),
+        ({"limit": 20}, r"the training data changed.*: 2 images were removed \(train-20.jpg, train-21.jpg\).*data$"),
+        ({"precision": "bf16"}, r"--precision 32.*--accept precision"),
+        ({"val": "train"}, r"the validation data changed.*18 images were added.*train.json, and was.*--accept val"),
+        ({"epochs": 1}, r"--epochs 1 is 5 iterations, and the run has done 5"),
+        ({"overrides": ["fit.lr=0.01"]}, r"fit.lr was 0.05 and is 0.01.*--accept recipe"),
+        ({"overrides": ["dropout=0.2"]}, r"dropout was 0.1 and is 0.2. Resume with the same settings"),
+        ({"overrides": ["fit.solver=AdamW()"], "accept": ["recipe"]}, r"fit.solver was SGD"),
+        ({"overrides": ["fit.ema=None"], "accept": ["recipe"]}, r"fit.ema was 0.9 and is None"),
+        ({"overrides": ["fit.epochs=9"], "accept": ["recipe"]}, r"give --epochs 9"),
+        ({"accept": ["dta"]}, r"'dta' is unknown. Did you mean data"),
     ],
 )
 def test_resume_with_other_arguments_is_rejected(
@@ -327,7 +336,175 @@ def test_resume_with_other_arguments_is_rejected(
     if "val" in options:
         options = {"val": data / "train.json"}
     with pytest.raises(FovealError, match=message):
-        train_tiny(data, tmp_path, resume=True, **options)
+        train_tiny(data, tmp_path, resume=True, parts=[TinySpec], **options)
+
+
+def edited(data: Path, folder: Path) -> Path:
+    """The same data set with an image less, one more, an object moved, an object less, and a file replaced."""
+    shutil.copytree(data, folder)
+    doc = json.loads((folder / "train.json").read_text())
+    shutil.copy(folder / "train-1.jpg", folder / "new.jpg")
+    doc["images"] = [*doc["images"][1:], {"id": 99, "file_name": "new.jpg", "width": 40, "height": 40}]
+    doc["annotations"] = doc["annotations"][1:-1]
+    doc["annotations"][2]["bbox"][0] += 1
+    (folder / "train.json").write_text(json.dumps(doc))
+    with (folder / "train-5.jpg").open("ab") as file:
+        file.write(b"more")
+    return folder
+
+
+def test_changed_data_is_told_and_accepted_on_purpose(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_tiny(data, tmp_path / "run")
+    changed = edited(data, tmp_path / "changed")
+    whole = (
+        r"the training data changed since the run began: 1 image was added \(new\.jpg\); "
+        r"1 image was removed \(train-0\.jpg\); 2 images have other objects \(train-3\.jpg: 1 object, not the same; "
+        r"train-21\.jpg: 1 object, now 0\); 1 image file was replaced \(train-5\.jpg: \d+ bytes, now \d+\); .*; "
+        r"it had 22 images with 22 objects, and has 22 images with 20 objects\. .*--resume --accept data"
+    )
+    with pytest.raises(UsageError, match=whole):
+        train_tiny(changed, tmp_path / "run", resume=True, epochs=4)
+    capsys.readouterr()
+    run = train_tiny(changed, tmp_path / "run", resume=True, epochs=4, accept=["data"], progress=True)
+    assert run.results["steps"] == 20
+    assert "accepted: the training data changed" in capsys.readouterr().err
+    record = json.loads((run.path / "run.json").read_text())
+    (entry,) = record["resumed"]
+    assert entry["after"] == 15 and entry["epochs"] == {"before": None, "after": 4}
+    assert list(entry["changes"]) == ["data"]
+    assert record["data_sets"]["train"]["objects"] == 20
+    train_tiny(changed, tmp_path / "run", resume=True, epochs=5)  # nothing has changed since
+
+
+def test_replaced_image_file_is_told_although_the_annotations_are_the_same(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    train_tiny(tmp_path / "data", tmp_path / "run")
+    image = tmp_path / "data" / "train-7.jpg"
+    image.write_bytes(image.read_bytes() + b"1234")
+    with pytest.raises(UsageError, match=r"1 image file was replaced \(train-7\.jpg: \d+ bytes, now \d+\)"):
+        train_tiny(tmp_path / "data", tmp_path / "run", resume=True, epochs=4)
+    train_tiny(tmp_path / "data", tmp_path / "run", resume=True, epochs=4, accept=["data"])
+    train_tiny(tmp_path / "data", tmp_path / "run", resume=True, epochs=5)
+
+
+def test_a_run_without_a_list_of_its_images_tells_the_totals(data: Path, tmp_path: Path) -> None:
+    """It was begun by an earlier version."""
+    train_tiny(data, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "data_sets")
+    changed = edited(data, tmp_path / "changed")
+    with pytest.raises(UsageError, match=r"it had 22 images with 22 objects, and has 22 images with 20 objects; .* no"):
+        train_tiny(changed, tmp_path / "run", resume=True, epochs=4)
+
+
+def test_other_validation_data_starts_a_new_best(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_tiny(data, tmp_path)
+    train_tiny(data, tmp_path, resume=True, epochs=4, val=data / "train.json", accept=["val"], progress=True)
+    assert "was chosen on other validation data; the next validation makes a new one" in capsys.readouterr().err
+    state = json.loads((tmp_path / "checkpoints/last/state.json").read_text())
+    assert state["best"] == 20
+
+
+def test_other_classes_are_refused_even_on_purpose(data: Path, tmp_path: Path) -> None:
+    train_tiny(data, tmp_path / "run")
+    other = make_data(tmp_path / "data", train=22)
+    text = (other / "train.json").read_text()
+    (other / "train.json").write_text(text.replace('"green"', '"blue"'))
+    with pytest.raises(UsageError, match=r"classes red, green; the data has red, blue\. Name the same.*--weights"):
+        train_tiny(other, tmp_path / "run", resume=True, epochs=4, accept=["data", "val"])
+
+
+def test_data_divided_by_the_run_stays_divided(data: Path, tmp_path: Path) -> None:
+    """One image more would move others from validation to training, had the set been divided again."""
+    both = make_data(tmp_path / "data", train=22)
+    train_tiny(both, tmp_path / "run", val=None)
+    before = json.loads((tmp_path / "run" / "run.json").read_text())["divided"]
+    shutil.copy(both / "train-1.jpg", both / "new.jpg")
+    doc = json.loads((both / "train.json").read_text())
+    doc["images"].append({"id": 99, "file_name": "new.jpg", "width": 40, "height": 40})
+    (both / "train.json").write_text(json.dumps(doc))
+    with pytest.raises(UsageError, match=r"the training data changed[^;]*: 1 image was added \(new\.jpg\); it had"):
+        train_tiny(both, tmp_path / "run", val=None, resume=True, epochs=4)
+    train_tiny(both, tmp_path / "run", val=None, resume=True, epochs=4, accept=["data"])
+    after = json.loads((tmp_path / "run" / "run.json").read_text())["divided"]
+    assert after == {"train": [*before["train"], 99], "val": before["val"]}
+    assert [r.id for r in validation_set(read_record(tmp_path / "run")).records] == before["val"]
+
+
+def test_accept_is_for_resuming(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--accept: is for a run that is resumed. Add --resume"):
+        train_tiny(data, tmp_path, accept=["data"])
+
+
+# ------------------------------------------------------------------------------------------------- longer runs
+def test_a_finished_run_goes_on_for_more_epochs(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_tiny(data, tmp_path)
+    capsys.readouterr()
+    run = train_tiny(data, tmp_path, resume=True, epochs=5, progress=True)
+    told = capsys.readouterr().err
+    assert "planned for 3 epochs (15 iterations) and is now planned for 5 (25): its Cosine schedule" in told
+    assert "ended with a learning rate of 0.000546 and continues with 0.0173" in told  # .05 (1 + cos(pi 15 / 25)) / 2
+    assert run.results["steps"] == 25
+    rates = [json.loads(line).get("lr") for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [round(rate, 5) for rate in rates if rate][-1] == pytest.approx(0.0002, abs=1e-4)  # to the end of the cosine
+    before = outcome(tmp_path)
+    train_tiny(data, tmp_path, resume=True, epochs=5)
+    assert outcome(tmp_path) == before, "the same command again asks for no more"
+    assert json.loads((tmp_path / "run.json").read_text())["resumed"] == [
+        {"after": 15, "changes": {}, "epochs": {"before": None, "after": 5}}
+    ]
+
+
+def test_an_extended_run_that_is_killed_resumes_bit_equal(
+    data: Path, tmp_path: Path, stop_after: Any, release: Any
+) -> None:
+    for name in ("whole", "cut"):
+        train_tiny(data, tmp_path / name)
+    train_tiny(data, tmp_path / "whole", resume=True, epochs=5)
+    stop_after(18)
+    with pytest.raises(Stop):
+        train_tiny(data, tmp_path / "cut", resume=True, epochs=5, save_every=0.0)
+    release()
+    train_tiny(data, tmp_path / "cut", resume=True)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+def test_an_unfinished_run_becomes_longer_or_shorter(data: Path, tmp_path: Path, stop_after: Any, release: Any) -> None:
+    for name, epochs in (("longer", 4), ("shorter", 2)):
+        stop_after(7)
+        with pytest.raises(Stop):
+            train_tiny(data, tmp_path / name, save_every=0.0)
+        release()
+        assert train_tiny(data, tmp_path / name, resume=True, epochs=epochs).results["steps"] == 5 * epochs
+
+
+def test_a_recipe_and_a_batch_change_on_purpose(data: Path, tmp_path: Path, stop_after: Any, release: Any) -> None:
+    stop_after(7)
+    with pytest.raises(Stop):
+        train_tiny(data, tmp_path, save_every=0.0)
+    release()
+    overrides = ["fit.lr=0.02", "fit.val_every=2", "fit.solver.weight_decay=0.0"]
+    options: dict[str, Any] = {"overrides": overrides, "batch": 2, "accept": ["recipe", "batch"], "parts": [TinySpec]}
+    run = train_tiny(data, tmp_path, resume=True, **options)
+    # an epoch had 5 iterations and now has 11: 7 of 15 are 11 + 2 x 11 // 5 = 15 of 33
+    assert run.results["steps"] == 7 + 33 - 15
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert list(record["resumed"][0]["changes"]) == ["recipe", "batch"]
+    assert "lr=0.02" in record["spec"] and record["batch_size"] == 2
+
+
+def test_a_timed_run_is_extended_by_a_longer_limit(data: Path, tmp_path: Path) -> None:
+    first = train_tiny(data, tmp_path, max_time=2.0)
+    steps = first.results["steps"]
+    again = train_tiny(data, tmp_path, resume=True, max_time=2.0)
+    assert again.results["steps"] == steps, "the same limit asks for no more"
+    longer = train_tiny(data, tmp_path, resume=True, max_time=4.0)
+    assert longer.results["steps"] > steps
+    epochs = longer.results["steps"] // 5 + 2
+    assert train_tiny(data, tmp_path, resume=True, epochs=epochs).results["steps"] == 5 * epochs
 
 
 def test_thread_count_is_restored(data: Path, tmp_path: Path, stop_after: Any, release: Any) -> None:

@@ -14,6 +14,7 @@ from ...assembly.task import BoxTask
 from ...detectors.darknet import DarknetDetector, detection_layers
 from ...detectors.yolo import V2_TASK
 from ...errors import FovealError
+from ...files.atomic import write_text
 from ...parts.darknet.cfg import read_names
 from ...parts.darknet.cfg_graph import cfg_text, read_net, with_geometry, with_outputs
 from ...parts.darknet.heads import Head
@@ -87,12 +88,27 @@ def export_darknet(spec: Spec, classes: Sequence[str], state: StateDict, out: Pa
     # plus the images that its initial weights were trained on, as far as they count for the warm-up
     if isinstance(spec.task.box_loss, YOLOBoxLoss):
         seen += cast(YOLOBoxLoss, V2_TASK.box_loss).warmup_images - spec.task.box_loss.warmup_images
-    out.parent.mkdir(parents=True, exist_ok=True)
-    net = read_net(text)
-    write_darknet(out, net, {key.removeprefix("backbone."): value for key, value in state.items()}, seen=seen)
-    files[1].write_text(text, encoding="utf-8")
-    files[2].write_text("\n".join(classes) + "\n", encoding="utf-8")
+    net, names = read_net(text), _names_file(classes)
+    weights = {key.removeprefix("backbone."): value for key, value in state.items()}
+    try:
+        write_text(files[1], text)
+        write_text(files[2], names)
+        write_darknet(out, net, weights, seen=seen)
+    except BaseException:  # all three or none
+        for file in files:
+            file.unlink(missing_ok=True)
+        raise
     return files
+
+
+def _names_file(classes: Sequence[str]) -> str:
+    """One name a line. Raises :class:`FovealError` for a name that such a file cannot hold."""
+    for name in classes:
+        if name != name.strip() or name.splitlines() != [name] or not name.isprintable():
+            raise FovealError(
+                f"a .names file cannot hold the class {name!r}", where="--out", fix="Write a .safetensors file"
+            )
+    return "\n".join(classes) + "\n"
 
 
 def _first_difference(spec: DarknetDetector, reference: DarknetDetector) -> str:

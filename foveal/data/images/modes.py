@@ -11,6 +11,9 @@ from PIL import Image
 from ...errors import FovealError
 from ...files.aliases import ImageArray
 
+# the first bytes of Matroska and WebM, MPEG, Flash, Windows Media, Ogg, transport streams
+_VIDEOS = (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3", b"FLV\1", b"0&\xb2u\x8ef\xcf\x11", b"OggS", b"G@\0\x10")
+
 
 class ImageError(FovealError):
     """An image that cannot be used; the message states what the file is and what to do."""
@@ -131,8 +134,10 @@ def refusal(name: str, data: bytes, error: Exception) -> ImageError:
         what, fix = "a PDF document, not an image", "Export its pages as images"
     elif data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim"):
         what, fix = "a HEIC photo, which cannot be read here", "Convert it to JPEG"
-    elif data[4:8] == b"ftyp" and known is None:
+    elif (data[4:8] == b"ftyp" and known is None) or data.startswith(_VIDEOS) or data[8:12] == b"AVI ":
         what, fix = "a video, not an image", "Extract its frames"
+    elif data.startswith((b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")):
+        what, fix = "a compressed file, not an image", "Unpack it"
     elif not any(data):
         what, fix = "only zero bytes", "Copy or download it again"
     elif known:

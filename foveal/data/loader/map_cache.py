@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...errors import FovealError
 from ...files.aliases import ImageArray, OnProgress
-from ...files.atomic import atomic_file
+from ...files.atomic import CannotWrite, atomic_file
 from ..images.load import MOST_SKIPPED, load_image
 from ..records.dataset import Record
 
@@ -49,9 +49,9 @@ class Store:
         try:
             with atomic_file(self.path(index)) as part:
                 part.write_bytes(save(tensors))
-        except OSError as error:
+        except CannotWrite as error:
             fix = "Free some space, then run again with --resume, which uses the stored files"
-            raise FovealError(f"cannot store features: {error.strerror}", path=self.folder, fix=fix) from error
+            raise FovealError(f"a file of features {error.message}", path=self.folder, fix=fix) from error
 
     def fill(self, key: str, records: Sequence[Record], compute: ComputeTensors, step: OnProgress) -> dict[int, str]:
         """Computes and writes the missing files; ``step(done, all)`` is called after every image and may raise.

@@ -7,6 +7,7 @@ with the images of a smaller one.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zlib
@@ -125,7 +126,9 @@ class _Voc:
             for folder, values in (("SegmentationObject", scene.owner + 1), ("SegmentationClass", classes)):
                 image = Image.fromarray(values.astype(np.uint8)).convert("P")
                 image.putpalette(_palette())
-                image.save(self.root / folder / f"{name}.png", compress_level=1)
+                data = io.BytesIO()  # Pillow's own writing hides the cause of an error
+                image.save(data, "PNG", compress_level=1)
+                (self.root / folder / f"{name}.png").write_bytes(data.getvalue())
 
     def finish(self, splits: Mapping[str, int]) -> None:
         lists = {split: self.names.get(split, []) for split in splits}

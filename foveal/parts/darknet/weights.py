@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...errors import FovealError
+from ...files.atomic import atomic_file
 from ...weights.open import StateDict, sniff
 from . import layers as kinds
 from .cfg_graph import CfgLayer, Net, read_net, with_outputs
@@ -124,15 +125,12 @@ def other_classes(text: str, floats: int) -> int | None:
 
 
 def write_darknet(path: str | Path, net: Net, state: Mapping[str, Tensor], *, seen: int = 0) -> None:
-    """The inverse: a file of version 0.2.0. Raises :class:`FovealError` where it cannot be written."""
-    try:
-        with Path(path).open("wb") as file:
-            file.write(struct.pack("<3iq", *_VERSION, seen))
-            for layer in net.layers:
-                for key, _ in entries(layer, net):
-                    file.write(state[key].detach().float().cpu().contiguous().numpy().astype("<f4").tobytes())
-    except OSError as error:
-        raise FovealError(f"cannot be written ({error.strerror})", path=path) from None
+    """The inverse: a file of version 0.2.0, complete or absent. Raises :class:`FovealError`."""
+    with atomic_file(Path(path)) as part, part.open("wb") as file:
+        file.write(struct.pack("<3iq", *_VERSION, seen))
+        for layer in net.layers:
+            for key, _ in entries(layer, net):
+                file.write(state[key].detach().float().cpu().contiguous().numpy().astype("<f4").tobytes())
 
 
 def entries(layer: CfgLayer, net: Net) -> Iterator[tuple[str, tuple[int, ...]]]:

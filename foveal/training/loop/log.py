@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...files.atomic import writing
+
 
 # -------------------------------------------------------------------------------------------- measuring
 class Clock:
@@ -102,8 +104,9 @@ class Log:
         if not self.active:
             return
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        self._file.write((json.dumps(clean, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
-        self._file.flush()
+        with writing(self.path):
+            self._file.write((json.dumps(clean, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+            self._file.flush()
         if self._events is not None:
             for name, value in clean.items():
                 if isinstance(value, (int, float)) and name not in ("epoch", "step"):

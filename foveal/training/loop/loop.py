@@ -20,7 +20,8 @@ from .job import Job, Segment, save_checkpoint
 from .log import Clock, Log, Meter
 from .nonfinite import NonFiniteCheck, NonFiniteLoss
 from .optimizers import build_optimizer, freeze, optimizer_tensors, restore_optimizer, set_training_mode
-from .state import FINISHED, OUT_OF_TIME, STOPPED_EARLY, Pace, State, differs, full_plan, plan_on_resume
+from .replan import resume_plan
+from .state import FINISHED, OUT_OF_TIME, STOPPED_EARLY, Pace, State, differs, full_plan
 from .update import EMA, Updater, set_lr, to_device
 from .validate import record_validation
 
@@ -308,11 +309,10 @@ class Loop:
 
     def _restore(self, resumed: Content) -> None:
         """Restores weights, average and numbers; the optimizer follows with its stage."""
-        asked, self.state = self.state.plan, State.from_json(resumed.state)
-        endless = full_plan(self.fit, self.segment.stages, self.state.plan.per_epoch, endless=True)
-        self.state.plan, self.max_iterations = plan_on_resume(
-            self.state.plan, asked, endless, self.state.step, self.arguments.epochs, self.limit
+        self.state, self.max_iterations, change = resume_plan(
+            State.from_json(resumed.state), self.state.plan, self.job, self.segment.stages
         )
+        self.console.print(change)
         self.job.detector.load_state_dict(resumed.raw or resumed.model)
         if self.average is not None:
             self.average.module.load_state_dict(resumed.model)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import FovealError
+from ...files.atomic import write_bytes, write_text
 from ...types import Images, Targets
 from .update import Result
 
@@ -86,14 +87,13 @@ class NonFiniteCheck:
 
 def save_batch(folder: Path, failed: CheckedIteration, losses: dict[str, float], classes: Sequence[str]) -> None:
     """``batch.safetensors`` (``I/pixels``, ``I/boxes``, ... for part I) and ``batch.json``, enough to run it again."""
-    folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     for index, (images, targets) in enumerate(failed.parts):
         for name in ("pixels", "sizes", "frame", "original"):
             tensors[f"{index}/{name}"] = getattr(images, name).cpu().contiguous()
         for name in ("boxes", "labels", "valid", "ignore"):
             tensors[f"{index}/{name}"] = getattr(targets, name).cpu().contiguous()
-    safetensors.torch.save_file(tensors, folder / "batch.safetensors")
+    write_bytes(folder / "batch.safetensors", safetensors.torch.save(tensors))
     report = {
         "step": failed.step,
         "lr": failed.lr,
@@ -101,6 +101,4 @@ def save_batch(folder: Path, failed: CheckedIteration, losses: dict[str, float],
         "images": list(failed.files),
         "classes": list(classes),
     }
-    (folder / "batch.json").write_text(
-        json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
-    )
+    write_text(folder / "batch.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")

@@ -65,33 +65,6 @@ def full_plan(
     return Plan(per_epoch, tuple(n * per_epoch * (ENDLESS if endless else 1) for n in lengths))
 
 
-def plan_on_resume(
-    stored: Plan, asked: Plan, endless: Plan, done: int, epochs: int | None, max_time: float | None
-) -> tuple[Plan, int]:
-    """The plan of a resumed run, and the largest number of iterations that a time limit may make of it.
-
-    The ``stored`` one holds. ``asked`` is the plan of the call, with its ``epochs`` and ``max_time``; ``endless`` that
-    of a run with a time limit whose pace is not known yet. Raises :class:`UsageError` where the call contradicts.
-    """
-    if stored.timed:
-        return stored, asked.total
-    if stored == endless:  # stopped before the pace was known: no length yet
-        if epochs is None and max_time is None:
-            raise UsageError(
-                "the run was started with --max-time and stopped before its length was planned",
-                fix="Resume with --max-time, or with --epochs",
-            )
-        if asked.total < done:
-            raise UsageError(f"--epochs {epochs} is {asked.total} iterations, and the run has done {done}")
-        return asked, asked.total
-    if epochs is not None and asked != stored:
-        raise UsageError(
-            f"the run was started for {stored.epochs} epochs; --epochs {epochs} would be another run",
-            fix="Resume without --epochs, or start a new run with --weights",
-        )
-    return stored, min(stored.total, asked.total)
-
-
 # ------------------------------------------------------------------------------------------ the progress
 @dataclass
 class State:
