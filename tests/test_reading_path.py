@@ -92,7 +92,8 @@ def test_a_training_iteration(preset: str, most: int, tmp_path: Path, monkeypatc
     assert 20 < len(route) <= most, "\n".join(sorted(route))
 
 
-@pytest.mark.parametrize(("preset", "most"), [("retinanet_mini", 16), ("faster_rcnn_mini", 21)])
+# one of them writes the drawing so that it is complete or absent
+@pytest.mark.parametrize(("preset", "most"), [("retinanet_mini", 17), ("faster_rcnn_mini", 22)])
 def test_a_prediction_from_file_to_drawing(preset: str, most: int, tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)).save(tmp_path / "photo.jpg")
     detector = presets.get(preset).build("abc").eval()

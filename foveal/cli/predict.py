@@ -86,9 +86,9 @@ def predict(
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError("is a file, not a folder", path=out, fix="Give a folder for the drawings")
 
-    from ..inference.predict import ImageProposals
+    from ..inference.image_proposals import ImageProposals
+    from ..inference.predict import find_sources
     from ..inference.predict import predict as run
-    from ..inference.sources import find_sources
 
     files = find_sources(_with_stdin(words), told=print_err)[:limit]
     from ..checkpoints.load import load

@@ -120,7 +120,8 @@ def draw_boxes(
     chips: list[Rect] = []
     placed = []
     for i in reversed(order):  # the best score chooses its location first
-        name = one_line(names[labels[i]]) if names else str(labels[i])
+        name = names[labels[i]] if names else str(labels[i])
+        name = name if name.isprintable() else one_line(name)
         text, size = _text(name, None if scores is None else scores[i], scale, width)
         if text and size[1] <= height:
             chip = _place(rects[i], size, stroke, width, height, chips)

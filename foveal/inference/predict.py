@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json as json_module
-from collections import deque
+import os
+import unicodedata
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.images.load import ImageError, load_image
+from ..data.images.load import EXTENSIONS, ImageError, load_image
 from ..errors import FovealError, UsageError
 from ..files.aliases import ImageArray, OnProgress, PathLike
-from ..files.atomic import write_text
-from .drawings import Drawings
-from .sources import find_sources
+from ..files.atomic import write_bytes, write_text
+from .image_proposals import ImageProposals
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from ..assembly.detector import Detector
-    from ..external_proposals.file import Table
     from ..types import Detections
 
+MARK = b"drawn by foveal predict"  # a comment in every drawing: only these are replaced
+LONGEST = 255  # bytes of a file name
 LOOK_AHEAD = 4  # images decoded while the detector works
 
 
@@ -95,7 +94,11 @@ def predict(
     _check(detector, score, classes)
     files = find_sources([sources] if isinstance(sources, (str, Path)) else list(sources))[:limit]
     drawings = None if out is None else Drawings(Path(out), files)
-    external = proposals if isinstance(proposals, ImageProposals) else ImageProposals.of(detector, files, proposals)
+    external: ImageProposals | None = None
+    if isinstance(proposals, ImageProposals):
+        external = proposals
+    elif proposals is not None or detector.source is not None:
+        external = ImageProposals.of(detector, files, proposals)
     from ..types import inference_batch
 
     size = batch or inference_batch(detector.device)
@@ -147,6 +150,33 @@ def _batches(
         yield batch
 
 
+def find_sources(sources: Sequence[PathLike], *, told: Callable[[str], None] | None = None) -> list[str]:
+    """Image files, each once, in order: files as they are, the images of folders, the matches of globs, the names in
+    text files (.txt, .lst, .list).
+
+    A file that does not exist stays in the list, so that loading names it. ``told`` gets a sentence about what was left
+    out. Raises :class:`FovealError` for a folder, a pattern or a list without images, and for an address: images are
+    not fetched.
+    """
+    files: list[str] = []
+    for source in map(str, sources):
+        path = Path(source)
+        if path.suffix.lower() in EXTENSIONS and path.is_file():
+            files.append(source)
+        else:
+            from .sources import images_of
+
+            files += images_of(source)
+    if not files:
+        raise UsageError("no image is given")
+    once: dict[str, str] = {}
+    for name in files:
+        once.setdefault(os.path.abspath(name), name)
+    if len(once) < len(files) and told is not None:
+        told(f"{len(files) - len(once)} of the {len(files)} names are repeats; each image is used once")
+    return list(once.values())
+
+
 def _prefetch(files: Sequence[str]) -> Iterator[tuple[str, ImageArray | ImageError]]:
     """Names and pixels in order (or the error of an image that cannot be read), decoded a few ahead."""
 
@@ -174,67 +204,106 @@ def _prefetch(files: Sequence[str]) -> Iterator[tuple[str, ImageArray | ImageErr
                 future.cancel()
 
 
-@dataclass
-class ImageProposals:
-    """External proposals of images, looked up by the content of each image."""
-
-    tables: Sequence[Table]
-    top: int  # proposals of an image that are used
-    without: list[str] = field(default_factory=list)  # images that turned out to have none
-
-    @classmethod
-    def of(
-        cls,
-        detector: Detector,
-        names: Sequence[str],
-        files: PathLike | Sequence[PathLike] | None = None,
-        *,
-        progress: OnProgress | None = None,
-    ) -> ImageProposals | None:
-        """Those of ``files``; without them of the cache, where the detector's source puts what it computes.
-
-        None for a detector that makes its own. Raises :class:`UsageError` for files that it has no use for.
-        """
-        from ..data.records.dataset import Record
-        from ..external_proposals.cache import ensure_cached, from_source
-        from ..external_proposals.file import read_tables
-
-        source = detector.source
-        if source is None:
-            if files is not None:
-                raise UsageError(f"{type(detector.spec).__name__} takes no external proposals", where="--proposals")
-            return None
-        if files is not None:
-            return cls(read_tables(files), source.top)
-        records = [Record.bare(name) for name in names]
-        return cls([ensure_cached(records, source.setting, from_source(source), progress=progress).table], source.top)
-
-    @cached_property
-    def rows(self) -> dict[str, tuple[Table, int]]:
-        """Table and row of every image, by its content."""
-        from ..external_proposals.file import index_tables
-
-        return index_tables(self.tables)
-
-    def boxes(self, name: str, pixels: ImageArray) -> NDArray[np.float32]:
-        """(P, 4) xyxy pixels. Raises :class:`FovealError` for an image that the tables do not hold."""
-        from ..external_proposals.file import content_key
-
-        entry = self.rows.get(content_key(name))
-        if entry is None:
-            path = ", ".join(str(table.path) for table in self.tables)
-            fix = "Leave --proposals out, and they are computed"
-            raise FovealError(f"has no proposals for {name} as it is now", path=path, fix=fix)
-        table, row = entry
-        height, width = pixels.shape[:2]
-        boxes = table.of(row, width, height).boxes[: self.top]
-        if not len(boxes):
-            self.without.append(name)
-        return boxes
-
-
 def _refuse(skipped: Sequence[ImageError]) -> None:
     if len(skipped) == 1:
         raise skipped[0]
     shown = "; ".join(map(str, skipped[:3]))
     raise FovealError(f"none of the {len(skipped)} images can be read: {shown}")
+
+
+# -------------------------------------------------------------------------------------------------- drawings
+class Drawings:
+    """The folder ``out`` for drawings of ``files``.
+
+    A drawing is called after its image, ``dog.jpg``. Where two images would have one name, all keep their folders,
+    ``one/dog.jpg``; those of one folder their endings too, ``one/dog.png.jpg``. Raises :class:`FovealError` where a
+    drawing would replace an image, or a file that is no drawing.
+    """
+
+    def __init__(self, out: Path, files: Sequence[str]) -> None:
+        if out.exists() and not out.is_dir():
+            raise FovealError("is a file, not a folder", path=out, fix="Give a folder for the drawings")
+        self.out = out
+        self.targets = dict(zip(files, drawing_names(files), strict=True))
+        sources = {os.path.realpath(name) for name in files}
+        real = os.path.realpath(out)
+        if any(os.path.dirname(source) == real for source in sources):
+            raise FovealError(
+                "the source images are in this folder", path=out, fix="Give another folder for the drawings"
+            )
+        for target in self.targets.values():
+            path = out / target
+            if os.path.realpath(path) in sources:
+                raise FovealError(
+                    "the drawings would replace the source images", path=path, fix="Give another folder for them"
+                )
+            if path.exists() and not _is_drawing(path):
+                raise FovealError(
+                    "exists, and is no drawing of foveal's", path=path, fix="Give another folder for the drawings"
+                )
+
+    def save(self, name: str, pixels: ImageArray, detections: Detections) -> Path:
+        """Draws, writes and returns the path."""
+        from .draw import draw
+
+        target, data = self.out / self.targets[name], io.BytesIO()
+        draw(pixels, detections).save(data, "JPEG", quality=92, comment=MARK)
+        write_bytes(target, data.getvalue())
+        return target
+
+
+def drawing_names(files: Sequence[str]) -> list[str]:
+    """A name for the drawing of each file, with its folder where names alone would clash."""
+    bases = [os.path.basename(name) for name in files]
+    names = [_jpg(_stem(base)) for base in bases]
+    if _unique(names):
+        return names
+    whole = [os.path.abspath(name) for name in files]
+    common = os.path.commonpath([os.path.dirname(name) for name in whole])
+    folders = [os.path.relpath(os.path.dirname(name), common) for name in whole]
+    joined = [os.path.normpath(os.path.join(folder, name)) for folder, name in zip(folders, names, strict=True)]
+    counts = Counter(map(_key, joined))
+    used: set[str] = set()
+    out: list[str] = []
+    for folder, base, name in zip(folders, bases, joined, strict=True):
+        if counts[_key(name)] > 1:
+            name = os.path.normpath(os.path.join(folder, base if base.lower().endswith(".jpg") else _jpg(base)))
+        number, first = 2, name
+        while _key(name) in used:
+            name = os.path.join(os.path.dirname(first), _jpg(f"{_stem(os.path.basename(first))}-{number}"))
+            number += 1
+        used.add(_key(name))
+        out.append(name)
+    return out
+
+
+def _stem(base: str) -> str:
+    return os.path.splitext(base)[0]
+
+
+def _jpg(stem: str) -> str:
+    """With the ending, cut to what a file system takes."""
+    kept = os.fsencode(stem)
+    if len(kept) > LONGEST - 4:
+        kept = kept[: LONGEST - 4 - 8]
+        stem = f"{os.fsdecode(kept).encode('utf-8', 'surrogateescape').decode('utf-8', 'ignore')}~"
+    return f"{stem}.jpg"
+
+
+def _key(name: str) -> str:
+    """What two names have in common that some file systems take for one."""
+    return unicodedata.normalize("NFC", name).lower()
+
+
+def _unique(names: Sequence[str]) -> bool:
+    return len(set(map(_key, names))) == len(names)
+
+
+def _is_drawing(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["JPEG"]) as image:
+            return image.info.get("comment") == MARK
+    except (OSError, ValueError):
+        return False

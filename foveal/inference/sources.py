@@ -5,42 +5,20 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from ..data.images.load import find_images, is_image
-from ..errors import FovealError, UsageError
-from ..files.aliases import PathLike
+from ..errors import FovealError
 
 LISTS = (".txt", ".lst", ".list")  # endings of a text file with a name a line
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # Path makes one slash of two
 _LONGEST = 1 << 28  # bytes of a list
 
 
-def find_sources(sources: Sequence[PathLike], *, told: Callable[[str], None] | None = None) -> list[str]:
-    """Image files, each once, in order: files as they are, the images of folders, the matches of globs, the names in
-    text files (.txt, .lst, .list).
-
-    A file that does not exist stays in the list, so that loading names it. ``told`` gets a sentence about what was left
-    out. Raises :class:`FovealError` for a folder, a pattern or a list without images, and for an address: images are
-    not fetched.
-    """
-    files: list[str] = []
-    for source in map(str, sources):
-        files += _images_of(source)
-    if not files:
-        raise UsageError("no image is given")
-    once: dict[str, str] = {}
-    for name in files:
-        once.setdefault(os.path.abspath(name), name)
-    if len(once) < len(files) and told is not None:
-        told(f"{len(files) - len(once)} of the {len(files)} names are repeats; each image is used once")
-    return list(once.values())
-
-
-def _images_of(source: str) -> list[str]:
-    """The images that one word stands for."""
+def images_of(source: str) -> list[str]:
+    """The images that one word stands for. Raises :class:`FovealError` where there is none, and for an address."""
     path = Path(source)
     if path.is_dir():
         return _inside(path)

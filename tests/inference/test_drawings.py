@@ -11,8 +11,7 @@ from PIL import Image
 
 from foveal.assembly.detector import Detector
 from foveal.errors import FovealError
-from foveal.inference.drawings import MARK, drawing_names
-from foveal.inference.predict import PredictedImages, predict
+from foveal.inference.predict import MARK, PredictedImages, drawing_names, predict
 from tests.inference.test_predict import Known, write_image
 
 

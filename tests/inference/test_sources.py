@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from foveal.errors import FovealError, UsageError
-from foveal.inference.sources import find_sources, literal_folders, read_list
+from foveal.inference.predict import find_sources
+from foveal.inference.sources import literal_folders, read_list
 from tests.inference.test_predict import run, write_image
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...files.atomic import writing
+from ...files.atomic import write_error
 
 
 # -------------------------------------------------------------------------------------------- measuring
@@ -104,9 +104,11 @@ class Log:
         if not self.active:
             return
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        with writing(self.path):
+        try:
             self._file.write((json.dumps(clean, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
             self._file.flush()
+        except OSError as error:
+            raise write_error(error, self.path) from error
         if self._events is not None:
             for name, value in clean.items():
                 if isinstance(value, (int, float)) and name not in ("epoch", "step"):
