@@ -94,11 +94,7 @@ def predict(
     _check(detector, score, classes)
     files = find_sources([sources] if isinstance(sources, (str, Path)) else list(sources))[:limit]
     drawings = None if out is None else Drawings(Path(out), files)
-    external: ImageProposals | None = None
-    if isinstance(proposals, ImageProposals):
-        external = proposals
-    elif proposals is not None or detector.source is not None:
-        external = ImageProposals.of(detector, files, proposals)
+    external = _external(detector, files, proposals)
     from ..types import inference_batch
 
     size = batch or inference_batch(detector.device)
@@ -119,6 +115,15 @@ def predict(
         text = json_module.dumps([p.to_dict() for p in done.images], indent=1, ensure_ascii=False, allow_nan=False)
         write_text(Path(json), text + "\n")
     return done
+
+
+def _external(
+    detector: Detector, files: Sequence[str], given: PathLike | Sequence[PathLike] | ImageProposals | None
+) -> ImageProposals | None:
+    """The external proposals, for a detector that takes some."""
+    if isinstance(given, ImageProposals):
+        return given
+    return None if given is None and detector.source is None else ImageProposals.of(detector, files, given)
 
 
 def _check(detector: Detector, score: float, classes: Sequence[str] | None) -> None:
