@@ -233,7 +233,8 @@ def initial_pixels(
     if resumed is not None:
         from ..config.parse import parse_spec, stored_modules
 
-        stored: Spec = parse_spec(resumed.spec["spec"], parts=parts, modules=stored_modules(resumed.spec))
+        own = (*parts, type(spec))  # the class of a spec that was given as a value
+        stored: Spec = parse_spec(resumed.spec["spec"], parts=own, modules=stored_modules(resumed.spec))
         return stored.input.pixels
     if weights is None:
         return spec.pixels
