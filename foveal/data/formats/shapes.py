@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...masks.rle import Masks
+from ..images.load import MAX_PIXELS
 from .validate import Box, number
 
 _CORNERS = 72  # of the polygon that a circle or an ellipse becomes
@@ -21,6 +22,12 @@ def numbers_of(values: object) -> list[float] | None:
         return None
     found = [number(value) for value in values]
     return [v for v in found if v is not None] if all(v is not None and math.isfinite(v) for v in found) else None
+
+
+def angle_of(value: object) -> float | None:
+    """Degrees, 0 where nothing is stated; ``None`` for what is no finite number."""
+    found = numbers_of([value or 0])
+    return found[0] if found else None
 
 
 def points_of(values: object) -> list[float] | None:
@@ -78,7 +85,7 @@ def bitmap_mask(bits: NDArray[np.bool_], left: int, top: int, size: tuple[int, i
     ``None`` where it reaches over the image's edge.
     """
     height, width = bits.shape
-    if left < 0 or top < 0 or left + width > size[0] or top + height > size[1]:
+    if left < 0 or top < 0 or left + width > size[0] or top + height > size[1] or size[0] * size[1] > MAX_PIXELS:
         return None
     whole = np.zeros((1, size[1], size[0]), np.bool_)
     whole[0, top : top + height, left : left + width] = bits

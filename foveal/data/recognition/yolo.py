@@ -16,6 +16,7 @@ from .listing import Listing
 
 _PLAIN_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}  # keys of a .data file
+_KEYS = frozenset({"classes", "train", "valid", "val", "test", "names", "backup", "eval", "results", "labels", "top"})
 _ABOVE = 3  # folders above a .data file below which its paths may begin
 
 
@@ -51,7 +52,7 @@ def find_darknet(listing: Listing, images: Path | None) -> list[YoloSource]:
 def open_darknet(file: Path, images: Path | None) -> YoloSource:
     """The dataset of one ``.data`` file: ``train``, ``valid`` and ``names`` are paths from wherever Darknet was run."""
     findings = Findings()
-    options = _options(file)
+    options = _options(file, findings)
     entries: dict[str, list[str]] = {}
     found: list[Path] = []
     for key, split in _SPLITS.items():
@@ -71,14 +72,22 @@ def open_darknet(file: Path, images: Path | None) -> YoloSource:
     return source
 
 
-def _options(file: Path) -> dict[str, str]:
-    """The lines ``key = value`` of a .data file."""
+def _options(file: Path, findings: Findings | None = None) -> dict[str, str]:
+    """The lines ``key = value`` of a .data file; others become findings."""
     try:
         lines = read_lines(file)
     except Unreadable:
         return {}
-    pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith(("#", ";")))
-    return {key.strip().lower(): value.strip() for key, _, value in pairs}
+    options: dict[str, str] = {}
+    for n, line in enumerate(lines, 1):
+        key, equals, value = line.partition("=")
+        key = key.strip().lower()
+        if equals and key:
+            options[key] = value.strip()
+        if findings is not None and not line.startswith(("#", ";")) and (not equals or key not in _KEYS):
+            message = f"{line[:60]!r} is not understood; ignored"
+            findings.add("warning", "line-unknown", file, f"line {n}", message, "Correct or remove the line")
+    return options
 
 
 def _names(file: Path, options: dict[str, str], findings: Findings) -> tuple[list[str], Path | None]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ....files.reading import Unreadable, read_json
+from ....files.reading import Unreadable
 from ...records.findings import Findings
 from ..entries import EntrySource, NamedImage, NamedObject
 from ..shapes import numbers_of
+from .json_file import read_checked
 
 _SIDES = ("x", "y", "width", "height")
 _NAMES = ("image", "imagefilename", "imageFilename", "filename", "file")
@@ -21,7 +22,7 @@ class CreateMlSource(EntrySource):
     format = "createml"
 
     def parse(self, file: Path, findings: Findings) -> list[NamedImage]:
-        doc = read_json(file)
+        doc = read_checked(file, findings)
         if not isinstance(doc, list):
             raise Unreadable("not a CreateML file: expected a list of images", "Export it again")
         images = []
@@ -32,13 +33,19 @@ class CreateMlSource(EntrySource):
                 message = f"{str(entry)[:60]} names no image; skipped"
                 findings.add("warning", "image-invalid", file, where, message, 'Add "image"')
                 continue
+            if not any(key in entry for key in _LISTS):
+                message = f"{name!r} has no list of annotations, so its objects are unknown; skipped"
+                findings.add("warning", "annotation-missing", file, where, message, 'Add "annotations" (may be empty)')
+                images.append(NamedImage(name.strip(), where, skipped=True))
+                continue
             objects = _objects(entry, where, file, findings)
             images.append(NamedImage(name.strip(), where, objects, layout="centers"))
         return images
 
 
 def _objects(entry: dict[str, Any], where: str, file: Path, findings: Findings) -> list[NamedObject]:
-    annotations: Any = next((entry[key] for key in _LISTS if entry.get(key) is not None), [])
+    annotations: Any = next((entry[key] for key in _LISTS if key in entry), None)
+    annotations = [] if annotations is None else annotations
     if not isinstance(annotations, list):
         message = (
             f"its annotations are {str(annotations)[:60]}, expected a list; the image counts as one without objects"

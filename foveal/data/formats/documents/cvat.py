@@ -16,7 +16,7 @@ import numpy as np
 from ....files.reading import Unreadable, read_xml
 from ...records.findings import Findings
 from ..entries import EntrySource, NamedImage, NamedObject
-from ..shapes import bitmap_mask, box_around, ellipse, ellipse_box, listed, numbers_of, turned
+from ..shapes import angle_of, bitmap_mask, box_around, ellipse, ellipse_box, listed, numbers_of, turned
 from ..validate import flag, number
 
 _SHAPES = ("box", "polygon", "ellipse", "mask")
@@ -60,6 +60,9 @@ class CvatSource(EntrySource):
             findings.add("error", "tracks-unsupported", file, "", message, fix)
         self._declared[file] = _labels(root)
         ignored: Counter[str] = Counter()
+        for child in root:
+            if child.tag not in ("version", "meta", "image", "track"):
+                ignored[f"<{child.tag}>"] += 1
         entries = [_read_image(image, n, file, findings, ignored) for n, image in enumerate(images)]
         if ignored:
             what = listed(f"{key} ({count})" for key, count in ignored.most_common())
@@ -156,7 +159,7 @@ def _set_area(shape: Element, found: NamedObject, size: tuple[float, float] | No
         return _set_mask(shape, found, size)
     keys = ("xtl", "ytl", "xbr", "ybr") if shape.tag == "box" else ("cx", "cy", "rx", "ry")
     values = numbers_of([shape.get(key) for key in keys])
-    rotation = number(shape.get("rotation") or 0)
+    rotation = angle_of(shape.get("rotation"))
     found.shown = ", ".join(f"{key} {shape.get(key)}" for key in keys)
     if values is None or rotation is None:
         return f"its {found.shown} are not numbers"

@@ -11,15 +11,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ....files.reading import Unreadable, read_json
+from ....files.reading import Unreadable
 from ...images.load import EXTENSIONS
 from ...records.findings import Findings
 from ..entries import EntrySource, NamedImage, NamedObject
-from ..shapes import box_around, ellipse, ellipse_box, numbers_of, points_of, turned
-from ..validate import number
+from ..shapes import angle_of, box_around, ellipse, ellipse_box, numbers_of, points_of, turned
+from .json_file import read_checked
 
 _LABELS = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels", "choices")  # lists of class names
 _NO_BOX = ("brushlabels", "brush", "keypointlabels", "keypoint", "videorectangle", "hypertextlabels", "bitmask")
+
+_OF_IMAGE = ("choices", "textarea", "rating", "number", "taxonomy", "datetime", "ranker", "pairwise")  # no region
 
 
 class LabelStudioSource(EntrySource):
@@ -28,7 +30,7 @@ class LabelStudioSource(EntrySource):
     format = "label-studio"
 
     def parse(self, file: Path, findings: Findings) -> list[NamedImage]:
-        doc = read_json(file)
+        doc = read_checked(file, findings)
         tasks = [doc] if isinstance(doc, dict) else doc
         if not isinstance(tasks, list):
             raise Unreadable("not an export of Label Studio: expected a list of tasks", "Export it again as JSON")
@@ -48,8 +50,10 @@ def _read_task(task: Any, where: str, file: Path, findings: Findings) -> NamedIm
         message = f"{str(task)[:60]} names no image; skipped"
         findings.add("warning", "image-invalid", file, where, message, "Export it again")
         return None
-    if task.get("predictions"):
-        message = f"{len(task['predictions'])} predictions are ignored"
+    predictions = task.get("predictions")
+    if predictions:
+        count = len(predictions) if isinstance(predictions, list) else 1
+        message = f"{count} predictions are ignored"
         findings.add("note", "predictions-ignored", file, where, message, "Submit them as annotations to use them")
     result = _result(task, where, file, findings)
     if result is None:
@@ -66,6 +70,9 @@ def _read_task(task: Any, where: str, file: Path, findings: Findings) -> NamedIm
         if isinstance(found, str):
             if found:
                 findings.add("warning", "shape-invalid", file, place, f"{found}; dropped", "Draw it again")
+            else:
+                message = "an answer about the whole image, which is ignored"
+                findings.add("note", "attributes-ignored", file, place, message)
         else:
             _report_turned(regions, found, file, place, findings)
             image.objects.append(found)
@@ -89,6 +96,8 @@ def _result(task: dict[str, Any], where: str, file: Path, findings: Findings) ->
         lists = [v for v in task.values() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)]
         found = [region for regions in lists for region in regions if {"x", "points"} & region.keys()]
         return found if found or "annotation_id" in task or "annotator" in task else None
+    if not isinstance(annotations, list):
+        return None
     usable = [a for a in annotations if isinstance(a, dict) and isinstance(a.get("result"), list)]
     usable = [a for a in usable if not a.get("was_cancelled") and not a.get("skipped")]
     if not usable:
@@ -119,22 +128,29 @@ def _read_region(entries: list[dict[str, Any]], where: str) -> tuple[NamedObject
     """The object of a region, or why it cannot be used ("": it is no region); and the stated size of the image."""
     values = [entry.get("value", entry) for entry in entries]
     values = [value for value in values if isinstance(value, dict)]
-    names = list(dict.fromkeys(name for value in values for key in _LABELS for name in value.get(key) or ()))
+    names = list(dict.fromkeys(name for value in values for key in _LABELS for name in _texts(value.get(key))))
     kinds = {str(entry.get("type")) for entry in entries}
     stated = [numbers_of([e.get("original_width"), e.get("original_height")]) for e in entries]
     size = next(((s[0], s[1]) for s in stated if s is not None), None)
     value = next((v for v in values if {"x", "points"} & v.keys()), None)
     if value is None:
-        shapeless = not kinds & set(_NO_BOX) and "from_name" in entries[0]  # a choice or a text for the whole image
-        return ("" if shapeless else f"a region of the type {', '.join(sorted(kinds))} is no box"), size
+        if kinds <= set(_OF_IMAGE):
+            return "", size
+        return f"a region of the type {', '.join(sorted(kinds))} has no box that can be read", size
     if kinds & set(_NO_BOX) or ("width" not in value and "points" not in value and "radiusX" not in value):
         return f"a region of the type {', '.join(sorted(kinds))} is no box", size
-    if number(entries[0].get("image_rotation") or 0):
+    if angle_of(entries[0].get("image_rotation")) != 0:
         return f"its image was turned by {entries[0]['image_rotation']} degrees", size
     if len(names) > 1:
-        return f"it has {len(names)} classes ({', '.join(map(str, names))[:80]})", size
-    found = NamedObject(str(names[0]).strip() if names else "", (0, 0, 0, 0), where, "")
+        return f"it has {len(names)} classes ({', '.join(names)[:80]})", size
+    found = NamedObject(names[0] if names else "", (0, 0, 0, 0), where, "")
     return _set_area(value, found, size) or found, size
+
+
+def _texts(value: object) -> list[str]:
+    """The class names of a list, or of a single text."""
+    listed = value if isinstance(value, list) else [value]
+    return [str(name).strip() for name in listed if isinstance(name, str | int | float) and str(name).strip()]
 
 
 def _set_area(value: dict[str, Any], found: NamedObject, size: tuple[float, float] | None) -> str:
@@ -148,7 +164,7 @@ def _set_area(value: dict[str, Any], found: NamedObject, size: tuple[float, floa
     round_ = "radiusX" in value
     keys = ("x", "y", "radiusX", "radiusY") if round_ else ("x", "y", "width", "height")
     numbers = numbers_of([value.get(key) for key in keys])
-    rotation = number(value.get("rotation") or 0)
+    rotation = angle_of(value.get("rotation"))
     found.shown = ", ".join(f"{key} {value.get(key)}" for key in keys) + " (percent)"
     if numbers is None or rotation is None:
         return f"its {found.shown} are not numbers"
@@ -172,7 +188,7 @@ def _report_turned(
 ) -> None:
     """Of a turned rectangle."""
     value: Any = next((e.get("value", e) for e in entries), {})
-    rotation = number(value.get("rotation") or 0) if isinstance(value, dict) else 0
+    rotation = angle_of(value.get("rotation")) if isinstance(value, dict) else 0
     if rotation and found.polygons is None:
         message = f"it is turned by {rotation:g} degrees; the box around it is used"
         findings.add("note", "box-turned", file, where, message)

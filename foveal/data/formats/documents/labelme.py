@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ....files.reading import Unreadable, read_json
+from ....files.reading import Unreadable
 from ...records.findings import Findings
 from ..entries import EntrySource, NamedImage, NamedObject
 from ..shapes import bitmap_mask, box_around, ellipse, ellipse_box, points_of
 from ..validate import flag, number
+from .json_file import read_checked
 
 _BOXES = ("rectangle", "rotation")  # the latter is X-AnyLabeling's: four corners
 _NO_AREA = ("point", "points", "line", "linestrip")
@@ -36,7 +37,7 @@ class LabelMeSource(EntrySource):
     image_files = True
 
     def parse(self, file: Path, findings: Findings) -> list[NamedImage]:
-        doc = read_json(file)
+        doc = read_checked(file, findings)
         shapes = doc.get("shapes") if isinstance(doc, dict) else None
         if not isinstance(shapes, list):
             raise Unreadable('not a LabelMe file: it has no list "shapes"', "Export it again")

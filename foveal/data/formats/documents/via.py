@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ....files.reading import Unreadable, read_json
+from ....files.reading import Unreadable
 from ...records.findings import Findings
 from ..entries import EntrySource, NamedImage, NamedObject
 from ..shapes import box_around, ellipse, ellipse_box, numbers_of
 from ..validate import Box
+from .json_file import read_checked
 
 _USUAL = ("class", "label", "category", "name", "type", "object", "class_name", "species")
 _NO_AREA = ("point", "polyline", "line")
@@ -39,7 +40,7 @@ class ViaSource(EntrySource):
     format = "via"
 
     def parse(self, file: Path, findings: Findings) -> list[NamedImage]:
-        doc = read_json(file)
+        doc = read_checked(file, findings)
         entries = doc.get("_via_img_metadata", doc) if isinstance(doc, dict) else doc
         if not isinstance(entries, dict | list):
             raise Unreadable("not a VIA file: expected images with regions", "Export it again")
@@ -52,6 +53,11 @@ class ViaSource(EntrySource):
                 if not str(key).startswith("_via"):
                     message = f"{str(entry)[:60]} names no image; skipped"
                     findings.add("warning", "image-invalid", file, where, message, 'Add "filename"')
+                continue
+            if "regions" not in entry:
+                message = f"{name!r} has no list of regions, so its objects are unknown; skipped"
+                findings.add("warning", "annotation-missing", file, where, message, 'Add "regions" (may be empty)')
+                images.append(NamedImage(name.strip(), where, skipped=True))
                 continue
             found = list(read_regions(entry.get("regions"), where, file, findings))
             images.append(NamedImage(name.strip(), where, [r.object for r in found], layout="top-left"))

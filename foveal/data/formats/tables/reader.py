@@ -54,6 +54,8 @@ class CsvSource(EntrySource):
 
     def parse(self, file: Path, findings: Findings) -> list[NamedImage]:
         rows, delimiter, guessed = read_rows(file)
+        blank = [n for n, cells in rows if not any(cell.strip() for cell in cells)]
+        rows = [(n, cells) for n, cells in rows if any(cell.strip() for cell in cells)]
         columns = find_columns([cells for _, cells in rows[:50]])
         if columns is None:
             fix = "Name the columns filename, class, xmin, ymin, xmax, ymax"
@@ -61,6 +63,9 @@ class CsvSource(EntrySource):
         if guessed:
             message = "its encoding is not UTF-8; the encoding was guessed"
             findings.add("warning", "encoding-guessed", file, "", message, "Save it as UTF-8")
+        if blank:
+            message = f"{len(blank)} lines are blank; skipped"
+            findings.add("note", "line-blank", file, f"line {blank[0]}", message)
         _report_columns(columns, file, findings)
         names = {} if self.class_names() else dict(self._class_rows)
         return _Table(file, columns, delimiter, names, findings).images(rows)

@@ -16,7 +16,7 @@ _FIRST = 50  # rows that decide about delimiter and columns
 
 
 def read_rows(file: Path) -> tuple[list[tuple[int, list[str]]], str, bool]:
-    """(line, cells) of every row that is not blank, the delimiter, and whether the encoding was guessed.
+    """(line, cells) of every row but blank ones at the end, the delimiter, and whether the encoding was guessed.
 
     Raises :class:`~foveal.files.reading.Unreadable`.
     """
@@ -25,7 +25,10 @@ def read_rows(file: Path) -> tuple[list[tuple[int, list[str]]], str, bool]:
         raise Unreadable("binary data, not text", "Copy or download it again")
     delimiter = find_delimiter(text)
     try:
-        return list(_rows(text, delimiter)), delimiter, guessed
+        rows = list(_rows(text, delimiter, blank=True))
+        while rows and not any(cell.strip() for cell in rows[-1][1]):
+            rows.pop()
+        return rows, delimiter, guessed
     except csv.Error as error:
         raise Unreadable(f"not a valid table ({error})", "Export it again") from None
 
@@ -59,11 +62,11 @@ def find_delimiter(text: str) -> str:
     return best
 
 
-def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _rows(text: str, delimiter: str, blank: bool = False) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
     for cells in reader:
-        if any(cell.strip() for cell in cells):
+        if blank or any(cell.strip() for cell in cells):
             yield reader.line_num, cells
 
 

@@ -60,7 +60,7 @@ def test_a_shape_and_its_label_apart(tmp_path: Path) -> None:
     parts = [region("rectangle", value, id="r"), region("labels", value | {"labels": ["cat"]}, id="r")]
     choice = {"id": "c", "type": "choices", "from_name": "quality", "to_name": "image", "value": {"choices": ["good"]}}
     dataset = first(tmp_path, *parts, choice)
-    assert dataset.records[0].boxes.tolist() == [[16, 12, 32, 36]] and not dataset.findings
+    assert dataset.records[0].boxes.tolist() == [[16, 12, 32, 36]] and codes(dataset) == ["note attributes-ignored"]
 
 
 def test_regions_that_are_no_objects_are_told(tmp_path: Path) -> None:
