@@ -213,14 +213,14 @@ def print_err(text: str) -> None:
 
 
 def print_findings(dataset: Dataset) -> None:
-    """Prints what was dropped, repaired or ignored in a data set, repeats folded, on standard error."""
+    """Prints what was dropped, repaired or read otherwise in a data set, repeats folded, on standard error."""
     from ..data.records.findings import count, fold
 
-    findings = [finding for finding in dict.fromkeys(dataset.findings) if finding.severity != "note"]
+    findings = list(dict.fromkeys(dataset.findings))
     for line in fold(findings):
         print_err(line)
-    if findings:
-        counts = count(findings)
+    counts = count(findings)
+    if counts["error"] or counts["warning"]:
         print_err(f"{dataset.path}: {counts['error']} errors, {counts['warning']} warnings")
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from lightning_fabric import Fabric
 
 from ..checkpoints.initial import diluted_box_loss
-from ..data.diagnosis.diagnose import COUNTS
 from ..data.records.findings import Finding, count, fold
 from ..files.aliases import PathLike
 from ..runtime import processes as environment
@@ -32,7 +31,7 @@ def banner(
         yield "validating on the training images themselves: the scores measure overfitting"
     told: set[Finding] = set()
     for dataset in (training, validation):
-        told_here = [f for f in dataset.findings if (f.severity != "note" or f.code in COUNTS) and f not in told]
+        told_here = [f for f in dataset.findings if f not in told]
         yield from fold(told_here)
         told.update(told_here)
         counts = count(dataset.findings)

@@ -14,7 +14,6 @@ from .boxes import BoxVerdict, judge_boxes
 from .classes import class_numbers, similar_classes
 
 MISREAD = ("box-convention", "class-numbers")  # of severity error: what is read is not what was meant
-COUNTS = ("labels-missing", "labels-empty", "images-unlisted")  # notes that ``train`` tells too
 _FEW_UNLABELED, _MANY_UNLABELED = 3, 0.5  # images, and their share: fewer without a label file are a note
 # findings on single boxes that a wrong convention explains, and on single lines that wrong numbers explain
 _OF_BOXES = ("box-over-edge", "box-outside", "box-inverted", "box-empty")
