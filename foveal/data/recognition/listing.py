@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,3 +96,9 @@ def common_folder(files: list[Path], limit: Path) -> Path:
         if folder != limit and (folder.name.lower() in ANNOTATION_FOLDERS or split_word(folder.name)):
             folder = folder.parent
     return folder
+
+
+def folder_above(folders: Sequence[Path]) -> Path:
+    """The folder above all of them; absolute only where one of them is."""
+    mixed = len({folder.is_absolute() for folder in folders}) > 1
+    return Path(os.path.commonpath([folder.absolute() for folder in folders] if mixed else folders))

@@ -17,7 +17,7 @@ from ..records.findings import Findings
 from ..records.splits import split_word
 from .class_files import find_names
 from .kinds import text_kind
-from .listing import Listing
+from .listing import Listing, folder_above
 
 _SAMPLE = 40  # label files of a folder that are looked at
 
@@ -29,9 +29,10 @@ def find_labels(listing: Listing, images: Path | None) -> list[YoloSource]:
         return []
     findings = Findings()
     names, named_in = find_names(listing, labels.used, labels.files, findings)
-    entries = labels.entries(findings)
+    root = folder_above([*labels.pairs, *labels.used])
+    listed = labels.entries(findings)
+    entries = {split: [os.path.relpath(path, root) for path in paths] for split, paths in listed.items()}
     labels.report_unused(findings)
-    root = Path(os.path.commonpath([*labels.pairs, *labels.used]))
     by_rule = {folder for folder, of in labels.pairs.items() if of in _ruled(folder)}
     others = {folder: of for folder, of in labels.pairs.items() if folder not in by_rule}
     layout = YoloLayout(root, root, entries, names, named_in, label_folders=others, nested=False)

@@ -12,7 +12,7 @@ from ..formats.class_list import read_class_list
 from ..formats.yolo.layout import YoloLayout
 from ..formats.yolo.reader import YoloSource
 from ..records.findings import Findings
-from .listing import Listing
+from .listing import Listing, folder_above
 
 _PLAIN_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}  # keys of a .data file
@@ -53,7 +53,7 @@ def open_darknet(file: Path, images: Path | None) -> YoloSource:
     """The dataset of one ``.data`` file: ``train``, ``valid`` and ``names`` are paths from wherever Darknet was run."""
     findings = Findings()
     options = _options(file, findings)
-    entries: dict[str, list[str]] = {}
+    located: dict[str, Path | str] = {}
     found: list[Path] = []
     for key, split in _SPLITS.items():
         if not (text := options.get(key)):
@@ -61,12 +61,15 @@ def open_darknet(file: Path, images: Path | None) -> YoloSource:
         path = _locate(file, text)
         if path is not None:
             found.append(path)
-        entries[split] = [str(path or text)]
-    if not entries:
+        located[split] = path or text
+    if not located:
         message = "names no images: it has neither train nor valid"
         findings.add("error", "split-missing", file, "", message, "Add train = train.txt")
     names, named_in = _names(file, options, findings)
-    root = Path(os.path.commonpath([file.parent, *(path if path.is_dir() else path.parent for path in found)]))
+    root = folder_above([file.parent, *(path if path.is_dir() else path.parent for path in found)])
+    entries = {
+        split: [os.path.relpath(path, root) if isinstance(path, Path) else path] for split, path in located.items()
+    }
     source = YoloSource(file, images, YoloLayout(file.parent, root, entries, names, named_in))
     source.findings.extend(findings)
     return source

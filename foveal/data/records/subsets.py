@@ -135,7 +135,7 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
         records,
         list(findings),
         first.path,
-        formats.pop() if len(formats) == 1 else "",
+        "+".join(sorted(formats)),
         first.split,
         _joined_ids(datasets, names),
         evidence=[evidence for d in datasets for evidence in d.evidence],
