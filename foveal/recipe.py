@@ -267,7 +267,7 @@ class Recipe:
     augment: tuple[Any, ...] = ()  # transforms of ``foveal.data.augment.transforms``, in order
     difficult: Treatment = "learn"  # objects marked difficult (VOC)
     crowd: Treatment = "ignore"  # regions marked crowd (COCO)
-    precision: Precision | None = None  # None: bf16 where the device is fast at it, else 32
+    precision: Precision | None = None  # None: the faster one, see --precision
     norm_decay: bool = True  # weight decay on the weights and biases of norm layers too
     bias_decay: bool = True  # and on other biases
     bias_lr: float = 1.0  # times the learning rate, for biases (Caffe's detectors use 2)

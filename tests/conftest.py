@@ -24,6 +24,7 @@ def processor() -> Iterator[None]:
             folder = str(Path(sitecustomize.__file__).parent)
             patch.setenv("PYTHONPATH", folder, prepend=os.pathsep)
             patch.setattr("foveal.runtime.precision.cpu_flags", sitecustomize.cpu_flags)
+            patch.setattr("foveal.runtime.precision.faster", sitecustomize.faster)
         yield
 
 

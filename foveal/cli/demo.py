@@ -67,7 +67,7 @@ def demo(
         max_time=limit,
         seed=seed,
         device=device,
-        precision=precision,
+        precision=precision or "auto",
         overrides=OVERRIDES if preset == PRESET else (),
     )
     page = report_run(out, device=device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,18 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(match[1].split()) if match else frozenset()
 
 
+def faster(seconds: Mapping[Precision, float]) -> Precision:
+    """The format to train in, by the seconds of a pass in each: bf16 where it saves at least 3 %, else 32."""
+    return "bf16" if seconds["bf16"] < 0.97 * seconds["32"] else "32"
+
+
 def choose(asked: str | None, device: torch.device) -> Precision:
-    """``asked``, else bf16 where it is fast, else 32. Raises :class:`UsageError` for an unknown precision."""
-    if asked is None:
+    """``asked``, else (None or "auto") bf16 where the device is fast at it, else 32. Raises :class:`UsageError` for an
+    unknown precision."""
+    if asked in (None, "auto"):
         return "bf16" if fast_bf16(device) else "32"
     if asked not in ("32", "bf16", "16"):
-        raise UsageError(f"precision {asked!r} is not one of 32, bf16, 16")
+        raise UsageError(f"precision {asked!r} is not one of auto, 32, bf16, 16")
     return asked  # type: ignore[return-value]  # mypy does not narrow a str by membership
 
 

@@ -34,6 +34,7 @@ from .loop.replan import reopened
 from .loop.state import State
 from .loop.update import START, derive_seed
 from .loop.validate import Validator
+from .precision_trial import tried
 from .resume import (
     Change,
     Comparison,
@@ -74,14 +75,14 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
     # ---- processes
     device = processes.find_device(arguments.device)
     fixed = None if "precision" in accept else stored.get("precision")
-    precision = processes.choose_precision(fixed, arguments.precision or spec.fit.precision, device)
     torch.set_num_threads(stored.get("threads", torch.get_num_threads()))
+    precision, times = _choose_precision(spec, arguments, fixed, device)
     fabric = processes.launch(device, arguments.devices, precision)
     console = Console(shown=arguments.progress and fabric.is_global_zero, verbose=arguments.verbose)
 
     # ---- data, detector and folder
     setup = _set_up(spec, arguments, fabric, precision, console, resumed)
-    for line in banner(arguments, spec, setup.batch, fabric, precision, setup.sets):
+    for line in banner(arguments, spec, setup.batch, fabric, precision + times, setup.sets):
         console.print(line)
     _prepare_folder(setup, damaged, setup.accepted_changes())
 
@@ -99,6 +100,16 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
         write_json(arguments.folder / "results.json", results(state))
     process_group.meet(fabric)
     return Run(arguments.folder)
+
+
+def _choose_precision(
+    spec: Spec, arguments: TrainArguments, stored: str | None, device: torch.device
+) -> tuple[Precision, str]:
+    """The precision, and a note on the times that decided; ``stored``: that of the run that is resumed."""
+    asked = spec.fit.precision if arguments.precision in (None, "auto") else arguments.precision
+    if stored is None and asked is None:
+        return tried(spec, device, arguments.devices)
+    return processes.choose_precision(stored, asked, device), ""
 
 
 def _complete(arguments: TrainArguments, state: State) -> Run:

@@ -1,7 +1,7 @@
 """Simulates another CPU in the subprocesses of the tests; see ``processor`` in conftest.py.
 
 Python imports a module of this name at startup if this folder is on ``PYTHONPATH``. It loads nothing of the
-package: the function that reads the CPU's flags is replaced when (and if) its module is imported.
+package: the functions that read the CPU's flags and compare times are replaced when (and if) their module is imported.
 """
 
 from __future__ import annotations
@@ -27,12 +27,17 @@ def cpu_flags() -> frozenset[str]:
     return {"1": frozenset({"avx512_bf16"}), "0": frozenset[str]()}[os.environ["FOVEAL_TEST_BF16"]]
 
 
+def faster(seconds: object) -> str:
+    """The format that is taken to be the faster one: what is automatic is bf16 on the pretended CPU, or not at all."""
+    return {"1": "bf16", "0": "32"}[os.environ["FOVEAL_TEST_BF16"]]
+
+
 class Loader(SourceFileLoader):
-    """Loads the module and replaces its function."""
+    """Loads the module and replaces its functions."""
 
     def exec_module(self, module: ModuleType) -> None:
         super().exec_module(module)
-        module.cpu_flags = cpu_flags  # type: ignore[attr-defined]
+        module.cpu_flags, module.faster = cpu_flags, faster  # type: ignore[attr-defined]
 
 
 class Finder(MetaPathFinder):
