@@ -49,6 +49,17 @@ TOOLS = {  # kinds that are named but not read
     "dlib": "a dataset of dlib's imglab",
 }
 
+ENDINGS = {  # of files that are named but not read
+    **dict.fromkeys((".tfrecord", ".tfrecords", ".record"), "TFRecord files"),
+    **dict.fromkeys((".jsonl", ".ndjson"), "JSON lines"),
+    **dict.fromkeys((".parquet", ".arrow", ".feather"), "Parquet or Arrow tables"),
+    **dict.fromkeys((".mat",), "MATLAB files"),
+    **dict.fromkeys((".pkl", ".pickle"), "Python pickles"),
+    **dict.fromkeys((".h5", ".hdf5"), "HDF5 files"),
+    **dict.fromkeys((".rec", ".lst"), "MXNet record files"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "spreadsheets"),
+}
+
 
 def json_kind(file: Path) -> str:
     """The kind of a JSON file, a key above; ``""`` for another or empty document, ``"lfs"`` for a git-lfs pointer."""

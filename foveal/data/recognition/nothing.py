@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import FovealError
-from .kinds import TOOLS, is_pointer, text_kind
+from .kinds import ENDINGS, TOOLS, is_pointer, text_kind
 from .listing import Listing
 
 _SAMPLE = 20
@@ -53,8 +53,11 @@ def _likely_cause(listing: Listing) -> tuple[str, str]:
     if any(text_kind(file) == "yolo" for file in labels):
         what = "no image belongs to the YOLO labels" if images else "the images of the YOLO labels are missing"
         return what, "Put the images beside the labels or give --images DIR"
-    if listing.archives and not images:
+    if listing.archives:
         return f"{listing.archives[0].name} is an archive", "Unpack it and give the folder"
+    ending = next((e for e in listing.others if e in ENDINGS), None)
+    if ending is not None:
+        return f"{ENDINGS[ending]} ({ending}) are not read", "Export them as COCO, VOC or YOLO"
     if images:
         return _missing_annotations(listing)
     return "", "Give VOC XML, COCO JSON or a YOLO data.yaml"
@@ -66,6 +69,10 @@ def _missing_annotations(listing: Listing) -> tuple[str, str]:
     if readme is not None:
         cause = f"{readme.name} is Roboflow's, but its annotations (_annotations.coco.json, or labels) are missing"
         return cause, "Export it again, and unpack the whole archive"
+    beside = [listing.root.parent / name for name in ("labels", "Labels", "Annotations", "annotations")]
+    found = [folder for folder in beside if folder.is_dir()]
+    if found and listing.root.name:
+        return f"the annotations are probably in {found[0]}", f"Give {listing.root.parent}"
     return "its annotations are missing", "Add VOC XML, COCO JSON or YOLO labels, or give the folder that has them"
 
 

@@ -12,7 +12,7 @@ from ..formats.yolo.reader import YoloSource
 from ..images.load import EXTENSIONS
 from .coco import open_coco
 from .documents import open_document
-from .kinds import TOOLS, json_kind, starts_with, text_kind, xml_kind
+from .kinds import ENDINGS, TOOLS, json_kind, starts_with, text_kind, xml_kind
 from .listing import ARCHIVES
 from .tables import open_table
 from .yolo import open_darknet
@@ -27,7 +27,7 @@ def open_file(path: Path, images: Path | None) -> Source:
         return YoloSource(path, images)
     if suffix == ".data":
         return open_darknet(path, images)
-    if suffix == ".json" or (suffix not in EXTENSIONS and starts_with(path, b"{")):
+    if suffix == ".json" or (suffix not in EXTENSIONS and suffix not in ENDINGS and starts_with(path, b"{")):
         return _open_json(path, images)
     if suffix == ".xml":
         return _open_xml(path, images)
@@ -59,6 +59,9 @@ def _refusal(path: Path, suffix: str) -> FovealError:
     """The error for a file that is no dataset."""
     if path.name.lower().endswith(ARCHIVES) or zipfile.is_zipfile(path):
         return FovealError("an archive, which is not read", path=path, fix="Unpack it and give the folder")
+    if suffix in ENDINGS:
+        fix = "Export it as COCO, VOC or YOLO"
+        return FovealError(f"one of the {ENDINGS[suffix]}, which are not read", path=path, fix=fix)
     what = "an image: " if suffix in EXTENSIONS else ""
     if suffix == ".txt":
         kinds = {

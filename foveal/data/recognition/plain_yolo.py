@@ -28,7 +28,7 @@ def find_labels(listing: Listing, images: Path | None) -> list[YoloSource]:
     if not labels.pairs:
         return []
     findings = Findings()
-    names, named_in = find_names(listing, labels.used, labels.files, findings)
+    names, named_in = find_names(listing, [*labels.used, *labels.pairs], labels.files, findings)
     root = folder_above([*labels.pairs, *labels.used])
     listed = labels.entries(findings)
     entries = {split: [os.path.relpath(path, root) for path in paths] for split, paths in listed.items()}

@@ -21,6 +21,7 @@ from .json_file import read_checked
 _LABELS = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels", "choices")  # lists of class names
 _NO_BOX = ("brushlabels", "brush", "keypointlabels", "keypoint", "videorectangle", "hypertextlabels", "bitmask")
 
+_SHAPE = ("x", "y", "width", "height", "radiusX", "radiusY", "rotation", "points")
 _OF_IMAGE = ("choices", "textarea", "rating", "number", "taxonomy", "datetime", "ranker", "pairwise")  # no region
 
 
@@ -113,14 +114,15 @@ def _result(task: dict[str, Any], where: str, file: Path, findings: Findings) ->
 
 
 def _regions(result: Iterable[Any]) -> Iterator[list[dict[str, Any]]]:
-    """The entries of each region: one, or several with its ``id`` (a shape and, apart from it, its label)."""
-    by_id: dict[Any, list[dict[str, Any]]] = {}
+    """The entries of each region: one, or several of its ``id`` and shape (the shape, and apart from it the label)."""
+    by_id: dict[object, list[dict[str, Any]]] = {}
     for n, entry in enumerate(result):
-        if isinstance(entry, dict):
-            id = entry.get("id")
-            by_id.setdefault((id,) if isinstance(id, str | int) else n, []).append(entry)
-        else:
-            by_id.setdefault(n, []).append({"type": str(entry)[:40]})
+        if not isinstance(entry, dict):
+            by_id[n] = [{"type": str(entry)[:40]}]
+            continue
+        id, value = entry.get("id"), entry.get("value", entry)
+        shape = {k: v for k, v in value.items() if k in _SHAPE} if isinstance(value, dict) else {}
+        by_id.setdefault((str(id), str(shape)) if id is not None and shape else n, []).append(entry)
     yield from by_id.values()
 
 

@@ -63,6 +63,12 @@ def test_a_shape_and_its_label_apart(tmp_path: Path) -> None:
     assert dataset.records[0].boxes.tolist() == [[16, 12, 32, 36]] and codes(dataset) == ["note attributes-ignored"]
 
 
+def test_two_shapes_of_one_id_are_two_objects(tmp_path: Path) -> None:
+    value = {"x": 25, "y": 25, "width": 25, "height": 50, "rotation": 0, "rectanglelabels": ["cat"]}
+    dataset = first(tmp_path, *(region("rectanglelabels", value | {"x": x}, id="r") for x in (25, 50)))
+    assert dataset.records[0].boxes.tolist() == [[16, 12, 32, 36], [32, 12, 48, 36]]
+
+
 def test_regions_that_are_no_objects_are_told(tmp_path: Path) -> None:
     box = {"x": 25, "y": 25, "width": 25, "height": 50, "rotation": 0}
     dataset = first(
