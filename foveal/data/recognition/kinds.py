@@ -71,16 +71,25 @@ def json_kind(file: Path) -> str:
             if head.startswith(_LFS):
                 return "lfs"
             start = head.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1]
-            wide = head[:2] in (b"\xff\xfe", b"\xfe\xff") or head[1:2] == b"\0"
-            if wide:
-                return "coco" if text.find("images".encode("utf-16-le")) >= 0 else ""
+            wide = (
+                "utf-16-be"
+                if head[:2] == b"\xfe\xff" or head[:1] == b"\0"
+                else "utf-16-le"
+                if b"\0" in head[:4]
+                else ""
+            )
             kinds = _OF_OBJECTS if start == b"{" else _OF_LISTS if start == b"[" else {}
             for kind, choices in kinds.items():
-                if any(all(text.find(b'"' + key + b'"') >= 0 for key in keys) for keys in choices):
+                if any(all(text.find(_quoted(key, wide)) >= 0 for key in keys) for keys in choices):
                     return kind
     except (OSError, ValueError):
         pass
     return ""
+
+
+def _quoted(key: bytes, encoding: str) -> bytes:
+    text = b'"' + key + b'"'
+    return text.decode().encode(encoding) if encoding else text
 
 
 def is_damaged(file: Path) -> bool:

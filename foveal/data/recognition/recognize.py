@@ -47,16 +47,14 @@ def recognize(path: Path, images: Path | None = None) -> Source:
         path = path.parent
     listing = list_files(path)
     kinds = {file: json_kind(file) for file in listing.jsons}
-    yamls = find_yaml(listing, images)
-    described = [source for source in yamls if source.entries]  # one with names alone may be the list of classes
-    found: list[Source] = [*described, *find_coco(listing, kinds, images), *find_voc(listing, images)]
+    found: list[Source] = [*find_yaml(listing, images), *find_coco(listing, kinds, images), *find_voc(listing, images)]
     found += [*find_documents(listing, kinds, images), *find_kitti(listing, images)]
     # these are also beside datasets of the formats above, from which they were made
     lesser: list[Source] = []
     if not any(isinstance(source, YoloSource) for source in found):
         lesser += find_darknet(listing, images) or find_labels(listing, images)
     lesser += find_tables(listing, images)
-    found = found or lesser or [*yamls]
+    found = found or lesser
     if not found:
         raise describe_nothing(listing, kinds)
     if len(found) > 1:

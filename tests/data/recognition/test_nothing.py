@@ -87,9 +87,3 @@ def test_the_folder_of_the_images_alone(tmp_path: Path) -> None:
     labeled(tmp_path / "images", tmp_path / "labels", classes=tmp_path / "classes.txt")
     with pytest.raises(FovealError, match=r"the annotations are probably in .*labels\. Give "):
         open_dataset(tmp_path / "images")
-
-
-def test_a_yaml_without_splits_lists_the_classes(tmp_path: Path) -> None:
-    labeled(tmp_path / "images", tmp_path / "labels")
-    (tmp_path / "data.yaml").write_text("nc: 2\nnames: [cat, dog]\n")
-    assert open_dataset(tmp_path).classes == ("cat", "dog") and len(open_dataset(tmp_path)) == 4

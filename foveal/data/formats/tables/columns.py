@@ -66,11 +66,15 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "shape": ("regionshapeattributes",),  # VIA
     "attributes": ("regionattributes",),  # VIA
 }
+_CORNERS = ("x1", "y1", "x2", "y2")
 _BOXES: tuple[tuple[Layout, tuple[str, str, str, str]], ...] = (
     ("corners", ("x1", "y1", "x2", "y2")),
     ("centers", ("cx", "cy", "w", "h")),
     ("top-left", ("x1", "y1", "w", "h")),
     ("top-left", ("x", "y", "w", "h")),
+)
+_NO_CLASS = frozenset(
+    {"source", "dataset", "annotator", "author", "url", "date", "time", "license", "comment", "country"}
 )
 _AUTOML = {"TRAIN", "VALIDATION", "VALIDATE", "TEST", "UNASSIGNED", "TRAINING"}
 
@@ -122,9 +126,10 @@ def _by_header(rows: Sequence[Sequence[str]]) -> Columns | None:
         return None
     if "shape" in at and "attributes" in at:
         return Columns(at, (), "corners", tuple(rows[0]))
-    # without a second corner, width and height are those of the box
+    # beside one corner or the center, width and height are those of the box
+    one_point = "x2" not in at and bool({"x1", "x", "cx"} & at.keys())
     for side, role in (("width", "w"), ("height", "h")):
-        if role not in at and side in at and "x2" not in at and names[at[side]] == side:
+        if one_point and role not in at and side in at and names[at[side]] == side:
             at[role] = at.pop(side)
     found = next(((layout, roles) for layout, roles in _BOXES if all(role in at for role in roles)), None)
     if found is None and "bbox" not in at:
@@ -139,7 +144,8 @@ def _by_header(rows: Sequence[Sequence[str]]) -> Columns | None:
         used.add(at["bbox"])
     if "class" not in at or at["class"] in used:
         at.pop("class", None)
-        left = [k for k in range(len(names)) if k not in used and names[k] and _is_text(rows[1:], k)]
+        free = [k for k in range(len(names)) if k not in used and names[k] and names[k] not in _NO_CLASS]
+        left = [k for k in free if _is_text(rows[1:], k)]
         if len(left) == 1:
             at["class"] = left[0]
             guessed += (f"the class as the column {rows[0][left[0]]!r}",)
@@ -170,8 +176,10 @@ def _by_content(rows: Sequence[Sequence[str]]) -> Columns | None:
     if any(len(row) != width for row in rows):
         return None
     for at in _orders(rows, width):
-        if _fits(rows, at):
-            return Columns(at, ("x1", "y1", "x2", "y2"), guessed=("the columns without a header as " + _shown(at),))
+        layout = _layout(rows, at)
+        if layout is not None:
+            form = _shown(at) if layout == "corners" else _shown(at).replace("x2", "width").replace("y2", "height")
+            return Columns(at, _CORNERS, layout, guessed=(f"the columns without a header as {form}",))
     return None
 
 
@@ -188,22 +196,31 @@ def _orders(rows: Sequence[Sequence[str]], width: int) -> Iterator[dict[str, int
         yield {"image": 0, "x1": 1, "y1": 2, "x2": 3, "y2": 4}
 
 
-def _fits(rows: Sequence[Sequence[str]], at: dict[str, int]) -> bool:
-    """Whether every row has an image and either nothing else or a class and two corners in their order."""
-    full = 0
+def _layout(rows: Sequence[Sequence[str]], at: dict[str, int]) -> Layout | None:
+    """Two corners, or one corner and a size where the second would be before the first; ``None`` where rows do not fit.
+
+    Every row has an image, and either nothing else or a class and four numbers.
+    """
+    corners = boxes = 0
     for row in rows:
-        numbers = [number(row[at[role]].strip()) for role in ("x1", "y1", "x2", "y2")]
+        texts = [row[at[role]].strip() for role in _CORNERS]
         if not has_extension(row[at["image"]].strip()):
-            return False
-        if not any(row[at[role]].strip() for role in ("x1", "y1", "x2", "y2")):
+            return None
+        if not any(texts):
             continue
+        numbers = list(map(number, texts))
         if None in numbers or ("class" in at and not row[at["class"]].strip()):
-            return False
+            return None
         if "width" in at and None in (number(row[at["width"]]), number(row[at["height"]])):
-            return False
+            return None
         x1, y1, x2, y2 = (n or 0.0 for n in numbers)
-        full += x1 < x2 and y1 < y2
-    return full > 0
+        boxes += 1
+        corners += x1 < x2 and y1 < y2
+        if min(x2, y2) < 0:
+            return None
+    if not boxes:
+        return None
+    return "corners" if 10 * corners >= 9 * boxes else "top-left"
 
 
 def _shown(at: dict[str, int]) -> str:

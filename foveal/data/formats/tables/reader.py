@@ -20,7 +20,7 @@ from ..documents.via import ONLY_CLASS, ViaRegion, name_regions, read_shape
 from ..entries import EntrySource, NamedImage, NamedObject
 from ..shapes import listed
 from ..validate import Box, flag, number
-from .columns import Columns, find_columns, has_extension
+from .columns import Columns, find_columns, has_extension, plain
 from .rows import read_rows
 
 _EMPTY = ("", "nan", "none", "null", "n/a", "na", "-")
@@ -106,8 +106,9 @@ class _Table:
     def images(self, rows: Sequence[tuple[int, list[str]]]) -> list[NamedImage]:
         """The images of all rows, in the order of their first."""
         header = list(self.columns.header)
+        names = list(map(plain, header))
         for n, cells in rows[1:] if header else rows:
-            if header and cells == header:
+            if header and list(map(plain, cells)) == names:
                 self.findings.add("note", "row-repeated", self.file, f"line {n}", "the header again; skipped")
                 continue
             if len(cells) < max(self.columns.at.values()) + 1:

@@ -81,7 +81,7 @@ def test_tables_without_a_header(row: str, roles: str) -> None:
     [
         "name,age\nann,5\n",
         "image,label\na.jpg,cat\n",
-        "a.jpg,20,30,4,5,cat\n",  # no box: the second corner is before the first
+        "a.jpg,20,30,-4,5,cat\n",  # no box: its width is negative
         "image_id,PredictionString\na,1.0 0 0 1 1\n",
         "/m/01g317,Person\n/m/04bcr3,Table\n",
         "",
@@ -91,6 +91,19 @@ def test_tables_without_a_header(row: str, roles: str) -> None:
 )
 def test_other_tables(text: str) -> None:
     assert find_columns(first_rows(text.encode(), True)) is None
+
+
+def test_one_corner_and_a_size_without_a_header() -> None:
+    columns = find_columns(first_rows(b"a.jpg,20,30,4,5,cat\nb.jpg,4,5,20,30,dog\n", True))
+    assert columns is not None and columns.layout == "top-left" and "width, height" in columns.guessed[0]
+
+
+def test_the_size_of_the_image_beside_a_bbox() -> None:
+    """As in Kaggle's wheat: the source of an image is no class."""
+    text = b'image_id,width,height,bbox,source\na,1024,1024,"[1.0, 2.0, 3.0, 4.0]",usask_1\n'
+    columns = find_columns(first_rows(text, True))
+    assert columns is not None and columns.layout == "top-left" and "class" not in columns.at
+    assert columns.at["width"] == 1 and columns.ignored == ("source",)
 
 
 def test_delimiters() -> None:
