@@ -48,7 +48,7 @@ class TaskCheck:
 
     @property
     def passed(self) -> bool:
-        return not self.broken and (self.ap is None or self.ap > 0.999)
+        return self.objects > 0 and not self.broken and (self.ap is None or self.ap > 0.999)
 
 
 @dataclass

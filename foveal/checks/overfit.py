@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..data.records.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ def overfit(
     from ..training.run import train
 
     usable = [take(r, ~(r.crowd | r.ignore)) for r in dataset.records]
+    usable = [replace(r, difficult=np.zeros_like(r.difficult)) for r in usable]  # learned and scored like the others
     few = replace(dataset, records=[r for r in usable if len(r)][:count], split=None)
     several = len(spec.fit.stages) > 1
     # the batch counts windows, not images

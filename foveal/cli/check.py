@@ -102,6 +102,8 @@ def check(
 def _print(task: TaskCheck) -> None:
     ap = "undefined" if task.ap is None else f"{task.ap:.4f}"
     verdict = "passed" if task.passed else "FAILED: encoding and decoding do not agree"
+    if not task.objects:
+        verdict = "FAILED: there is nothing to check"
     print_out(f"encode {task.name}: {task.objects} objects, AP {ap}, {len(task.lost)} collisions: {verdict}")
     for line in (*task.broken[:SHOWN], *task.lost[:SHOWN]):
         print_out(f"  {line}")

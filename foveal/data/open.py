@@ -11,7 +11,7 @@ from typing import Literal
 
 from ..errors import FovealError, UsageError, nearest
 from ..files.aliases import PathLike
-from .diagnosis.classes import alike, empty_classes
+from .diagnosis.classes import alike, empty_classes, only_difficult
 from .diagnosis.diagnose import diagnose_parts
 from .diagnosis.verdict import Role, refusals
 from .formats.source import Source
@@ -178,7 +178,7 @@ def select_pair(
                 f"there is no class {missing[0]!r}", path=train.path, fix=nearest(missing[0], known.classes, "classes")
             )
         train = select_classes(train, names, others, "accept")
-    train = replace(train, findings=[*train.findings, *empty_classes(train)])
+    train = replace(train, findings=[*train.findings, *empty_classes(train), *only_difficult(train)])
     # only training has ignored regions; validation evaluates the selected classes on the images that remain
     valid = _match_classes(valid, names, "skip-image" if others == "skip-image" else "background", classes is None)
     return train, valid

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_fabric import Fabric
 
 from ..checkpoints.initial import diluted_box_loss
+from ..data.diagnosis.losses import losses
 from ..data.records.findings import Finding, count, fold
 from ..files.aliases import PathLike
 from ..runtime import processes as environment
@@ -34,6 +35,7 @@ def banner(
         told_here = [f for f in dataset.findings if f not in told]
         yield from fold(told_here)
         told.update(told_here)
+        yield from filter(None, [losses(told_here)])
         counts = count(dataset.findings)
         if counts["warning"]:
             yield f"{dataset.split or 'data'}: {counts['warning']} warnings; `foveal doctor` lists everything"

@@ -93,6 +93,16 @@ def empty_classes(training: Dataset) -> Iterator[Finding]:
     yield Finding("class-without-object", "warning", str(training.path), "", message, fix)
 
 
+def only_difficult(training: Dataset) -> Iterator[Finding]:
+    """A warning where all objects to learn are difficult, which some recipes drop."""
+    counted = [record.difficult[~(record.crowd | record.ignore)] for record in training.records]
+    total = sum(len(flags) for flags in counted)
+    if total and all(bool(flags.all()) for flags in counted):
+        message = f"all {total} objects of the training data are difficult; recipes with fit.difficult=drop learn none"
+        fix = "Set difficult to 0 where it is wrong, or train with fit.difficult=learn"
+        yield Finding("only-difficult", "warning", str(training.path), "", message, fix)
+
+
 def class_numbers(evidence: Sequence[Evidence], path: str) -> Finding | None:
     """The finding on class numbers that are not those of the names, over all objects of one dataset."""
     counts: Counter[int] = Counter()

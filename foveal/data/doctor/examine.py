@@ -23,7 +23,7 @@ from ..records.findings import SEVERITY_ORDER, Finding, Findings, count
 from ..records.splits import meant_to_overlap
 from .report import ClassCount, Report, SplitCount
 
-_OF_PAIRS = ("class-without-object", "class-unknown")  # findings that compare train and val
+_OF_PAIRS = ("class-without-object", "only-difficult", "class-unknown")  # findings that compare train and val
 
 
 def examine(

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..diagnosis.losses import losses
 from ..records.findings import Finding, fold, printable
 
 
@@ -74,6 +75,7 @@ class Report:
             lines.append(f"  {name}: {s.images} images ({s.empty} without objects), {s.objects} objects{extra}")
             lines += [f"    {c.name}: {c.objects} objects in {c.images} images" for c in s.classes if c.objects]
         lines += [str(f) for f in self.findings] if every else fold(self.findings)
+        lines += filter(None, [losses(self.findings)])
         n = self.counts
         lines.append(
             f"{n['error']} errors, {n['warning']} warnings, {n['note']} notes"

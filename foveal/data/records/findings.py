@@ -21,6 +21,7 @@ class Finding:
     where: str  # the location in it: "object 3 (nut)", "line 12", "annotation id 17"
     message: str  # the value and what was expected
     fix: str = ""  # what to do
+    count: int = 1  # objects, lines or images that it is about
 
     def __post_init__(self) -> None:
         for name in ("path", "where", "message", "fix"):
@@ -31,7 +32,8 @@ class Finding:
         return f"{self.severity} {self.code}: {location}: {self.message}" + (f" ({self.fix})" if self.fix else "")
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The texts, for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "count"}
 
 
 def printable(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from ...records.findings import Findings, Severity
+from ...records.findings import Finding, Findings, Severity
 from .lines import Dialect
 from .shapes import LineKind, Shapes
 
@@ -39,7 +39,7 @@ class LineTally:
         for message, places in self._errors.items():
             file, where = places[0]
             more = f"; {_extent(places)} have the same" if len(places) > 1 else ""
-            findings.add("error", "line-columns", file, where, message + more, _FIX)
+            findings.append(Finding("line-columns", "error", str(file), where, message + more, _FIX, len(places)))
         for way, places in self._ways.items():
             file, where = places[0]
             message = f"{_extent(places)} {way.phrase}; read so"
