@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.records.dataset import Dataset
+from ..data.records.dataset import Dataset, Record
 
 if TYPE_CHECKING:
     from ..assembly.detector import Spec
@@ -51,6 +51,11 @@ class Overfit:
         )
 
 
+def _undifficult(record: Record) -> Record:
+    """The record with its difficult objects like the others, which are learned and scored."""
+    return replace(record, difficult=np.zeros_like(record.difficult))
+
+
 def overfit(
     spec: Spec,
     dataset: Dataset,
@@ -80,8 +85,7 @@ def overfit(
     from ..training.run import train
 
     usable = [take(r, ~(r.crowd | r.ignore)) for r in dataset.records]
-    usable = [replace(r, difficult=np.zeros_like(r.difficult)) for r in usable]  # learned and scored like the others
-    few = replace(dataset, records=[r for r in usable if len(r)][:count], split=None)
+    few = replace(dataset, records=[_undifficult(r) for r in usable if len(r)][:count], split=None)
     several = len(spec.fit.stages) > 1
     # the batch counts windows, not images
     windows = any(isinstance(stage, OnWindows | OnStoredMaps) for stage in spec.fit.stages)
