@@ -232,6 +232,10 @@ class CocoReader(Reader[CocoSource]):
 
     def _label_of(self, annotation: dict[str, Any], where: str) -> int | None:
         value = _first(annotation, "category_id", *_CLASS_KEYS)
+        number = as_key(value)
+        if isinstance(number, int):
+            self.evidence.class_numbers[number] += 1
+            value = number - self.evidence.convention.first_class
         category, otherwise = self.category_table.find(value)
         if otherwise:
             same = f"({shortened(value)} for {category!r})"
