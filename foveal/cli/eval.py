@@ -55,6 +55,12 @@ DetectionFile = Annotated[
     ),
 ]
 Protocol = Annotated[Literal["coco", "voc07", "voc10"], typer.Option("--protocol", help="Protocol to score by.")]
+ShowIntervals = Annotated[
+    bool, typer.Option("--intervals/--no-intervals", help="Print the 95 % interval of every score beside it.")
+]
+ShowErrors = Annotated[
+    bool, typer.Option("--errors", help="Print how many detections are false and objects missed, by kind of error.")
+]
 SaveTo = Annotated[
     Path | None,
     typer.Option("--save-detections", help="Write the detections to a .json file (COCO), or to a folder (VOC)."),
@@ -72,6 +78,8 @@ def evaluate(
     images: ImagesDir = None,
     json: Json = None,
     save_detections: SaveTo = None,
+    intervals: ShowIntervals = True,
+    errors: ShowErrors = False,
     preset: PresetOf = None,
     cfg: CfgFile = None,
     names_file: NamesFile = None,
@@ -107,14 +115,20 @@ def evaluate(
         options: dict[str, Any] = {"preset": preset, "cfg": cfg, "names": names_file, "device": device}
         options |= {"precision": precision, "overrides": words, "parts": own_parts(parts)}
         results, truth, table = _score_model(str(model), options, proposals, shared)
+    more = {"intervals": intervals, "errors": errors}
     if str(json) != "-":
-        print_out(results.text())
-    write_json(results.to_dict(), json)
+        print_out(results.text(**more))
+    if json is not None:
+        write_json(results.to_dict(**more), json)
     if save_detections is not None:
-        from ..evaluation import save_detections as save
+        _save(table, truth, save_detections, results.split or "val")
 
-        coco = save_detections.suffix.lower() == ".json"
-        save(table, truth, save_detections, "coco" if coco else "voc", split=results.split or "val")
+
+def _save(table: DetectionTable, truth: GroundTruth, target: Path, split: str) -> None:
+    """To a COCO file or VOC files."""
+    from ..evaluation import save_detections
+
+    save_detections(table, truth, target, "coco" if target.suffix.lower() == ".json" else "voc", split=split)
 
 
 def _refuse(darknet: Path | None, proposals: list[Path] | None, words: list[str]) -> None:

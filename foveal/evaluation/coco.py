@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import UsageError
-from ..files.aliases import Floats, Ints
+from ..files.aliases import Bools, Floats, Ints
 from .curves import HIT, MISS, NEITHER, Outcomes, mean_defined
 from .matching import (
     Assignment,
     MatchTable,
+    Ranking,
     assign,
     mask_table,
     match_table,
@@ -26,6 +27,7 @@ from .matching import (
     rank_in_group,
     running_max_from_right,
 )
+from .statistics.ranked import Column, RankedDetections, Rule
 from .tables import DetectionTable, GroundTruth
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -66,6 +68,8 @@ class CocoNumbers:
     recall: Floats  # (T, C, A, M) NaN likewise
     outcomes: Outcomes  # at IoU .5, all areas
     table: MatchTable
+    ranked: RankedDetections
+    found: Bools  # (G,) objects matched at IoU .5, in the order of ``GroundTruth.scored``
 
     def twelve(self) -> dict[str, float | None]:
         """By name, in COCO's order; ``None`` where undefined."""
@@ -108,13 +112,68 @@ def score_coco(truth: GroundTruth, detections: DetectionTable, protocol: Coco, *
     objects = np.stack([np.bincount(truth.label[~ignored[:, a]], minlength=c) for a in range(len(AREAS))])  # (A, C)
     assignment = assign(limited, ranking, THRESHOLDS, ignored, truth.crowd)
     order = ranking.order[within_limit[ranking.order]]
-    hits = _hits(detections, order, assignment, c)
+    ranked = _ranked(truth, detections, order, ranking, assignment, ignored, protocol)
+    hits = _hits(ranked)
     return CocoNumbers(
         _precision(hits, objects),
-        _recall(hits, ranking.rank[hits.row], objects, protocol.max_dets),
+        _recall(hits, objects, protocol.max_dets),
         _outcomes(detections, order, assignment, objects[ALL]),
         table,
+        ranked,
+        assignment.used[:, 0, ALL],
     )
+
+
+def _ranked(
+    truth: GroundTruth,
+    detections: DetectionTable,
+    order: Ints,
+    ranking: Ranking,
+    assignment: Assignment,
+    ignored: Bools,
+    protocol: Coco,
+) -> RankedDetections:
+    """``order`` (n,): detections by (class, descending score)."""
+    area = detections.pixels()[order]
+    position = np.empty(len(detections), np.int64)
+    position[order] = np.arange(len(order))
+    at = position[assignment.rows]
+    by_position = np.argsort(at)
+    rows = assignment.rows[by_position]
+    matched, out = (
+        np.ascontiguousarray(x[by_position].transpose(1, 2, 0)) for x in (assignment.matched, assignment.ignored)
+    )
+    return RankedDetections(
+        rule=_rule(protocol.max_dets),
+        classes=truth.classes,
+        images=len(truth.images),
+        image=detections.image[order],
+        first=np.searchsorted(detections.label[order], np.arange(len(truth.classes) + 1)),
+        inside=~((area < AREAS[:, :1]) | (area > AREAS[:, 1:])),
+        at=at[by_position],
+        rank=ranking.rank[rows],
+        matched=matched,
+        ignored=out,
+        object_image=truth.image,
+        object_label=truth.label,
+        object_counts=~ignored.T,
+    )
+
+
+def _rule(max_dets: tuple[int, ...]) -> Rule:
+    """The columns of the twelve numbers, in their order."""
+    precision: list[tuple[int, int | None]] = [
+        (ALL, None),
+        (ALL, 0),
+        (ALL, 5),
+        (SMALL, None),
+        (MEDIUM, None),
+        (LARGE, None),
+    ]
+    recall = [*((ALL, m) for m in max_dets[:3]), *((a, max_dets[2]) for a in (SMALL, MEDIUM, LARGE))]
+    columns = [Column(name, area, threshold) for name, (area, threshold) in zip(NUMBERS, precision, strict=False)]
+    columns += [Column(name, area, limit=limit) for name, (area, limit) in zip(NUMBERS[6:], recall, strict=True)]
+    return Rule(tuple(columns), ("AP", "AP50"), RECALLS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,45 +181,31 @@ class _Hits:
     """All hits at all thresholds and in all area ranges, by (threshold, area, class, descending score)."""
 
     segment: Ints  # (H,) (t * A + a) * C + class
-    row: Ints  # (H,) row of DetectionTable
+    rank: Ints  # (H,) within image and class
     number: Ints  # (H,) hits of the segment so far, from 1
     counted: Ints  # (H,) detections of the segment so far that count
 
 
-def _hits(detections: DetectionTable, order: Ints, assignment: Assignment, classes: int) -> _Hits:
-    """The hits (H,) of all thresholds and area ranges. ``order`` (n,): detections by (class, descending score).
+def _hits(ranked: RankedDetections) -> _Hits:
+    """The hits (H,) of all thresholds and area ranges.
 
     The running maximum of precision changes only at hits, so nothing else is stored.
     """
-    label = detections.label[order]
-    class_start = np.searchsorted(label, np.arange(classes + 1))
-    area = detections.pixels()[order]
-    inside = ~((area < AREAS[:, :1]) | (area > AREAS[:, 1:]))  # (A, n)
-    base = np.zeros((len(AREAS), len(order) + 1), np.int32)
+    inside, at, matched = ranked.inside, ranked.at, ranked.matched
+    base = np.zeros((len(AREAS), inside.shape[1] + 1), np.int32)
     np.cumsum(inside, axis=1, out=base[:, 1:])
-
-    position = np.empty(len(detections), np.int64)
-    position[order] = np.arange(len(order))
-    at = position[assignment.rows]
-    by_position = np.argsort(at)
-    at, rows = at[by_position], assignment.rows[by_position]
-    matched, ignored = (
-        np.ascontiguousarray(x[by_position].transpose(1, 2, 0)) for x in (assignment.matched, assignment.ignored)
-    )
-    hit = matched & ~ignored  # (T, A, U)
+    hit = matched & ~ranked.ignored  # (T, A, U)
     # a detection outside the area range counts if it matched an object inside, and vice versa
-    change = np.zeros((*hit.shape[:2], len(rows) + 1), np.int32)
+    change = np.zeros((*hit.shape[:2], len(at) + 1), np.int32)
     np.cumsum(hit.view(np.int8) - (matched & inside[:, at]).view(np.int8), axis=2, out=change[:, :, 1:])
 
     t, a, u = np.nonzero(hit)
-    assigned_label = label[at]
-    first, before = (
-        np.searchsorted(assigned_label, np.arange(classes + 1))[assigned_label[u]],
-        class_start[assigned_label[u]],
-    )
+    label = np.searchsorted(ranked.first, at, side="right") - 1
+    first = np.searchsorted(at, ranked.first)[label[u]]
+    before = ranked.first[label[u]]
     counted = base[a, at[u] + 1] - base[a, before] + change[t, a, u + 1] - change[t, a, first]
-    segment = (t * len(AREAS) + a) * classes + assigned_label[u]
-    return _Hits(segment, rows[u], rank_in_group(segment) + 1, counted)
+    segment = (t * len(AREAS) + a) * len(ranked.classes) + label[u]
+    return _Hits(segment, ranked.rank[u], rank_in_group(segment) + 1, counted)
 
 
 def _precision(hits: _Hits, objects: Ints) -> Floats:
@@ -188,11 +233,11 @@ def _hits_needed(objects: Ints) -> Ints:
     return np.where(n / total < RECALLS, n + 1, n)
 
 
-def _recall(hits: _Hits, rank: Ints, objects: Ints, max_dets: tuple[int, ...]) -> Floats:
-    """Recall (T, C, A, M). ``rank`` (H,): rank of each hit in its image and class; ``objects`` (A, C)."""
+def _recall(hits: _Hits, objects: Ints, max_dets: tuple[int, ...]) -> Floats:
+    """Recall (T, C, A, M); ``objects`` (A, C)."""
     shape = len(THRESHOLDS), *objects.shape
     size = int(np.prod(shape))
-    hit_counts = np.stack([np.bincount(hits.segment[rank < m], minlength=size) for m in max_dets], -1).reshape(
+    hit_counts = np.stack([np.bincount(hits.segment[hits.rank < m], minlength=size) for m in max_dets], -1).reshape(
         *shape, -1
     )
     recall = hit_counts / np.where(objects == 0, np.nan, objects)[..., None]

@@ -164,6 +164,7 @@ class Assignment:
     rows: Ints  # (U,) rows of DetectionTable
     matched: Bools  # (U, T, A)
     ignored: Bools  # (U, T, A): matched, but to an object that does not count
+    used: Bools  # (G, T, A): objects that are matched
 
 
 def assign(table: MatchTable, ranking: Ranking, thresholds: Floats, ignored: Bools, crowd: Bools) -> Assignment:
@@ -208,7 +209,7 @@ def assign(table: MatchTable, ranking: Ranking, thresholds: Floats, ignored: Boo
         used[objects, ti, ai] = True
         matched[u[ui], ti, ai] = True
         out[u[ui], ti, ai] = ignored[objects, ai]
-    return Assignment(rows, matched, out)
+    return Assignment(rows, matched, out, used)
 
 
 def _free(iou: Floats, thresholds: Floats, used: Bools, crowd: Bools) -> Bools:

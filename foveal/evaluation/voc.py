@@ -13,9 +13,10 @@ from typing import Literal
 
 import numpy as np
 
-from ..files.aliases import Floats, Ints
+from ..files.aliases import Bools, Floats, Ints
 from .curves import HIT, MISS, NEITHER, Outcomes
 from .matching import MatchTable, match_table, rank_detections, starts
+from .statistics.ranked import Column, RankedDetections, Rule
 from .tables import DetectionTable, GroundTruth
 
 # the devkit's own thresholds; some lie above the decimal number (0.1 * 3 = 0.30000000000000004), which changes AP
@@ -49,6 +50,8 @@ class VocNumbers:
     ap: Floats  # (C,) NaN without objects
     outcomes: Outcomes
     table: MatchTable
+    ranked: RankedDetections
+    found: Bools  # (G,) objects that are hit, in the order of ``GroundTruth.scored``
 
 
 def score_voc(truth: GroundTruth, detections: DetectionTable, protocol: Voc) -> VocNumbers:
@@ -68,13 +71,35 @@ def score_voc(truth: GroundTruth, detections: DetectionTable, protocol: Voc) -> 
     by_score = np.argsort(position[rows])
     _, first = np.unique(objects[by_score], return_index=True)
     outcome[rows[by_score[first]]] = HIT
+    found = np.zeros(len(truth), bool)
+    found[objects] = True
 
     positives = np.bincount(truth.label[~out], minlength=len(truth.classes))
     outcomes = Outcomes(
         order, detections.label[order], detections.score[order], outcome[order], positives, protocol.iou
     )
     ap = np.array([class_ap(outcomes, k, protocol.metric) for k in range(len(truth.classes))])
-    return VocNumbers(ap, outcomes, table)
+    return VocNumbers(ap, outcomes, table, _ranked(truth, detections, outcomes, protocol), found)
+
+
+def _ranked(truth: GroundTruth, detections: DetectionTable, outcomes: Outcomes, protocol: Voc) -> RankedDetections:
+    at = np.flatnonzero(outcomes.outcome != MISS)
+    out = outcomes.outcome[at] == NEITHER
+    return RankedDetections(
+        rule=Rule((Column("mAP"),), ("AP",), ELEVEN if protocol.metric == "11-point" else None),
+        classes=truth.classes,
+        images=len(truth.images),
+        image=detections.image[outcomes.rows],
+        first=np.searchsorted(outcomes.label, np.arange(len(truth.classes) + 1)),
+        inside=np.ones((1, len(outcomes.rows)), bool),
+        at=at,
+        rank=np.zeros(len(at), np.int64),
+        matched=np.ones((1, 1, len(at)), bool),
+        ignored=out[None, None],
+        object_image=truth.image,
+        object_label=truth.label,
+        object_counts=~(truth.difficult | truth.crowd)[None],
+    )
 
 
 def class_ap(outcomes: Outcomes, label: int, metric: str) -> float:

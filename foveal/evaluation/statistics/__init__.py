@@ -1,0 +1,1 @@
+"""Statistics of scores: resampled images, intervals, comparisons, kinds of errors."""
