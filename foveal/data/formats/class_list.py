@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files.reading import Unreadable, read_json, read_text, read_yaml
-from ..records.findings import Findings
+from ..records.findings import Findings, counted
 from .validate import number
 
 CLASS_FILES = frozenset(
@@ -42,7 +42,7 @@ def read_class_list(file: Path, findings: Findings, literal: IsLiteral | None = 
         return _of_document(file, findings)
     gaps = [n for n, line in enumerate(lines[: _last(lines)], 1) if not line]
     if gaps:
-        message = f"{len(gaps)} lines are blank (first: line {gaps[0]}) and count as no class"
+        message = f"{counted(len(gaps), 'blank line')} (first: line {gaps[0]}), taken for no class"
         findings.add("warning", "classes-blank", file, "", message, "Remove them, or write the names they stand for")
     return _unmarked(names, file, findings)
 

@@ -18,7 +18,7 @@ from ...files.reading import Unreadable
 from ..images.lookup import Wanted
 from ..records.convention import Convention, Layout, as_written
 from ..records.dataset import Dataset, Record
-from ..records.findings import Findings
+from ..records.findings import Findings, counted
 from ..records.splits import split_word
 from ..records.subsets import join
 from .source import Reader, Source
@@ -244,7 +244,7 @@ class EntryReader(Reader[EntrySource]):
         for file, parsed in source.parsed.items():
             left = [image for image in parsed.images if not image.split]
             if left:
-                message = f"{len(left)} images have no split and are not used, such as {left[0].name!r}"
+                message = f"{counted(len(left), 'image')} without a split, not used, such as {left[0].name!r}"
                 self.findings.add("warning", "images-undivided", file, left[0].where, message, "Add their split")
 
     def _report_unannotated(self, used: set[Path]) -> None:
@@ -257,8 +257,8 @@ class EntryReader(Reader[EntrySource]):
         left = [path for path in source.images.paths if path not in used and path.stem.lower() not in named]
         if not left:
             return
-        what = "have no annotation file" if source.image_files else "are in no annotation file"
-        message = f"{len(left)} images {what}, so their objects are unknown; skipped, such as {left[0].name}"
+        what = "no annotation file belongs to" if source.image_files else "no annotation file names"
+        message = f"{what} {counted(len(left), 'image')}, whose objects are unknown; skipped, such as {left[0].name}"
         fix = "Annotate them (also an image without objects)"
         self.findings.add("warning", "annotation-missing", left[0].parent, "", message, fix)
 

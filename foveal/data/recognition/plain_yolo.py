@@ -13,7 +13,7 @@ from ..formats.class_list import CLASS_FILES
 from ..formats.yolo.layout import YoloLayout
 from ..formats.yolo.reader import YoloSource
 from ..images.load import EXTENSIONS
-from ..records.findings import Findings
+from ..records.findings import Findings, counted
 from ..records.splits import split_word
 from .class_files import find_names
 from .kinds import text_kind
@@ -98,11 +98,11 @@ class Labels:
     def report_unused(self, findings: Findings) -> None:
         """A finding for each folder of images without labels, and of labels without images, which are not used."""
         for folder in sorted(self.images.keys() - self.pairs.keys()):
-            message = f"the {len(self.images[folder])} images have no label files; they are not used"
+            message = f"{counted(len(self.images[folder]), 'image')} without label files, not used"
             fix = "Add their label files (an empty one for an image without objects)"
             findings.add("warning", "labels-missing", folder, "", message, fix)
         for folder in sorted(self.folders.keys() - set(self.used)):
-            message = f"the {len(self.folders[folder])} label files have no images; they are not used"
+            message = f"{counted(len(self.folders[folder]), 'label file')} without images, not used"
             findings.add("warning", "images-missing", folder, "", message, "Add the images or give --images DIR")
 
     def _report_unlisted(self, lists: Iterable[Path], findings: Findings) -> None:
@@ -116,7 +116,7 @@ class Labels:
         left = [folder / name for folder in self.pairs for name in self.images[folder] if name not in listed]
         if left:
             names = ", ".join(file.name for file in lists)
-            message = f"{len(left)} images are not in {names} and are not used, such as {left[0]}"
+            message = f"{counted(len(left), 'image')} not in {names}, not used, such as {left[0]}"
             findings.add("warning", "images-unlisted", self.listing.root, "", message, "Add them to a list")
 
     def _relative(self, folder: Path) -> tuple[str, ...]:

@@ -41,6 +41,11 @@ def printable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
 def count(findings: Iterable[Finding]) -> dict[Severity, int]:
     """Number of findings of each severity."""
     counts: dict[Severity, int] = {"error": 0, "warning": 0, "note": 0}

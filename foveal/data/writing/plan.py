@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ..records.dataset import Dataset, Record
+from ..records.findings import counted
 from ..records.splits import SPLIT_ALIASES
 
 # ends of lines, what XML and YAML do not allow, and bytes of file names that are not UTF-8
@@ -131,19 +132,18 @@ def line_names(plan: ExportPlan) -> list[str]:
 
 def lose_flags(plan: ExportPlan, format: str) -> None:
     """Notes the crowd regions and difficult objects of a format that has neither: they become ordinary objects."""
-    for flag, what in (("crowd", "crowd regions"), ("difficult", "difficult objects")):
+    for flag, what in (("crowd", "crowd region"), ("difficult", "difficult object")):
         count = sum(int(getattr(record, flag).sum()) for record in plan.records)
         if count:
-            plan.lose(
-                f"{flag}-lost", f"{count} {what} are written as ordinary objects: {format} has no such flag", "warning"
-            )
+            message = f"{counted(count, what)} written as any other object: {format} has no such flag"
+            plan.lose(f"{flag}-lost", message, "warning")
 
 
 def lose_masks(plan: ExportPlan, format: str) -> None:
     """Notes the images whose masks are not written."""
     count = sum(record.masks is not None for record in plan.records)
     if count:
-        plan.lose("masks-lost", f"masks of {count} images are not written: {format} cannot store them")
+        plan.lose("masks-lost", f"masks of {counted(count, 'image')} are not written: {format} cannot store them")
 
 
 def lose_overlaps(plan: ExportPlan, format: str) -> None:
@@ -151,5 +151,5 @@ def lose_overlaps(plan: ExportPlan, format: str) -> None:
     for split, members in plan.members.items():
         elsewhere = sum(plan.folder[i] != split for i in members)
         if elsewhere:
-            message = f"{elsewhere} images of {split!r} are also in another split and are written only there"
+            message = f"{counted(elsewhere, 'image')} of {split!r} also in another split, written only there"
             plan.lose("splits-lost", f"{message}: {format} has one split for each image", "warning")

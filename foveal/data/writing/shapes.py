@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..formats.shapes import box_around
 from ..records.dataset import IndexedMask, Record
+from ..records.findings import counted
 from ..records.segmentation import masks_of
 from .plan import ExportPlan
 
@@ -58,5 +59,6 @@ def shapes_of(plan: ExportPlan, record: Record, format: str, worst: dict[str, fl
 def report_boxes(plan: ExportPlan, format: str, worst: dict[str, float]) -> None:
     """Notes the boxes that change."""
     if worst:
-        message = f"{worst['count']:g} boxes become those around their masks (by up to {worst['pixels']:.3g} px)"
+        boxes = counted(int(worst["count"]), "box", "boxes")
+        message = f"{boxes} written as around the mask (other by up to {worst['pixels']:.3g} px)"
         plan.lose("boxes-changed", f"{message}: {format} has no box beside a mask", "warning")

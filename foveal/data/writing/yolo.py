@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..formats.yolo.reader import FLAGS
 from ..records.dataset import Record
+from ..records.findings import counted
 from ..records.splits import SPLIT_ALIASES
 from .plan import ExportPlan, lose_masks, number_text, write_document, write_image
 
@@ -50,7 +51,9 @@ def _keys(plan: ExportPlan) -> dict[str, str]:
     for split in others:
         used = "train" not in keys.values()
         what = "is called train" if used else "is in no split of data.yaml"
-        message = f"the split {split!r} of {len(plan.members[split])} images {what}: YOLO has train, val and test"
+        message = (
+            f"the split {split!r} of {counted(len(plan.members[split]), 'image')} {what}: YOLO has train, val and test"
+        )
         plan.lose("splits-lost", message, "warning")
         if used:
             keys[split] = "train"

@@ -73,7 +73,7 @@ def test_an_image_that_no_file_names_is_told(tmp_path: Path, kind: str) -> None:
     image(root / "more" / "extra.jpg")
     dataset = open_dataset(root)
     assert content(dataset) == BOXES and codes(dataset) == ["warning annotation-missing"]
-    assert "1 images" in dataset.findings[0].message and "extra.jpg" in dataset.findings[0].message
+    assert "1 image," in dataset.findings[0].message and "extra.jpg" in dataset.findings[0].message
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "labelme"])

@@ -192,7 +192,7 @@ def test_boxes_that_are_not_around_their_masks_are_told(tmp_path: Path) -> None:
     for format in ("labelme", "cvat"):
         written = convert(part, tmp_path / format, format)  # type: ignore[arg-type]
         (finding,) = [f for f in written.findings if f.code == "boxes-changed"]
-        assert "1 boxes" in finding.message and "1 px" in finding.message
+        assert "1 box " in finding.message and "1 px" in finding.message
 
 
 @pytest.mark.parametrize("splits", [("",), ("train", "test")])
@@ -219,8 +219,8 @@ def test_the_command_tells_losses(tmp_path: Path, capsys: pytest.CaptureFixture[
     coco(tmp_path / "set", json.dumps(doc))
     assert cli.main(["data", "convert", str(tmp_path / "set"), "--to", "createml", "--out", str(tmp_path / "out")]) == 0
     output = capsys.readouterr()
-    assert "1 crowd regions are written as ordinary objects: CreateML has no such flag" in output.err
-    assert "masks of 1 images are not written" in output.err and "CREATEML, 1 images, 2 objects" in output.out
+    assert "1 crowd region written as any other object: CreateML has no such flag" in output.err
+    assert "masks of 1 image are not written" in output.err and "CREATEML, 1 images, 2 objects" in output.out
 
 
 @pytest.mark.parametrize("format", ["csv", "labelme", "createml", "cvat"])

@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from ....files.reading import Unreadable, read_xml
-from ...records.findings import Findings
+from ...records.findings import Findings, counted
 from ..entries import EntrySource, NamedImage, NamedObject
 from ..shapes import angle_of, bitmap_mask, box_around, ellipse, ellipse_box, listed, numbers_of, turned
 from ..validate import flag, number
@@ -103,7 +103,7 @@ def _read_image(image: Element, n: int, file: Path, findings: Findings, ignored:
             elif not _joined(shape, found, groups, ignored):
                 entry.objects.append(found)
     for kind, count in dropped.items():
-        what = f"{count} shapes of the kind {kind!r} are no boxes; dropped"
+        what = f"{counted(count, 'shape')} of the kind {kind!r}, which is no box; dropped"
         findings.add("warning", "shape-without-area", file, where, what, "Draw a box or a polygon")
     return entry
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ....files.reading import Unreadable
-from ...records.findings import Findings
+from ...records.findings import Findings, counted
 from ..entries import EntrySource, NamedImage, NamedObject
 from ..shapes import bitmap_mask, box_around, ellipse, ellipse_box, points_of
 from ..validate import flag, number
@@ -90,10 +90,10 @@ def _add_shapes(shapes: list[Any], image: NamedImage, file: Path, findings: Find
             groups[key] = found
             image.objects.append(found)
     for kind, count in dropped.items():
-        what = f"{count} shapes of the kind {kind!r} have no area; dropped"
+        what = f"{counted(count, 'shape')} of the kind {kind!r}, which has no area; dropped"
         findings.add("warning", "shape-without-area", file, "", what, "Draw a rectangle or a polygon")
     if joined:
-        message = f"{joined} shapes have the class and group_id of an earlier one and are parts of its object"
+        message = f"{counted(joined, 'shape')} of the class and group_id of an earlier one, joined to its object"
         findings.add(
             "note", "shapes-grouped", file, "", message, "Remove the group_id if they are objects of their own"
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ....files.reading import Unreadable
-from ...records.findings import Findings
+from ...records.findings import Findings, counted
 from ..entries import EntrySource, NamedImage, NamedObject
 from ..shapes import box_around, ellipse, ellipse_box, numbers_of
 from ..validate import Box
@@ -89,7 +89,7 @@ def read_regions(regions: Any, where: str, file: Path, findings: Findings) -> It
             continue
         yield ViaRegion(found, attributes if isinstance(attributes, dict) else {})
     for kind, count in dropped.items():
-        what = f"{count} regions of the kind {kind!r} have no area; dropped"
+        what = f"{counted(count, 'region')} of the kind {kind!r}, which has no area; dropped"
         findings.add("warning", "shape-without-area", file, where, what, "Draw a rect or a polygon")
 
 

@@ -14,12 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ....files.reading import Unreadable
-from ...records.findings import Findings
+from ...records.findings import Findings, counted
 from ...records.splits import split_word
 from ..documents.via import ONLY_CLASS, ViaRegion, name_regions, read_shape
 from ..entries import EntrySource, NamedImage, NamedObject
 from ..shapes import listed
 from ..validate import Box, flag, number
+from .class_table import ClassTable
 from .columns import Columns, find_columns, has_extension, plain
 from .rows import read_rows
 
@@ -28,7 +29,7 @@ _EDGE = 1.001  # fractions may be rounded up
 
 
 class CsvSource(EntrySource):
-    """One table, or one for each split. ``names_of`` is the name for each identifier (Open Images' ``/m/01g317``)."""
+    """One table, or one for each split; ``class_file`` lists the names of its classes."""
 
     format = "csv"
     states_splits = True
@@ -41,16 +42,13 @@ class CsvSource(EntrySource):
         splits: Mapping[Path, str] | None = None,
         class_file: Path | None = None,
     ) -> None:
-        self.class_file = class_file
-        self._class_rows = _read_class_table(class_file)
+        told = Findings()
+        self._class_table = ClassTable.read(class_file, told)
         super().__init__(path, files, image_roots, splits)
+        self.findings.extend(told)
 
     def class_names(self) -> Sequence[str]:
-        """The names of a table ``name,number``, by number."""
-        numbers = {number(second): first for first, second in self._class_rows}
-        if None in numbers or set(numbers) != set(range(len(self._class_rows))):
-            return ()
-        return [numbers[k] for k in range(len(numbers))]
+        return self._class_table.order if self._class_table.used else ()
 
     def parse(self, file: Path, findings: Findings) -> list[NamedImage]:
         rows, delimiter, guessed = read_rows(file)
@@ -64,22 +62,12 @@ class CsvSource(EntrySource):
             message = "its encoding is not UTF-8; the encoding was guessed"
             findings.add("warning", "encoding-guessed", file, "", message, "Save it as UTF-8")
         if blank:
-            message = f"{len(blank)} lines are blank; skipped"
+            message = f"{counted(len(blank), 'blank line')}; skipped"
             findings.add("note", "line-blank", file, f"line {blank[0]}", message)
         _report_columns(columns, file, findings)
-        names = {} if self.class_names() else dict(self._class_rows)
-        return _Table(file, columns, delimiter, names, findings).images(rows)
-
-
-def _read_class_table(file: Path | None) -> list[tuple[str, str]]:
-    """The rows of a table of two columns: ``identifier,name`` or ``name,number``."""
-    if file is None:
-        return []
-    try:
-        rows = [(cells[0].strip(), cells[1].strip()) for _, cells in read_rows(file)[0] if len(cells) >= 2]
-    except Unreadable:
-        return []
-    return [row for row in rows if row[0].lower() not in ("labelname", "name", "class")]
+        images = _Table(file, columns, delimiter, findings).images(rows)
+        self._class_table.rename(images, file, findings)
+        return images
 
 
 def _report_columns(columns: Columns, file: Path, findings: Findings) -> None:
@@ -94,10 +82,8 @@ def _report_columns(columns: Columns, file: Path, findings: Findings) -> None:
 class _Table:
     """One table while it is read."""
 
-    def __init__(
-        self, file: Path, columns: Columns, delimiter: str, names: Mapping[str, str], findings: Findings
-    ) -> None:
-        self.file, self.columns, self.names, self.findings = file, columns, names, findings
+    def __init__(self, file: Path, columns: Columns, delimiter: str, findings: Findings) -> None:
+        self.file, self.columns, self.findings = file, columns, findings
         self.decimal_comma = delimiter != ","
         self.found: dict[str, NamedImage] = {}
         self.regions: list[ViaRegion] = []
@@ -189,7 +175,7 @@ class _Table:
         name = self._cell(cells, "class") if "class" in self.columns.at else ONLY_CLASS
         self.scores.add(self._number(self._cell(cells, "score")) if "score" in self.columns.at else None)
         crowd, difficult = (self._flag(cells, role, where) for role in ("crowd", "difficult"))
-        return NamedObject(self.names.get(name, name), box, where, shown, crowd, difficult)
+        return NamedObject(name, box, where, shown, crowd, difficult)
 
     def _header(self, role: str) -> str:
         at = self.columns.at.get(role)

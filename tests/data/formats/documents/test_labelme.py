@@ -171,3 +171,12 @@ def test_a_file_beside_an_image_that_is_none(tmp_path: Path) -> None:
     assert codes(open_dataset(tmp_path)) == ["error annotation-unreadable"]
     (tmp_path / "a.json").write_text("")
     assert codes(open_dataset(tmp_path)) == ["error annotation-unreadable"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_encodings(tmp_path: Path, encoding: str) -> None:
+    labelme(tmp_path)
+    for path in tmp_path.glob("*.json"):
+        path.write_bytes(path.read_text().replace("dog", "Köter").encode(encoding))
+    dataset = open_dataset(tmp_path)
+    assert dataset.classes == ("Köter", "cat") and len(dataset) == 4 and not dataset.findings

@@ -80,6 +80,26 @@ def test_retinanets_class_table_orders_the_classes(tmp_path: Path) -> None:
     assert dataset.classes == ("dog", "cat") and boxes_of(dataset) == BOXES
 
 
+def test_class_numbers_and_a_list_of_names(tmp_path: Path) -> None:
+    text = csv_text().replace(",cat,", ",1,").replace(",dog,", ",0,")
+    dataset = write(tmp_path, text)
+    assert dataset.classes == ("0", "1") and codes(dataset) == ["note classes-numbered"]
+    (tmp_path / "classes.txt").write_text("dog\ncat\n")
+    dataset = write(tmp_path, text)
+    assert (
+        dataset.classes == ("dog", "cat") and boxes_of(dataset) == BOXES and codes(dataset) == ["note classes-numbered"]
+    )
+    (tmp_path / "classes.txt").write_text("dog\n")
+    assert open_dataset(tmp_path).classes == ("0", "1")
+
+
+@pytest.mark.parametrize("text", ["name,id\ndog,0\ncat,1\n", "id,name\n0,dog\n1,cat\n", "dog,0\ncat,1\n"])
+def test_forms_of_a_table_of_classes(tmp_path: Path, text: str) -> None:
+    (tmp_path / "classes.csv").write_text(text)
+    dataset = write(tmp_path, csv_text())
+    assert dataset.classes == ("dog", "cat") and boxes_of(dataset) == BOXES and not dataset.findings
+
+
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
 def test_delimiters_and_decimal_commas(tmp_path: Path, delimiter: str) -> None:
     text = csv_text().replace(",", delimiter).replace(f"{delimiter}4{delimiter}5", f"{delimiter}4,0{delimiter}5,0")
@@ -91,6 +111,13 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
     dataset = write(tmp_path, csv_text().replace("dog", "Köter").replace("\n", "\r\n").encode(encoding))
     assert dataset.classes == ("Köter", "cat")
     assert codes(dataset) == (["warning encoding-guessed"] if encoding == "cp1252" else [])
+
+
+@pytest.mark.parametrize("name", ["annotations.txt", "labels.tsv", "LABELS.CSV"])
+def test_other_endings(tmp_path: Path, name: str) -> None:
+    dataset = write(tmp_path, csv_text().replace(",", "\t") if name.endswith("tsv") else csv_text(), name)
+    assert boxes_of(dataset) == BOXES and not dataset.findings
+    assert boxes_of(open_dataset(tmp_path / name)) == BOXES
 
 
 def test_quotes_and_newlines_in_names(tmp_path: Path) -> None:
