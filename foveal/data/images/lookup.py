@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from .names import EXACT, EXTENSION, FOLDER, FORMS, WAYS, WHOLE, Way, normal_form, spellings
+from .names import EXACT, EXTENSION, FOLDER, FORMS, WAYS, WHOLE, Way, is_uploaded, normal_form, spellings
 
 _OF_IMAGES = {"images", "image", "img", "imgs", "jpegimages", "photos", "pictures"}
 _NEUTRAL = _OF_IMAGES | {"data", "dataset", "labels"}
@@ -93,6 +93,8 @@ class NameTable:
             base, named = parts[-1], list(item.folders or parts[:-1])
             key = normal_form(base, forms, self.endings if short and (forms or not stem) else None)
             found = self._candidates(forms, short, key, named)
+            if forms > WHOLE and found and is_uploaded(base, self.endings):
+                found = [path for path in found if not is_uploaded(path.name, self.endings)]
             free = [path for path in found if path not in used] if level else found
             if found and not free:
                 near.setdefault(item, found[0])

@@ -99,7 +99,8 @@ def _original(stem: str) -> str:
 
 
 def _letters(stem: str) -> str:
-    """Letters and digits without accents; whatever is between them is one ``_``."""
+    """Letters and digits without accents; whatever is between them is one ``_``. A minus sign is no separator."""
+    stem = re.sub(r"(?<![^\W_])-(?=\d)", "minus", stem)
     plain = "".join(c for c in unicodedata.normalize("NFKD", stem) if not unicodedata.combining(c))
     return re.sub(r"[\W_]+", "_", plain).strip("_") or stem
 
@@ -121,6 +122,11 @@ def normal_form(base: str, forms: int, endings: frozenset[str] | None = None) ->
     for form in FORMS[WHOLE:forms]:
         base = form(base)
     return base
+
+
+def is_uploaded(base: str, endings: frozenset[str]) -> bool:
+    """Whether a base name has what an upload adds. Two that have it are not the same file: dates look like prefixes."""
+    return normal_form(base, WHOLE, endings) != normal_form(base, WHOLE + 1, endings)
 
 
 def spellings(name: str) -> list[tuple[list[str], Way]]:

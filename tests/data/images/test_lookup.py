@@ -138,6 +138,21 @@ def test_ambiguity_names_all() -> None:
     assert len(augmented.paths) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("20240102-cam.jpg", "20240101-cam.jpg"),  # dates, not hashes
+        ("11112222-a.jpg", "33334444-a.jpg"),
+        ("a_jpg.rf.0123456789abcdef.jpg", "a_jpg.rf.fedcba9876543210.jpg"),  # another augmentation
+        ("20240102-cam 1.jpg", "20240101-cam_1.jpg"),
+        ("frame_-5.jpg", "frame_5.jpg"),
+        ("offset -1.5.png", "offset_1.5.png"),
+    ],
+)
+def test_names_of_other_files(name: str, file: str) -> None:
+    assert not table(f"images/{file}", "images/z.jpg").find(name).paths
+
+
 def test_stems() -> None:
     """As VOC's ids and as the names of label files."""
     files = table(
