@@ -1,7 +1,8 @@
-"""Converts datasets between VOC, COCO and YOLO, and writes seeded splits.
+"""Converts datasets from every format that is read to those that are written, and writes seeded splits.
 
-Everything is written into a new folder, images included; the source is only read. All formats preserve crowd and
-difficult: VOC in a ``<crowd>`` tag, COCO in a ``difficult`` key, YOLO in a ``flags.json`` beside ``data.yaml``.
+Everything is written into a new folder, images included; the source is only read. All formats but CreateML preserve
+crowd and difficult: VOC in a ``<crowd>`` tag, COCO in a ``difficult`` key, YOLO in a ``flags.json`` beside
+``data.yaml``, CSV in columns, LabelMe in the flags of a shape, CVAT in attributes. What a format cannot store is told.
 """
 
 from __future__ import annotations
