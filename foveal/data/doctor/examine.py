@@ -17,6 +17,7 @@ from ...files.aliases import OnProgress, PathLike
 from ..convert import split_parts
 from ..diagnosis.verdict import refusals
 from ..images.load import MOST_SKIPPED, ImageError, load_image
+from ..images.ranges import is_dark
 from ..open import SplitReader, open_sources, read_pair, select_pair
 from ..records.dataset import Dataset, Record
 from ..records.findings import SEVERITY_ORDER, Finding, Findings, count
@@ -108,11 +109,14 @@ def _decode(
             pixels = load_image(path)
         except ImageError as error:
             return error
+        if is_dark(pixels):
+            dark.append(path)
         shape = f"{pixels.shape[0]}x{pixels.shape[1]}:".encode()
         return hashlib.blake2b(shape + pixels.tobytes(), digest_size=16).hexdigest()
 
     same: dict[str, list[str]] = {}
     damaged: set[str] = set()
+    dark: list[str] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for n, (path, result) in enumerate(zip(records, pool.map(digest, records), strict=True), 1):
             if isinstance(result, ImageError):
@@ -122,6 +126,9 @@ def _decode(
                 same.setdefault(result, []).append(path)
             if progress is not None:
                 progress(n, len(records))
+    if dark and not any(f.code == "image-dark" for f in findings):
+        message = f"{len(dark)} of {len(records)} images are nearly black (are they masks, or of another range?)"
+        findings.add("note", "image-dark", min(dark), "", message, "Look at them")
     for paths in same.values():
         for other in paths[1:]:
             a, b = splits_of[paths[0]], splits_of[other]

@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 _QUERY = ("d", "fileuri", "file", "filename", "path", "url", "image", "src")  # parameters that hold the path of a file
@@ -129,6 +130,7 @@ def is_uploaded(base: str, endings: frozenset[str]) -> bool:
     return normal_form(base, WHOLE, endings) != normal_form(base, WHOLE + 1, endings)
 
 
+@lru_cache(maxsize=1 << 15)
 def spellings(name: str) -> list[tuple[list[str], Way]]:
     """The paths that a name may stand for, as parts: itself, then those in the query of an address, then decoded."""
     found = [(path_parts(name), EXACT)]

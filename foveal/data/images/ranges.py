@@ -42,9 +42,14 @@ def range_findings(paths: Sequence[Path], where: Path) -> list[Finding]:
             depth, gray = "16-bit colors", values
         depths[depth] += 1
         first.setdefault(depth, path)
-        if np.count_nonzero(gray >= _DARK) <= _SHARE * gray.size:
+        if is_dark(gray):
             dark.append(path)
     return list(_findings(depths, first, dark, clipped, where))
+
+
+def is_dark(pixels: NDArray[Any]) -> bool:
+    """Whether hardly a value of an image (0..255) can be told from black."""
+    return bool(np.count_nonzero(pixels >= _DARK) <= _SHARE * pixels.size)
 
 
 def _sample(paths: Sequence[Path]) -> Iterator[tuple[Path, NDArray[Any], int]]:

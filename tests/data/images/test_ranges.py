@@ -130,3 +130,10 @@ def test_doctor_and_train_tell_it(tmp_path: Path) -> None:
     assert [f.code for f in examine(path).findings if "image" in f.code] == ["image-depths-mixed"]
     train, valid, _ = split_pair(path)
     assert "image-depths-mixed" in {f.code for f in [*train.findings, *valid.findings]}
+
+
+def test_doctor_tells_nearly_black_images_of_eight_bits(tmp_path: Path) -> None:
+    path = coco(tmp_path)
+    gray(tmp_path / "images" / "a.jpg", 3, np.uint8)
+    (finding,) = examine(path).findings
+    assert finding.code == "image-dark" and "1 of 4 images" in finding.message and finding.path.endswith("a.jpg")
