@@ -70,7 +70,7 @@ def _meant(option: str, word: str, others: Sequence[str]) -> Iterator[str]:
     elif not path.exists():
         if is_override(word):
             yield "a setting"
-        elif glob.has_magic(word):
+        elif "*" in path.name or "?" in path.name or glob.glob(word):
             yield "a pattern"
         elif "://" in word:
             yield "an address"

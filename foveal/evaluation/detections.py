@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import FovealError, UsageError
 from ..files.aliases import Floats, Ints
 from ..files.atomic import atomic_file, write_text, writing
+from ..files.outputs import output_kind
 from .detection_files.columns import FileDetections, read_columns
 from .detection_files.lookup import ClassNames, ImageNames, file_part, shown
 from .mask_files import read_masks, written_masks
@@ -142,7 +143,9 @@ def _read_voc(folder: Path, truth: GroundTruth, others: UnknownClasses) -> Detec
     files = sorted(folder.glob("comp[34]_det_*.txt"))
     if not files:
         fix = "Give a folder of files comp4_det_<split>_<class>.txt (VOC) or one JSON file (COCO)"
-        raise FovealError("no comp3_det_* or comp4_det_* file in this folder", path=folder, fix=fix)
+        what = output_kind(folder)
+        message = f"{what}, not detections" if what else "no comp3_det_* or comp4_det_* file in this folder"
+        raise FovealError(message, path=folder, fix=fix)
     by_length = sorted(range(len(truth.classes)), key=lambda k: -len(truth.classes[k]))
     ends = [(f"_{name}", f"_{file_part(name)}") for name in truth.classes]
     seen: dict[int, Path] = {}
@@ -167,11 +170,12 @@ def _read_voc(folder: Path, truth: GroundTruth, others: UnknownClasses) -> Detec
 
 
 def _save_voc(detections: DetectionTable, truth: GroundTruth, folder: Path, stem: str) -> None:
-    for image in truth.images:
-        if len(str(image).split()) != 1:
-            raise FovealError(f"image id {image!r} has a space, which VOC files cannot hold", fix="Save it as coco")
-        if any("\ud800" <= c <= "\udfff" for c in str(image)):
-            raise FovealError(f"image id {image!r} is not UTF-8, which VOC files cannot hold", fix="Save it as coco")
+    words = ImageNames(truth.images, truth.files).words(folder)
+    for word in words:
+        if len(word.split()) != 1:
+            raise FovealError(f"image id {word!r} has a space, which VOC files cannot hold", fix="Save it as coco")
+        if any("\ud800" <= c <= "\udfff" for c in word):
+            raise FovealError(f"image id {word!r} is not UTF-8, which VOC files cannot hold", fix="Save it as coco")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     box = detections.box + ONE_BASED
@@ -181,7 +185,7 @@ def _save_voc(detections: DetectionTable, truth: GroundTruth, folder: Path, stem
             cells = zip(
                 detections.image[rows].tolist(), detections.score[rows].tolist(), box[rows].tolist(), strict=True
             )
-            lines = [f"{truth.images[i]} {s!r} {b[0]!r} {b[1]!r} {b[2]!r} {b[3]!r}\n" for i, s, b in cells]
+            lines = [f"{words[i]} {s!r} {b[0]!r} {b[1]!r} {b[2]!r} {b[3]!r}\n" for i, s, b in cells]
             part = files.enter_context(atomic_file(folder / f"{stem}_{file_part(name)}.txt"))
             part.write_text("".join(lines), encoding="utf-8")
 

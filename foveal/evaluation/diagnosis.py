@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..files.aliases import Bools
+from ..files.text import one_line
 from .box_formats import UNIT, better_frame, overlapped_share
 from .matching import match_table, rank_detections
 from .tables import DetectionTable, GroundTruth
@@ -197,7 +198,7 @@ def _sample(truth: GroundTruth, detections: DetectionTable) -> tuple[GroundTruth
 
 
 def _named(names: Iterable[str]) -> str:
-    shown = list(names)
+    shown = list(map(one_line, names))
     if len(shown) == 1:
         return f"class {shown[0]!r}"
     return f"{len(shown)} classes ({', '.join(shown[:5])}{', ...' if len(shown) > 5 else ''})"

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ..errors import FovealError, UsageError
 from ..files.atomic import CannotWrite, atomic_file, writing
+from ..files.outputs import output_kind
 from ..parts.selective_search import Proposed
 
 SCHEMA = 1
@@ -165,11 +166,15 @@ def read_table(path: str | Path) -> Table:
             starts = np.frombuffer(file.read(8 * (len(images) + 1)), "<i8")
             size = file.seek(0, os.SEEK_END)
     except FileNotFoundError:
+        what = output_kind(path.parent) if path.name == FILE else ""
+        if what:
+            raise FovealError(f"{what}, not proposals", path=path.parent, fix=_MAKE_ONE) from None
         raise FovealError("no such proposals file", path=path, fix=_MAKE_ONE) from None
     except OSError as error:
         raise FovealError(f"cannot be read ({error.strerror})", path=path) from error
     except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
-        reason = f"not a proposals file ({type(error).__name__}: {error})"
+        what = output_kind(path)
+        reason = f"{what}, not proposals" if what else f"not a proposals file ({type(error).__name__}: {error})"
         raise DamagedProposals(reason, path=path, fix=_MAKE_ONE) from None
     consistent = (
         len(starts) == len(images) + 1 and starts[0] == 0 and (np.diff(starts) >= 0).all() and starts[-1] == count

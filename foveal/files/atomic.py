@@ -91,6 +91,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     part = real.with_name(f"{_hidden(real.name)}.{os.getpid()}.part")
     try:
         with writing(path, part):
+            with suppress(FileNotFoundError):
+                os.stat(real)  # a name that is too long is refused before anything is written
             if os.path.exists(real) and not os.access(real, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
             yield part

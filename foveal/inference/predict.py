@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.images.load import EXTENSIONS, ImageError, load_image
-from ..errors import FovealError, UsageError
+from ..errors import FovealError, UsageError, nearest
 from ..files.aliases import ImageArray, OnProgress, PathLike
 from ..files.atomic import write_bytes, write_text
 from .image_proposals import ImageProposals
@@ -131,9 +131,8 @@ def _check(detector: Detector, score: float, classes: Sequence[str] | None) -> N
         raise UsageError(f"score is {score:g}, expected a number from 0 to 1")
     unknown = [c for c in classes or () if c not in detector.classes]
     if unknown:
-        raise UsageError(
-            f"the detector does not know the class {unknown[0]!r}", fix=f"Choose of {', '.join(detector.classes)}"
-        )
+        fix = nearest(unknown[0], detector.classes, "classes")
+        raise UsageError(f"the detector does not know the class {unknown[0]!r}", fix=fix)
 
 
 def _batches(

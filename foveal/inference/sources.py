@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlparse
 
 from ..data.images.load import find_images, is_image
 from ..errors import FovealError
+from ..files.outputs import output_kind
 
 LISTS = (".txt", ".lst", ".list")  # endings of a text file with a name a line
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # Path makes one slash of two
@@ -25,6 +26,8 @@ def images_of(source: str) -> list[str]:
     if path.exists():
         if path.suffix.lower() in LISTS and path.is_file():
             return read_list(path.read_bytes()[: _LONGEST + 1], str(path), path.parent)
+        if what := output_kind(path):
+            raise FovealError(f"{what}, not an image", path=path, fix="Give images, or a text file that lists them")
         return [source]
     if address := _ADDRESS.match(source):
         return [_local(source, address[1])]

@@ -46,7 +46,7 @@ def labels(records: Sequence[RunRecord]) -> list[str]:
     """A unique label per run: the shortest ends of the paths that differ."""
     parts = [r.path.resolve().parts for r in records]
     for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(p[-depth:]) for p in parts]
+        names = [str(Path(*p[-depth:])) for p in parts]
         if len(set(names)) == len(names):
             return names
     return [f"{name} ({i + 1})" for i, name in enumerate(names)]

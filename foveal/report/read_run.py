@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import FovealError
 from ..files.atomic import read_object
+from ..files.outputs import output_kind
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ def read_record(path: str | Path) -> RunRecord:
     """Raises :class:`FovealError` where the folder is no run or its files cannot be read."""
     path = Path(path)
     if not (path / "run.json").is_file():
-        raise FovealError("no run here (run.json is missing)", path=path, fix="Give the folder that --out named")
+        what = output_kind(path)
+        message = f"{what}, not a run" if what else "no run here (run.json is missing)"
+        raise FovealError(message, path=path, fix="Give the folder that --out named")
     run = read_object(path / "run.json")
     results = read_object(path / "results.json") if (path / "results.json").exists() else {}
     metrics = []

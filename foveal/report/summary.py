@@ -73,8 +73,11 @@ def _files(folder: Path) -> str:
 
 
 def _next(record: RunRecord) -> str:
-    run, data = quote(str(record.path)), record.run.get("arguments", {}).get("data")
+    arguments = record.run.get("arguments", {})
+    run, data = quote(str(record.path)), arguments.get("data")
     sets = " ".join(f"--data {quote(str(each))}" for each in (data if isinstance(data, list) else [data]))
+    if arguments.get("images"):
+        sets += f" --images {quote(str(arguments['images']))}"
     return "\n".join(
         [
             "Next:",

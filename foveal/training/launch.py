@@ -91,10 +91,12 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
     log = Log(
         arguments.folder, active=fabric.is_global_zero, offset=offset, step=step, tensorboard=arguments.tensorboard
     )
+    console.print_once([log.problem])
     try:
         state = run_segments(setup.job(began), setup.loaders(), resumed, log, console)
     finally:
         log.close()
+        console.print_once([log.problem])
         console.close()
     if fabric.is_global_zero:
         write_json(arguments.folder / "results.json", results(state))

@@ -12,6 +12,7 @@ from ..checkpoints.initial import diluted_box_loss
 from ..data.diagnosis.losses import losses
 from ..data.records.findings import Finding, count, fold
 from ..files.aliases import PathLike
+from ..files.text import one_line
 from ..runtime import processes as environment
 from .arguments import TrainArguments
 from .datasets import Datasets
@@ -26,7 +27,8 @@ def banner(
 ) -> Iterator[str]:
     """Lines to print before the training starts."""
     training, validation, note = sets.training, sets.validation, sets.note
-    yield f"{arguments.out}: {type(spec).__name__}, {len(training.classes)} classes: {', '.join(training.classes)}"
+    classes = ", ".join(map(one_line, training.classes))
+    yield f"{arguments.out}: {type(spec).__name__}, {len(training.classes)} classes: {classes}"
     yield f"{len(training)} images to train, {len(validation)} to validate" + (f" ({note})" if note else "")
     if sets.same:
         yield "validating on the training images themselves: the scores measure overfitting"

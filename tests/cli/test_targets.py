@@ -44,6 +44,8 @@ def test_the_rule(words: str, expected: str, tmp_path: Path, monkeypatch: pytest
         ("folder", "a folder"),
         ("input.short=600", "a setting"),
         ("*.json", "a pattern"),
+        ("[r]esults.js?n", "a pattern"),
+        ("[r]esults.json", "a pattern"),
         ("https://example.org/x.json", "an address"),
         ("accurate", "a model"),
         ("notes.txt", "a file that --json did not write"),
@@ -73,16 +75,19 @@ def test_words_that_are_no_file_to_write(
     assert {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
 
 
-@pytest.mark.parametrize("name", ["findings", "findings.txt", "x=1.json", "a b.json", "[x].json", "out/findings"])
+@pytest.mark.parametrize(
+    "name", ["findings", "findings.txt", "x=1.json", "a b.json", "[x].json", "[x]/found", "out/findings"]
+)
 def test_any_name_is_written_and_written_again(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     voc(tmp_path / "data")
-    option = [f"--json={name}"] if name.startswith(("x=", "[")) else ["--json", name]
-    if name.startswith(("x=", "[")):  # a setting, a pattern: told, unless it is a path
+    option = ["--json", name]
+    if name.startswith("x="):  # a setting: told, unless it is a path
         assert cli.main(["doctor", "data", *option]) == 2
-        option = ["--json", f"./{name}"] if name.startswith("x") else ["--json", name.strip("[]")]
+        option = ["--json", f"./{name}"]
+    Path("[x]").mkdir()
     for _ in range(2):
         assert cli.main(["doctor", "data", *option]) == 0
         assert json.loads(Path(option[-1]).read_text()) == []

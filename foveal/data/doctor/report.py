@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...files.text import one_line
 from ..diagnosis.losses import losses
 from ..records.findings import Finding, fold, printable
 
@@ -73,7 +74,9 @@ class Report:
             name = f"split {s.name}" if s.name else "all"
             extra = "".join(f", {n} {word}" for n, word in ((s.difficult, "difficult"), (s.crowd, "crowd")) if n)
             lines.append(f"  {name}: {s.images} images ({s.empty} without objects), {s.objects} objects{extra}")
-            lines += [f"    {c.name}: {c.objects} objects in {c.images} images" for c in s.classes if c.objects]
+            lines += [
+                f"    {one_line(c.name)}: {c.objects} objects in {c.images} images" for c in s.classes if c.objects
+            ]
         lines += [str(f) for f in self.findings] if every else fold(self.findings)
         lines += filter(None, [losses(self.findings)])
         n = self.counts

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import FovealError
+from ...files.outputs import output_kind
 from ...files.reading import check_exists
 from ..formats.coco.reader import CocoSource
 from ..formats.source import Source
@@ -39,6 +40,8 @@ def recognize(path: Path, images: Path | None = None) -> Source:
         if not images.is_dir():
             raise FovealError("--images is not a folder", path=images)
     if path.is_file():
+        if what := output_kind(path):
+            raise FovealError(f"{what}, not a dataset", path=path, fix="Give the dataset itself")
         return open_file(path, images)
     # the images of a folder of annotations are in the folder beside it
     beside = _LABEL_FOLDERS.get(path.name.lower())
@@ -55,6 +58,8 @@ def recognize(path: Path, images: Path | None = None) -> Source:
         lesser += find_darknet(listing, images) or find_labels(listing, images)
     lesser += find_tables(listing, images)
     found = found or lesser
+    if not found and (what := output_kind(path)):
+        raise FovealError(f"{what}, not a dataset", path=path, fix="Give the dataset itself")
     if not found:
         raise describe_nothing(listing, kinds)
     if len(found) > 1:

@@ -112,14 +112,14 @@ def plain_number(value: float) -> float | int:
     return int(value) if value == int(value) else float(value)
 
 
-def line_names(plan: ExportPlan) -> list[str]:
-    """The class names as lines of text hold them: without control characters and all different.
+def line_names(plan: ExportPlan, unusable: re.Pattern[str] = CONTROL) -> list[str]:
+    """The class names as lines of text hold them: without ``unusable`` characters and all different.
 
     A name that changes is a loss.
     """
     names: list[str] = []
     for name in plan.classes:
-        text = base = CONTROL.sub(" ", name).strip() or "class"
+        text = base = unusable.sub(" ", name).strip() or "class"
         n = 1
         while text in names:
             n += 1

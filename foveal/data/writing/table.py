@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from ..records.dataset import Record
-from .plan import ExportPlan, lose_masks, number_text, write_image
+from .plan import ExportPlan, line_names, lose_masks, number_text, write_image
 
 _HEADER = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")
 _UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")
@@ -19,6 +19,7 @@ def write_csv(plan: ExportPlan, out: Path, link: bool) -> None:
     An image without objects is a row without a box. Columns ``difficult`` and ``iscrowd`` are there where needed.
     """
     lose_masks(plan, "CSV")
+    names = tuple(line_names(plan, _UNUSABLE))
     for record, folder, name in zip(plan.records, plan.folder, plan.names, strict=True):
         write_image(record, out / "images" / folder / name, link)
     flags = [(c, f) for c, f in (("difficult", "difficult"), ("iscrowd", "crowd")) if _any(plan.records, f)]
@@ -28,7 +29,7 @@ def write_csv(plan: ExportPlan, out: Path, link: bool) -> None:
             writer.writerow([*_HEADER, *(column for column, _ in flags)])
             for i in members:
                 name = "/".join(part for part in ("images", plan.folder[i], plan.names[i]) if part)
-                writer.writerows(_rows(plan.records[i], name, plan.classes, [f for _, f in flags]))
+                writer.writerows(_rows(plan.records[i], name, names, [f for _, f in flags]))
 
 
 def _any(records: list[Record], flag: str) -> bool:
@@ -42,7 +43,7 @@ def _rows(record: Record, name: str, classes: tuple[str, ...], flags: list[str])
     return [
         [
             *head,
-            _UNUSABLE.sub(" ", classes[record.labels[k]]),
+            classes[record.labels[k]],
             *map(number_text, record.boxes[k].tolist()),
             *(str(int(getattr(record, flag)[k])) for flag in flags),
         ]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FovealError
+from ...files.outputs import output_kind
 from .csv_records import read_csv
 
 NUMBER = {int, float}
@@ -66,6 +67,8 @@ class Numbered(Sequence[str]):
 
 def read_columns(path: Path) -> FileDetections:
     """Raises :class:`FovealError` with file and place for anything that is no detection."""
+    if (what := output_kind(path)) and "detections" not in what:
+        raise FovealError(f"{what}, not detections", path=path, fix=EXPECTED)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (ValueError, OSError) as e:
@@ -199,9 +202,7 @@ def _detection(path: Path, place: str, record: Any) -> tuple[Any, Any, list[floa
 
 
 def _other_file(record: Mapping[str, Any]) -> str:
-    """What a record with other keys may be."""
-    if {"code", "severity", "message"} <= record.keys():
-        return "Give a file of detections; these are the findings of foveal doctor"
+    """What to give in the place of a record with other keys."""
     return EXPECTED if not {"image_id", "category_id", "bbox"} & record.keys() else ""
 
 

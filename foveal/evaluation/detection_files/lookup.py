@@ -74,6 +74,20 @@ class ImageNames:
         """Whether one of the images at least is in the data set."""
         return any(self._one(path, ref) >= 0 for ref in dict.fromkeys(refs))
 
+    def words(self, path: Path) -> list[str]:
+        """A text for each image that leads to it and to no other: its id, else the name of its file."""
+        found = []
+        for i, (image, file) in enumerate(zip(self.ids, self.files, strict=True)):
+            forms = (str(image), _base(file), file)
+            found.append(next((form for form in forms if self._leads_to(path, form) == i), str(image)))
+        return found
+
+    def _leads_to(self, path: Path, ref: str) -> int:
+        try:
+            return self._one(path, ref)
+        except FovealError:
+            return -1
+
     def _one(self, path: Path, ref: Any) -> int:
         if ref in self.exact:
             self.how["id"] += 1

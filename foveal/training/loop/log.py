@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...files.atomic import write_error
+from .events import Events
 
 
 # -------------------------------------------------------------------------------------------- measuring
@@ -91,13 +92,18 @@ class Log:
         """``offset`` and ``step`` are those of the checkpoint that is resumed: what was logged after it is cut off."""
         self.path = out / "metrics.jsonl"
         self.active = active
-        self._events: Any = None
+        self._events: Events | None = None
         if not active:
             return
         cut_back(self.path, offset)
         self._file = self.path.open("ab")
         if tensorboard:
-            self._events = _summary_writer(out, step)
+            self._events = Events(out, step)
+
+    @property
+    def problem(self) -> str:
+        """Why there are no TensorBoard events; empty: there are, or nobody asked for any."""
+        return f"no TensorBoard events: {self._events.problem}" if self._events and self._events.problem else ""
 
     def write(self, **row: Any) -> None:
         """Writes a line. Non-finite numbers become null."""
@@ -112,7 +118,7 @@ class Log:
         if self._events is not None:
             for name, value in clean.items():
                 if isinstance(value, (int, float)) and name not in ("epoch", "step"):
-                    self._events.add_scalar(f"{row['split']}/{name}", value, row["step"])
+                    self._events.add(f"{row['split']}/{name}", value, row["step"])
 
     def offset(self) -> int:
         """The length of the file, which is on the disk when this returns. Stored in every checkpoint."""
@@ -135,15 +141,3 @@ def cut_back(path: Path, offset: int) -> None:
     text = path.read_bytes()[:offset]
     with path.open("r+b") as file:
         file.truncate(text.rfind(b"\n") + 1)
-
-
-def _summary_writer(out: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    try:
-        os.fsencode(out.absolute()).decode()
-    except UnicodeDecodeError:  # TensorBoard takes only paths that are UTF-8
-        return None
-    return SummaryWriter(str(out / "tensorboard"), purge_step=step or None)

@@ -84,8 +84,9 @@ def test_masks_of_predict(tmp_path: Path, truth: GroundTruth) -> None:
         ([entry("two/a.jpg", 7)], "record 0, detection 0: expected an object, got 7"),
         ([entry("two/a.jpg"), {"image": "one/a.jpg"}], "record 1: expected an image with its detections"),
         ([{"image": None, "detections": []}], "record 0: image is None"),
-        ([{"code": "x", "severity": "note", "message": "m", "path": "p"}], "findings of foveal doctor"),
-        ({"AP": 0.5, "protocol": "coco"}, "expected a list of detections, got dict"),
+        ([{"code": "x", "severity": "note", "message": "m", "path": "p"}], "the findings of foveal doctor, not detec"),
+        ({"protocol": "coco", "AP": 0.5}, "the scores of foveal eval, not detections"),
+        ({"AP": 0.5}, "expected a list of detections, got dict"),
         ([{"id": 1, "image_id": 9, "category_id": 18, "bbox": [1, 2, 3, 4]}], "ground truth has no scores"),
     ],
 )
