@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import FovealError
-from .common import Device, Precision, print_err, print_out, progress, seconds, single
+from .common import Device, Precision, print_err, print_out, progress, seconds, single, write_text
 
 PRESET = "faster_rcnn_mini"
 IMAGES = 2200
@@ -79,8 +79,7 @@ def demo(
 def _draw(out: Path, images: int, seed: int) -> None:
     from ..data.synthetic.shapes import make_shapes
 
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARK).write_text("made by foveal demo, which may replace this folder\n", encoding="utf-8")
+    write_text("made by foveal demo, which may replace this folder\n", out / MARK)
     splits = {"train": images - images // VALIDATE, "val": images // VALIDATE}
     with progress("drawing") as update:
         made = make_shapes(out / "data", splits=splits, size=(SIDE, SIDE), seed=seed, masks=False, progress=update)

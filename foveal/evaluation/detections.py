@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from ..errors import FovealError, UsageError
 from ..files.aliases import Floats, Ints
 from ..files.atomic import atomic_file, write_text, writing
 from ..files.outputs import output_kind
+from ..files.text import one_line
 from .detection_files.columns import FileDetections, read_columns
 from .detection_files.lookup import ClassNames, ImageNames, file_part, shown
 from .mask_files import read_masks, written_masks
@@ -176,6 +178,10 @@ def _save_voc(detections: DetectionTable, truth: GroundTruth, folder: Path, stem
             raise FovealError(f"image id {word!r} has a space, which VOC files cannot hold", fix="Save it as coco")
         if any("\ud800" <= c <= "\udfff" for c in word):
             raise FovealError(f"image id {word!r} is not UTF-8, which VOC files cannot hold", fix="Save it as coco")
+    for name in truth.classes:
+        if len(os.fsencode(f"{stem}_{file_part(name)}.txt")) > 255:
+            message = f"the class {one_line(name, 40)!r} is too long for the name of a file"
+            raise FovealError(message, path=folder, fix="Save it as coco")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     box = detections.box + ONE_BASED
