@@ -19,7 +19,7 @@ from ..parts.resizing import UNIT_PIXELS, PixelStatistics
 from ..recipe import Solve
 from ..weights.cache import is_alias, is_published
 from ..weights.imagenet.packages import IMAGENET
-from ..weights.open import header, is_classifier, read_weights
+from ..weights.open import header, is_classifier, read_weights, sniff
 from ..weights.reading.entries import Found, WeightsFile, choose_state, record_notes, usual
 from .load import ResolvedModel, find
 from .transfer import LoadReport, pretrained, transfer
@@ -39,7 +39,9 @@ def find_spec(source: Spec | str | Path, parts: Sequence[type] = ()) -> tuple[Sp
     if not isinstance(source, str | Path):
         return source, None
     path = Path(source)
-    if path.suffix.lower() == ".cfg" and path.is_file():
+    if path.suffix.lower() == ".cfg" and not path.exists():
+        raise FovealError("there is no such file", path=path, fix="Give the path of a Darknet cfg")
+    if path.is_file() and (path.suffix.lower() == ".cfg" or sniff(path).startswith("a Darknet cfg")):
         from ..detectors.darknet import DarknetDetector
 
         return DarknetDetector.from_cfg(source), None

@@ -22,6 +22,7 @@ from ..files.text import one_line, visible
 from .targets import with_stdout
 
 if TYPE_CHECKING:
+    from ..assembly.detector import Spec
     from ..data.records.dataset import Dataset
     from ..files.aliases import OnProgress
 
@@ -237,6 +238,12 @@ def print_skipped(errors: Sequence[FovealError]) -> None:
             names = ", ".join(one_line(str(error.path)) for error in group[:FEW])
             advice = f". {group[0].fix}" if group[0].fix else ""
             print_err(f"skipped: {len(group)} images: {message} ({names}, ...){advice}")
+
+
+def print_notes(spec: Spec) -> None:
+    """Prints what is ignored or read otherwise of the files that a detector was made from, on standard error."""
+    for note in spec.notes():
+        print_err(f"note: {note}")
 
 
 def write_json(value: Any, target: Path | None) -> None:

@@ -29,6 +29,7 @@ from .common import (
     paths,
     print_err,
     print_findings,
+    print_notes,
     print_out,
     print_skipped,
     progress,
@@ -176,9 +177,9 @@ def _score_model(
     from ..checkpoints.load import load
     from ..evaluation.scoring import score_model
 
-    scored = score_model(
-        load(model, **options), source=model, proposals=proposals, on_data=print_findings, task=progress, **shared
-    )
+    detector = load(model, **options)
+    print_notes(detector.spec)
+    scored = score_model(detector, source=model, proposals=proposals, on_data=print_findings, task=progress, **shared)
     print_skipped(scored.skipped)
     if scored.skipped:
         count = f"{len(scored.skipped)} of {len(scored.truth.images)}"

@@ -25,6 +25,7 @@ from .common import (
     names,
     own_parts,
     print_err,
+    print_notes,
     print_out,
     print_skipped,
     progress,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from ..inference.predict import Prediction
 
 DEFAULT_MODEL = "accurate"
-WEIGHTS = (".pth", ".pt", ".safetensors", ".th", ".weights", ".ckpt")
+WEIGHTS = (".pth", ".pt", ".safetensors", ".th", ".weights", ".ckpt", ".cfg")  # of a cfg it is said what it lacks
 
 
 Arguments = Annotated[
@@ -95,6 +96,7 @@ def predict(
 
     what: dict[str, Any] = {"preset": preset, "cfg": cfg, "names": names_file, "parts": own_parts(parts)}
     detector = load(model, **what, device=device, precision=precision, overrides=overrides)
+    print_notes(detector.spec)
     with progress("proposing") as update:
         external = ImageProposals.of(detector, files, proposals, progress=update)
     options: dict[str, Any] = {"out": out, "score": score, "classes": chosen, "proposals": external}

@@ -8,7 +8,19 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import UsageError
-from .common import CfgFile, NamesFile, OwnParts, PresetOf, group, names, own_parts, print_err, print_out, progress
+from .common import (
+    CfgFile,
+    NamesFile,
+    OwnParts,
+    PresetOf,
+    group,
+    names,
+    own_parts,
+    print_err,
+    print_notes,
+    print_out,
+    progress,
+)
 
 app = group()
 
@@ -138,6 +150,7 @@ def import_(
     spec, known = import_model(
         model, out, preset=preset, cfg=cfg, names=names_file or names(classes), parts=own_parts(parts)
     )
+    print_notes(spec)
     print_out(f"{out}: {type(spec).__name__}, {len(known)} classes")
 
 

@@ -99,7 +99,7 @@ class DarknetDetector(Spec):
         return self.cells
 
     def notes(self, *, training: bool = False) -> list[str]:
-        return [f"cfg, {note}" for note in cfg_notes(self.cfg, training=training)]
+        return [f"cfg: {note}" for note in cfg_notes(self.cfg, training=training)]
 
     @property
     def weights_file(self) -> str | None:

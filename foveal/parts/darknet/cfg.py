@@ -196,7 +196,7 @@ def _read_text(path: Path, what: str) -> str:
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16", "replace")
     if b"\0" in content or len(content) > _LONGEST:
-        raise FovealError(f"is not {what}, which is a short text", path=path)
+        raise FovealError(f"is not {what}, which is a short text", path=path, fix=f"Give {what}")
     return content.decode("utf-8-sig", "replace")
 
 

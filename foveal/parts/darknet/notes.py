@@ -158,7 +158,7 @@ def _not_trained(net: Section, sections: Sequence[Section]) -> Iterator[str]:
     images |= {key for s in sections for key in s.values if key in ("jitter", "random", "resize")}
     if settings or images:
         yield (
-            f"the cfg's schedule ({_some(settings)}) and augmentation ({_some(sorted(images))}) are not used; "
+            f"its schedule ({_some(settings)}) and augmentation ({_some(sorted(images))}) are not used; "
             "the recipe is `fit` and the options of train"
         )
     found: dict[str, list[int]] = {}

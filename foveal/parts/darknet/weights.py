@@ -47,18 +47,19 @@ def read_weights_header(path: str | Path) -> WeightsHeader:
     """Raises :class:`FovealError` for a file that is not a Darknet weights file, with what it is instead."""
     path = Path(path)
     kind = sniff(path)
+    ours = kind.startswith("a Darknet file")
     with path.open("rb") as file:
         head = file.read(20)
     if len(head) >= 16:
         major, minor, revision = struct.unpack("<3i", head[:12])
         old = 1000 < max(major, minor) < 100_000 and min(major, minor, revision) >= 0 and kind == "of an unknown format"
-        if "Darknet" in kind or old:
+        if ours or old:
             # as Darknet: the old, transposed files have the short counter too
             long = major * 10 + minor >= 2 and not old
             if not long or len(head) == 20:
                 seen = struct.unpack("<q" if long else "<I", head[12 : 20 if long else 16])[0]
                 return WeightsHeader(major, minor, revision, seen, 20 if long else 16)
-    what = "cut off in its header" if "Darknet" in kind else kind
+    what = "cut off in its header" if ours else kind
     raise FovealError(
         f"is {what}, not Darknet weights", path=path, fix="Give the .weights file that belongs to the cfg"
     )
@@ -171,8 +172,15 @@ def _stored_layers(path: str | Path, net: Net, size: int, needed: int | None) ->
         ends[4 * total] = layer.index + 1
     if needed is not None and ends.get(size, 0) > needed:
         return net.layers[: ends[size]]
+    if held := ends.get(size):
+        what = f"has {size // 4:,} floats after its header, those of the first {held} of {len(net.layers)} layers"
+        raise FovealError(
+            f"{what} of the cfg{_named(net)}",
+            path=path,
+            fix="Give the whole network's file; a training run starts from this one",
+        )
     remainder = f" and {size % 4} bytes" if size % 4 else ""
-    cfg = f" {net.path}" if net.path else ""
+    cfg = _named(net)
     if not remainder and (classes := other_classes(net.text, size // 4)) is not None:
         raise FovealError(
             f"has {size // 4:,} floats after its header, the cfg{cfg} needs {net.floats:,}: it is of the same network "
@@ -186,3 +194,7 @@ def _stored_layers(path: str | Path, net: Net, size: int, needed: int | None) ->
         fix="Give the cfg that belongs to these weights"
         + (", or copy the file again if it was cut off" if size < 4 * net.floats else ""),
     )
+
+
+def _named(net: Net) -> str:
+    return f" {net.path}" if net.path else ""

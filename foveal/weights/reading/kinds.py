@@ -139,7 +139,8 @@ def _text_kind(text: bytes) -> FileKind:
     if re.search(r"^\s*(layers?\s*\{|input_shape\s*\{|input_dim:|solver_mode:|train_net:)", words, re.MULTILINE):
         return FileKind("a Caffe network without weights (.prototxt)", "Give a PyTorch file with weights")
     if re.search(r"^\s*\[(net|network|convolutional)\]", words, re.MULTILINE):
-        return FileKind("a Darknet cfg, which has no weights", "Give it as the model: foveal train FILE.cfg")
+        fix = "Give its .weights file as the model and this one as --cfg; to train it: foveal train FILE.cfg"
+        return FileKind("a Darknet cfg, which has no weights", fix)
     if words.startswith("{") and '"modelTopology"' in words:
         return FileKind("a TensorFlow.js model", _ORIGINAL)
     if words.startswith("{") and '"model_type"' in words:

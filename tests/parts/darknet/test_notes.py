@@ -91,7 +91,7 @@ def test_training_settings(setting: str, said: str) -> None:
 def test_the_recipe_is_not_the_cfgs() -> None:
     net = NET + "batch=64\nlearning_rate=.001\nburn_in=1000\nsteps=1,2\nscales=.1,.1\nmosaic=1\nhue=.1\nblur=0\n"
     assert notes(net + CONV + YOLO + "jitter=.3\nrandom=1\n", training=True) == [
-        "the cfg's schedule (batch, learning_rate, burn_in, steps, ...) and augmentation (hue, jitter, mosaic, random) "
+        "its schedule (batch, learning_rate, burn_in, steps, ...) and augmentation (hue, jitter, mosaic, random) "
         "are not used; the recipe is `fit` and the options of train"
     ]
 
