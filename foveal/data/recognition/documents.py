@@ -14,7 +14,7 @@ from ..formats.documents.cvat import CvatSource
 from ..formats.documents.label_studio import LabelStudioSource
 from ..formats.documents.labelme import LabelMeSource
 from ..formats.documents.via import ViaSource
-from ..formats.entries import EntrySource
+from ..formats.entry_source import EntrySource
 from ..records.splits import split_word
 from .kinds import is_damaged, xml_kind
 from .listing import Listing, common_folder, image_roots_of

@@ -50,6 +50,7 @@ class Labels:
     lists: list[Path] = field(default_factory=list)  # text files with the paths of images
     images: dict[Path, list[str]] = field(default_factory=dict)  # folder of images -> names of its images
     pairs: dict[Path, Path] = field(default_factory=dict)  # folder of images -> folder of its labels
+    rivals: dict[Path, list[Path]] = field(default_factory=dict)  # -> folders of labels that fit equally well
 
     @classmethod
     def of(cls, listing: Listing, images: Path | None) -> Labels:
@@ -67,7 +68,7 @@ class Labels:
         if labels.folders:
             labels.folders |= empty
             labels.images = _images(listing.images if images is None else [Path(f) for f, _ in walk(images)])
-            labels.pairs = _pair(labels.images, labels.folders)
+            labels.pairs, labels.rivals = _pair(labels.images, labels.folders)
         return labels
 
     @property
@@ -101,9 +102,32 @@ class Labels:
             message = f"{counted(len(self.images[folder]), 'image')} without label files, not used"
             fix = "Add their label files (an empty one for an image without objects)"
             findings.add("warning", "labels-missing", folder, "", message, fix)
-        for folder in sorted(self.folders.keys() - set(self.used)):
-            message = f"{counted(len(self.folders[folder]), 'label file')} without images, not used"
+        for folder, fit in sorted(self.rivals.items()):
+            message = f"its images have labels in {' and in '.join(map(str, fit))}, and it is unknown which are meant"
+            findings.add(
+                "error", "labels-ambiguous", folder, "", message, "Remove the others, or call the folder labels"
+            )
+        rivals = {of for fit in self.rivals.values() for of in fit}
+        for folder in sorted(self.folders.keys() - set(self.used) - rivals):
+            names = self.folders[folder]
+            home = self._home(folder)
+            if home is not None:  # told as an error: these images would count as images without objects
+                message = f"{counted(len(names), 'label file')} of images in {home}, whose other labels are in "
+                message += f"{self.pairs[home]}"
+                fix = "Divide the images into folders as their labels are, or put all labels into one folder"
+                findings.add("error", "labels-divided", folder, "", message, fix)
+                continue
+            message = f"{counted(len(names), 'label file')} without images, not used"
             findings.add("warning", "images-missing", folder, "", message, "Add the images or give --images DIR")
+
+    def _home(self, folder: Path) -> Path | None:
+        """The folder of images that have a label file in this folder and none in the one that is used."""
+        stems = {os.path.splitext(name)[0] for name in self.folders[folder]}
+        for images, labels in self.pairs.items():
+            labeled = {os.path.splitext(name)[0] for name in self.folders[labels]}
+            if any(os.path.splitext(name)[0] in stems - labeled for name in self.images[images]):
+                return images
+        return None
 
     def _report_unlisted(self, lists: Iterable[Path], findings: Findings) -> None:
         """A finding about the images that are in none of the lists."""
@@ -141,19 +165,32 @@ def _images(folders: Iterable[Path]) -> dict[Path, list[str]]:
     return found
 
 
-def _pair(images: dict[Path, list[str]], labels: dict[Path, list[str]]) -> dict[Path, Path]:
-    """Folder of images -> of labels: by YOLO's rule where names agree, else the one with most names in common."""
+def _pair(
+    images: dict[Path, list[str]], labels: dict[Path, list[str]]
+) -> tuple[dict[Path, Path], dict[Path, list[Path]]]:
+    """Folder of images -> of labels: by YOLO's rule where names agree, else the one with most names in common.
+
+    Of equal ones, that of the same split and that with the longest common path. Also folder of images -> the folders
+    of labels that fit it equally well, which is an error.
+    """
     stems = {folder: {os.path.splitext(name)[0] for name in names} for folder, names in labels.items()}
-    pairs = {}
+    pairs: dict[Path, Path] = {}
+    rivals: dict[Path, list[Path]] = {}
     for folder, names in images.items():
         own = {os.path.splitext(name)[0] for name in names}
-        same_split = {of: split_word(of.name) == split_word(folder.name) for of in stems}
-        common = {of: (n, same_split[of]) for of, those in stems.items() if (n := len(own & those))}
+        common = {
+            of: (n, split_word(of.name) == split_word(folder.name), len(folder_above([of, folder]).parts))
+            for of, those in stems.items()
+            if (n := len(own & those))
+        }
         ruled = [of for of in _ruled(folder) if of in common]
-        best = ruled or sorted(common, key=lambda of: common[of], reverse=True)
-        if best and (ruled or len(best) == 1 or common[best[0]] > common[best[1]]):
-            pairs[folder] = best[0]
-    return pairs
+        if common:
+            best = max(common.values())
+            fit = ruled[:1] or [of for of in common if common[of] == best]
+            pairs[folder] = fit[0]
+            if len(fit) > 1:
+                rivals[folder] = fit
+    return pairs, rivals
 
 
 def _ruled(folder: Path) -> list[Path]:

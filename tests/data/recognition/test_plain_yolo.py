@@ -182,3 +182,34 @@ def test_other_folders_of_images_are_no_negatives(tmp_path: Path) -> None:
 def test_the_field_case(shared: Path) -> None:
     dataset = open_dataset(shared / "field" / "09-label-studio-yolo" / "data")
     assert counts(dataset) == dict.fromkeys([f"img_00{k}" for k in range(6)], 2) and not dataset.findings
+
+
+def test_images_in_folders_and_labels_in_one(tmp_path: Path) -> None:
+    labeled(tmp_path / "images" / "train", tmp_path / "labels", "ab")
+    labeled(tmp_path / "images" / "val", tmp_path / "labels", "cd", tmp_path / "classes.txt")
+    dataset = open_dataset(tmp_path)
+    assert dataset.splits == ("train", "val") and counts(dataset) == {"a": 2, "b": 1, "c": 0, "d": 2}
+    assert not dataset.findings and not open_dataset(tmp_path, split="train").findings
+
+
+@pytest.mark.parametrize(
+    ("train", "code"), [("ab", "error labels-ambiguous"), ("abd", "error labels-divided"), ("abcd", "")]
+)
+def test_labels_in_folders_and_images_in_one(tmp_path: Path, train: str, code: str) -> None:
+    """Without the error half of the images would be negatives."""
+    labeled(tmp_path / "images", tmp_path / "labels" / "train", train)
+    labeled(tmp_path / "images", tmp_path / "labels" / "val", "cd", tmp_path / "classes.txt")
+    assert codes(open_dataset(tmp_path))[0] == (code or "warning images-missing")
+
+
+def test_the_same_names_in_several_places(tmp_path: Path) -> None:
+    for n, camera in enumerate(("cam1", "cam2")):
+        labeled(tmp_path / camera / "rgb", tmp_path / camera / "boxes", "ab")
+        (tmp_path / camera / "boxes" / "b.txt").write_text("0 .5 .5 .5 .5\n" * (n + 1))
+    (tmp_path / "classes.txt").write_text(NAMES)
+    dataset = open_dataset(tmp_path)
+    assert {str(r.path.relative_to(tmp_path)): len(r) for r in dataset.records} == {
+        **{f"cam{n}/rgb/a.jpg": 2 for n in (1, 2)},
+        **{f"cam{n}/rgb/b.jpg": 1 for n in (1, 2)},
+    }
+    assert codes(dataset) == ["warning object-repeated"]

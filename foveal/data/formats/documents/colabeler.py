@@ -8,7 +8,8 @@ from xml.etree.ElementTree import Element
 
 from ....files.reading import Unreadable, read_xml
 from ...records.findings import Findings
-from ..entries import EntrySource, NamedImage, NamedObject
+from ..entries import NamedImage, NamedObject
+from ..entry_source import EntrySource
 from ..shapes import box_around, numbers_of
 from ..validate import number
 

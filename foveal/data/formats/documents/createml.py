@@ -7,7 +7,8 @@ from typing import Any
 
 from ....files.reading import Unreadable
 from ...records.findings import Findings
-from ..entries import EntrySource, NamedImage, NamedObject
+from ..entries import NamedImage, NamedObject
+from ..entry_source import EntrySource
 from ..shapes import numbers_of
 from .json_file import read_checked
 

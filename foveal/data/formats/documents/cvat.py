@@ -15,7 +15,8 @@ import numpy as np
 
 from ....files.reading import Unreadable, read_xml
 from ...records.findings import Findings, counted
-from ..entries import EntrySource, NamedImage, NamedObject
+from ..entries import NamedImage, NamedObject
+from ..entry_source import EntrySource
 from ..shapes import angle_of, bitmap_mask, box_around, ellipse, ellipse_box, listed, numbers_of, turned
 from ..validate import flag, number
 

@@ -14,7 +14,8 @@ from typing import Any
 from ....files.reading import Unreadable
 from ...images.load import EXTENSIONS
 from ...records.findings import Findings
-from ..entries import EntrySource, NamedImage, NamedObject
+from ..entries import NamedImage, NamedObject
+from ..entry_source import EntrySource
 from ..shapes import angle_of, box_around, ellipse, ellipse_box, numbers_of, points_of, turned
 from .json_file import read_checked
 

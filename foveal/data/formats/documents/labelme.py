@@ -20,7 +20,8 @@ from PIL import Image
 
 from ....files.reading import Unreadable
 from ...records.findings import Findings, counted
-from ..entries import EntrySource, NamedImage, NamedObject
+from ..entries import NamedImage, NamedObject
+from ..entry_source import EntrySource
 from ..shapes import bitmap_mask, box_around, ellipse, ellipse_box, points_of
 from ..validate import flag, number
 from .json_file import read_checked

@@ -16,7 +16,8 @@ from typing import Any
 
 from ....files.reading import Unreadable
 from ...records.findings import Findings, counted
-from ..entries import EntrySource, NamedImage, NamedObject
+from ..entries import NamedImage, NamedObject
+from ..entry_source import EntrySource
 from ..shapes import box_around, ellipse, ellipse_box, numbers_of
 from ..validate import Box
 from .json_file import read_checked

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ....files.reading import read_text
 from ...records.findings import Findings
-from ..entries import EntrySource, NamedImage, NamedObject
+from ..entries import NamedImage, NamedObject
+from ..entry_source import EntrySource
 from ..shapes import numbers_of
 from ..validate import number
 

@@ -17,7 +17,8 @@ from ....files.reading import Unreadable
 from ...records.findings import Findings, counted
 from ...records.splits import split_word
 from ..documents.via import ONLY_CLASS, ViaRegion, name_regions, read_shape
-from ..entries import EntrySource, NamedImage, NamedObject
+from ..entries import NamedImage, NamedObject
+from ..entry_source import EntrySource
 from ..shapes import listed
 from ..validate import Box, flag, number
 from .class_table import ClassTable

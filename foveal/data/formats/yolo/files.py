@@ -56,7 +56,8 @@ class LabelFiles:
                 places = [*self._mirrored(folder), folder, *self.elsewhere]
             self._folders[folder] = list(dict.fromkeys(places))
             for place in self._folders[folder]:
-                self.images_of.setdefault(place, set()).add(folder)
+                also = (f for f, of in self.given.items() if of == place)  # of other splits
+                self.images_of.setdefault(place, set()).update((folder, *also))
                 self._list(place)
         return self._folders[folder]
 

@@ -93,3 +93,11 @@ def test_a_type_may_have_spaces(tmp_path: Path) -> None:
     kitti(tmp_path, extra=f"Person sitting 0.00 0 -1.57 1 2 3 4 {REST}")
     dataset = open_dataset(tmp_path)
     assert dataset.classes == ("Person sitting", "cat", "dog") and len(dataset.records[0]) == 3
+
+
+def test_the_same_names_in_two_folders(tmp_path: Path) -> None:
+    for n, drive in enumerate(("drive_1", "drive_2")):
+        kitti(tmp_path / drive)
+        for path in (tmp_path / drive).rglob("*.png"):
+            image(path, seed=n)
+    assert [len(r) for r in open_dataset(tmp_path).records] == [2, 1, 0, 2] * 2

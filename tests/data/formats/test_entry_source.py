@@ -141,3 +141,14 @@ def test_formats_are_no_silent_negatives(tmp_path: Path) -> None:
 def test_convert_names_the_source_format(tmp_path: Path) -> None:
     written = convert(MAKERS["labelme"](tmp_path / "a"), tmp_path / "b", "voc")
     assert (written.images, written.objects) == (4, 5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_names_in_two_folders(tmp_path: Path, kind: str) -> None:
+    """An image beside its annotation is the one that is meant."""
+    for n, camera in enumerate(("cam1", "cam2")):
+        for path in MAKERS[kind](tmp_path / camera).rglob("*.jpg"):
+            image(path, seed=n)
+    dataset = open_dataset(tmp_path)
+    assert len(dataset) == 8 and sum(map(len, dataset.records)) == 10
+    assert not [f for f in dataset.findings if f.severity != "note"]
