@@ -40,7 +40,7 @@ def recognize(path: Path, images: Path | None = None) -> Source:
         if not images.is_dir():
             raise FovealError("--images is not a folder", path=images)
     if path.is_file():
-        if what := output_kind(path):
+        if not json_kind(path) and (what := output_kind(path)):  # the detections of predict begin like CreateML's list
             raise FovealError(f"{what}, not a dataset", path=path, fix="Give the dataset itself")
         return open_file(path, images)
     # the images of a folder of annotations are in the folder beside it
