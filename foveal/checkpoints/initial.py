@@ -124,17 +124,9 @@ def _load_file(detector: Detector, source: str | Path, parts: Sequence[type]) ->
         return replace(report, notes=(*notes, *report.notes))
     if _is_detector(file):
         return _load_model(detector, find(source, file=file, parts=parts), source)
-    if is_classifier(usual(file).state) or detector.spec.backbone is None:
-        return _into_backbone(detector, source)
-    try:
-        return _into_backbone(detector, source)
-    except FovealError as error:
-        try:
-            find(source, file=file, parts=parts)
-        except FovealError as reason:
-            fix = f"{reason.fix}; or a file of the backbone ({error.message})"
-            raise FovealError(reason.message, path=reason.path, where=reason.where, fix=fix) from None
-        raise
+    if not is_classifier(usual(file).state) and not _shares_names(detector, file):
+        find(source, file=file, parts=parts)  # raises with what the file is instead
+    return _into_backbone(detector, source)
 
 
 def _own_state(detector: Detector, file: WeightsFile) -> Found | None:
@@ -143,6 +135,14 @@ def _own_state(detector: Detector, file: WeightsFile) -> Found | None:
         return None  # a file that names its spec and classes
     names = {name for name in detector.state_dict() if not name.endswith("num_batches_tracked")}
     return choose_state(file, lambda state: names <= state.keys(), type(detector.spec).__name__)
+
+
+def _shares_names(detector: Detector, file: WeightsFile) -> bool:
+    """Whether some tensor of a file has a name of the backbone, with any prefix."""
+    names = {name.removeprefix("backbone.") for name in detector.state_dict() if name.startswith("backbone.")}
+    names |= {name.removeprefix("network.") for name in names}
+    keys = (key.split(".") for state in file.entries.values() for key in state)
+    return any(".".join(parts[i:]) in names for parts in keys for i in range(min(len(parts), 5)))
 
 
 def _is_detector(file: WeightsFile) -> bool:
@@ -158,7 +158,8 @@ def _load_model(detector: Detector, model: ResolvedModel, source: str | Path) ->
     except FovealError:  # of parts that are not known here: the weights are usable nevertheless
         return transfer(detector, model.state, source, model.classes)
     changed = function_settings(detector.spec.with_pixels(), theirs)
-    settings = " ".join(shlex.quote(f"{path}={show(value, 10**6)}") for path, _, value in changed)
+    texts = (f"{path}={value if isinstance(value, str) else show(value, 10**6)}" for path, _, value in changed)
+    settings = " ".join(map(shlex.quote, texts))
     if changed and model.tool:
         raise FovealError(
             f"the weights are {model.tool}'s and need other settings than this {type(detector.spec).__name__} has",
@@ -171,8 +172,18 @@ def _load_model(detector: Detector, model: ResolvedModel, source: str | Path) ->
 
 
 # what the same weights need to compute the same function, beside their shapes
-_BODY = ("input.mean", "input.std", "backbone.stride_in_1x1", "backbone.ceil", "neck.extra", "neck.p7_relu")
-_HEADS = ("anchors", "priors", "pool", "mask.pool", "task.coder", "rpn.coder", "roi.coder")
+_BODY = ("input.mean", "input.std", "backbone.stride_in_1x1", "backbone.ceil")
+_HEADS = (
+    "neck.extra",
+    "neck.p7_relu",
+    "anchors",
+    "priors",
+    "pool",
+    "mask.pool",
+    "task.coder",
+    "rpn.coder",
+    "roi.coder",
+)
 
 
 def function_settings(ours: Spec, theirs: Spec) -> list[tuple[str, Any, Any]]:

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from ..inference.predict import Prediction
 
 DEFAULT_MODEL = "accurate"
-WEIGHTS = (".pth", ".pt", ".safetensors", ".th", ".weights", ".ckpt", ".cfg")  # of a cfg it is said what it lacks
-
+_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 Arguments = Annotated[
     list[str],
@@ -139,22 +138,27 @@ def _with_stdin(words: list[str]) -> list[str]:
 def _is_model(word: str) -> bool:
     """An alias, a run or checkpoint folder, or a weights file. A file or folder that exists is no alias."""
     from ..weights.cache import is_alias
+    from ..weights.reading.kinds import MODEL_SUFFIXES, WEIGHTS_SUFFIXES
 
     path = Path(word)
+    if path.is_dir():  # with weights and no images it is another tool's run, whose files are told
+        endings = {file.suffix.lower() for file in path.glob("*.*")}
+        return _is_model_for_sure(word) or bool(endings & {*WEIGHTS_SUFFIXES} and not endings & {*_IMAGES})
     if path.exists() or is_alias(word):
         return _is_model_for_sure(word)
     bare = path.suffix == "" and not glob.has_magic(word) and word != "-"  # a wrong name: the nearest ones are told
-    return bare or path.suffix.lower() in WEIGHTS
+    return bare or path.suffix.lower() in MODEL_SUFFIXES
 
 
 def _is_model_for_sure(word: str) -> bool:
     from ..weights.cache import is_alias
+    from ..weights.reading.kinds import MODEL_SUFFIXES
 
     path = Path(word)
     if path.is_dir():
         inside = ("run.json", "checkpoints", "model.safetensors", "pytorch_model.bin", "config.json", "SHA256SUMS")
         return any((path / name).exists() for name in inside)
-    return path.suffix.lower() in WEIGHTS if path.exists() else is_alias(word)
+    return path.suffix.lower() in MODEL_SUFFIXES if path.exists() else is_alias(word)
 
 
 def _print(entry: Prediction) -> None:

@@ -228,8 +228,12 @@ _FAMILIES = (
     (r"backbone\.backbone\.(stem|dark\d)\.", "a YOLOX, which foveal does not have"),
     (r"(bi)?fpn\.(cell|bifpn)|class_net\.|box_net\.", "an EfficientDet, which foveal does not have"),
     (r"transformer\.(level_embed|encoder|decoder)\.?", "a transformer detector other than DETR"),
-    (r"(roi_head\.trunk|neck\.inner_blocks|rpn_head\.conv)\.", "foveal's own weights without their spec"),
+    (
+        r"(roi_head\.trunk|neck\.inner_blocks|rpn_head\.conv)\.",
+        "a state of one of foveal's detectors without its spec (with its preset it is --weights of train)",
+    ),
     (r"(vision_model|text_model|visual\.|transformer\.resblocks)", "a CLIP-like model"),
+    (r"\w+\._(mean|variance)$", "a PaddlePaddle model"),
     (r"(unet|first_stage_model|vae|diffusion_model)\b", "an image generator"),
     (r"(bert|roberta|gpt|lm_head|model\.layers\.\d+\.self_attn)\b", "a language model"),
 )
@@ -239,7 +243,7 @@ def _guess(state: Mapping[str, Tensor]) -> str:
     if is_classifier(dict(state)):
         return "a classification network (give it as the backbone's weights)"
     for pattern, what in _FAMILIES:
-        if any(re.match(pattern, key) for key in state):
+        if any(re.search(rf"(^|\.)({pattern})", key) for key in state):
             return what
     first = ", ".join(list(state)[:3])
-    return f"a state of {len(state)} tensors ({first}, ...)"
+    return f"a state of {len(state)} tensor{'s' * (len(state) != 1)} ({first}, ...)"

@@ -21,7 +21,7 @@ StateDict = dict[str, Tensor]
 Fits = Callable[[StateDict], bool]
 
 _USUAL = ("state_dict", "model", "model_state_dict", "params")  # where training scripts save the weights
-_DEPTH = 3  # {"checkpoint": {"model": {"state_dict": ...}}} happens; more does not
+_DEPTH = 5  # VISSL: {"classy_state_dict": {"base_model": {"model": {"trunk": ...}}}}
 _COMPONENTS = 4  # of a prefix: "module.model.detector.net."
 # averages of the weights over training, which are what their authors evaluate
 _AVERAGED = re.compile(r"(^|[._])(ema|emas|average|averaged|avg|swa|shadow|teacher|polyak)\d*($|[._])", re.IGNORECASE)
@@ -159,7 +159,7 @@ def _among(file: WeightsFile, found: Sequence[Found], what: str) -> Found:
     if len(swapped) == 1 and "steps" in file.entries.get("ema_state_dict", {}):
         note("MMEngine stores the averaged weights (EMA) as 'state_dict', which is used, and the others beside them")
         return swapped[0]
-    averaged = [one for one in found if _AVERAGED.search(one.place)]
+    averaged = [one for one in found if _AVERAGED.search(f"{one.entry}.{one.prefix}")]
     if len(averaged) == 1:
         others = ", ".join(repr(one.place) for one in found if one is not averaged[0])
         note(f"{averaged[0].place!r}, the average of the weights (EMA), is used, not {others}, which fits too")
@@ -185,15 +185,24 @@ def _tell(file: WeightsFile, found: Found) -> None:
         note(f"the weights are those of its entry {found.entry!r}")
     if found.prefix:
         left = [key for key in whole if not key.startswith(found.prefix)]
-        parts = ", ".join(sorted({key.split(".")[0] for key in left})[:6])
-        outside = f"; {len(left)} tensors outside it are not used ({parts})" if left else ""
+        parts = ", ".join(dict.fromkeys(_apart(key, found.prefix) for key in left))
+        count = "1 tensor outside it is" if len(left) == 1 else f"{len(left)} tensors outside it are"
+        outside = f"; {count} not used ({parts[:100]})" if left else ""
         note(f"the prefix {found.prefix!r} was taken off the names{outside}")
     loose = [] if found.entry else [key for key, value in file.plain.items() if isinstance(value, int | float | str)]
     if loose:
-        note(f"{len(loose)} entries that are no tensors were left out ({', '.join(map(str, loose[:4]))})")
+        listed = ", ".join(map(str, loose[:4]))
+        note(f"what is no tensor was left out ({listed})")
     if file.objects:
         shown = ", ".join(file.objects[:3])
         note(f"objects beside the weights were not read ({shown})")
+
+
+def _apart(key: str, prefix: str) -> str:
+    """The beginning of a name where it parts from the prefix."""
+    parts, taken = key.split("."), prefix.split(".")
+    same = next((i for i, (a, b) in enumerate(zip(parts, taken, strict=False)) if a != b), 0)
+    return ".".join(parts[: same + 1])
 
 
 # --------------------------------------------------------------------------------------------- collecting

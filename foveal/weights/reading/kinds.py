@@ -18,6 +18,13 @@ _ORIGINAL = "Give the .pth or .safetensors file that it was made from"
 _UNPACK = "Unpack it, and give the .pth or .safetensors file that is in it"
 _AGAIN = "Download or copy it again"
 _SAMPLE = 2048
+WEIGHTS_SUFFIXES = (".pth", ".pt", ".ckpt", ".pkl", ".safetensors", ".weights")
+# of files that are meant as a model, whether or not they can be read
+MODEL_SUFFIXES = (
+    *(*WEIGHTS_SUFFIXES, ".th", ".pyth", ".bin", ".onnx", ".engine", ".plan", ".trt", ".caffemodel", ".prototxt"),
+    *(".h5", ".hdf5", ".keras", ".tflite", ".pb", ".npz", ".npy", ".torchscript", ".pt2", ".pte", ".mar", ".mlmodel"),
+    *(".pdparams", ".params", ".msgpack", ".gguf", ".t7", ".mat", ".rknn", ".hef", ".om", ".mnn", ".tar", ".cfg"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ _MAGIC: Sequence[tuple[bytes, str, str]] = (
     (b"\x12\x01\0\0\0\0\0\0", "an MXNet parameter file (.params)", _ORIGINAL),
     (b"7767517", "an ncnn network (.param)", _ORIGINAL),
 )
+_OLD_PICKLES = (b"(dp", b"(lp", b"}q", b"ccopy_reg\n", b"ccollections\n", b"cnumpy")  # protocols 0 and 1
 # the kind of a file without a mark of its own, by the ending of its name
 _ENDINGS: Mapping[str, tuple[str, str]] = {
     ".engine": ("a TensorRT engine, which fits one GPU and TensorRT alone", _ORIGINAL),
@@ -79,7 +87,7 @@ def kind_of(path: str | Path) -> FileKind:
     if not path.exists():
         raise FovealError("there is no such file", path=path)
     if path.is_dir():
-        raise FovealError(f"is {_folder(path)}, not a weights file", path=path, fix="Give the file itself")
+        raise FovealError(f"is {folder_kind(path)}, not a weights file", path=path, fix="Give the file itself")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -90,9 +98,9 @@ def kind_of(path: str | Path) -> FileKind:
         raise FovealError(f"cannot be read ({error.strerror})", path=path) from error
     if not head:
         return FileKind("an empty file", _AGAIN)
-    if head.startswith(b"PK\x03\x04"):
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _zip_kind(path)
-    if head[:1] == b"\x80" and head[1] in range(2, 6):
+    if (head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")) or head.startswith(_OLD_PICKLES):
         return FileKind("pytorch")
     if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < max(size, 2**20):
         return FileKind("safetensors")
@@ -130,6 +138,8 @@ def _other(head: bytes, tail: bytes, size: int, ending: str) -> FileKind:
     if major == 0 and 0 <= minor <= 2 and 0 <= revision <= 10:
         fix = "Give its cfg as well: --cfg FILE.cfg; to train, FILE.cfg is the model and this file its --weights"
         return FileKind("a Darknet file (or something like it)", fix)
+    if re.fullmatch(r"\.(data-\d+-of-\d+|index)", ending):
+        return FileKind("a TensorFlow checkpoint", _ORIGINAL)
     return FileKind(*_ENDINGS.get(ending, ("of an unknown format", GIVE)))
 
 
@@ -144,11 +154,13 @@ def _text_kind(text: bytes) -> FileKind:
     if words.startswith("{") and '"modelTopology"' in words:
         return FileKind("a TensorFlow.js model", _ORIGINAL)
     if words.startswith("{") and '"model_type"' in words:
-        return FileKind("the config.json of a model, without weights", "Give its folder or its weights file")
+        return FileKind("the config.json of a model", "Give its folder or its weights file")
     if words.startswith(("import ", "from ", "model = ", "_base_")) or "\nmodel = dict(" in words:
-        return FileKind("a Python file, which has no weights", GIVE)
+        return FileKind("a Python file", GIVE)
     if re.search(r"^(MODEL|model|nc|names)\s*:", words, re.MULTILINE):
-        return FileKind("a YAML file with settings, which has no weights", GIVE)
+        return FileKind("a YAML file with settings", GIVE)
+    if words.startswith(("{", "[")):
+        return FileKind("a JSON text (the answer of a server?)", _AGAIN)
     return FileKind("a text file")
 
 
@@ -175,14 +187,14 @@ def _zip_kind(path: Path) -> FileKind:
     if "[Content_Types].xml" in leaves:
         return FileKind("an Office document")
     files = [name for name in names if not name.endswith("/")]
-    inside = next((name for name in files if name.lower().endswith((".pth", ".pt", ".ckpt", ".safetensors"))), None)
+    inside = next((name for name in files if name.lower().endswith(WEIGHTS_SUFFIXES)), None)
     if inside is not None:
         return FileKind(f"a zip archive with {inside} in it", f"Unpack it, and give {inside}")
     listed = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
     return FileKind(f"a zip archive of {listed}" if files else "an empty zip archive", GIVE)
 
 
-def _folder(path: Path) -> str:
+def folder_kind(path: Path) -> str:
     """What a folder is."""
     if (path / "saved_model.pb").is_file():
         return "a TensorFlow model's folder"
@@ -194,6 +206,8 @@ def _folder(path: Path) -> str:
 
 
 def _is_text(head: bytes) -> bool:
+    if any(byte < 9 or 13 < byte < 27 for byte in head):  # control characters
+        return False
     try:
         head.decode("utf-8")
     except UnicodeDecodeError as error:

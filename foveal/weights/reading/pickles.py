@@ -24,19 +24,19 @@ from ...errors import FovealError
 
 CODE_FIX = "Save the weights alone, with torch.save(model.state_dict(), ...), where the file comes from"
 AGAIN = "Download or copy it again"
-_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first pickle of PyTorch's form before 1.6
+_LEGACY = 0x1950A86A20F9469CFC6C  # the first pickle of PyTorch's form before 1.6
 # no weights file needs these: a file that names one of them is not read any further
 _HARMFUL = {
     *("os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "ctypes", "importlib", "runpy", "pty", "code"),
     *("webbrowser", "pickle", "_pickle", "marshal", "commands", "asyncio", "tempfile", "urllib", "requests", "bdb"),
     *("builtins.eval", "builtins.exec", "builtins.compile", "builtins.__import__", "builtins.open", "builtins.input"),
+    *("io.open", "_io.open", "_io.FileIO", "io.FileIO", "codecs.open", "torch.load", "numpy.load", "runpy.run_path"),
     *("builtins.breakpoint", "builtins.execfile", "builtins.delattr", "builtins.setattr"),
 }
 _PLAIN: Mapping[str, Any] = {
     "collections.OrderedDict": OrderedDict,
     "builtins.set": set,
     "builtins.frozenset": frozenset,
-    "builtins.bytearray": bytearray,
     "builtins.complex": complex,
     "builtins.slice": slice,
     "builtins.dict": dict,
@@ -93,17 +93,18 @@ def read_pickle(path: Path) -> Any:
     """The content of a pickle: plain values, tensors, and :class:`Inert` objects. Raises :class:`FovealError`."""
     try:
         with path.open("rb") as file:
-            head = file.read(len(_LEGACY))
-        if not head.startswith((b"PK", _LEGACY)):
-            with path.open("rb") as file:
-                return arrays_as_tensors(_Restricted(file).load())
+            is_zip = file.read(2) == b"PK"
+            file.seek(0)
+            first = None if is_zip else _Restricted(file).load()
+        if not is_zip and first != _LEGACY:
+            return arrays_as_tensors(first)
         try:
             # torchvision's and other training scripts save their argparse namespace with the weights; it is plain data
             with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
-            return arrays_as_tensors(_read_zip(path) if head.startswith(b"PK") else _read_legacy(path))
+            return arrays_as_tensors(_read_zip(path) if is_zip else _read_legacy(path))
     except HarmfulPickle as error:
         raise FovealError(f"contains code ({error}), which is never executed", path=path, fix=CODE_FIX) from None
     except Exception as error:  # unpicklers raise almost anything for a damaged file
@@ -156,6 +157,8 @@ class _Restricted(pickle.Unpickler):
         return self.known[whole]
 
     def persistent_load(self, pid: Any) -> Any:
+        if isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "module":
+            return pid[1]  # the class of a whole network, with its source: an Inert
         if self.storage is None or not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
             raise pickle.UnpicklingError(f"a reference of an unknown form ({str(pid)[:40]})")
         _, dtype, key, _, count = pid[:5]
@@ -198,7 +201,11 @@ def _numpy_names() -> dict[str, Any]:
     def encode(text: str, *_: Any) -> bytes:
         return text.encode("latin1")
 
+    def some_bytes(*content: Any) -> bytes:  # never a number of them
+        return bytes(content[0]) if content and isinstance(content[0], bytes | bytearray | list | tuple) else b""
+
     found: dict[str, Any] = {"numpy.ndarray": _Array, "numpy.dtype": _Dtype, "_codecs.encode": encode}
+    found |= {"builtins.bytes": some_bytes, "builtins.bytearray": some_bytes}
     for core in ("core", "_core"):
         found[f"numpy.{core}.multiarray._reconstruct"] = reconstruct
         found[f"numpy.{core}.multiarray.scalar"] = scalar
