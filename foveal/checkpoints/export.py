@@ -23,10 +23,11 @@ from ..weights.open import StateDict
 from .compress import compress
 from .foreign.darknet import export_darknet
 from .foreign.detr import export_detr
+from .foreign.fpn_export import export_fpn, fpn_remarks
 from .huggingface import write_hub_folder
 from .load import find, tell
 
-ExportFormat = Literal["foveal", "hf", "hf4", "torchvision", "detr", "darknet", "backbone"]
+ExportFormat = Literal["foveal", "hf", "hf4", "torchvision", "detr", "detectron2", "mmdetection", "darknet", "backbone"]
 # settings that change the detections of the same weights
 _BOXES = re.compile(r"(anchors|priors|pool|input\.(mean|std)|(\w+\.)*coder)\b")
 _SUFFIX: dict[str, ExportFormat] = {".safetensors": "foveal", ".weights": "darknet", "": "hf"}
@@ -55,10 +56,10 @@ def export(
 
     ``foveal``: one safetensors file with spec and class names in its header. ``hf``: a folder (see
     :mod:`foveal.checkpoints.huggingface`), ``hf4`` with the keys of transformers 4. ``torchvision``: a state dict
-    of its detector. ``detr``: the original code's. ``darknet``: weights, cfg and names. ``backbone``: the backbone
-    alone, under the keys of the package it comes from. ``inner``: the project whose names the
-    ResNet inside a transformers' DETR uses. Raises ``FovealError`` for a detector without such a form, and for files
-    that exist already.
+    of its detector. ``detectron2``, ``mmdetection``: a checkpoint of theirs. ``detr``: the original code's.
+    ``darknet``: weights, cfg and names. ``backbone``: the backbone alone, under the keys of the package it comes from.
+    ``inner``: the project whose names the ResNet inside a transformers' DETR uses. Raises ``FovealError`` for a
+    detector without such a form, and for files that exist already.
     """
     spec = spec.with_pixels()
     if to == "darknet":
@@ -72,6 +73,10 @@ def export(
         _safetensors(state, out, {"foveal": json.dumps(header)})
     elif to == "detr":
         _either({"model": export_detr(spec, state, "original")}, out)
+    elif to in ("detectron2", "mmdetection"):
+        if out.suffix.lower() == ".safetensors":
+            raise UsageError("they read .pth files alone", path=out, where="--to", fix="Name a .pth file")
+        _either(export_fpn(spec, classes, state, to), out)
     elif to == "torchvision":
         _either(_torchvision(spec, state), out)
     else:
@@ -106,6 +111,8 @@ def export_model(
     if svd is not None:
         spec, state = compress(spec, state, tuple(svd))
     written = export(out, form, spec, model.classes, state, inner=inner, seen=model.seen)
+    if form in ("detectron2", "mmdetection"):
+        return written, fpn_remarks(spec.with_pixels(), len(model.classes), form)
     return written, remarks(form, spec, state)
 
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config.overrides import difference
 from ..config.show import show
 from ..errors import FovealError, UsageError
 from ..parts.darknet.weights import is_darknet
@@ -21,6 +20,7 @@ from ..weights.cache import is_alias, is_published
 from ..weights.imagenet.packages import IMAGENET
 from ..weights.open import header, is_classifier, read_weights, sniff
 from ..weights.reading.entries import Found, WeightsFile, choose_state, record_notes, usual
+from .foreign.settings import function_settings
 from .load import ResolvedModel, find
 from .transfer import LoadReport, pretrained, transfer
 
@@ -169,35 +169,6 @@ def _load_model(detector: Detector, model: ResolvedModel, source: str | Path) ->
     report = transfer(detector, model.state, source, model.classes)
     report = replace(report, notes=(*model.notes, *report.notes))
     return _noted(report, _other_pixels(detector.spec, theirs.input.pixels, str(source)))
-
-
-# what the same weights need to compute the same function, beside their shapes
-_BODY = ("input.mean", "input.std", "backbone.stride_in_1x1", "backbone.ceil")
-_HEADS = (
-    "neck.extra",
-    "neck.p7_relu",
-    "anchors",
-    "priors",
-    "pool",
-    "mask.pool",
-    "task.coder",
-    "rpn.coder",
-    "roi.coder",
-)
-
-
-def function_settings(ours: Spec, theirs: Spec) -> list[tuple[str, Any, Any]]:
-    """The settings in which two specs compute different functions of the same weights: (path, our value, theirs)."""
-    paths = (*_BODY, *_HEADS) if type(ours) is type(theirs) else _BODY
-    missing = object()
-
-    def value(spec: Any, path: str) -> Any:
-        for name in path.split("."):
-            spec = getattr(spec, name, missing)
-        return spec
-
-    pairs = ((path, value(ours, path), value(theirs, path)) for path in paths)
-    return [row for path, a, b in pairs if missing not in (a, b) for row in difference(a, b, path)]
 
 
 def load_backbone(spec: Spec, detector: Detector) -> LoadReport | None:

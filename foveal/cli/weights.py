@@ -159,7 +159,8 @@ def export(
     model: Annotated[str, typer.Argument(help="A run, checkpoint, alias or weights file.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="A new file or folder.", show_default=False)],
     to: Annotated[
-        Literal["foveal", "hf", "hf4", "torchvision", "detr", "darknet", "backbone"] | None,
+        Literal["foveal", "hf", "hf4", "torchvision", "detr", "detectron2", "mmdetection", "darknet", "backbone"]
+        | None,
         typer.Option(
             "--to", help="Format to write; default: foveal for .safetensors, darknet for .weights, hf for a folder."
         ),
@@ -183,9 +184,9 @@ def export(
 
     foveal: one safetensors file with spec and class names in its header. hf: a folder with config.json (id2label) and
     model.safetensors; a DETR as transformers' own (hf4: with the keys of its version 4). torchvision, detr: state dicts
-    of torchvision's detectors and of the original DETR. darknet: .weights, and beside it .cfg and .names. backbone: the
-    backbone alone, for backbone.weights=FILE. With --svd the fully connected layers of a region head are compressed by
-    truncated SVD (Fast R-CNN: 1024,256).
+    of torchvision's detectors and of the original DETR. detectron2, mmdetection: checkpoints of theirs, .pth. darknet:
+    .weights, and beside it .cfg and .names. backbone: the backbone alone, for backbone.weights=FILE. With --svd the
+    fully connected layers of a region head are compressed by truncated SVD (Fast R-CNN: 1024,256).
 
     \b
     Example:

@@ -1,14 +1,17 @@
-"""Settings that another tool stored with its weights: nested values by dotted names, read without executing them."""
+"""Settings that another tool stored with its weights, read without executing them; what the same weights need."""
 
 from __future__ import annotations
 
 import ast
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...assembly.detector import Spec
+from ...config.overrides import difference
 from ...errors import FovealError
 
 _LONGEST = 1_000_000  # characters of a config
@@ -111,3 +114,39 @@ def _evaluated(node: ast.expr, known: Mapping[str, Any]) -> Any:
         return _UNKNOWN
     evaluated = {key: _evaluated(value, known) for key, value in pairs if isinstance(key, str)}
     return {key: value for key, value in evaluated.items() if value is not _UNKNOWN}
+
+
+# what the same weights need to compute the same function, beside their shapes
+_BODY = ("input.mean", "input.std", "backbone.stride_in_1x1", "backbone.ceil")
+_HEADS = (
+    "neck.extra",
+    "neck.p7_relu",
+    "anchors",
+    "priors",
+    "pool",
+    "mask.pool",
+    "task.coder",
+    "rpn.coder",
+    "roi.coder",
+)
+
+
+def function_settings(ours: Spec, theirs: Spec) -> list[tuple[str, Any, Any]]:
+    """The settings in which two specs compute different functions of the same weights: (path, our value, theirs)."""
+    paths = (*_BODY, *_HEADS) if type(ours) is type(theirs) else _BODY
+    missing = object()
+
+    def value(spec: Any, path: str) -> Any:
+        for name in path.split("."):
+            spec = getattr(spec, name, missing)
+        return spec
+
+    pairs = ((path, value(ours, path), value(theirs, path)) for path in paths)
+    return [row for path, a, b in pairs if missing not in (a, b) for row in _differing(a, b, path)]
+
+
+def _differing(a: Any, b: Any, path: str) -> list[tuple[str, Any, Any]]:
+    if path in ("input.mean", "input.std"):  # torchvision writes Caffe's mean with five digits
+        same = all(math.isclose(x, y, rel_tol=1e-3) for x, y in zip(a, b, strict=True))
+        return [] if same else [(path, a, b)]
+    return difference(a, b, path)

@@ -58,7 +58,10 @@ def detectron2_to_ours(state: Mapping[str, Tensor]) -> Detectron2State:
     for key in [key for key in ours if key.endswith(".bias") and _is_norm(key)]:  # Caffe2's norms are scale and shift
         for name, fill in zip(_STATISTICS, (torch.zeros_like, torch.ones_like), strict=True):
             ours.setdefault(f"{key.removesuffix('bias')}{name}", fill(ours[key]))
-    mean, std = (tuple(state[key].flatten().tolist()) if key in state else None for key in ("pixel_mean", "pixel_std"))
+    mean, std = (
+        tuple(round(v, 3) for v in state[key].flatten().tolist()) if key in state else None
+        for key in ("pixel_mean", "pixel_std")
+    )
     return Detectron2State(layout, ours, cells, mean, std)
 
 

@@ -14,12 +14,14 @@ from torchvision.ops import box_iou
 
 from foveal import presets
 from foveal.assembly.proposers import Counts
+from foveal.checkpoints.export import export
 from foveal.checkpoints.initial import load_weights
 from foveal.checkpoints.load import ResolvedModel, find, load
 from foveal.errors import FovealError, UsageError
 from foveal.parts.resizing import IMAGENET_MEAN, IMAGENET_STD, LEVELS
 from foveal.weights.fpn.detectron2 import detectron2_to_ours, ours_to_detectron2
 from foveal.weights.fpn.mmdetection import mmdetection_to_ours, ours_to_mmdetection
+from foveal.weights.open import read_weights
 from tests.helpers.fpn_reference import BLOCKS, TOOLS, Tool, detect, nonempty, random_state
 
 SIZE = (120, 150)
@@ -302,3 +304,34 @@ def test_load_logs_the_assumptions_in_one_line(tmp_path: Path, caplog: pytest.Lo
     _, state = state_of("mmdetection", "retinanet")
     load(written(state, "mmdetection", tmp_path), device="cpu")
     assert len(caplog.records) == 1 and "the file has no config" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+@pytest.mark.parametrize("tool", TOOLS)
+def test_export_gives_the_file_back(tool: str, kind: str, tmp_path: Path) -> None:
+    """Theirs, ours, theirs: the same tensors, and the same spec and classes from the new file."""
+    _, state = state_of(tool, kind)
+    names = ("a", "b", "c", "d")
+    model = find(written(state, tool, tmp_path, meta={"CLASSES": names}))
+    form: Any = tool.removesuffix("-caffe")
+    export(tmp_path / "back.pth", form, model.spec(), names, model.state)
+    back = read_weights(tmp_path / "back.pth")
+    (found,) = back.entries.values()
+    assert all(torch.equal(found[k], v) for k, v in state.items())
+    assert found.keys() - state.keys() <= {"pixel_mean", "pixel_std"}
+    again = find(tmp_path / "back.pth")
+    assert again.spec() == model.spec()
+    assert again.classes == (names if form == "mmdetection" else ("class 1", "class 2", "class 3", "class 4"))
+
+
+def test_export_of_another_function_is_refused(tmp_path: Path) -> None:
+    spec = presets.retinanet_r50_fpn_paper
+    state = spec.build(["a"]).state_dict()
+    with pytest.raises(UsageError, match=r"Detectron2 would compute other detections with .*anchors\.center"):
+        export(tmp_path / "x.pth", "detectron2", spec, ["a"], state)
+    with pytest.raises(UsageError, match="MMDetection has no FCOS"):
+        export(tmp_path / "x.pth", "mmdetection", presets.fcos_mini, ["a"], state)
+    small = presets.retinanet_mini
+    with pytest.raises(UsageError, match="has layers that Detectron2's detectors lack"):
+        export(tmp_path / "x.pth", "detectron2", small, ["a"], small.build(["a"]).state_dict())
+    assert not (tmp_path / "x.pth").exists()
