@@ -29,7 +29,7 @@ class Section:
     values: Mapping[str, tuple[str, int]]
     path: str | Path | None = None  # of the file, for errors
     raw: Mapping[str, str] = field(default_factory=dict)  # the values with their blanks
-    repeated: Mapping[str, int] = field(default_factory=dict)  # keys with a second, other value, and its line
+    repeated: Mapping[str, int] = field(default_factory=dict)  # keys that are set again, and in which line
 
     def error(self, message: str, *, key: str = "", fix: str = "") -> FovealError:
         """The error with the section's line, or that of one of its keys."""
@@ -148,9 +148,11 @@ def read_sections(text: str, path: str | Path | None = None) -> tuple[Section, l
             expected = "a key=value line" if sections else "[net]"
             fix = _other_file(bare, text) if not sections else ""
             raise FovealError(f"{_short(line)}, expected {expected}", path=path, where=f"line {number}", fix=fix)
+        if "=" in value:
+            fix = "Write one setting on a line"
+            raise FovealError(f"{_short(line)} sets two keys", path=path, where=f"line {number}", fix=fix)
         if key in values:
-            if values[key][0] != value:
-                repeated.setdefault(key, number)
+            repeated.setdefault(key, number)
             continue
         values[key], raw[key] = (value, number), spaced.partition("=")[2]
     if not sections:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from ...errors import nearest
 from .cfg import Section, read_sections
-from .cfg_graph import KINDS, layer_kind
+from .cfg_graph import KINDS, layer_kind, read_net
+from .layers import Convolutional
 
 # ------------------------------------------------------------------------------ settings that are read, by layer
 _CONVOLUTION = "batch_normalize filters size stride stride_x stride_y pad padding groups dilation activation"
@@ -38,9 +39,24 @@ _READ = {
 # Settings of every layer that are read, or whose only supported value is checked
 _EVERYWHERE = "onlyforward stopbackward dontload dontloadscales"
 
+# What a layer has without the setting, which every published cfg states
+_DEFAULTS: dict[str, dict[str, str]] = {
+    "convolutional": {"size": "1", "stride": "1", "activation": "logistic"},
+    "connected": {"activation": "logistic"},
+    "local": {"stride": "1", "activation": "logistic"},
+    "maxpool": {"size": "that of stride", "stride": "1"},
+    "upsample": {"stride": "2"},
+    "reorg": {"stride": "1"},
+    "reorg3d": {"stride": "1"},
+    "dropout": {"probability": "0.5"},
+    "region": {"thresh": "0.5", "softmax": "0"},
+    "yolo": {"ignore_thresh": "0.5"},
+    "gaussian_yolo": {"ignore_thresh": "0.5"},
+}
+
 # ------------------------------------------------------ settings that change nothing, or whose one value is checked
 _HARMLESS = {
-    "net": "batch subdivisions inputs seen time_steps track optimized_memory workspace_size_limit_mb use_cuda_graph",
+    "net": "batch subdivisions inputs seen time_steps track optimized_memory workspace_size_limit_MB use_cuda_graph",
     "convolutional": "bin_output stream wait_stream flipped sway rotate stretch stretch_sway coordconv reverse angle",
     "route": "stream wait_stream",
     "shortcut": "alpha beta",
@@ -60,7 +76,7 @@ _HARMLESS = {
 _AUGMENTATION = "jitter random resize track_history_size sim_thresh dets_for_track dets_for_show track_ciou_norm"
 _SCHEDULE = (
     "learning_rate learning_rate_min momentum decay burn_in max_batches max_epochs policy power step steps scale "
-    "scales seq_scales gamma adam b1 b2 eps sgdr_cycle sgdr_mult ema_alpha loss_scale dynamic_minibatch "
+    "scales seq_scales gamma adam B1 B2 eps sgdr_cycle sgdr_mult ema_alpha loss_scale dynamic_minibatch "
     "sequential_subdivisions try_fix_nan weights_reject_freq equidistant_point badlabels_rejection_percentage "
     "num_sigmas_reject_badlabels max_chart_loss"
 )
@@ -88,7 +104,8 @@ _LOSSES = {  # setting: the value without effect, and what is done for others
 def cfg_notes(text: str, *, training: bool = False) -> list[str]:
     """The notes on a valid cfg; with ``training`` those on its training settings too."""
     net, sections = read_sections(text)
-    notes = [*_unknown([net, *sections]), *_repeated([net, *sections]), *_lists(sections)]
+    every = [net, *sections]
+    notes = [*_unknown(every), *_missing(sections), *_unnormalized(text), *_repeated(every), *_lists(sections)]
     if training:
         notes += _not_trained(net, sections)
     return notes
@@ -111,7 +128,7 @@ def _unknown(sections: Sequence[Section]) -> Iterator[str]:
     for section in sections:
         kind = _kind(section)
         for key, (_, line) in section.values.items():
-            if key.lower() not in _known(kind):
+            if key not in _known(kind):
                 found.setdefault((kind, key), []).append(line)
     for (kind, key), lines in found.items():
         read = _READ.get(kind, "").split()
@@ -119,14 +136,53 @@ def _unknown(sections: Sequence[Section]) -> Iterator[str]:
         yield f"{_lines(lines)} [{kind}]: {key} is not a setting of this layer and is ignored. {hint}".rstrip()
 
 
-def _repeated(sections: Sequence[Section]) -> Iterator[str]:
+def _missing(sections: Sequence[Section]) -> Iterator[str]:
+    found: dict[str, list[int]] = {}
     for section in sections:
-        read = _READ.get(_kind(section), "").split()
-        for key, line in section.repeated.items():
-            if key in read:
-                value, first = section.values[key]
-                kind = _kind(section)
-                yield f"line {line} [{kind}]: {key} is set again and ignored; {key}={value} of line {first} counts"
+        kind = _kind(section)
+        defaults = dict(_DEFAULTS.get(kind, {}))
+        if kind in ("convolutional", "local") and section.text("size", "1") != "1" and not section.has("padding"):
+            defaults["pad"] = "0"
+        for key, value in defaults.items():
+            strided = key == "stride" and section.has("stride_x") and section.has("stride_y")
+            if not section.has(key) and not strided:
+                found.setdefault(f"[{kind}]: {key} is missing; Darknet's default, {value}, is used", []).append(
+                    section.line
+                )
+    for what, lines in found.items():
+        yield f"{_lines(lines)} {what}"
+
+
+def _unnormalized(text: str) -> Iterator[str]:
+    """Convolutions of a detector that have no norm where nearly all others have; those of a vector never have one."""
+    net = read_net(text)
+    activated = [
+        (layer.section.line, layer.what.norm)
+        for layer in net.layers
+        if isinstance(layer.what, Convolutional)
+        and layer.what.activation not in ("linear", "logistic")
+        and layer.shape[1:] != (1, 1)
+    ]
+    without = [line for line, norm in activated if not norm]
+    if net.heads and without and len(without) <= len(activated) / 5:
+        what = "batch_normalize is missing, which the other activated convolutions have"
+        yield f"{_lines(without)} [convolutional]: {what}"
+
+
+def _repeated(sections: Sequence[Section]) -> Iterator[str]:
+    """Settings given twice; three or more in a row are a layer whose ``[section]`` line is missing."""
+    for section in sections:
+        kind = _kind(section)
+        read = [key for key in section.repeated if key in _READ.get(kind, "").split()]
+        if len(read) > 2:
+            first = min(section.repeated[key] for key in read)
+            named = ", ".join(read)
+            yield f"line {first} [{kind}]: {named} are set again and ignored. Is a [section] line missing before it?"
+            continue
+        for key in read:
+            value, first = section.values[key]
+            line = section.repeated[key]
+            yield f"line {line} [{kind}]: {key} is set again and ignored; {key}={value} of line {first} counts"
 
 
 def _lists(sections: Sequence[Section]) -> Iterator[str]:
@@ -153,8 +209,8 @@ def _lists(sections: Sequence[Section]) -> Iterator[str]:
 
 
 def _not_trained(net: Section, sections: Sequence[Section]) -> Iterator[str]:
-    settings = [key for key in net.values if key.lower() in f"{_SCHEDULE} batch subdivisions".split()]
-    images = {key for key in net.values if key.lower() in _IMAGES.split() and net.text(key) not in ("0", "")}
+    settings = [key for key in net.values if key in f"{_SCHEDULE} batch subdivisions".split()]
+    images = {key for key in net.values if key in _IMAGES.split() and net.text(key) not in ("0", "")}
     images |= {key for s in sections for key in s.values if key in ("jitter", "random", "resize")}
     if settings or images:
         yield (

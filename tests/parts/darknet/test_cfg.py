@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from foveal.errors import FovealError
 from foveal.parts.darknet.cfg import read_cfg_text, read_names
 from foveal.parts.darknet.cfg_graph import read_net
+from foveal.parts.darknet.notes import cfg_notes
 
 GOOD = (
     "[net]\nwidth=32\nheight=64\nchannels=3\n\n[convolutional]\nfilters=14\nsize=1\nstride=1\nactivation=linear\n\n"
@@ -72,6 +74,7 @@ def test_spellings_that_mean_the_same(content: bytes, tmp_path: Path) -> None:
         (("filters=14", "filters="), r"line 7 \[convolutional\]: filters has no value\. Write filters= and a number"),
         (("filters=14", "filters"), r"line 7: 'filters', expected a key=value line"),
         (("filters=14", "filters=fourteen"), r"line 7 .*filters is 'fourteen', expected a number"),
+        (("filters=14\n", "filters=14 "), r"line 7: 'filters=14 size=1' sets two keys\. Write one setting on a line"),
         (("filters=14", "filters=1_4"), r"line 7 .*filters is '1_4', expected a number"),
         (
             ("filters=14", "filters=14 // three per anchor"),
@@ -143,3 +146,66 @@ def test_other_files_are_no_names(tmp_path: Path) -> None:
     path.write_text(GOOD)
     with pytest.raises(FovealError, match=r"my\.names: is a cfg, not a list of names\. Give it as --cfg"):
         read_names(path)
+
+
+# ------------------------------------------------------------------------------------------------- random edits
+BLOCK = "[convolutional]\nbatch_normalize=1\nfilters=8\nsize=3\nstride=2\npad=1\nactivation=leaky\n\n"
+LARGER = (
+    "# a network of two branches\n[net]\nbatch=64\nwidth=64\nheight=64\nchannels=3\nlearning_rate=0.001\n\n" + BLOCK * 3
+    + "[shortcut]\nfrom=-1\nactivation=linear\n\n[maxpool]\nsize=2\nstride=1\n\n[convolutional]\nfilters=14\nsize=1\n"
+    "stride=1\npad=1\nactivation=linear\n\n[yolo]\nmask = 2,3\nanchors = 4,6,  8,8,  16,12,  24,30\nclasses=2\nnum=4\n"
+    "ignore_thresh=.6\nscale_x_y=1.1\n\n[route]\nlayers = -3, 2\n\n[upsample]\nstride=2\n\n[route]\nlayers=-1, 1\n\n"
+    "[convolutional]\nfilters=14\nsize=1\nstride=1\npad=1\nactivation=linear\n\n[yolo]\nmask = 0,1\n"
+    "anchors = 4,6,  8,8,  16,12,  24,30\nclasses=2\nnum=4\nignore_thresh=.6\nscale_x_y=1.1\n"
+)  # fmt: skip
+
+
+def edited(text: str, rng: random.Random) -> str:
+    """A line of the text spelled in another way, rightly or not."""
+    lines = text.split("\n")
+    i = rng.randrange(len(lines) - 1)
+    line = lines[i]
+    j = rng.randrange(len(line) + 1)
+    key, equals, value = line.partition("=")
+    k = rng.randrange(len(key)) if key else 0
+    variants: list[list[str]] = [
+        [line, line],
+        [line.swapcase()],
+        [line[:j] + rng.choice(" \t\xa0") + line[j:]],
+        [line.replace(" ", "")],
+        [line + rng.choice((" # was 3", "; x=1", "\r", " "))],
+        [line.replace("=", " ")],
+        [line.replace("=", ":")],
+        [line + " " + lines[i + 1]],
+        [key + equals],
+        [key[:k] + key[k + 1 :] + equals + value],
+        [key + equals + equals + value],
+        [value + equals + key],
+    ]
+    new = rng.choice(variants)
+    rest = lines[i + 2 :] if new == [line + " " + lines[i + 1]] else lines[i + 1 :]
+    return "\n".join([*lines[:i], *new, *rest])
+
+
+def test_random_spellings_are_never_silent() -> None:
+    """1,500 edits: the same network, a refusal in one sentence, or a note that the plain cfg has not."""
+    rng = random.Random(5)
+
+    def seen(text: str) -> tuple[object, ...]:
+        net = read_net(text, "x.cfg")
+        return net.width, net.height, *((layer.kind, layer.what) for layer in net.layers)
+
+    usual, outcomes = seen(LARGER), {"same": 0, "refused": 0, "noted": 0}
+    assert cfg_notes(LARGER) == []
+    for _ in range(1500):
+        text = edited(LARGER, rng)
+        try:
+            found = seen(text)
+        except FovealError as error:
+            assert str(error).startswith("x.cfg: ") and "\n" not in str(error)
+            outcomes["refused"] += 1
+            continue
+        notes = cfg_notes(text)
+        assert found == usual or notes, text
+        outcomes["noted" if notes else "same"] += 1
+    assert min(outcomes.values()) > 100, outcomes
