@@ -62,6 +62,8 @@ def _candidates(listing: Listing, folders: Iterable[Path]) -> list[Path]:
     for folder in around:
         names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         known = [n for n in names if n.lower() in CLASS_FILES or n.lower().endswith((".names", ".labels"))]
+        if not known:  # voc_classes.txt
+            known = [n for n in names if n.lower().endswith("classes.txt")]
         found += [folder / name for name in sorted(known, key=lambda n: n.lower() != "classes.txt")]
         found += [file for file in listing.yamls if file.parent == folder]
     return found

@@ -14,6 +14,9 @@ _HEAD = 16 << 10  # bytes of a text file that are looked at
 _LFS = b"version https://git-lfs"
 _ROOT = re.compile(rb"<(?:[\w.-]+:)?([A-Za-z][\w.-]*)[\s>/]")
 _XML_KINDS = {b"annotation": "voc", b"annotations": "cvat", b"doc": "colabeler", b"dataset": "dlib"}
+_BOXES_OF_IMAGE = re.compile(
+    r"\S.*\.\w{3,4}(?:[ \t]+-?\d+(?:\.\d+)?(?:,-?\d+(?:\.\d+)?){4})+"
+)  # path x1,y1,x2,y2,class
 _LIST_ENTRY = re.compile(r"\.(jpe?g|png|bmp|tiff?|webp|gif|ppm|jfif|jp2)$", re.IGNORECASE)
 
 # Kind -> sets of keys, of which one must be complete. The first kind that fits counts.
@@ -27,6 +30,7 @@ _OF_OBJECTS = {  # a document that begins with {
     "label-studio": ((b"result", b"from_name"),),
     "bdd100k": ((b"box2d",),),
     "labelbox": ((b"data_row",),),
+    "darwin": ((b"bounding_box", b"annotations"),),
     "vott": ((b"visitedFrames",), (b"asset", b"regions", b"boundingBox")),
 }
 _OF_LISTS = {  # a document that begins with [
@@ -45,10 +49,16 @@ TOOLS = {  # kinds that are named but not read
     "bdd100k": "labels of BDD100K (Scalabel)",
     "labelbox": "an export of Labelbox",
     "vott": "a project of VoTT",
+    "darwin": "annotations of V7 (Darwin)",
     "detections": "detections (COCO results) and not a dataset",
     "dlib": "a dataset of dlib's imglab",
 }
 
+TEXTS = {  # kinds of .txt files that are named but not read
+    "visdrone": "labels of VisDrone (x, y, width, height, score, category, ...)",
+    "mot": "tracks of MOTChallenge (frame, id, x, y, width, height, ...)",
+    "dota": "labels of DOTA (four corners, class, difficulty)",
+}
 ENDINGS = {  # of files that are named but not read
     **dict.fromkeys((".tfrecord", ".tfrecords", ".record"), "TFRecord files"),
     **dict.fromkeys((".jsonl", ".ndjson"), "JSON lines"),
@@ -127,7 +137,8 @@ def is_pointer(file: Path) -> bool:
 
 
 def text_kind(file: Path) -> str:
-    """The kind of a .txt file by its first lines: yolo, kitti, list (of images), empty, lfs, or ``""`` for another.
+    """The kind of a .txt file by its first lines: yolo, kitti, list (of images), boxes (of an image a line), empty, lfs,
+    one of ``TEXTS``, or ``""`` for another.
 
     YOLO's lines have a class (a number, or one word) and at least four numbers.
     """
@@ -141,16 +152,25 @@ def text_kind(file: Path) -> str:
         return "empty"
     if "\0" in text:
         return ""
+    lines = [line for line in lines if not line.startswith(("imagesource:", "gsd:"))] or lines  # DOTA's head
     kinds = {_line_kind(line) for line in lines[:20]}
+    if kinds == {"boxes", "list"}:
+        return "boxes"  # images without objects
     return kinds.pop() if len(kinds) == 1 else ""
 
 
 def _line_kind(line: str) -> str:
     if _LIST_ENTRY.search(line):
         return "list"
+    if _BOXES_OF_IMAGE.fullmatch(line):
+        return "boxes"
     columns = line.split()
     if len(columns) < 5:
         columns = re.split(r"[\s,;]+", line)
+        if len(columns) in (8, 9, 10) and all(map(_is_number, columns)) and max(map(float, columns[1:])) > 2:
+            return "visdrone" if len(columns) == 8 else "mot"
+    if len(columns) in (9, 10) and all(map(_is_number, columns[:8])) and not _is_number(columns[8]):
+        return "dota"
     if len(columns) >= 15 and not _is_number(columns[0]) and all(map(_is_number, columns[1:])):
         return "kitti"
     return "yolo" if len(columns) >= 5 and all(map(_is_number, columns[1:])) else ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import FovealError
-from .kinds import ENDINGS, TOOLS, is_pointer, text_kind
+from .kinds import ENDINGS, TEXTS, TOOLS, is_pointer, text_kind
 from .listing import Listing
 
 _SAMPLE = 20
@@ -50,7 +50,11 @@ def _likely_cause(listing: Listing) -> tuple[str, str]:
     """The likely reason why a folder holds no dataset, and what to do."""
     images = sum(listing.images.values())
     labels = [folder / name for folder, names in listing.texts.items() for name in names[:_SAMPLE]]
-    if any(text_kind(file) == "yolo" for file in labels):
+    kinds = [text_kind(file) for file in labels]
+    foreign = next((kind for kind in kinds if kind in TEXTS), None)
+    if foreign is not None:
+        return f"{TEXTS[foreign]} are not read", "Convert them to COCO, VOC or YOLO"
+    if "yolo" in kinds:
         what = "no image belongs to the YOLO labels" if images else "the images of the YOLO labels are missing"
         return what, "Put the images beside the labels or give --images DIR"
     if listing.archives:

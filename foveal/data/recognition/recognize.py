@@ -22,7 +22,7 @@ from .listing import has_folder, list_files
 from .nothing import describe_nothing
 from .one_file import open_file
 from .plain_yolo import find_labels
-from .tables import find_tables
+from .tables import find_box_lists, find_tables
 from .voc import find_voc
 from .yolo import find_darknet, find_yaml
 
@@ -56,7 +56,7 @@ def recognize(path: Path, images: Path | None = None) -> Source:
     lesser: list[Source] = []
     if not any(isinstance(source, YoloSource) for source in found):
         lesser += find_darknet(listing, images) or find_labels(listing, images)
-    lesser += find_tables(listing, images)
+    lesser += [*find_tables(listing, images), *find_box_lists(listing, images)]
     found = found or lesser
     if not found and (what := output_kind(path)):
         raise FovealError(f"{what}, not a dataset", path=path, fix="Give the dataset itself")

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..formats.class_list import CLASS_FILES
+from ..formats.tables.box_lists import BoxListSource
 from ..formats.tables.columns import find_columns
 from ..formats.tables.reader import CsvSource
 from ..formats.tables.rows import first_rows
 from .documents import split_by_name
-from .kinds import read_head
+from .kinds import read_head, text_kind
 from .listing import Listing, common_folder, image_roots_of
 
 _FEW_TEXTS = 20  # in a folder: more are label files, and no tables that are called .txt
@@ -27,6 +28,18 @@ def find_tables(listing: Listing, images: Path | None) -> list[CsvSource]:
     roots = (listing.root,) if listing.images else image_roots_of(tables[0])
     class_file = _class_file([file for file in listing.tables if file not in tables], [listing.root, base])
     return [CsvSource(base, tables, (images,) if images else roots, split_by_name(tables), class_file)]
+
+
+def find_box_lists(listing: Listing, images: Path | None) -> list[BoxListSource]:
+    """The lists of images with boxes in a folder as one dataset."""
+    files = [f / n for f, names in listing.texts.items() if len(names) <= _FEW_TEXTS for n in names]
+    lists = [file for file in files if text_kind(file) == "boxes"]
+    if not lists:
+        return []
+    base = common_folder(lists, listing.root)
+    roots = (listing.root,) if listing.images else image_roots_of(lists[0])
+    class_file = _class_file([], [listing.root, base, *(folder for folder in listing.texts)])
+    return [BoxListSource(base, lists, (images,) if images else roots, split_by_name(lists), class_file)]
 
 
 def open_table(file: Path, images: Path | None) -> CsvSource:
@@ -48,4 +61,5 @@ def _class_file(tables: Sequence[Path], folders: Sequence[Path]) -> Path | None:
     if not named:
         files = [path for folder in dict.fromkeys(folders) for path in folder.iterdir()]
         named = [path for path in files if path.name.lower() in CLASS_FILES or path.suffix == ".names"]
+        named = named or [path for path in files if path.name.lower().endswith("classes.txt")]  # voc_classes.txt
     return named[0] if len(named) == 1 else None

@@ -87,3 +87,19 @@ def test_the_folder_of_the_images_alone(tmp_path: Path) -> None:
     labeled(tmp_path / "images", tmp_path / "labels", classes=tmp_path / "classes.txt")
     with pytest.raises(FovealError, match=r"the annotations are probably in .*labels\. Give "):
         open_dataset(tmp_path / "images")
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("684,8,273,116,0,0,0,0", "VisDrone"),
+        ("1,-1,912,484,97,109,0,7,1", "MOTChallenge"),
+        ("imagesource:GoogleEarth\ngsd:0.1\n1 2 30 2 30 40 1 40 plane 0", "DOTA"),
+    ],
+)
+def test_label_files_of_other_kinds(tmp_path: Path, line: str, what: str) -> None:
+    image(tmp_path / "images" / "a.jpg")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "a.txt").write_text(f"{line}\n")
+    with pytest.raises(FovealError, match=f"{what}.*not read.*Convert"):
+        open_dataset(tmp_path)

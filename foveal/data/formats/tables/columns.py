@@ -175,25 +175,28 @@ def _by_content(rows: Sequence[Sequence[str]]) -> Columns | None:
     width = len(rows[0])
     if any(len(row) != width for row in rows):
         return None
-    for at in _orders(rows, width):
+    for at, known in _orders(rows, width):
         layout = _layout(rows, at)
         if layout is not None:
+            layout = known or layout
             form = _shown(at) if layout == "corners" else _shown(at).replace("x2", "width").replace("y2", "height")
             return Columns(at, _CORNERS, layout, guessed=(f"the columns without a header as {form}",))
     return None
 
 
-def _orders(rows: Sequence[Sequence[str]], width: int) -> Iterator[dict[str, int]]:
-    """Known orders of as many columns."""
+def _orders(rows: Sequence[Sequence[str]], width: int) -> Iterator[tuple[dict[str, int], Layout | None]]:
+    """Known orders of as many columns, and the layout of their boxes where it is known."""
     if width >= 9 and all(row[0].strip().upper() in _AUTOML for row in rows):  # Google's AutoML
-        yield {"split": 0, "image": 1, "class": 2, "x1": 3, "y1": 4, "x2": 7, "y2": 8}
+        yield {"split": 0, "image": 1, "class": 2, "x1": 3, "y1": 4, "x2": 7, "y2": 8}, "corners"
     if width == 6:
-        yield {"image": 0, "x1": 1, "y1": 2, "x2": 3, "y2": 4, "class": 5}  # RetinaNet
-        yield {"image": 0, "class": 1, "x1": 2, "y1": 3, "x2": 4, "y2": 5}
+        yield {"image": 0, "x1": 1, "y1": 2, "x2": 3, "y2": 4, "class": 5}, None  # RetinaNet
+        yield {"image": 0, "class": 1, "x1": 2, "y1": 3, "x2": 4, "y2": 5}, None
     if width == 8:
-        yield {"image": 0, "width": 1, "height": 2, "class": 3, "x1": 4, "y1": 5, "x2": 6, "y2": 7}  # TensorFlow
+        yield {"image": 0, "width": 1, "height": 2, "class": 3, "x1": 4, "y1": 5, "x2": 6, "y2": 7}, None  # TensorFlow
+        makesense = {"class": 0, "x1": 1, "y1": 2, "x2": 3, "y2": 4, "image": 5, "width": 6, "height": 7}
+        yield makesense, "top-left"
     if width == 5:
-        yield {"image": 0, "x1": 1, "y1": 2, "x2": 3, "y2": 4}
+        yield {"image": 0, "x1": 1, "y1": 2, "x2": 3, "y2": 4}, None
 
 
 def _layout(rows: Sequence[Sequence[str]], at: dict[str, int]) -> Layout | None:

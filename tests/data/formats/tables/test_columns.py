@@ -67,6 +67,7 @@ def test_a_column_of_names_rather_than_numbers() -> None:
         ("img/a.jpg,4,5,20,30,cat", "image x1 y1 x2 y2 class"),
         ("img/a.jpg,cat,4,5,20,30", "image class x1 y1 x2 y2"),
         ("a.jpg,64,48,cat,4,5,20,30", "image width height class x1 y1 x2 y2"),
+        ("cat,4,5,20,30,a.jpg,64,48", "class x1 y1 x2 y2 image width height"),
         ("TRAIN,gs://b/a.jpg,cat,.1,.2,,,.3,.4,,", "split image class x1 y1 None None x2 y2 None None"),
     ],
 )

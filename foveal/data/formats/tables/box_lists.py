@@ -1,0 +1,68 @@
+"""Lists of images with their boxes (keras-yolo3 and its descendants): a line ``path x1,y1,x2,y2,class ...`` an image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ....files.reading import read_text
+from ...records.findings import Findings
+from ..entries import NamedImage, NamedObject
+from ..entry_source import EntrySource
+from ..shapes import numbers_of
+from .class_table import ClassTable
+from .columns import has_extension
+
+_BOX = re.compile(r"\S*,\S*$")
+
+
+class BoxListSource(EntrySource):
+    """Text files, one for each split; ``class_file`` lists the names of the classes."""
+
+    format = "list"
+
+    def __init__(
+        self,
+        path: Path,
+        files: Sequence[Path],
+        image_roots: Iterable[Path],
+        splits: Mapping[Path, str] | None = None,
+        class_file: Path | None = None,
+    ) -> None:
+        told = Findings()
+        self._class_table = ClassTable.read(class_file, told)
+        super().__init__(path, files, image_roots, splits)
+        self.findings.extend(told)
+
+    def class_names(self) -> Sequence[str]:
+        return self._class_table.order if self._class_table.used else ()
+
+    def parse(self, file: Path, findings: Findings) -> list[NamedImage]:
+        text, guessed = read_text(file)
+        if guessed:
+            message = "its encoding is not UTF-8; the encoding was guessed"
+            findings.add("warning", "encoding-guessed", file, "", message, "Save it as UTF-8")
+        lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        images = [_read_line(line, f"line {n}", file, findings) for n, line in lines]
+        self._class_table.rename(images, file, findings)
+        return images
+
+
+def _read_line(line: str, where: str, file: Path, findings: Findings) -> NamedImage:
+    """The image of a line, whose path may have spaces, with the objects that can be read."""
+    words: list[str] = []
+    while not has_extension(line) and _BOX.search(line):
+        line, _, word = line.rpartition(" ") if " " in line else line.rpartition("\t")
+        line = line.strip()
+        words.append(word)
+    image = NamedImage(line, where, stem=not has_extension(line))
+    for word in reversed(words):
+        parts = word.split(",")
+        box = numbers_of(parts[:4]) if len(parts) == 5 else None
+        if box is None:
+            message = f"{word[:60]!r} is not x1,y1,x2,y2,class; dropped"
+            findings.add("warning", "box-not-number", file, where, message, "Correct it")
+            continue
+        image.objects.append(NamedObject(parts[4], (box[0], box[1], box[2], box[3]), where, word))
+    return image
