@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 from ...files.reading import Unreadable, decode_text, read_json
@@ -14,9 +15,8 @@ _HEAD = 16 << 10  # bytes of a text file that are looked at
 _LFS = b"version https://git-lfs"
 _ROOT = re.compile(rb"<(?:[\w.-]+:)?([A-Za-z][\w.-]*)[\s>/]")
 _XML_KINDS = {b"annotation": "voc", b"annotations": "cvat", b"doc": "colabeler", b"dataset": "dlib"}
-_BOXES_OF_IMAGE = re.compile(
-    r"\S.*\.\w{3,4}(?:[ \t]+-?\d+(?:\.\d+)?(?:,-?\d+(?:\.\d+)?){4})+"
-)  # path x1,y1,x2,y2,class
+# path x1,y1,x2,y2,class ...
+_BOXES_OF_IMAGE = re.compile(r"\.\w{3,4}[ \t](?:.*[ \t])?-?\d+(?:\.\d+)?(?:,-?\d+(?:\.\d+)?){4}(?:[ \t]|$)")
 _LIST_ENTRY = re.compile(r"\.(jpe?g|png|bmp|tiff?|webp|gif|ppm|jfif|jp2)$", re.IGNORECASE)
 
 # Kind -> sets of keys, of which one must be complete. The first kind that fits counts.
@@ -137,8 +137,8 @@ def is_pointer(file: Path) -> bool:
 
 
 def text_kind(file: Path) -> str:
-    """The kind of a .txt file by its first lines: yolo, kitti, list (of images), boxes (of an image a line), empty, lfs,
-    one of ``TEXTS``, or ``""`` for another.
+    """The kind of a .txt file by its first lines: yolo, kitti, list (of images), boxes (of an image a line), empty,
+    lfs, one of ``TEXTS``, or ``""`` for another.
 
     YOLO's lines have a class (a number, or one word) and at least four numbers.
     """
@@ -153,16 +153,16 @@ def text_kind(file: Path) -> str:
     if "\0" in text:
         return ""
     lines = [line for line in lines if not line.startswith(("imagesource:", "gsd:"))] or lines  # DOTA's head
-    kinds = {_line_kind(line) for line in lines[:20]}
-    if kinds == {"boxes", "list"}:
-        return "boxes"  # images without objects
-    return kinds.pop() if len(kinds) == 1 else ""
+    kinds = Counter(map(_line_kind, lines[:20]))
+    if kinds["boxes"] and 2 * (kinds["boxes"] + kinds["list"]) > kinds.total():
+        return "boxes"  # a line without a box is an image without objects
+    return next(iter(kinds)) if len(kinds) == 1 else ""
 
 
 def _line_kind(line: str) -> str:
     if _LIST_ENTRY.search(line):
         return "list"
-    if _BOXES_OF_IMAGE.fullmatch(line):
+    if _BOXES_OF_IMAGE.search(line):
         return "boxes"
     columns = line.split()
     if len(columns) < 5:

@@ -14,7 +14,7 @@ from .coco import open_coco
 from .documents import open_document
 from .kinds import ENDINGS, TOOLS, json_kind, starts_with, text_kind, xml_kind
 from .listing import ARCHIVES
-from .tables import is_table, open_table
+from .tables import is_table, open_box_list, open_table
 from .yolo import open_darknet
 
 _FIX = "Give the folder, .json or .yaml of the dataset"
@@ -33,6 +33,8 @@ def open_file(path: Path, images: Path | None) -> Source:
         return _open_xml(path, images)
     if suffix in (".csv", ".tsv") or (suffix == ".txt" and is_table(path)):
         return open_table(path, images)
+    if suffix == ".txt" and text_kind(path) == "boxes":
+        return open_box_list(path, images)
     raise _refusal(path, suffix)
 
 

@@ -49,6 +49,12 @@ def open_table(file: Path, images: Path | None) -> CsvSource:
     return CsvSource(file, [file], (images,) if images else image_roots_of(file), None, class_file)
 
 
+def open_box_list(file: Path, images: Path | None) -> BoxListSource:
+    """The dataset of one list of images with boxes."""
+    class_file = _class_file([], [file.parent])
+    return BoxListSource(file, [file], (images,) if images else image_roots_of(file), None, class_file)
+
+
 def is_table(file: Path) -> bool:
     """Whether a file is a table of boxes."""
     head = read_head(file, _HEAD)

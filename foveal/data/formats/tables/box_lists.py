@@ -1,4 +1,4 @@
-"""Lists of images with their boxes (keras-yolo3 and its descendants): a line ``path x1,y1,x2,y2,class ...`` an image."""
+"""Lists of images with their boxes (keras-yolo3 and its descendants): lines ``path x1,y1,x2,y2,class ...``."""
 
 from __future__ import annotations
 

@@ -44,3 +44,11 @@ def test_boxes_that_cannot_be_read(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path)
     assert codes(dataset) == ["note classes-numbered", "warning box-not-number", "warning box-not-number"]
     assert dataset.classes == ("0", "1") and [len(r) for r in dataset.records] == [1, 1, 0, 1]
+
+
+def test_one_list_given_alone(tmp_path: Path) -> None:
+    images(tmp_path)
+    (tmp_path / "train.txt").write_text(lines(""))
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    dataset = open_dataset(tmp_path / "train.txt")
+    assert dataset.classes == ("cat", "dog") and [len(r) for r in dataset.records] == [2, 1, 0, 2]
