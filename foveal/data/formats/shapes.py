@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...masks.rle import Masks
 from ..images.load import MAX_PIXELS
+from ..records.findings import Findings
 from .validate import Box, number
 
 _CORNERS = 72  # of the polygon that a circle or an ellipse becomes
@@ -90,6 +92,12 @@ def bitmap_mask(bits: NDArray[np.bool_], left: int, top: int, size: tuple[int, i
     whole = np.zeros((1, size[1], size[0]), np.bool_)
     whole[0, top : top + height, left : left + width] = bits
     return Masks.of_dense(whole).to_coco()[0]
+
+
+def report_guess(file: Path, findings: Findings) -> None:
+    """A finding on a file whose encoding had to be guessed."""
+    message = "its encoding is neither the declared one nor UTF-8; the encoding was guessed"
+    findings.add("warning", "encoding-guessed", file, "", message, "Save it as UTF-8")
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

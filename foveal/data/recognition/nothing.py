@@ -54,6 +54,8 @@ def _likely_cause(listing: Listing) -> tuple[str, str]:
     foreign = next((kind for kind in kinds if kind in TEXTS), None)
     if foreign is not None:
         return f"{TEXTS[foreign]} are not read", "Convert them to COCO, VOC or YOLO"
+    if images and kinds.count("empty") > 1 and not set(kinds) - {"empty", ""}:
+        return f"its {kinds.count('empty')} label files are empty", "Annotate at least one image"
     if "yolo" in kinds:
         what = "no image belongs to the YOLO labels" if images else "the images of the YOLO labels are missing"
         return what, "Put the images beside the labels or give --images DIR"

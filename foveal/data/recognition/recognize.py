@@ -10,6 +10,7 @@ from ...errors import FovealError
 from ...files.outputs import output_kind
 from ...files.reading import check_exists
 from ..formats.coco.reader import CocoSource
+from ..formats.entry_source import EntrySource
 from ..formats.source import Source
 from ..formats.validate import report_refused
 from ..formats.voc.reader import VocSource
@@ -63,8 +64,10 @@ def recognize(path: Path, images: Path | None = None) -> Source:
     if not found:
         raise describe_nothing(listing, kinds)
     if len(found) > 1:
-        listed = "; ".join(f"{s.format.upper()} in {s.path}" for s in found)
-        fix = "Give one of them, or several paths"
+        places = [s.files[0] if isinstance(s, EntrySource) and len(s.files) == 1 else s.path for s in found]
+        listed = "; ".join(f"{s.format.upper()} in {place}" for s, place in zip(found, places, strict=True))
+        within = [place for place in places if any(place in other.parents or place == path for other in places)]
+        fix = "Give one of them, or several paths" if not within else "Give one of them, or move the others elsewhere"
         raise FovealError(f"holds {len(found)} datasets: {listed}", path=path, fix=fix)
     _report_unused(found[0], lesser)
     report_refused(listing.refused, found[0].findings)

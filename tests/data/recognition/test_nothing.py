@@ -103,3 +103,19 @@ def test_label_files_of_other_kinds(tmp_path: Path, line: str, what: str) -> Non
     (tmp_path / "annotations" / "a.txt").write_text(f"{line}\n")
     with pytest.raises(FovealError, match=f"{what}.*not read.*Convert"):
         open_dataset(tmp_path)
+
+
+def test_empty_label_files(tmp_path: Path) -> None:
+    labeled(tmp_path / "images", tmp_path / "labels", classes=tmp_path / "classes.txt")
+    for path in (tmp_path / "labels").iterdir():
+        path.write_text("")
+    with pytest.raises(FovealError, match="its 4 label files are empty"):
+        open_dataset(tmp_path)
+
+
+def test_two_formats_in_one_folder(tmp_path: Path) -> None:
+    labeled(tmp_path / "images", tmp_path / "labels", classes=tmp_path / "classes.txt")
+    (tmp_path / "boxes.csv").write_text("image,label,x1,y1,x2,y2\na.jpg,cat,1,2,3,4\n")
+    with pytest.raises(FovealError, match=r"holds 2 datasets: YOLO in .*; CSV in .*boxes\.csv.*move the others"):
+        open_dataset(tmp_path)
+    assert open_dataset(tmp_path / "boxes.csv").format == "csv"

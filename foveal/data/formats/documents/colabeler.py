@@ -10,7 +10,7 @@ from ....files.reading import Unreadable, read_xml
 from ...records.findings import Findings
 from ..entries import NamedImage, NamedObject
 from ..entry_source import EntrySource
-from ..shapes import box_around, numbers_of
+from ..shapes import box_around, numbers_of, report_guess
 from ..validate import number
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -23,14 +23,16 @@ class ColabelerSource(EntrySource):
     image_files = True
 
     def parse(self, file: Path, findings: Findings) -> list[NamedImage]:
-        root, _ = read_xml(file)
+        root, guessed = read_xml(file)
+        if guessed:
+            report_guess(file, findings)
         outputs = root.find("outputs")
         if root.tag != "doc" or outputs is None:
             raise Unreadable("not Colabeler's XML: expected <doc> with <outputs>", "Export it again")
         width, height = number(root.findtext("size/width")), number(root.findtext("size/height"))
         size = (width, height) if width is not None and height is not None else None
         path = (root.findtext("path") or "").strip()
-        image = NamedImage(path or file.stem, "", size=size, stem=not path, else_named=file.stem)
+        image = NamedImage(path or file.stem, "path", size=size, stem=not path, else_named=file.stem)
         for n, item in enumerate(outputs.findall("object/item"), 1):
             found = _read_item(item, f"item {n}")
             if found is None:

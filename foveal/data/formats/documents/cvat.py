@@ -17,7 +17,7 @@ from ....files.reading import Unreadable, read_xml
 from ...records.findings import Findings, counted
 from ..entries import NamedImage, NamedObject
 from ..entry_source import EntrySource
-from ..shapes import angle_of, bitmap_mask, box_around, ellipse, ellipse_box, listed, numbers_of, turned
+from ..shapes import angle_of, bitmap_mask, box_around, ellipse, ellipse_box, listed, numbers_of, report_guess, turned
 from ..validate import flag, number
 
 _SHAPES = ("box", "polygon", "ellipse", "mask")
@@ -47,8 +47,7 @@ class CvatSource(EntrySource):
     def parse(self, file: Path, findings: Findings) -> list[NamedImage]:
         root, guessed = read_xml(file, _LARGEST)
         if guessed:
-            message = "its encoding is not the declared one; the encoding was guessed"
-            findings.add("warning", "encoding-guessed", file, "", message, "Save it as UTF-8")
+            report_guess(file, findings)
         if root.tag != "annotations":
             raise Unreadable(f"not CVAT's XML: its root element is <{root.tag}>", "Export it again")
         images = root.findall("image")

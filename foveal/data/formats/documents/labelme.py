@@ -22,7 +22,7 @@ from ....files.reading import Unreadable
 from ...records.findings import Findings, counted
 from ..entries import NamedImage, NamedObject
 from ..entry_source import EntrySource
-from ..shapes import bitmap_mask, box_around, ellipse, ellipse_box, points_of
+from ..shapes import bitmap_mask, box_around, ellipse, ellipse_box, listed, points_of
 from ..validate import flag, number
 from .json_file import read_checked
 
@@ -45,7 +45,7 @@ class LabelMeSource(EntrySource):
         named = doc.get("imagePath")
         named = named.strip() if isinstance(named, str) else ""
         size = _size(doc, file, findings)
-        image = NamedImage(named or file.stem, "", size=size, stem=not named, else_named=file.stem)
+        image = NamedImage(named or file.stem, "imagePath", size=size, stem=not named, else_named=file.stem)
         _add_shapes(shapes, image, file, findings)
         return [image]
 
@@ -66,6 +66,7 @@ def _size(doc: dict[str, Any], file: Path, findings: Findings) -> tuple[float, f
 def _add_shapes(shapes: list[Any], image: NamedImage, file: Path, findings: Findings) -> None:
     """Fills ``image.objects``."""
     dropped: Counter[str] = Counter()
+    ignored: dict[str, None] = {}
     groups: dict[tuple[str, str], NamedObject] = {}
     joined = 0
     for n, shape in enumerate(shapes, 1):
@@ -81,6 +82,7 @@ def _add_shapes(shapes: list[Any], image: NamedImage, file: Path, findings: Find
         if isinstance(found, str):
             findings.add("warning", "shape-invalid", file, f"shape {n}", f"{found}; dropped", "Draw it again")
             continue
+        ignored |= dict.fromkeys(_read_flags(shape, found, file, f"shape {n}", findings))
         group = shape.get("group_id")
         key = (found.name, str(group))
         if group is None or kind in _BOXES:
@@ -93,6 +95,8 @@ def _add_shapes(shapes: list[Any], image: NamedImage, file: Path, findings: Find
     for kind, count in dropped.items():
         what = f"{counted(count, 'shape')} of the kind {kind!r}, which has no area; dropped"
         findings.add("warning", "shape-without-area", file, "", what, "Draw a rectangle or a polygon")
+    if ignored:
+        findings.add("note", "attributes-ignored", file, "flags", f"these flags are ignored: {listed(ignored)}")
     if joined:
         message = f"{counted(joined, 'shape')} of the class and group_id of an earlier one, joined to its object"
         findings.add(
@@ -108,10 +112,7 @@ def _read_shape(shape: dict[str, Any], kind: str, where: str, size: tuple[float,
     if points is None:
         return f"its points {str(shape.get('points'))[:60]} are not pairs of numbers"
     shown = f"of the {kind} {' '.join(f'{v:.12g}' for v in points[:8])}{' ...' * (len(points) > 8)}"
-    flags: Any = shape.get("flags")
-    flags = flags if isinstance(flags, dict) else {}
-    difficult = flag(shape.get("difficult")) or flag(flags.get("difficult"))
-    found = NamedObject(name, (0, 0, 0, 0), where, shown, bool(flag(flags.get("crowd"))), bool(difficult))
+    found = NamedObject(name, (0, 0, 0, 0), where, shown)
     if kind in _BOXES and len(points) >= 4:
         found.box = box_around(points)
     elif kind == "polygon" and len(points) >= 6:
@@ -125,6 +126,20 @@ def _read_shape(shape: dict[str, Any], kind: str, where: str, size: tuple[float,
     else:
         return f"a {kind!r} of {len(points) // 2} points cannot be read"
     return found
+
+
+def _read_flags(shape: dict[str, Any], found: NamedObject, file: Path, where: str, findings: Findings) -> list[str]:
+    """Sets ``difficult`` and ``crowd``. Returns the names of the other flags that are on."""
+    flags: Any = shape.get("flags")
+    flags = dict(flags) if isinstance(flags, dict) else {}
+    values = {"difficult": flags.pop("difficult", None) or shape.get("difficult"), "crowd": flags.pop("crowd", None)}
+    for key, value in values.items():
+        on = flag(value)
+        if on is None:
+            message = f"{key} is {str(value)[:40]!r}, expected true or false; taken as false"
+            findings.add("warning", "flag-invalid", file, where, message, "Correct it")
+        setattr(found, key, bool(on))
+    return [str(key) for key, value in flags.items() if value]
 
 
 def _read_mask(

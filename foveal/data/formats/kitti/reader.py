@@ -13,7 +13,7 @@ from ....files.reading import read_text
 from ...records.findings import Findings
 from ..entries import NamedImage, NamedObject
 from ..entry_source import EntrySource
-from ..shapes import numbers_of
+from ..shapes import numbers_of, report_guess
 from ..validate import number
 
 _NUMBERS = (14, 15)  # after the type, which may have spaces
@@ -39,8 +39,10 @@ class KittiSource(EntrySource):
         self.findings.add("note", "attributes-ignored", path, "", message)
 
     def parse(self, file: Path, findings: Findings) -> list[NamedImage]:
-        text, _ = read_text(file)
-        image = NamedImage(file.stem, "", stem=True)
+        text, guessed = read_text(file)
+        if guessed:
+            report_guess(file, findings)
+        image = NamedImage(file.stem, "its name", stem=True)
         for n, line in enumerate(text.splitlines(), 1):
             if not line.strip():
                 continue

@@ -10,7 +10,7 @@ from ....files.reading import read_text
 from ...records.findings import Findings
 from ..entries import NamedImage, NamedObject
 from ..entry_source import EntrySource
-from ..shapes import numbers_of
+from ..shapes import numbers_of, report_guess
 from .class_table import ClassTable
 from .columns import has_extension
 
@@ -41,8 +41,7 @@ class BoxListSource(EntrySource):
     def parse(self, file: Path, findings: Findings) -> list[NamedImage]:
         text, guessed = read_text(file)
         if guessed:
-            message = "its encoding is not UTF-8; the encoding was guessed"
-            findings.add("warning", "encoding-guessed", file, "", message, "Save it as UTF-8")
+            report_guess(file, findings)
         lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
         images = [_read_line(line, f"line {n}", file, findings) for n, line in lines]
         self._class_table.rename(images, file, findings)

@@ -19,7 +19,7 @@ from ...records.splits import split_word
 from ..documents.via import ONLY_CLASS, ViaRegion, name_regions, read_shape
 from ..entries import NamedImage, NamedObject
 from ..entry_source import EntrySource
-from ..shapes import listed
+from ..shapes import listed, report_guess
 from ..validate import Box, flag, number
 from .class_table import ClassTable
 from .columns import Columns, find_columns, has_extension, plain
@@ -60,8 +60,7 @@ class CsvSource(EntrySource):
             fix = "Name the columns filename, class, xmin, ymin, xmax, ymax"
             raise Unreadable("no table of boxes: its columns are not recognized", fix)
         if guessed:
-            message = "its encoding is not UTF-8; the encoding was guessed"
-            findings.add("warning", "encoding-guessed", file, "", message, "Save it as UTF-8")
+            report_guess(file, findings)
         if blank:
             message = f"{counted(len(blank), 'blank line')}; skipped"
             findings.add("note", "line-blank", file, f"line {blank[0]}", message)

@@ -180,3 +180,13 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
         path.write_bytes(path.read_text().replace("dog", "Köter").encode(encoding))
     dataset = open_dataset(tmp_path)
     assert dataset.classes == ("Köter", "cat") and len(dataset) == 4 and not dataset.findings
+
+
+def test_flags_that_are_not_kept_are_told(tmp_path: Path) -> None:
+    shapes = [
+        shape("rectangle", [[1, 2], [9, 8]], flags={"occluded": True, "blurred": False}),
+        shape("rectangle", [[20, 2], [29, 8]], flags={"difficult": "perhaps"}),
+    ]
+    dataset = one(tmp_path, shapes)
+    assert sorted(codes(dataset)) == ["note attributes-ignored", "warning flag-invalid"]
+    assert "occluded" in dataset.findings[1].message and "blurred" not in dataset.findings[1].message
