@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import print_out, single
+from .common import print_notes, print_out, single
 
 if TYPE_CHECKING:
+    from ..assembly.detector import Spec
     from ..presets.catalogue import PublishedScore
 
 START = """\
@@ -21,12 +23,13 @@ Start here:
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="Name of a preset.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of a preset, a run or a cfg.", show_default=False)] = None,
     classes: Annotated[
         int, typer.Option("--classes", min=1, help="Number of classes that the parameters are counted for.")
     ] = 80,
 ) -> None:
-    """Lists the presets by family: parameters, published scores and weights. Of one preset, every setting.
+    """Lists the presets by family: parameters, published scores and weights. Of one preset, model or Darknet cfg,
+    every setting.
 
     \b
     Example:
@@ -35,6 +38,8 @@ def models(
     """
     if name is None:
         _list(classes)
+    elif Path(name).exists():
+        _show_model(name, classes)
     else:
         _show(name, classes)
 
@@ -57,9 +62,32 @@ def _list(classes: int) -> None:
     print_out("`foveal weights fetch NAME` downloads weights; `foveal models PRESET` shows all settings of a preset.")
 
 
+def _show_model(name: str, classes: int) -> None:
+    """A spec that is in a file or folder; of a setting of many lines the first."""
+    import torch
+
+    from ..checkpoints.initial import find_spec
+
+    spec, _ = find_spec(name)
+    with torch.device("meta"):
+        count = sum(p.numel() for p in spec.build([str(k) for k in range(classes)]).parameters())
+    print_out(f"{name}: {type(spec).__name__}, {count:,} parameters with {classes} classes")
+    print_notes(spec)
+    _print_settings(spec)
+
+
+def _print_settings(spec: Spec) -> None:
+    from ..presets.catalogue import setting_rows
+
+    print_out("\nSettings, to be replaced on the command line as key=value:")
+    for path, value, text in setting_rows(spec):
+        first, more, _ = value.partition("\\n")
+        print_out(f"  {path}={first}" + ("..." if more else "") + (f"  # {text}" if text else ""))
+
+
 def _show(name: str, classes: int) -> None:
     from .. import presets
-    from ..presets.catalogue import CARDS, comments, setting_rows
+    from ..presets.catalogue import CARDS, comments
 
     spec = presets.get(name)
     print_out(f"{name}: {type(spec).__name__}, {CARDS[name].parameters(classes):,} parameters with {classes} classes")
@@ -69,9 +97,7 @@ def _show(name: str, classes: int) -> None:
         print_out(f"Published: {score.value:.1f} {score.protocol} ({score.source})")
     if _weights(name):
         print_out(f"Published weights: {_weights(name)}")
-    print_out("\nSettings, to be replaced on the command line as key=value:")
-    for path, value, text in setting_rows(spec):
-        print_out(f"  {path}={value}" + (f"  # {text}" if text else ""))
+    _print_settings(spec)
 
 
 def _short(score: PublishedScore) -> str:

@@ -121,4 +121,21 @@ def test_commands_say_what_is_ignored_once(tmp_path: Path, capsys: pytest.Captur
     back = [str(tmp_path / f"back.{end}") for end in ("weights", "cfg", "names")]
     assert main(["predict", back[0], str(image), "--cfg", back[1], "--names", back[2], "--json", "-"]) == 0
     assert Path(back[2]).read_text().split() == list(SHAPES)
-    assert main(["train", str(tmp_path / "none.cfg"), *words]) != 0
+    assert main(["train", str(tmp_path / "none.cfg"), *words]) == 1
+    assert "none.cfg: there is no such file. Give the path of a Darknet cfg" in capsys.readouterr().err
+
+
+def test_models_lists_the_settings_of_a_cfg(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = tmp_path / "network"  # a cfg by its content
+    plain.write_text(CFG)
+    assert main(["models", str(plain), "--classes", "6"]) == 0
+    said = capsys.readouterr().out
+    assert f"{plain}: DarknetDetector, " in said and "task.box_loss.weight=0.07" in said
+    assert "cfg='[net]...  # a cfg's text" in said and max(map(len, said.splitlines())) < 300
+
+
+def test_export_leaves_out_what_other_classes_make_wrong() -> None:
+    """Darknet refuses ``counters_per_class`` of another number than ``classes``."""
+    text = CFG.replace("ignore_thresh", "counters_per_class=1,2,3\nignore_thresh")
+    assert with_outputs(text, 3) == text
+    assert with_outputs(text, 4).count("\n# counters_per_class=1,2,3\n") == 2

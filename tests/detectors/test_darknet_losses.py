@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 
+from foveal.config.parse import parse_spec
+from foveal.config.show import show
 from foveal.detectors.darknet import DarknetDetector
 from foveal.errors import FovealError
 from foveal.parts.coders import GridCoder
@@ -138,6 +140,7 @@ def test_parts_of_a_version_4_cfg() -> None:
     assert task.quality == Objectness(ignore=0.7)
     assert task.suppress == DistanceNMS(iou=0.45, exponent=0.6, top=100)
     assert isinstance(spec.input, Letterbox)
+    assert parse_spec(show(spec)) == spec
 
 
 def test_parts_of_a_scaled_version_4_cfg() -> None:

@@ -212,6 +212,9 @@ def with_outputs(text: str, logits: int) -> str:
             outputs = what.side**2 * (5 * what.boxes + logits)
         for section, name, value in ((head.section, "classes", logits), (last.section, key, outputs)):
             lines[section.values[name][1] - 1] = f"{name}={value}"
+        if "counters_per_class" in head.section.values:  # Darknet refuses another number of them
+            line = head.section.values["counters_per_class"][1] - 1
+            lines[line] = f"# {lines[line].strip()}"
     return "\n".join(lines) + "\n"
 
 

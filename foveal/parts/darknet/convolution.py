@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..layers.narrow_maps import HALF, is_narrow
 from ..layers.norms import NormKind, make_norm
 from .activations import activation
 from .layers import Convolutional
@@ -49,7 +50,7 @@ class BinaryConv(nn.Module):
         if self.binary_input:
             inside = x.clamp(-1, 1)
             x = inside + (torch.where(x > 0, 1.0, -1.0).to(x.dtype) - inside).detach()
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return _convolved(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class SharedConvolution(nn.Module):
@@ -67,7 +68,7 @@ class SharedConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         conv, norm = self._source[0][0], self._source[0][1] if self.norm else None
         assert isinstance(conv, nn.Conv2d)
-        y = F.conv2d(x, conv.weight, conv.bias, self.strides, self.padding, self.dilation, self.groups)
+        y = _convolved(x, conv.weight, conv.bias, self.strides, self.padding, self.dilation, self.groups)
         y = y if norm is None else norm(y)
         y = y if self.activation is None else self.activation(y)
         return y if self.blur is None else self.blur(y)
@@ -87,4 +88,24 @@ class Blur(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
         weight = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
-        return F.conv2d(x, weight, stride=self.strides, padding=self.padding, groups=channels)
+        return _convolved(x, weight, None, self.strides, self.padding, 1, channels)
+
+
+def _convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | tuple[int, ...],
+    padding: int | str | tuple[int, ...],
+    dilation: int | tuple[int, ...],
+    groups: int,
+) -> Tensor:
+    """A convolution; of narrow maps in fp32 where a CPU may compute them wrongly (see ``narrow_maps``)."""
+    y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    if x.device.type == "cpu" and y.dtype in HALF and stride not in (1, (1, 1)) and is_narrow(y):
+        with torch.autocast("cpu", enabled=False):
+            full = F.conv2d(
+                x.float(), weight.float(), None if bias is None else bias.float(), stride, padding, dilation, groups
+            )
+        return full.to(y.dtype)
+    return y
