@@ -15,8 +15,7 @@ from ..files.aliases import ImageArray
 from ..parts.resizing import IMAGENET_PIXELS, Input, PixelStatistics
 from ..recipe import Recipe
 from ..types import Boxes, Detections, Images, Predictions, Priors, Targets, inference_batch
-from .arrays import Boxes4, attach_proposals, decoded, from_tensors, pad_targets
-from .network import explained_norms
+from .arrays import Boxes4, attach_proposals, decoded, explained_norms, from_tensors, pad_targets
 from .task import BoxTask, merge_classes, to_detections
 
 if TYPE_CHECKING:

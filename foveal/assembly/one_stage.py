@@ -11,8 +11,8 @@ from ..parts.heads.dense import DenseHead
 from ..parts.necks.fpn import Neck
 from ..parts.priors.base import PriorSet
 from ..types import Boxes, Images, Targets
+from .arrays import network_pixels
 from .detector import Detector, Outputs, Spec
-from .network import network_pixels
 from .task import BoxTask, without_validity
 
 

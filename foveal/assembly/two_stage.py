@@ -17,8 +17,8 @@ from ..parts.heads.roi import RoIHead, RoIHeadSpec
 from ..parts.necks.fpn import Neck
 from ..parts.pooling.roi_align import Pool, apply_pooled
 from ..types import Boxes, Images, Match, Predictions, Priors, Targets
+from .arrays import network_pixels
 from .detector import Detector, Outputs, Spec, in_evaluation
-from .network import network_pixels
 from .proposers import EXTERNAL, Proposer
 from .task import BoxTask, sampled
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..assembly.detector import Detector, Spec
 from ..config.parse import spec_from_json
 from ..errors import FovealError, UsageError, nearest
+from ..parts.layers.fast_layers import use_fast_layers
 from ..parts.layers.norms import fold_norms
 from ..weights.state import load_state
 
@@ -249,6 +250,8 @@ def ready(detector: Detector, device: str = "auto", precision: str | None = None
     target = find_device(device)
     dtype = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[choose(precision, target)]
     folded = cast(Detector, fold_norms(detector)).to(target, dtype).eval()
+    if target.type == "cpu":
+        use_fast_layers(folded)
     if dtype != torch.float32 and target.type == "cpu":
         from ..parts.layers.narrow_maps import guard_narrow
 

@@ -20,9 +20,11 @@ from ..data.records.fingerprint import fingerprint, proposal_fingerprint
 from ..data.records.segmentation import check_masks
 from ..errors import UsageError
 from ..files.atomic import write_json
+from ..parts.layers.fast_layers import use_fast_layers
 from ..parts.layers.narrow_maps import guard_narrow
 from ..recipe import Precision
 from ..runtime import process_group, processes
+from ..runtime.memory import keep_freed_memory
 from ..runtime.precision import layout
 from ..runtime.progress import Console
 from ..types import inference_batch
@@ -248,8 +250,11 @@ def _set_up(
         for line in lines:
             console.print(line)
     detector.to(fabric.device).to(memory_format=layout(detector, fabric.device))
-    if precision != "32" and fabric.device.type == "cpu":
-        guard_narrow(detector)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
+        use_fast_layers(detector)
+        if precision != "32":
+            guard_narrow(detector)
     return Setup(spec, arguments, fabric, precision, console, resumed, sets, batch, detector, loaded)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,15 @@ from ...weights.library_cards import timm_pixels
 from ...weights.open import read_state
 from ...weights.reading.entries import covers
 from ...weights.state import load_state
-from ..layers.norms import fuse_frozen, replace_norms
+from ..layers.fast_layers import FastConv
+from ..layers.norms import (
+    FrozenBatchNorm,
+    FrozenBatchNormAct,
+    LoneBatchNorm,
+    conv_norm_pairs,
+    fuse_frozen,
+    replace_norms,
+)
 from ..resizing import IMAGENET_PIXELS, PixelStatistics
 from .base import BackboneSpec
 
@@ -57,13 +65,14 @@ class Timm(BackboneSpec):
         network = _create(self.name, selected)
         if self.padded:
             _pad(network)
+        plain_padding(network)
         if self.norm == "frozen":
-            network = frozen(network)
+            frozen(network)
         body = TimmBackbone(network, [int(info.channels()[i]) for i in selected], [strides[i] for i in selected])
+        set_apart(network, body.probe(self.name))
         for parameter in body.below(self.frozen_stages):
             parameter.requires_grad_(False)
         fuse_frozen(body)
-        body.probe(self.name)
         return body
 
     @property
@@ -131,8 +140,22 @@ class TimmBackbone(nn.Module):
         return reached
 
     @torch.no_grad()
-    def probe(self, name: str) -> None:
-        """Raises ``UsageError`` where the maps of an image do not have the declared channels and strides."""
+    def probe(self, name: str) -> list[nn.Module]:
+        """Raises ``UsageError`` where the maps of an image do not have the declared channels and strides.
+
+        Returns the norms that get something else than the output of the convolution before them in the module tree.
+        """
+        pairs = [(conv, norm) for _, _, conv, _, norm in conv_norm_pairs(self)]
+        seen: dict[nn.Module, Tensor] = {}
+
+        def note_output(layer: nn.Module, args: Any, output: Tensor) -> None:
+            seen[layer] = output
+
+        def note_input(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+            seen[layer] = args[0]
+
+        hooks = [conv.register_forward_hook(note_output) for conv, _ in pairs]
+        hooks += [norm.register_forward_pre_hook(note_input) for _, norm in pairs]
         state = {k: v.to("meta") for k, v in (*self.named_parameters(), *self.named_buffers())}
         try:
             maps = torch.func.functional_call(self.eval(), state, (torch.empty(1, 3, *_PROBE, device="meta"),))
@@ -143,10 +166,13 @@ class TimmBackbone(nn.Module):
             ) from None
         finally:
             self.train()
+            for hook in hooks:
+                hook.remove()
         actual = [tuple(m.shape[1:]) for m in maps]
         declared = [(c, _PROBE[0] // s, _PROBE[1] // s) for c, s in zip(self.channels, self.strides, strict=True)]
         if actual != declared:
             raise UsageError(f"{name} returns maps of {actual}, not {declared}", fix="Choose another network")
+        return [norm for conv, norm in pairs if seen.get(conv) is not seen.get(norm)]
 
 
 class Last(nn.Sequential):
@@ -158,11 +184,42 @@ class Last(nn.Sequential):
         return x.mean((2, 3))
 
 
-def frozen(network: nn.Module) -> nn.Module:
-    """The network with frozen batch norms, including timm's own, which end with an activation."""
+def frozen(network: nn.Module) -> None:
+    """Freezes the batch norms, in place, including timm's own, which end with an activation."""
     replace_norms(network, "frozen")
     layers: Any = importlib.import_module("timm.layers")
-    return cast(nn.Module, layers.freeze_batch_norm_2d(network))
+    for parent in list(network.modules()):
+        children: list[tuple[str, Any]] = list(parent.named_children())
+        for name, norm in children:
+            whole = type(norm) is layers.BatchNormAct2d and norm.affine and norm.track_running_stats
+            if whole and isinstance(norm.drop, nn.Identity):
+                new = FrozenBatchNormAct(len(norm.running_mean), norm.eps, norm.act)
+                new.load_state_dict(norm.state_dict())
+                setattr(parent, name, new)
+    frozen_rest = layers.freeze_batch_norm_2d(network)
+    assert frozen_rest is network
+
+
+def set_apart(network: nn.Module, norms: Collection[nn.Module]) -> None:
+    """Marks ``norms`` as those that no convolution includes, in place; keys stay."""
+    for parent in list(network.modules()):
+        for name, norm in list(parent.named_children()):
+            if norm not in norms:
+                continue
+            if isinstance(norm, FrozenBatchNorm):
+                norm.apart = True
+            elif type(norm) is nn.BatchNorm2d:
+                setattr(parent, name, LoneBatchNorm(norm))
+
+
+def plain_padding(network: nn.Module) -> None:
+    """Replaces timm's convolutions with TensorFlow's padding by ours, in place; keys stay."""
+    layers: Any = importlib.import_module("timm.layers")
+    for parent in list(network.modules()):
+        children: list[tuple[str, Any]] = list(parent.named_children())
+        for name, conv in children:
+            if type(conv) is layers.Conv2dSame:
+                setattr(parent, name, FastConv(conv, same=True))
 
 
 def _pad(network: nn.Module) -> None:

@@ -13,7 +13,7 @@ from ...errors import UsageError
 from ...weights.open import read_state
 from ...weights.reading.entries import covers
 from ...weights.state import load_state
-from ..backbones.timm import Last, _network, frozen
+from ..backbones.timm import Last, _network, frozen, plain_padding
 from ..layers.norms import fuse_frozen
 from .roi import Predictor, RoIHead, RoIHeadSpec
 
@@ -39,8 +39,9 @@ class TimmTail(RoIHeadSpec):
         names = list(layers)
         selected = names[names.index(before[-1]) + 1 : names.index(last) + 1]
         tail: nn.Module = Last(OrderedDict((name, layers[name]) for name in selected))
+        plain_padding(tail)
         if self.norm == "frozen":
-            tail = frozen(tail)
+            frozen(tail)
         fuse_frozen(tail)
         return tail, int(infos[-1]["num_chs"])
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import UsageError
+from .fast_layers import FastConv, conv_shape, is_same
 
 NormKind = Literal["frozen", "batch", "group"]
 
@@ -27,7 +28,8 @@ class FrozenBatchNorm(nn.Module):
     """Batch norm whose statistics, scale and shift are constants (Detectron's affine channel).
 
     (B, c, H, W) -> the same shape. All four vectors are buffers under torchvision's names, so nothing here is trained
-    and any batch-norm checkpoint loads. ``fused``: the convolution before it includes it already.
+    and any batch-norm checkpoint loads. ``fused``: the convolution before it includes it already; ``apart``: it never
+    does, as its input is not that convolution's output.
     """
 
     weight: Tensor
@@ -37,7 +39,7 @@ class FrozenBatchNorm(nn.Module):
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.eps, self.fused = eps, False
+        self.eps, self.fused, self.apart = eps, False, False
         self.register_buffer("weight", torch.ones(channels))
         self.register_buffer("bias", torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -62,7 +64,27 @@ class FrozenBatchNorm(nn.Module):
         return f"{self.weight.shape[0]}, eps={self.eps}, fused={self.fused}"
 
 
-class FrozenConv(nn.Conv2d):
+class FrozenBatchNormAct(FrozenBatchNorm):
+    """A frozen batch norm with the activation after it, as one layer (timm's ``BatchNormAct2d``): the same names."""
+
+    def __init__(self, channels: int, eps: float, act: nn.Module) -> None:
+        super().__init__(channels, eps)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.act(super().forward(x))
+        return out
+
+
+class LoneBatchNorm(nn.BatchNorm2d):
+    """A copy of a batch norm whose input is not the output of the convolution before it, which never includes it."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        self.load_state_dict(norm.state_dict())
+
+
+class FrozenConv(FastConv):
     """A convolution whose weights include the frozen batch norm after it; its own weight is still trained.
 
     The norm stays in the module tree (so that a checkpoint's keys do not change); this is only a reference. The product
@@ -70,8 +92,7 @@ class FrozenConv(nn.Conv2d):
     """
 
     def __init__(self, conv: nn.Conv2d, norm: FrozenBatchNorm) -> None:
-        super().__init__(**_shape(conv), bias=conv.bias is not None, device="meta")
-        self.weight, self.bias = conv.weight, conv.bias
+        super().__init__(conv, is_same(conv))
         norm.fused = True
         self._norm = (norm,)  # a tuple hides it from nn.Module's registry
 
@@ -81,11 +102,6 @@ class FrozenConv(nn.Conv2d):
         if self.bias is not None:
             shift = shift + self.bias * scale
         return self.weight * scale[:, None, None, None], shift
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight, shift = self.scaled()
-        out: Tensor = self._conv_forward(x, weight, shift)
-        return out
 
 
 def make_norm(kind: NormKind | None, channels: int, eps: float | None = None) -> nn.Module | None:
@@ -182,7 +198,7 @@ def replace_norms(module: nn.Module, kind: NormKind, eps: float | None = None) -
 
 def fuse_frozen(module: nn.Module) -> None:
     """Moves every frozen batch norm that directly follows a convolution into its weights, in place; keys stay."""
-    for parent, name, conv, _, norm in list(_pairs(module)):
+    for parent, name, conv, _, norm in list(conv_norm_pairs(module)):
         if isinstance(norm, FrozenBatchNorm) and not norm.fused:
             setattr(parent, name, FrozenConv(conv, norm))
 
@@ -194,14 +210,14 @@ def fold_norms(module: nn.Module) -> nn.Module:
     The outputs are those of ``module.eval()`` up to rounding. The copy does not follow later training of ``module``.
     """
     copied = copy.deepcopy(module).eval().requires_grad_(False)
-    for parent, name, conv, norm_name, norm in list(_pairs(copied)):
+    for parent, name, conv, norm_name, norm in list(conv_norm_pairs(copied)):
         scale, shift = _constants(norm)
-        folded = nn.Conv2d(**_shape(conv), bias=True, device="meta")
+        folded = nn.Conv2d(**conv_shape(conv), bias=True, device="meta")
         bias = shift if conv.bias is None else shift + conv.bias * scale
         folded.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
         folded.bias = nn.Parameter(bias, requires_grad=False)
-        setattr(parent, name, folded.eval())
-        setattr(parent, norm_name, nn.Identity())
+        setattr(parent, name, (FastConv(folded, same=True) if is_same(conv) else folded).eval())
+        setattr(parent, norm_name, norm.act if isinstance(norm, FrozenBatchNormAct) else nn.Identity())
     return copied.to(memory_format=torch.channels_last)
 
 
@@ -222,13 +238,16 @@ def _has_avx512() -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-def _pairs(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Conv2d, str, nn.Module]]:
+def conv_norm_pairs(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Conv2d, str, nn.Module]]:
     """Every convolution whose next sibling is a batch norm of its width: parent, name, conv, norm's name, norm."""
     for parent in list(module.modules()):
         children = list(parent.named_children())
         for (name, conv), (norm_name, norm) in pairwise(children):
-            is_norm = type(norm) in (nn.BatchNorm2d, FrozenBatchNorm)  # a subclass may do more
-            if isinstance(conv, nn.Conv2d) and is_norm and norm.weight.shape[0] == conv.out_channels:  # type: ignore[index]
+            is_norm = type(norm) in (nn.BatchNorm2d, FrozenBatchNorm, FrozenBatchNormAct)  # a subclass may do more
+            if isinstance(norm, FrozenBatchNorm) and norm.apart:
+                continue
+            is_conv = type(conv) in (nn.Conv2d, FastConv, FrozenConv)
+            if isinstance(conv, nn.Conv2d) and is_conv and is_norm and norm.weight.shape[0] == conv.out_channels:  # type: ignore[index]
                 yield parent, name, conv, norm_name, norm
 
 
@@ -238,8 +257,3 @@ def _constants(norm: nn.Module) -> tuple[Tensor, Tensor]:
     norm = cast(nn.BatchNorm2d, norm)
     scale = norm.weight * (cast(Tensor, norm.running_var) + norm.eps).rsqrt()
     return scale, norm.bias - cast(Tensor, norm.running_mean) * scale
-
-
-def _shape(conv: nn.Conv2d) -> dict[str, Any]:
-    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-    return {name: getattr(conv, name) for name in names}

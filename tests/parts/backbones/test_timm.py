@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from foveal import presets
 from foveal.checkpoints.export import export
@@ -18,6 +19,7 @@ from foveal.config.parse import parse_spec
 from foveal.errors import FovealError, UsageError
 from foveal.parts.backbones.timm import Timm
 from foveal.parts.heads.timm import TimmTail
+from foveal.parts.layers.norms import FrozenBatchNorm, fold_norms
 from foveal.types import Target, Targets
 from foveal.weights.open import read_state
 
@@ -86,6 +88,54 @@ def test_every_detector_accepts_a_timm_backbone(preset: str) -> None:
     images, targets = batch((2, 0))
     losses = spec.build(("a", "b", "c"))(images, targets)
     assert torch.stack(list(losses.values())).isfinite().all()
+
+
+def shake(module: nn.Module) -> None:
+    """Statistics and affine values that are not 0 and 1."""
+    rng = torch.Generator().manual_seed(1)
+    bounds = {"running_mean": (-0.3, 0.3), "running_var": (0.5, 1.5), "bias": (-0.2, 0.2), "weight": (0.5, 1.0)}
+    for key, value in module.state_dict().items():
+        low_high = bounds.get(key.rpartition(".")[2])
+        if value.dim() == 1 and low_high is not None:
+            value.uniform_(*low_high, generator=rng)
+
+
+@pytest.mark.parametrize(
+    ("name", "fused", "norms"),
+    [
+        ("tf_efficientnet_lite0", 48, 48),  # norms with an activation, padding of TensorFlow
+        ("resnet18", 20, 20),
+        ("regnety_002", 44, 44),
+        ("repvit_m0_9", 83, 106),  # one norm is of a sum, though it follows a convolution in the module
+    ],
+)
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+def test_norms_become_part_of_their_convolutions(name: str, fused: int, norms: int, norm: str) -> None:
+    """The maps are those of timm's network with the same state, in training form and folded for inference."""
+    body = Timm(name, norm=norm).build((3, 4, 5))  # type: ignore[arg-type]
+    shake(body)
+    theirs = timm.create_model(name, features_only=True, out_indices=_places(name))
+    theirs.load_state_dict({k.removeprefix("network."): v for k, v in body.state_dict().items()}, strict=False)
+    pixels = torch.randn(2, 3, 64, 96)
+    if norm == "frozen":
+        found = [m for m in body.modules() if isinstance(m, FrozenBatchNorm)]
+        assert (sum(m.fused for m in found), len(found)) == (fused, norms)
+    folded = fold_norms(body)
+    with torch.no_grad():
+        expected = theirs.eval()(pixels)
+        for maps in (body.eval()(pixels), folded(pixels)):
+            for a, b in zip(maps, expected, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_frozen_stages_need_no_backward_pass() -> None:
+    """No graph is built up to the last frozen map, so nothing of it is kept for a backward pass."""
+    body = Timm("tf_efficientnet_lite0", frozen_stages=2).build((3, 4, 5))
+    saved: list[torch.Size] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
+        first, second, last = body(torch.rand(1, 3, 64, 96))
+    assert (first.requires_grad, second.requires_grad, last.requires_grad) == (False, False, True)
+    assert max(shape[2] for shape in saved if len(shape) == 4 and shape[0] == 1) <= 64 // 16 + 3  # of stride 16, and padded
 
 
 def test_frozen_stages_do_not_change() -> None:
