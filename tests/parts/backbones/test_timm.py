@@ -135,7 +135,7 @@ def test_frozen_stages_need_no_backward_pass() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
         first, second, last = body(torch.rand(1, 3, 64, 96))
     assert (first.requires_grad, second.requires_grad, last.requires_grad) == (False, False, True)
-    assert max(shape[2] for shape in saved if len(shape) == 4 and shape[0] == 1) <= 64 // 16 + 3  # of stride 16, and padded
+    assert max(shape[2] for shape in saved if len(shape) == 4 and shape[0] == 1) <= 7  # stride 16, padded
 
 
 def test_frozen_stages_do_not_change() -> None:
