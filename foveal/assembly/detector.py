@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 import torch
 from torch import Tensor, nn
 
+from ..errors import UsageError
 from ..files.aliases import ImageArray
 from ..parts.resizing import IMAGENET_PIXELS, Input, PixelStatistics
 from ..recipe import Recipe
-from ..types import Boxes, Detections, Images, Predictions, Priors, Targets, inference_batch
-from .arrays import Boxes4, attach_proposals, decoded, explained_norms, from_tensors, pad_targets
-from .task import BoxTask, merge_classes, to_detections
+from ..types import Boxes, Detections, Images, Targets, inference_batch
+from .arrays import Boxes4, attach_proposals, decoded, from_tensors, pad_targets
+from .task import BoxTask, Outputs, merge_classes, to_detections
 
 if TYPE_CHECKING:
     from ..parts.backbones.base import BackboneSpec
@@ -122,15 +123,6 @@ class Spec(ABC):
             self.backbone.load_pretrained(detector.get_submodule("backbone"))
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """The result of the network: all that the task's matching, losses and decoding are computed from."""
-
-    features: list[Tensor]  # (B, c, H, W) each, finest first
-    layers: list[Predictions]  # one entry a decoder layer, the final predictions last
-    priors: Priors
-
-
 class Detector(nn.Module, ABC):
     """``detector(images)`` detects, ``detector(images, targets)`` returns losses, ``detect=True`` with targets both.
 
@@ -231,7 +223,7 @@ class Detector(nn.Module, ABC):
         if isinstance(targets, list):
             classes = None if self.class_agnostic else len(self.classes)
             targets = pad_targets(targets, batch, classes, masks=self.has_masks)
-        with explained_norms():
+        with _explained():
             outputs = self.outputs(batch)
         losses: dict[str, Tensor] = {}
         with torch.autocast(batch.pixels.device.type, enabled=False):
@@ -294,6 +286,14 @@ class Detector(nn.Module, ABC):
         return detections if several else detections[0]
 
 
+def network_pixels(module: nn.Module, images: Images) -> Tensor:
+    """(B, 3, H, W) in the number format of the weights; channels-last, and in training the layout of the weights."""
+    weight = next(p for p in module.parameters() if p.dim() == 4)
+    plain = torch.is_grad_enabled() and not weight.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.contiguous_format if plain else torch.channels_last
+    return images.pixels.to(dtype=weight.dtype, memory_format=layout)
+
+
 @contextmanager
 def in_evaluation(module: nn.Module) -> Iterator[None]:
     """``module`` in evaluation mode inside, and each of its parts as before afterwards."""
@@ -304,3 +304,15 @@ def in_evaluation(module: nn.Module) -> Iterator[None]:
     finally:
         for part in in_training:
             part.training = True
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Raises :class:`UsageError` where a norm has one value alone: a 1 x 1 map of a batch of one image."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        message = "a norm has a single value per channel: the batch is one image with a feature map of 1 x 1"
+        raise UsageError(message, fix="Use larger images or, in training, batches of two or more") from error

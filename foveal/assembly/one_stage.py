@@ -11,9 +11,8 @@ from ..parts.heads.dense import DenseHead
 from ..parts.necks.fpn import Neck
 from ..parts.priors.base import PriorSet
 from ..types import Boxes, Images, Targets
-from .arrays import network_pixels
-from .detector import Detector, Outputs, Spec
-from .task import BoxTask, without_validity
+from .detector import Detector, Spec, network_pixels
+from .task import BoxTask, Outputs, without_validity
 
 
 class OneStage(Detector):

@@ -14,8 +14,7 @@ from ..parts.heads.dense import DenseHead
 from ..parts.priors.anchors import Anchors
 from ..parts.selective_search import ProposalSource
 from ..types import Boxes, Images, Predictions, Priors, Targets
-from .detector import Outputs
-from .task import BoxTask, merge_classes, without_validity
+from .task import BoxTask, Outputs, merge_classes, without_validity
 
 
 class Proposer(ABC):

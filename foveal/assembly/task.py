@@ -25,6 +25,15 @@ from .arrays import paste_masks
 
 
 @dataclass(frozen=True)
+class Outputs:
+    """The result of the network: all that the task's matching, losses and decoding are computed from."""
+
+    features: list[Tensor]  # (B, c, H, W) each, finest first
+    layers: list[Predictions]  # one entry a decoder layer, the final predictions last
+    priors: Priors
+
+
+@dataclass(frozen=True)
 class BoxTask:
     """One stage of classification and box regression over a set of priors."""
 

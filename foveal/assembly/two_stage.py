@@ -17,10 +17,9 @@ from ..parts.heads.roi import RoIHead, RoIHeadSpec
 from ..parts.necks.fpn import Neck
 from ..parts.pooling.roi_align import Pool, apply_pooled
 from ..types import Boxes, Images, Match, Predictions, Priors, Targets
-from .arrays import network_pixels
-from .detector import Detector, Outputs, Spec, in_evaluation
+from .detector import Detector, Spec, in_evaluation, network_pixels
 from .proposers import EXTERNAL, Proposer
-from .task import BoxTask, sampled
+from .task import BoxTask, Outputs, sampled
 
 T = TypeVar("T")
 HEAD_CHUNK = 256  # RoIs of each image in one pass of the head before sampling; bounds the memory

@@ -250,7 +250,7 @@ def ready(detector: Detector, device: str = "auto", precision: str | None = None
     target = find_device(device)
     dtype = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[choose(precision, target)]
     folded = cast(Detector, fold_norms(detector)).to(target, dtype).eval()
-    if target.type == "cpu":
+    if target.type == "cpu" and dtype != torch.float16:
         use_fast_layers(folded)
     if dtype != torch.float32 and target.type == "cpu":
         from ..parts.layers.narrow_maps import guard_narrow

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..assembly.detector import Detector, Outputs
+from ..assembly.detector import Detector
+from ..assembly.task import Outputs
 from ..detectors.detr import DETR
 from ..errors import UsageError
 from ..inference.draw import draw_boxes

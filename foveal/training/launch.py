@@ -252,7 +252,7 @@ def _set_up(
     detector.to(fabric.device).to(memory_format=layout(detector, fabric.device))
     if fabric.device.type == "cpu":
         keep_freed_memory()
-        use_fast_layers(detector)
+        use_fast_layers(detector, narrow=precision != "32")
         if precision != "32":
             guard_narrow(detector)
     return Setup(spec, arguments, fabric, precision, console, resumed, sets, batch, detector, loaded)

@@ -39,9 +39,7 @@ class FastConv(nn.Conv2d):
     def __init__(self, conv: nn.Conv2d, same: bool = False) -> None:
         super().__init__(**conv_shape(conv), bias=conv.bias is not None, device="meta")
         self.weight, self.bias, self.same = conv.weight, conv.bias, same
-        plain = self.padding_mode == "zeros" and self.padding in ((0, 0), (1, 1), (2, 2)) and self.dilation == (1, 1)
-        self._cell = plain and (self.kernel_size, self.stride, self.padding, self.groups) == ((1, 1), (1, 1), (0, 0), 1)
-        self._depthwise = plain and self.groups == self.in_channels == self.out_channels
+        self._depthwise = is_depthwise(self)
 
     def scaled(self) -> tuple[Tensor, Tensor | None]:
         """The weight and bias that it convolves with."""
@@ -50,15 +48,12 @@ class FastConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.scaled()
         above, left, below, right = self._margins(x) if self.same else (0, 0, 0, 0)
-        if x.device.type == "cpu" and has_fast_kernels():
-            if self._cell and torch.get_num_threads() == 1 and _dtype(x) == torch.float32:
-                return F.conv2d(x, weight, bias, dilation=2)
-            if self._depthwise and (above, below) == (left, right):
-                padding = left if self.same else cast(int, self.padding[0])
-                geometry = Geometry(cast(tuple[int, int], self.stride), padding, right > left)
-                x, weight, bias = x.to(_dtype(x)), weight.to(_dtype(x)), None if bias is None else bias.to(_dtype(x))
-                if applies(x, weight, geometry):
-                    return depthwise(x, weight, bias, geometry)
+        if self._depthwise and (above, below) == (left, right) and x.device.type == "cpu" and has_fast_kernels():
+            padding = left if self.same else cast(int, self.padding[0])
+            geometry = Geometry(cast(tuple[int, int], self.stride), padding, right > left)
+            x, weight, bias = x.to(_dtype(x)), weight.to(_dtype(x)), None if bias is None else bias.to(_dtype(x))
+            if applies(x, weight, geometry):
+                return depthwise(x, weight, bias, geometry)
         if not self.same:
             out: Tensor = self._conv_forward(x, weight, bias)
             return out
@@ -112,14 +107,19 @@ class _ReLU6(torch.autograd.Function):
         return result
 
 
-def use_fast_layers(module: nn.Module) -> None:
-    """Replaces the layers below ``module`` that have a faster form on a CPU, in place; parameters and keys stay."""
+def use_fast_layers(module: nn.Module, *, narrow: bool = False) -> None:
+    """Gives the layers below ``module`` their faster form on a CPU, in place; parameters and keys stay.
+
+    ``narrow``: for training in bf16.
+    """
     for parent in list(module.modules()):
         for name, layer in list(parent.named_children()):
             fast: nn.Module | None = None
-            if type(layer) is nn.Conv2d and (layer.kernel_size == (1, 1) or layer.groups > 1):
+            if isinstance(layer, nn.Conv2d) and _is_cell(layer):
+                layer.dilation = (2, 2) if has_fast_kernels() else layer.dilation
+            elif type(layer) is nn.Conv2d and is_depthwise(layer) and (layer.kernel_size == (5, 5) or narrow):
                 fast = FastConv(layer)
-            elif type(layer) is nn.GroupNorm:
+            elif type(layer) is nn.GroupNorm and narrow:
                 fast = FastGroupNorm(layer)
             elif type(layer) is nn.ReLU6 and layer.inplace:
                 fast = FastReLU6()
@@ -127,6 +127,19 @@ def use_fast_layers(module: nn.Module) -> None:
                 layer.inplace = layer.inplace and not layer.training  # type: ignore[assignment]
             if fast is not None:
                 setattr(parent, name, fast.train(layer.training))
+
+
+def _is_cell(conv: nn.Conv2d) -> bool:
+    """Whether it convolves each cell by itself."""
+    shape = (conv.kernel_size, conv.stride, conv.padding, conv.groups, conv.padding_mode)
+    return shape == ((1, 1), (1, 1), (0, 0), 1, "zeros")
+
+
+def is_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether it has one kernel a channel, undilated, padded with as many zeros on each side."""
+    if conv.padding_mode != "zeros" or conv.dilation != (1, 1) or len(set(conv.padding)) != 1:
+        return False
+    return conv.groups == conv.in_channels == conv.out_channels
 
 
 def is_same(conv: nn.Conv2d) -> bool:
