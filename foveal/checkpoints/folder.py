@@ -32,7 +32,6 @@ from torch import Tensor
 
 from ..errors import FovealError, UsageError
 from ..files.atomic import read_object, replace_folder, restore_folders, sync_folder, write_synced
-from ..weights.reading.kinds import WEIGHTS_SUFFIXES, folder_kind
 from .digests import MODEL, OPTIMIZER, RAW, SPEC, STATE, SUMS, blame, json_bytes, sums_text, tensor_bytes
 
 SCHEMA = 1
@@ -213,6 +212,8 @@ def find_checkpoint(path: str | Path) -> Path:
         return (given / "checkpoints" / f"step-{found[-1]}").resolve()
     if (given / "run.json").exists():
         raise FovealError("the run has no checkpoint yet", path=given)
+    from ..weights.reading.kinds import WEIGHTS_SUFFIXES, folder_kind
+
     what, fix = folder_kind(given), "Give a run folder or one of its checkpoints"
     if files := sorted(file.name for file in given.glob("*") if file.suffix.lower() in WEIGHTS_SUFFIXES)[:3]:
         fix = f"Give one of its weights files: {', '.join(files)}"

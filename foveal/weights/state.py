@@ -6,13 +6,15 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import FovealError
-from .open import read_weights
-from .reading.entries import WeightsFile, choose_state, covers, usual
+
+if TYPE_CHECKING:
+    from .reading.entries import WeightsFile
 
 _COUNTER = "num_batches_tracked"  # absent from old files and from frozen norms; no output depends on it
 _readings: ContextVar[list[list[str]] | None] = ContextVar("readings", default=None)
@@ -36,6 +38,9 @@ def load_network_file(module: nn.Module, path: str | Path, *, known: Collection[
     layers outside a network that is complete. Raises ``FovealError`` where a key is missing or unexpected, or a tensor
     has another shape or is not finite.
     """
+    from .open import read_weights  # late, as everywhere: a run of ours needs no reader of other files
+    from .reading.entries import choose_state, covers, usual
+
     file = read_weights(path)
     found = choose_state(file, covers(module.state_dict()), what) or usual(file)
     load_state(module, found.state, path=path, known=known, what=what)

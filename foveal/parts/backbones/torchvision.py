@@ -19,8 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import FovealError, UsageError, nearest
-from ...weights.open import read_weights
-from ...weights.reading.entries import choose_state, covers, usual
 from ...weights.state import load_state
 from ..layers.norms import FrozenBatchNorm, NormKind, fuse_frozen, replace_norms
 from ..resizing import CAFFE_PIXELS, IMAGENET_MEAN, IMAGENET_PIXELS, LEVELS, PixelStatistics
@@ -100,6 +98,9 @@ class Torchvision(BackboneSpec):
         A name of ``foveal weights list`` stands for its fetched file. The classifier and the removed layers are
         ignored; everything else must fit. Raises ``FovealError``.
         """
+        from ...weights.open import read_weights
+        from ...weights.reading.entries import choose_state, covers, usual
+
         file = self._file(path or self.weights)
         if file:
             current = cast(Backbone, backbone)
