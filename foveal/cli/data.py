@@ -82,7 +82,9 @@ def convert(
     convention: BoxConvention = None,
     link: Link = False,
 ) -> None:
-    """Writes a data set in another format, every split of it.
+    """Writes a data set in another format, every split of it, and says what that format cannot store.
+
+    Read are VOC, COCO, YOLO, Darknet, LabelMe, CVAT, Label Studio, CreateML, VIA, KITTI and tables (CSV).
 
     \b
     Example:

@@ -148,8 +148,9 @@ def lose_masks(plan: ExportPlan, format: str) -> None:
 
 def lose_overlaps(plan: ExportPlan, format: str) -> None:
     """Notes splits whose images are also in another split, where the format puts each image into one."""
+    both = {*plan.members.get("train", ()), *plan.members.get("val", ())}
     for split, members in plan.members.items():
         elsewhere = sum(plan.folder[i] != split for i in members)
-        if elsewhere:
+        if elsewhere and not (split == "trainval" and set(members) == both):  # which train and val make again
             message = f"{counted(elsewhere, 'image')} of {split!r} also in another split, written only there"
             plan.lose("splits-lost", f"{message}: {format} has one split for each image", "warning")

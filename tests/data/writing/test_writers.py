@@ -128,14 +128,17 @@ def test_round_trips(tmp_path: Path, format: str, masks: bool, seed: int) -> Non
 @pytest.mark.parametrize("format", FORMATS)
 def test_splits_that_overlap(tmp_path: Path, format: str) -> None:
     parts = generated(tmp_path, masks=False)
-    records = [r for part in parts.values() for r in part.records]
-    parts["trainval"] = Dataset(CLASSES, records, path=tmp_path / "source", split="trainval")
+    both = [r for part in parts.values() for r in part.records]
+    parts["trainval"] = Dataset(CLASSES, both, path=tmp_path / "source", split="trainval")
+    parts["test"] = Dataset(CLASSES, both[2:6], path=tmp_path / "source", split="test")
     written = convert(parts, tmp_path / "out", format)  # type: ignore[arg-type]
+    lost = [f for f in written.findings if f.code == "splits-lost"]
     if format in KEEPS_OVERLAPS:
-        assert set(open_dataset(tmp_path / "out").splits) == {"train", "val", "trainval"}
-        assert len(open_dataset(tmp_path / "out", split="trainval")) == 8 and "splits-lost" not in codes(written)
+        assert set(open_dataset(tmp_path / "out").splits) == {"train", "val", "trainval", "test"} and not lost
+        assert len(open_dataset(tmp_path / "out", split="test")) == 4
     else:
-        assert "splits-lost" in codes(written) and len(open_dataset(tmp_path / "out")) == 8
+        assert "'test'" in lost[0].message and len(lost) == 1 and len(open_dataset(tmp_path / "out")) == 8
+    assert len(open_dataset(tmp_path / "out", split="trainval")) == 8  # train and val, where it has no split of its own
     assert len(open_dataset(tmp_path / "out", split="val")) == 4
 
 
