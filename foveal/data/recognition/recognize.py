@@ -17,7 +17,7 @@ from ..formats.voc.reader import VocSource
 from ..formats.yolo.reader import YoloSource
 from .coco import find_coco
 from .documents import find_documents
-from .kinds import json_kind
+from .kinds import READ, json_kind
 from .kitti import find_kitti
 from .listing import has_folder, list_files
 from .nothing import describe_nothing
@@ -41,7 +41,7 @@ def recognize(path: Path, images: Path | None = None) -> Source:
         if not images.is_dir():
             raise FovealError("--images is not a folder", path=images)
     if path.is_file():
-        if not json_kind(path) and (what := output_kind(path)):  # the detections of predict begin like CreateML's list
+        if json_kind(path) not in READ and (what := output_kind(path)):  # predict's detections begin as CreateML's list
             raise FovealError(f"{what}, not a dataset", path=path, fix="Give the dataset itself")
         return open_file(path, images)
     # the images of a folder of annotations are in the folder beside it
