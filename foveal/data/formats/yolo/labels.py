@@ -29,14 +29,18 @@ class YoloClasses:
     label_of: tuple[int, ...] = ()  # class number in the label files -> index into ``names``
     listed: tuple[str, ...] = ()  # name by class number
 
+    def find(self, name: str) -> int | None:
+        """The index into ``names`` of a name, or of the only one that is nearly equal to it."""
+        exact, folded_names = self._by_name
+        return exact.get(name, folded_names.get(folded(name)))
+
     @cached_property
-    def by_name(self) -> Mapping[str, int]:
-        """Names, and nearly equal ones that belong to one class alone, to their index into ``names``."""
+    def _by_name(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
         found: dict[str, set[int]] = {}
         for k, name in enumerate(self.names):
             found.setdefault(folded(name), set()).add(k)
-        plain = {name: next(iter(labels)) for name, labels in found.items() if len(labels) == 1}
-        return {**plain, **{name: k for k, name in enumerate(self.names)}}
+        alone = {name: next(iter(labels)) for name, labels in found.items() if len(labels) == 1}
+        return {name: k for k, name in enumerate(self.names)}, alone
 
 
 class LabelText(NamedTuple):
@@ -49,7 +53,8 @@ class LabelText(NamedTuple):
 def read_label_text(file: Path, classes: YoloClasses) -> LabelText:
     """The content of a label file. Raises :class:`~foveal.files.reading.Unreadable`."""
     text, _ = read_text(file)
-    lines = [split_line(line, n, classes.by_name) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    numbered = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [split_line(line, n, lambda name: classes.find(name) is not None) for n, line in numbered]
     return LabelText(lines, is_cut_off(text))
 
 
@@ -125,7 +130,7 @@ class LineParser:
             if 0 <= index - first < count:
                 return self.classes.label_of[int(index) - first]
         elif index is None:
-            label = self.classes.by_name.get(line.label, self.classes.by_name.get(folded(line.label)))
+            label = self.classes.find(line.label)
             if label is not None:
                 self.tally.read_so(NAMED, file, where)
                 return label

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,15 +44,15 @@ class Line:
     doubt: str = ""  # why it cannot be read, though it may look as if it could
 
 
-def split_line(text: str, n: int, known: Mapping[str, int]) -> Line:
-    """The columns of a line that is not blank; ``known`` are the class names, which may have spaces in them."""
+def split_line(text: str, n: int, known: Callable[[str], bool]) -> Line:
+    """The columns of a line that is not blank; ``known`` tells class names, which may have spaces in them."""
     tokens, ways, doubt = _tokens(text.strip())
     tokens = tokens or [text.strip()]  # separators and nothing else
     if doubt:
         return Line(n, tokens[0], tuple(tokens[1:]), doubt=doubt)
     last = max((k for k, token in enumerate(tokens) if number(token) is None), default=-1)
     label = " ".join(tokens[: last + 1]).strip("\"'")
-    if last >= 0 and label in known:
+    if last >= 0 and known(label):
         return Line(n, label, tuple(tokens[last + 1 :]), ways)
     return Line(n, tokens[0], tuple(tokens[1:]), ways)
 

@@ -7,21 +7,25 @@ the numbers do: keypoints lie in the box, visibilities are 0, 1 or 2, and all li
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ....files.aliases import Floats
+from ....files.aliases import Bools, Floats
 
 LineKind = Literal["box", "polygon", "rotated", "keypoints", "confidence"]
-IN_BOX, NOT_IN_BOX = 0.7, 0.3  # of the lines: their points lie in the box that the first four numbers would be
 ROTATED = 0.8  # of the lines: their four points are a parallelogram
 MARGIN = 0.1  # of the box: keypoints stick out by this much
-ENOUGH = 6  # points that decide between a polygon and keypoints
+# How often the points of a line lie in the box that its first four numbers would be, and how often they are a polygon
+# that does not cross itself (by the number of points after the first two; the last for more), for keypoints and for
+# polygons, on generated shapes.
+IN_BOX = 0.95, 0.35
+SIMPLE = (1.0, 0.6, 0.35, 0.2, 0.1), 0.98
+KEYPOINTS, POLYGON = 4.6, -2.5  # logarithms of the odds from which it is one or the other
 
 
 @dataclass(frozen=True)
@@ -101,16 +105,30 @@ def _constant(array: Floats, boxes: int) -> tuple[LineKind | None, str, tuple[in
         return "keypoints", "", ((length - 4) // 3, 3)
     if length % 2 or not len(array):
         return None, "", None
-    share = float(_points_in_box(array).mean())
     pairs = (length - 4) // 2
-    rotated = length == 8 and _parallelograms(array)
-    if share <= NOT_IN_BOX or (rotated and share < IN_BOX) or (boxes and share < IN_BOX):
+    odds = _odds(array)
+    if odds <= POLYGON or (boxes and odds < KEYPOINTS):
         return None, "", None
-    if share >= IN_BOX and not rotated and len(array) * pairs >= ENOUGH:
+    rotated = length == 8 and _parallelograms(array)
+    if odds >= KEYPOINTS and not rotated:
         return "keypoints", "", (pairs, 2)
     other = "the four corners of a rotated box" if rotated else f"a polygon of {length // 2} points"
-    problem = f"which may be a box with {pairs} keypoints or {other}: the numbers fit both"
-    return None, problem, None
+    keypoints = f"{pairs} keypoint{'s' * (pairs > 1)}"
+    fix = f"kpt_shape: [{pairs}, 2] or task: {'obb' if rotated else 'segment'} in the yaml decides"
+    return None, f"which may be a box with {keypoints} or {other}: the numbers fit both, and {fix}", None
+
+
+def _odds(array: Floats) -> float:
+    """The logarithm of the odds that lines (N, 4 + 2 K) are a box with keypoints and not a polygon."""
+    inside, marked = _points_in_box(array)
+    n, yes = int(marked.sum()), int((inside & marked).sum())
+    odds = yes * math.log(IN_BOX[0] / IN_BOX[1]) + (n - yes) * math.log((1 - IN_BOX[0]) / (1 - IN_BOX[1]))
+    points = array.shape[1] // 2
+    if points > 3:
+        pose, polygon = SIMPLE[0][min(points - 3, len(SIMPLE[0]) - 1)], SIMPLE[1]
+        simple = int((_simple(array) & marked).sum())
+        odds += simple * math.log(pose / polygon) + (n - simple) * math.log((1 - pose) / (1 - polygon))
+    return odds
 
 
 def _visibilities(array: Floats) -> bool:
@@ -119,14 +137,34 @@ def _visibilities(array: Floats) -> bool:
     return bool(len(array) and np.isin(flags, (0.0, 1.0, 2.0)).all() and (array[:, 2:4] > 0).all())
 
 
-def _points_in_box(array: Floats) -> NDArray[np.bool_]:
-    """(N,) whether the points after the first four numbers lie in the box of these; a point 0, 0 is not marked."""
+def _points_in_box(array: Floats) -> tuple[Bools, Bools]:
+    """(N,) whether the points after the first four numbers lie in the box of these and that in its image; (N,) whether
+    there is such a point: 0, 0 is a keypoint that is not marked."""
     center, size = array[:, None, :2], array[:, None, 2:4]
     points = array[:, 4:].reshape(len(array), -1, 2)
     off = (points == 0).all(2)
-    inside = (np.abs(points - center) <= size / 2 + MARGIN * size + 0.005).all(2)
-    sound = (array[:, 2:4] > 0).all(1) & ~off.all(1)
-    return np.asarray((inside | off).all(1) & sound)
+    inside = (np.abs(points - center) <= size / 2 + MARGIN * size + 0.005).all(2) | off
+    low, high = array[:, :2] - array[:, 2:4] / 2, array[:, :2] + array[:, 2:4] / 2
+    sound = ((array[:, 2:4] > 0) & (low >= -0.01) & (high <= 1.01)).all(1)
+    return np.asarray(inside.all(1) & sound), np.asarray(~off.all(1))
+
+
+def _simple(array: Floats) -> Bools:
+    """(N,) whether the edges of the polygons x1 y1 x2 y2 ... do not cross."""
+    p = array.reshape(len(array), -1, 2)
+    q = np.roll(p, -1, 1)
+    n = p.shape[1]
+    first, second = np.triu_indices(n, 2)
+    apart = ~((first == 0) & (second == n - 1))
+    a, b, c, d = p[:, first[apart]], q[:, first[apart]], p[:, second[apart]], q[:, second[apart]]
+    crossed = (_turn(a, b, c) * _turn(a, b, d) < 0) & (_turn(c, d, a) * _turn(c, d, b) < 0)
+    return np.asarray(~crossed.any(1))
+
+
+def _turn(a: Floats, b: Floats, c: Floats) -> Floats:
+    """On which side of the line from a to b the point c lies."""
+    u, v = b - a, c - a
+    return np.asarray(u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0])
 
 
 def _parallelograms(array: Floats) -> bool:
