@@ -114,8 +114,8 @@ def _constant(array: Floats, boxes: int) -> tuple[LineKind | None, str, tuple[in
         return "keypoints", "", (pairs, 2)
     other = "the four corners of a rotated box" if rotated else f"a polygon of {length // 2} points"
     keypoints = f"{pairs} keypoint{'s' * (pairs > 1)}"
-    fix = f"kpt_shape: [{pairs}, 2] or task: {'obb' if rotated else 'segment'} in the yaml decides"
-    return None, f"which may be a box with {keypoints} or {other}: the numbers fit both, and {fix}", None
+    mend = f"kpt_shape: [{pairs}, 2] or task: {'obb' if rotated else 'segment'} in the yaml decides"
+    return None, f"which may be a box with {keypoints} or {other}: the numbers fit both, and {mend}", None
 
 
 def _odds(array: Floats) -> float:
