@@ -83,6 +83,13 @@ def test_prediction_names_the_number_of_classes(tmp_path: Path) -> None:
     weights_of(with_outputs(CFG, 80), file)
     with pytest.raises(FovealError, match=r"it is of the same network for 80 classes\. Give the cfg with classes=80"):
         loaded_for_prediction(file, tmp_path)
+    (tmp_path / "x.cfg").write_text(
+        CFG.replace("[convolutional]\n", "", 2).replace("batch_", "[convolutional]\nbatch_", 1)
+    )
+    with pytest.raises(
+        FovealError, match=r"or correct the cfg \(line 11 .* Is a \[section\] line missing before it\?\)"
+    ):
+        load(file, cfg=tmp_path / "x.cfg")
     floats = read_net(CFG).floats
     assert other_classes(CFG, floats) is None and other_classes(CFG, floats + 1) is None
     assert other_classes(CFG, read_net(with_outputs(CFG, 1)).floats) == 1

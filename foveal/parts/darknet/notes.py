@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ...errors import nearest
 from .cfg import Section, read_sections
-from .cfg_graph import KINDS, layer_kind, read_net
+from .cfg_graph import layer_kind, read_net
 from .layers import Convolutional
 
 # ------------------------------------------------------------------------------ settings that are read, by layer
@@ -123,16 +123,19 @@ def _known(kind: str) -> set[str]:
 
 
 def _unknown(sections: Sequence[Section]) -> Iterator[str]:
-    """Settings that no Darknet knows in their section: misspelled, or in the wrong place."""
+    """Settings that no Darknet knows in their section: misspelled, in the wrong place, or of another layer."""
     found: dict[tuple[str, str], list[int]] = {}
     for section in sections:
         kind = _kind(section)
-        for key, (_, line) in section.values.items():
-            if key not in _known(kind):
-                found.setdefault((kind, key), []).append(line)
+        unknown = [key for key in section.values if key not in _known(kind)]
+        if len(unknown) > 2:
+            where = f"line {section.values[unknown[0]][1]} [{kind}]: {', '.join(unknown)}"
+            yield f"{where} are not settings of this layer and are ignored. Is a [section] line missing before it?"
+            continue
+        for key in unknown:
+            found.setdefault((kind, key), []).append(section.values[key][1])
     for (kind, key), lines in found.items():
-        read = _READ.get(kind, "").split()
-        hint = nearest(key, read) if kind in KINDS or kind == "net" else ""
+        hint = nearest(key, _READ.get(kind, "").split())
         yield f"{_lines(lines)} [{kind}]: {key} is not a setting of this layer and is ignored. {hint}".rstrip()
 
 

@@ -22,6 +22,7 @@ from ...files.atomic import atomic_file
 from ...weights.open import StateDict, sniff
 from . import layers as kinds
 from .cfg_graph import CfgLayer, Net, read_net, with_outputs
+from .notes import cfg_notes
 from .routes import Shortcut
 
 _VERSION = (0, 2, 0)  # what we write
@@ -188,11 +189,13 @@ def _stored_layers(path: str | Path, net: Net, size: int, needed: int | None) ->
             path=path,
             fix=f"Give the cfg with classes={classes}, and filters to match; to train, give the file as --weights",
         )
+    fix = "Give the cfg that belongs to these weights"
+    if size < 4 * net.floats:
+        fix += ", or copy the file again if it was cut off"
+    if notes := [note for note in cfg_notes(net.text) if "ignored" in note]:
+        fix += f", or correct the cfg ({notes[0].rstrip('.')})"
     raise FovealError(
-        f"has {size // 4:,} floats{remainder} after its header, the cfg{cfg} needs {net.floats:,}",
-        path=path,
-        fix="Give the cfg that belongs to these weights"
-        + (", or copy the file again if it was cut off" if size < 4 * net.floats else ""),
+        f"has {size // 4:,} floats{remainder} after its header, the cfg{cfg} needs {net.floats:,}", path=path, fix=fix
     )
 
 

@@ -38,6 +38,14 @@ def test_unknown_settings_with_the_nearest_one() -> None:
     assert "line 9 [convolutional]: anchors is not" in notes(NET + CONV + "anchors=1,2\n")[0]
 
 
+def test_settings_of_another_layer() -> None:
+    text = NET + CONV.replace("[convolutional]\n", "") + CONV
+    assert notes(text) == [
+        "line 4 [net]: filters, size, stride, activation are not settings of this layer and are ignored. "
+        "Is a [section] line missing before it?"
+    ]
+
+
 def test_repeated_settings() -> None:
     """The first counts, as in Darknet; of a setting that is not read there is nothing to say."""
     text = NET.replace("height=32", "height=32\nheight=64\nwidth=32\nbatch=1\nbatch=64") + CONV + "filters=255\n"
