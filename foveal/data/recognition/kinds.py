@@ -185,7 +185,9 @@ def _is_number(text: str) -> bool:
 
 
 def read_head(file: Path, size: int) -> bytes:
-    """The first bytes of a file; none where it cannot be read."""
+    """The first bytes of a regular file; none where it cannot be read."""
+    if not file.is_file():  # a pipe would wait for a writer
+        return b""
     try:
         with file.open("rb") as stream:
             return stream.read(size)
