@@ -222,6 +222,11 @@ def _bottlenecks(state: Mapping[str, Tensor]) -> tuple[int, ...]:
 
 # the names by which a state of another kind of model is known: a pattern of a key, what it is
 _FAMILIES = (
+    (
+        r"(gpu_\d/)?(res\d_\d+_branch\w|conv_rpn|fpn_inner)",
+        "a Detectron or Caffe2 file",
+    ),
+    (r"(stem\.conv1\.norm|res[2-5]\.\d+\.conv1\.norm)\.", "a backbone under Detectron2's names"),
     (r"backbone\.bottom_up\.|backbone\.stem\.conv1\.norm|backbone\.res[2-5]\.", "a Detectron2 model of another kind"),
     (r"(neck\.lateral_convs|bbox_head|roi_head\.bbox_head|mask_head\.convs)\.", "an MMDetection model of another kind"),
     (r"model\.\d+\.(conv|cv\d|m\.\d+|dfl)\b", "an Ultralytics YOLO, which foveal does not have"),

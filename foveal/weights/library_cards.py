@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from ..errors import FovealError, UsageError, nearest
@@ -89,6 +92,31 @@ def timm_pixels(name: str) -> Pixels | None:
     except (ImportError, RuntimeError):
         cfg = None
     return None if cfg is None else (_rgb(cfg.mean), _rgb(cfg.std))
+
+
+def timm_file_pixels(name: str, file: str) -> tuple[Pixels | None, bool]:
+    """(mean, std) of the pixels that a file of timm's network ``NAME`` was trained on, and whether the file says so.
+
+    By the ``config.json`` beside it, which timm writes for the model hub, or by the name of one of timm's checkpoints
+    in its path. Else those of timm's description of the network, which are sure where all its checkpoints agree.
+    """
+    path, network = Path(file), name.partition(".")[0]
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        described = json.loads(path.with_name("config.json").read_text(encoding="utf-8"))
+        described = described.get("pretrained_cfg", described)
+        return (_rgb(described["mean"]), _rgb(described["std"])), True
+    try:
+        import timm
+
+        names = [one for one in timm.list_pretrained(f"{network}.*") if one.partition(".")[0] == network]
+        cards: dict[str, Any] = {one: timm.get_pretrained_cfg(one) for one in names}
+    except (ImportError, RuntimeError):
+        return None, False
+    for one in sorted(cards, key=len, reverse=True):
+        published = str(cards[one].url or "").rsplit("/", 1)[-1]
+        if one in file or published == path.name:
+            return (_rgb(cards[one].mean), _rgb(cards[one].std)), True
+    return timm_pixels(name), len({(_rgb(cfg.mean), _rgb(cfg.std)) for cfg in cards.values()}) < 2
 
 
 def torchvision_pixels(name: str) -> Pixels | None:

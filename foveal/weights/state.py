@@ -6,15 +6,11 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import FovealError
-
-if TYPE_CHECKING:
-    from .reading.entries import WeightsFile
 
 _COUNTER = "num_batches_tracked"  # absent from old files and from frozen norms; no output depends on it
 _readings: ContextVar[list[list[str]] | None] = ContextVar("readings", default=None)
@@ -31,8 +27,8 @@ def record_unused() -> Iterator[list[list[str]]]:
         _readings.reset(token)
 
 
-def load_network_file(module: nn.Module, path: str | Path, *, known: Collection[str], what: str) -> WeightsFile:
-    """Loads a file of the network ``what`` into ``module``, which may be a part of it. Returns the file's content.
+def load_network_file(module: nn.Module, path: str | Path, *, known: Collection[str], what: str) -> None:
+    """Loads a file of the network ``what`` into ``module``, which may be a part of it.
 
     ``known``: the keys of the whole network. Those that ``module`` lacks (the classifier) are ignored, and so are other
     layers outside a network that is complete. Raises ``FovealError`` where a key is missing or unexpected, or a tensor
@@ -44,7 +40,6 @@ def load_network_file(module: nn.Module, path: str | Path, *, known: Collection[
     file = read_weights(path)
     found = choose_state(file, covers(module.state_dict()), what) or usual(file)
     load_state(module, found.state, path=path, known=known, what=what)
-    return file
 
 
 def load_state(

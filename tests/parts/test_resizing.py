@@ -148,3 +148,10 @@ def test_coordinate_frames_round_trip_boxes(rule: Input) -> None:
     images = rule.batch([sample_image(37, 81), sample_image(81, 37)])
     boxes = torch.tensor([[[3.0, 5, 30, 31]], [[3.0, 5, 30, 31]]])
     assert torch.allclose(images.to_original(images.to_network(boxes)), boxes, atol=1e-4)
+
+
+def test_sides_rounded_to_the_nearest_pixel() -> None:
+    """Detectron2's and MMDetection's: 480 x 640 at 800 is 1066.67 wide."""
+    assert Resize(800, 1333).size(480, 640) == (800, 1066)
+    assert Resize(800, 1333, nearest=True).size(480, 640) == (800, 1067)
+    assert Resize(800, 1333, nearest=True).size(427, 640) == (800, 1199)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from foveal.parts.backbones.timm import Timm
 from foveal.parts.backbones.torchvision import Torchvision
 from foveal.parts.resizing import CAFFE_PIXELS, IMAGENET_PIXELS
 from foveal.weights.cache import find_published, is_published
-from foveal.weights.library_cards import torchvision_pixels
+from foveal.weights.library_cards import timm_file_pixels, torchvision_pixels
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -93,3 +94,19 @@ def test_torchvision_files_of_other_times_are_read(tmp_path: Path) -> None:
     torch.save(torchvision.models.inception_v3(init_weights=False).state_dict(), f"{tmp_path}/i.pth")
     spec = Torchvision("inception_v3", weights=f"{tmp_path}/i.pth")
     spec.load_pretrained(spec.build())
+
+
+def test_pixels_of_a_timm_file_by_what_identifies_it(tmp_path: Path) -> None:
+    """Checkpoints of one network differ: tf_efficientnet_b0's are ImageNet's or halves; some networks have one kind."""
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    network = "tf_efficientnet_b0"
+    kinds = {n: tuple(timm.get_pretrained_cfg(n).mean) for n in timm.list_pretrained(f"{network}.*")}
+    assert len(set(kinds.values())) == 2
+    for name, mean in kinds.items():
+        pixels, sure = timm_file_pixels(network, f"/models/{name}/model.safetensors")
+        assert sure and pixels is not None and pixels[0] == mean
+    pixels, sure = timm_file_pixels(network, str(tmp_path / "mine.pth"))
+    assert pixels is not None and not sure
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"mean": [0.1] * 3, "std": [0.2] * 3}}))
+    assert timm_file_pixels(network, str(tmp_path / "mine.pth")) == (((0.1,) * 3, (0.2,) * 3), True)
+    assert timm_file_pixels("resnet10t", "mine.pth")[1]  # all alike

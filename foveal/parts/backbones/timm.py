@@ -15,9 +15,9 @@ from ...errors import UsageError, nearest
 from ...weights.cache import TIMM, published_file
 from ...weights.imagenet.efficientnet_keys import efficientnet_to_timm, is_efficientnet
 from ...weights.imagenet.packages import IMAGENET, imagenet_file
-from ...weights.library_cards import timm_pixels
+from ...weights.library_cards import timm_file_pixels, timm_pixels
 from ...weights.open import read_state
-from ...weights.reading.entries import covers
+from ...weights.reading.entries import covers, note
 from ...weights.state import load_state
 from ..layers.fast_layers import FastConv
 from ..layers.norms import (
@@ -77,7 +77,9 @@ class Timm(BackboneSpec):
 
     @property
     def pixels(self) -> PixelStatistics:
-        """Those of timm's description of the network, or of the published weights that are named."""
+        """Those of timm's description of the network, of the published weights that are named, or of the file."""
+        if self.weights is not None and self.weights != IMAGENET and not self.weights.startswith(TIMM):
+            return timm_file_pixels(self.name, self.weights)[0] or IMAGENET_PIXELS
         named = self.weights is not None and self.weights.startswith(TIMM)
         return timm_pixels(str(self.weights) if named else self.name) or IMAGENET_PIXELS
 
@@ -102,6 +104,13 @@ class Timm(BackboneSpec):
 
         state = renamed(read_state(file, lambda state: fits(renamed(state)), self.name))
         load_state(network, state, path=file, known=state.keys(), what=self.name)
+        if self.weights is not None and self.weights != IMAGENET and not self.weights.startswith(TIMM):
+            pixels, sure = timm_file_pixels(self.name, self.weights)
+            if pixels is not None and not sure:
+                note(
+                    f"timm's checkpoints of {self.name} differ in their pixels; this file is taken for one of "
+                    f"mean {pixels[0]} and std {pixels[1]}: set input.mean and input.std where it is not"
+                )
 
     @property
     def weights_file(self) -> str | None:

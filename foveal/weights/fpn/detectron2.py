@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import FovealError
-from ..reading.entries import StateDict
+from ..open import StateDict
 from .layers import FPNKind, FPNLayout, LayerPairs, blocks_of, convs_of, renamed
 
 _BODY = "backbone.bottom_up."

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..reading.entries import StateDict
+from ..open import StateDict
 
 FPNKind = Literal["faster_rcnn", "mask_rcnn", "retinanet"]
 LayerPairs = Iterator[tuple[str, str]]  # ours, theirs: names of layers, without ".weight"

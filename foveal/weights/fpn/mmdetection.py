@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ...errors import FovealError
-from ..reading.entries import StateDict
+from ..open import StateDict
 from .layers import FPNKind, FPNLayout, LayerPairs, blocks_of, convs_of, renamed
 
 _LATERAL = "neck.lateral_convs.0.conv.weight"

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from ...errors import FovealError
-from .pickles import Inert
 
-StateDict = dict[str, Tensor]
-Fits = Callable[[StateDict], bool]
+NamedTensors = dict[str, Tensor]
+Fits = Callable[[NamedTensors], bool]
 
 _USUAL = ("state_dict", "model", "model_state_dict", "params")  # where training scripts save the weights
 _DEPTH = 5  # VISSL: {"classy_state_dict": {"base_model": {"model": {"trunk": ...}}}}
@@ -31,12 +30,35 @@ _NOT_WEIGHTS = re.compile(r"optim|momentum_buffer|exp_avg|scheduler|scaler|(^|[.
 _notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
 
 
+class Inert(dict[Any, Any]):
+    """Stands for an object of a class that is not imported. It keeps items, and ignores whatever else it is given."""
+
+    name = ""  # of the class: ``package.module.Class``
+
+    def __new__(cls, *_: Any, **__: Any) -> Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, _: Any) -> None: ...
+
+    def append(self, _: Any) -> None: ...
+
+    def extend(self, _: Any) -> None: ...
+
+    def add(self, _: Any) -> None: ...
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return id(self)
+
+
 @dataclass(frozen=True)
 class WeightsFile:
     """A weights file that was read."""
 
     path: Path
-    entries: Mapping[str, StateDict]  # by their path in the file: "" for the file itself, "state_dict", "ema.module"
+    entries: Mapping[str, NamedTensors]  # by their path in the file: "" for the file itself, "state_dict", "ema.module"
     plain: Mapping[str, Any] = field(default_factory=dict)  # the file's other entries, such as "meta"
     objects: Sequence[str] = ()  # the classes of objects in it that were not read
 
@@ -56,7 +78,7 @@ class Found:
 
     entry: str
     prefix: str  # taken off the names
-    state: StateDict
+    state: NamedTensors
 
     @property
     def place(self) -> str:
@@ -82,7 +104,7 @@ def note(text: str) -> None:
 
 def entries_of(loaded: Any, path: Path) -> WeightsFile:
     """What was read from ``path``, with its sets of tensors. Raises :class:`FovealError` where there is none."""
-    entries: dict[str, StateDict] = {}
+    entries: dict[str, NamedTensors] = {}
     objects: list[str] = []
     _collect(loaded, "", _DEPTH, entries, objects)
     if not entries:
@@ -128,7 +150,7 @@ def covers(wanted: Mapping[str, Tensor]) -> Fits:
     """Whether a state has every tensor of ``wanted`` in its shape; counters of norms may be missing."""
     needed = {key: value.shape for key, value in wanted.items() if not key.endswith("num_batches_tracked")}
 
-    def fits(state: StateDict) -> bool:
+    def fits(state: NamedTensors) -> bool:
         return bool(needed) and all(key in state and state[key].shape == shape for key, shape in needed.items())
 
     return fits
@@ -175,7 +197,7 @@ def _among(file: WeightsFile, found: Sequence[Found], what: str) -> Found:
     )
 
 
-def _same(a: StateDict, b: StateDict) -> bool:
+def _same(a: NamedTensors, b: NamedTensors) -> bool:
     return a.keys() == b.keys() and all(a[k].shape == b[k].shape and torch.equal(a[k], b[k]) for k in a)
 
 
@@ -210,7 +232,7 @@ _NOTHING_FIX = "Give a .pth file with a state dict, or a .safetensors file"
 _OBJECT_FIX = "Save the weights alone, with torch.save(model.state_dict(), ...), where the file comes from"
 
 
-def _collect(value: Any, path: str, depth: int, entries: dict[str, StateDict], objects: list[str]) -> None:
+def _collect(value: Any, path: str, depth: int, entries: dict[str, NamedTensors], objects: list[str]) -> None:
     """Adds the sets of tensors in ``value``, and the classes of objects that are not read."""
     if isinstance(value, Inert) and not value:
         objects.append(value.name)

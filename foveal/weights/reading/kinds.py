@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 import zipfile
@@ -11,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import FovealError
-from .protobuf import protobuf_kind
 
 GIVE = "Give a .pth file with a state dict, or a .safetensors file"
 _ORIGINAL = "Give the .pth or .safetensors file that it was made from"
 _UNPACK = "Unpack it, and give the .pth or .safetensors file that is in it"
-_AGAIN = "Download or copy it again"
+AGAIN = "Download or copy it again"
 _SAMPLE = 2048
 WEIGHTS_SUFFIXES = (".pth", ".pt", ".ckpt", ".pkl", ".safetensors", ".weights")
 # of files that are meant as a model, whether or not they can be read
@@ -70,8 +68,8 @@ _ENDINGS: Mapping[str, tuple[str, str]] = {
     ".trt": ("a TensorRT engine, which fits one GPU and TensorRT alone", _ORIGINAL),
     ".onnx": ("damaged, or not an ONNX file", _ORIGINAL),
     ".mlmodel": ("a Core ML model", _ORIGINAL),
-    ".caffemodel": ("a damaged Caffe file", _AGAIN),
-    ".pb": ("a damaged TensorFlow graph", _AGAIN),
+    ".caffemodel": ("a damaged Caffe file", AGAIN),
+    ".pb": ("a damaged TensorFlow graph", AGAIN),
     ".t7": ("a Lua Torch file", GIVE),
     ".rknn": ("a Rockchip model (.rknn)", _ORIGINAL),
     ".om": ("an Ascend model (.om)", _ORIGINAL),
@@ -97,7 +95,7 @@ def kind_of(path: str | Path) -> FileKind:
     except OSError as error:
         raise FovealError(f"cannot be read ({error.strerror})", path=path) from error
     if not head:
-        return FileKind("an empty file", _AGAIN)
+        return FileKind("an empty file", AGAIN)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _zip_kind(path)
     if (head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")) or head.startswith(_OLD_PICKLES):
@@ -105,7 +103,7 @@ def kind_of(path: str | Path) -> FileKind:
     if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < max(size, 2**20):
         return FileKind("safetensors")
     if path.suffix.lower() == ".safetensors" and size < 8:
-        return FileKind("a truncated safetensors file", _AGAIN)
+        return FileKind("a truncated safetensors file", AGAIN)
     return _other(head, tail, size, path.suffix.lower())
 
 
@@ -118,7 +116,7 @@ def _other(head: bytes, tail: bytes, size: int, ending: str) -> FileKind:
     if b"<net " in lower and lower.startswith((b"<?xml", b"<net ")):
         return FileKind("an OpenVINO network (.xml)", _ORIGINAL)
     if lower.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
-        return FileKind("a web page (a download that went wrong?)", _AGAIN)
+        return FileKind("a web page (a download that went wrong?)", AGAIN)
     for magic, name, fix in _MAGIC:
         if text.startswith(magic):
             return FileKind(name, fix)
@@ -129,9 +127,11 @@ def _other(head: bytes, tail: bytes, size: int, ending: str) -> FileKind:
     if b"ftrt" in head[:1024] or b"ptrt" in head[:1024]:  # behind a JSON text of its exporter
         return FileKind("a TensorRT engine, which fits one GPU and TensorRT alone", _ORIGINAL)
     if not head.strip(b"\0"):
-        return FileKind("a file of zeros (a copy that was cut off?)", _AGAIN)
+        return FileKind("a file of zeros (a copy that was cut off?)", AGAIN)
     if b"\0" not in head and _is_text(head):
         return _text_kind(text)
+    from .protobuf import protobuf_kind  # of use to files that cannot be read alone
+
     if kind := protobuf_kind(head, tail, size):
         return FileKind(kind, _ORIGINAL)
     major, minor, revision = struct.unpack("<3i", head[:12]) if len(head) >= 12 else (-1, -1, -1)
@@ -160,7 +160,7 @@ def _text_kind(text: bytes) -> FileKind:
     if re.search(r"^(MODEL|model|nc|names)\s*:", words, re.MULTILINE):
         return FileKind("a YAML file with settings", GIVE)
     if words.startswith(("{", "[")):
-        return FileKind("a JSON text (the answer of a server?)", _AGAIN)
+        return FileKind("a JSON text (the answer of a server?)", AGAIN)
     return FileKind("a text file")
 
 
@@ -170,7 +170,7 @@ def _zip_kind(path: Path) -> FileKind:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return FileKind("truncated, damaged or not a PyTorch file (the list of contents at its end is missing)", _AGAIN)
+        return FileKind("truncated, damaged or not a PyTorch file (the list of contents at its end is missing)", AGAIN)
     leaves = {name.rsplit("/", 1)[-1] for name in names}
     if any(name.count("/") <= 1 and name.endswith("data.pkl") for name in names):
         if "constants.pkl" in leaves or any("/code/" in name for name in names):
@@ -215,14 +215,6 @@ def _is_text(head: bytes) -> bool:
     return True
 
 
-def header(path: str | Path) -> dict[str, str]:
-    """The metadata in a safetensors file's header; empty for any other file."""
-    if kind_of(path).name != "safetensors":
-        return {}
-    with Path(path).open("rb") as file:
-        size = struct.unpack("<Q", file.read(8))[0]
-        try:
-            metadata = json.loads(file.read(size)).get("__metadata__", {})
-        except ValueError:
-            return {}
-    return metadata if isinstance(metadata, dict) else {}
+def first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:160] if text else type(error).__name__

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from ...errors import FovealError
+from .entries import Inert
+from .kinds import AGAIN, first_line
 
 CODE_FIX = "Save the weights alone, with torch.save(model.state_dict(), ...), where the file comes from"
-AGAIN = "Download or copy it again"
 _LEGACY = 0x1950A86A20F9469CFC6C  # the first pickle of PyTorch's form before 1.6
 # no weights file needs these: a file that names one of them is not read any further
 _HARMFUL = {
@@ -62,29 +63,6 @@ _STORAGES: Mapping[str, torch.dtype] = {
 }
 
 
-class Inert(dict[Any, Any]):
-    """Stands for an object of a class that is not imported. It keeps items, and ignores whatever else it is given."""
-
-    name = ""  # of the class: ``package.module.Class``
-
-    def __new__(cls, *_: Any, **__: Any) -> Inert:
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, _: Any) -> None: ...
-
-    def append(self, _: Any) -> None: ...
-
-    def extend(self, _: Any) -> None: ...
-
-    def add(self, _: Any) -> None: ...
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return id(self)
-
-
 class HarmfulPickle(Exception):
     """A pickle that names a function which no weights file needs."""
 
@@ -110,11 +88,6 @@ def read_pickle(path: Path) -> Any:
     except Exception as error:  # unpicklers raise almost anything for a damaged file
         reason = f"is truncated, damaged or not a PyTorch file ({first_line(error)})"
         raise FovealError(reason, path=path, fix=AGAIN) from error
-
-
-def first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:160] if text else type(error).__name__
 
 
 def arrays_as_tensors(value: Any, depth: int = 6) -> Any:

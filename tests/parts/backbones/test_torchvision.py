@@ -389,3 +389,18 @@ def test_wrong_values() -> None:
         Torchvision(norm="group", weights="x.pth")
     with pytest.raises(UsageError, match="0 or more"):
         Torchvision(frozen_stages=-1)
+
+
+def test_strides_in_the_1x1_convolutions() -> None:
+    """MSRA's form: the same keys and sizes, another function; other networks have no such convolution."""
+    plain, moved = (Torchvision("resnet50", stride_in_1x1=one).build().eval() for one in (False, True))
+    moved.load_state_dict(plain.state_dict())
+    blocks = [m for m in moved.modules() if type(m).__name__ == "Bottleneck"]
+    assert [b.conv1.stride for b in blocks if b.conv1.stride != (1, 1)] == [(2, 2)] * 3
+    assert all(b.conv2.stride == (1, 1) for b in blocks)
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        first, second = plain(x), moved(x)
+    assert [m.shape for m in first] == [m.shape for m in second] and not torch.allclose(first[-1], second[-1])
+    with pytest.raises(UsageError, match="resnet18 has no 1 x 1 convolution"):
+        Torchvision("resnet18", stride_in_1x1=True).build()

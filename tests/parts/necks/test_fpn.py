@@ -70,3 +70,13 @@ def test_identity_and_single_level() -> None:
 def test_unknown_extra() -> None:
     with pytest.raises(UsageError, match="'p6'"):
         FPN(extra="p6")  # type: ignore[arg-type]
+
+
+def test_p7_without_relu() -> None:
+    maps = [torch.randn(1, 8, 16, 16), torch.randn(1, 8, 8, 8)]
+    plain, linear = (FPN(4, extra="p6p7-c5", p7_relu=one).build((8, 8), (8, 16)) for one in (True, False))
+    linear.load_state_dict(plain.state_dict())
+    first, second = plain(maps), linear(maps)
+    assert torch.equal(first[-2], second[-2])
+    torch.testing.assert_close(second[-1], plain.extra_blocks.p7(first[-2]))
+    assert not torch.allclose(first[-1], second[-1])
