@@ -174,7 +174,8 @@ def read_table(path: str | Path) -> Table:
         raise FovealError(f"cannot be read ({error.strerror})", path=path) from error
     except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         what = output_kind(path)
-        reason = f"{what}, not proposals" if what else f"not a proposals file ({type(error).__name__}: {error})"
+        other = what and not what.startswith("the proposals")
+        reason = f"{what}, not proposals" if other else f"not a proposals file ({type(error).__name__}: {error})"
         raise DamagedProposals(reason, path=path, fix=_MAKE_ONE) from None
     consistent = (
         len(starts) == len(images) + 1 and starts[0] == 0 and (np.diff(starts) >= 0).all() and starts[-1] == count

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from foveal import presets
@@ -104,12 +103,10 @@ def test_export_accepts_what_load_accepts_and_reports_unwritable_paths(
 def test_safetensors_write_errors_are_reported(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """safetensors wraps the system's error in its own class."""
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
 
-    def refuse(*_: object) -> None:
-        raise SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)")
-
-    monkeypatch.setattr("safetensors.torch.save_file", refuse)
+    monkeypatch.setattr("pathlib.Path.write_bytes", refuse)
     assert main(["weights", "export", str(run), "--out", str(tmp_path / "x.safetensors")]) == 1
     output = capsys.readouterr().err
     assert "x.safetensors: cannot be written" in output

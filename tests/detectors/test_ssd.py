@@ -116,7 +116,7 @@ def fc_file(monkeypatch: pytest.MonkeyPatch, **changes: Tensor | None) -> None:
         "classifier.3.bias": -torch.arange(4096.0),
     } | changes
     state = {k: v for k, v in state.items() if v is not None}
-    monkeypatch.setattr(ssd_parts, "read_state", lambda path: state)
+    monkeypatch.setattr(ssd_parts, "read_state", lambda *_, **__: state)
 
 
 def test_fc6_and_fc7_are_subsampled(monkeypatch: pytest.MonkeyPatch) -> None:

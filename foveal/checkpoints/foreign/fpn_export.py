@@ -12,6 +12,7 @@ from ...detectors.faster_rcnn import FasterRCNN
 from ...detectors.mask_rcnn import MaskRCNN
 from ...detectors.retinanet import RetinaNet
 from ...errors import FovealError, UsageError
+from ...parts.backbones.torchvision import Torchvision
 from ...weights.fpn.detectron2 import ours_to_detectron2
 from ...weights.fpn.layers import FPNKind
 from ...weights.fpn.mmdetection import ours_to_mmdetection
@@ -65,7 +66,7 @@ def fpn_remarks(spec: Spec, classes: int, tool: FPNTool) -> list[str]:
     """What the config of the tool has to say, one line."""
     bgr = _is_bgr(spec)
     mean, std = (_levels(values, bgr) for values in spec.input.pixels)
-    strided = bool(getattr(spec.backbone, "stride_in_1x1", False))
+    strided = _is_caffe_style(spec)
     if tool == "detectron2":
         settings = (
             f"INPUT.FORMAT={'BGR' if bgr else 'RGB'} MODEL.PIXEL_MEAN={mean} MODEL.PIXEL_STD={std} "
@@ -82,6 +83,11 @@ def _is_bgr(spec: Spec) -> bool:
     return max(spec.input.pixels[1]) < 2 / 255
 
 
+def _is_caffe_style(spec: Spec) -> bool:
+    """Whether the first 1 x 1 convolution of a stage is strided, as in MSRA's ResNet."""
+    return isinstance(spec.backbone, Torchvision) and spec.backbone.stride_in_1x1
+
+
 def _levels(values: Sequence[float], bgr: bool) -> list[float]:
     """Mean or std on the scale 0..255, in the tool's order of channels."""
     levels = [round(255 * value, 3) for value in values]
@@ -92,7 +98,7 @@ def _config(spec: Spec, kind: FPNKind) -> str:
     """What a config of MMDetection says about pixels and strides."""
     bgr = _is_bgr(spec)
     mean, std = (_levels(values, bgr) for values in spec.input.pixels)
-    style = "caffe" if getattr(spec.backbone, "stride_in_1x1", False) else "pytorch"
+    style = "caffe" if _is_caffe_style(spec) else "pytorch"
     name = {"faster_rcnn": "FasterRCNN", "mask_rcnn": "MaskRCNN", "retinanet": "RetinaNet"}[kind]
     pixels = f"dict(type='DetDataPreprocessor', mean={mean}, std={std}, bgr_to_rgb={not bgr}, pad_size_divisor=32)"
     return f"model = dict(type='{name}', data_preprocessor={pixels}, backbone=dict(type='ResNet', style='{style}'))\n"

@@ -93,7 +93,7 @@ def test_training_crops_match_inference_crops(shapes: Dataset) -> None:
         crop = POOL([images.pixels], box, (1,), images.sizes)[0]
         one = replace(batch.images, pixels=batch.images.pixels[row : row + 1], sizes=batch.images.sizes[row : row + 1])
         found = rule.normalize(one).pixels[0]
-        assert (found - crop).abs().max() < 1.01 / 255 / min(rule.std)
+        assert (found - crop).abs().max() < 1.01 / 255 / min(rule.pixels[1])
         assert batch.images.proposals is not None
         inner = batch.images.proposals[row, 0]
         assert inner.tolist() == [3, 3, 29, 29]
