@@ -191,8 +191,16 @@ def compare_pairs(
 
     Raises :class:`UsageError` for a side without a run, and what :func:`score_detections` raises.
     """
-    first, second = _sides(truth, baseline, candidate, protocol, options)
-    return compare_runs(first, second, resamples)
+    sides = _sides(truth, baseline, candidate, protocol, options)
+    first, second = ([result.run for result in side] for side in sides)
+    comparison = compare_runs(first, second, resamples)
+    notes = [
+        f"{name}: {note}"
+        for name, side in zip(("Baseline", "Candidate"), sides, strict=True)
+        for result in side
+        for note in result.notes
+    ]
+    return replace(comparison, warnings=tuple(dict.fromkeys(notes)))
 
 
 def pair_influence(
@@ -204,18 +212,23 @@ def pair_influence(
 ) -> Influence:
     """How much each image adds to each difference (candidate less baseline). Arguments as in :func:`compare_pairs`."""
     first, second = _sides(truth, baseline, candidate, protocol, options)
-    return influence_on(second, first)
+    return influence_on([result.run for result in second], [result.run for result in first])
 
 
 def _sides(
-    truth: GroundTruth, baseline: Any, candidate: Any, protocol: Any, options: Any
-) -> tuple[list[ScoredRun], list[ScoredRun]]:
-    sides: list[list[ScoredRun]] = []
+    truth: GroundTruth,
+    baseline: DetectionTable | Sequence[DetectionTable],
+    candidate: DetectionTable | Sequence[DetectionTable],
+    protocol: str | Protocol,
+    options: dict[str, Any],
+) -> tuple[list[Results], list[Results]]:
+    """The results of every run of both sides."""
+    sides: list[list[Results]] = []
     for name, side in (("baseline", baseline), ("candidate", candidate)):
         tables = [side] if isinstance(side, DetectionTable) else list(side)
         if not tables:
             raise UsageError(f"{name} has no run", fix="Give the detections of at least one run")
-        sides.append([score_detections(truth, table, protocol, **options).run for table in tables])
+        sides.append([score_detections(truth, table, protocol, **options) for table in tables])
     return sides[0], sides[1]
 
 

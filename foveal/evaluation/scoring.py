@@ -226,7 +226,8 @@ def evaluate(
 
         results = foveal.evaluate("runs/first", data="my-photos", split="test", protocol="voc10")
         results = foveal.evaluate(foveal.load("accurate"), data="my-photos", classes=["cat", "dog"])
-        print(results.text())
+        print(results.text(intervals=True))
+        results.intervals.numbers["mAP"]  # its 95 % interval; also results.errors, results.influence
 
     model
         a detector, or what :func:`foveal.load` takes: a run, checkpoint, alias or weights file

@@ -29,6 +29,7 @@ TINY: dict[str, str | None] = {
     "evaluation": f"{RUN} --images 20 --objects 200 --per-image 5",
     "focal": f"{RUN} --anchors 900",
     "inference": f"{RUN} --only ssdlite",
+    "intervals": "--pairs 2 --equal 2 --sizes 30 --resamples 50 --hotcoco 2 --images 60",
     "ladder": None,
     "loader": f"{RUN} --only SSD300",
     "matching": f"{RUN} --only ' x 1 objects'",

@@ -16,9 +16,11 @@ import numpy as np
 
 from ...files.aliases import Floats
 from ...files.text import one_line
-from .intervals import FEWEST_IMAGES, LEVEL, ScoredRun, bootstrap_bounds, student, support
+from .intervals import FEWEST_IMAGES, FLAT, LEVEL, ScoredRun, bootstrap_bounds, student, support
 from .resampling import affordable, drawn, replicate
 
+EQUAL = "the two are equal on these images"
+MANY_CLASSES = 10  # of which one may look different by chance
 MOST_SEEDS = 100
 MOST_IMAGES = 10_000_000
 
@@ -62,19 +64,20 @@ class PairComparison:
     resamples: int
     numbers: Mapping[str, ScoreDifference]
     per_class: Mapping[str, Mapping[str, ScoreDifference]]
+    warnings: tuple[str, ...] = ()  # about the detections of a side, in sentences
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What to bear in mind, in sentences."""
-        found = []
+        found = list(self.warnings)
         if self.runs == (1, 1):
             found.append("One run a side: the intervals say nothing about another training run.")
         elif 1 in self.runs:
             found.append("One run on one side: its spread over seeds is taken to be that of the other side.")
         judged = sum(any(d.low is not None for d in row.values()) for row in self.per_class.values())
-        if judged > 1:
-            chance = (1 - LEVEL) * judged
-            found.append(f"Of {judged} classes, about {chance:.1g} would look better or worse by chance alone.")
+        if judged >= MANY_CLASSES:
+            chance = round((1 - LEVEL) * judged)
+            found.append(f"Of {judged} classes, about {max(chance, 1)} would look better or worse by chance alone.")
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,7 +94,7 @@ class PairComparison:
 
     def text(self) -> str:
         """A plain table: the two scores, their difference with its interval, and the verdict."""
-        lines = [f"{self.images} images; candidate less baseline, {LEVEL:.0%} interval", ""]
+        lines = [f"{self.images} images; candidate less baseline, {100 * LEVEL:.0f} % interval", ""]
         lines += [_line(name, d) for name, d in self.numbers.items()]
         lines.append("")
         width = max([5, *(len(one_line(name)) for name in self.per_class)])
@@ -151,6 +154,8 @@ def score_difference(
     if bounds is None:
         return ScoreDifference(*known, None, None, None, None, "cannot tell", _refusal(known[2], images), images)
     low, high, se = bounds
+    if a == b and se < FLAT:
+        return ScoreDifference(*known, None, None, None, None, "cannot tell", EQUAL, images)
     if len(baseline) == len(candidate) == 1:
         return _judged(a, b, low, high, se, None, _Parts(se**2, 0.0, np.inf), images, all_, 1)
     parts = _variances(baseline, candidate, resampled_baseline, resampled_candidate, se**2, images)
@@ -229,7 +234,7 @@ def _judged(
     reason = ""
     if verdict == "cannot tell":
         if value == 0:
-            reason = "the two are equal on these images"
+            reason = EQUAL
         else:
             needed = [
                 _images_needed(abs(value), parts, all_),

@@ -20,13 +20,14 @@ from .resampling import affordable, drawn, replicate
 
 LEVEL = 0.95
 FEWEST_IMAGES = 20
+FLAT = 1e-6  # a standard error below is that of single precision
 MOST_UNDEFINED = 0.1  # resamples without the class; above, there is no interval
 NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The 95 % interval of a score; ``None`` where too few images hold its objects."""
+    """The 95 % interval of a score; ``None`` where too few images hold its objects, or all resamples are equal."""
 
     low: float | None
     high: float | None
@@ -53,18 +54,20 @@ class Intervals:
 
     @property
     def refused(self) -> bool:
-        """Whether there are too few images for any interval."""
+        """Whether no score has an interval."""
         return all(i.low is None for i in self.numbers.values())
 
     @property
     def note(self) -> str:
-        """What the intervals are, in a sentence."""
-        if self.refused:
-            most = max((i.images for i in self.numbers.values()), default=0)
+        """What the intervals are, or why there are none, in a sentence."""
+        most = max((i.images for i in self.numbers.values()), default=0)
+        if most < FEWEST_IMAGES:
             return f"No intervals: {most} images hold an object; fewer than {FEWEST_IMAGES} say too little."
+        if self.refused:
+            return "No intervals: every resample of the images has the same scores."
         return (
-            f"Intervals: {LEVEL:.0%}, from {self.resamples} resamples of the images. "
-            "They say nothing about another training run."
+            f"Intervals of {100 * LEVEL:.0f} % from {self.resamples:,} resamples of the images: "
+            "they say nothing about another training run."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,7 +116,7 @@ def intervals_of(run: ScoredRun, resamples: int | None = None, seed: int = 0) ->
 
 def _interval(value: float, replicates: Floats, images: int) -> Interval:
     bounds = bootstrap_bounds(value, replicates, images)
-    if bounds is None:
+    if bounds is None or bounds[2] < FLAT:  # all right, or all wrong: resamples show no error that has not occurred
         return Interval(None, None, None, images)
     low, high, se = bounds
     return Interval(max(low, 0.0), min(high, 1.0), se, images)

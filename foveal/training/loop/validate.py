@@ -100,7 +100,7 @@ class Validator:
         empty = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
         table = DetectionTable.of([detections.get(i, empty) for i in range(len(self.dataset))])
         results: Results = score_detections(truth, table, "coco", split=self.split)
-        return results.to_dict()
+        return results.to_dict(intervals=True)
 
     @torch.no_grad()
     def _pass(
