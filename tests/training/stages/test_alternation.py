@@ -190,7 +190,7 @@ def test_the_head_trains_on_the_current_rpn_proposals(whole: Whole, data: Path) 
             good = (found.boxes[:, 2:] > found.boxes[:, :2]).all(1)
             np.testing.assert_allclose(stored, found.boxes[good].numpy(), rtol=0, atol=1e-3)
         assert max(map(len, proposals[step])) > SMALL.test_proposals.after  # as many as a training run takes
-    assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["checkpoints"]  # nothing else is retained
+    assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["checkpoints", "data_sets"]  # nothing else is kept
     assert len(load(out).predict_arrays([np.full((48, 64, 3), 90, np.uint8)])) == 1
 
 
