@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def coverage(args: argparse.Namespace) -> None:
             one = single.numbers["AP"]
             values.append((got.numbers["AP"].baseline, one.low, one.high, one.se))
             rows.append(values)
-            if n < args.hotcoco:
+            if n < args.hotcoco and find_spec("hotcoco") is not None:
                 theirs.append(hotcoco_bounds(objects.table, runs, args.resamples))
         table = np.array(rows, float)  # (pairs, numbers, 4)
         truth = np.nanmean(table[:, :, 0], 0)
@@ -63,7 +64,10 @@ def show(name: str, rows: Any, truth: float) -> None:
     """``rows`` (n, 4): value, low, high, standard error."""
     judged = ~np.isnan(rows[:, 1])
     rows = rows[judged]
-    held = ((rows[:, 1] <= truth) & (truth <= rows[:, 2])).mean() if len(rows) else np.nan
+    if len(rows) < 2:
+        print(f"  {name:<40} {len(judged) - len(rows)} not judged", flush=True)
+        return
+    held = ((rows[:, 1] <= truth) & (truth <= rows[:, 2])).mean()
     left = f", {len(judged) - judged.sum()} not judged" if not judged.all() else ""
     print(
         f"  {name:<40} held {held:6.1%}  standard error {rows[:, 3].mean():.4f}, truth {rows[:, 0].std(ddof=1):.4f}"
