@@ -40,8 +40,8 @@ BoxConvention = Annotated[
     typer.Option(
         "--convention",
         metavar="A,B,...",
-        help="What the numbers of the boxes are, if not what the format says: corners, top-left or centers; pixels, "
-        "fractions, percent or the frame 640x480; yx (y before x); from-1 (YOLO class numbers from 1).",
+        help="What the numbers of the boxes are, if not what the format says: corners, top-left, centers or ranges; "
+        "pixels, fractions, percent or the frame 640x480; yx (y before x); from-1 (class numbers from 1).",
     ),
 ]
 Classes = Annotated[

@@ -39,8 +39,8 @@ class TrainArguments:
     classes: Sequence[str] | None = field(default=None, metadata={"metavar": "A,B,..."})
     # What objects of other classes become: background, ignored regions, or a reason to skip their image.
     others: Others = "background"
-    # What the numbers of the boxes are, if not what the format says: corners, top-left or centers; pixels, fractions,
-    # percent or the frame 640x480; yx (y before x); from-1 (YOLO class numbers from 1). A resumed run keeps its own.
+    # What the numbers of the boxes are, if not what the format says: corners, top-left, centers or ranges; pixels,
+    # fractions, percent or the frame 640x480; yx (y before x); from-1 (class numbers from 1). A resumed run keeps it.
     convention: str | None = field(default=None, metadata={"metavar": "A,B,..."})
     # Folder of the images, if they are not beside the annotations.
     images: PathLike | None = None

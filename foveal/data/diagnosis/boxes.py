@@ -23,7 +23,13 @@ UNIT = 1.05  # fractions of an image, with boxes that stick out a little
 PERCENT = 105.0
 LARGE = 200.0  # pixels: percentages and pixels cannot be confused in images of this size
 MOST = 20_000  # boxes that are looked at
-CORNER, CORNER_BOXES = 0.6, 20  # the part of the images that holds all boxes, which so many boxes make suspicious
+CORNER, SMALL_CORNER, CORNER_BOXES = 0.6, 0.35, 20  # the part of the images that holds all of so many boxes
+MIXED = 0.05  # of the boxes: fractions among pixels
+UNSOUND, UNSOUND_BOXES = 0.3, 10  # of so many boxes: do not lie in their images, whatever they are
+THOUSAND = 1000.0  # the frame of coordinates that language models write
+
+OTHER_SIZE = "the boxes look like coordinates of images of another size"
+_GIVE_SIZE = "Give the images that were annotated, or the size of those with --convention WIDTHxHEIGHT"
 
 
 @dataclass(frozen=True)
@@ -31,10 +37,12 @@ class BoxVerdict:
     """What the boxes of a set look like, and how sure that is."""
 
     sure: bool
-    looks: tuple[Convention, ...]  # the conventions that fit; none: the boxes are of images of another size
+    looks: tuple[Convention, ...]  # the conventions that fit; none: what is wrong is ``claim``
     evidence: str  # "12 of 12 boxes then lie in their images, as read now 3 do"
     boxes: int
     bad: int  # boxes that do not lie in their images as they are read
+    claim: str = ""  # "the boxes look like coordinates of images of another size"
+    fix: str = ""
 
 
 def judge_boxes(evidence: Sequence[Evidence]) -> BoxVerdict | None:
@@ -48,12 +56,18 @@ def judge_boxes(evidence: Sequence[Evidence]) -> BoxVerdict | None:
         numbers, sizes, areas, outlines = numbers[chosen], sizes[chosen], areas[chosen], outlines[chosen]
     read_as = evidence[0].convention
     candidates = list(_candidates(read_as, numbers, sizes))
+    if evidence[0].around:
+        candidates = [c for c in candidates if c.layout == read_as.layout]
     stated = _by_outlines(read_as, candidates, numbers, sizes, outlines)
     if stated is None:
         stated = _by_areas(read_as, candidates, numbers, sizes, areas)
     if stated is not None:
         return stated if isinstance(stated, BoxVerdict) else None
-    return _by_unit(read_as, candidates, numbers, sizes) or _by_bounds(read_as, candidates, numbers, sizes)
+    return (
+        _by_unit(read_as, candidates, numbers, sizes)
+        or _mixed(read_as, numbers, sizes)
+        or _by_bounds(read_as, candidates, numbers, sizes)
+    )
 
 
 def in_image(convention: Convention, numbers: Floats, sizes: Floats) -> NDArray[np.bool_]:
@@ -75,12 +89,16 @@ def _candidates(read_as: Convention, numbers: Floats, sizes: Floats) -> Iterator
         units = ["fractions"]
     elif read_as.frame is None and np.abs(numbers).max() <= PERCENT and np.quantile(sizes, 0.05) > LARGE:
         units = ["percent", "pixels"]
-    layouts: list[Layout] = [read_as.layout]
-    layouts += [layout for layout in ("corners", "top-left", "centers") if layout != read_as.layout]
+    frames: list[tuple[Unit, tuple[float, float] | None]] = [
+        (unit, read_as.frame if unit == read_as.unit else None) for unit in units
+    ]
+    if read_as.frame is None and 0.8 * THOUSAND <= np.abs(numbers).max() <= 1.02 * THOUSAND:
+        frames.append(("pixels", (THOUSAND, THOUSAND)))
+    every: tuple[Layout, ...] = ("corners", "top-left", "centers", "ranges")
+    layouts = [read_as.layout, *(layout for layout in every if layout != read_as.layout)]
     for swapped in (read_as.swapped, not read_as.swapped):
-        for unit in units:
+        for unit, frame in frames:
             for layout in layouts:
-                frame = read_as.frame if unit == read_as.unit else None
                 other = replace(read_as, unit=unit, frame=frame, layout=layout, swapped=swapped)
                 if other != read_as:
                     yield other
@@ -173,16 +191,43 @@ def _by_bounds(read_as: Convention, candidates: list[Convention], numbers: Float
     if bad < 2:
         return _corner(read_as, numbers, sizes) if not bad else None
     sure = bad >= SURE and bad >= SURE_SHARE * n
-    most = min(MOST_BAD * n, bad / 5)
+    most = min(max(MOST_BAD * n, n >= UNSOUND_BOXES), bad / 5)
     fitting = [c for c in candidates if n - int(in_image(c, numbers, sizes).sum()) <= most]
     straight = [c for c in fitting if c.swapped == read_as.swapped] or fitting
     if straight and (sure or bad >= 8 or bad == n):
-        looks = tuple(c for c in straight if c.unit == straight[0].unit)
+        looks = tuple(c for c in straight if (c.unit, c.frame) == (straight[0].unit, straight[0].frame))
         looks = _touching(looks, numbers, sizes)
         least = min(int(in_image(c, numbers, sizes).sum()) for c in looks)
         said = f"{least} of {n} boxes then lie in their images, as read now {n - bad} do"
         return BoxVerdict(sure, looks, said, n, bad)
-    return _frame(read_as, numbers, sizes, bad)
+    return _frame(read_as, numbers, sizes, bad) or _unsound(n, bad)
+
+
+def _mixed(read_as: Convention, numbers: Floats, sizes: Floats) -> BoxVerdict | None:
+    """Fractions in some boxes and pixels in others: the former are smaller than a pixel."""
+    n = len(numbers)
+    small = (np.abs(numbers) <= UNIT).all(1) & (sizes > 8).all(1)
+    if read_as.unit == "fractions":
+        small = ~small
+    broken = (numbers != np.round(numbers)).any(1) if read_as.unit != "fractions" else (numbers > 2 * UNIT).any(1)
+    few = int((small & broken).sum())
+    if read_as.unit == "percent" or few < max(2, MIXED * n) or few == n:
+        return None
+    said, fix = f"{few} of {n} boxes have no number above 1", "Write all boxes in one unit"
+    if read_as.unit == "fractions":
+        said = f"{few} of {n} boxes have numbers far above 1"
+    bad = n - int(in_image(read_as, numbers, sizes).sum())
+    sure = few >= SURE and read_as.unit != "fractions"  # pixels among fractions are dropped, each with a warning
+    return BoxVerdict(sure, (), said, n, bad, "some boxes are in fractions and the others in pixels", fix)
+
+
+def _unsound(n: int, bad: int) -> BoxVerdict | None:
+    """Many boxes that leave their images, for a reason that is not known."""
+    if n < UNSOUND_BOXES or bad < UNSOUND * n:
+        return None
+    claim = "many boxes do not lie in their images, and no other reading of the numbers fits"
+    fix = "Check that the boxes belong to these images, and the order and unit of their numbers"
+    return BoxVerdict(False, (), f"{bad} of {n} boxes", n, bad, claim, fix)
 
 
 def _touching(looks: tuple[Convention, ...], numbers: Floats, sizes: Floats) -> tuple[Convention, ...]:
@@ -200,26 +245,27 @@ def _touching(looks: tuple[Convention, ...], numbers: Floats, sizes: Floats) -> 
 
 
 def _frame(read_as: Convention, numbers: Floats, sizes: Floats, bad: int) -> BoxVerdict | None:
-    """Pixels of larger images: boxes reach beyond both edges in the same proportion, and some lie outside."""
+    """Pixels of larger images: boxes reach beyond both edges, and some lie outside."""
     boxes = read_as.boxes(numbers, sizes)
     over = np.quantile(boxes[:, 2:] / sizes, 0.99, axis=0)
     n = len(numbers)
     whole = (boxes[:, 2:] > boxes[:, :2]).all(1).mean() > 0.98 and (boxes[:, :2] > -SLACK * sizes).all(1).mean() > 0.95
-    if read_as.unit != "pixels" or not whole or over.min() < 1.15 or over.max() > 1.4 * over.min() or bad < SURE:
+    if read_as.unit != "pixels" or not whole or over.min() < 1.15 or bad < max(SURE, 0.25 * n):
         return None
     outside = int((boxes[:, :2] >= sizes).any(1).sum())  # boxes of objects that are cut off by the edge never are
-    if not outside or bad < 0.25 * n:
+    if not outside or (over.max() > 1.4 * over.min() and outside < 0.3 * n):
         return None
     width, height = boxes[:, 2:].max(0)
     said = f"{bad} of {n} boxes reach beyond their images, up to {width:.0f} x {height:.0f}"
-    return BoxVerdict(outside >= max(2, 0.1 * n), (), said, n, bad)
+    return BoxVerdict(outside >= max(2, 0.1 * n), (), said, n, bad, OTHER_SIZE, _GIVE_SIZE)
 
 
 def _corner(read_as: Convention, numbers: Floats, sizes: Floats) -> BoxVerdict | None:
-    """Pixels of smaller images: all boxes lie in the upper left part of their images."""
+    """Pixels of smaller images, or fractions of larger ones: all boxes lie in the upper left part of their images."""
     boxes = read_as.boxes(numbers, sizes)
     reach = (boxes[:, 2:] / sizes).max(0)
-    if len(boxes) < CORNER_BOXES or reach.max() > CORNER or reach.max() > 1.3 * reach.min():
+    balanced = reach.max() <= 1.3 * reach.min() or reach.max() <= SMALL_CORNER
+    if len(boxes) < CORNER_BOXES or reach.max() > CORNER or not balanced:
         return None
     said = f"all {len(boxes)} boxes lie in the left {reach[0]:.0%} and the upper {reach[1]:.0%} of their images"
-    return BoxVerdict(False, (), said, len(boxes), 0)
+    return BoxVerdict(False, (), said, len(boxes), 0, OTHER_SIZE, _GIVE_SIZE)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..images.ranges import range_findings
+from ..records.convention import Convention
 from ..records.dataset import Dataset
 from ..records.evidence import Evidence
 from ..records.findings import Finding, Severity
@@ -18,6 +19,7 @@ _FEW_UNLABELED, _MANY_UNLABELED = 3, 0.5  # images, and their share: fewer witho
 # findings on single boxes that a wrong convention explains, and on single lines that wrong numbers explain
 _OF_BOXES = ("box-over-edge", "box-outside", "box-inverted", "box-empty")
 _OF_NUMBERS = ("class-unknown",)
+_Judged = tuple[int, list[Evidence], BoxVerdict]  # index of a part, its evidence of one reading, the verdict
 
 
 def diagnose_parts(parts: Sequence[Dataset], *, counts: bool = True) -> list[Dataset]:
@@ -48,22 +50,37 @@ def diagnose_parts(parts: Sequence[Dataset], *, counts: bool = True) -> list[Dat
 
 def _boxes(parts: Sequence[Dataset]) -> Iterator[tuple[Finding, list[int]]]:
     """The findings on boxes in another convention, each with the indices of the parts that it is about."""
-    groups: dict[object, list[tuple[int, Sequence[Evidence], BoxVerdict]]] = {}
+    groups: dict[object, list[_Judged]] = {}
     for k, part in enumerate(parts):
-        by_reading: dict[object, list[Evidence]] = {}
+        by_reading: dict[tuple[Convention, bool], list[Evidence]] = {}
         for evidence in part.evidence:
-            by_reading.setdefault(evidence.convention, []).append(evidence)
+            by_reading.setdefault((evidence.convention, evidence.around), []).append(evidence)
         for read_as, same in by_reading.items():
             verdict = judge_boxes(same)
             if verdict is not None:
-                groups.setdefault((read_as, verdict.looks, part.path), []).append((k, same, verdict))
+                groups.setdefault((read_as, part.path), []).append((k, same, verdict))
     for members in groups.values():
-        which = [k for k, _, _ in members]
-        everything = [evidence for _, same, _ in members for evidence in same]
-        verdict = judge_boxes(everything) if len(members) > 1 else None
-        names = [str(parts[k].split) for k in which if parts[k].split]
-        where = f"split {', '.join(names)}" if names and len(which) < len(parts) else ""
-        yield _box_finding(verdict or members[0][2], everything[0], parts[which[0]].path, where), which
+        for group in _alike(members):
+            which = [k for k, _, _ in group]
+            names = [str(parts[k].split) for k in which if parts[k].split]
+            where = f"split {', '.join(names)}" if names and len(which) < len(parts) else ""
+            whole = [each for _, of_part, _ in group for each in of_part]
+            joint = (judge_boxes(whole) if len(group) > 1 else None) or group[0][2]
+            yield _box_finding(joint, whole[0], parts[which[0]].path, where), which
+
+
+def _alike(members: list[_Judged]) -> list[list[_Judged]]:
+    """The parts whose verdicts name a convention in common, or none, as groups."""
+    groups: list[list[_Judged]] = []
+    for member in sorted(members, key=lambda m: len(m[2].looks)):
+        for group in groups:
+            first = group[0][2]
+            if first.claim == member[2].claim and (not first.looks or set(first.looks) & set(member[2].looks)):
+                group.append(member)
+                break
+        else:
+            groups.append([member])
+    return [sorted(group, key=lambda m: m[0]) for group in groups]
 
 
 def _numbers(parts: Sequence[Dataset]) -> Iterator[tuple[Finding, list[int]]]:
@@ -78,17 +95,22 @@ def _numbers(parts: Sequence[Dataset]) -> Iterator[tuple[Finding, list[int]]]:
         finding = class_numbers([e for _, e in members], str(parts[which[0]].path))
         if finding is not None:
             yield finding, which
+            continue
+        for k, e in members:  # one split alone
+            finding = class_numbers([e], str(parts[k].path)) if len(members) > 1 else None
+            if finding is not None and finding.severity == "error":
+                yield replace(finding, where=f"split {parts[k].split}" if parts[k].split else ""), [k]
 
 
 def _box_finding(verdict: BoxVerdict, evidence: Evidence, path: Path, where: str) -> Finding:
     read_as = evidence.convention
     severity: Severity = "error" if verdict.sure else "warning"
     if not verdict.looks:
-        message = f"the boxes look like coordinates of images of another size: {verdict.evidence}"
-        fix = "Give the images that were annotated, or the size of those with --convention WIDTHxHEIGHT"
+        message, fix = f"{verdict.claim}: {verdict.evidence}", verdict.fix
     else:
         looks = " or ".join(map(str, verdict.looks))
-        message = f"the boxes look like {looks}, not like {read_as}: {verdict.evidence}"
+        what = "polygons" if evidence.around else "boxes"
+        message = f"the {what} look like {looks}, not like {read_as}: {verdict.evidence}"
         options = " or ".join(f"--convention {c.words(read_as)}" for c in verdict.looks)
         fix = f"Read them so with {options}, or correct the file"
     return Finding("box-convention", severity, str(path), where, message, fix)

@@ -9,6 +9,7 @@ import filecmp
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
@@ -75,7 +76,9 @@ class Reader(ABC, Generic[S]):
         self.tally = Tally()  # reported when all has been read
         self._found: dict[Way, list[tuple[str, Path]]] = {}  # names that are not those of their images
         self.evidence = Evidence(source.reading())
-        self._others: dict[Convention, Evidence] = {}  # on boxes for which the file states another convention
+        self._others: dict[
+            tuple[Convention, bool], Evidence
+        ] = {}  # on polygons, and on boxes that are stated otherwise
 
     def read(self) -> Dataset:
         """The dataset; nothing in the files raises, all problems become findings."""
@@ -112,17 +115,21 @@ class Reader(ABC, Generic[S]):
         ``base`` is what the numbers mean by the file itself, where that is not the rule of the format.
         """
         base = self.source.native if base is None else base
-        reading = self.source.reading(base)
-        evidence = self.evidence
-        if base != self.source.native:
-            evidence = self._others.setdefault(reading, Evidence(reading))
         parsed = list(objects)
         for o in parsed:
             if o.numbers is not None:
-                evidence.add(o.numbers, size, o.area, o.mask)
-                if reading != base:
+                own = replace(base, layout="corners") if o.around else base
+                reading = self.source.reading(own)
+                reading = replace(reading, layout="corners") if o.around else reading
+                self._evidence_of(own, reading, o.around).add(o.numbers, size, o.area, o.mask)
+                if reading != own:
                     _reread(o, o.numbers, size, reading)
         return build_record(id, path, size, parsed, source, self.findings)
+
+    def _evidence_of(self, base: Convention, reading: Convention, around: bool) -> Evidence:
+        if base == self.source.native and not around:
+            return self.evidence
+        return self._others.setdefault((reading, around), Evidence(reading, around=around))
 
     def report_unlisted_folders(self) -> None:
         """A finding for each image folder that may not be listed."""

@@ -34,6 +34,7 @@ class ParsedObject:
     mask: Any = None  # as stated in the file, see :func:`~.segmentation.validate_mask`
     from_mask: bool = False  # the file states no box; it is the one around the mask
     numbers: Box | None = None  # the four numbers of the box as written
+    around: bool = False  # the numbers are the corners around a polygon, whatever the layout of boxes is
 
     def stated(self) -> tuple[float, ...] | None:
         """x, y, width, height, area as stated in the file; the area of the box where none is stated."""

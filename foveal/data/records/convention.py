@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...errors import UsageError, nearest
 
-Layout = Literal["corners", "top-left", "centers"]
+Layout = Literal["corners", "top-left", "centers", "ranges"]
 Unit = Literal["pixels", "fractions", "percent"]
 
 Numbers = tuple[float, float, float, float]
@@ -21,11 +21,13 @@ _SAID: dict[Layout, str] = {
     "corners": "x1, y1, x2, y2",
     "top-left": "x, y, width, height",
     "centers": "center x, center y, width, height",
+    "ranges": "x1, x2, y1, y2",
 }
 _SAID_SWAPPED: dict[Layout, str] = {
     "corners": "y1, x1, y2, x2",
     "top-left": "y, x, height, width",
     "centers": "center y, center x, height, width",
+    "ranges": "y1, y2, x1, x2",
 }
 
 
@@ -43,7 +45,7 @@ class Convention:
     def parse(cls, text: str, base: Convention) -> Convention:
         """``corners,fractions``: the ``base`` with these words applied. Raises :class:`UsageError` for an unknown one.
 
-        Words: corners, top-left, centers; pixels, fractions, percent, or a frame such as 640x480; yx; from-1.
+        Words: corners, top-left, centers, ranges; pixels, fractions, percent, or a frame such as 640x480; yx; from-1.
         """
         words = [word.strip().lower() for word in re.split(r"[,\s]+", text) if word.strip()]
         if not words:
@@ -83,7 +85,8 @@ class Convention:
 
     def boxes(self, numbers: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.float64]:
         """xyxy pixels (N, 4) of ``numbers`` (N, 4) in images of ``sizes`` (N, 2), width and height."""
-        a = numbers[:, [1, 0, 3, 2]] if self.swapped else numbers
+        a = numbers[:, [0, 2, 1, 3]] if self.layout == "ranges" else numbers
+        a = a[:, [1, 0, 3, 2]] if self.swapped else a
         low, high = a[:, :2], a[:, 2:]
         if self.layout == "top-left":
             high = low + high
@@ -108,6 +111,8 @@ def as_written(box: Numbers, layout: Layout) -> Numbers:
     x1, y1, x2, y2 = box
     if layout == "corners":
         return box
+    if layout == "ranges":
+        return x1, x2, y1, y2
     low = (x1, y1) if layout == "top-left" else ((x1 + x2) / 2, (y1 + y2) / 2)
     return (*low, x2 - x1, y2 - y1)
 
@@ -123,6 +128,7 @@ def _word(*names: str, **changes: Any) -> None:
 _word("corners", "xyxy", layout="corners")
 _word("top-left", "xywh", layout="top-left")
 _word("centers", "cxcywh", layout="centers")
+_word("ranges", "xxyy", layout="ranges")
 _word("pixels", unit="pixels", frame=None)
 _word("fractions", unit="fractions", frame=None)
 _word("percent", unit="percent", frame=None)

@@ -22,6 +22,7 @@ class Evidence:
     """The numbers of all boxes as written, also of those that were dropped, and what was missing."""
 
     convention: Convention  # by which they were read
+    around: bool = False  # the numbers are the corners around polygons: their layout is certain
     numbers: list[Numbers] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)  # width and height of the image of each
     areas: list[float] = field(default_factory=list)  # as stated, NaN without

@@ -24,6 +24,8 @@ WRITTEN = [
     *(Convention(layout, unit) for layout in ("corners", "top-left", "centers") for unit in ("pixels", "fractions")),
     *(Convention(layout, "percent") for layout in ("corners", "top-left", "centers")),
     *(Convention(layout, swapped=True) for layout in ("corners", "top-left", "centers")),
+    *(Convention("ranges", unit) for unit in ("pixels", "fractions")),
+    *(Convention(layout, frame=(1000, 1000)) for layout in ("corners", "top-left")),
 ]
 
 
@@ -32,8 +34,9 @@ def write(convention: Convention, boxes: Floats, sizes: Floats) -> Floats:
     scaled = boxes / np.tile(convention.scale(sizes), 2)
     low, high = scaled[:, :2], scaled[:, 2:]
     first = (low + high) / 2 if convention.layout == "centers" else low
-    second = high if convention.layout == "corners" else high - low
+    second = high if convention.layout in ("corners", "ranges") else high - low
     numbers = np.concatenate([first, second], 1)
+    numbers = numbers[:, [0, 2, 1, 3]] if convention.layout == "ranges" else numbers
     return numbers[:, [1, 0, 3, 2]] if convention.swapped else numbers
 
 
@@ -123,6 +126,23 @@ def test_coordinates_of_larger_and_of_smaller_images() -> None:
     frame = Convention("corners", frame=(1000, 1000))
     again = judge(frame, boxes * 1000 / np.tile(sizes, 2), sizes)
     assert again is None
+
+
+def test_fractions_among_pixels() -> None:
+    boxes, sizes = scenes("mixed", 40, 3)
+    numbers = write(NATIVE["coco"], boxes, sizes)
+    numbers[::4] = write(Convention("top-left", "fractions"), boxes, sizes)[::4]
+    verdict = judge(NATIVE["coco"], numbers, sizes)
+    assert verdict is not None and verdict.sure and not verdict.looks
+    assert "some boxes are in fractions" in verdict.claim and "10 of 40" in verdict.evidence
+
+
+def test_boxes_of_other_images() -> None:
+    """Where a third of the boxes leave their images and nothing explains it, that is said without a verdict."""
+    boxes, sizes = scenes("mixed", 100, 4)
+    moved = boxes + np.tile(np.random.default_rng(4).uniform(-0.5, 0.5, (100, 2)) * sizes, 2)
+    verdict = judge(NATIVE["voc"], moved, sizes)
+    assert verdict is not None and not verdict.sure and "no other reading" in verdict.claim
 
 
 def test_stated_areas_and_polygons_decide() -> None:

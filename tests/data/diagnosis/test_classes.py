@@ -97,6 +97,18 @@ def test_numbers_from_1(tmp_path: Path) -> None:
     assert not [f for f in examine(tmp_path, convention="from-1").findings if f.severity != "note"]
 
 
+def test_numbers_from_1_in_one_split(tmp_path: Path) -> None:
+    yolo(tmp_path, NUMBERED)
+    (tmp_path / "labels" / "val" / "c.txt").write_text("2 0.5 0.5 0.5 0.5\n1 0.2 0.2 0.1 0.1\n")
+    (tmp_path / "labels" / "val" / "d.txt").write_text("1 0.5 0.5 0.5 0.5\n")
+    errors = [f for f in examine(tmp_path).findings if f.severity == "error"]
+    assert [(f.code, f.where) for f in errors] == [("class-numbers", "split val")]
+    train, val, _ = split_pair(tmp_path)
+    check_trainable(train)
+    with pytest.raises(FovealError, match="one too high"):
+        check_trainable(val, "val")
+
+
 def test_numbers_from_1_in_coco(tmp_path: Path) -> None:
     doc = coco_doc()
     for k, category in enumerate(doc["categories"]):

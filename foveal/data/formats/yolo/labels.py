@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from ....files.reading import read_text
 from ...diagnosis.classes import folded
 from ...records.convention import Convention
@@ -103,7 +101,9 @@ class LineParser:
             shown = f"of the polygon {' '.join(line.columns[:6])} ..."
             if finite:
                 self.tally.taken(kind, len(numbers), file, where)
-            return ParsedObject(self._around(numbers, size), label, where, shown + _pixels(numbers))
+            around = _around(numbers)
+            box = (around[0] * size[0], around[1] * size[1], around[2] * size[0], around[3] * size[1])
+            return ParsedObject(box, label, where, shown + _pixels(numbers), numbers=around, around=True)
         if kind != "box" and finite:
             self.tally.taken(kind, len(numbers), file, where)
         cx, cy, w, h = numbers[:4]
@@ -139,15 +139,13 @@ class LineParser:
         self.findings.add("warning", "class-unknown", file, where, message, fix)
         return None
 
-    def _around(self, numbers: Sequence[float], size: tuple[int, int]) -> Box:
-        """The smallest box around x1 y1 x2 y2 ... in the unit of the set; NaN where a number is not finite."""
-        if not all(map(math.isfinite, numbers)):
-            return (math.nan,) * 4
-        xs, ys = numbers[0::2], numbers[1::2]
-        if self.convention.swapped:
-            xs, ys = ys, xs
-        sx, sy = self.convention.scale(np.array([size], np.float64))[0].tolist()
-        return min(xs) * sx, min(ys) * sy, max(xs) * sx, max(ys) * sy
+
+def _around(numbers: Sequence[float]) -> Box:
+    """The smallest box around x1 y1 x2 y2 ...; NaN where a number is not finite."""
+    if not all(map(math.isfinite, numbers)):
+        return (math.nan,) * 4
+    xs, ys = numbers[0::2], numbers[1::2]
+    return min(xs), min(ys), max(xs), max(ys)
 
 
 def _center_box(numbers: Box, size: tuple[int, int]) -> Box:

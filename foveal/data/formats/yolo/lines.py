@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from ..validate import number
 
 _DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+|[-+]?\d+")
 _DECIMALS = re.compile(r"\d*\.(\d*)")
+_SURE = 3  # lines that decide where the class is
 _FIXED = 4  # decimals that programs write
 _INSIDE = re.compile(r"(?<=\d),(?=\d)")
 
@@ -30,6 +31,7 @@ SEMICOLONS = Dialect(
     "line-separators", "have {0!r} between the numbers, expected spaces", "Separate the numbers by spaces"
 )
 DECIMALS = Dialect("decimal-commas", "have commas as decimal separators, expected points", "Write numbers like 0.5")
+CLASS_LAST = Dialect("class-at-end", "have the class at the end, expected first", "Write the class first")
 NAMED = Dialect("class-by-name", "name their class, expected its number", "Write the number of the class")
 
 
@@ -55,6 +57,24 @@ def split_line(text: str, n: int, known: Callable[[str], bool]) -> Line:
     if last >= 0 and known(label):
         return Line(n, label, tuple(tokens[last + 1 :]), ways)
     return Line(n, tokens[0], tuple(tokens[1:]), ways)
+
+
+def class_last(lines: Iterable[Line], classes: int) -> bool:
+    """Whether all lines are a box in fractions and then the number of a class."""
+    count = 0
+    for line in lines:
+        first, last = number(line.label), number(line.columns[-1]) if len(line.columns) == 4 else None
+        if first is None or last is None or line.doubt or not 0 < first < 1:
+            return False
+        if last not in range(classes):
+            return False
+        count += 1
+    return count >= _SURE
+
+
+def with_class_first(line: Line) -> Line:
+    """The line as if its last column were the first."""
+    return Line(line.n, line.columns[-1], (line.label, *line.columns[:-1]), (*line.ways, CLASS_LAST))
 
 
 def is_cut_off(text: str) -> bool:

@@ -27,7 +27,7 @@ from ..validate import ParsedObject, number, report_refused
 from .files import LabelFiles
 from .labels import LabelText, LineParser, read_label_text
 from .layout import YoloLayout, name_classes, read_layout
-from .lines import Line
+from .lines import Line, class_last, with_class_first
 from .shapes import Shapes, find_shapes
 from .tally import LineTally
 from .unused import find_unlisted, report_orphans
@@ -145,6 +145,8 @@ class YoloReader(Reader[YoloSource]):
             images |= dict.fromkeys(self.images(split))
         labels = self._label_files(list(images))
         lines = {image: read for image, label in labels.items() if (read := self._lines(label)) is not None}
+        if class_last((line for read in lines.values() for line in read), len(source.classes.label_of)):
+            lines = {image: [with_class_first(line) for line in read] for image, read in lines.items()}
         shapes = Shapes()
         if any(len(line.columns) != 4 for read in lines.values() for line in read):
             shapes = source.shapes

@@ -7,7 +7,6 @@ the numbers do: keypoints lie in the box, visibilities are 0, 1 or 2, and all li
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +19,15 @@ from ....files.aliases import Bools, Floats
 LineKind = Literal["box", "polygon", "rotated", "keypoints", "confidence"]
 ROTATED = 0.8  # of the lines: their four points are a parallelogram
 MARGIN = 0.1  # of the box: keypoints stick out by this much
-# How often the points of a line lie in the box that its first four numbers would be, and how often they are a polygon
-# that does not cross itself (by the number of points after the first two; the last for more), for keypoints and for
-# polygons, on generated shapes.
-IN_BOX = 0.95, 0.35
-SIMPLE = (1.0, 0.6, 0.35, 0.2, 0.1), 0.98
-KEYPOINTS, POLYGON = 4.6, -2.5  # logarithms of the odds from which it is one or the other
+FEW, MANY = 5, 10  # lines: below, only what all of them say counts; from, two points more than a box tell enough
+# Shares of the lines, on generated shapes: the points lie in the box that the first four numbers would be (keypoints
+# 1.0, polygons 0 to 1, the more the smaller and the more central they are); the polygon does not cross itself
+# (polygons above .93, keypoints .6, .35, .2 for two, three, four of them); its first two points are near the others
+# (polygons above .88, keypoints from 0 where the boxes are small to 1 where they are large).
+IN_BOX, NOT_IN_BOX = 0.9, 0.75
+SIMPLE, CROSSED = 0.9, 0.65
+NEAR, FAR, FAR_TRIANGLE = 0.85, 0.35, 0.65
+REACH, REACH_TRIANGLE = 6, 3  # times the extent of the others, or the first side of a triangle
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ def find_shapes(lines: Iterable[Sequence[float]], kpt_shape: tuple[int, int] | N
         elif problem:
             problems[length] = problem
     for length, array in longer.items():
-        if length not in kinds and length not in problems and length % 2 == 0:
+        if length not in kinds and length not in problems and (problem := _beyond(array)):
+            problems[length] = problem
+        elif length not in kinds and length not in problems and length % 2 == 0:
             kinds[length] = "rotated" if len(longer) == 1 and length == 8 and _parallelograms(array) else "polygon"
         elif length not in kinds and length not in problems:
             last = array[:, -1]
@@ -105,30 +109,47 @@ def _constant(array: Floats, boxes: int) -> tuple[LineKind | None, str, tuple[in
         return "keypoints", "", ((length - 4) // 3, 3)
     if length % 2 or not len(array):
         return None, "", None
-    pairs = (length - 4) // 2
-    odds = _odds(array)
-    if odds <= POLYGON or (boxes and odds < KEYPOINTS):
+    if length == 8 and _parallelograms(array):
         return None, "", None
-    rotated = length == 8 and _parallelograms(array)
-    if odds >= KEYPOINTS and not rotated:
+    pairs = (length - 4) // 2
+    keypoints = _like_keypoints(array)
+    if keypoints:
         return "keypoints", "", (pairs, 2)
-    other = "the four corners of a rotated box" if rotated else f"a polygon of {length // 2} points"
-    keypoints = f"{pairs} keypoint{'s' * (pairs > 1)}"
-    mend = f"kpt_shape: [{pairs}, 2] or task: {'obb' if rotated else 'segment'} in the yaml decides"
-    return None, f"which may be a box with {keypoints} or {other}: the numbers fit both, and {mend}", None
+    if keypoints is not None or boxes:
+        return None, "", None
+    said = f"{pairs} keypoint{'s' * (pairs > 1)} or a polygon of {length // 2} points"
+    mend = f"kpt_shape: [{pairs}, 2] or task: segment in the yaml decides"
+    return None, f"which may be a box with {said}: the numbers fit both, and {mend}", None
 
 
-def _odds(array: Floats) -> float:
-    """The logarithm of the odds that lines (N, 4 + 2 K) are a box with keypoints and not a polygon."""
+def _like_keypoints(array: Floats) -> bool | None:
+    """Whether lines (N, 4 + 2 K) are a box with keypoints (and no polygon); ``None`` where it may be either."""
     inside, marked = _points_in_box(array)
-    n, yes = int(marked.sum()), int((inside & marked).sum())
-    odds = yes * math.log(IN_BOX[0] / IN_BOX[1]) + (n - yes) * math.log((1 - IN_BOX[0]) / (1 - IN_BOX[1]))
-    points = array.shape[1] // 2
-    if points > 3:
-        pose, polygon = SIMPLE[0][min(points - 3, len(SIMPLE[0]) - 1)], SIMPLE[1]
-        simple = int((_simple(array) & marked).sum())
-        odds += simple * math.log(pose / polygon) + (n - simple) * math.log((1 - pose) / (1 - polygon))
-    return odds
+    array, inside = array[marked], inside[marked]
+    n, points = len(array), array.shape[1] // 2
+    if not n:
+        return None
+    few = n < FEW
+    in_box, near = float(inside.mean()), float(_first_are_near(array).mean())
+    simple = float(_simple(array).mean()) if points > 3 else 1.0
+    if in_box <= (1 - NOT_IN_BOX if few else NOT_IN_BOX):
+        return False
+    crossed = simple <= (1 - CROSSED if few else CROSSED)
+    far = n >= 3 and near <= (0 if few else FAR if points > 3 else FAR_TRIANGLE)
+    if in_box >= IN_BOX and (crossed or far):
+        return True
+    if simple >= SIMPLE and near >= NEAR and (points > 4 or n >= MANY) and points > 3 and not few:
+        return False
+    return None
+
+
+def _beyond(array: Floats) -> str:
+    """What is wrong where the first points are fractions of the image and later columns are something else."""
+    if not len(array) or np.abs(array[:, :4]).max() > 1.5 or (np.abs(array[:, 4:]).max(1) > 1.5).mean() < 0.5:
+        return ""
+    worst = 4 + int(np.abs(array[:, 4:]).max(0).argmax())
+    low, high = array[:, worst].min(), array[:, worst].max()
+    return f"expected the x and y of each point, but column {worst + 2} goes from {low:g} to {high:g}"
 
 
 def _visibilities(array: Floats) -> bool:
@@ -147,6 +168,19 @@ def _points_in_box(array: Floats) -> tuple[Bools, Bools]:
     low, high = array[:, :2] - array[:, 2:4] / 2, array[:, :2] + array[:, 2:4] / 2
     sound = ((array[:, 2:4] > 0) & (low >= -0.01) & (high <= 1.01)).all(1)
     return np.asarray(inside.all(1) & sound), np.asarray(~off.all(1))
+
+
+def _first_are_near(array: Floats) -> Bools:
+    """(N,) whether the first two points of a polygon are near the others, which a center and a size seldom are."""
+    points = array.reshape(len(array), -1, 2)
+    rest = np.where((points[:, 2:] == 0).all(2, keepdims=True), np.nan, points[:, 2:])
+    if rest.shape[1] == 1:
+        lengths = np.linalg.norm(points[:, :2] - rest, axis=2)
+        return np.asarray(lengths[:, 1] <= REACH_TRIANGLE * lengths[:, 0])
+    low, high = np.nanmin(rest, axis=1), np.nanmax(rest, axis=1)
+    reach = REACH * (high - low).max(1, keepdims=True)
+    first = points[:, :2]
+    return np.asarray(((first >= (low - reach)[:, None]) & (first <= (high + reach)[:, None])).all((1, 2)))
 
 
 def _simple(array: Floats) -> Bools:

@@ -109,6 +109,14 @@ def test_doubt_is_told_once(tmp_path: Path, line: str) -> None:
             check_trainable(dataset)
 
 
+def test_the_class_at_the_end(tmp_path: Path) -> None:
+    dataset = labeled(tmp_path, "0.5 0.25 0.5 0.25 1", "0.5 0.5 0.2 0.2 0")
+    assert codes(dataset) == ["warning class-at-end"] and "6 lines in 3 files" in dataset.findings[0].message
+    assert dataset.records[0].labels.tolist() == [1, 0] and dataset.records[0].boxes[0].tolist() == pytest.approx(WANT)
+    dataset = labeled(tmp_path / "2", "0.5 0.25 0.5 0.25 1", "0 0.5 0.2 0.2 0.1")
+    assert "warning class-unknown" in codes(dataset)
+
+
 def test_a_confidence_column(tmp_path: Path) -> None:
     dataset = labeled(tmp_path, "1 0.5 0.25 0.5 0.25 0.87", "0 0.5 0.5 0.2 0.2 0.5")
     assert codes(dataset) == ["warning sixth-column"] and "6 lines in 3 files" in dataset.findings[0].message
