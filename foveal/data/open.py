@@ -125,7 +125,7 @@ def split_pair(
         readers.append(SplitReader(open_sources(val, images, convention)))
     train, valid, note = read_pair(*readers, split_map=split_map, seed=seed, fraction=fraction)
     train, valid = select_pair(train, valid, classes, others)
-    _report_shared(train, valid)
+    report_shared(train, valid)
     return train, valid, note
 
 
@@ -271,7 +271,7 @@ def _match_classes(dataset: Dataset, names: Sequence[str], others: Others, repor
     return matched
 
 
-def _report_shared(train: Dataset, valid: Dataset) -> None:
+def report_shared(train: Dataset, valid: Dataset) -> None:
     """A finding for each image in both sets, which would make validation too optimistic."""
     if len(train) == len(valid) == 1 and train.path == valid.path:
         return

@@ -18,7 +18,7 @@ from ..convert import split_parts
 from ..diagnosis.verdict import refusals
 from ..images.load import MOST_SKIPPED, ImageError, load_image
 from ..images.ranges import is_dark
-from ..open import SplitReader, open_sources, read_pair, select_pair
+from ..open import SplitReader, open_sources, read_pair, report_shared, select_pair
 from ..records.dataset import Dataset, Record
 from ..records.findings import SEVERITY_ORDER, Finding, Findings, count
 from ..records.splits import meant_to_overlap
@@ -54,7 +54,7 @@ def examine(
         _report_damaged(parts, damaged, findings)
     first = next(iter(parts.values()))
     whole = Dataset(first.classes, list(records.values()), list(findings), _root(path))
-    findings += _verdict(data, classes, findings)
+    findings += _verdict(data, classes, findings, decode)
     findings.sort(key=lambda f: (SEVERITY_ORDER[f.severity], f.code))
     boxes = [r.boxes for r in whole.records]
     return Report(
@@ -73,16 +73,20 @@ def examine(
 
 
 # ------------------------------------------------------------------------------------------------- inner
-def _verdict(data: SplitReader, classes: str | Sequence[str] | None, found: Findings) -> list[Finding]:
+def _verdict(data: SplitReader, classes: str | Sequence[str] | None, found: Findings, decoded: bool) -> list[Finding]:
     """What ``train`` says about the sets that it would train and validate on, beyond what was ``found`` in them."""
     try:
         train, valid = select_pair(*read_pair(data)[:2], classes)
+        if not decoded:  # else equal pixels have been found, whatever their files are called
+            report_shared(train, valid)
     except FovealError as error:
         message = f"train refuses it: {error.message}"
         return [Finding("no-training-split", "error", str(error.path or data.sources[0].path), "", message, error.fix)]
     said = [f for dataset in (train, valid) for f in dataset.findings if f.code in _OF_PAIRS]
     if not any(f.severity == "error" for f in found):
         said += refusals(train) or refusals(valid, "val")
+    shared = {f.path for f in found if f.code == "image-in-two-splits"}
+    said += [f for f in valid.findings if f.code == "image-in-two-splits" and f.path not in shared]
     return [f for f in dict.fromkeys(said) if f not in found]
 
 

@@ -24,6 +24,7 @@ from ...records.dataset import Dataset, Record
 from ...records.findings import Findings
 from ..source import Reader, Source
 from ..validate import ParsedObject, number, report_refused
+from .entries import locate, locate_elsewhere
 from .files import LabelFiles
 from .labels import LabelText, LineParser, read_label_text
 from .layout import YoloLayout, name_classes, read_layout
@@ -59,27 +60,22 @@ class YoloSource(Source):
         self._texts: dict[Path, LabelText | Unreadable] = {}
 
     def read(self, split: str | None = None) -> Dataset:
+        assert self.places is not None  # what it finds is in the findings that every read begins with
         return YoloReader(self, split).read()
 
-    def locate(self, entry: str) -> Path | None:
-        """The folder or text file that an entry of a split names; Roboflow's ``../train/images`` may be below."""
-        if "\0" in entry:
-            return None
-        candidates = [self.root / entry, self.home / entry]
-        trimmed = entry.replace("\\", "/")
-        while trimmed.startswith(("../", "./")):
-            trimmed = trimmed.partition("/")[2]
-            candidates += [self.root / trimmed, self.home / trimmed]
-        if self.image_folder is not None:
-            parts = [p for p in trimmed.split("/") if p]
-            candidates += [self.image_folder.joinpath(*parts[k:]) for k in range(len(parts) + 1)]
-        for path in candidates:
-            try:
-                if path.exists() and (path.is_dir() or path.suffix.lower() == ".txt"):
-                    return Path(os.path.normpath(path)) if ".." in path.parts else path
-            except OSError:
-                continue
-        return None
+    @cached_property
+    def places(self) -> dict[str, Path | None]:
+        """The folder or text file of each entry."""
+        found: dict[str, Path | None] = {}
+        for entry in dict.fromkeys(entry for of_split in self.entries.values() for entry in of_split):
+            bases = list(dict.fromkeys((self.root, self.home)))
+            found[entry] = locate(entry, bases, self.image_folder)
+            other = locate_elsewhere(entry, bases) if found[entry] is None else None
+            if other is not None:
+                message = f"{entry[:200]!r} does not exist; {other} is used"
+                self.findings.add("warning", "split-elsewhere", self.path, "", message, "Correct the path")
+                found[entry] = other
+        return found
 
     def label_text(self, label: Path) -> LabelText | Unreadable:
         """The content of a label file, read once."""
@@ -106,20 +102,15 @@ class YoloSource(Source):
                     numbers.append([v for v in values if v is not None])
         return find_shapes(numbers, self.layout.kpt_shape, self.layout.task)
 
-    @cached_property
-    def _located(self) -> set[Path]:
-        found = (self.locate(entry) for entries in self.entries.values() for entry in entries)
-        return {path for path in found if path is not None}
-
     @property
     def lists(self) -> set[Path]:
         """The text files that list images."""
-        return {path for path in self._located if path.is_file()}
+        return {path for path in self.places.values() if path is not None and path.is_file()}
 
     @property
     def folders(self) -> set[Path]:
         """The folders of images that are splits."""
-        return {path for path in self._located if path.is_dir()}
+        return {path for path in self.places.values() if path is not None and path.is_dir()}
 
     def _moved_labels(self) -> list[Path]:
         """The folders of labels that stayed where they were when the images were moved elsewhere."""
@@ -156,7 +147,8 @@ class YoloReader(Reader[YoloSource]):
         tally.report(shapes, self.findings)
         self.evidence.class_numbers = tally.numbers
         text_of = self.source.label_text
-        report_orphans(source.label_files, set(labels.values()) | source.lists, text_of, self.evidence, self.findings)
+        used = set(labels.values()) | source.lists
+        report_orphans(source.label_files, images, used, text_of, self.evidence, self.findings)
         if source.path.is_file():  # else all folders were looked through
             self.evidence.unlisted = find_unlisted(source.folders, source.lists, source.all_images)
         count = Counter(image.stem for image in images)
@@ -170,7 +162,7 @@ class YoloReader(Reader[YoloSource]):
         """The images of a split, each once, sorted within a folder and in the order of a list."""
         seen: set[Path] = set()
         for entry in self.source.entries[split]:
-            path = self.source.locate(entry)
+            path = self.source.places[entry]
             if path is None:
                 expected = self.source.root / entry.replace("\0", "?")
                 message = f"{self.source.path} names it as {split!r}, but it does not exist"

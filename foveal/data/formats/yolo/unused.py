@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from ....files.reading import Unreadable, walk
@@ -18,18 +18,23 @@ from .labels import LabelText
 
 def report_orphans(
     files: LabelFiles,
+    images: Iterable[Path],
     used: Collection[Path],
     text_of: Callable[[Path], LabelText | Unreadable],
     evidence: Evidence,
     findings: Findings,
 ) -> None:
-    """A finding for each label file without an image, in the folders that were looked at; ``used`` are none."""
+    """A finding for each label file without an image, in the folders of the labels of ``images``; ``used`` have one."""
     bare = {files.expected(image).parent for image in evidence.unlabeled}
-    for folder, image_folders in sorted(files.images_of.items()):
+    for folder in sorted({place for parent in {i.parent for i in images} for place in files.folders(parent)}):
+        left = [label for label in files.files(folder) if label not in used]
+        if not left:
+            continue
+        around = [image for parent in files.images_of[folder] for image in _images(parent)]  # of other splits too
+        taken = {path for match in files.find(around).values() for path in (*match.paths, *match.passed)}
         owned = files.is_label_folder(folder)
-        stems = {stem for f in image_folders for stem in _image_stems(f)}
-        for label in files.files(folder):
-            if label in used or label.stem in stems or not (owned or _looks_labeled(text_of(label))):
+        for label in left:
+            if label in taken or not (owned or _looks_labeled(text_of(label))):
                 continue
             if folder in bare:
                 evidence.orphans.append(label)
@@ -72,9 +77,9 @@ def _subfolders(folder: Path) -> list[Path]:
         return []
 
 
-def _image_stems(folder: Path) -> set[str]:
+def _images(folder: Path) -> list[Path]:
     names = os.listdir(folder) if folder.is_dir() else []
-    return {stem for stem, suffix in map(os.path.splitext, names) if suffix.lower() in EXTENSIONS}
+    return [folder / name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS]
 
 
 def _looks_labeled(text: LabelText | Unreadable) -> bool:
