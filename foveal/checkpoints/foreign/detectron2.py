@@ -88,7 +88,7 @@ def _detector(found: Detectron2State, network: str, config: Settings) -> tuple[F
     config.only("MODEL.RESNETS.RES5_DILATION", 1)
     is_next = network.startswith("resnext")
     mean = config.numbers("MODEL.PIXEL_MEAN", found.mean or _MEAN)
-    std = config.numbers("MODEL.PIXEL_STD", found.std or (_STD if is_next else _ONES))
+    std = config.numbers("MODEL.PIXEL_STD", found.std or (_STD if is_next else _ONES), positive=True)
     ascends = mean[0] <= mean[-1]  # as ImageNet's mean in BGR
     bgr = config.only("INPUT.FORMAT", *(("BGR", "RGB") if ascends else ("RGB", "BGR"))) == "BGR"
     rgb_mean, rgb_std = pixel_statistics(mean, std, bgr=bgr)
@@ -113,6 +113,7 @@ def _detector(found: Detectron2State, network: str, config: Settings) -> tuple[F
 
 
 def _retinanet(spec: RetinaNet, config: Settings) -> RetinaNet:
+    config.only("MODEL.RETINANET.IN_FEATURES", ["p3", "p4", "p5", "p6", "p7"])
     top = config.whole("TEST.DETECTIONS_PER_IMAGE", 100)
     task = replace(
         spec.task,
@@ -131,6 +132,8 @@ def _retinanet(spec: RetinaNet, config: Settings) -> RetinaNet:
 def _regions(spec: FasterRCNN, config: Settings) -> FasterRCNN:
     config.only("MODEL.PROPOSAL_GENERATOR.NAME", "RPN")
     config.only("MODEL.ROI_HEADS.NAME", "StandardROIHeads")
+    config.only("MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3", "p4", "p5"])
+    config.only("MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"])
     config.only("MODEL.PROPOSAL_GENERATOR.MIN_SIZE", 0)
     counts = {
         phase: Counts(
@@ -169,26 +172,25 @@ def _regions(spec: FasterRCNN, config: Settings) -> FasterRCNN:
 def _pool(config: Settings, head: str, size: int) -> RoIAlign:
     kind = config.only(f"{head}.POOLER_TYPE", "ROIAlignV2", "ROIAlign")
     return RoIAlign(
-        config.whole(f"{head}.POOLER_RESOLUTION", size),
-        ratio=config.whole(f"{head}.POOLER_SAMPLING_RATIO", 0),
+        config.whole(f"{head}.POOLER_RESOLUTION", size, largest=64),
+        ratio=config.whole(f"{head}.POOLER_SAMPLING_RATIO", 0, largest=64),
         aligned=kind == "ROIAlignV2",
     )
 
 
 def _coder(config: Settings, name: str, default: tuple[float, ...]) -> Delta:
-    x, y, w, h = config.numbers(name, default)
+    x, y, w, h = config.numbers(name, default, positive=True)
     return Delta(weights=(x, y, w, h))
 
 
 def _anchors(config: Settings, default: Any, kind: str) -> Any:
     """The anchors of the config; ``default`` where it has none."""
     config.only("MODEL.ANCHOR_GENERATOR.NAME", "DefaultAnchorGenerator")
-    sizes = config.get("MODEL.ANCHOR_GENERATOR.SIZES")
-    if sizes is None:
+    if config.get("MODEL.ANCHOR_GENERATOR.SIZES") is None:
         return default
-    strides = LEVEL_STRIDES[kind]
+    sizes, strides = config.lists("MODEL.ANCHOR_GENERATOR.SIZES", [[]]), LEVEL_STRIDES[kind]
     levels = sizes * len(strides) if len(sizes) == 1 else sizes
-    ratios = config.get("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.5, 1.0, 2.0]])
+    ratios = config.lists("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.5, 1.0, 2.0]])
     if len(levels) != len(strides) or any(one != ratios[0] for one in ratios):
         raise FovealError(
             f"MODEL.ANCHOR_GENERATOR has sizes for {len(levels)} levels and {len(ratios)} sets of ratios, expected "
@@ -197,8 +199,8 @@ def _anchors(config: Settings, default: Any, kind: str) -> Any:
         )
     offset = config.number("MODEL.ANCHOR_GENERATOR.OFFSET", 0.0)
     found = Anchors(
-        tuple(tuple(map(float, level)) for level in levels),
-        tuple(map(float, ratios[0])),
+        tuple(levels),
+        ratios[0],
         order="size-major",
         center=offset,
     )

@@ -108,6 +108,7 @@ def _detector(
     config.only("model.backbone.strides", [1, 2, 2, 2])
     config.only("model.backbone.dilations", [1, 1, 1, 1])
     config.only("model.neck.type", "FPN")
+    config.only("model.neck.upsample_cfg.mode", "nearest")
     styles = ("caffe", "pytorch") if _is_caffe(path) and not config.values else ("pytorch", "caffe")
     style = config.only("model.backbone.style", *styles)
     mean, std, is_bgr = _pixels(config, style)
@@ -116,7 +117,7 @@ def _detector(
     rule: Any = plain.input
     backbone: Any = plain.backbone
     both = {
-        "input": replace(rule, short=short, long=long, mean=rgb_mean, std=rgb_std),
+        "input": replace(rule, short=short, long=long, multiple=_divisor(config), mean=rgb_mean, std=rgb_std),
         "backbone": replace(
             backbone,
             stride_in_1x1=style == "caffe",
@@ -139,6 +140,15 @@ def _pixels(config: Settings, style: str) -> tuple[tuple[float, ...], tuple[floa
         return mean, std, style == "caffe"
     found = Settings(step, config.path)
     return found.numbers("mean", mean), found.numbers("std", std), not found.flag("to_rgb", True)
+
+
+def _divisor(config: Settings) -> int:
+    """What the sides of a batch are multiples of."""
+    if not config.values:
+        return 32
+    if config.get("model.data_preprocessor") is not None:
+        return max(1, config.whole("model.data_preprocessor.pad_size_divisor", 1))
+    return max(1, Settings(_step(config, "Pad") or {}, config.path).whole("size_divisor", 32))
 
 
 def _scale(config: Settings) -> tuple[int, int]:
@@ -255,10 +265,11 @@ def _nms(test: Settings, iou: float) -> NMS:
 def _pool(config: Settings, name: str, size: int) -> RoIAlign:
     config.only(f"{name}.type", "SingleRoIExtractor")
     config.only(f"{name}.finest_scale", 56)
+    config.only(f"{name}.featmap_strides", [4, 8, 16, 32])
     config.only(f"{name}.roi_layer.type", "RoIAlign")
     return RoIAlign(
-        config.whole(f"{name}.roi_layer.output_size", size),
-        ratio=config.whole(f"{name}.roi_layer.sampling_ratio", 0),
+        config.whole(f"{name}.roi_layer.output_size", size, largest=64),
+        ratio=config.whole(f"{name}.roi_layer.sampling_ratio", 0, largest=64),
         aligned=config.flag(f"{name}.roi_layer.aligned", True),
     )
 
@@ -268,7 +279,7 @@ def _coder(config: Settings, name: str, stds: tuple[float, ...]) -> Delta:
     config.only(f"{name}.add_ctr_clamp", False)
     if any(config.numbers(f"{name}.target_means", (0.0,) * 4)):
         raise FovealError(f"{name}.target_means are not zero, which is not supported", path=config.path)
-    x, y, w, h = (round(1 / std, 9) for std in config.numbers(f"{name}.target_stds", stds))
+    x, y, w, h = (round(1 / std, 9) for std in config.numbers(f"{name}.target_stds", stds, positive=True))
     return Delta(weights=(x, y, w, h))
 
 
@@ -281,13 +292,13 @@ def _anchors(config: Settings, name: str, kind: str, default: Any) -> Any:
     strides = config.numbers(f"{name}.strides", LEVEL_STRIDES[kind])
     if strides != tuple(map(float, LEVEL_STRIDES[kind])):
         raise FovealError(f"{name}.strides are {strides}, expected {LEVEL_STRIDES[kind]}", path=config.path)
-    ratios = config.numbers(f"{name}.ratios", (0.5, 1.0, 2.0))
+    ratios = config.sizes(f"{name}.ratios", (0.5, 1.0, 2.0))
     center = config.number(f"{name}.center_offset", 0.0)
-    octaves = config.whole(f"{name}.scales_per_octave", 3)
+    octaves = config.whole(f"{name}.scales_per_octave", 3, largest=64)
     if kind == "retinanet" and config.get(f"{name}.scales") is None:
-        scale = config.number(f"{name}.octave_base_scale", 4.0)
+        scale = config.number(f"{name}.octave_base_scale", 4.0, positive=True)
         return PyramidAnchors(scale, octaves, ratios, order="ratio-major", center=center)
-    scales = config.numbers(f"{name}.scales", (8.0,))
+    scales = config.sizes(f"{name}.scales", (8.0,))
     sizes = tuple(tuple(scale * stride for scale in scales) for stride in strides)
     found = Anchors(sizes, ratios, order="ratio-major", center=center)
     return default if found == default else found

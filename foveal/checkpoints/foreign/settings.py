@@ -15,6 +15,7 @@ from ...config.overrides import difference
 from ...errors import FovealError
 
 _LONGEST = 1_000_000  # characters of a config
+_MANY = 1_000_000  # more than any count or size in a config
 _UNKNOWN = object()  # an expression that is not evaluated
 
 
@@ -33,22 +34,45 @@ class Settings:
             value = value[part]
         return value
 
-    def number(self, name: str, default: float) -> float:
+    def number(self, name: str, default: float, *, positive: bool = False) -> float:
         value = self.get(name, default)
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise self._wrong(name, value, "a number") from None
+        number = _number(value) if isinstance(value, str | int | float) else None
+        if number is None or (positive and number <= 0):
+            raise self._wrong(name, value, "a number" + " above 0" * positive)
+        return number
 
-    def whole(self, name: str, default: int) -> int:
-        return int(self.number(name, default))
+    def whole(self, name: str, default: int, *, largest: int = _MANY) -> int:
+        """A whole number from 0 to ``largest``."""
+        number = self.number(name, default)
+        if not 0 <= number <= largest or number != int(number):
+            raise self._wrong(name, self.get(name, default), f"a whole number from 0 to {largest}")
+        return int(number)
 
-    def numbers(self, name: str, default: Sequence[float]) -> tuple[float, ...]:
+    def numbers(self, name: str, default: Sequence[float], *, positive: bool = False) -> tuple[float, ...]:
+        """As many numbers as ``default`` has; with ``positive`` all above 0."""
         value = self.get(name, default)
-        try:
-            return tuple(map(float, value))
-        except (TypeError, ValueError):
-            raise self._wrong(name, value, "a list of numbers") from None
+        found = [_number(item) for item in value] if isinstance(value, list | tuple) else []
+        numbers = tuple(number for number in found if number is not None and (number > 0 or not positive))
+        if len(numbers) != len(found) or len(numbers) != len(default):
+            raise self._wrong(name, value, f"{len(default)} numbers" + " above 0" * positive)
+        return numbers
+
+    def sizes(self, name: str, default: Sequence[float]) -> tuple[float, ...]:
+        """One or more numbers above 0."""
+        value = self.get(name, default)
+        found = [_number(item) for item in value] if isinstance(value, list | tuple) else []
+        if not found or any(number is None or number <= 0 for number in found):
+            raise self._wrong(name, value, "numbers above 0")
+        return tuple(number for number in found if number is not None)
+
+    def lists(self, name: str, default: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
+        """Lists of numbers above 0, each with at least one."""
+        value = self.get(name, default)
+        rows = value if isinstance(value, list | tuple) else []
+        found = [[_number(item) for item in row] if isinstance(row, list | tuple) else [] for row in rows]
+        if not found or any(not row or any(n is None or n <= 0 for n in row) for row in found):
+            raise self._wrong(name, value, "lists of numbers above 0")
+        return [tuple(n for n in row if n is not None) for row in found]
 
     def flag(self, name: str, default: bool) -> bool:
         value = self.get(name, default)
@@ -70,6 +94,15 @@ class Settings:
         text = str(value)
         shown = repr(text[:60] + "..." if len(text) > 60 else value)
         return FovealError(f"the model's setting {name} is {shown}, expected {expected}", path=self.path)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also one that is written as text."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def python_settings(text: str) -> dict[str, Any]:

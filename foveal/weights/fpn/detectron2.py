@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ...errors import FovealError
@@ -23,7 +22,6 @@ _STEM = _BODY + "stem.conv1.weight"
 _RPN, _RETINA = "proposal_generator.rpn_head.objectness_logits.weight", "head.cls_subnet.0.weight"
 _ROI, _MASK = "roi_heads.box_predictor.cls_score.weight", "roi_heads.mask_head.predictor.weight"
 _CELLS = re.compile(r"(?:proposal_generator\.)?anchor_generator\.cell_anchors\.(\d+)$")
-_STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,11 @@ def detectron2_to_ours(state: Mapping[str, Tensor]) -> Detectron2State:
             f"is a Detectron2 model with layers that are not supported ({shown})",
             fix="Give its Faster R-CNN, Mask R-CNN or RetinaNet with a ResNet-FPN and without norms in the heads",
         )
-    for key in [key for key in ours if key.endswith(".bias") and _is_norm(key)]:  # Caffe2's norms are scale and shift
-        for name, fill in zip(_STATISTICS, (torch.zeros_like, torch.ones_like), strict=True):
-            ours.setdefault(f"{key.removesuffix('bias')}{name}", fill(ours[key]))
+    if not any(key.endswith(".running_var") for key in ours):
+        raise FovealError(
+            "is a Detectron2 model whose norms have no statistics (group norm), which is not supported",
+            fix="Give a model with frozen or trained batch norm",
+        )
     mean, std = (
         tuple(round(v, 3) for v in state[key].flatten().tolist()) if key in state else None
         for key in ("pixel_mean", "pixel_std")
@@ -82,10 +82,6 @@ def _layout(state: Mapping[str, Tensor]) -> FPNLayout:
     if _MASK in state:
         return FPNLayout("mask_rcnn", blocks, convs_of(state, r"roi_heads\.mask_head\.mask_fcn\d+\.weight"))
     return FPNLayout("faster_rcnn", blocks)
-
-
-def _is_norm(key: str) -> bool:
-    return re.search(r"\.(bn\d|downsample\.1)\.bias$", key) is not None
 
 
 def _layers(layout: FPNLayout) -> LayerPairs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -184,6 +184,10 @@ def test_detectron2_config_beside_the_file_is_read(tmp_path: Path) -> None:
         ("POOLER_TYPE: ROIAlign,", "POOLER_TYPE: ROIPool,", "POOLER_TYPE is 'ROIPool'"),
         ("NAME: StandardROIHeads", "NAME: CascadeROIHeads", "NAME is 'CascadeROIHeads'"),
         ("NMS_THRESH: 0.6", "NMS_THRESH: high", "NMS_THRESH is 'high', expected a number"),
+        ("[2.0, 2.0, 1.0, 1.0]", "[2.0, 2.0]", "expected 4 numbers above 0"),
+        ("[[16], [32], [64], [128], [256]]", "[16, 32]", "expected lists of numbers above 0"),
+        ("PRE_NMS_TOPK_TEST: 500", "PRE_NMS_TOPK_TEST: .inf", "expected a number"),
+        ("NAME: StandardROIHeads", "NAME: StandardROIHeads, IN_FEATURES: [p2, p3]", "IN_FEATURES"),
         ("GeneralizedRCNN", "RetinaNet", "META_ARCHITECTURE is 'RetinaNet'"),
     ],
 )
@@ -205,11 +209,11 @@ def test_other_layers_are_refused_by_name(tmp_path: Path) -> None:
         find(written(empty_state("detectron2", "faster_rcnn"), "detectron2", tmp_path), "faster_rcnn_r50_fpn")
 
 
-def test_caffe2_norms_without_statistics_are_scale_and_shift(tmp_path: Path) -> None:
+def test_norms_without_statistics_are_refused(tmp_path: Path) -> None:
+    """A group norm in the backbone alone has the names of a batch norm without statistics."""
     state = {k: v for k, v in empty_state("detectron2", "retinanet").items() if "running" not in k}
-    found = detectron2_to_ours(state).state
-    assert found["backbone.layer1.0.bn1.running_mean"].sum() == 0
-    assert found["backbone.layer4.2.bn3.running_var"].min() == 1
+    with pytest.raises(FovealError, match=r"no statistics \(group norm\)"):
+        find(written(state, "detectron2", tmp_path))
 
 
 # --------------------------------------------------------------------------------------------- MMDetection
@@ -246,6 +250,9 @@ def test_mmdetection_config_and_classes_in_the_file_are_read(tmp_path: Path) -> 
     assert model.classes == names and model.notes == ()
     assert spec.backbone.stride_in_1x1 and spec.neck.p7_relu and spec.input.std == pytest.approx(LEVELS)
     assert (spec.input.short, spec.input.long, spec.anchors.scale) == (600, 1000, 2.0)
+    assert spec.input.multiple == 32
+    unpadded = MM_CONFIG.replace(", pad_size_divisor=32", "")
+    assert cast(Any, with_meta(tmp_path, "retinanet", {"cfg": unpadded}).spec()).input.multiple == 1
     assert (spec.task.select.score, spec.task.select.per_level, spec.task.suppress.iou) == (0.1, 500, 0.6)
     assert with_meta(tmp_path, "retinanet", {"CLASSES": names}).classes == names  # of 2.x
     with pytest.raises(FovealError, match="has 4 classes, but 3 names are stored with it"):
@@ -260,6 +267,10 @@ def test_mmdetection_config_and_classes_in_the_file_are_read(tmp_path: Path) -> 
         ("add_extra_convs='on_input'", "add_extra_convs='on_lateral'", "add_extra_convs is 'on_lateral'"),
         ("depth=50", "depth=50, dilations=(1, 1, 2, 4)", "dilations"),
         ("keep_ratio=True", "keep_ratio=False", "keep_ratio"),
+        ("num_outs=5", "num_outs=5, upsample_cfg=dict(mode='bilinear')", "upsample_cfg.mode is 'bilinear'"),
+        ("octave_base_scale=2", "octave_base_scale=0", "expected a number above 0"),
+        ("target_stds=[1.0, 1.0, 1.0, 1.0]", "target_stds=[1.0, 0.0, 1.0, 1.0]", "expected 4 numbers above 0"),
+        ("max_per_img=50", "max_per_img=1.5", "expected a whole number"),
         ("type='RetinaNet'", "type='ATSS'", "model.type is 'ATSS', expected 'RetinaNet'"),
         ("use_sigmoid=True", "use_sigmoid=False", "use_sigmoid is False"),
     ],
