@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,8 @@ from ..data.records.fingerprint import fingerprint, proposal_fingerprint
 from ..data.records.segmentation import check_masks
 from ..errors import UsageError
 from ..files.atomic import write_json
-from ..parts.layers.fast_layers import use_fast_layers
-from ..parts.layers.narrow_maps import guard_narrow
 from ..recipe import Precision
 from ..runtime import process_group, processes
-from ..runtime.memory import keep_freed_memory
-from ..runtime.precision import layout
 from ..runtime.progress import Console
 from ..types import inference_batch
 from .arguments import TrainArguments
@@ -36,7 +33,7 @@ from .loop.replan import reopened
 from .loop.state import State
 from .loop.update import START, derive_seed
 from .loop.validate import Validator
-from .precision_trial import tried
+from .precision_trial import prepare_for_training, tried
 from .resume import (
     Change,
     Comparison,
@@ -74,16 +71,19 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
     stored, accept = {} if resumed is None else resumed.state, arguments.accept or ()
     spec = spec.with_pixels(initial_pixels(spec, arguments.weights, resumed, arguments.parts))
 
+    sets = _divided(arguments, resumed)
+
     # ---- processes
     device = processes.find_device(arguments.device)
     fixed = None if "precision" in accept else stored.get("precision")
     torch.set_num_threads(stored.get("threads", torch.get_num_threads()))
-    precision, times = _choose_precision(spec, arguments, fixed, device)
+    precision, times = _choose_precision(spec, arguments, sets.training.classes, fixed, device)
     fabric = processes.launch(device, arguments.devices, precision)
     console = Console(shown=arguments.progress and fabric.is_global_zero, verbose=arguments.verbose)
 
-    # ---- data, detector and folder
-    setup = _set_up(spec, arguments, fabric, precision, console, resumed)
+    # ---- detector and folder
+    sets = sets.with_proposals(spec.source, arguments.proposals, fabric, console)
+    setup = _set_up(spec, arguments, sets, fabric, precision, console, resumed)
     for line in banner(arguments, spec, setup.batch, fabric, precision + times, setup.sets):
         console.print(line)
     _prepare_folder(setup, damaged, setup.accepted_changes())
@@ -107,12 +107,12 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
 
 
 def _choose_precision(
-    spec: Spec, arguments: TrainArguments, stored: str | None, device: torch.device
+    spec: Spec, arguments: TrainArguments, classes: Sequence[str], stored: str | None, device: torch.device
 ) -> tuple[Precision, str]:
     """The precision, and a note on the times that decided; ``stored``: that of the run that is resumed."""
     asked = spec.fit.precision if arguments.precision in (None, "auto") else arguments.precision
     if stored is None and asked is None:
-        return tried(spec, device, arguments.devices)
+        return tried(spec, classes, device, arguments.devices)
     return processes.choose_precision(stored, asked, device), ""
 
 
@@ -225,13 +225,13 @@ class Setup:
 def _set_up(
     spec: Spec,
     arguments: TrainArguments,
+    sets: Datasets,
     fabric: Fabric,
     precision: Precision,
     console: Console,
     resumed: Content | None,
 ) -> Setup:
-    """Reads the data and builds the detector; a new run gets its initial weights."""
-    sets = _divided(arguments, resumed).with_proposals(spec.source, arguments.proposals, fabric, console)
+    """Builds the detector; a new run gets its initial weights."""
     batch = arguments.batch or spec.fit.batch
     if batch % (spec.fit.accumulate * fabric.world_size):
         parts = f"{fabric.world_size} processes x fit.accumulate={spec.fit.accumulate}"
@@ -249,12 +249,7 @@ def _set_up(
         loaded, lines = begin(spec, detector, arguments.weights, arguments.parts)
         for line in lines:
             console.print(line)
-    detector.to(fabric.device).to(memory_format=layout(detector, fabric.device))
-    if fabric.device.type == "cpu":
-        keep_freed_memory()
-        use_fast_layers(detector, narrow=precision != "32")
-        if precision != "32":
-            guard_narrow(detector)
+    prepare_for_training(detector, fabric.device, precision)
     return Setup(spec, arguments, fabric, precision, console, resumed, sets, batch, detector, loaded)
 
 

@@ -142,7 +142,7 @@ def test_bf16_detectors_are_guarded_and_fp32_ones_are_not(detector: Detector) ->
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 def test_training_guards_in_bf16(tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[nn.Module] = []
-    monkeypatch.setattr("foveal.training.launch.guard_narrow", seen.append)
+    monkeypatch.setattr("foveal.training.precision_trial.guard_narrow", seen.append)
     train_tiny(make_data(tmp_path / "data"), tmp_path / "run", precision=precision)
     assert len(seen) == (precision == "bf16")
 

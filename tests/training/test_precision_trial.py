@@ -11,10 +11,12 @@ import torch
 
 import foveal
 from foveal import presets
+from foveal.assembly.detector import Detector
 from foveal.data.synthetic.shapes import make_shapes
+from foveal.errors import FovealError
 from foveal.recipe import Precision
 from foveal.training import precision_trial
-from foveal.training.precision_trial import pass_times, tried
+from foveal.training.precision_trial import pass_times, prepare_for_training, tried
 
 CPU = torch.device("cpu")
 TINY = ["input=Resize(64, 96)", "backbone=SmallResNet((8, 8, 8, 8))", "neck.channels=8"]
@@ -35,15 +37,15 @@ def times(monkeypatch: pytest.MonkeyPatch, fp32: float, bf16: float) -> tuple[di
     """:func:`pass_times` where the passes take these seconds, and the formats of the passes."""
     clock, passes = Clock(fp32, bf16), list[str]()
 
-    def fake(detector: object) -> object:
-        def run(each: Precision) -> None:
+    def fake(spec: object, classes: object, each: Precision) -> object:
+        def run() -> None:
             clock.now += fp32 if each == "32" else bf16
             passes.append(each)
 
         return run
 
     monkeypatch.setattr(precision_trial, "_pass", fake)
-    return pass_times(presets.get("retinanet_mini"), clock), passes
+    return pass_times(presets.get("retinanet_mini"), "abc", clock), passes
 
 
 def test_clear_ratio_ends_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,9 +66,9 @@ def test_slow_passes_end_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
 def bf16_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("foveal.runtime.precision.cpu_flags", lambda: frozenset({"avx512_bf16"}))
     monkeypatch.setattr("foveal.runtime.precision.faster", lambda s: "bf16" if s["bf16"] < 0.97 * s["32"] else "32")
-    precision_trial._times_once.cache_clear()
+    precision_trial._measured.clear()
     yield
-    precision_trial._times_once.cache_clear()
+    precision_trial._measured.clear()
 
 
 @pytest.mark.usefixtures("bf16_cpu")
@@ -75,7 +77,7 @@ def test_the_faster_format_is_used_and_kept_on_resuming(
     fp32: float, bf16: float, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = {"32": fp32, "bf16": bf16}
-    monkeypatch.setattr(precision_trial, "pass_times", lambda spec: seconds)
+    monkeypatch.setattr(precision_trial, "pass_times", lambda *_: seconds)
     make_shapes(tmp_path / "data", images=6, size=(64, 64), masks=False)
     options = {"data": tmp_path / "data", "out": tmp_path / "run", "batch": 2, "workers": 0, "progress": False}
     foveal.train("retinanet_mini", epochs=1, overrides=TINY, device="cpu", **options)  # type: ignore[arg-type]
@@ -87,16 +89,16 @@ def test_the_faster_format_is_used_and_kept_on_resuming(
 
 @pytest.mark.usefixtures("bf16_cpu")
 def test_runs_that_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision_trial, "pass_times", lambda spec: pytest.fail("timed"))
+    monkeypatch.setattr(precision_trial, "pass_times", lambda *_: pytest.fail("timed"))
     mini = presets.get("retinanet_mini")
-    assert tried(mini, CPU, 2) == ("bf16", "")
-    assert tried(presets.get("fast_rcnn_mini"), CPU, None) == ("bf16", "")
-    assert tried(presets.get("rcnn_mini"), CPU, None) == ("bf16", "")
+    assert tried(mini, "abc", CPU, 2) == ("bf16", "")
+    assert tried(presets.get("fast_rcnn_mini"), "abc", CPU, None) == ("bf16", "")
+    assert tried(presets.get("rcnn_mini"), "abc", CPU, None) == ("bf16", "")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-    assert tried(mini, CPU, None) == ("bf16", "")
+    assert tried(mini, "abc", CPU, None) == ("bf16", "")
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     monkeypatch.setattr("foveal.runtime.precision.cpu_flags", frozenset)
-    assert tried(mini, CPU, None) == ("32", "")
+    assert tried(mini, "abc", CPU, None) == ("32", "")
 
 
 @pytest.mark.parametrize("name", ["retinanet_mini", "faster_rcnn_mini", "mask_rcnn_mini", "yolo_v3_mini", "detr_mini"])
@@ -104,6 +106,27 @@ def test_real_passes_of_a_family(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(precision_trial, "ROUNDS", 1)
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    found = pass_times(presets.get(name))
+    found = pass_times(presets.get(name), ("one",))
     assert set(found) == {"32", "bf16"} and min(found.values()) > 0
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.usefixtures("bf16_cpu")
+def test_unusable_data_is_reported_without_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision_trial, "pass_times", lambda *_: pytest.fail("timed"))
+    with pytest.raises(FovealError, match="nowhere"):
+        foveal.train("retinanet_mini", data=tmp_path / "nowhere", out=tmp_path / "run", device="cpu", progress=False)
+
+
+def test_passes_are_those_of_the_detector_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the data's classes, prepared as a training run prepares it, for each format."""
+    prepared: list[tuple[int, str]] = []
+
+    def seen(detector: Detector, device: torch.device, precision: Precision) -> None:
+        prepared.append((len(detector.classes), precision))
+        prepare_for_training(detector, device, precision)
+
+    monkeypatch.setattr(precision_trial, "prepare_for_training", seen)
+    monkeypatch.setattr(precision_trial, "ROUNDS", 1)
+    pass_times(presets.get("retinanet_mini"), ("cat", "dog"))
+    assert prepared == [(2, "32"), (2, "bf16")]
