@@ -22,6 +22,7 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
+from training import as_trained, step
 
 from foveal import presets
 from foveal.assembly.detector import Detector
@@ -47,7 +48,7 @@ class Maps(nn.Module):
         return maps
 
 
-def torchvisions(height: int, width: int, frozen: int) -> nn.Module:
+def reference(height: int, width: int, frozen: int) -> nn.Module:
     body = Maps()
     if frozen:
         spec = Timm(NAME, frozen_stages=frozen).build((3, 4, 5))
@@ -64,16 +65,9 @@ def torchvisions(height: int, width: int, frozen: int) -> nn.Module:
     )  # fmt: skip
 
 
-def fovealss(frozen: int) -> Detector:
+def ours(frozen: int) -> Detector:
     spec = replace(presets.retinanet_mini, backbone=Timm(NAME, frozen_stages=frozen))
-    detector = spec.build([f"c{i}" for i in range(CLASSES)]).to(memory_format=torch.channels_last)
-    try:  # as training does, since version 0.1.0 has it
-        from foveal.parts.layers.fast_layers import use_fast_layers
-
-        use_fast_layers(detector)
-    except ImportError:
-        pass
-    return detector
+    return spec.build([f"c{i}" for i in range(CLASSES)])
 
 
 def main() -> None:
@@ -83,39 +77,21 @@ def main() -> None:
     p.add_argument("--batch", type=int, default=4)
     p.add_argument("--frozen", type=int, default=0, help="stages of the backbone that do not learn")
     args = setup(p)
-    try:
-        from foveal.runtime.memory import keep_freed_memory
-
-        keep_freed_memory()  # for torchvision too
-    except ImportError:
-        pass
     torch.manual_seed(0)
-    theirs, ours = torchvisions(args.height, args.width, args.frozen).train(), fovealss(args.frozen).train()
+    theirs, mine = reference(args.height, args.width, args.frozen).train(), as_trained(ours(args.frozen), "32")
     images, truth = random_images(args.batch, args.height, args.width), objects(args.batch, 4, args.height, args.width)
     truth = [{**t, "labels": t["labels"] % CLASSES} for t in truth]
     raw, targets = batch(images, [{**t, "labels": t["labels"] + 1} for t in truth])
     contenders = {
-        "torchvision fp32": step(theirs, lambda: theirs(images, [dict(t) for t in truth])),
-        "foveal fp32": step(ours, lambda: ours(raw, targets)),
+        "torchvision fp32": step(theirs, lambda: theirs(images, [dict(t) for t in truth]), optimizer=torch.optim.AdamW),
+        "foveal fp32": step(mine, lambda: mine(raw, targets), optimizer=torch.optim.AdamW),
     }
     if fast_bf16(torch.device("cpu")):
-        contenders["foveal bf16"] = step(ours, lambda: ours(raw, targets), bf16=True)
+        half = as_trained(ours(args.frozen), "bf16")
+        contenders["foveal bf16"] = step(half, lambda: half(raw, targets), bf16=True, optimizer=torch.optim.AdamW)
     title = f"training step, RetinaNet on {NAME}, {args.batch} x {args.height} x {args.width}, {args.frozen} frozen"
     for name, seconds in race(title, contenders, rounds=args.rounds).items():
         print(f"{name:24s} {args.batch / seconds:6.2f} images/s")
-
-
-def step(model, losses, bf16=False):
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
-
-    def run() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = torch.stack(list(losses().values())).sum()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return run
 
 
 if __name__ == "__main__":

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from common import OpCount, parser, race, setup
 from peers import FIXED, PRESET, batch, objects, pair, random_images
 
-from foveal.runtime.precision import fast_bf16, layout
+from foveal.assembly.detector import Detector
+from foveal.recipe import Precision
+from foveal.runtime.precision import fast_bf16
+from foveal.training.precision_trial import prepare_for_training
 
 
 def step(
-    model: torch.nn.Module, losses: Callable[[], dict[str, torch.Tensor]], bf16: bool = False
+    model: torch.nn.Module, losses: Callable[[], dict[str, torch.Tensor]], bf16: bool = False, optimizer: Any = None
 ) -> Callable[[], None]:
     params = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(params, lr=1e-6, momentum=0.9)
+    updates = torch.optim.SGD(params, lr=1e-6, momentum=0.9) if optimizer is None else optimizer(params, lr=1e-6)
 
     def run() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = torch.stack(list(losses().values())).sum()
         loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        updates.step()
+        updates.zero_grad(set_to_none=True)
 
     return run
+
+
+def as_trained(detector: Detector, precision: Precision) -> Detector:
+    """A copy with the layout and the layers of a training run."""
+    copied = copy.deepcopy(detector).train()
+    prepare_for_training(copied, torch.device("cpu"), precision)
+    return copied
 
 
 def main() -> None:
@@ -38,15 +50,17 @@ def main() -> None:
             continue
         height, width = (FIXED[name],) * 2 if name in FIXED else (args.size * 3 // 4, args.size)
         theirs, ours = pair(name, height, width)
-        theirs.train(), ours.train().to(memory_format=layout(ours, torch.device("cpu")))
+        theirs.train()
         images, truth = random_images(args.batch, height, width), objects(args.batch, args.objects, height, width)
         raw, targets = batch(images, truth)
+        fp32 = as_trained(ours, "32")
         contenders = {
             "torchvision fp32": step(theirs, lambda m=theirs: m(images, [dict(t) for t in truth])),
-            "foveal fp32": step(ours, lambda m=ours: m(raw, targets)),
+            "foveal fp32": step(fp32, lambda m=fp32: m(raw, targets)),
         }
         if fast_bf16(torch.device("cpu")):
-            contenders["foveal bf16 (the default here)"] = step(ours, lambda m=ours: m(raw, targets), True)
+            half = as_trained(ours, "bf16")
+            contenders["foveal bf16"] = step(half, lambda m=half: m(raw, targets), True)
         title = f"training step, {name}, {args.batch} x {height} x {width}, {args.objects} objects"
         race(title, contenders, rounds=args.rounds)
         for label, fn in contenders.items():

@@ -62,7 +62,7 @@ class TrainArguments:
     parts: Sequence[type] = field(default=(), metadata={"modules": True, "metavar": "MODULE"})
     # Resume the run in the run folder; more --epochs extend it.
     resume: bool = False
-    # Changes that a resumed run goes on with: data, val, proposals, recipe (fit.*), batch, seed, precision.
+    # Changes that a resumed run accepts: data, val, proposals, recipe (fit.*), batch, seed, precision.
     accept: Sequence[str] | None = field(default=None, metadata={"metavar": "NAME,..."})
     # Device to train on: auto, cpu, cuda or cuda:N.
     device: str = "auto"

@@ -183,7 +183,7 @@ def kept_convention(out: Path) -> str | None:
 
 
 def record_changes(out: Path, record: dict[str, Any], after: int, changes: Sequence[Change]) -> None:
-    """Rewrites ``run.json`` where a run goes on changed: the present settings, and under "resumed" what has changed.
+    """Rewrites ``run.json`` of a run that is resumed: the present settings, and under "resumed" what has changed.
 
     ``record`` is that of the call, ``after`` the iteration that is resumed.
     """

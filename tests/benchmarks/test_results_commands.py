@@ -31,6 +31,7 @@ TINY: dict[str, str | None] = {
     "inference": f"{RUN} --only ssdlite",
     "intervals": "--pairs 2 --equal 2 --sizes 30 --resamples 50 --hotcoco 2 --images 60",
     "ladder": None,
+    "lite_training": f"{RUN} --height 64 --width 96 --batch 1",
     "loader": f"{RUN} --only SSD300",
     "matching": f"{RUN} --only ' x 1 objects'",
     "matching_and_loss": f"{RUN} --only ', 1 objects' --height 128 --width 128",

@@ -112,7 +112,6 @@ class EntrySource(Source):
     def classes(self) -> tuple[str, ...]:
         """All classes of the dataset, whatever split is read."""
         objects = (o for parsed in self.parsed.values() for image in parsed.images for o in image.objects)
-        objects = (o for parsed in self.parsed.values() for image in parsed.images for o in image.objects)
         used = {o.name for o in objects if o.name and not o.every_class}
         listed = list(dict.fromkeys(self.class_names()))
         return (*listed, *sorted(used - set(listed)))

@@ -237,6 +237,12 @@ def number(value: object) -> float | None:
     return None
 
 
+def valid_size(width: object, height: object) -> tuple[float, float] | None:
+    """A stated size as numbers; ``None`` where it is none. A side of 0 counts as missing, and is valid."""
+    w, h = number(width), number(height)
+    return None if w is None or h is None or not (0 <= w < 1e9 and 0 <= h < 1e9) else (w, h)
+
+
 def flag(value: object) -> bool | None:
     """``difficult`` or ``iscrowd`` in any common notation; ``None`` for anything else."""
     if isinstance(value, bool) or value is None:

@@ -30,7 +30,7 @@ def reopened(state: State, epochs: int | None, max_time: float | None, before: M
 
 
 def resume_plan(state: State, asked: Plan, job: Job, stages: Sequence[GradientStage]) -> tuple[State, int, str]:
-    """The state of a run that goes on, the most iterations that a time limit may make of it, and what has changed.
+    """The state of a run that is resumed, the most iterations that a time limit may make of it, and what has changed.
 
     The stored plan holds unless the call says otherwise; ``asked`` is that of the call. Raises :class:`UsageError`
     where the call contradicts what has been done.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...errors import FovealError
 from ..open import StateDict
-from .layers import FPNKind, FPNLayout, LayerPairs, blocks_of, convs_of, renamed
+from .layers import FPNKind, FPNLayout, LayerPairs, blocks_of, convs_of, ours_renamed, renamed
 
 _BODY = "backbone.bottom_up."
 _STEM = _BODY + "stem.conv1.weight"
@@ -67,11 +67,7 @@ def detectron2_to_ours(state: Mapping[str, Tensor]) -> Detectron2State:
 
 def ours_to_detectron2(state: Mapping[str, Tensor], kind: FPNKind) -> StateDict:
     """The inverse of :func:`detectron2_to_ours`, without buffers of settings."""
-    pattern = r"mask_head\.trunk\.\d+\.0\.weight" if kind == "mask_rcnn" else r"head\.class\w+\.conv\.\d+\.0\.weight"
-    layout = FPNLayout(kind, blocks_of(state, "backbone.layer", 1), convs_of(state, pattern))
-    new, unknown = renamed(state, dict(_layers(layout)))
-    if unknown:
-        raise FovealError(f"has layers that Detectron2's detectors lack ({', '.join(unknown[:3])})")
+    new = ours_renamed(state, kind, _layers, "Detectron2")
     return {key: value for key, value in new.items() if not key.endswith("num_batches_tracked")}
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
+from ...errors import FovealError
 from ..open import StateDict
 
 FPNKind = Literal["faster_rcnn", "mask_rcnn", "retinanet"]
@@ -62,3 +63,15 @@ def renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> tuple[Stat
         else:
             unknown.append(key)
     return new, unknown
+
+
+def ours_renamed(
+    state: Mapping[str, Tensor], kind: FPNKind, pairs: Callable[[FPNLayout], LayerPairs], tool: str
+) -> StateDict:
+    """A state of foveal's under the names of a tool, by its ``pairs``. Raises ``FovealError`` for other layers."""
+    pattern = r"mask_head\.trunk\.\d+\.0\.weight" if kind == "mask_rcnn" else r"head\.class\w+\.conv\.\d+\.0\.weight"
+    layout = FPNLayout(kind, blocks_of(state, "backbone.layer", 1), convs_of(state, pattern))
+    new, unknown = renamed(state, dict(pairs(layout)))
+    if unknown:
+        raise FovealError(f"has layers that {tool}'s detectors lack ({', '.join(unknown[:3])})")
+    return new

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import FovealError
 from ..open import StateDict
-from .layers import FPNKind, FPNLayout, LayerPairs, blocks_of, convs_of, renamed
+from .layers import FPNKind, FPNLayout, LayerPairs, blocks_of, convs_of, ours_renamed, renamed
 
 _LATERAL = "neck.lateral_convs.0.conv.weight"
 _RETINA, _ROI = "bbox_head.retina_cls.weight", "roi_head.bbox_head.fc_cls.weight"
@@ -52,12 +52,7 @@ def mmdetection_to_ours(state: Mapping[str, Tensor]) -> tuple[FPNLayout, StateDi
 
 def ours_to_mmdetection(state: Mapping[str, Tensor], kind: FPNKind) -> StateDict:
     """The inverse of :func:`mmdetection_to_ours`."""
-    pattern = r"mask_head\.trunk\.\d+\.0\.weight" if kind == "mask_rcnn" else r"head\.class\w+\.conv\.\d+\.0\.weight"
-    layout = FPNLayout(kind, blocks_of(state, "backbone.layer", 1), convs_of(state, pattern))
-    new, unknown = renamed(state, dict(_layers(layout)))
-    if unknown:
-        raise FovealError(f"has layers that MMDetection's detectors lack ({', '.join(unknown[:3])})")
-    return new
+    return ours_renamed(state, kind, _layers, "MMDetection")
 
 
 def _layout(state: Mapping[str, Tensor]) -> FPNLayout:

@@ -17,7 +17,7 @@ from ...records.dataset import Dataset, Record
 from ...records.findings import Severity
 from ...records.subsets import join
 from ..source import Reader, Source
-from ..validate import ParsedObject, number
+from ..validate import ParsedObject, valid_size
 from .document import read_document
 from .ids import IdTable, Key, as_key
 from .objects import Categories, parse_object, shortened, without_root
@@ -167,13 +167,12 @@ class CocoReader(Reader[CocoSource]):
         width, height = image.get("width"), image.get("height")
         if width is None or height is None:
             return None
-        w, h = number(width), number(height)
-        if w is None or h is None or not (0 <= w < 1e9 and 0 <= h < 1e9):
+        numbers = valid_size(width, height)
+        if numbers is None:
             size = f"{shortened(width)} x {shortened(height)}"
             message = f"its size {size} is invalid; the size of the image file is used"
             self._warn("size-invalid", where, message, "Correct it")
-            return None
-        return w, h
+        return numbers
 
     def _read_annotations(self, annotations: list[Any]) -> dict[Key, list[ParsedObject]]:
         """Image id -> its objects."""

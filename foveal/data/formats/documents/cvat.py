@@ -7,7 +7,8 @@ A box is a box; a polygon, an ellipse or a mask is a box with a mask; points, li
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -31,15 +32,10 @@ class CvatSource(EntrySource):
     format = "cvat"
     states_splits = True
 
-    def __init__(
-        self,
-        path: Path,
-        files: Sequence[Path],
-        image_roots: Iterable[Path],
-        splits: Mapping[Path, str] | None = None,
-    ) -> None:
-        self._declared: dict[Path, list[str]] = {}  # file -> classes of its task
-        super().__init__(path, files, image_roots, splits)
+    @cached_property
+    def _declared(self) -> dict[Path, list[str]]:
+        """File -> classes of its task, filled by :meth:`parse`."""
+        return {}
 
     def class_names(self) -> Sequence[str]:
         return [name for names in self._declared.values() for name in names]

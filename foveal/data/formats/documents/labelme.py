@@ -23,7 +23,7 @@ from ...records.findings import Findings, counted
 from ..entries import NamedImage, NamedObject
 from ..entry_source import EntrySource
 from ..shapes import bitmap_mask, box_around, ellipse, ellipse_box, listed, points_of
-from ..validate import flag, number
+from ..validate import flag, valid_size
 from .json_file import read_checked
 
 _BOXES = ("rectangle", "rotation")  # the latter is X-AnyLabeling's: four corners
@@ -55,12 +55,11 @@ def _size(doc: dict[str, Any], file: Path, findings: Findings) -> tuple[float, f
     width, height = doc.get("imageWidth"), doc.get("imageHeight")
     if width is None or height is None:
         return None
-    w, h = number(width), number(height)
-    if w is None or h is None or not (0 <= w < 1e9 and 0 <= h < 1e9):
+    numbers = valid_size(width, height)
+    if numbers is None:
         message = f"the size {str(width)[:40]} x {str(height)[:40]} is invalid; the size of the image file is used"
         findings.add("warning", "size-invalid", file, "imageWidth", message, "Correct it")
-        return None
-    return w, h
+    return numbers
 
 
 def _add_shapes(shapes: list[Any], image: NamedImage, file: Path, findings: Findings) -> None:

@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ....files.reading import read_text
 from ...records.findings import Findings
 from ..entries import NamedImage, NamedObject
-from ..entry_source import EntrySource
 from ..shapes import numbers_of, report_guess
-from .class_table import ClassTable
+from .class_table import TableSource
 from .columns import has_extension
 
 _BOX = re.compile(r"\S*,\S*$")
 
 
-class BoxListSource(EntrySource):
+class BoxListSource(TableSource):
     """Text files, one for each split; ``class_file`` lists the names of the classes."""
 
     format = "list"
-
-    def __init__(
-        self,
-        path: Path,
-        files: Sequence[Path],
-        image_roots: Iterable[Path],
-        splits: Mapping[Path, str] | None = None,
-        class_file: Path | None = None,
-    ) -> None:
-        told = Findings()
-        self._class_table = ClassTable.read(class_file, told)
-        super().__init__(path, files, image_roots, splits)
-        self.findings.extend(told)
-
-    def class_names(self) -> Sequence[str]:
-        return self._class_table.order if self._class_table.used else ()
 
     def parse(self, file: Path, findings: Findings) -> list[NamedImage]:
         text, guessed = read_text(file)
@@ -44,7 +26,7 @@ class BoxListSource(EntrySource):
             report_guess(file, findings)
         lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
         images = [_read_line(line, f"line {n}", file, findings) for n, line in lines]
-        self._class_table.rename(images, file, findings)
+        self.class_table.rename(images, file, findings)
         return images
 
 

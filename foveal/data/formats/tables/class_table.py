@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from ....files.reading import Unreadable
 from ...records.findings import Findings
 from ..class_list import read_class_list
 from ..entries import NamedImage
+from ..entry_source import EntrySource
 from ..shapes import listed
 from ..validate import number
 from .rows import read_rows
@@ -71,3 +72,23 @@ class ClassTable:
             for o in image.objects:
                 if o.name:
                     o.name = self.order[numbers[o.name]]
+
+
+class TableSource(EntrySource):
+    """Text files of boxes, beside which a ``class_file`` may list the names of the classes."""
+
+    def __init__(
+        self,
+        path: Path,
+        files: Sequence[Path],
+        image_roots: Iterable[Path],
+        splits: Mapping[Path, str] | None = None,
+        class_file: Path | None = None,
+    ) -> None:
+        told = Findings()
+        self.class_table = ClassTable.read(class_file, told)
+        super().__init__(path, files, image_roots, splits)
+        self.findings.extend(told)
+
+    def class_names(self) -> Sequence[str]:
+        return self.class_table.order if self.class_table.used else ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ....files.reading import Unreadable
@@ -18,10 +18,9 @@ from ...records.findings import Findings, counted
 from ...records.splits import split_word
 from ..documents.via import ONLY_CLASS, ViaRegion, name_regions, read_shape
 from ..entries import NamedImage, NamedObject
-from ..entry_source import EntrySource
 from ..shapes import listed, report_guess
 from ..validate import Box, flag, number
-from .class_table import ClassTable
+from .class_table import TableSource
 from .columns import Columns, find_columns, has_extension, plain
 from .rows import read_rows
 
@@ -29,27 +28,11 @@ _EMPTY = ("", "nan", "none", "null", "n/a", "na", "-")
 _EDGE = 1.001  # fractions may be rounded up
 
 
-class CsvSource(EntrySource):
+class CsvSource(TableSource):
     """One table, or one for each split; ``class_file`` lists the names of its classes."""
 
     format = "csv"
     states_splits = True
-
-    def __init__(
-        self,
-        path: Path,
-        files: Sequence[Path],
-        image_roots: Iterable[Path],
-        splits: Mapping[Path, str] | None = None,
-        class_file: Path | None = None,
-    ) -> None:
-        told = Findings()
-        self._class_table = ClassTable.read(class_file, told)
-        super().__init__(path, files, image_roots, splits)
-        self.findings.extend(told)
-
-    def class_names(self) -> Sequence[str]:
-        return self._class_table.order if self._class_table.used else ()
 
     def parse(self, file: Path, findings: Findings) -> list[NamedImage]:
         rows, delimiter, guessed = read_rows(file)
@@ -66,7 +49,7 @@ class CsvSource(EntrySource):
             findings.add("note", "line-blank", file, f"line {blank[0]}", message)
         _report_columns(columns, file, findings)
         images = _Table(file, columns, delimiter, findings).images(rows)
-        self._class_table.rename(images, file, findings)
+        self.class_table.rename(images, file, findings)
         return images
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...records.dataset import IndexedMask
 from ...records.findings import Findings
-from ..validate import ParsedObject, Tally, flag, number
+from ..validate import ParsedObject, Tally, flag, number, valid_size
 from .elements import CORNERS, XmlFile, XmlObject
 
 _DECIMAL_COMMA = re.compile(r"-?\d+,(\d{1,2}|\d{4,})")  # three digits may as well be thousands
@@ -24,12 +24,11 @@ def stated_size(file: XmlFile, xml: Path, findings: Findings) -> tuple[float, fl
     """The stated (width, height); ``None`` where it is missing or invalid (a finding)."""
     if not file.width or not file.height:
         return None
-    width, height = number(file.width), number(file.height)
-    if width is None or height is None or not (0 <= width < 1e9 and 0 <= height < 1e9):
+    numbers = valid_size(file.width, file.height)
+    if numbers is None:
         message = f"the size {file.width} x {file.height} is invalid; the size of the image file is used"
         findings.add("warning", "size-invalid", xml, "size", message, "Correct it")
-        return None
-    return width, height
+    return numbers
 
 
 @dataclass(frozen=True)
