@@ -18,11 +18,10 @@ from ...runtime.progress import Console
 from ...types import Images, Targets
 from .job import Job, Segment, save_checkpoint
 from .log import Clock, Log, Meter
-from .nonfinite import NonFiniteCheck, NonFiniteLoss
 from .optimizers import build_optimizer, freeze, optimizer_tensors, restore_optimizer, set_training_mode
 from .replan import resume_plan
 from .state import FINISHED, OUT_OF_TIME, STOPPED_EARLY, Pace, State, differs, full_plan
-from .update import EMA, Updater, set_lr, to_device
+from .update import EMA, NonFiniteCheck, NonFiniteLoss, Updater, set_lr, to_device
 from .validate import record_validation
 
 LOG_EVERY = 20  # iterations between lines in metrics.jsonl
