@@ -20,8 +20,8 @@ from foveal.errors import FovealError, UsageError
 from foveal.recipe import Cosine, OnImages
 from foveal.runtime.precision import choose, fast_bf16
 from foveal.training.loop import loop
-from foveal.training.loop.update import NonFiniteLoss
 from foveal.training.loop.state import Pace, Plan, full_plan, timed_plan
+from foveal.training.loop.update import NonFiniteLoss
 from foveal.training.seeds import summarize_seeds
 from tests.helpers.train_tiny import FIT, TinySpec, make_data, train_tiny
 
