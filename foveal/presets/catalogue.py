@@ -190,6 +190,13 @@ FAMILIES: dict[str, dict[str, Card]] = {
         "rcnn_mini": _card(2_575_985, 9_477, "R-CNN, small"),
         "spp_net_mini": _card(1_942_897, 13_061, "SPP-Net, small"),
     },
+    "Small, on EfficientNet-Lite0": {
+        "retinanet_lite": _card(4_366_868, 7_785, "RetinaNet; needs pip install 'foveal[pretrained]', as all five"),
+        "fcos_lite": _card(3_787_221, 865, "FCOS"),
+        "faster_rcnn_lite": _card(4_673_967, 1_285, "Faster R-CNN"),
+        "mask_rcnn_lite": _card(4_787_903, 1_350, "Mask R-CNN; needs data with masks"),
+        "ssd_lite": _card(5_325_668, 26_228, "SSD, 320 px"),
+    },
 }
 # fmt: on
 CARDS = {name: card for family in FAMILIES.values() for name, card in family.items()}

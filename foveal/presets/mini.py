@@ -1,4 +1,4 @@
-"""The small presets: for a few hundred images and minutes on one machine."""
+"""The small presets, for a few hundred images and minutes on one machine: from scratch, and on EfficientNet-Lite0."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ..detectors.spp_net import SPPNet
 from ..detectors.ssd import SSD
 from ..detectors.yolo import V1_TASK, V2_TASK, V3_TASK, YOLO
 from ..parts.backbones.small import SmallResNet
+from ..parts.backbones.timm import Timm
 from ..parts.coders import Delta
 from ..parts.heads.dense import PointTower, Tower
 from ..parts.heads.mask import MaskHead
@@ -43,20 +44,25 @@ from ..parts.samplers import Balanced
 from ..parts.selective_search import SelectiveSearch
 from ..recipe import SGD, Cosine, OnImages, Recipe, Ridge, WindowSampling
 from .faster_rcnn import with_focal
-from .recipes import FLIP, SMALL_FIT
+from .recipes import FLIP, LITE_FIT, SMALL_FIT
 
 __all__ = [
     "dssd_mini",
     "fast_rcnn_mini",
+    "faster_rcnn_lite",
     "faster_rcnn_mini",
     "faster_rcnn_mini_alternating",
     "faster_rcnn_mini_focal_rpn",
+    "fcos_lite",
     "fcos_mini",
+    "mask_rcnn_lite",
     "mask_rcnn_mini",
     "rcnn_mini",
+    "retinanet_lite",
     "retinanet_mini",
     "rpn_mini",
     "spp_net_mini",
+    "ssd_lite",
     "ssd_mini",
     "yolo_v1_mini",
     "yolo_v2_mini",
@@ -264,3 +270,19 @@ spp_net_mini = SPPNet(
         ),
     ),
 )
+
+# --------------------------------------------------------------------------------------- EfficientNet-Lite0
+# The same detectors on an ImageNet network whose weights come by pip (foveal[pretrained]). The stages up to stride 16
+# are frozen: on 154 photos (voc2012-catdogcar, one CPU thread, 15 minutes) that takes retinanet_lite's voc10 mAP from
+# .39 to .59, and a backbone that learns at a fifth of a doubled learning rate to .61.
+_LITE = Timm("tf_efficientnet_lite0", weights="imagenet", frozen_stages=2)
+
+retinanet_lite = replace(retinanet_mini, backbone=_LITE, fit=LITE_FIT)  # the one to start with for a few hundred photos
+
+fcos_lite = replace(fcos_mini, backbone=_LITE, fit=LITE_FIT)  # no anchors, .06 below retinanet_lite on those photos
+
+faster_rcnn_lite = replace(faster_rcnn_mini, backbone=_LITE, fit=LITE_FIT)  # a head of its own for each proposal
+
+mask_rcnn_lite = replace(mask_rcnn_mini, backbone=_LITE, fit=LITE_FIT)  # needs data with masks
+
+ssd_lite = replace(ssd_mini, input=Stretch(320, 320), backbone=_LITE, fit=LITE_FIT)  # the fastest of them

