@@ -264,7 +264,8 @@ class Recipe:
     ema: float | None = None  # decay of the averaged weights; None: no average
     early_stop: int | None = None  # validations without a better AP before training stops; None: never
     val_every: int = 1  # epochs between validations (the last epoch always has one)
-    augment: tuple[Any, ...] = ()  # transforms of ``foveal.data.augment.transforms``, in order
+    augment: tuple[Any, ...] = ()  # transforms of ``foveal.data.augment``, in order
+    repeat_threshold: float = 0.0  # classes in less than this share of the images come more often (LVIS); 0: never
     difficult: Treatment = "learn"  # objects marked difficult (VOC)
     crowd: Treatment = "ignore"  # regions marked crowd (COCO)
     precision: Precision | None = None  # None: the faster one, see --precision
@@ -288,6 +289,8 @@ class Recipe:
             raise UsageError(f"fit.ema is {self.ema}; it must lie in [0, 1), or be None")
         if self.clip is not None and not self.clip > 0:
             raise UsageError(f"fit.clip is {self.clip}; it must be positive, or None")
+        if not 0 <= self.repeat_threshold <= 1:
+            raise UsageError(f"fit.repeat_threshold is {self.repeat_threshold}; it is a share of images, 0 to 1")
         if not self.stages:
             raise UsageError("fit.stages is empty; a recipe has at least one stage")
         if self.early_stop is not None and any(stage.learning == "rpn" for stage in self.stages):

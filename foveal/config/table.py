@@ -17,6 +17,9 @@ _ROOT = __name__.split(".")[0]
 PARTS: Mapping[str, str] = {  # name -> its module in this package
     "Counts": "assembly.proposers",
     "BoxTask": "assembly.task",
+    "CopyPaste": "data.augment.combine",
+    "MixUp": "data.augment.combine",
+    "Mosaic": "data.augment.combine",
     "Expand": "data.augment.transforms",
     "FixedCrop": "data.augment.transforms",
     "HorizontalFlip": "data.augment.transforms",

@@ -163,6 +163,24 @@ class Masks:
         starts = np.append(0, np.cumsum(count))
         return Masks(self.size, starts, self.x[runs], self.top[runs], self.bottom[runs])
 
+    def union(self) -> Masks:
+        """One mask: what any of them covers."""
+        return Masks.of_runs(self.size, 1, np.zeros(len(self.x), np.int64), self.x, self.top, self.bottom)
+
+    def minus(self, other: Masks) -> Masks:
+        """Each mask without what ``other``, one mask on the same canvas, covers."""
+        begin, end = self.flat()
+        taken, free = other.flat()  # sorted: one mask
+        free, taken = np.append(0, free), np.append(taken, self.size[0] * self.size[1])  # the gaps between its runs
+        first, last = np.searchsorted(taken, begin, "right"), np.searchsorted(free, end, "left")
+        number = np.maximum(last - first, 0)
+        gaps = ranges(first, number)
+        owner, x = np.repeat(self.owner, number), np.repeat(self.x, number)
+        base = x.astype(np.int64) * self.size[0]
+        low = np.maximum(np.repeat(begin, number), free[gaps]) - base
+        high = np.minimum(np.repeat(end, number), taken[gaps]) - base
+        return Masks.of_runs(self.size, len(self), owner, x, low, high)
+
     def flipped(self) -> Masks:
         """Mirrors left and right."""
         x = self.size[1] - 1 - self.x

@@ -28,7 +28,10 @@ from foveal.parts.losses.classification import Focal
 from foveal.training.run import train
 from tests.golden.make import HERE, shapes
 
-PLACES = ("foveal.parts", "foveal.detectors", "foveal.assembly", "foveal.recipe", "foveal.data.augment.transforms")
+PLACES = (
+    *("foveal.parts", "foveal.detectors", "foveal.assembly", "foveal.recipe"),
+    *("foveal.data.augment.transforms", "foveal.data.augment.combine"),
+)
 NO_PARTS = {  # public frozen dataclasses that no spec text names
     "SigmoidLossParams": "what the two sigmoid losses share: functions are its fields",
     "ExternalProposals": "made by a detector's build",

@@ -132,3 +132,15 @@ def test_a_square_by_hand() -> None:
     expected = np.zeros((5, 6), bool)
     expected[1:3, 1:4] = True
     np.testing.assert_array_equal(dense, expected)
+
+
+def test_union_and_difference_equal_those_of_bitmaps() -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((3, 17, 11), (1, 1, 5), (2, 6, 1)):
+        for density in (0.0, 0.3, 0.9, 1.0):
+            a, b = rng.random(shape) < 0.6, rng.random(shape) < density
+            taken = Masks.of_dense(b).union()
+            np.testing.assert_array_equal(taken.dense()[0], b.any(0))
+            left = Masks.of_dense(a).minus(taken)
+            np.testing.assert_array_equal(left.dense(), a & ~b.any(0))
+            assert left.area().tolist() == (a & ~b.any(0)).sum((1, 2)).tolist()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -18,15 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import FovealError
-from ...files.aliases import Bools, ImageArray, Ints
+from ...files.aliases import ImageArray, Ints
 from ...types import Images, Target, Targets, pad_boxes
+from ..augment.combine import Combination
 from ..augment.geometry import Sample, resample
 from ..augment.transforms import MultiScale, Transform
 from ..images.load import MOST_SKIPPED
+from .order import Order, generator
 from .shared_records import PackedRecords
 
 if TYPE_CHECKING:
     from ...parts.resizing import Input
+
+
+PARTNER_TRIALS = 3  # images that are tried, where some cannot be read
 
 
 # ---------------------------------------------------------------------------------------------- the builders
@@ -42,17 +47,18 @@ class WorkerBatch:
 
 
 class BatchBuilder(Protocol):
-    """Builds batch ``batch`` of ``epoch``; the result depends on nothing else. ``shared``: pixels in shared memory."""
+    """Builds batch ``batch`` of ``epoch``, ``done`` of the training (a share) before it; the result depends on nothing
+    else. ``shared``: pixels in shared memory."""
 
     def __len__(self) -> int: ...
 
-    def __call__(self, epoch: int, batch: int, shared: bool) -> WorkerBatch: ...
+    def __call__(self, epoch: int, batch: int, done: float, shared: bool) -> WorkerBatch: ...
 
 
 @dataclass(frozen=True, eq=False)
 class TrainBatches:
     """Training batches of one rank. ``arrays``: sizes, frame, original; boxes, labels, valid, ignore; then, if there
-    are any, proposals and their valid flags; then masks, if there are any."""
+    are any, proposals and their valid flags; then masks, if ``masks`` is true and there are any."""
 
     packed: PackedRecords
     order: Order
@@ -60,21 +66,25 @@ class TrainBatches:
     augment: tuple[Transform, ...]
     scale: MultiScale | None
     rank: int
+    masks: bool = True
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def __call__(self, epoch: int, batch: int, shared: bool) -> WorkerBatch:
+    def __call__(self, epoch: int, batch: int, done: float, shared: bool) -> WorkerBatch:
         indices, start = self.order.share(epoch, batch, self.rank)
         seed, result, prepared = self.order.seed, WorkerBatch(), []
+        augment = [t for t in self.augment if not isinstance(t, Combination) or done < t.until]
         for position, scheduled in enumerate(indices.tolist(), start):
             loaded = self._load(epoch, position, scheduled, result.skipped)
             if loaded is None:
                 result.error = True
                 return result
-            index, sample = loaded
-            prepared.append(prepare(sample, self.augment, generator("sample", seed, epoch, index)))
-            result.indices.append(index)
+            number, sample = loaded
+            partner = functools.partial(self._partner, epoch, number, result.skipped)
+            item = prepare(sample, augment, generator("sample", seed, epoch, number), partner)
+            prepared.append(item if self.masks else replace(item, sample=replace(item.sample, masks=None)))
+            result.indices.append(number % len(self.packed))
         side = None if self.scale is None else self.scale.choose(generator("batch", seed, epoch, batch))
         images, targets = collate(prepared, resized_rule(self.input, side), shared=shared)
         result.pixels = [images.pixels]
@@ -86,17 +96,37 @@ class TrainBatches:
         result.arrays = [np.asarray(t.numpy()) for t in tensors]
         return result
 
-    def _load(self, epoch: int, position: int, index: int, skipped: dict[int, str]) -> tuple[int, Sample] | None:
-        """The image, or the next readable one in the epoch's order; ``None`` where too many are unreadable."""
+    def _load(self, epoch: int, position: int, number: int, skipped: dict[int, str]) -> tuple[int, Sample] | None:
+        """The image with its number in the epoch (see :meth:`Order.batches`), or the next readable one in the epoch's
+        order; ``None`` where too many are unreadable."""
         order: Ints | None = None
         for step in range(1, 2 + int(MOST_SKIPPED * len(self.packed))):
+            index = number % len(self.packed)
             try:
-                return index, self.packed.sample(index, self.input.fill)
+                return number, self.packed.sample(index, self.input.fill)
             except FovealError as error:
                 skipped[index] = str(error)
             if order is None:
                 order = self.order.batches(epoch).reshape(-1)
-            index = int(order[(position + step) % len(order)])
+            number = int(order[(position + step) % len(order)])
+        return None
+
+    def _partner(
+        self, epoch: int, number: int, skipped: dict[int, str], which: int, before: Sequence[Transform]
+    ) -> Sample | None:
+        """Another image for a combination, number ``which`` for this sample, after the transforms before that one;
+        ``None`` where none of a few can be read."""
+        rng = generator("partner", self.order.seed, epoch, number, which)
+        for _ in range(PARTNER_TRIALS):
+            other = (number + int(rng.integers(1, max(2, len(self.packed))))) % len(self.packed)
+            try:
+                sample = self.packed.sample(other, self.input.fill)
+            except FovealError as error:
+                skipped[other] = str(error)
+                continue
+            for transform in before:
+                sample = transform(sample, rng)
+            return sample
         return None
 
 
@@ -111,7 +141,7 @@ class EvalBatches:
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch)
 
-    def __call__(self, epoch: int, batch: int, shared: bool) -> WorkerBatch:
+    def __call__(self, epoch: int, batch: int, done: float, shared: bool) -> WorkerBatch:
         result = WorkerBatch()
         for index in self.indices[batch * self.batch : (batch + 1) * self.batch].tolist():
             try:
@@ -122,66 +152,7 @@ class EvalBatches:
         return result
 
 
-# ---------------------------------------------------------------------------------- step 1: choose the images
-Purpose = Literal["order", "sample", "batch", "window"]
-_PURPOSES: dict[Purpose, int] = {"order": 1, "sample": 2, "batch": 3, "window": 4}
-
-
-def generator(purpose: Purpose, seed: int, epoch: int, index: int = 0) -> np.random.Generator:
-    """The random numbers of one epoch's order, one sample's augmentation, one batch's size, or one batch of windows."""
-    return np.random.Generator(np.random.PCG64([_PURPOSES[purpose], seed, epoch, index]))
-
-
-@dataclass(frozen=True, eq=False)
-class Order:
-    """The training order of ``count`` images, in full batches of ``batch`` images over all ranks.
-
-    Images that do not fill a last batch are dropped, different ones every epoch. Fewer images than a batch make one
-    batch of all of them, padded by repetition so that all ranks get the same number.
-    """
-
-    count: int
-    batch: int
-    seed: int
-    shuffle: bool = True
-    world: int = 1
-    tall: Bools | None = None  # (count,); if given, tall and wide images are put into separate batches where possible
-
-    def __len__(self) -> int:
-        return max(1, self.count // self.batch)
-
-    def batches(self, epoch: int) -> Ints:
-        """(number of batches, batch size) indices of images."""
-        return _batches(self, epoch)
-
-    def share(self, epoch: int, batch: int, rank: int) -> tuple[Ints, int]:
-        """A rank's images of one batch, and the position of the first of them in the epoch's order."""
-        table = self.batches(epoch)
-        size = table.shape[1] // self.world
-        return table[batch, rank * size : (rank + 1) * size], batch * table.shape[1] + rank * size
-
-
-@functools.lru_cache(maxsize=4)
-def _batches(order: Order, epoch: int) -> Ints:
-    rng = generator("order", order.seed, epoch)
-    indices = rng.permutation(order.count) if order.shuffle else np.arange(order.count)
-    size = order.batch
-    if order.count < size:
-        return np.resize(indices, (1, -(-order.count // order.world) * order.world))
-    if order.tall is None:
-        return indices[: len(order) * size].reshape(-1, size)
-    full, partial = [], []
-    for group in (indices[order.tall[indices]], indices[~order.tall[indices]]):
-        cut = len(group) // size * size
-        full.append(group[:cut])
-        partial.append(group[cut:])
-    mixed = np.concatenate(partial)  # at most one mixed batch, so that len() does not depend on the epoch
-    full.append(mixed[: len(mixed) // size * size])
-    table = np.concatenate(full).reshape(-1, size)
-    return rng.permutation(table) if order.shuffle else table
-
-
-# ---------------------------------------------------------------------------------- step 3: augment an image
+# ------------------------------------------------------------------------------------------ step 3: augment an image
 @dataclass(frozen=True)
 class Prepared:
     """A sample after its geometric transforms; ``color_jitter`` are the color transforms, not applied yet."""
@@ -190,11 +161,27 @@ class Prepared:
     color_jitter: Callable[[ImageArray], ImageArray] | None
 
 
-def prepare(sample: Sample, augment: Sequence[Transform], rng: np.random.Generator) -> Prepared:
+# the number of the other image, and the transforms to apply to it -> the image; None: there is none
+Partner = Callable[[int, Sequence[Transform]], Sample | None]
+
+
+def prepare(
+    sample: Sample, augment: Sequence[Transform], rng: np.random.Generator, partner: Partner = lambda *_: None
+) -> Prepared:
     """Applies the geometric transforms and defers the color transforms, which cost less on a smaller image."""
+    before: list[Transform] = []
+    partners = 0
     for transform in augment:
-        if not transform.color:
+        if transform.color:
+            continue
+        if not isinstance(transform, Combination):
             sample = transform(sample, rng)
+            before.append(transform)
+        elif rng.random() < transform.p:
+            found = [partner(partners + k, before) for k in range(transform.others)]
+            partners += transform.others
+            others = [each for each in found if each is not None]
+            sample = transform.combine(sample, others, rng) if len(others) == transform.others else sample
     colors = [t for t in augment if t.color]
     if not colors:
         return Prepared(sample, None)

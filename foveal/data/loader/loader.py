@@ -26,10 +26,12 @@ from ...errors import FovealError, UsageError
 from ...files.aliases import ImageArray
 from ...recipe import Treatment
 from ...types import Images, Targets
+from ..augment.combine import Combination
 from ..augment.transforms import MultiScale, ShortSide, Transform
 from ..images.load import MOST_SKIPPED
 from ..records.dataset import Dataset
-from .batches import BatchBuilder, EvalBatches, Order, TrainBatches, WorkerBatch
+from .batches import BatchBuilder, EvalBatches, TrainBatches, WorkerBatch
+from .order import Order, repeat_factors
 from .shared_records import PackedRecords, targets_of
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ class EvalBatch:
 
 
 _B = TypeVar("_B")
-_Spec = tuple[int, int]  # epoch, batch
+_Spec = tuple[int, int, float]  # epoch, batch, share of the training that is done before it
 
 
 class BaseLoader(ABC, Generic[_B]):
@@ -95,12 +97,14 @@ class BaseLoader(ABC, Generic[_B]):
     def _finish(self, built: WorkerBatch, seconds: float) -> _B | None:
         """The batch as the caller sees it, which waited ``seconds`` for it; ``None``: an empty batch, not yielded."""
 
-    def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[_B]:
-        """The batches of an epoch from ``start_batch`` on.
+    def epoch(self, epoch: int = 0, start_batch: int = 0, done: tuple[float, float] = (0.0, 0.0)) -> Iterator[_B]:
+        """The batches of an epoch from ``start_batch`` on. ``done``: shares of the training that are done before the
+        epoch and after it, which decide when a combination of images ends.
 
         Raises :class:`FovealError` where more than 5 % of the images cannot be read, or a worker died.
         """
-        specs = [(epoch, b) for b in range(start_batch, len(self))]
+        before, after = done
+        specs = [(epoch, b, before + (after - before) * b / len(self)) for b in range(start_batch, len(self))]
         built = self._in_workers(specs) if self.workers else self._in_process(specs)
         while True:
             start = time.perf_counter()
@@ -117,8 +121,8 @@ class BaseLoader(ABC, Generic[_B]):
         self._pool = None
 
     def _in_process(self, specs: Sequence[_Spec]) -> Iterator[WorkerBatch]:
-        for epoch, batch in specs:
-            yield self.builder(epoch, batch, shared=False)
+        for spec in specs:
+            yield self.builder(*spec, shared=False)
 
     def _in_workers(self, specs: Sequence[_Spec]) -> Iterator[WorkerBatch]:
         if not specs:
@@ -170,6 +174,7 @@ class Loader(BaseLoader[Batch]):
     sequence of transforms; a :class:`MultiScale` among them (or ``multi_scale``, its short form) changes the size of
     every batch. An unreadable image is replaced by the next one in the epoch's order. ``shuffle=False`` preserves the
     order of the records. Images that do not fill a last batch are dropped for the epoch. ``masks``: targets have masks.
+    ``repeat_threshold``: see :func:`repeat_factors`; 0 for no repetition.
     """
 
     def __init__(
@@ -189,6 +194,7 @@ class Loader(BaseLoader[Batch]):
         difficult: Treatment = "learn",
         crowd: Treatment = "ignore",
         masks: bool = False,
+        repeat_threshold: float = 0.0,
     ) -> None:
         _check(dataset, batch, rank, world)
         if batch % world:
@@ -201,17 +207,26 @@ class Loader(BaseLoader[Batch]):
             raise UsageError("multi-scale is set twice", fix="Use one of MultiScale, ShortSide and multi_scale")
         if short_sides and not input.has_short_side:
             raise UsageError("ShortSide needs the resize rule Resize", fix="Use MultiScale or input=Resize(...)")
-        packed = PackedRecords(dataset.records, difficult, crowd, masks=masks)
+        pasted = any(isinstance(t, Combination) and t.needs_masks for t in augment)
+        if pasted and not any(record.masks and any(record.masks) for record in dataset.records):
+            fix = "Leave CopyPaste out of fit.augment, or use data with masks"
+            raise UsageError("CopyPaste pastes objects by their masks, and the training data has none", fix=fix)
+        packed = PackedRecords(dataset.records, difficult, crowd, masks=masks or pasted)
         tall = packed.sizes[:, 0] > packed.sizes[:, 1] if group_by_aspect else None
+        repeats = None
+        if repeat_threshold:
+            images = np.repeat(np.arange(len(packed)), np.diff(packed.starts))[~packed.ignore]
+            repeats = repeat_factors(images, packed.labels[~packed.ignore], len(packed), repeat_threshold)
         super().__init__(
             dataset,
             TrainBatches(
                 packed,
-                Order(len(packed), batch, seed, shuffle, world, tall),
+                Order(len(packed), batch, seed, shuffle, world, tall, repeats),
                 input,
                 tuple(t for t in augment if not isinstance(t, MultiScale)),
                 scales[0] if scales else None,
                 rank,
+                masks,
             ),
             workers,
         )

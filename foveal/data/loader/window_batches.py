@@ -21,8 +21,9 @@ from ...files.aliases import Bools, Floats, Floats32, Ints
 from ...recipe import Treatment, WindowSampling
 from ...types import Images, Targets
 from ..records.dataset import Dataset
-from .batches import WorkerBatch, generator
+from .batches import WorkerBatch
 from .loader import BaseLoader, Batch
+from .order import generator
 from .shared_records import PackedRecords
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class WindowBatches:
         return len(self.sampler)
 
     @torch.no_grad()
-    def __call__(self, epoch: int, batch: int, shared: bool) -> WorkerBatch:
+    def __call__(self, epoch: int, batch: int, done: float, shared: bool) -> WorkerBatch:
         chosen, mirrored = self.sampler(epoch, batch)
         table = self.sampler.table
         boxes, truth = table.boxes[chosen].astype(np.float64), table.truth[chosen].astype(np.float64)

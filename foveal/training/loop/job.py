@@ -47,8 +47,9 @@ class BatchSource(Protocol):
         """Batches of an epoch."""
         ...
 
-    def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from ``start_batch`` on."""
+    def epoch(self, epoch: int = 0, start_batch: int = 0, done: tuple[float, float] = (0.0, 0.0)) -> Iterator[Batch]:
+        """The batches of an epoch from ``start_batch`` on; ``done``: the shares of the training that are done before
+        the epoch and after it."""
         ...
 
     def close(self) -> None:

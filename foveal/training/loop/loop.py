@@ -153,7 +153,8 @@ class Loop:
         """The rest of the present epoch: the parts of each iteration, and the files of its images."""
         state, job = self.state, self.job
         epoch, update = divmod(state.step, state.plan.per_epoch)
-        batches = self.segment.batches.epoch(state.epochs + epoch, update * self.fit.accumulate)
+        done = epoch / state.plan.length, (epoch + 1) / state.plan.length
+        batches = self.segment.batches.epoch(state.epochs + epoch, update * self.fit.accumulate, done)
         waited, parts, files = 0.0, [], []
         while True:
             start = time.perf_counter()

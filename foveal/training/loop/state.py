@@ -34,6 +34,11 @@ class Plan:
         """Epochs, a last one that is cut short included."""
         return math.ceil(self.total / self.per_epoch)
 
+    @property
+    def length(self) -> float:
+        """Epochs, a last one counted as the part that is run."""
+        return self.total / self.per_epoch
+
     def stage(self, step: int) -> tuple[int, int]:
         """(index, first step) of the stage that iteration ``step`` belongs to."""
         first = 0

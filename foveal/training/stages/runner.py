@@ -106,8 +106,10 @@ class Loaders:
 
     def images(self) -> Loader:
         """Batches of whole images."""
-        spec, augment = self.spec, self.spec.fit.augment
-        return Loader(self.dataset, spec.input, augment, self.batch, self.seed, masks=self.masks, **self._shared)
+        spec, fit = self.spec, self.spec.fit
+        repeat, masks = fit.repeat_threshold, self.masks
+        usual = self.dataset, spec.input, fit.augment, self.batch, self.seed
+        return Loader(*usual, masks=masks, repeat_threshold=repeat, **self._shared)
 
     def windows(self, source: WindowSource, draw: WindowSampling) -> WindowLoader:
         """Batches of windows."""

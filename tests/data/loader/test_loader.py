@@ -12,10 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from foveal.data.augment.transforms import Expand, HorizontalFlip, IoUCrop, MultiScale, PhotometricDistortion, ShortSide
+from foveal.data.augment.combine import CopyPaste, MixUp, Mosaic
+from foveal.data.augment.transforms import (
+    Expand,
+    HorizontalFlip,
+    IoUCrop,
+    MultiScale,
+    PhotometricDistortion,
+    ScaleJitter,
+    ShortSide,
+)
 from foveal.data.images.load import load_image
-from foveal.data.loader.batches import Order
 from foveal.data.loader.loader import Batch, EvalLoader, Loader, targets_of
+from foveal.data.loader.order import Order, repeat_factors
 from foveal.data.open import open_dataset
 from foveal.data.records.dataset import Dataset, Record
 from foveal.data.synthetic.shapes import make_shapes
@@ -67,6 +76,91 @@ def test_resume_in_the_middle_of_an_epoch(shapes: Dataset, workers: int) -> None
         rest = list(loader.epoch(2, start))
         assert len(rest) == 6 - start
         assert all(same(a, b) for a, b in zip(whole[start:], rest, strict=True))
+
+
+COMBINED = (ScaleJitter(0.5, 1.5), CopyPaste(p=0.7), Mosaic(p=0.7, until=0.6), MixUp(p=0.7), *RECIPE)
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    out = tmp_path_factory.mktemp("loader-masks") / "set"
+    make_shapes(out, splits={"train": 24}, size=(96, 72), seed=1)
+    return open_dataset(out, split="train")
+
+
+def test_combined_images_do_not_depend_on_workers_start_and_ranks(masked: Dataset) -> None:
+    make = lambda **more: Loader(masked, Stretch(64, 48), COMBINED, 4, 7, masks=True, **more)  # noqa: E731
+    done = 0.4, 0.8  # the mosaic ends in the middle of the epoch
+    whole, other = list(make().epoch(2, 0, done)), list(make(workers=2).epoch(2, 0, done))
+    assert len(whole) == 6 and all(same(a, b) for a, b in zip(whole, other, strict=True))
+    assert all(torch.equal(a.targets.masks, b.targets.masks) for a, b in zip(whole, other, strict=True))  # type: ignore[arg-type]
+    assert all(same(a, b) for a, b in zip(whole[4:], make(workers=1).epoch(2, 4, done), strict=True))
+    halves = [list(make(rank=r, world=2).epoch(2, 0, done)) for r in (0, 1)]
+    for batch, *parts in zip(whole, *halves, strict=True):
+        assert torch.equal(batch.images.pixels, torch.cat([p.images.pixels for p in parts]))
+
+
+def test_a_combination_ends_at_its_share_of_the_training(shapes: Dataset) -> None:
+    def pixels(augment: Any, done: tuple[float, float]) -> list[torch.Tensor]:
+        return [b.images.pixels for b in Loader(shapes, Stretch(48, 36), augment, 4, 0).epoch(5, 0, done)]
+
+    plain, ending = pixels((), (0.6, 0.9)), pixels((Mosaic(until=0.75),), (0.6, 0.9))
+    # six batches, at .6, .65, .7, .75, .8 and .85 of the training
+    assert [torch.equal(a, b) for a, b in zip(plain, ending, strict=True)] == [False] * 3 + [True] * 3
+    assert not torch.equal(pixels((Mosaic(),), (0.0, 0.0))[5], plain[5])  # a training without end
+
+
+def test_copy_paste_for_a_detector_without_masks(masked: Dataset, shapes: Dataset) -> None:
+    batch = next(Loader(masked, Stretch(64, 48), (CopyPaste(p=1, share=1),), 4, 0).epoch())
+    assert batch.targets.masks is None
+    assert int(batch.targets.valid.sum()) > sum(len(masked.records[i]) for i in batch.indices)
+    with pytest.raises(UsageError, match="the training data has none"):
+        Loader(shapes, Stretch(64, 48), (CopyPaste(),), 4, 0)
+
+
+def test_unreadable_images_are_not_combined(shapes: Dataset, tmp_path: Path) -> None:
+    loader = Loader(broken(shapes, tmp_path, [5]), Stretch(48, 36), (Mosaic(),), 4, 0)
+    assert len(list(loader.epoch(0))) == 6 and [s.index for s in loader.skipped] == [5]
+    one = Dataset(shapes.classes, shapes.records[:1], path=shapes.path)
+    assert len(list(Loader(one, Stretch(48, 36), (Mosaic(), MixUp()), 1, 0).epoch())) == 1  # combined with itself
+
+
+def test_repeat_factors_by_hand() -> None:
+    # Of four images class 0 is in all, class 1 in one (f = .25), class 2 in two (f = .5); with t = .64 the factors are
+    # 1, sqrt(.64 / .25) = 1.6 and sqrt(.64 / .5) = 1.131; an image has the largest.
+    images, labels = np.array([0, 1, 2, 3, 1, 1, 2, 3]), np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    factors = repeat_factors(images, labels, 4, 0.64)
+    assert factors.tolist() == pytest.approx([1, 1.6, 1.28**0.5, 1.28**0.5])
+    assert repeat_factors(images[:0], labels[:0], 4, 0.64).tolist() == [1] * 4
+
+
+def test_repeated_images_of_an_epoch() -> None:
+    repeats = np.array([1.0, 1.6, 1.5, 1.0, 2.4, 1.0])  # 8.5 in all
+    order = Order(6, 2, 3, repeats=repeats)
+    assert len(order) == 4
+    counts = np.zeros(6)
+    for epoch in range(400):
+        numbers = order.batches(epoch).reshape(-1)
+        assert numbers.shape == (8,) and len(set(numbers.tolist())) == 8  # a repeated image has a number of its own
+        here = np.bincount(numbers % 6, minlength=6)
+        assert (here <= np.ceil(repeats)).all()
+        counts += here
+    np.testing.assert_allclose(counts / 400, repeats * 8 / 8.5, atol=0.12)
+    assert Order(6, 9, 0, repeats=repeats).batches(0).shape == (1, 8)  # fewer images than a batch
+    plain, equal = Order(6, 2, 3), Order(6, 2, 3, repeats=np.ones(6))
+    assert sorted(plain.batches(1).reshape(-1)) == sorted(equal.batches(1).reshape(-1)) == list(range(6))
+
+
+def test_a_repeated_image_is_augmented_anew(shapes: Dataset) -> None:
+    count = sum(np.bincount(r.labels, minlength=9) > 0 for r in shapes.records)
+    loader = Loader(shapes, Stretch(48, 36), (Expand(p=1.0),), 2, 0, repeat_threshold=1.0, workers=1)
+    seen: dict[int, list[torch.Tensor]] = {}
+    for batch in loader.epoch(0):
+        for index, pixels in zip(batch.indices, batch.images.pixels, strict=True):
+            seen.setdefault(index, []).append(pixels)
+    twice = [v for v in seen.values() if len(v) > 1]
+    assert len(loader) * 2 > len(shapes) and twice and all(not torch.equal(v[0], v[1]) for v in twice)
+    assert np.min(count[count > 0]) < len(shapes)  # some class is rarer than the threshold
 
 
 def test_seeds_and_epochs_differ(shapes: Dataset) -> None:
