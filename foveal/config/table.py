@@ -134,7 +134,7 @@ PARTS: Mapping[str, str] = {  # name -> its module in this package
     "OHEM": "parts.samplers",
     "SelectiveSearch": "parts.selective_search",
     "SlidingWindows": "parts.selective_search",
-    "AdamW": "recipe",
+    "AdamW": "recipe.solvers",
     "Constant": "recipe",
     "Cosine": "recipe",
     "OnImages": "recipe",
@@ -142,11 +142,11 @@ PARTS: Mapping[str, str] = {  # name -> its module in this package
     "OnStoredMaps": "recipe",
     "OnWindows": "recipe",
     "Recipe": "recipe",
-    "Ridge": "recipe",
-    "SGD": "recipe",
+    "Ridge": "recipe.solvers",
+    "SGD": "recipe.solvers",
     "Solve": "recipe",
     "Steps": "recipe",
-    "SVM": "recipe",
+    "SVM": "recipe.solvers",
     "WindowSampling": "recipe",
 }
 
