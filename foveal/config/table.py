@@ -134,7 +134,6 @@ PARTS: Mapping[str, str] = {  # name -> its module in this package
     "OHEM": "parts.samplers",
     "SelectiveSearch": "parts.selective_search",
     "SlidingWindows": "parts.selective_search",
-    "AdamW": "recipe.solvers",
     "Constant": "recipe",
     "Cosine": "recipe",
     "OnImages": "recipe",
@@ -142,12 +141,13 @@ PARTS: Mapping[str, str] = {  # name -> its module in this package
     "OnStoredMaps": "recipe",
     "OnWindows": "recipe",
     "Recipe": "recipe",
-    "Ridge": "recipe.solvers",
-    "SGD": "recipe.solvers",
     "Solve": "recipe",
     "Steps": "recipe",
-    "SVM": "recipe.solvers",
     "WindowSampling": "recipe",
+    "AdamW": "recipe.solvers",
+    "Ridge": "recipe.solvers",
+    "SGD": "recipe.solvers",
+    "SVM": "recipe.solvers",
 }
 
 
