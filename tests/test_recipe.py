@@ -61,6 +61,14 @@ def test_warmup_is_linear_and_at_most_a_fifth() -> None:
     assert fit.scale(0, 4, 4) == 1.0  # a fifth of 4 is none
 
 
+def test_warmup_as_a_share_of_the_training() -> None:
+    fit = Recipe(warmup_steps=10**6, warmup_share=0.05, warmup_factor=0.0, schedule=Constant())
+    assert [fit.scale(step, 80, 10) for step in range(5)] == pytest.approx([0, 0.25, 0.5, 0.75, 1.0])  # 4 of 80
+    assert Recipe(warmup_share=0.0, schedule=Constant()).scale(0, 80, 10) == 1.0
+    usual = Recipe(warmup_steps=10**6, warmup_factor=0.0, schedule=Constant())
+    assert all(usual.scale(1, steps, 1) == 1 / (steps // 5) for steps in range(5, 2000))  # a fifth, exactly
+
+
 def test_warmup_and_schedule_multiply() -> None:
     fit = Recipe(warmup_steps=2, warmup_factor=0.5, schedule=Steps(at=(0.05,), factor=0.1))
     assert fit.scale(1, 20, 20) == pytest.approx(0.75 * 0.1)
@@ -92,6 +100,13 @@ def test_learning_rate_scales_linearly_with_the_batch() -> None:
         {"backbone_lr": -1.0},
         {"predictor_lr": -1.0},
         {"early_stop": 0},
+        {"early_stop": 2, "keep": "last"},
+        {"keep": "both"},
+        {"ema_share": 0.0},
+        {"ema_share": 0.6},
+        {"warmup_share": 1.1},
+        {"backbone_decay": math.nan},
+        {"repeat_threshold": -0.1},
     ],
 )
 def test_invalid_settings_are_rejected(settings: dict[str, object]) -> None:

@@ -22,6 +22,7 @@ PARTS: Mapping[str, str] = {  # name -> its module in this package
     "Mosaic": "data.augment.combine",
     "Expand": "data.augment.transforms",
     "FixedCrop": "data.augment.transforms",
+    "FlipScaleColor": "data.augment.transforms",
     "HorizontalFlip": "data.augment.transforms",
     "IoUCrop": "data.augment.transforms",
     "Jitter": "data.augment.transforms",

@@ -18,6 +18,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "GradientStage",
+    "Keep",
     "OnImages",
     "OnProposals",
     "OnStoredMaps",
@@ -38,6 +39,7 @@ __all__ = [
 Treatment = Literal["learn", "ignore", "drop"]
 Precision = Literal["32", "bf16", "16"]
 Task = Literal["rpn", "roi"]
+Keep = Literal["best", "last"]
 
 
 # -------------------------------------------------------------------------------------------- schedules
@@ -195,12 +197,15 @@ class Recipe:
     lr: float = 0.01  # scaled linearly where the run uses another batch
     solver: Solver = SGD()
     schedule: Schedule = Steps()
-    warmup_steps: int = 500  # iterations of warm-up, at most a fifth of all
+    warmup_steps: int = 500  # iterations of warm-up, at most, ...
+    warmup_share: float = 0.2  # ... and at most this share of the stage's
     warmup_factor: float = 0.001  # of the learning rate, where the warm-up starts
     warmup_power: float = 1.0  # shape of the warm-up: 1 linear, 4 Darknet's burn-in
     clip: float | None = None  # largest norm of all gradients together
     accumulate: int = 1  # parts of a batch that run one after the other, to save memory
-    ema: float | None = None  # decay of the averaged weights; None: no average
+    ema: float | None = None  # decay of the averaged weights, at most; None: no average
+    ema_share: float = 0.1  # of the iterations so far, that the average spans at most; 0.5: all count alike
+    keep: Keep = "best"  # weights that the run is used with: those with the best AP in validation, or the last
     early_stop: int | None = None  # validations without a better AP before training stops; None: never
     val_every: int = 1  # epochs between validations (the last epoch always has one)
     augment: tuple[Any, ...] = ()  # transforms of ``foveal.data.augment``, in order
@@ -212,6 +217,7 @@ class Recipe:
     bias_decay: bool = True  # and on other biases
     bias_lr: float = 1.0  # times the learning rate, for biases (Caffe's detectors use 2)
     backbone_lr: float = 1.0  # times the learning rate, for parameters under ``backbone`` (DETR uses 0.1)
+    backbone_decay: float = 1.0  # times that, in the backbone's first layer; geometric from there to 1 in its last
     predictor_lr: float = 1.0  # times the learning rate, for a head's last layers, under ``predictor`` (R-CNN uses 10)
     stages: tuple[Stage, ...] = (OnImages(),)
 
@@ -220,15 +226,25 @@ class Recipe:
             if (value := getattr(self, name)) is not None and value < 1:
                 none = ", or None" if name == "early_stop" else ""
                 raise UsageError(f"fit.{name} is {value}; it must be at least 1{none}")
-        for name in ("lr", "warmup_steps", "warmup_factor", "warmup_power", "bias_lr", "backbone_lr", "predictor_lr"):
+        for name in (
+            *("lr", "warmup_steps", "warmup_factor", "warmup_power"),
+            *("bias_lr", "backbone_lr", "backbone_decay", "predictor_lr"),
+        ):
             if not 0 <= getattr(self, name) < math.inf:  # written like this, it refuses nan too
                 raise UsageError(f"fit.{name} is {getattr(self, name)}; it must be 0 or more and finite")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise UsageError(f"fit.ema is {self.ema}; it must lie in [0, 1), or be None")
         if self.clip is not None and not self.clip > 0:
             raise UsageError(f"fit.clip is {self.clip}; it must be positive, or None")
-        if not 0 <= self.repeat_threshold <= 1:
-            raise UsageError(f"fit.repeat_threshold is {self.repeat_threshold}; it must lie in [0, 1]")
+        for name, most in (("repeat_threshold", 1), ("warmup_share", 1), ("ema_share", 0.5)):
+            if not 0 <= getattr(self, name) <= most:
+                raise UsageError(f"fit.{name} is {getattr(self, name)}; it must lie in [0, {most}]")
+        if not self.ema_share:
+            raise UsageError("fit.ema_share is 0; for no average set fit.ema=None")
+        if self.keep not in ("best", "last"):
+            raise UsageError(f"fit.keep is {self.keep!r}, not one of best, last")
+        if self.keep == "last" and self.early_stop is not None:
+            raise UsageError("fit.early_stop goes by the best AP, and fit.keep is last", fix="Use early_stop=None")
         if not self.stages:
             raise UsageError("fit.stages is empty; a recipe has at least one stage")
         if self.early_stop is not None and any(stage.learning == "rpn" for stage in self.stages):
@@ -255,7 +271,7 @@ class Recipe:
 
     def scale(self, step: float, steps: int, per_epoch: int) -> float:
         """Warm-up times schedule, for iteration ``step`` (from 0) of ``steps``."""
-        warmup = min(self.warmup_steps, steps // 5)
+        warmup = min(self.warmup_steps, math.floor(steps * self.warmup_share + 1e-9))
         done = min(1.0, step / warmup) ** self.warmup_power if warmup else 1.0
         rise = self.warmup_factor * (1 - done) + done
         return rise * self.schedule.scale(step, steps, per_epoch)

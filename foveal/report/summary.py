@@ -48,10 +48,12 @@ def seeds_summary(run: str | Path) -> str:
 def _scores(results: dict[str, Any]) -> str:
     last = results.get("last") or {}
     rows: list[tuple[str, ...]] = [("", *SCORES)]
-    rows.append((f"best weights (iteration {results.get('step')})", *_row(results)))
-    rows.append((f"last weights (iteration {results.get('steps')})", *_row(last)))
+    kept = "last" if results.get("keep") == "last" else "best"
+    rows.append((f"{kept} weights (iteration {results.get('step')})", *_row(results)))
+    if kept == "best":
+        rows.append((f"last weights (iteration {results.get('steps')})", *_row(last)))
     if "masks" in results:
-        rows.append(("masks of the best weights", *_row(results["masks"])))
+        rows.append((f"masks of the {kept} weights", *_row(results["masks"])))
     classes = results.get("per_class") or {}
     rows += [(f"  {one_line(name)}", *_row(values)) for name, values in list(classes.items())[:CLASSES]]
     more = f"\n  and {len(classes) - CLASSES} more classes" if len(classes) > CLASSES else ""

@@ -21,7 +21,7 @@ from ..data.records.fingerprint import fingerprint, proposal_fingerprint
 from ..data.records.segmentation import check_masks
 from ..errors import UsageError
 from ..files.atomic import write_json
-from ..recipe import Precision
+from ..recipe import Keep, Precision
 from ..runtime import process_group, processes
 from ..runtime.progress import Console
 from ..types import inference_batch
@@ -66,7 +66,7 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
         calls = recorded(arguments.folder).get("arguments", {})
         again = reopened(ended, arguments.epochs, arguments.max_time, calls)
         if again is None:
-            return _complete(arguments, ended)
+            return _complete(arguments, ended, spec.fit.keep)
         resumed = replace(resumed, state={**resumed.state, **again.to_json()})
     stored, accept = {} if resumed is None else resumed.state, arguments.accept or ()
     spec = spec.with_pixels(initial_pixels(spec, arguments.weights, resumed, arguments.parts))
@@ -101,7 +101,7 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
         console.print_once([log.problem])
         console.close()
     if fabric.is_global_zero:
-        write_json(arguments.folder / "results.json", results(state))
+        write_json(arguments.folder / "results.json", results(state, spec.fit.keep))
     process_group.meet(fabric)
     return Run(arguments.folder)
 
@@ -116,7 +116,7 @@ def _choose_precision(
     return processes.choose_precision(stored, asked, device), ""
 
 
-def _complete(arguments: TrainArguments, state: State) -> Run:
+def _complete(arguments: TrainArguments, state: State, keep: Keep) -> Run:
     """Reports it, and writes the results that a kill right after the last checkpoint left out."""
     out, writes = arguments.folder, processes.first_process()
     line = f"{out}: the run is complete ({state.ended}) after {state.epochs + state.plan.epochs} epochs"
@@ -126,7 +126,7 @@ def _complete(arguments: TrainArguments, state: State) -> Run:
     if writes:
         clear(out)
     if writes and not (out / "results.json").exists():
-        write_json(out / "results.json", results(state))
+        write_json(out / "results.json", results(state, keep))
     return Run(out)
 
 

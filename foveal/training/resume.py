@@ -25,7 +25,7 @@ INVENTORIES = "data_sets"  # folder in the run's: what it was trained and valida
 FREE = {
     *("lr", "schedule", "warmup_steps", "warmup_factor", "warmup_power", "bias_lr", "backbone_lr", "predictor_lr"),
     *("clip", "early_stop", "val_every", "augment", "difficult", "crowd", "norm_decay", "bias_decay", "batch"),
-    *("accumulate", "repeat_threshold"),
+    *("accumulate", "repeat_threshold", "warmup_share", "backbone_decay", "ema_share", "keep"),
 }
 
 

@@ -13,6 +13,7 @@ from ..data.diagnosis.losses import losses
 from ..data.records.findings import Finding, count, fold
 from ..files.aliases import PathLike
 from ..files.text import one_line
+from ..recipe import Keep
 from ..runtime import processes as environment
 from .arguments import TrainArguments
 from .datasets import Datasets
@@ -94,7 +95,8 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def results(state: State) -> dict[str, Any]:
-    """``results.json``: the best weights' numbers on the validation data, and those of the last ones."""
+def results(state: State, keep: Keep) -> dict[str, Any]:
+    """``results.json``: the numbers of the kept weights on the validation data, and those of the last ones."""
     best, last = state.best_results or {}, state.last_results or {}
-    return {**best, "step": state.best, "steps": state.updates, "ended": state.ended, "last": last}
+    kept = {"keep": keep} if keep != "best" else {}
+    return {**best, "step": state.best, "steps": state.updates, "ended": state.ended, **kept, "last": last}

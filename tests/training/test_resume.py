@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 
 from foveal.checkpoints import folder as checkpoint
+from foveal.data.augment.combine import MixUp, Mosaic
+from foveal.data.augment.transforms import FlipScaleColor, ScaleJitter
 from foveal.errors import FovealError, UsageError
 from foveal.recipe import AdamW, OnImages, Solver
 from foveal.report.read_run import read_record
@@ -164,6 +166,34 @@ def test_stop_at_each_point_of_an_epoch(data: Path, tmp_path: Path, stop_after: 
     release()
     train_tiny(data, tmp_path / "cut", resume=True)
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+COMBINED = replace(
+    FIT,
+    augment=(ScaleJitter(0.5, 1.5), Mosaic(until=0.6), MixUp(), FlipScaleColor(0.5)),
+    repeat_threshold=0.9,
+    backbone_decay=0.1,
+    warmup_share=0.1,
+    ema_share=0.3,
+    keep="last",
+)
+
+
+@pytest.mark.parametrize("step", [3, 11])  # before the mosaic ends, which is in iteration 12 of 18, and right before
+def test_a_recipe_of_combined_images_resumes_bit_equal(
+    data: Path, tmp_path: Path, stop_after: Any, release: Any, step: int
+) -> None:
+    """In another number of loader processes."""
+    spec = TinySpec(fit=COMBINED)
+    train_tiny(data, tmp_path / "whole", spec)
+    stop_after(step)
+    with pytest.raises(Stop):
+        train_tiny(data, tmp_path / "cut", spec, save_every=0.0)
+    release()
+    train_tiny(data, tmp_path / "cut", spec, resume=True, workers=2)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    results = json.loads((tmp_path / "cut" / "results.json").read_text())
+    assert results["keep"] == "last" and results["step"] == results["steps"] and results["AP"] == results["last"]["AP"]
 
 
 @pytest.mark.parametrize("second", [None, AdamW()], ids=["sgd", "adamw"])

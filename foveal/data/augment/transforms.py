@@ -7,12 +7,14 @@ color transforms before or after resizing, whichever has fewer pixels: they are 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import UsageError
 from ...files.aliases import Floats
 from .color import adjust_hsv, apply_table, lookup_table
 from .geometry import Sample, centers_inside, crop_to_centers, crop_to_visible, flip
@@ -20,6 +22,7 @@ from .geometry import Sample, centers_inside, crop_to_centers, crop_to_visible, 
 __all__ = [
     "Expand",
     "FixedCrop",
+    "FlipScaleColor",
     "HorizontalFlip",
     "IoUCrop",
     "Jitter",
@@ -141,6 +144,10 @@ class ScaleJitter(Transform):
     low: float = 0.8
     high: float = 1.25
     visible: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high:
+            raise UsageError(f"{self}: expected 0 < low <= high")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         zoom, v, u = rng.random(3)
@@ -275,3 +282,39 @@ class PhotometricDistortion(Transform):
 
 def _between(limits: tuple[float, float], u: float) -> float:
     return float(limits[0] + (limits[1] - limits[0]) * u)
+
+
+# ------------------------------------------------------------------------------------------ one number for all
+@dataclass(frozen=True)
+class FlipScaleColor(Transform):
+    """Flip, zoom and color with one strength: 0 is the flip alone, 1 zooms to 1/2..2 with SSD's color distortion.
+
+    Strength s stands for ``HorizontalFlip()``, ``ScaleJitter(1 / (1 + s), 1 + s)`` and, in proportion to s,
+    ``PhotometricDistortion()``: :attr:`parts`.
+    """
+
+    strength: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 2:
+            raise UsageError(f"{self}: strength must lie in [0, 2]")
+
+    @property
+    def parts(self) -> tuple[Transform, ...]:
+        """The transforms that it stands for."""
+        s = self.strength
+        if not s:
+            return (HorizontalFlip(),)
+        most = min(0.5 * s, 0.9)
+        color = PhotometricDistortion(32 * s, (1 - most, 1 + most), (1 - most, 1 + most), 18 * s)
+        return HorizontalFlip(), ScaleJitter(1 / (1 + s), 1 + s), color
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        for part in self.parts:
+            sample = part(sample, rng)
+        return sample
+
+
+def expanded(augment: Sequence[Transform]) -> tuple[Transform, ...]:
+    """The transforms with the parts of each :class:`FlipScaleColor` in its place, so that color can wait."""
+    return tuple(part for t in augment for part in (t.parts if isinstance(t, FlipScaleColor) else (t,)))

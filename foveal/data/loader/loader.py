@@ -27,7 +27,7 @@ from ...files.aliases import ImageArray
 from ...recipe import Treatment
 from ...types import Images, Targets
 from ..augment.combine import Combination
-from ..augment.transforms import MultiScale, ShortSide, Transform
+from ..augment.transforms import MultiScale, ShortSide, Transform, expanded
 from ..images.load import MOST_SKIPPED
 from ..records.dataset import Dataset
 from .batches import BatchBuilder, EvalBatches, TrainBatches, WorkerBatch
@@ -223,7 +223,7 @@ class Loader(BaseLoader[Batch]):
                 packed,
                 Order(len(packed), batch, seed, shuffle, world, tall, repeats),
                 input,
-                tuple(t for t in augment if not isinstance(t, MultiScale)),
+                expanded([t for t in augment if not isinstance(t, MultiScale)]),
                 scales[0] if scales else None,
                 rank,
                 masks,

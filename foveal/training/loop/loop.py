@@ -22,7 +22,6 @@ from .optimizers import build_optimizer, freeze, optimizer_tensors, restore_opti
 from .replan import resume_plan
 from .state import FINISHED, OUT_OF_TIME, STOPPED_EARLY, Pace, State, differs, full_plan
 from .update import EMA, NonFiniteCheck, NonFiniteLoss, Updater, set_lr, to_device
-from .validate import record_validation
 
 LOG_EVERY = 20  # iterations between lines in metrics.jsonl
 AGREE_EVERY = 10  # iterations between agreements of several processes on when to stop
@@ -47,7 +46,7 @@ class Loop:
         self.clock, self.meter = Clock(job.fabric.device), Meter()
         self.nonfinite = NonFiniteCheck(job.out, job.fabric.global_rank, job.detector.classes)
         self.trainable = frozenset(n for n, p in job.detector.named_parameters() if p.requires_grad)
-        self.average = EMA(job.detector, job.fit.ema) if job.fit.ema is not None else None
+        self.average = EMA(job.detector, job.fit.ema, job.fit.ema_share) if job.fit.ema is not None else None
         self._seconds_per_iteration = 0.0
         self._reported_total = 0  # iterations of the plan that was last reported
         if resumed is not None:
@@ -129,7 +128,8 @@ class Loop:
                 )
             state.validation = validation.seconds
             # this epoch is the one that just ended, not the one that begins at this step
-            record_validation(state, validation, name, epoch, self.log, self.console, self._seconds_left())
+            left = self._seconds_left()
+            self.job.validator.record(validation, state, name, epoch, self.log, self.console, left)
         else:
             self.console.print(f"{name}: {self.console.epoch_summary(self._seconds_left())}")
         skipped = (*self.segment.batches.skipped, *self.job.validator.loader.skipped)

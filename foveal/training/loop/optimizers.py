@@ -53,7 +53,7 @@ def set_training_mode(module: nn.Module, trainable: frozenset[str]) -> None:
 
 def parameter_groups(module: nn.Module, fit: Recipe, stage: GradientStage) -> list[dict[str, Any]]:
     """Groups of equal learning rate and weight decay; ``scale`` is the factor on the stage's learning rate."""
-    decay = _settings(fit, stage).weight_decay
+    decay, depths = _settings(fit, stage).weight_decay, backbone_depths(module)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter, norm in _owned_parameters(module):
         if not parameter.requires_grad:
@@ -62,10 +62,25 @@ def parameter_groups(module: nn.Module, fit: Recipe, stage: GradientStage) -> li
         exempt = (norm and not fit.norm_decay) or (bias and not norm and not fit.bias_decay)
         parts = name.split(".")
         scale = fit.bias_lr if bias and not norm else 1.0
-        scale *= fit.backbone_lr if "backbone" in parts else 1.0
+        scale *= fit.backbone_lr * fit.backbone_decay ** (1 - depths[name]) if name in depths else 1.0
         scale *= fit.predictor_lr if "predictor" in parts else 1.0
         groups.setdefault((scale, 0.0 if exempt else decay), []).append(parameter)
     return [{"params": p, "scale": scale, "weight_decay": d, "lr": 0.0} for (scale, d), p in groups.items()]
+
+
+def backbone_depths(module: nn.Module) -> dict[str, float]:
+    """The depth of each parameter under ``backbone``: 0 in the first layer, 1 in the last, in steps of a tenth.
+
+    A layer is a weight of two or more dimensions, in the order of definition, with the biases and norms after it. Few
+    steps make few groups, so that the optimizer stays fast.
+    """
+    layers: dict[str, int] = {}
+    number = -1
+    for name, parameter, norm in _owned_parameters(module):
+        if "backbone" in name.split("."):
+            number += parameter.dim() > 1 and not norm
+            layers[name] = max(0, number)
+    return {name: round(10 * layer / number) / 10 if number > 0 else 1.0 for name, layer in layers.items()}
 
 
 def build_optimizer(module: nn.Module, fit: Recipe, stage: GradientStage) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ...errors import UsageError
-from ...recipe import GradientStage, Recipe
+from ...recipe import GradientStage, Keep, Recipe
 
 FINISHED, STOPPED_EARLY, OUT_OF_TIME = "finished", "stopped early", "out of time"
 ENDLESS = 10_000  # times the recipe's epochs: the length of a plan until the pace is known
@@ -81,7 +81,7 @@ class State:
     epochs: int = 0  # epochs of the segments before
     step: int = 0  # iterations done
     closed: int = 0  # the last step at which an epoch was closed (validated, saved)
-    best: int | None = None  # the iteration (of the whole run) with the best validation AP
+    best: int | None = None  # the iteration (of the whole run) whose weights are kept: see ``add_results``
     best_results: dict[str, Any] | None = None
     last_results: dict[str, Any] | None = None
     stale: int = 0  # validations since the best
@@ -119,12 +119,15 @@ class State:
             elapsed=self.elapsed,
         )
 
-    def add_results(self, results: dict[str, Any]) -> bool:
+    def add_results(self, results: dict[str, Any], keep: Keep = "best") -> bool:
         """Records the results of a validation. Returns whether they are the best so far.
 
         Of equal APs the later is kept (at the start all are zero), but only a higher one counts as progress. An
-        undefined AP is below any other.
+        undefined AP is below any other. To ``keep`` the last weights, each validation's replace those before.
         """
+        if keep == "last":
+            self.best, self.best_results, self.last_results = self.updates, results, results
+            return False
         old = None if self.best_results is None else _value(self.best_results["AP"])
         new = _value(results["AP"])
         self.last_results = results

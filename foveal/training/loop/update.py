@@ -219,18 +219,20 @@ def save_batch(folder: Path, failed: CheckedIteration, losses: dict[str, float],
 class EMA(Generic[ModuleT]):
     """Exponential moving average of the weights, after every iteration: a <- d a + (1 - d) w.
 
-    d = min(decay, (1 + n) / (10 + n)) with n iterations done, so that a short run forgets its random start (the ramp
-    of TensorFlow's ``ExponentialMovingAverage``). Buffers (running statistics) are copied.
+    d = min(decay, (1 + n) / (1 / share + n)) with n iterations done: the average spans about ``share`` of them, however
+    many they are, until ``decay`` limits it. So a short run forgets its random start. A share of 0.1 is the ramp of
+    TensorFlow's ``ExponentialMovingAverage``; with 0.5 all iterations count alike. Buffers (running statistics) are
+    copied.
     """
 
-    def __init__(self, module: ModuleT, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, module: ModuleT, decay: float, share: float = 0.1) -> None:
+        self.decay, self.share = decay, share
         self.module: ModuleT = copy.deepcopy(module).requires_grad_(False).eval()
 
     @torch.no_grad()
     def update(self, module: nn.Module, updates: int) -> None:
         """``updates``: the number of iterations before this one."""
-        weight = 1 - min(self.decay, (1 + updates) / (10 + updates))
+        weight = 1 - min(self.decay, (1 + updates) / (1 / self.share + updates))
         torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), weight)
         for averaged, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
             averaged.copy_(buffer)

@@ -130,6 +130,26 @@ class Validator:
                 detections |= {i: d.cpu() for i, d in zip(batch.indices, answers, strict=True)}
         return {name: float(value) for name, value in sums.items()}, detections, len(detections)
 
+    def record(
+        self,
+        validation: Validation,
+        state: State,
+        name: str,
+        epoch: int,
+        log: Log,
+        console: Console,
+        left: float | None = None,
+    ) -> None:
+        """Writes a validation into the state and the log, and prints a line that begins with ``name``."""
+        best = state.add_results(validation.results, self.fit.keep)
+        scores = {k: v for k, v in validation.results.items() if isinstance(v, (int, float)) and k != "images"}
+        masks = validation.results.get("masks", {})
+        scores |= {f"masks.{k}": v for k, v in masks.items() if isinstance(v, float)}
+        log.write(epoch=epoch, step=state.updates, split="val", **validation.losses, **scores)
+        ap = "undefined" if validation.ap is None else f"{validation.ap:.4f}"
+        line = f"{name}: validation loss {validation.losses['loss']:.4f}, AP {ap}" + (" (best so far)" if best else "")
+        console.print(", ".join(filter(None, (line, console.epoch_summary(left)))))
+
     def _gathered(self, value: T) -> list[T]:
         """The value of every process, in order."""
         if self.fabric.world_size == 1:
@@ -137,23 +157,3 @@ class Validator:
         values = [value] * self.fabric.world_size
         torch.distributed.all_gather_object(values, value)
         return values
-
-
-def record_validation(
-    state: State,
-    validation: Validation,
-    name: str,
-    epoch: int,
-    log: Log,
-    console: Console,
-    left: float | None = None,
-) -> None:
-    """Writes a validation into the state and the log, and prints a line that begins with ``name``."""
-    best = state.add_results(validation.results)
-    scores = {k: v for k, v in validation.results.items() if isinstance(v, (int, float)) and k != "images"}
-    masks = validation.results.get("masks", {})
-    scores |= {f"masks.{k}": v for k, v in masks.items() if isinstance(v, float)}
-    log.write(epoch=epoch, step=state.updates, split="val", **validation.losses, **scores)
-    ap = "undefined" if validation.ap is None else f"{validation.ap:.4f}"
-    line = f"{name}: validation loss {validation.losses['loss']:.4f}, AP {ap}" + (" (best so far)" if best else "")
-    console.print(", ".join(filter(None, (line, console.epoch_summary(left)))))

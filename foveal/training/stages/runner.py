@@ -22,7 +22,6 @@ from ..loop.job import BatchSource, Job, Segment, save_checkpoint
 from ..loop.log import Log
 from ..loop.loop import Loop, now
 from ..loop.state import FINISHED, Plan, State
-from ..loop.validate import record_validation
 from .alternation import StageProposals, remove_alternation, restore_initial
 from .cache_maps import PooledHead, check_maps, store_maps
 from .closed_form import fit_layer, remove_features, smallest_iou
@@ -200,7 +199,7 @@ def solve_stage(job: Job, stage: Solve, before: State | None, log: Log, console:
         validation = job.validator(detector, interrupt.check, console.task("validated"))
     state.step = state.closed = 1
     state.ended, state.validation = FINISHED, validation.seconds
-    record_validation(state, validation, type(stage.solver).__name__, state.epochs + 1, log, console)
+    job.validator.record(validation, state, type(stage.solver).__name__, state.epochs + 1, log, console)
     state.elapsed += now() - job.began
     save_checkpoint(job, state, log, model=detector.state_dict())
     return state

@@ -18,6 +18,7 @@ from foveal.data.augment.geometry import resample, resize
 from foveal.data.augment.transforms import (
     Expand,
     FixedCrop,
+    FlipScaleColor,
     HorizontalFlip,
     IoUCrop,
     Jitter,
@@ -27,8 +28,10 @@ from foveal.data.augment.transforms import (
     Sample,
     ScaleJitter,
     Transform,
+    expanded,
 )
 from foveal.data.loader.batches import collate, prepare
+from foveal.errors import UsageError
 from foveal.masks.rle import Masks
 from foveal.parts.resizing import Letterbox, Resize, Stretch
 
@@ -236,6 +239,48 @@ def test_transforms_depend_only_on_the_generator(transform: Transform) -> None:
     np.testing.assert_array_equal(one, two)
     if not isinstance(transform, HorizontalFlip) and transform != FixedCrop(200, 90):  # these two draw nothing here
         assert one.shape != other.shape or not np.array_equal(one, other)
+
+
+def test_zoom_by_hand() -> None:
+    """Half size: the canvas is twice the image, which lies at .5 of the 80 and 120 pixels that are left."""
+    after = ScaleJitter(0.5, 0.5)(sample(), _Fixed(0.5))
+    assert after.canvas == (160, 240) and after.offset == (40, 60)
+    assert after.boxes.tolist() == [[65, 50, 95, 90], [110, 60, 150, 100]]
+    placed = resample(after, torch.empty((80, 120, 3), dtype=torch.uint8), (80, 120, 0, 0))
+    assert placed.boxes.tolist() == [[32.5, 25, 47.5, 45], [55, 30, 75, 50]]
+    # Twice the size: the middle 40 x 60; of the first 5 of 30 columns and 30 of 40 rows remain, an eighth: ignored.
+    after = ScaleJitter(2, 2)(sample(), _Fixed(0.5))
+    assert after.canvas == (40, 60) and after.boxes.tolist() == [[0, 0, 5, 30], [20, 0, 60, 40]]
+    assert after.ignore.tolist() == [True, False]
+    placed = resample(after, torch.empty((80, 120, 3), dtype=torch.uint8), (80, 120, 0, 0))
+    assert placed.boxes.tolist() == [[0, 0, 10, 60], [40, 0, 120, 80]]
+
+
+def test_large_scale_jitter_covers_its_range() -> None:
+    rng = np.random.default_rng(0)
+    sides = np.array([ScaleJitter(0.1, 2.0)(sample(), rng).canvas[0] for _ in range(1000)])
+    assert 40 <= sides.min() < 42 and 600 < sides.max() <= 800
+    # smaller than the image in (1 - .1) / (2 - .1) = .474 of the cases, .004 of them less than half a pixel; +-4 sd
+    assert abs((sides > 80).mean() - 0.470) < 0.063
+    with pytest.raises(UsageError, match="0 < low <= high"):
+        ScaleJitter(0, 2)
+
+
+def test_one_strength_for_flip_zoom_and_color() -> None:
+    assert FlipScaleColor(0).parts == (HorizontalFlip(),)
+    assert FlipScaleColor(1).parts == (HorizontalFlip(), ScaleJitter(0.5, 2.0), PhotometricDistortion())
+    half = PhotometricDistortion(16, (0.75, 1.25), (0.75, 1.25), 9)
+    assert FlipScaleColor(0.5).parts == (HorizontalFlip(), ScaleJitter(2 / 3, 1.5), half)
+    assert expanded((FlipScaleColor(0), Expand())) == (HorizontalFlip(), Expand())
+    for seed in range(20):
+        want = sample()
+        rng = np.random.default_rng(seed)
+        for part in FlipScaleColor(1.5).parts:
+            want = part(want, rng)
+        got = FlipScaleColor(1.5)(sample(), np.random.default_rng(seed))
+        np.testing.assert_array_equal(got.render(), want.render())
+    with pytest.raises(UsageError, match="strength must lie in"):
+        FlipScaleColor(-1)
 
 
 def test_table_by_hand() -> None:

@@ -84,6 +84,43 @@ def test_ema_by_hand() -> None:
     assert average.module.weight.item() == pytest.approx(7.25)
 
 
+def test_the_horizon_of_the_average_follows_the_iterations() -> None:
+    """With a share of .5 all iterations, and the start, count alike; by hand for that and a third."""
+    for share in (0.5, 1 / 3):
+        net = nn.Linear(1, 1, bias=False)
+        net.weight.data.fill_(0.0)
+        average = EMA(net, 0.9999, share)
+        seen = []
+        for step, value in enumerate((8.0, 10.0, 9.5)):
+            net.weight.data.fill_(value)
+            average.update(net, step)
+            seen.append(average.module.weight.item())
+        if share == 0.5:  # n = 0: 1/2 of 0 and 8; then 2/3 and 1/3; then 3/4 and 1/4
+            want = [4.0, 4 * 2 / 3 + 10 / 3, 6.0 * 3 / 4 + 9.5 / 4]
+        else:  # 1/3, 2/4, 3/5
+            want = [16 / 3, 16 / 6 + 5, (16 / 6 + 5) * 3 / 5 + 9.5 * 2 / 5]
+        assert seen == pytest.approx(want)
+
+
+def test_learning_rates_by_depth() -> None:
+    """A backbone of three layers: the factor falls from its last to its first, a norm and a bias with their layer."""
+    net = nn.Module()
+    net.backbone = nn.Sequential(
+        nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2)
+    )
+    net.head = nn.Linear(2, 1)
+    rates = {
+        name: scale for name, (scale, _) in groups_by_name(net, Recipe(backbone_lr=0.5, backbone_decay=0.01)).items()
+    }
+    layers = (("0.weight", "1.weight", "1.bias"), ("2.weight", "2.bias"), ("3.weight", "3.bias", "4.weight", "4.bias"))
+    for names, rate in zip(layers, (0.005, 0.05, 0.5), strict=True):  # .5 x .01, .5 x .1, .5
+        assert [rates[f"backbone.{name}"] for name in names] == pytest.approx([rate] * len(names))
+    assert rates["head.weight"] == rates["head.bias"] == 1.0
+    wide = nn.Module()
+    wide.backbone = nn.Sequential(*(nn.Linear(1, 1) for _ in range(60)))
+    assert len(parameter_groups(wide, Recipe(backbone_decay=0.1), OnImages())) == 11  # steps of a tenth
+
+
 @pytest.mark.parametrize("solver", [SGD(), AdamW()])
 def test_optimizer_state_round_trips(solver: Any) -> None:
     """Two iterations, state copied, a third on both: bitwise equal. Channels-last weights keep their layout."""
