@@ -22,6 +22,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ class Loaded:
 
 # ---------------------------------------------------------------------------------------------- writing
 def save(folder: Path, step: int, content: Content) -> Path:
-    """Writes ``folder/step-N`` whole or not at all, and points ``last`` at it.
+    """Writes ``folder/step-N`` whole or not at all, and links ``last`` to it.
 
     Raises :class:`FovealError` where the disk is full or refuses; nothing partial remains.
     """
@@ -112,11 +113,18 @@ def save(folder: Path, step: int, content: Content) -> Path:
 
 
 def point(folder: Path, name: str, step: int) -> None:
-    """Makes the link ``name`` point to ``step-N``, atomically."""
+    """Makes the link ``name`` point to ``step-N``, atomically; a convenience, which not every disk has."""
     temporary = folder / f".{name}-link"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(f"step-{step}")
-    os.replace(temporary, folder / name)
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(f"step-{step}")
+        os.replace(temporary, folder / name)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        with suppress(OSError):  # it may be the copy of a link: a folder, or a file with the name of one
+            shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
+        return
     sync_folder(folder)
 
 
@@ -205,11 +213,10 @@ def newest(folder: Path) -> tuple[int, Content, list[DamagedCheckpoint]] | None:
 def find_checkpoint(path: str | Path) -> Path:
     """The ``step-N`` folder of a run folder (its best, else its last), a checkpoint folder or a link."""
     given = Path(path)
-    for candidate in (given, given / "checkpoints" / "best", given / "checkpoints" / "last"):
-        if (candidate / SUMS).exists() or (candidate / MODEL).exists():
-            return candidate.resolve()
-    if (given / "checkpoints").is_dir() and (found := steps(given / "checkpoints")):
-        return (given / "checkpoints" / f"step-{found[-1]}").resolve()
+    if (given / SUMS).exists() or (given / MODEL).exists():
+        return given.resolve()
+    if found := steps(given / "checkpoints"):
+        return (given / "checkpoints" / f"step-{_best(given / 'checkpoints', found)}").resolve()
     if (given / "run.json").exists():
         raise FovealError("the run has no checkpoint yet", path=given)
     from ..weights.reading.kinds import WEIGHTS_SUFFIXES, folder_kind
@@ -221,6 +228,23 @@ def find_checkpoint(path: str | Path) -> Path:
     raise UsageError(
         "no run and no checkpoint" if is_plain else f"is {what}, no run and no checkpoint", path=given, fix=fix
     )
+
+
+def _best(folder: Path, found: Sequence[int]) -> int:
+    """The step with the best validation AP, which the state of the newest checkpoint names; else the newest.
+
+    Copies of a run need not have its links. Raises :class:`DamagedCheckpoint` where the best checkpoint is gone.
+    """
+    for step in reversed(found):
+        try:
+            best = read_object(folder / f"step-{step}" / STATE).get("best")
+        except FovealError:
+            continue  # damaged; the one before it names the best of its time
+        if best is not None and best not in found:
+            fix = f"Copy the run with it, or name another checkpoint, as {folder / f'step-{step}'}"
+            raise DamagedCheckpoint("the best checkpoint of the run is missing", path=folder / f"step-{best}", fix=fix)
+        return step if best is None else int(best)
+    return found[-1]
 
 
 def is_hub_folder(path: Path) -> bool:
@@ -283,10 +307,10 @@ class Run:
 
     @property
     def best(self) -> Path:
-        """The checkpoint with the best validation AP."""
-        return self.path / "checkpoints" / "best"
+        """The checkpoint with the best validation AP, else the newest."""
+        return find_checkpoint(self.path)
 
     @property
     def last(self) -> Path:
         """The newest checkpoint."""
-        return self.path / "checkpoints" / "last"
+        return self.path / "checkpoints" / f"step-{max(steps(self.path / 'checkpoints'), default=0)}"

@@ -8,13 +8,15 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 
 from ..errors import FovealError, UsageError, nearest
+from ..runtime.interrupt import Terminated, raise_terminated
 
-DONE, REFUSED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, REFUSED, USAGE, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 # what a disk or a system can refuse; another OSError without a file's name is a mistake of ours
 NOT_OURS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES}
 
@@ -48,7 +50,7 @@ Example:
   foveal train faster_rcnn_mini --data my-photos --out runs/first fit.lr=2e-4 'rpn.cls_loss=Focal(gamma=1.5)'
   foveal predict runs/first photo.jpg --out drawings
 
-Exit status: 0 done, 1 input refused, 2 wrong usage, 3 a bug of ours, 130 interrupted.
+Exit status: 0 done, 1 input refused, 2 wrong usage, 3 a bug of ours, 130 interrupted, 143 ended by SIGTERM.
 """
 
 
@@ -57,6 +59,7 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not end the run
             stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, raise_terminated)
     status = main(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -84,6 +87,8 @@ def main(arguments: Sequence[str]) -> int:
         return _say(str(error), REFUSED)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
+    except Terminated:
+        return _say("ended by SIGTERM", TERMINATED)
     except BrokenPipeError:
         return DONE
     except OSError as error:

@@ -40,6 +40,8 @@ def train(
     if not first_process():
         return
     for each in done.runs or (done,):
+        if not (each.path / "results.json").exists():  # the session's time is up, and the run not at its end
+            continue
         page = report_run(each.path, device=options["device"], parts=options["parts"]) if report else None
         print_out(run_summary(each.path))
         if page is not None:

@@ -1,40 +1,62 @@
-"""Ctrl-C between two iterations, never within one."""
+"""Ctrl-C and SIGTERM between two iterations, never within one."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
+
+
+class Terminated(SystemExit):
+    """SIGTERM: a cluster, a container or the system ends the process. The exit status is that of the signal, 143."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+def raise_terminated(number: int = signal.SIGTERM, frame: FrameType | None = None) -> NoReturn:
+    """A signal handler that ends the process as an exception does: what is half-written is removed."""
+    raise Terminated
 
 
 class Interrupt:
-    """Notes a first SIGINT in :attr:`asked`; a second one raises ``KeyboardInterrupt`` at once.
+    """Notes a first SIGINT or SIGTERM in :attr:`received`; a second one raises its exception at once.
 
-    Signals reach the main thread only; elsewhere this does nothing.
+    SIGINT raises ``KeyboardInterrupt``, SIGTERM :class:`Terminated`. Signals reach the main thread only; elsewhere this
+    does nothing.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._old: Any = None
+        self.received = 0  # the signal's number
+        self._old: dict[int, Any] = {}
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal asked for the end."""
+        return self.received != 0
+
+    def error(self) -> BaseException:
+        """The exception of the signal received."""
+        return Terminated() if self.received == signal.SIGTERM else KeyboardInterrupt()
 
     def check(self) -> None:
-        """Raises ``KeyboardInterrupt`` after a SIGINT."""
+        """Raises the exception of the signal received, if there is one."""
         if self.asked:
-            raise KeyboardInterrupt
+            raise self.error()
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            self._old = signal.signal(signal.SIGINT, self._note)
+            self._old = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._old is not None:
-            signal.signal(signal.SIGINT, self._old)
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+        again, self.received = self.asked, number
+        if again:
+            raise self.error()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +28,7 @@ from ..runtime.progress import Console
 from ..types import inference_batch
 from .arguments import TrainArguments
 from .datasets import Datasets
-from .loop.job import Job
+from .loop.job import Job, SessionOver
 from .loop.log import Log
 from .loop.replan import reopened
 from .loop.state import State
@@ -40,6 +41,7 @@ from .resume import (
     as_divided,
     check_accepted,
     check_best,
+    has_length,
     kept_convention,
     open_folder,
     record_changes,
@@ -62,6 +64,9 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
     resumed, damaged = open_folder(arguments.folder, arguments.resume) or (None, [])
     if resumed is not None and arguments.convention is None:
         arguments = replace(arguments, convention=kept_convention(arguments.folder))
+    deadline = None
+    if resumed is not None and arguments.max_time is not None and has_length(arguments.folder):
+        deadline, arguments = began + arguments.max_time, replace(arguments, max_time=None)
     if resumed is not None and is_complete(ended := State.from_json(resumed.state), spec.fit):
         calls = recorded(arguments.folder).get("arguments", {})
         again = reopened(ended, arguments.epochs, arguments.max_time, calls)
@@ -79,6 +84,7 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
     torch.set_num_threads(stored.get("threads", torch.get_num_threads()))
     precision, times = _choose_precision(spec, arguments, sets.training.classes, fixed, device)
     fabric = processes.launch(device, arguments.devices, precision)
+    arguments = replace(arguments, out=Path(fabric.broadcast(str(arguments.folder))))  # the first process has its lock
     console = Console(shown=arguments.progress and fabric.is_global_zero, verbose=arguments.verbose)
 
     # ---- detector and folder
@@ -95,7 +101,11 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
     )
     console.print_once([log.problem])
     try:
-        state = run_segments(setup.job(began), setup.loaders(), resumed, log, console)
+        job = replace(setup.job(began), deadline=deadline)
+        try:
+            state = run_segments(job, setup.loaders(), resumed, log, console)
+        except SessionOver:
+            return Run(arguments.folder)
     finally:
         log.close()
         console.print_once([log.problem])

@@ -182,6 +182,12 @@ def kept_convention(out: Path) -> str | None:
     return arguments.get("convention") if isinstance(arguments, dict) else None
 
 
+def has_length(out: Path) -> bool:
+    """Whether a run was begun without a time limit: one that is given on resuming ends the session, not the run."""
+    arguments = recorded(out).get("arguments")
+    return isinstance(arguments, dict) and arguments.get("max_time") is None
+
+
 def record_changes(out: Path, record: dict[str, Any], after: int, changes: Sequence[Change]) -> None:
     """Rewrites ``run.json`` of a run that is resumed: the present settings, and under "resumed" what has changed.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from ..checkpoints.initial import find_spec
 from ..config.overrides import override
 from ..errors import FovealError
 from ..files.aliases import PathLike
+from ..files.lock import FolderInUse, locked
 from ..runtime import process_group
 from ..runtime.processes import first_process
 from .arguments import TrainArguments, with_fields
@@ -35,22 +38,49 @@ def train(spec: Spec | PathLike, arguments: TrainArguments) -> Run:
     are in ``out/seed-K``. Returns the run; ``run.results`` is its results.json, ``run.path`` its folder.
 
     Raises :class:`FovealError` for data or a folder that is refused, :class:`UsageError` for arguments that do not fit,
-    :class:`~foveal.training.loop.nonfinite.NonFiniteLoss`, and ``KeyboardInterrupt`` after a checkpoint was saved.
+    :class:`~foveal.training.loop.update.NonFiniteLoss`, and ``KeyboardInterrupt`` after a checkpoint was saved (or, for
+    SIGTERM, :class:`~foveal.runtime.interrupt.Terminated`, a ``SystemExit``).
     """
     began = loop.now()
     found, own_weights = find_spec(spec, arguments.parts)
     found = override(found, list(arguments.overrides), parts=arguments.parts)
-    out = default_out(spec, resume=arguments.resume) if arguments.out is None else Path(arguments.out)
-    arguments = replace(arguments, out=out, weights=arguments.weights or own_weights)
+    with process_group.together(), run_folder(spec, arguments) as out:
+        arguments = replace(arguments, out=out, weights=arguments.weights or own_weights)
 
-    def one(seed: int) -> Run:
-        return train_one(found, replace(arguments, seed=seed, out=out / f"seed-{seed}"), loop.now())
+        def one(seed: int) -> Run:
+            return train_one(found, replace(arguments, seed=seed, out=out / f"seed-{seed}"), loop.now())
 
-    with process_group.together():
         if arguments.seeds == 1:
             return train_one(found, arguments, began)
         seeds = range(arguments.seed, arguments.seed + arguments.seeds)
         return train_seeds(one, out, seeds, write=first_process())
+
+
+@contextmanager
+def run_folder(spec: Any, arguments: TrainArguments) -> Iterator[Path]:
+    """The run folder, on which no other training works meanwhile; of two that begin at once, each gets its own name.
+
+    The first process holds the lock.
+    """
+    if arguments.out is not None or arguments.resume:
+        out = Path(arguments.out or default_out(spec, resume=True))
+        with locked(out, "a training run") if first_process() else nullcontext():
+            yield out
+        return
+    taken: set[Path] = set()  # by runs that have written nothing yet
+    while True:
+        out = default_out(spec, taken=taken)
+        with ExitStack() as stack:
+            if first_process():
+                try:
+                    stack.enter_context(locked(out, "a training run"))
+                except FolderInUse:
+                    taken.add(out)
+                    continue
+                if _holds_run(out):  # since a moment ago
+                    continue
+            yield out
+            return
 
 
 def _holds_run(folder: Path) -> bool:
@@ -58,15 +88,15 @@ def _holds_run(folder: Path) -> bool:
     return any(folder.joinpath(name).exists() for name in ("run.json", "results.json")) or any(folder.glob("seed-*"))
 
 
-def default_out(spec: Any, *, resume: bool = False) -> Path:
-    """``runs/NAME``, or ``runs/NAME-2``, ... where that holds a run; with ``resume`` the newest of these."""
+def default_out(spec: Any, *, resume: bool = False, taken: Collection[Path] = ()) -> Path:
+    """``runs/NAME``, or ``runs/NAME-2``, ... where that holds a run or is taken; ``resume``: the newest of these."""
     if isinstance(spec, (str, Path)):
         name = re.sub(r"[^\w.-]+", "-", Path(spec).name) or "run"
     else:
         name = type(spec).__name__.lower()
     base = Path("runs") / name
     candidate, number = base, 1
-    while _holds_run(candidate):
+    while _holds_run(candidate) or candidate in taken:
         base, number = candidate, number + 1
         candidate = base.with_name(f"{name}-{number}")
     if not resume:

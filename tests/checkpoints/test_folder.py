@@ -6,7 +6,9 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +148,7 @@ def test_accepted_paths(tmp_path: Path) -> None:
     expected = {"checkpoints/step-1": 1, "checkpoints/last": 3, ".": 3}
     for name, step in expected.items():
         assert checkpoint.load_checkpoint(run / name).path.name == f"step-{step}"
-    checkpoint.point(run / "checkpoints", "best", 2)
+    checkpoint.save(run / "checkpoints", 3, replace(content(3), state={**content(3).state, "best": 2}))
     loaded = checkpoint.load_checkpoint(run)
     assert loaded.path.name == "step-2"
     assert loaded.text == "Tiny(a=1)"
@@ -159,6 +161,37 @@ def test_accepted_paths(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(FovealError, match="no checkpoint yet"):
         checkpoint.load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "links", ["as written", "not copied", "copied as folders", "copied as text", "not on this disk"]
+)
+def test_the_best_checkpoint_is_named_by_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: str) -> None:
+    folder = tmp_path / "checkpoints"
+    if links == "not on this disk":
+
+        def refused(*arguments: Any, **options: Any) -> None:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+        monkeypatch.setattr(Path, "symlink_to", refused)
+    for step, best in ((1, None), (2, 2), (3, 2)):
+        checkpoint.save(folder, step, replace(content(step), state={"step": step, "best": best}))
+    checkpoint.point(folder, "best", 2)
+    for name in ("best", "last") if links.startswith(("copied", "not copied")) else ():
+        (folder / name).unlink()
+        if links == "copied as folders":
+            shutil.copytree(folder / "step-1", folder / name)  # of an earlier copy
+        elif links == "copied as text":
+            (folder / name).write_text("step-1")
+    run = checkpoint.Run(tmp_path)
+    assert checkpoint.find_checkpoint(tmp_path).name == run.best.name == "step-2"
+    assert run.last.name == "step-3"
+    (folder / "step-3" / "state.json").write_text("{")  # damaged: the checkpoint before it names the best of its time
+    assert checkpoint.find_checkpoint(tmp_path).name == "step-2"
+    shutil.rmtree(folder / "step-2")
+    checkpoint.save(folder, 3, replace(content(3), state={"step": 3, "best": 2}))
+    with pytest.raises(DamagedCheckpoint, match=r"step-2: the best checkpoint of the run is missing"):
+        checkpoint.find_checkpoint(tmp_path)
 
 
 def test_weights_are_never_taken_from_another_checkpoint(tmp_path: Path) -> None:

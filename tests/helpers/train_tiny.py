@@ -111,7 +111,7 @@ def make_data(folder: Path, train: int = 12, val: int = 4, size: int = 40, empty
     return folder
 
 
-def train_tiny(data: Path, out: Path, spec: TinySpec | None = None, **options: Any) -> Any:
+def train_tiny(data: Path, out: Path | None, spec: TinySpec | None = None, **options: Any) -> Any:
     """A training run of the tiny detector, without console output, on :func:`make_data`."""
     from foveal.training.run import train
 

@@ -526,6 +526,24 @@ def test_a_recipe_and_a_batch_change_on_purpose(data: Path, tmp_path: Path, stop
     assert "lr=0.02" in record["spec"] and record["batch_size"] == 2
 
 
+def test_a_time_limit_on_resuming_ends_the_session_and_not_the_run(
+    data: Path, tmp_path: Path, stop_after: Any, release: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train_tiny(data, tmp_path / "whole")
+    stop_after(2)
+    with pytest.raises(Stop):
+        train_tiny(data, tmp_path / "cut", save_every=0.0)
+    release()
+    for step in (3, 4):
+        train_tiny(data, tmp_path / "cut", resume=True, max_time=1e-3, progress=True)  # an iteration, at least
+        assert f"stopped after iteration {step}, which is saved: continue with --resume" in capsys.readouterr().err
+    assert not (tmp_path / "cut" / "results.json").exists()
+    run = train_tiny(data, tmp_path / "cut", resume=True)
+    assert run.results["steps"] == whole.results["steps"] and run.results["ended"] == "finished"
+    a, b = (checkpoint.find_checkpoint(each.last) / "model.safetensors" for each in (whole, run))
+    assert a.read_bytes() == b.read_bytes()
+
+
 def test_a_timed_run_is_extended_by_a_longer_limit(data: Path, tmp_path: Path) -> None:
     first = train_tiny(data, tmp_path, max_time=2.0)
     steps = first.results["steps"]

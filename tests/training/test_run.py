@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pickle
 import signal
 import statistics
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,8 @@ import torch
 
 from foveal.checkpoints import folder as checkpoint
 from foveal.errors import FovealError, UsageError
+from foveal.files import lock
+from foveal.files.lock import FolderInUse, locked
 from foveal.recipe import Cosine, OnImages
 from foveal.runtime.precision import choose, fast_bf16
 from foveal.training.loop import loop
@@ -251,6 +257,50 @@ def test_ctrl_c_leaves_a_usable_state(data: Path, tmp_path: Path, monkeypatch: p
     train_tiny(data, tmp_path / "cut", resume=True)
     a, b = (tmp_path / n / "checkpoints/last/model.safetensors" for n in ("whole", "cut"))
     assert a.read_bytes() == b.read_bytes()
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+from foveal.cli import main
+from tests.helpers.train_tiny import TinySpec, train_tiny
+main._run = lambda verb, arguments: train_tiny(
+    Path(arguments[0]), Path(arguments[1]), epochs=10_000, progress=True, workers=2, resume="resume" in arguments
+)
+sys.argv[1:] = ["train", *sys.argv[1:]]
+main.run()
+"""
+
+
+@pytest.mark.parametrize("whom", ["the process", "all its processes"])
+def test_sigterm_saves_as_ctrl_c_does(data: Path, tmp_path: Path, whom: str) -> None:
+    """A container's end reaches one process, a cluster's all of them: also those that load images."""
+    out = tmp_path / "run"
+    for resumed in (False, True):
+        command = [sys.executable, "-c", TRAIN, str(data), str(out), *(["resume"] if resumed else [])]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        before = checkpoint.steps(out / "checkpoints")
+        deadline = time.monotonic() + 120
+        while checkpoint.steps(out / "checkpoints") == before and time.monotonic() < deadline:
+            time.sleep(0.05)  # until an epoch has ended
+        (os.kill if whom == "the process" else os.killpg)(process.pid, signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+        last = checkpoint.steps(out / "checkpoints")[-1]
+        assert process.returncode == 143, errors
+        assert f"stopped after iteration {last}, which is saved: continue with --resume" in errors
+        assert errors.rstrip().endswith("foveal: ended by SIGTERM")
+        assert "Traceback" not in errors
+
+
+def test_one_training_works_on_a_folder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with locked(Path("runs/tinyspec"), "a training run"):  # by this process, which is as good as another one
+        monkeypatch.setattr(lock, "PATIENCE", 0.0)
+        with pytest.raises(FolderInUse, match=r"runs/tinyspec: a training run .* works on this folder"):
+            train_tiny(data, Path("runs/tinyspec"), epochs=1)
+        run = train_tiny(data, None, epochs=1)  # without a name: the next one
+    assert str(run.path) == "runs/tinyspec-2"
+    assert not (run.path / ".lock").exists()
 
 
 # ------------------------------------------------------------------------------------------ time limits

@@ -7,9 +7,6 @@ worker builds whole batches and writes their pixels into shared memory once.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -33,6 +30,7 @@ from ..records.dataset import Dataset
 from .batches import BatchBuilder, EvalBatches, TrainBatches, WorkerBatch
 from .order import Order, repeat_factors
 from .shared_records import PackedRecords, targets_of
+from .worker_process import live_with_parent
 
 if TYPE_CHECKING:
     from ...parts.resizing import Input
@@ -135,7 +133,7 @@ class BaseLoader(ABC, Generic[_B]):
                 num_workers=self.workers,
                 prefetch_factor=2,
                 persistent_workers=True,
-                worker_init_fn=_leave_with_parent,
+                worker_init_fn=live_with_parent,
             )
         self._schedule.specs = list(specs)
         try:
@@ -284,19 +282,6 @@ class _Schedule:
 
     def __len__(self) -> int:
         return len(self.specs)
-
-
-def _leave_with_parent(worker: int) -> None:
-    """Ends a worker when its parent process is gone, also by ``kill -9``, for nothing else would end it."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 class _BuilderDataset(TorchDataset[WorkerBatch]):

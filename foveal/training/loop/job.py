@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ from ...recipe import GradientStage, Recipe
 from .log import Log
 from .state import State
 from .validate import Validator
+
+
+class SessionOver(Exception):
+    """The time limit of a session has passed, and the run is to be continued; its present state is saved."""
 
 
 class LoopArguments(Protocol):
@@ -71,6 +76,12 @@ class Job:
     fixed: dict[str, Any]  # seed, threads, precision, ...: goes into state.json, and must not change on resuming
     batch: int  # images per iteration, over all processes
     began: float  # when the run was called, by ``time.monotonic``
+    deadline: float | None = None  # of a session that ends before the run does, by ``time.monotonic``
+
+    @property
+    def session_over(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
     @property
     def out(self) -> Path:

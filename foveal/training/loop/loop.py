@@ -13,10 +13,10 @@ from contextlib import closing, contextmanager
 from ...assembly.detector import Detector
 from ...checkpoints.folder import Content
 from ...errors import FovealError
-from ...runtime.interrupt import Interrupt
+from ...runtime.interrupt import Interrupt, Terminated
 from ...runtime.progress import Console
 from ...types import Images, Targets
-from .job import Job, Segment, save_checkpoint
+from .job import Job, Segment, SessionOver, save_checkpoint
 from .log import Clock, Log, Meter
 from .optimizers import build_optimizer, freeze, optimizer_tensors, restore_optimizer, set_training_mode
 from .replan import resume_plan
@@ -59,7 +59,7 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------ the loop
     def run(self) -> State:
-        """Trains until the plan is completed, the time is up or AP stops improving. Ctrl-C saves, then raises."""
+        """Trains until the plan is completed, the time is up or AP stops improving. Signals save, then raise."""
         state = self.state
         with Interrupt() as interrupt:
             while not state.over:
@@ -75,10 +75,11 @@ class Loop:
         with closing(self._batches(interrupt)) as batches:
             for parts, files in batches:
                 self._update(parts, files)
-                if self._agreed(interrupt.asked):
-                    self._save()
-                    raise KeyboardInterrupt
                 with self._saved_by(interrupt):
+                    if self._agreed(interrupt.asked):
+                        raise interrupt.error()
+                    if self._agreed(self.job.session_over):
+                        raise SessionOver
                     self._make_plan()
                 if state.at_boundary:
                     return
@@ -234,8 +235,7 @@ class Loop:
 
     @property
     def _val_every(self) -> int:
-        """Epochs between validations."""
-        return self.state.plan.val_every or self.fit.val_every
+        return self.state.plan.val_every or self.fit.val_every  # epochs between validations
 
     def _seconds_left(self) -> float:
         state = self.state
@@ -254,14 +254,15 @@ class Loop:
 
     @contextmanager
     def _saved_by(self, interrupt: Interrupt) -> Iterator[None]:
-        """Ctrl-C while images are loaded saves, then raises. It reaches the loader's workers too, and kills them."""
+        """A signal saves, then raises. Ctrl-C reaches the processes that load images too, and kills them."""
         try:
             yield
-        except (KeyboardInterrupt, FovealError) as error:
-            if isinstance(error, NonFiniteLoss) or not (interrupt.asked or isinstance(error, KeyboardInterrupt)):
+        except (KeyboardInterrupt, Terminated, SessionOver, FovealError) as error:
+            if isinstance(error, NonFiniteLoss) or (isinstance(error, FovealError) and not interrupt.asked):
                 raise
             self._save()
-            raise KeyboardInterrupt from None
+            self.console.print(f"stopped after iteration {self.state.updates}, which is saved: continue with --resume")
+            raise (interrupt.error() if isinstance(error, FovealError) else error) from None
 
     # ------------------------------------------------------------------------------- log and checkpoints
     def _epoch_number(self) -> int:
