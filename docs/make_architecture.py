@@ -23,7 +23,7 @@ LEVELS = (  # of the import order, lowest first; a folder imports from its own l
     ("weights", "parts"),
     ("runtime", "data"),
     ("assembly", "detectors", "config", "external_proposals", "presets"),
-    ("checkpoints", "evaluation", "inference"),
+    ("checkpoints", "evaluation", "inference", "inspection"),
     ("training", "report", "checks", "cli"),
 )
 FOLDERS = {  # what each top-level folder is for
@@ -45,6 +45,7 @@ FOLDERS = {  # what each top-level folder is for
     "checkpoints": "save, load, transfer, import, export",
     "evaluation": "COCO, VOC, recall, diagnosis",
     "inference": "predict and draw",
+    "inspection": "trace, reasons, verdicts, pages",
     "training": "arguments, loop, stages, resume",
     "report": "report pages, plots, compare",
     "checks": "encode/decode check, overfit check",

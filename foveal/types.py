@@ -316,3 +316,4 @@ class Boxes:
     labels: Tensor  # (B, N) int64
     valid: Tensor  # (B, N) bool; the valid ones come first, by falling score
     masks: Tensor | None = None  # (B, N, m, m) probabilities inside each box
+    rows: Tensor | None = None  # (B, N) int64: the candidate that each box was, where they come from candidates

@@ -22,6 +22,7 @@ from ..parts.postprocess import NMS, Select, Suppress
 from ..parts.samplers import All, Sampler
 from ..types import Boxes, Detections, Images, Match, Predictions, Priors, Targets
 from .arrays import paste_masks
+from .trace import ACTIVE, Sampling, Selection
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,9 @@ class BoxTask:
         if sample is None:
             ranked = class_losses.detach() if self.sampler.needs_losses else None
             sample = self.sampler.sample(match, priors, ranked, rng)
+        trace = ACTIVE.get()
+        if trace is not None:
+            trace.samplings.append(Sampling(priors, match, sample))
         sample = sample.to(class_losses.dtype)
         by_class = self.cls_loss.prior_weight(match.positive)
         weight = sample if by_class is None else sample * by_class
@@ -155,16 +159,30 @@ class BoxTask:
     @torch.no_grad()
     def detect(self, predictions: Predictions, priors: Priors, images: Images) -> Boxes:
         """The detections of each image in network pixels, clipped, by descending score."""
-        logits = predictions.logits
         on_logits = self.cls_loss.monotone and self.quality is None
-        scores = logits if on_logits else self.cls_loss.scores(logits.float())
-        if self.quality is not None and predictions.quality is not None:
-            scores = self.quality.scores(scores, predictions.quality.float())
+        scores = predictions.logits if on_logits else self.scores(predictions)
         if priors.valid is not None:
             scores = scores.masked_fill(~priors.valid[..., None], -torch.inf)
-        values, index, labels, level = self.select.candidates(
-            scores, priors.counts, self.cls_loss.scores if on_logits else None
-        )
+        candidates = self.select.candidates(scores, priors.counts, self.cls_loss.scores if on_logits else None)
+        values, index, labels, level = candidates
+        boxes = self.decoded(predictions, priors, index, labels)
+        if self.clip == "before":
+            boxes = clip(boxes, images.sizes)
+        kept = self.suppress(boxes, values, labels, level, self.select.valid(boxes, values))
+        trace = ACTIVE.get()
+        if trace is not None:
+            trace.selections.append(Selection(predictions, priors, images, candidates, boxes, kept))
+        return kept if self.clip == "before" else replace(kept, boxes=clip(kept.boxes, images.sizes))
+
+    def scores(self, predictions: Predictions) -> Tensor:
+        """The score of every (prior, class) pair (B, A, C) float32."""
+        scores = self.cls_loss.scores(predictions.logits.float())
+        if self.quality is None or predictions.quality is None:
+            return scores
+        return self.quality.scores(scores, predictions.quality.float())
+
+    def decoded(self, predictions: Predictions, priors: Priors, index: Tensor, labels: Tensor) -> Tensor:
+        """The boxes (B, S, 4), not clipped, of the pairs of the priors ``index`` (B, S) and classes ``labels``."""
         deltas = predictions.deltas
         if deltas.dim() == 4:
             classes = deltas.shape[2]
@@ -172,13 +190,9 @@ class BoxTask:
             deltas = deltas.flatten(1, 2).gather(1, flat)
         else:
             deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4))
-        prior_boxes = priors.places(len(index))
-        prior_boxes = prior_boxes.gather(1, index[..., None].expand(-1, -1, prior_boxes.shape[-1]))
-        boxes = self.coder.decode(deltas.float(), prior_boxes)
-        if self.clip == "before":
-            boxes = clip(boxes, images.sizes)
-        detected = self.suppress(boxes, values, labels, level, self.select.valid(boxes, values))
-        return detected if self.clip == "before" else replace(detected, boxes=clip(detected.boxes, images.sizes))
+        places = priors.places(len(index))
+        places = places.gather(1, index[..., None].expand(-1, -1, places.shape[-1]))
+        return self.coder.decode(deltas.float(), places)
 
     def with_counts(self, before: int, after: int) -> BoxTask:
         """The same task with other candidate counts: before suppression (each level) and after it."""

@@ -20,6 +20,7 @@ from ..types import Boxes, Images, Match, Predictions, Priors, Targets
 from .detector import Detector, Spec, in_evaluation, network_pixels
 from .proposers import EXTERNAL, Proposer
 from .task import BoxTask, Outputs, sampled
+from .trace import ACTIVE, Sampling
 
 T = TypeVar("T")
 HEAD_CHUNK = 256  # RoIs of each image in one pass of the head before sampling; bounds the memory
@@ -101,6 +102,10 @@ class TwoStage(Detector):
             losses = self.roi.losses(predictions, priors, targets, rng, match=match)
             return losses | self._mask_loss(features, priors.boxes, match, targets, images, rng)
         match, index, valid = selection
+        trace = ACTIVE.get()
+        if trace is not None:
+            all_priors = torch.zeros_like(match.gt, dtype=torch.float32)
+            trace.samplings.append(Sampling(priors, match, all_priors.scatter_add(1, index, valid.float())))
         match = sampled(match, index)
         boxes = priors.boxes.gather(1, index[..., None].expand(-1, -1, 4))
         rois = Priors(boxes, (boxes.shape[1],), valid)

@@ -58,7 +58,7 @@ class DistanceNMS(Suppress):
         removes = torch.zeros(n, n, dtype=torch.bool, device=boxes.device)  # [i, j]: i removes j
         for start in range(0, n, _ROWS):
             part = slice(start, start + _ROWS)
-            close = box_ops.iou(boxes[part, None], boxes[None]) - self._distance(boxes[part, None], boxes[None])
+            close = box_ops.iou(boxes[part, None], boxes[None]) - self.distance(boxes[part, None], boxes[None])
             removes[part] = (close > self.iou) & (group[part, None] == group[None])
         removes = removes.triu(1)
         remains = torch.ones(n, dtype=torch.bool, device=boxes.device)
@@ -68,7 +68,9 @@ class DistanceNMS(Suppress):
                 return remains
             remains = updated
 
-    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """The distance of the centers of boxes that broadcast, (..., 4) x (..., 4) -> (...), as it counts against their
+        IoU."""
         shift = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
         hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
         share: Tensor = shift.square().sum(-1) / hull.square().sum(-1).clamp(min=1e-9)

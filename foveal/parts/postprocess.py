@@ -194,7 +194,7 @@ class NoNMS(Suppress):
 
 
 def gather_boxes(boxes: Tensor, scores: Tensor, labels: Tensor, index: Tensor, valid: Tensor) -> Boxes:
-    """The boxes at ``index`` (B, N), zero where not ``valid`` (B, N)."""
+    """The candidates at ``index`` (B, N) as boxes, zero where not ``valid`` (B, N)."""
     zero = scores.new_zeros(())
     selected = boxes.gather(1, index[..., None].expand(-1, -1, 4))
     return Boxes(
@@ -202,6 +202,7 @@ def gather_boxes(boxes: Tensor, scores: Tensor, labels: Tensor, index: Tensor, v
         scores=torch.where(valid, scores.gather(1, index), zero),
         labels=labels.gather(1, index) * valid,
         valid=valid,
+        rows=index,
     )
 
 

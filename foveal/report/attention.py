@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..assembly.detector import Detector
@@ -16,8 +16,8 @@ from ..assembly.task import Outputs
 from ..detectors.detr import DETR
 from ..errors import UsageError
 from ..inference.draw import draw_boxes
+from ..inspection.attention import recorded_attention
 from ..parts.coders import ImageRelative
-from ..parts.heads.transformer import DecoderLayer, TransformerHead
 from ..types import Images
 
 _DARK = 0.3  # share of the brightness where the attention is zero
@@ -31,21 +31,11 @@ def attention_maps(detector: Detector, images: Images, layer: int = -1) -> tuple
     image, with a sum of 1. Query q is row q of ``outputs.layers[layer]``; cell (y, x) covers the pixels around
     ``((x + 1/2) W / w, (y + 1/2) H / h)`` of the canvas. Raises ``UsageError`` for a detector without queries.
     """
-    head = detector.get_submodule("head") if isinstance(detector.spec, DETR) else None
-    if not isinstance(head, TransformerHead):
-        raise UsageError(f"{type(detector.spec).__name__} has no queries", fix="Use a DETR")
-    attention = cast(DecoderLayer, head.decoder.layers[layer]).multihead_attn
-    weights: list[Tensor] = []
-
-    def record(_: nn.Module, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None]) -> None:
-        weights.append(attention.weights(inputs[0], inputs[1], inputs[3]).mean(1))
-
-    handle = attention.register_forward_pre_hook(record)
-    try:
+    with recorded_attention(detector, layer) as maps:
         outputs = detector.outputs(detector.normalize(images))
-    finally:
-        handle.remove()
-    return weights[0].view(*weights[0].shape[:2], *outputs.features[-1].shape[-2:]), outputs
+    if not maps:
+        raise UsageError(f"{type(detector.spec).__name__} has no queries", fix="Use a DETR")
+    return maps[0], outputs
 
 
 def attention_images(
