@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from ...files.aliases import Floats
 from ..records.convention import Convention, Layout, Unit
 from ..records.evidence import Evidence
+from .square import judge_shape
 
 SLACK, SLACK_PIXELS = 0.02, 2.0  # of a side, and pixels: a box that leaves the image by less is imprecise and no more
 MOST_BAD = 0.02  # of the boxes: a convention with more that do not lie in their images does not explain a set
 SURE, SURE_SHARE = 3, 0.1  # boxes outside their images, and their share of all, from which the verdict is an error
 UNIT = 1.05  # fractions of an image, with boxes that stick out a little
 PERCENT = 105.0
-LARGE = 200.0  # pixels: percentages and pixels cannot be confused in images of this size
+LARGE = 150.0  # pixels: percentages and pixels cannot be confused in images of this size
 MOST = 20_000  # boxes that are looked at
 CORNER, SMALL_CORNER, CORNER_BOXES = 0.6, 0.35, 20  # the part of the images that holds all of so many boxes
 MIXED = 0.05  # of the boxes: fractions among pixels
@@ -67,6 +68,7 @@ def judge_boxes(evidence: Sequence[Evidence]) -> BoxVerdict | None:
         _by_unit(read_as, candidates, numbers, sizes)
         or _mixed(read_as, numbers, sizes)
         or _by_bounds(read_as, candidates, numbers, sizes)
+        or _by_shape(read_as, numbers, sizes)
     )
 
 
@@ -122,7 +124,11 @@ def _by_outlines(
         return True
     best = max(candidates, key=agree, default=None)
     if best is None or agree(best) < max(0.8, as_read + 0.3):
-        return None
+        if as_read > 0.2:
+            return None
+        said = f"{as_read:.0%} of {len(numbers)} boxes are those around the polygons of their objects"
+        fix = "Check whether the boxes or the polygons are right; masks outside their boxes are not learned"
+        return BoxVerdict(False, (), said, len(numbers), 0, "boxes and polygons of the same objects differ", fix)
     said = f"{agree(best):.0%} of the boxes then agree with the polygons of their objects, as read now {as_read:.0%}"
     bad = len(numbers) - int(in_image(read_as, numbers, sizes).sum())
     return BoxVerdict(True, (best,), said, len(numbers), bad)
@@ -200,7 +206,7 @@ def _by_bounds(read_as: Convention, candidates: list[Convention], numbers: Float
         least = min(int(in_image(c, numbers, sizes).sum()) for c in looks)
         said = f"{least} of {n} boxes then lie in their images, as read now {n - bad} do"
         return BoxVerdict(sure, looks, said, n, bad)
-    return _frame(read_as, numbers, sizes, bad) or _unsound(n, bad)
+    return _exchanged(read_as, numbers, sizes, bad) or _frame(read_as, numbers, sizes, bad) or _unsound(n, bad)
 
 
 def _mixed(read_as: Convention, numbers: Floats, sizes: Floats) -> BoxVerdict | None:
@@ -219,6 +225,23 @@ def _mixed(read_as: Convention, numbers: Floats, sizes: Floats) -> BoxVerdict | 
     bad = n - int(in_image(read_as, numbers, sizes).sum())
     sure = few >= SURE and read_as.unit != "fractions"  # pixels among fractions are dropped, each with a warning
     return BoxVerdict(sure, (), said, n, bad, "some boxes are in fractions and the others in pixels", fix)
+
+
+def _exchanged(read_as: Convention, numbers: Floats, sizes: Floats, bad: int) -> BoxVerdict | None:
+    """Height before width."""
+    n = len(numbers)
+    other = n - int(in_image(read_as, numbers[:, [0, 1, 3, 2]], sizes).sum())
+    if read_as.layout not in ("top-left", "centers") or bad < SURE or bad < SURE_SHARE * n or other > MOST_BAD * n:
+        return None
+    said = f"{n - other} of {n} boxes then lie in their images, as read now {n - bad} do"
+    fix = "Exchange the last two numbers of each box"
+    return BoxVerdict(True, (), said, n, bad, "the boxes look like height before width", fix)
+
+
+def _by_shape(read_as: Convention, numbers: Floats, sizes: Floats) -> BoxVerdict | None:
+    """Fractions of another shape than that of the image."""
+    found = judge_shape(read_as.boxes(numbers, sizes), sizes) if read_as.unit != "pixels" else None
+    return None if found is None else BoxVerdict(False, (), found.evidence, len(numbers), 0, found.claim, found.fix)
 
 
 def _unsound(n: int, bad: int) -> BoxVerdict | None:

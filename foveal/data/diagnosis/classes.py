@@ -93,6 +93,18 @@ def empty_classes(training: Dataset) -> Iterator[Finding]:
     yield Finding("class-without-object", "warning", str(training.path), "", message, fix)
 
 
+def background_classes(parts: Sequence[Dataset]) -> Iterator[Finding]:
+    """A warning where objects have the class of no object: another tool counts it, and the numbers may be one off."""
+    used = {part.classes[label] for part in parts for r in part.records for label in r.labels.tolist()}
+    for name in sorted(used):
+        if folded(name) in ("background", "bg"):
+            message = (
+                f"objects have the class {name!r}: is it in the list of names by mistake, so that all are one off?"
+            )
+            fix = "Remove it from the names if no object is meant, or leave it out with --classes"
+            yield Finding("class-background", "warning", str(parts[0].path), "", message, fix)
+
+
 def only_difficult(training: Dataset) -> Iterator[Finding]:
     """A warning where all objects to learn are difficult, which some recipes drop."""
     counted = [record.difficult[~(record.crowd | record.ignore)] for record in training.records]
@@ -112,10 +124,24 @@ def class_numbers(evidence: Sequence[Evidence], path: str) -> Finding | None:
         names.update(each.class_names)
     shift = evidence[0].convention.first_class
     known = sorted(number + shift for number in names)
-    if not counts or not known or known[0] in counts:
+    if not counts or not known:
         return None
     total, low, high = sum(counts.values()), min(counts), max(counts)
     lost = sum(count for number, count in counts.items() if number - shift not in names)
+    if (
+        lost
+        and known[-1] not in counts
+        and all(n - shift + 1 in names for n in counts)
+        and 2 * len(counts) > len(known)
+    ):
+        message = f"the class numbers seem to be one too low: they go from {low} to {high} where the {len(known)} names"
+        message += (
+            f" have {known[0]} to {known[-1]}; so {lost} of {total} objects have no class and the others have the"
+        )
+        message += " class before theirs"
+        return _numbers(path, "error", message, "Number the classes as the names are")
+    if known[0] in counts:
+        return None
     in_order = known == list(range(shift, shift + len(known)))
     said = f"none is {known[0]}, and they go from {low} to {high} where the {len(known)} names have {known[0]}"
     said += f" to {known[-1]}" if len(known) > 1 else ""

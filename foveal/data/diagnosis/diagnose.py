@@ -12,7 +12,7 @@ from ..records.dataset import Dataset
 from ..records.evidence import Evidence
 from ..records.findings import Finding, Severity
 from .boxes import BoxVerdict, judge_boxes
-from .classes import class_numbers, similar_classes
+from .classes import background_classes, class_numbers, similar_classes
 
 MISREAD = ("box-convention", "class-numbers")  # of severity error: what is read is not what was meant
 _FEW_UNLABELED, _MANY_UNLABELED = 3, 0.5  # images, and their share: fewer without a label file are a note
@@ -38,9 +38,9 @@ def diagnose_parts(parts: Sequence[Dataset], *, counts: bool = True) -> list[Dat
             added[k].append(finding)
             explained[k].update(codes if finding.severity == "error" else ())
     for k, part in enumerate(parts):
-        added[k] += [f for f in _labels(part) if counts or f.severity != "note"]
+        added[k] += [f for f in (*_labels(part), *_turned(part)) if counts or f.severity != "note"]
     if parts:
-        added[0] += [*similar_classes(parts), *(_unlisted(parts) if counts else ())]
+        added[0] += [*similar_classes(parts), *background_classes(parts), *(_unlisted(parts) if counts else ())]
         added[0] += range_findings([r.path for part in parts for r in part.records], parts[0].path)
     return [
         replace(part, findings=[*new, *(f for f in part.findings if f.code not in codes)], evidence=[])
@@ -136,6 +136,18 @@ def _labels(part: Dataset) -> Iterator[Finding]:
     if blank:
         message = f"{len(blank)} label files{of_split} are empty: their images have no objects (first: {blank[0].name})"
         yield Finding("labels-empty", "note", str(blank[0].parent), "", message)
+
+
+def _turned(part: Dataset) -> Iterator[Finding]:
+    """Images that are stored turned, where no stated size tells on which side up they were annotated."""
+    turned = [path for e in part.evidence for path in e.turned]
+    if turned:
+        message = (
+            f"{len(turned)} of {len(part)} images are stored turned (EXIF orientation), and the annotations state no "
+        )
+        message += f"size: their boxes are read on the upright image (first: {turned[0].name})"
+        fix = "Look at one of them; if its boxes are wrong, remove the EXIF orientation from the images"
+        yield Finding("image-turned", "note", str(turned[0].parent), "", message, fix)
 
 
 def _unlisted(parts: Sequence[Dataset]) -> Iterator[Finding]:

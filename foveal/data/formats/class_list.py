@@ -44,7 +44,20 @@ def read_class_list(file: Path, findings: Findings, literal: IsLiteral | None = 
     if gaps:
         message = f"{counted(len(gaps), 'blank line')} (first: line {gaps[0]}), taken for no class"
         findings.add("warning", "classes-blank", file, "", message, "Remove them, or write the names they stand for")
-    return _unmarked(names, file, findings)
+    return _unmarked(_listed(names, file, findings), file, findings)
+
+
+def _listed(names: list[str], file: Path, findings: Findings) -> list[str]:
+    """Names without a comment in front of them all, and without the marks of a YAML list."""
+    if len(names) > 1 and names[0].startswith("#") and not any(name.startswith("#") for name in names[1:]):
+        message = f"its first line {names[0]!r} is taken for a comment and not for a class"
+        findings.add("warning", "classes-form", file, "line 1", message, "Remove it, or the # if it is a class")
+        names = names[1:]
+    if len(names) > 1 and all(re.match(r"-\s+\S", name) for name in names):
+        message = f"it holds a YAML list and not one name a line; it is read as {len(names)} names"
+        findings.add("note", "classes-form", file, "", message, "Write one name a line")
+        names = [name[1:].strip().strip("'\"") for name in names]
+    return names
 
 
 def _marked(names: Sequence[str]) -> bool:

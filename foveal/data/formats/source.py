@@ -198,7 +198,11 @@ class Reader(ABC, Generic[S]):
         ``stated`` is the size in the annotation file ``source``.
         """
         size = self.trusted_size(stated)
-        return size if size is not None else self.source.sizes.check_size(path, stated, source, self.findings)
+        if size is None:
+            size = self.source.sizes.check_size(path, stated, source, self.findings)
+            if size is not None and (stated is None or 0 in stated) and self.source.sizes.sizes(path)[1] != size:
+                self.evidence.turned.append(path)
+        return size
 
     def trusted_size(self, stated: tuple[float, float] | None) -> tuple[int, int] | None:
         """The stated size where it is enough, so that the image is not opened."""

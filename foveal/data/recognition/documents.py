@@ -1,4 +1,4 @@
-"""Finds the datasets of annotation tools: LabelMe, CreateML, VIA, Label Studio, CVAT and Colabeler."""
+"""Finds the datasets of annotation tools: LabelMe, CreateML, VIA, Label Studio, CVAT, dlib and Colabeler."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from ...files.reading import Unreadable, read_json
 from ..formats.documents.colabeler import ColabelerSource
 from ..formats.documents.createml import CreateMlSource
 from ..formats.documents.cvat import CvatSource
+from ..formats.documents.dlib import DlibSource
 from ..formats.documents.label_studio import LabelStudioSource
 from ..formats.documents.labelme import LabelMeSource
 from ..formats.documents.via import ViaSource
+from ..formats.documents.via3 import Via3Source
 from ..formats.entry_source import EntrySource
+from ..formats.tables.rows import first_rows
 from ..records.splits import split_word
-from .kinds import is_damaged, xml_kind
+from .kinds import is_damaged, read_head, xml_kind
 from .listing import Listing, common_folder, image_roots_of
 
 _SOURCES: dict[str, type[EntrySource]] = {
     "labelme": LabelMeSource,
     "createml": CreateMlSource,
     "via": ViaSource,
+    "via3": Via3Source,
     "label-studio": LabelStudioSource,
     "label-studio-min": LabelStudioSource,
     "cvat": CvatSource,
+    "dlib": DlibSource,
     "colabeler": ColabelerSource,
 }
 _SAMPLE = 200  # XML files of a folder that are looked at
@@ -37,6 +42,9 @@ def find_documents(listing: Listing, kinds: Mapping[Path, str], images: Path | N
     for file in listing.jsons:
         if kinds[file] in _SOURCES:
             groups.setdefault(_SOURCES[kinds[file]], []).append(file)
+    of_tasks = [file for file in listing.tables if is_task_table(file)]
+    if of_tasks:
+        groups.setdefault(LabelStudioSource, []).extend(of_tasks)
     for of, files in groups.items():
         files += _damaged(listing, kinds, files, of.image_files)
     for folder, names in listing.xml.items():
@@ -53,6 +61,13 @@ def open_document(file: Path, kind: str, images: Path | None) -> EntrySource | N
     """The dataset of one file of a kind; ``None`` for kinds of other modules."""
     of = _SOURCES.get(kind)
     return None if of is None else of(file, [file], (images,) if images else _roots(of, [file], image_roots_of(file)))
+
+
+def is_task_table(file: Path) -> bool:
+    """Whether a table is Label Studio's: a row for each annotation, whose regions are JSON in a cell."""
+    head = read_head(file, 1 << 16)
+    rows = first_rows(head, len(head) < 1 << 16)
+    return bool(rows) and {"annotation_id", "annotator"} <= set(rows[0])
 
 
 def _damaged(listing: Listing, kinds: Mapping[Path, str], files: Sequence[Path], image_files: bool) -> list[Path]:

@@ -41,9 +41,8 @@ _OF_LISTS = {  # a document that begins with [
     "bdd100k": ((b"box2d",),),
     "labelbox": ((b"data_row",), (b"Labeled Data",)),
 }
-READ = frozenset({"coco", "labelme", "createml", "via", "label-studio", "label-studio-min"})
+READ = frozenset({"coco", "labelme", "createml", "via", "via3", "label-studio", "label-studio-min"})
 TOOLS = {  # kinds that are named but not read
-    "via3": "a project of VIA 3 (VGG's video annotator)",
     "supervisely": "annotations of Supervisely",
     "datumaro": "a Datumaro dataset",
     "bdd100k": "labels of BDD100K (Scalabel)",
@@ -51,7 +50,6 @@ TOOLS = {  # kinds that are named but not read
     "vott": "a project of VoTT",
     "darwin": "annotations of V7 (Darwin)",
     "detections": "detections (COCO results) and not a dataset",
-    "dlib": "a dataset of dlib's imglab",
 }
 
 TEXTS = {  # kinds of .txt files that are named but not read

@@ -13,7 +13,7 @@ from ..images.load import EXTENSIONS
 from ..records.splits import split_word
 
 ANNOTATION_FOLDERS = frozenset({"annotations", "annotation", "labels", "label", "json", "coco", "xml", "ann", "anns"})
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar", ".gz", ".bz2", ".xz")
 _IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img")
 
 

@@ -11,7 +11,7 @@ from ..formats.voc.reader import VocSource
 from ..formats.yolo.reader import YoloSource
 from ..images.load import EXTENSIONS
 from .coco import open_coco
-from .documents import open_document
+from .documents import is_task_table, open_document
 from .kinds import ENDINGS, TOOLS, json_kind, starts_with, text_kind, xml_kind
 from .listing import ARCHIVES
 from .tables import is_table, open_box_list, open_table
@@ -32,7 +32,8 @@ def open_file(path: Path, images: Path | None) -> Source:
     if suffix == ".xml":
         return _open_xml(path, images)
     if suffix in (".csv", ".tsv") or (suffix == ".txt" and is_table(path)):
-        return open_table(path, images)
+        of_tasks = open_document(path, "label-studio", images) if is_task_table(path) else None
+        return of_tasks or open_table(path, images)
     if suffix == ".txt" and text_kind(path) == "boxes":
         return open_box_list(path, images)
     raise _refusal(path, suffix)

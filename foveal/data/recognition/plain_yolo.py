@@ -16,7 +16,7 @@ from ..images.load import EXTENSIONS
 from ..records.findings import Findings, counted
 from ..records.splits import split_word
 from .class_files import find_names
-from .kinds import text_kind
+from .kinds import read_head, text_kind
 from .listing import Listing, folder_above
 
 _SAMPLE = 40  # label files of a folder that are looked at
@@ -69,7 +69,22 @@ class Labels:
             labels.folders |= empty
             labels.images = _images(listing.images if images is None else [Path(f) for f, _ in walk(images)])
             labels.pairs, labels.rivals = _pair(labels.images, labels.folders)
+            if not labels.lists:
+                labels.lists = labels.image_sets()
         return labels
+
+    def image_sets(self) -> list[Path]:
+        """VOC's lists of names without extensions (``ImageSets/train.txt``) that name some of the images."""
+        stems = {os.path.splitext(name)[0] for names in self.images.values() for name in names}
+        folders = [f for f in self.listing.texts if "imagesets" in (f.name.lower(), f.parent.name.lower())]
+        files = [
+            f / name for f in sorted(folders) for name in self.listing.texts[f] if split_word(name.rpartition(".")[0])
+        ]
+        return [
+            file
+            for file in files
+            if stems & {line.strip() for line in read_head(file, 1 << 16).decode("utf-8", "replace").splitlines()}
+        ]
 
     @property
     def used(self) -> list[Path]:
@@ -134,10 +149,16 @@ class Labels:
         listed: set[str] = set()
         for file in lists:
             try:
-                listed.update(line.replace("\\", "/").rpartition("/")[2] for line in read_lines(file))
+                bases = {line.replace("\\", "/").rpartition("/")[2] for line in read_lines(file)}
+                listed |= {os.path.splitext(base)[0] for base in bases}
             except Unreadable:  # told when the list is read
                 return
-        left = [folder / name for folder in self.pairs for name in self.images[folder] if name not in listed]
+        left = [
+            folder / name
+            for folder in self.pairs
+            for name in self.images[folder]
+            if os.path.splitext(name)[0] not in listed
+        ]
         if left:
             names = ", ".join(file.name for file in lists)
             message = f"{counted(len(left), 'image')} not in {names}, not used, such as {left[0]}"

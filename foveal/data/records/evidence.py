@@ -32,6 +32,7 @@ class Evidence:
     unlabeled: list[Path] = field(default_factory=list)  # images without a label file
     blank: list[Path] = field(default_factory=list)  # label files without a line
     unlisted: list[Path] = field(default_factory=list)  # images in no split, among those of the splits
+    turned: list[Path] = field(default_factory=list)  # stored turned, without a stated size to tell the side up
     labeled: int = 0  # images with a label file
     orphans: list[Path] = field(default_factory=list)  # label files without an image, where images have no label file
 

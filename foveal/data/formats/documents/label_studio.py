@@ -1,4 +1,4 @@
-"""Label Studio: its JSON export (tasks with annotations) and JSON-MIN.
+"""Label Studio: its JSON export (tasks with annotations), JSON-MIN, and CSV.
 
 Coordinates are percent of the image. A rectangle is a box, and where it is turned the box around it; a polygon or an
 ellipse is a box with a mask; brushes and key points are dropped. Of several annotations of a task one is used: the
@@ -7,6 +7,7 @@ ground truth, else the latest. A task without an annotation is skipped; predicti
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ...records.findings import Findings
 from ..entries import NamedImage, NamedObject
 from ..entry_source import EntrySource
 from ..shapes import angle_of, box_around, ellipse, ellipse_box, numbers_of, points_of, turned
+from ..tables.rows import read_rows
 from .json_file import read_checked
 
 _LABELS = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels", "choices")  # lists of class names
@@ -27,12 +29,12 @@ _OF_IMAGE = ("choices", "textarea", "rating", "number", "taxonomy", "datetime", 
 
 
 class LabelStudioSource(EntrySource):
-    """One JSON file of Label Studio, or several of one dataset."""
+    """One file of Label Studio, or several of one dataset."""
 
     format = "label-studio"
 
     def parse(self, file: Path, findings: Findings) -> list[NamedImage]:
-        doc = read_checked(file, findings)
+        doc = _read_table(file) if file.suffix.lower() in (".csv", ".tsv") else read_checked(file, findings)
         tasks = [doc] if isinstance(doc, dict) else doc
         if not isinstance(tasks, list):
             raise Unreadable("not an export of Label Studio: expected a list of tasks", "Export it again as JSON")
@@ -43,6 +45,22 @@ class LabelStudioSource(EntrySource):
             if image is not None:
                 images.append(image)
         return images
+
+
+def _read_table(file: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV as tasks of JSON-MIN: the cells with regions are JSON."""
+    (_, header), *rows = read_rows(file)[0]
+    tasks = []
+    for n, cells in rows:
+        task: dict[str, Any] = dict(zip(header, cells, strict=False))
+        for key, text in task.items():
+            if text.lstrip().startswith("[{"):
+                try:
+                    task[key] = json.loads(text)
+                except ValueError as error:
+                    raise Unreadable(f"line {n}: {key!r} is not valid JSON ({error})", "Export it again") from None
+        tasks.append({key: value for key, value in task.items() if value != ""})
+    return tasks
 
 
 def _read_task(task: Any, where: str, file: Path, findings: Findings) -> NamedImage | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ....files.reading import Unreadable, decode_text, read_bytes
 DELIMITERS = (",", ";", "\t", "|")
 _LARGEST = 4 << 30  # bytes
 _LONGEST = 1 << 26  # characters of a cell: VIA's polygons are JSON
+_SEPARATOR = re.compile(r"\ufeff?\"?sep=(.)\"?\r?\n", re.IGNORECASE)  # the first line of tables for Excel
 _FIRST = 50  # rows that decide about delimiter and columns
 
 
@@ -48,6 +50,9 @@ def first_rows(head: bytes, complete: bool) -> list[list[str]]:
 
 def find_delimiter(text: str) -> str:
     """The delimiter that divides the first rows into the most columns, the same number in nearly all of them."""
+    stated = _SEPARATOR.match(text)
+    if stated and stated.group(1) in DELIMITERS:
+        return stated.group(1)
     best, most = ",", (0, 0)
     for delimiter in DELIMITERS:
         try:
@@ -66,6 +71,8 @@ def _rows(text: str, delimiter: str, blank: bool = False) -> Iterator[tuple[int,
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
     for cells in reader:
+        if reader.line_num == 1 and _SEPARATOR.match(text):
+            continue
         if blank or any(cell.strip() for cell in cells):
             yield reader.line_num, cells
 

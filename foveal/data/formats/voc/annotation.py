@@ -96,6 +96,10 @@ class ObjectParser:
             message, fix = "it has no <name>; dropped", "Add its class name"
             self.findings.add("warning", "class-missing", xml, raw.where, message, fix)
             return None
+        if raw.names:
+            message, fix = "it has several different <name>; dropped", "Keep the name of its class"
+            self.findings.add("warning", "class-missing", xml, raw.where, message, fix)
+            return None
         if raw.name not in self.label_of:
             known = f"is not in {self.class_file}" if self.class_file else "is unknown"
             message, fix = f"the class {raw.name!r} {known}; dropped", "Correct the name or add it to classes.txt"

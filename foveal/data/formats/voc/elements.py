@@ -37,6 +37,7 @@ class XmlObject:
     nested: bool = False  # inside another element than the <annotation>
     deleted: bool = False  # by LabelMe's <deleted>
     parent: bool = False  # holds another <object>
+    names: bool = False  # has several different <name>, all of which are in ``name``
 
     @property
     def where(self) -> str:
@@ -136,6 +137,7 @@ def _attribute_or_text(elements: list[Element], tag: str) -> str | None:
 def _boxes(element: Element, n: int, nested: bool) -> Iterator[XmlObject]:
     """Each box of an ``<object>``; an object without a box is one without corners."""
     children = _children(element)
+    names = {text for child in children.get("name", ()) if (text := (child.text or "").strip())}
     name = _texts(children.get("name", [])) or element.get("name") or ""
     shape, boxes = _corners(element, children)
     for k, corners in enumerate(boxes or [None], 1):
@@ -148,6 +150,7 @@ def _boxes(element: Element, n: int, nested: bool) -> Iterator[XmlObject]:
             box=k if len(boxes) > 1 else 0,
             shape=shape,
             nested=nested,
+            names=len(names) > 1,
             deleted=_text(children, "deleted") == "1",
             parent="object" in children,
         )

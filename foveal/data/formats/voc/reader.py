@@ -150,7 +150,7 @@ class VocReader(Reader[VocSource]):
         """The class names in all annotations."""
         annotated = filter(None, self.source.members(None, Findings()).values())
         annotations = [a for a in map(self.source.annotation, annotated) if isinstance(a, XmlFile)]
-        return {o.name for a in annotations for o in a.objects if o.name and not o.deleted}
+        return {o.name for a in annotations for o in a.objects if o.name and not o.deleted and not o.names}
 
     def _find_images(self, members: dict[str, Path | None]) -> dict[str, Path | None]:
         """The image of each id. A missing one is not reported here: its size may be all that is needed."""
