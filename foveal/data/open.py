@@ -243,6 +243,13 @@ def _pair_of(splits: tuple[str, ...], named: dict[str, str]) -> tuple[str, str] 
     return None
 
 
+def training_splits(splits: tuple[str, ...]) -> set[str]:
+    """The splits that ``train`` reads where none is named; empty: everything."""
+    pair = _pair_of(splits, {})
+    alone = find_split("train", splits) or find_split("trainval", splits)
+    return set(pair) if pair else {alone} if alone else set()
+
+
 def _train_split(source: Source) -> str | None:
     """The training split where validation data is given: never a split for testing."""
     name = find_split("train", source.splits) or find_split("trainval", source.splits)

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from ..convert import split_parts
 from ..diagnosis.verdict import refusals
 from ..images.load import MOST_SKIPPED, ImageError, load_image
 from ..images.ranges import is_dark
-from ..open import SplitReader, open_sources, read_pair, report_shared, select_pair
+from ..open import SplitReader, open_sources, read_pair, report_shared, select_pair, training_splits
 from ..records.dataset import Dataset, Record
-from ..records.findings import SEVERITY_ORDER, Finding, Findings, count
+from ..records.findings import SEVERITY_ORDER, Finding, Findings, Severity, count
 from ..records.splits import meant_to_overlap
 from .report import ClassCount, Report, SplitCount
 
@@ -48,10 +49,13 @@ def examine(
     for name, part in parts.items():
         for record in part.records:
             splits_of.setdefault(str(record.path), []).append(name)
+    used = training_splits(data.splits)
+    unused = {name for name in parts if name and used and name not in used}
+    findings = _of_unused(parts, unused, findings)
     _shared_images(splits_of, findings)
     if decode:
         damaged = _decode(records, splits_of, findings, progress)
-        _report_damaged(parts, damaged, findings)
+        _report_damaged(parts, unused, damaged, findings)
     first = next(iter(parts.values()))
     whole = Dataset(first.classes, list(records.values()), list(findings), _root(path))
     findings += _verdict(data, classes, findings, decode)
@@ -73,6 +77,19 @@ def examine(
 
 
 # ------------------------------------------------------------------------------------------------- inner
+def _of_unused(parts: dict[str, Dataset], unused: set[str], findings: Findings) -> Findings:
+    """The findings, with errors of ``unused`` splits alone as warnings: ``train`` would not refuse the set for them."""
+    kept = Findings()
+    for f in findings:
+        of = [name for name, part in parts.items() if f in part.findings]
+        if f.severity == "error" and of and unused.issuperset(of):
+            f = replace(
+                f, severity="warning", message=f"{f.message} (in the split {of[0]!r}, which train does not use)"
+            )
+        kept.append(f)
+    return kept
+
+
 def _verdict(data: SplitReader, classes: str | Sequence[str] | None, found: Findings, decoded: bool) -> list[Finding]:
     """What ``train`` says about the sets that it would train and validate on, beyond what was ``found`` in them."""
     try:
@@ -145,14 +162,15 @@ def _decode(
     return damaged
 
 
-def _report_damaged(parts: dict[str, Dataset], damaged: set[str], findings: Findings) -> None:
-    """An error for each split with more damaged images than training skips."""
+def _report_damaged(parts: dict[str, Dataset], unused: set[str], damaged: set[str], findings: Findings) -> None:
+    """An error for each split with more damaged images than training skips; of an ``unused`` one a warning."""
     for name, part in parts.items():
         bad = [r.path for r in part.records if str(r.path) in damaged]
         if len(bad) > MOST_SKIPPED * len(part):
             what = f"the {len(part)} images of {name!r}" if name else f"the {len(part)} images"
             message = f"{len(bad)} of {what} cannot be decoded, more than {MOST_SKIPPED:.0%}: {bad[0]}"
-            findings.add("error", "images-unreadable", part.path, "", message, "Replace or remove them")
+            severity: Severity = "warning" if name in unused else "error"
+            findings.add(severity, "images-unreadable", part.path, "", message, "Replace or remove them")
 
 
 def _count(name: str, part: Dataset) -> SplitCount:

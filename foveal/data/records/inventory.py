@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from ...files.atomic import read_object, write_text
 from .dataset import Dataset, Record
 
 SHOWN = 3  # images of a kind that are named
+_TAIL = 4096  # bytes: two compressed images of the same size differ in them
 
 
 class SeenImage(NamedTuple):
@@ -28,6 +31,7 @@ class SeenImage(NamedTuple):
     height: int
     objects: int
     digest: str  # of the objects
+    tail: str = ""  # a checksum of the last bytes of its file; empty: unknown
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,9 @@ class Inventory:
     def of(cls, dataset: Dataset, *, masks: bool = False) -> Inventory:
         """``masks``: those of the objects count too."""
         entries = (
-            SeenImage(r.id, r.path.name, _bytes(r.path), r.width, r.height, len(r), _digest(r, dataset.classes, masks))
+            SeenImage(r.id, r.path.name, size, r.width, r.height, len(r), _digest(r, dataset.classes, masks), tail)
             for r in dataset.records
+            for size, tail in [_file(r.path)]
         )
         return cls(str(dataset.path.absolute()), tuple(entries))
 
@@ -71,9 +76,9 @@ class Inventory:
 
 
 def replaced_files(before: Inventory, dataset: Dataset) -> str:
-    """Image files whose size is another than in the inventory of the same images and objects; empty: there is none."""
+    """Image files with another size or other last bytes than in the inventory of the same images and objects."""
     pairs = zip(before.images, dataset.records, strict=True)
-    return _replaced((entry, _bytes(record.path)) for entry, record in pairs)
+    return _replaced((entry, *_file(record.path)) for entry, record in pairs)
 
 
 def differences(before: Inventory, now: Inventory) -> list[str]:
@@ -93,7 +98,7 @@ def differences(before: Inventory, now: Inventory) -> list[str]:
             "image has another size",
             "images have another size",
         ),
-        _replaced((a, b.bytes) for a, b in both),
+        _replaced((a, b.bytes, b.tail) for a, b in both),
     ]
     found = [phrase for phrase in phrases if phrase]
     if not found and [e.id for e in before.images] != [e.id for e in now.images]:
@@ -113,11 +118,15 @@ def _digest(record: Record, classes: Sequence[str], masks: bool) -> str:
     return digest.hexdigest()
 
 
-def _bytes(path: Path) -> int:
+def _file(path: Path) -> tuple[int, str]:
+    """Size of a file and the checksum of its last bytes; -1 and "" where it cannot be read."""
     try:
-        return path.stat().st_size
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL))
+            return size, f"{zlib.crc32(file.read()):08x}"
     except OSError:
-        return -1
+        return -1, ""
 
 
 def _objects(a: SeenImage, b: SeenImage) -> str:
@@ -125,9 +134,15 @@ def _objects(a: SeenImage, b: SeenImage) -> str:
     return f"{b.name}: {count}, now {b.objects}" if a.objects != b.objects else f"{b.name}: {count}, not the same"
 
 
-def _replaced(pairs: Iterable[tuple[SeenImage, int]]) -> str:
-    changed = [(entry.name, entry.bytes, size) for entry, size in pairs if -1 not in (entry.bytes, size)]
-    rows = [f"{name}: {old} bytes, now {new}" for name, old, new in changed if old != new]
+def _replaced(files: Iterable[tuple[SeenImage, int, str]]) -> str:
+    rows = []
+    for entry, size, tail in files:
+        if -1 in (entry.bytes, size):
+            continue
+        if entry.bytes != size:
+            rows.append(f"{entry.name}: {entry.bytes} bytes, now {size}")
+        elif entry.tail not in ("", tail):
+            rows.append(f"{entry.name}: other content of {size} bytes")
     return _named(rows, "image file was replaced", "image files were replaced")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,10 @@ import numpy as np
 
 from ...data.diagnosis.classes import folded
 from ...data.images.load import EXTENSIONS
-from ...data.images.names import FORMS, WHOLE, normal_form, path_parts
+from ...data.images.lookup import NameTable
+from ...data.images.names import path_parts
 from ...errors import FovealError, nearest
 from ...files.aliases import Ints
-
-EVERY = len(FORMS)
 
 
 def shown(values: Iterable[Any], limit: int = 5) -> str:
@@ -49,7 +49,6 @@ class ImageNames:
             other = _other_form(image)
             if other is not None:
                 self.number[other] = -1 if other in self.number else i
-        self._tables: list[tuple[str, Callable[[str], str], dict[str, list[int]]]] = []
         self.how: Counter[str] = Counter()  # images that were found in each way
 
     def find(self, path: Path, refs: Sequence[Any]) -> Ints:
@@ -109,36 +108,22 @@ class ImageNames:
         return max(number, named)
 
     def _named(self, path: Path, ref: str) -> tuple[int, str]:
-        """By file name: with or without folders and extension, then in other capitals and Unicode forms."""
-        for how, form, table in self._by_name():
-            folders = path_parts(ref)[:-1]
-            rows = table.get(form(ref), ())
-            if len(rows) > 1:
-                rows = _closest(rows, folders, self.files)
-            if len(rows) > 1:
-                both = " and ".join(self.files[i] for i in rows[:2])
-                raise FovealError(f"image {ref!r} may be {both}", path=path, fix="Name the images with their folders")
-            if rows:
-                return rows[0], how
-        return -1, ""
+        """By file name, as annotations name images (:class:`~foveal.data.images.lookup.NameTable`)."""
+        match = self._table.find(ref)
+        if len(match.paths) > 1:
+            both = " and ".join(map(str, match.paths[:2]))
+            raise FovealError(f"image {ref!r} may be {both}", path=path, fix="Name the images with their folders")
+        if not match.paths:
+            return -1, ""
+        return self._rows[match.paths[0]], f"file name {match.way.phrase}".strip()
 
-    def _by_name(self) -> list[tuple[str, Callable[[str], str], dict[str, list[int]]]]:
-        if not self._tables:
-            forms = (
-                ("file name", _base),
-                ("file name without extension", _stem),
-                ("file name in other letters", lambda name: normal_form(_base(name), WHOLE)),
-                (
-                    "file name without extension in other letters",
-                    lambda name: normal_form(_base(name), EVERY, EXTENSIONS),
-                ),
-            )
-            for how, form in forms:
-                table: dict[str, list[int]] = {}
-                for i, file in enumerate(self.files):
-                    table.setdefault(form(file), []).append(i)
-                self._tables.append((how, form, table))
-        return self._tables
+    @cached_property
+    def _rows(self) -> dict[Path, int]:
+        return {Path(file): i for i, file in enumerate(self.files)}
+
+    @cached_property
+    def _table(self) -> NameTable:
+        return NameTable(map(Path, self.files), EXTENSIONS)
 
     def _check_distinct(self, path: Path, found: Mapping[Any, int]) -> None:
         """Two names that lead to one image are two images somewhere else."""
@@ -158,24 +143,6 @@ class ImageNames:
 
 def _base(name: str) -> str:
     return (path_parts(name) or [name])[-1]
-
-
-def _stem(name: str) -> str:
-    return normal_form(_base(name), 0, EXTENSIONS)
-
-
-def _closest(rows: Sequence[int], folders: Sequence[str], files: Sequence[str]) -> list[int]:
-    """The rows whose folders agree most with those of a name."""
-
-    def agreement(i: int) -> int:
-        have = path_parts(files[i])[:-1]
-        same = 0
-        while same < min(len(folders), len(have)) and folders[-1 - same] == have[-1 - same]:
-            same += 1
-        return same
-
-    best = max(map(agreement, rows))
-    return [i for i in rows if agreement(i) == best]
 
 
 # ------------------------------------------------------------------------------------------------ classes
