@@ -47,11 +47,18 @@ def read_outcome(root: Path) -> Outcome | None:
 def silent_changes(root: Path, count: int, seed: int) -> list[str]:
     """Makes ``count`` edits of the dataset in ``root``, one at a time, and describes those after which it has another
     number of images or objects and no new finding. The files are as before afterwards."""
+    return [text for kind, text in outcomes(root, count, seed) if kind == "silent"]
+
+
+def outcomes(root: Path, count: int, seed: int) -> list[tuple[str, str]]:
+    """(kind, description) of each edit: "refused", "told" by a new finding, "same" number of images and objects, or
+    "silent": another number, and nothing is told."""
     files = {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
     before = read_outcome(root)
     assert before is not None
-    silent, made, k = [], 0, 0
-    while made < count:
+    found: list[tuple[str, str]] = []
+    k = 0
+    while len(found) < count:
         k += 1
         rng = random.Random(seed * 1_000_003 + k)
         changed = dict(files)
@@ -59,15 +66,18 @@ def silent_changes(root: Path, count: int, seed: int) -> list[str]:
         what = edit(changed, rng)
         if not what or changed == files:
             continue
-        made += 1
         _write(root, files, changed)
         after = read_outcome(root)
         _write(root, changed, files)
-        if after is not None and after.findings <= before.findings:
+        if after is None:
+            found.append(("refused", what))
+        elif not after.findings <= before.findings:
+            found.append(("told", what))
+        else:
             numbers = [f"{n.images} images with {n.objects} objects" for n in (before, after)]
-            if numbers[0] != numbers[1]:
-                silent.append(f"{k}: {edit.__name__}: {what}: {numbers[0]} became {numbers[1]}")
-    return silent
+            kind = "same" if numbers[0] == numbers[1] else "silent"
+            found.append((kind, f"{k}: {edit.__name__}: {what}: {numbers[0]} became {numbers[1]}"))
+    return found
 
 
 def _write(root: Path, old: Files, new: Files) -> None:

@@ -124,7 +124,7 @@ def _by_outlines(
         return True
     best = max(candidates, key=agree, default=None)
     if best is None or agree(best) < max(0.8, as_read + 0.3):
-        if as_read > 0.2:
+        if as_read > 0.2 or len(numbers) < UNSOUND_BOXES:
             return None
         said = f"{as_read:.0%} of {len(numbers)} boxes are those around the polygons of their objects"
         fix = "Check whether the boxes or the polygons are right; masks outside their boxes are not learned"

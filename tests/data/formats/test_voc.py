@@ -463,8 +463,11 @@ def test_contradictions_are_told(tmp_path: Path, what: str) -> None:
 
 def test_two_names_of_one_object_are_no_class(tmp_path: Path) -> None:
     text = f"<annotation>{CONFLICTS['class-unknown|class-missing']}</annotation>"
-    (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    assert [f.code for f in spoil(tmp_path, text).findings] == ["class-unknown"]
+    dataset = spoil(tmp_path, text)
+    assert [f.code for f in dataset.findings] == ["class-missing"] and dataset.classes == ("cat", "dog")
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "classes.txt").write_text("cat\ndog\n")
+    assert [f.code for f in spoil(tmp_path / "2", text).findings] == ["class-missing"]
 
 
 def test_entities_of_html_are_characters(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import pytest
 from foveal.data.open import open_dataset
 from foveal.data.recognition.kinds import json_kind
 from foveal.data.records.dataset import Dataset
-from foveal.errors import FovealError
 from tests.helpers.data_sets import BOXES
 from tests.helpers.tool_formats import images, via_doc
 
@@ -121,12 +120,11 @@ def test_several_shared_attributes(tmp_path: Path) -> None:
     assert dataset.classes == ("cat", "dog") and codes(dataset) == ["warning attributes-ignored"]
 
 
-def test_version_3_is_named(tmp_path: Path) -> None:
+def test_version_3_without_a_region(tmp_path: Path) -> None:
     images(tmp_path)
     project = {"project": {"pid": "x"}, "file": {"1": {"fname": "a.jpg"}}, "metadata": {}, "view": {"1": {}}}
     path = tmp_path / "project.json"
     path.write_text(json.dumps(project))
     assert json_kind(path) == "via3"
     for given in (path, tmp_path):
-        with pytest.raises(FovealError, match=r"VIA 3.*Export it as COCO"):
-            open_dataset(given)
+        assert len(open_dataset(given)) == 1
