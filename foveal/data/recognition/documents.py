@@ -17,7 +17,7 @@ from ..formats.documents.labelme import LabelMeSource
 from ..formats.documents.via import ViaSource
 from ..formats.documents.via3 import Via3Source
 from ..formats.entry_source import EntrySource
-from ..formats.tables.rows import first_rows
+from ..formats.rows import first_rows
 from ..records.splits import split_word
 from .kinds import is_damaged, read_head, xml_kind
 from .listing import Listing, common_folder, image_roots_of

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..formats.class_list import CLASS_FILES
+from ..formats.rows import first_rows
 from ..formats.tables.box_lists import BoxListSource
 from ..formats.tables.columns import find_columns
 from ..formats.tables.reader import CsvSource
-from ..formats.tables.rows import first_rows
 from .documents import split_by_name
 from .kinds import read_head, text_kind
 from .listing import Listing, common_folder, image_roots_of

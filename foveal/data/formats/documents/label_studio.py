@@ -17,8 +17,8 @@ from ...images.load import EXTENSIONS
 from ...records.findings import Findings
 from ..entries import NamedImage, NamedObject
 from ..entry_source import EntrySource
+from ..rows import read_rows
 from ..shapes import angle_of, box_around, ellipse, ellipse_box, numbers_of, points_of, turned
-from ..tables.rows import read_rows
 from .json_file import read_checked
 
 _LABELS = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels", "choices")  # lists of class names

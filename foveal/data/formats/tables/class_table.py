@@ -11,9 +11,9 @@ from ...records.findings import Findings
 from ..class_list import read_class_list
 from ..entries import NamedImage
 from ..entry_source import EntrySource
+from ..rows import read_rows
 from ..shapes import listed
 from ..validate import number
-from .rows import read_rows
 
 _HEADERS = ("labelname", "name", "class", "classname", "id", "classid", "label")
 

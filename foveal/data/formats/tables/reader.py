@@ -18,11 +18,11 @@ from ...records.findings import Findings, counted
 from ...records.splits import split_word
 from ..documents.via import ONLY_CLASS, ViaRegion, name_regions, read_shape
 from ..entries import NamedImage, NamedObject
+from ..rows import read_rows
 from ..shapes import listed, report_guess
 from ..validate import Box, flag, number
 from .class_table import TableSource
 from .columns import Columns, find_columns, has_extension, plain
-from .rows import read_rows
 
 _EMPTY = ("", "nan", "none", "null", "n/a", "na", "-")
 _EDGE = 1.001  # fractions may be rounded up

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from foveal.data.formats.rows import find_delimiter, first_rows
 from foveal.data.formats.tables.columns import find_columns
-from foveal.data.formats.tables.rows import find_delimiter, first_rows
 
 ROW = {
     "image": "a.jpg",

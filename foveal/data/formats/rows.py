@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ....files.reading import Unreadable, decode_text, read_bytes
+from ...files.reading import Unreadable, decode_text, read_bytes
 
 DELIMITERS = (",", ";", "\t", "|")
 _LARGEST = 4 << 30  # bytes
