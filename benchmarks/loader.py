@@ -27,8 +27,16 @@ from torchvision import tv_tensors
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms import v2
 
+from foveal.data.augment.combine import MixUp, Mosaic
 from foveal.data.augment.geometry import Sample, resize
-from foveal.data.augment.transforms import Expand, HorizontalFlip, IoUCrop, PhotometricDistortion
+from foveal.data.augment.transforms import (
+    Expand,
+    FlipScaleColor,
+    HorizontalFlip,
+    IoUCrop,
+    PhotometricDistortion,
+    ScaleJitter,
+)
 from foveal.data.images.load import image_size, load_image
 from foveal.data.loader.loader import Loader
 from foveal.data.records.dataset import Dataset, Record
@@ -152,6 +160,20 @@ def ssd(data: Dataset) -> tuple[dict[str, Callable[[], None]], str]:
     }, name
 
 
+def recipes(data: Dataset) -> tuple[dict[str, Callable[[], None]], str]:
+    """The loader alone at 320 px, with a flip as the presets have it and with each part of a recipe."""
+    flip, rule = HorizontalFlip(), Resize(320, 533)
+    contenders = {
+        "flip": (flip,),
+        "large-scale jitter": (flip, ScaleJitter(0.1, 2.0)),
+        "flip, zoom and color": (FlipScaleColor(1.0),),
+        "mix-up, every second image": (flip, MixUp(p=0.5)),
+        "mosaic": (flip, Mosaic()),
+        "mosaic, zoom and color": (Mosaic(), FlipScaleColor(1.0)),
+    }
+    return {name: ours(Loader(data, rule, augment, BATCH, 0)) for name, augment in contenders.items()}, "flip"
+
+
 def steps(data: Dataset) -> dict[str, Callable[[], object]]:
     """Single steps, to see where the time goes."""
     paths = itertools.cycle([r.path for r in data.records])
@@ -182,7 +204,8 @@ def main(args: argparse.Namespace) -> None:
         data = dataset(paths)
         size = np.mean([p.stat().st_size for p in paths]) / 1024
         print(f"# {len(paths)} JPEG files, {size:.0f} KB on average; batches of {BATCH}")
-        for title, make in (("Faster R-CNN recipe, 800 px", faster_rcnn), ("SSD300 recipe", ssd)):
+        titles = ("Faster R-CNN recipe, 800 px", "SSD300 recipe", "parts of a recipe, 320 px")
+        for title, make in zip(titles, (faster_rcnn, ssd, recipes), strict=True):
             if args.only in title:
                 contenders, baseline = make(data)
                 medians = race(title, contenders, args.rounds, min_time=0.5, baseline=baseline)

@@ -53,9 +53,12 @@ def lines(
     y: str,
     dashed: Sequence[str] = (),
     bottom: float | None = 0.0,
+    log_x: bool = False,
 ) -> bytes:
     """A PNG of named lines (x values, y values). ``dashed``: those drawn with dashes."""
     figure, axes = _figure(title, x, y)
+    if log_x:
+        axes.set_xscale("log")
     for i, (name, (xs, ys)) in enumerate(series.items()):
         # a class color is made for photos; on paper it has to be darker
         paint = [c / 255 * 0.82 for c in color(i)]

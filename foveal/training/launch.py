@@ -73,24 +73,10 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
         if again is None:
             return _complete(arguments, ended, spec.fit.keep)
         resumed = replace(resumed, state={**resumed.state, **again.to_json()})
-    stored, accept = {} if resumed is None else resumed.state, arguments.accept or ()
-    spec = spec.with_pixels(initial_pixels(spec, arguments.weights, resumed, arguments.parts))
-
-    sets = _divided(arguments, resumed)
-
-    # ---- processes
-    device = processes.find_device(arguments.device)
-    fixed = None if "precision" in accept else stored.get("precision")
-    torch.set_num_threads(stored.get("threads", torch.get_num_threads()))
-    precision, times = _choose_precision(spec, arguments, sets.training.classes, fixed, device)
-    fabric = processes.launch(device, arguments.devices, precision)
-    arguments = replace(arguments, out=Path(fabric.broadcast(str(arguments.folder))))  # the first process has its lock
-    console = Console(shown=arguments.progress and fabric.is_global_zero, verbose=arguments.verbose)
-
-    # ---- detector and folder
-    sets = sets.with_proposals(spec.source, arguments.proposals, fabric, console)
-    setup = _set_up(spec, arguments, sets, fabric, precision, console, resumed)
-    for line in banner(arguments, spec, setup.batch, fabric, precision + times, setup.sets):
+    stored = {} if resumed is None else resumed.state
+    setup, times = set_up(spec, arguments, resumed)
+    spec, arguments, fabric, console = setup.spec, setup.arguments, setup.fabric, setup.console
+    for line in banner(arguments, spec, setup.batch, fabric, setup.precision + times, setup.sets):
         console.print(line)
     _prepare_folder(setup, damaged, setup.accepted_changes())
 
@@ -232,7 +218,23 @@ class Setup:
         )
 
 
-def _set_up(
+def set_up(spec: Spec, arguments: TrainArguments, resumed: Content | None) -> tuple[Setup, str]:
+    """Processes, data and detector of a run, and a note on the precision. Nothing is written."""
+    spec = spec.with_pixels(initial_pixels(spec, arguments.weights, resumed, arguments.parts))
+    sets = open_sets(arguments, resumed)
+    stored = {} if resumed is None else resumed.state
+    device = processes.find_device(arguments.device)
+    fixed = None if "precision" in (arguments.accept or ()) else stored.get("precision")
+    torch.set_num_threads(stored.get("threads", torch.get_num_threads()))
+    precision, times = _choose_precision(spec, arguments, sets.training.classes, fixed, device)
+    fabric = processes.launch(device, arguments.devices, precision)
+    arguments = replace(arguments, out=Path(fabric.broadcast(str(arguments.folder))))  # the first process has its lock
+    console = Console(shown=arguments.progress and fabric.is_global_zero, verbose=arguments.verbose)
+    sets = sets.with_proposals(spec.source, arguments.proposals, fabric, console)
+    return _with_detector(spec, arguments, sets, fabric, precision, console, resumed), times
+
+
+def _with_detector(
     spec: Spec,
     arguments: TrainArguments,
     sets: Datasets,
@@ -263,7 +265,8 @@ def _set_up(
     return Setup(spec, arguments, fabric, precision, console, resumed, sets, batch, detector, loaded)
 
 
-def _divided(arguments: TrainArguments, resumed: Content | None) -> Datasets:
+def open_sets(arguments: TrainArguments, resumed: Content | None = None) -> Datasets:
+    """The data sets of a run, divided as a resumed run divided them."""
     pair = split_pair(
         arguments.data,
         val=arguments.val,

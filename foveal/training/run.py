@@ -83,6 +83,15 @@ def run_folder(spec: Any, arguments: TrainArguments) -> Iterator[Path]:
             return
 
 
+def resolved(spec: Spec | PathLike, arguments: TrainArguments) -> tuple[Spec, TrainArguments]:
+    """The spec with its overrides, and the arguments with a run folder and the weights to start from, for what leaves
+    no run: the folder has no lock."""
+    found, own_weights = find_spec(spec, arguments.parts)
+    found = override(found, list(arguments.overrides), parts=arguments.parts)
+    out = default_out(spec, resume=arguments.resume) if arguments.out is None else Path(arguments.out)
+    return found, replace(arguments, out=out, weights=arguments.weights or own_weights)
+
+
 def _holds_run(folder: Path) -> bool:
     """Whether a folder holds a run, or several seeds of one."""
     return any(folder.joinpath(name).exists() for name in ("run.json", "results.json")) or any(folder.glob("seed-*"))
