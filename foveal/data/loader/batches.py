@@ -8,9 +8,10 @@ randomness comes from :func:`generator`, so a batch is the same in whichever pro
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -18,13 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import FovealError
-from ...files.aliases import ImageArray, Ints
+from ...files.aliases import Bools, Floats, ImageArray, Ints
 from ...types import Images, Target, Targets, pad_boxes
 from ..augment.combine import Combination
 from ..augment.geometry import Sample, resample
 from ..augment.transforms import MultiScale, Transform
 from ..images.load import MOST_SKIPPED
-from .order import Order, generator
 from .shared_records import PackedRecords
 
 if TYPE_CHECKING:
@@ -124,9 +124,7 @@ class TrainBatches:
             except FovealError as error:
                 skipped[other] = str(error)
                 continue
-            for transform in before:
-                sample = transform(sample, rng)
-            return sample
+            return functools.reduce(lambda moved, transform: transform(moved, rng), before, sample)
         return None
 
 
@@ -152,7 +150,86 @@ class EvalBatches:
         return result
 
 
-# ------------------------------------------------------------------------------------------ step 3: augment an image
+# ---------------------------------------------------------------------------------- step 1: choose the images
+Purpose = Literal["order", "sample", "batch", "window", "partner"]
+_PURPOSES: dict[Purpose, int] = {"order": 1, "sample": 2, "batch": 3, "window": 4, "partner": 5}
+
+
+def generator(purpose: Purpose, seed: int, epoch: int, index: int = 0, *number: int) -> np.random.Generator:
+    """The random numbers of one epoch's order, one sample's augmentation, one batch's size, one batch of windows, or
+    of the ``number``-th image that a sample is combined with."""
+    return np.random.Generator(np.random.PCG64([_PURPOSES[purpose], seed, epoch, index, *number]))
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """The training order of ``count`` images, in full batches of ``batch`` images over all ranks.
+
+    Images that do not fill a last batch are dropped, different ones every epoch. Fewer images than a batch make one
+    batch of all of them, padded by repetition so that all ranks get the same number.
+    """
+
+    count: int
+    batch: int
+    seed: int
+    shuffle: bool = True
+    world: int = 1
+    tall: Bools | None = None  # (count,); if given, tall and wide images are put into separate batches where possible
+    repeats: Floats | None = None  # (count,) how often an image comes in an epoch, on average; 1 or more
+
+    @property
+    def images(self) -> int:
+        """Images of an epoch, before those that fill no batch are dropped."""
+        return self.count if self.repeats is None else math.floor(self.repeats.sum().round(9))
+
+    def __len__(self) -> int:
+        return max(1, self.images // self.batch)
+
+    def batches(self, epoch: int) -> Ints:
+        """(number of batches, batch size) indices of images, plus ``count`` for every time that the image came before
+        in the epoch: an image that is repeated gets another augmentation."""
+        return _batches(self, epoch)
+
+    def share(self, epoch: int, batch: int, rank: int) -> tuple[Ints, int]:
+        """A rank's images of one batch, and the position of the first of them in the epoch's order."""
+        table = self.batches(epoch)
+        size = table.shape[1] // self.world
+        return table[batch, rank * size : (rank + 1) * size], batch * table.shape[1] + rank * size
+
+
+@functools.lru_cache(maxsize=4)
+def _batches(order: Order, epoch: int) -> Ints:
+    rng = generator("order", order.seed, epoch)
+    indices = rng.permutation(order.count) if order.shuffle else np.arange(order.count)
+    if order.repeats is not None:
+        indices = _repeated(indices, order.repeats, rng, order.shuffle)[: order.images]
+    size = order.batch
+    if len(indices) < size:
+        return np.resize(indices, (1, -(-len(indices) // order.world) * order.world))
+    if order.tall is None:
+        return indices[: len(order) * size].reshape(-1, size)
+    full, partial = [], []
+    tall = order.tall[indices % order.count]
+    for group in (indices[tall], indices[~tall]):
+        cut = len(group) // size * size
+        full.append(group[:cut])
+        partial.append(group[cut:])
+    mixed = np.concatenate(partial)  # at most one mixed batch, so that len() does not depend on the epoch
+    full.append(mixed[: len(mixed) // size * size])
+    table = np.concatenate(full).reshape(-1, size)
+    return rng.permutation(table) if order.shuffle else table
+
+
+def _repeated(indices: Ints, repeats: Floats, rng: np.random.Generator, shuffle: bool) -> Ints:
+    """Each image ``repeats`` times on average over the epochs: that number rounded down or up (systematic sampling)."""
+    ends = np.cumsum(repeats[indices]).round(9) + (rng.random() if shuffle else 0.0)
+    times = np.diff(np.floor(ends), prepend=0.0).astype(np.int64)
+    copies = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
+    numbers = np.repeat(indices, times) + copies * len(indices)
+    return rng.permutation(numbers) if shuffle else numbers
+
+
+# ---------------------------------------------------------------------------------- step 3: augment an image
 @dataclass(frozen=True)
 class Prepared:
     """A sample after its geometric transforms; ``color_jitter`` are the color transforms, not applied yet."""
@@ -161,7 +238,7 @@ class Prepared:
     color_jitter: Callable[[ImageArray], ImageArray] | None
 
 
-# the number of the other image, and the transforms to apply to it -> the image; None: there is none
+# (number of the other image, transforms to apply to it) -> the image; None: there is none
 Partner = Callable[[int, Sequence[Transform]], Sample | None]
 
 
@@ -169,8 +246,7 @@ def prepare(
     sample: Sample, augment: Sequence[Transform], rng: np.random.Generator, partner: Partner = lambda *_: None
 ) -> Prepared:
     """Applies the geometric transforms and defers the color transforms, which cost less on a smaller image."""
-    before: list[Transform] = []
-    partners = 0
+    before, partners = list[Transform](), 0
     for transform in augment:
         if transform.color:
             continue

@@ -27,8 +27,7 @@ from ..augment.combine import Combination
 from ..augment.transforms import MultiScale, ShortSide, Transform, expanded
 from ..images.load import MOST_SKIPPED
 from ..records.dataset import Dataset
-from .batches import BatchBuilder, EvalBatches, TrainBatches, WorkerBatch
-from .order import Order, repeat_factors
+from .batches import BatchBuilder, EvalBatches, Order, TrainBatches, WorkerBatch
 from .shared_records import PackedRecords, targets_of
 from .worker_process import live_with_parent
 
@@ -172,7 +171,7 @@ class Loader(BaseLoader[Batch]):
     sequence of transforms; a :class:`MultiScale` among them (or ``multi_scale``, its short form) changes the size of
     every batch. An unreadable image is replaced by the next one in the epoch's order. ``shuffle=False`` preserves the
     order of the records. Images that do not fill a last batch are dropped for the epoch. ``masks``: targets have masks.
-    ``repeat_threshold``: see :func:`repeat_factors`; 0 for no repetition.
+    ``repeat_threshold``: see :func:`~.shared_records.repeat_factors`; 0 for no repetition.
     """
 
     def __init__(
@@ -211,10 +210,7 @@ class Loader(BaseLoader[Batch]):
             raise UsageError("CopyPaste pastes objects by their masks, and the training data has none", fix=fix)
         packed = PackedRecords(dataset.records, difficult, crowd, masks=masks or pasted)
         tall = packed.sizes[:, 0] > packed.sizes[:, 1] if group_by_aspect else None
-        repeats = None
-        if repeat_threshold:
-            images = np.repeat(np.arange(len(packed)), np.diff(packed.starts))[~packed.ignore]
-            repeats = repeat_factors(images, packed.labels[~packed.ignore], len(packed), repeat_threshold)
+        repeats = packed.repeat_factors(repeat_threshold) if repeat_threshold else None
         super().__init__(
             dataset,
             TrainBatches(

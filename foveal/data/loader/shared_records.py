@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import FovealError
-from ...files.aliases import Bools, ImageArray
+from ...files.aliases import Bools, Floats, ImageArray, Ints
 from ...recipe import Recipe, Treatment
 from ...types import Images, Target, Targets
 from ..augment.geometry import Sample
@@ -111,6 +111,11 @@ class PackedRecords:
             raise FovealError(f"the image is {size}, its annotation states {width} x {height}", path=path)
         return image
 
+    def repeat_factors(self, threshold: float) -> Floats:
+        """(images,) how often each image comes in an epoch: see :func:`repeat_factors`."""
+        images = np.repeat(np.arange(len(self)), np.diff(self.starts))[~self.ignore]
+        return repeat_factors(images, self.labels[~self.ignore], len(self), threshold)
+
     def sample(self, index: int, fill: tuple[int, int, int]) -> Sample:
         """The decoded image with its objects. Raises :class:`FovealError`, see :meth:`image`."""
         image = self.image(index)
@@ -121,6 +126,22 @@ class PackedRecords:
             masks = masks_of(list(map(from_json, json.loads(self._masks[index]))), image.shape[1], image.shape[0])
         objects = self.boxes[rows], self.labels[rows], self.ignore[rows]
         return Sample(image, *objects, masks=masks, proposals=proposals, fill=fill)
+
+
+def repeat_factors(images: Ints, labels: Ints, count: int, threshold: float) -> Floats:
+    """(count,) how often each image comes in an epoch: repeat-factor sampling (Gupta et al. 2019, LVIS, section 3.2).
+
+    ``images`` (G,) is the image of each object and ``labels`` (G,) its class. A class in a share f of the images has
+    the factor max(1, sqrt(threshold / f)), an image the largest of its classes.
+    """
+    factors = np.ones(count)
+    if not len(labels):
+        return factors
+    pairs = np.unique(np.stack([labels, images]), axis=1)
+    share = np.bincount(pairs[0]) / count
+    of_class = np.sqrt(threshold / share.clip(1 / count)).clip(1.0)
+    np.maximum.at(factors, pairs[1], of_class[pairs[0]])
+    return factors
 
 
 class _Texts:

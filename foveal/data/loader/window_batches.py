@@ -21,9 +21,8 @@ from ...files.aliases import Bools, Floats, Floats32, Ints
 from ...recipe import Treatment, WindowSampling
 from ...types import Images, Targets
 from ..records.dataset import Dataset
-from .batches import WorkerBatch
+from .batches import WorkerBatch, generator
 from .loader import BaseLoader, Batch
-from .order import generator
 from .shared_records import PackedRecords
 
 if TYPE_CHECKING:

@@ -23,8 +23,9 @@ from foveal.data.augment.transforms import (
     ShortSide,
 )
 from foveal.data.images.load import load_image
+from foveal.data.loader.batches import Order
 from foveal.data.loader.loader import Batch, EvalLoader, Loader, targets_of
-from foveal.data.loader.order import Order, repeat_factors
+from foveal.data.loader.shared_records import repeat_factors
 from foveal.data.open import open_dataset
 from foveal.data.records.dataset import Dataset, Record
 from foveal.data.synthetic.shapes import make_shapes
