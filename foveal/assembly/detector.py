@@ -150,6 +150,7 @@ class Detector(nn.Module, ABC):
         self.spec, self.classes = spec.with_pixels(), tuple(classes)
         self.source, self.has_proposals, self.class_agnostic = source, has_proposals, class_agnostic
         self.mask_threshold, self.has_masks = mask_threshold, mask_threshold is not None
+        self.trained_on = ""  # hashes of the images that trained its weights, which whoever loads them knows
 
     # --------------------------------------------------------------------- what an assembly defines
     @property

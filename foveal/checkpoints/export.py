@@ -17,7 +17,7 @@ from ..config.overrides import difference
 from ..config.show import spec_to_json
 from ..errors import FovealError, UsageError
 from ..files.atomic import write_bytes
-from ..weights.keys_detr import Inner
+from ..weights.keys_detr import Form, Inner
 from ..weights.keys_torchvision import recognize_network, to_torchvision, torchvision_to_ours, upgrade
 from ..weights.open import StateDict
 from .compress import compress
@@ -51,11 +51,12 @@ def export(
     *,
     inner: Inner = "timm",
     seen: int = 0,
+    trained_on: str = "",
 ) -> list[Path]:
     """Writes a detector in the format ``to``, whole or not at all. Returns the paths written.
 
-    ``foveal``: one safetensors file with spec and class names in its header. ``hf``: a folder (see
-    :mod:`foveal.checkpoints.huggingface`), ``hf4`` with the keys of transformers 4. ``torchvision``: a state dict
+    ``foveal``: one safetensors file with spec, class names and ``trained_on`` (hashes of images) in its header.
+    ``hf``: a folder (see :mod:`foveal.checkpoints.huggingface`), ``hf4`` with the keys of transformers 4. ``torchvision``: a state dict
     of its detector. ``detectron2``, ``mmdetection``: a checkpoint of theirs. ``detr``: the original code's.
     ``darknet``: weights, cfg and names. ``backbone``: the backbone alone, under the keys of the package it comes from.
     ``inner``: the project whose names the ResNet inside a transformers' DETR uses. Raises ``FovealError`` for a
@@ -65,11 +66,12 @@ def export(
     if to == "darknet":
         return export_darknet(spec, classes, state, out, seen=seen)
     if to in ("hf", "hf4"):
-        return write_hub_folder(out, spec, classes, state, "transformers" if to == "hf" else "transformers-4", inner)
+        form: Form = "transformers" if to == "hf" else "transformers-4"
+        return write_hub_folder(out, spec, classes, state, form, inner, trained_on)
     if out.exists():
         raise FovealError("exists already", path=out, fix="Name a new file")
     if to == "foveal":
-        header = {**spec_to_json(spec), "classes": list(classes)}
+        header = {**spec_to_json(spec), "classes": list(classes), **({"trained_on": trained_on} if trained_on else {})}
         _safetensors(state, out, {"foveal": json.dumps(header)})
     elif to == "detr":
         _either({"model": export_detr(spec, state, "original")}, out)
@@ -110,7 +112,7 @@ def export_model(
     model.build(spec)  # raises for an incomplete detector
     if svd is not None:
         spec, state = compress(spec, state, tuple(svd))
-    written = export(out, form, spec, model.classes, state, inner=inner, seen=model.seen)
+    written = export(out, form, spec, model.classes, state, inner=inner, seen=model.seen, trained_on=model.trained_on)
     if form in ("detectron2", "mmdetection"):
         return written, fpn_remarks(spec.with_pixels(), len(model.classes), form)
     return written, remarks(form, spec, state)

@@ -32,8 +32,11 @@ OURS = "foveal"
 
 def read_hub_folder(
     path: Path, preset: str | None = None, parts: Sequence[type] = ()
-) -> tuple[Spec, tuple[str, ...], StateDict]:
-    """Spec, class names and state. Raises ``FovealError`` with the file where one is missing or wrong."""
+) -> tuple[Spec, tuple[str, ...], StateDict, str]:
+    """Spec, class names, state, and the hashes of the images that trained it.
+
+    Raises ``FovealError`` with the file where one is missing or wrong.
+    """
     from .foreign.detr import import_detr, label_names
 
     config = read_object(path / CONFIG)
@@ -48,16 +51,24 @@ def read_hub_folder(
             spec = spec_from_json(config, parts=parts)
         except FovealError as error:
             raise type(error)(error.message, path=path / CONFIG, where=error.where, fix=error.fix) from error
-        return spec, label_names(config.get("id2label"), path / CONFIG), read_state(file)
+        names = label_names(config.get("id2label"), path / CONFIG)
+        return spec, names, read_state(file), str(config.get("trained_on", ""))
     if kind != "detr":
         fix = f"Use a folder of model_type 'detr', or of {OURS!r} from `foveal weights export --to hf`"
         raise FovealError(f"model_type is {kind!r}, which is not supported", path=path / CONFIG, fix=fix)
     processor = read_object(path / PROCESSOR) if (path / PROCESSOR).is_file() else {}
-    return import_detr(read_state(file), file, preset, config=config, processor=processor)
+    spec, classes, state = import_detr(read_state(file), file, preset, config=config, processor=processor)
+    return spec, classes, state, str(config.get("trained_on", ""))
 
 
 def write_hub_folder(
-    out: Path, spec: Spec, classes: Sequence[str], state: StateDict, form: Form = "transformers", inner: Inner = "timm"
+    out: Path,
+    spec: Spec,
+    classes: Sequence[str],
+    state: StateDict,
+    form: Form = "transformers",
+    inner: Inner = "timm",
+    trained_on: str = "",
 ) -> list[Path]:
     """Writes the folder, whole or not at all. Returns the paths. ``form`` and ``inner`` are for a DETR on a ResNet.
 
@@ -68,13 +79,14 @@ def write_hub_folder(
 
     spec = spec.with_pixels()
     files: dict[str, Mapping[str, Any]] = {}
+    own = {"trained_on": trained_on} if trained_on else {}
     if isinstance(spec, DETR) and _is_theirs(spec):
         theirs = export_detr(spec, state, form, inner)
-        files[CONFIG] = transformers_config(spec, classes, inner)
+        files[CONFIG] = {**transformers_config(spec, classes, inner), **own}
         files[PROCESSOR] = processor_config(spec)
         return _written(out, theirs, files)
     labels = {"id2label": {str(i): n for i, n in enumerate(classes)}, "label2id": {n: i for i, n in enumerate(classes)}}
-    files[CONFIG] = {"model_type": OURS, "architectures": [type(spec).__name__], **labels, **spec_to_json(spec)}
+    files[CONFIG] = {"model_type": OURS, "architectures": [type(spec).__name__], **labels, **spec_to_json(spec), **own}
     return _written(out, state, files)
 
 

@@ -156,6 +156,7 @@ def _load_model(detector: Detector, model: ResolvedModel, source: str | Path) ->
     try:
         theirs = model.spec().with_pixels()
     except FovealError:  # of parts that are not known here: the weights are usable nevertheless
+        detector.trained_on = model.trained_on
         return transfer(detector, model.state, source, model.classes)
     changed = function_settings(detector.spec.with_pixels(), theirs)
     texts = (f"{path}={value if isinstance(value, str) else show(value, 10**6)}" for path, _, value in changed)
@@ -167,6 +168,7 @@ def _load_model(detector: Detector, model: ResolvedModel, source: str | Path) ->
             fix=f"Set {settings}, or start from its own detector: foveal train {source} --data DATA",
         )
     report = transfer(detector, model.state, source, model.classes)
+    detector.trained_on = model.trained_on
     report = replace(report, notes=(*model.notes, *report.notes))
     return _noted(report, _other_pixels(detector.spec, theirs.input.pixels, str(source)))
 

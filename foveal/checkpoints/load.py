@@ -33,6 +33,7 @@ class ResolvedModel:
     state: dict[str, Tensor]
     seen: int = 0  # images that it was trained on in a run
     tool: str = ""  # whose file it is, where the same weights need that tool's settings
+    trained_on: str = ""  # hashes of the images that trained it (:mod:`foveal.data.records.trained_on`)
     notes: tuple[str, ...] = ()  # how a file was read: what was taken off, left out or assumed
 
     def build(self, spec: Spec) -> Detector:
@@ -40,6 +41,7 @@ class ResolvedModel:
         detector = spec.build(self.classes)
         what = f"{type(spec).__name__} with {len(self.classes)} classes"
         load_state(detector, self.state, path=self.path, what=what)
+        detector.trained_on = self.trained_on
         return detector
 
 
@@ -71,14 +73,21 @@ def find(
         if is_hub_folder(path):
             from .huggingface import read_hub_folder
 
-            spec, classes, state = read_hub_folder(path, preset, parts)
-            return ResolvedModel(path, lambda: spec, classes, state)
+            spec, classes, state, trained_on = read_hub_folder(path, preset, parts)
+            return ResolvedModel(path, lambda: spec, classes, state, trained_on=trained_on)
         if preset is not None:
             raise UsageError(f"{source} already contains its spec", fix="Leave the preset out")
         checkpoint = load_checkpoint(path)
         training_state = checkpoint.meta["state"]
         seen = int(training_state.get("step", 0)) * int(training_state.get("batch_size", 0))
-        return ResolvedModel(path, lambda: checkpoint.parsed(parts), checkpoint.classes, checkpoint.state_dict, seen)
+        return ResolvedModel(
+            path,
+            lambda: checkpoint.parsed(parts),
+            checkpoint.classes,
+            checkpoint.state_dict,
+            seen,
+            trained_on=checkpoint.meta.get("trained_on", ""),
+        )
     if path.is_file():
         if cfg is not None:
             return _read_darknet(path, preset, cfg, names)
@@ -169,6 +178,8 @@ def import_model(
     described = {"spec": show(spec), "classes": list(model.classes), "versions": versions()}
     if modules := custom_parts(spec):
         described["parts"] = modules
+    if model.trained_on:
+        described["trained_on"] = model.trained_on
     origin = {"step": 0, "imported": model.path.name}
     save(out / "checkpoints", 0, Content(detector.state_dict(), {}, {}, origin, described))
     return spec, model.classes
@@ -212,7 +223,8 @@ def _read_file(
         raise UsageError(f"{path} already contains class names", fix="Leave the names out")
     stored, classes = _parse_header(header_entry, path)
     state = usual(file or read_weights(path)).state
-    return ResolvedModel(path, lambda: spec_from_json(stored, parts=parts), classes, state)
+    trained_on = str(stored.get("trained_on", ""))
+    return ResolvedModel(path, lambda: spec_from_json(stored, parts=parts), classes, state, trained_on=trained_on)
 
 
 def _read_darknet(

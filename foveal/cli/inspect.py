@@ -85,7 +85,14 @@ def inspect(
     from .common import limited
 
     where = paths(data)
-    found = evaluation_set(where, split=split, images=images, divided=divided_ids(model, where), convention=convention)
+    found = evaluation_set(
+        where,
+        split=split,
+        images=images,
+        divided=divided_ids(model, where),
+        trained_on=detector.trained_on,
+        convention=convention,
+    )
     found = limited(found, limit)
     with progress("proposing") as update:
         found = with_proposals(detector, found, proposals, progress=update)

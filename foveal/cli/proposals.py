@@ -73,7 +73,7 @@ def proposals(
     where = paths(data)
     proposer = ProposalMethod.of(method, device, precision, own_parts(parts))
     divided = divided_ids(method, where) if proposer.trained else None
-    dataset = evaluation_set(where, split=split, images=images, divided=divided)
+    dataset = evaluation_set(where, split=split, images=images, divided=divided, trained_on=proposer.trained_on)
     if classes is not None:
         dataset = select_classes(dataset, names(classes) or [])
     print_findings(dataset)

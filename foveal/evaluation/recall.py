@@ -190,6 +190,7 @@ class ProposalMethod:
     setting: str  # everything that determines its proposals: the key of the cache
     maker: ComputeProposals
     trained: bool  # a detector: the images it was trained on are not held out
+    trained_on: str = ""  # their hashes
 
     @classmethod
     def of(
@@ -212,7 +213,8 @@ class ProposalMethod:
                 path=name,
                 fix=f"Give a Faster R-CNN or RPN, or one of {', '.join(_sources())}",
             )
-        return cls(name, proposal_setting(detector), proposal_maker(detector), trained=True)
+        setting, maker = proposal_setting(detector), proposal_maker(detector)
+        return cls(name, setting, maker, trained=True, trained_on=detector.trained_on)
 
 
 def _source(method: str, parts: Sequence[type]) -> ProposalSource | None:

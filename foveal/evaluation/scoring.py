@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from ..data.open import open_dataset, open_sources
 from ..data.records.dataset import Dataset
 from ..data.records.findings import Finding
 from ..data.records.subsets import merged
+from ..data.records.trained_on import image_hashes, unpack
 from ..errors import FovealError, UsageError
 from ..files.aliases import OnProgress, PathLike
 from ..types import Detections
@@ -107,10 +109,15 @@ def evaluation_set(
     split: str | None = None,
     images: PathLike | None = None,
     divided: Iterable[Any] | None = None,
+    trained_on: str = "",
     convention: str | None = None,
 ) -> Dataset:
     """The records to score: the split asked for; else ``val`` where there are splits; else the images whose ids are
     ``divided`` (the validation part of a split that training made); else the whole set.
+
+    ``trained_on``: hashes of the images that trained the model, wherever they lie now and whatever they are called
+    (:mod:`foveal.data.records.trained_on`). Of a whole set they are left out, where others remain; else they are
+    scored; a finding says which.
 
     A ``divided`` image that is missing is a finding: the other images were trained on, so they never replace it.
     Raises :class:`FovealError` where all are missing.
@@ -120,7 +127,30 @@ def evaluation_set(
         split = "val" if any(kinds) else None
     dataset = open_dataset(data, split=split, images=images, convention=convention)
     ids = set(divided or ())
-    return _held_out(dataset, ids) if split is None and ids else dataset
+    if split is None and ids:
+        dataset = _held_out(dataset, ids)
+    return _unseen(dataset, trained_on, leave_out=split is None)
+
+
+def _unseen(dataset: Dataset, trained_on: str, *, leave_out: bool) -> Dataset:
+    """The dataset, with a finding on the images that trained the model."""
+    known = unpack(trained_on)
+    if not known:
+        return dataset
+    seen = [digest in known for digest in image_hashes(dataset.records)]
+    if not any(seen):
+        return dataset
+    names = [record.path.name for record, trained in zip(dataset.records, seen, strict=True) if trained]
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    message = f"{len(names)} of {len(seen)} images trained this model ({listed})"
+    if leave_out and not all(seen):
+        message += f" and are left out; the other {len(seen) - len(names)} are scored"
+        records = [record for record, trained in zip(dataset.records, seen, strict=True) if not trained]
+        dataset = replace(dataset, records=records, split="val")
+    else:
+        message += " and are scored: the scores are better than those of images that it has not seen"
+    finding = Finding("trained-on", "warning", str(dataset.path), "", message, "Give data that it has not seen")
+    return replace(dataset, findings=[*dataset.findings, finding])
 
 
 def _held_out(dataset: Dataset, ids: set[Any]) -> Dataset:
@@ -139,6 +169,13 @@ def _held_out(dataset: Dataset, ids: set[Any]) -> Dataset:
         message = f"{len(gone)} of the {len(ids)} images that the run validated on are missing ({listed}), not scored"
         findings.append(Finding("validation-image-missing", "warning", str(dataset.path), "", message, "Put them back"))
     return replace(dataset, records=held_out, split="val", findings=findings)
+
+
+def tell_trained_on(dataset: Dataset) -> None:
+    """Logs that images trained the model; without a handler it goes to standard error."""
+    for finding in dataset.findings:
+        if finding.code == "trained-on":
+            logging.getLogger("foveal").warning("%s: %s", finding.path, finding.message)
 
 
 def divided_ids(model: str | Path, data: PathLike | Sequence[PathLike]) -> list[Any] | None:
@@ -199,12 +236,16 @@ def score_model(
     detector = given if isinstance(given, Detector) else load(given, parts=parts)
     source = source if isinstance(given, Detector) else given
     divided = None if source is None else divided_ids(source, data)
-    dataset = evaluation_set(data, split=split, images=images, divided=divided, convention=convention)
+    dataset = evaluation_set(
+        data, split=split, images=images, divided=divided, trained_on=detector.trained_on, convention=convention
+    )
     dataset = replace(dataset, records=dataset.records[:limit])
     with task("proposing") as progress:
         dataset = with_proposals(detector, dataset, proposals, progress=progress)
     if on_data is not None:
         on_data(dataset)
+    else:
+        tell_trained_on(dataset)
     with task("evaluating") as progress:
         return score_detector(detector, dataset, protocol=protocol, classes=classes, progress=progress)
 

@@ -20,6 +20,7 @@ from ..config.table import custom_parts
 from ..data.open import split_pair
 from ..data.records.fingerprint import fingerprint, proposal_fingerprint
 from ..data.records.segmentation import check_masks
+from ..data.records.trained_on import image_hashes, pack
 from ..errors import UsageError
 from ..files.atomic import write_json
 from ..recipe import Keep, Precision
@@ -148,6 +149,10 @@ class Setup:
         classes = list(self.detector.classes)
         own = custom_parts(self.spec)
         described = {"spec": show(self.spec), "classes": classes, "versions": processes.versions()}
+        if self.fabric.is_global_zero:  # which writes it
+            before = "" if self.resumed is None else self.resumed.spec.get("trained_on", "")
+            hashes = image_hashes(self.sets.training.records)
+            described["trained_on"] = pack(hashes, before, self.detector.trained_on)
         return {**described, "parts": own} if own else described
 
     @cached_property

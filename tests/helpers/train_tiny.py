@@ -48,7 +48,7 @@ class Tiny(nn.Module):
 
     def __init__(self, spec: TinySpec, classes: tuple[str, ...]) -> None:
         super().__init__()
-        self.spec, self.classes = spec, classes
+        self.spec, self.classes, self.trained_on = spec, classes, ""
         self.backbone = nn.Sequential(
             nn.Conv2d(3, 8, 3, stride=4, padding=1), nn.BatchNorm2d(8) if spec.norm else nn.Identity(), nn.ReLU()
         )
