@@ -56,11 +56,11 @@ def export(
     """Writes a detector in the format ``to``, whole or not at all. Returns the paths written.
 
     ``foveal``: one safetensors file with spec, class names and ``trained_on`` (hashes of images) in its header.
-    ``hf``: a folder (see :mod:`foveal.checkpoints.huggingface`), ``hf4`` with the keys of transformers 4. ``torchvision``: a state dict
-    of its detector. ``detectron2``, ``mmdetection``: a checkpoint of theirs. ``detr``: the original code's.
-    ``darknet``: weights, cfg and names. ``backbone``: the backbone alone, under the keys of the package it comes from.
-    ``inner``: the project whose names the ResNet inside a transformers' DETR uses. Raises ``FovealError`` for a
-    detector without such a form, and for files that exist already.
+    ``hf``: a folder (see :mod:`foveal.checkpoints.huggingface`), ``hf4`` with the keys of transformers 4.
+    ``torchvision``: a state dict of its detector. ``detectron2``, ``mmdetection``: a checkpoint of theirs. ``detr``:
+    the original code's. ``darknet``: weights, cfg and names. ``backbone``: the backbone alone, under the keys of the
+    package it comes from. ``inner``: the project whose names the ResNet inside a transformers' DETR uses. Raises
+    ``FovealError`` for a detector without such a form, and for files that exist already.
     """
     spec = spec.with_pixels()
     if to == "darknet":
