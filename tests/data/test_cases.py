@@ -68,6 +68,16 @@ def from_0() -> dict[str, Any]:
     return doc
 
 
+def image_ids(step: int) -> dict[str, Any]:
+    """Images numbered from 100 + ``step``, which the annotations name one higher."""
+    doc = coco_doc()
+    for entry in doc["images"]:
+        entry["id"] += step
+    for entry in doc["annotations"]:
+        entry["image_id"] += step + 1
+    return doc
+
+
 def renamed(root: Path, rename: Callable[[str], str], doc: dict[str, Any]) -> None:
     coco(root, doc)
     for path in sorted((root / "images").iterdir()):
@@ -192,6 +202,11 @@ CASES: dict[str, Case] = {
     "yolo: val is train": (lambda r: yolo(r, yaml=YAML.replace("/val", "/train")), "warning image-in-two-splits"),
     "yolo: turned by EXIF": (turned, "note image-turned"),
     "coco: categories from 1, annotations from 0": (lambda r: coco(r, from_0()), "error class-numbers"),
+    "coco: image ids from 0, annotations from 1": (lambda r: coco(r, image_ids(-100)), "warning image-numbers"),
+    "yolo: a classes.txt that differs from the yaml": (
+        lambda r: (yolo(r), put(r / "classes.txt", "dog\ncat\nbird\n")),
+        "warning classes-differ",
+    ),
     "coco: ranges": (coco_boxes(lambda b: (b[1], b[3], b[2], b[4])), "error box-convention"),
     "coco: per mille": (coco_boxes(lambda b: top_left(b, *MILLE)), "error box-convention"),
     "coco: boxes of larger images": (coco_boxes(lambda b: top_left(b, 2, 2)), "error box-convention"),
@@ -274,7 +289,12 @@ CASES: dict[str, Case] = {
 MISREAD = {  # told, for nothing in the files says what is right: what is read differs from what was meant
     *("voc: two <name>", "voc: size of another image", "yolo: of a padded square", "yolo: by the longer side"),
     *("yolo: val is train", "yolo: turned by EXIF", "classes: __background__ first", "classes: one too few"),
-    *("classes: one twice", "name: bytes", "name: two entries for one file"),
+    *(
+        "classes: one twice",
+        "name: bytes",
+        "coco: image ids from 0, annotations from 1",
+        "name: two entries for one file",
+    ),
 }
 
 

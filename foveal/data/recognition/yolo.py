@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ...files.reading import Unreadable, read_lines, read_yaml
-from ..formats.class_list import read_class_list
+from ..formats.class_list import CLASS_FILES, read_class_list
 from ..formats.yolo.layout import YoloLayout
 from ..formats.yolo.reader import YoloSource
 from ..records.findings import Findings
+from .class_files import yaml_names
 from .listing import Listing, folder_above
 
 _PLAIN_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -29,7 +30,28 @@ def find_yaml(listing: Listing, images: Path | None) -> list[YoloSource]:
     for same in by_folder.values():
         plain = [file for file in same if file.name in _PLAIN_NAMES]
         sources += [YoloSource(file, images) for file in (plain[:1] or same)]
+    for source in sources:
+        _report_other_names(listing, source)
     return sources
+
+
+def _report_other_names(listing: Listing, source: YoloSource) -> None:
+    """A finding for each list of classes among the labels, or beside the yaml, that is not the yaml's."""
+    try:
+        names = yaml_names(source.path)
+    except (OSError, Unreadable):  # told when it is read
+        return
+    lists = [folder / name for folder, of in listing.texts.items() for name in of if name.lower() in CLASS_FILES]
+    for file in lists if names else ():
+        if source.path.parent not in file.parents:
+            continue
+        try:
+            other = read_class_list(file, Findings())
+        except Unreadable:
+            continue
+        if any(a != b for a, b in zip(names, other, strict=False)):
+            message = f"its class names differ from those in {source.path}, which are used"
+            source.findings.add("warning", "classes-differ", file, "", message, "Remove the list that is wrong")
 
 
 def _is_data_yaml(file: Path) -> bool:

@@ -86,6 +86,7 @@ class CocoReader(Reader[CocoSource]):
             annotations = []
         self._read_images(images)
         objects = self._read_annotations(annotations)
+        self._report_shifted(annotations)
         records = []
         for key, image in self.images.items():
             size = self.image_size(image.path, image.stated, self.path)
@@ -93,6 +94,22 @@ class CocoReader(Reader[CocoSource]):
                 used = [o for o in objects[key] if self._fits(o, size)]
                 records.append(self.record(image.id, image.path, size, used, self.path))
         return records
+
+    def _report_shifted(self, annotations: list[Any]) -> None:
+        """A finding where the image ids of the annotations are those of the images plus or minus one."""
+        named = {id for a in annotations if isinstance(a, dict) and isinstance(id := a.get("image_id"), int)}
+        listed = {id for id in (*self.images, *self.skipped) if isinstance(id, int)}
+        for step, edge, word in ((1, min, "high"), (-1, max, "low")):
+            if not listed or len(named) < 3 or 2 * len(named) < len(listed) or named <= listed or edge(listed) in named:
+                continue
+            if {id - step for id in named} <= listed:
+                message = f"the image ids of the annotations seem to be one too {word}: they go from {min(named)} to "
+                message += (
+                    f"{max(named)}, those of the images from {min(listed)} to {max(listed)}; so the objects may be"
+                )
+                message += " those of other images"
+                fix = "Number the images as the annotations do"
+                self.findings.add("warning", "image-numbers", self.path, "", message, fix)
 
     def _fits(self, o: ParsedObject, size: tuple[int, int]) -> bool:
         """Whether the mask that a box was taken from is as large as the image; a finding otherwise."""
