@@ -25,7 +25,7 @@ def find_names(
     for file in _candidates(listing, folders):
         try:
             if file.suffix in (".yaml", ".yml"):
-                names = yaml_names(file)
+                names = names_in_yaml(file)
             else:  # a single line with commas may be one name
                 names = read_class_list(file, findings, lambda lines: len(lines) == 1 and _first_words(labels) == {"0"})
         except Unreadable as error:
@@ -69,7 +69,7 @@ def _candidates(listing: Listing, folders: Iterable[Path]) -> list[Path]:
     return found
 
 
-def yaml_names(file: Path) -> list[str]:
+def names_in_yaml(file: Path) -> list[str]:
     """The class names in a yaml that has nothing else to say about the dataset."""
     doc: Any = read_yaml(file)
     names = doc.get("names") if isinstance(doc, dict) else None

@@ -12,7 +12,7 @@ from ..formats.class_list import CLASS_FILES, read_class_list
 from ..formats.yolo.layout import YoloLayout
 from ..formats.yolo.reader import YoloSource
 from ..records.findings import Findings
-from .class_files import yaml_names
+from .class_files import names_in_yaml
 from .listing import Listing, folder_above
 
 _PLAIN_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -38,7 +38,7 @@ def find_yaml(listing: Listing, images: Path | None) -> list[YoloSource]:
 def _report_other_names(listing: Listing, source: YoloSource) -> None:
     """A finding for each list of classes among the labels, or beside the yaml, that is not the yaml's."""
     try:
-        names = yaml_names(source.path)
+        names = names_in_yaml(source.path)
     except (OSError, Unreadable):  # told when it is read
         return
     lists = [folder / name for folder, of in listing.texts.items() for name in of if name.lower() in CLASS_FILES]
