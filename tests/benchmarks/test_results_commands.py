@@ -41,6 +41,7 @@ TINY: dict[str, str | None] = {
     "pooling": f"{RUN} --only 'one level' --boxes 20",
     "postprocess": f"{RUN} --only faster_rcnn",
     "reading": "--images 20",
+    "recipes": "--tiny --levers mosaic",
     "resume_chaos": None,
     "training": f"{RUN} --only ssdlite",
     "versions": f"{RUN} --before {shlex.quote(str(ROOT))} --script loader.py --only SSD300",

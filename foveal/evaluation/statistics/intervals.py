@@ -122,11 +122,13 @@ def _interval(value: float, replicates: Floats, images: int) -> Interval:
     return Interval(max(low, 0.0), min(high, 1.0), se, images)
 
 
-def bootstrap_bounds(value: float, replicates: Floats, images: int) -> tuple[float, float, float] | None:
-    """Low, high and standard error of a score or a difference from its ``replicates`` (R,); ``None`` where too few
-    images hold an object of it."""
+def bootstrap_bounds(
+    value: float, replicates: Floats, images: int, fewest: int = FEWEST_IMAGES
+) -> tuple[float, float, float] | None:
+    """Low, high and standard error of a score or a difference from its ``replicates`` (R,); ``None`` where fewer than
+    ``fewest`` images (or whatever was resampled) hold an object of it."""
     undefined = np.isnan(replicates)
-    if images < FEWEST_IMAGES or np.isnan(value) or undefined.mean() > MOST_UNDEFINED:
+    if images < fewest or np.isnan(value) or undefined.mean() > MOST_UNDEFINED:
         return None
     defined = replicates[~undefined].astype(np.float64)
     deviation = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - defined.mean()
