@@ -16,9 +16,8 @@
     frozen       parameters that are not trained, or norms whose statistics stay as they are
     iteration    one optimizer step; ``step`` counts them
 
-Letters used in every shape: B images, G ground-truth objects (padded), A priors, P proposals, N detections,
-C classes, K logits. Boxes are ``xyxy`` float absolute pixels, continuous (width = x2 - x1). Labels are 0..C-1;
-background exists only inside a softmax loss.
+Letters of every shape: B images, G ground-truth objects (padded), A priors, P proposals, N detections, C classes, K
+logits. Boxes: ``xyxy`` float absolute pixels, continuous. Labels: 0..C-1; background is only inside a softmax loss.
 """
 
 from __future__ import annotations
@@ -59,6 +58,7 @@ class Images:
     proposals: Tensor | None = None  # (B, P, 4) external proposals, in network pixels
     proposals_valid: Tensor | None = None  # (B, P)
     seen: int = 0  # images trained on so far, for losses with a schedule of their own
+    frozen_maps: tuple[Tensor, ...] = ()  # of the backbone's frozen layers, (B, h, w, c) each; then ``pixels`` is blank
 
     def __len__(self) -> int:
         return int(self.pixels.shape[0])
@@ -75,6 +75,7 @@ class Images:
         return replace(
             self,
             pixels=move(self.pixels),
+            frozen_maps=tuple(map(move, self.frozen_maps)),
             sizes=move(self.sizes),
             frame=move(self.frame),
             original=move(self.original),

@@ -137,6 +137,7 @@ PARTS: Mapping[str, str] = {  # name -> its module in this package
     "SlidingWindows": "parts.selective_search",
     "Constant": "recipe",
     "Cosine": "recipe",
+    "FrozenMaps": "recipe",
     "OnImages": "recipe",
     "OnProposals": "recipe",
     "OnStoredMaps": "recipe",

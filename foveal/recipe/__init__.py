@@ -187,6 +187,28 @@ class Solve(Stage):
     learning = None
 
 
+# ------------------------------------------------------------------------------------------- frozen layers
+@dataclass(frozen=True)
+class FrozenMaps:
+    """What the frozen first layers of the backbone compute is stored for each view of an image and not computed again.
+
+    The maps lie in the run folder until the run ends. Batches are of images whose canvases have one size where
+    possible, so that few views are needed.
+    """
+
+    gigabytes: float = 4.0  # limit of what is stored; the maps of further views are computed each time
+    views: int | None = None  # augmentations of each image, shown one an epoch, in turn; None: a flip, few sizes alone
+    precision: Literal["32", "16"] = "16"  # of stored fp32 maps (16: relative error 2^-11); bf16 ones stay as they are
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gigabytes < math.inf:
+            raise UsageError(f"fit.frozen_maps: gigabytes is {self.gigabytes}; it must be more than 0 and finite")
+        if self.views is not None and self.views < 1:
+            raise UsageError(f"fit.frozen_maps: views is {self.views}; it must be at least 1, or None")
+        if self.precision not in ("32", "16"):
+            raise UsageError(f"fit.frozen_maps: precision is {self.precision!r}, not one of 32, 16")
+
+
 # --------------------------------------------------------------------------------------------- the recipe
 @dataclass(frozen=True)
 class Recipe:
@@ -219,6 +241,7 @@ class Recipe:
     backbone_lr: float = 1.0  # times the learning rate, for parameters under ``backbone`` (DETR uses 0.1)
     backbone_decay: float = 1.0  # times that, in the backbone's first layer; geometric from there to 1 in its last
     predictor_lr: float = 1.0  # times the learning rate, for a head's last layers, under ``predictor`` (R-CNN uses 10)
+    frozen_maps: FrozenMaps | None = None  # stores what frozen layers compute; None: computed in every iteration
     stages: tuple[Stage, ...] = (OnImages(),)
 
     def __post_init__(self) -> None:

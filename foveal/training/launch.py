@@ -53,6 +53,7 @@ from .resume import (
 from .run_record import banner, results, run_record
 from .stages.alternation import check_alternation, save_initial
 from .stages.closed_form import check_stages
+from .stages.frozen_maps import check_frozen_maps
 from .stages.runner import Loaders, check_recipe, clear, is_complete, run_segments
 
 if TYPE_CHECKING:
@@ -261,6 +262,7 @@ def _with_detector(
             console.print(gap)
     check_stages(detector, spec.fit)
     check_alternation(detector, spec.fit)
+    check_frozen_maps(detector, spec.fit)
     loaded: LoadReport | None = None
     if resumed is None:
         loaded, lines = begin(spec, detector, arguments.weights, arguments.parts)

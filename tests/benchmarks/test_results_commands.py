@@ -28,6 +28,7 @@ TINY: dict[str, str | None] = {
     "detr": None,
     "evaluation": f"{RUN} --images 20 --objects 200 --per-image 5",
     "focal": f"{RUN} --anchors 900",
+    "frozen_maps": f"{RUN} --frozen 3 --images 2 --batch 1 --width 96 --height 64",
     "inference": f"{RUN} --only ssdlite",
     "intervals": "--pairs 2 --equal 2 --sizes 30 --resamples 50 --hotcoco 2 --images 60",
     "ladder": None,

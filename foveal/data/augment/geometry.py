@@ -38,6 +38,7 @@ class Sample:
     fill: tuple[int, int, int] = MEAN  # the canvas's color
     proposals: Floats | None = None  # (P, 4) canvas pixels
     short: int | None = None  # short side for ``Resize``; None: that of the rule
+    mirrored: bool = False  # whether it was flipped an odd number of times
 
     def __post_init__(self) -> None:
         if self.canvas == (0, 0):
@@ -45,6 +46,11 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether its image is a :func:`blank_image`."""
+        return self.image.strides[2] == 0
 
     def select(self, index: NDArray[Any]) -> Sample:
         """The sample with some of its objects, given by a mask (G,) or by indices."""
@@ -84,12 +90,19 @@ class Sample:
         return np.asarray(out.numpy())
 
 
+def blank_image(height: int, width: int) -> ImageArray:
+    """(height, width, 3) zeros, one number in memory: for a sample whose objects alone are needed."""
+    return np.broadcast_to(np.zeros(1, np.uint8), (height, width, 3))
+
+
 def flip(sample: Sample) -> Sample:
     """The mirror image."""
-    width = sample.canvas[1]
+    image, width = sample.image, sample.canvas[1]
     return replace(
         sample,
-        image=np.asarray(_tensor(sample.image).flip(1).numpy()),  # 30 times faster than NumPy's copy of [:, ::-1]
+        # 30 times faster than NumPy's copy of [:, ::-1]
+        image=image if sample.is_blank else np.asarray(_tensor(image).flip(1).numpy()),
+        mirrored=not sample.mirrored,
         masks=None if sample.masks is None else sample.masks.flipped(),
         boxes=_mirrored(sample.boxes, width),
         proposals=None if sample.proposals is None else _mirrored(sample.proposals, width),
@@ -156,26 +169,41 @@ def resample(
     placement: tuple[int, int, int, int],
     finish: Callable[[ImageArray], ImageArray] | None = None,
 ) -> Sample:
+    """:func:`draw_pixels`, and :func:`resampled_objects`."""
+    draw_pixels(sample, out, placement, finish)
+    return resampled_objects(sample, (int(out.shape[0]), int(out.shape[1])), placement)
+
+
+def draw_pixels(
+    sample: Sample,
+    out: Tensor,
+    placement: tuple[int, int, int, int],
+    finish: Callable[[ImageArray], ImageArray] | None = None,
+) -> None:
     """Resamples the canvas into ``out`` (H, W, 3) at ``placement`` = height, width, top, left; the rest is filled.
 
-    ``finish`` is applied to the resampled image without the fill. Returns the sample with boxes (and masks) in the
-    pixels of ``out``, clipped to the placement. The edges of the image are rounded to whole pixels and the boxes are
-    scaled by the same rounded sizes, so that they stay aligned.
+    ``finish`` is applied to the resampled image without the fill.
     """
-    height, width, top, left = placement
-    h, w = sample.image.shape[:2]
-    (canvas_h, canvas_w), (y, x) = sample.canvas, sample.offset
-    y1, y2 = _edges(y, h, height / canvas_h, height)
-    x1, x2 = _edges(x, w, width / canvas_w, width)
-    if h and w:
+    _, _, top, left = placement
+    y1, x1, y2, x2 = _inner(sample, placement)
+    if y2 > y1 and x2 > x1:
         pixels = resize(sample.image, y2 - y1, x2 - x1)
         if finish is not None:
             pixels = _tensor(finish(pixels.numpy()))
         out[top + y1 : top + y2, left + x1 : left + x2] = pixels
-    else:
-        y2, x2 = y1, x1
     _fill_around(out, (top + y1, left + x1, top + y2, left + x2), sample.fill)
 
+
+def resampled_objects(sample: Sample, shape: tuple[int, int], placement: tuple[int, int, int, int]) -> Sample:
+    """The sample with boxes (and masks) in the pixels of the output of :func:`resample`, clipped to the placement.
+
+    ``shape`` is the output's (H, W). The edges of the image are rounded to whole pixels and the boxes are scaled by the
+    same rounded sizes, so that they stay aligned.
+    """
+    height, width, top, left = placement
+    h, w = sample.image.shape[:2]
+    y, x = sample.offset
+    y1, x1, y2, x2 = _inner(sample, placement)
     scale = np.array([(x2 - x1) / w if w else 1.0, (y2 - y1) / h if h else 1.0] * 2)
 
     def rescale(boxes: Floats) -> Floats:
@@ -185,13 +213,23 @@ def resample(
     proposals = None if sample.proposals is None else rescale(sample.proposals)
     masks = None
     if sample.masks is not None:
-        masks = sample.masks.resized(y2 - y1, x2 - x1).window(-top - y1, -left - x1, *out.shape[:2])
+        masks = sample.masks.resized(y2 - y1, x2 - x1).window(-top - y1, -left - x1, *shape)
     moved = replace(
         sample, boxes=rescale(sample.boxes), proposals=proposals, masks=masks, canvas=(height, width), offset=(0, 0)
     ).clipped()
     shift = np.array([left, top, left, top], dtype=np.float64)
     proposals = None if moved.proposals is None else moved.proposals + shift
     return replace(moved, boxes=moved.boxes + shift, proposals=proposals)
+
+
+def _inner(sample: Sample, placement: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """Where the image of a sample lies within its placement: top, left, bottom, right; empty where it is empty."""
+    height, width, _, _ = placement
+    h, w = sample.image.shape[:2]
+    (canvas_h, canvas_w), (y, x) = sample.canvas, sample.offset
+    y1, y2 = _edges(y, h, height / canvas_h, height)
+    x1, x2 = _edges(x, w, width / canvas_w, width)
+    return (y1, x1, y2, x2) if h and w else (y1, x1, y1, x1)
 
 
 def _edges(start: int, length: int, scale: float, limit: int) -> tuple[int, int]:

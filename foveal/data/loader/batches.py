@@ -10,42 +10,30 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import FovealError
-from ...files.aliases import Bools, Floats, ImageArray, Ints
-from ...types import Images, Target, Targets, pad_boxes
+from ...files.aliases import Floats, ImageArray, Ints
+from ...types import Images, Targets, pad_boxes
 from ..augment.combine import Combination
-from ..augment.geometry import Sample, resample
+from ..augment.geometry import Sample, draw_pixels, resampled_objects
 from ..augment.transforms import MultiScale, Transform
 from ..images.load import MOST_SKIPPED
-from .shared_records import PackedRecords
+from .shared_records import PackedRecords, WorkerBatch, allocate_pixels, packed_batch, repeated, sample_target
 
 if TYPE_CHECKING:
-    from ...parts.resizing import Input
+    from ...parts.resizing import Input, Placement
 
 
 PARTNER_TRIALS = 3  # images that are tried, where some cannot be read
 
 
 # ---------------------------------------------------------------------------------------------- the builders
-@dataclass
-class WorkerBatch:
-    """What a worker sends to the main process. Only pixels are tensors, since each tensor costs a file descriptor."""
-
-    pixels: list[Tensor] = field(default_factory=list)
-    arrays: list[NDArray[Any]] = field(default_factory=list)
-    indices: list[int] = field(default_factory=list)  # of the images, in the records
-    skipped: dict[int, str] = field(default_factory=dict)  # index of an unusable image -> reason
-    error: bool = False  # too many images are unusable
-
-
 class BatchBuilder(Protocol):
     """Builds batch ``batch`` of ``epoch``, ``done`` of the training (a share) before it; the result depends on nothing
     else. ``shared``: pixels in shared memory."""
@@ -55,10 +43,16 @@ class BatchBuilder(Protocol):
     def __call__(self, epoch: int, batch: int, done: float, shared: bool) -> WorkerBatch: ...
 
 
+LoadSample = Callable[[int], Sample]  # of the image of this index; raises FovealError where it cannot be used
+
+
 @dataclass(frozen=True, eq=False)
 class TrainBatches:
-    """Training batches of one rank. ``arrays``: sizes, frame, original; boxes, labels, valid, ignore; then, if there
-    are any, proposals and their valid flags; then masks, if ``masks`` is true and there are any."""
+    """Training batches of one rank, as :func:`packed_batch` packs them; with masks if ``masks`` is true.
+
+    ``views``: how many times each image is augmented differently, one epoch after the other, before the first view
+    comes again; None: anew in every epoch.
+    """
 
     packed: PackedRecords
     order: Order
@@ -67,43 +61,66 @@ class TrainBatches:
     scale: MultiScale | None
     rank: int
     masks: bool = True
+    views: int | None = None
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __call__(self, epoch: int, batch: int, done: float, shared: bool) -> WorkerBatch:
-        indices, start = self.order.share(epoch, batch, self.rank)
-        seed, result, prepared = self.order.seed, WorkerBatch(), []
+        result = WorkerBatch()
+        samples = self.samples(epoch, batch, self.decoded, result)
+        if samples is None:
+            return result
         augment = [t for t in self.augment if not isinstance(t, Combination) or done < t.until]
-        for position, scheduled in enumerate(indices.tolist(), start):
-            loaded = self._load(epoch, position, scheduled, result.skipped)
+        prepared = [self.prepared(epoch, number, each, augment, result.skipped) for number, each in samples]
+        return packed_batch(result, *collate(prepared, self.rule(epoch, batch), shared=shared))
+
+    def samples(self, epoch: int, batch: int, load: LoadSample, result: WorkerBatch) -> list[tuple[int, Sample]] | None:
+        """The images of a batch with their numbers in the epoch (see :meth:`Order.batches`); ``None`` where too many
+        are unreadable. Their indices are added to ``result``."""
+        numbers, start = self.order.share(epoch, batch, self.rank)
+        samples = []
+        for position, scheduled in enumerate(numbers.tolist(), start):
+            loaded = self._load(epoch, position, scheduled, load, result.skipped)
             if loaded is None:
                 result.error = True
-                return result
-            number, sample = loaded
-            partner = functools.partial(self._partner, epoch, number, result.skipped)
-            item = prepare(sample, augment, generator("sample", seed, epoch, number), partner)
-            prepared.append(item if self.masks else replace(item, sample=replace(item.sample, masks=None)))
-            result.indices.append(number % len(self.packed))
-        side = None if self.scale is None else self.scale.choose(generator("batch", seed, epoch, batch))
-        images, targets = collate(prepared, resized_rule(self.input, side), shared=shared)
-        result.pixels = [images.pixels]
-        tensors = [images.sizes, images.frame, images.original]
-        tensors += [targets.boxes, targets.labels, targets.valid, targets.ignore]
-        if images.proposals is not None and images.proposals_valid is not None:
-            tensors += [images.proposals, images.proposals_valid]
-        tensors += [] if targets.masks is None else [targets.masks]
-        result.arrays = [np.asarray(t.numpy()) for t in tensors]
-        return result
+                return None
+            result.indices.append(loaded[0] % len(self.packed))
+            samples.append(loaded)
+        return samples
 
-    def _load(self, epoch: int, position: int, number: int, skipped: dict[int, str]) -> tuple[int, Sample] | None:
-        """The image with its number in the epoch (see :meth:`Order.batches`), or the next readable one in the epoch's
-        order; ``None`` where too many are unreadable."""
+    def decoded(self, index: int) -> Sample:
+        """Image ``index`` with its pixels. Raises :class:`FovealError` where it cannot be used."""
+        return self.packed.sample(index, self.input.fill)
+
+    def view(self, epoch: int) -> int:
+        """The number of the view that is shown in an epoch."""
+        return epoch if self.views is None else epoch % self.views
+
+    def prepared(
+        self, epoch: int, number: int, sample: Sample, augment: Sequence[Transform], skipped: dict[int, str]
+    ) -> Prepared:
+        """The sample of image ``number`` of the epoch, augmented."""
+        partner = functools.partial(self._partner, self.view(epoch), number, skipped)
+        item = prepare(sample, augment, generator("sample", self.order.seed, self.view(epoch), number), partner)
+        return item if self.masks else replace(item, sample=replace(item.sample, masks=None))
+
+    def rule(self, epoch: int, batch: int) -> Input:
+        """The resize rule of a batch."""
+        if self.scale is None:
+            return self.input
+        return resized_rule(self.input, self.scale.choose(generator("batch", self.order.seed, epoch, batch)))
+
+    def _load(
+        self, epoch: int, position: int, number: int, load: LoadSample, skipped: dict[int, str]
+    ) -> tuple[int, Sample] | None:
+        """The image with its number, or the next readable one in the epoch's order; ``None`` where too many are
+        unreadable."""
         order: Ints | None = None
         for step in range(1, 2 + int(MOST_SKIPPED * len(self.packed))):
             index = number % len(self.packed)
             try:
-                return number, self.packed.sample(index, self.input.fill)
+                return number, load(index)
             except FovealError as error:
                 skipped[index] = str(error)
             if order is None:
@@ -112,42 +129,22 @@ class TrainBatches:
         return None
 
     def _partner(
-        self, epoch: int, number: int, skipped: dict[int, str], which: int, before: Sequence[Transform]
+        self, view: int, number: int, skipped: dict[int, str], which: int, before: Sequence[Transform]
     ) -> Sample | None:
         """Another image for a combination, number ``which`` for this sample, after the transforms before that one;
         ``None`` where none of a few can be read."""
-        rng = generator("partner", self.order.seed, epoch, number, which)
+        rng = generator("partner", self.order.seed, view, number, which)
         for _ in range(PARTNER_TRIALS):
             other = (number + int(rng.integers(1, max(2, len(self.packed))))) % len(self.packed)
             try:
-                sample = self.packed.sample(other, self.input.fill)
+                sample = self.decoded(other)
             except FovealError as error:
                 skipped[other] = str(error)
                 continue
-            return functools.reduce(lambda moved, transform: transform(moved, rng), before, sample)
+            for transform in before:
+                sample = transform(sample, rng)
+            return sample
         return None
-
-
-@dataclass(frozen=True, eq=False)
-class EvalBatches:
-    """The images ``indices`` in order, unchanged."""
-
-    packed: PackedRecords
-    indices: Ints
-    batch: int
-
-    def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch)
-
-    def __call__(self, epoch: int, batch: int, done: float, shared: bool) -> WorkerBatch:
-        result = WorkerBatch()
-        for index in self.indices[batch * self.batch : (batch + 1) * self.batch].tolist():
-            try:
-                result.pixels.append(torch.from_numpy(self.packed.image(index)))
-                result.indices.append(index)
-            except FovealError as error:
-                result.skipped[index] = str(error)
-        return result
 
 
 # ---------------------------------------------------------------------------------- step 1: choose the images
@@ -174,7 +171,7 @@ class Order:
     seed: int
     shuffle: bool = True
     world: int = 1
-    tall: Bools | None = None  # (count,); if given, tall and wide images are put into separate batches where possible
+    group: Ints | None = None  # (count,); if given, a batch has images of one group, where possible
     repeats: Floats | None = None  # (count,) how often an image comes in an epoch, on average; 1 or more
 
     @property
@@ -202,31 +199,23 @@ def _batches(order: Order, epoch: int) -> Ints:
     rng = generator("order", order.seed, epoch)
     indices = rng.permutation(order.count) if order.shuffle else np.arange(order.count)
     if order.repeats is not None:
-        indices = _repeated(indices, order.repeats, rng, order.shuffle)[: order.images]
+        indices = repeated(indices, order.repeats, rng, order.shuffle)[: order.images]
     size = order.batch
     if len(indices) < size:
         return np.resize(indices, (1, -(-len(indices) // order.world) * order.world))
-    if order.tall is None:
+    if order.group is None:
         return indices[: len(order) * size].reshape(-1, size)
     full, partial = [], []
-    tall = order.tall[indices % order.count]
-    for group in (indices[tall], indices[~tall]):
-        cut = len(group) // size * size
-        full.append(group[:cut])
-        partial.append(group[cut:])
-    mixed = np.concatenate(partial)  # at most one mixed batch, so that len() does not depend on the epoch
+    groups = order.group[indices % order.count]
+    for group in np.unique(groups):
+        members = indices[groups == group]
+        cut = len(members) // size * size
+        full.append(members[:cut])
+        partial.append(members[cut:])
+    mixed = np.concatenate(partial)  # of them as many batches as there are, so that len() is that of one group
     full.append(mixed[: len(mixed) // size * size])
     table = np.concatenate(full).reshape(-1, size)
     return rng.permutation(table) if order.shuffle else table
-
-
-def _repeated(indices: Ints, repeats: Floats, rng: np.random.Generator, shuffle: bool) -> Ints:
-    """Each image ``repeats`` times on average over the epochs: that number rounded down or up (systematic sampling)."""
-    ends = np.cumsum(repeats[indices]).round(9) + (rng.random() if shuffle else 0.0)
-    times = np.diff(np.floor(ends), prepend=0.0).astype(np.int64)
-    copies = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
-    numbers = np.repeat(indices, times) + copies * len(indices)
-    return rng.permutation(numbers) if shuffle else numbers
 
 
 # ---------------------------------------------------------------------------------- step 3: augment an image
@@ -277,44 +266,51 @@ def collate(prepared: Sequence[Prepared], rule: Input, *, shared: bool = False) 
 
     ``shared`` allocates the pixels in shared memory.
     """
-    canvases = [p.sample.canvas for p in prepared]
-    placements = [resized_rule(rule, p.sample.short).placement(*p.sample.canvas) for p in prepared]
-    canvas = rule.canvas([(p.height, p.width) for p in placements])
-    pixels = _allocate((len(prepared), *canvas, 3), shared)
-    targets, proposals = [], []
-    for item, place, out in zip(prepared, placements, pixels, strict=True):
-        sample, finish = item.sample, item.color_jitter
+    placed = PlacedBatch.of(prepared, rule)
+    pixels = allocate_pixels((len(prepared), *placed.canvas, 3), shared)
+    for place, (item, out) in enumerate(zip(prepared, pixels, strict=True)):
+        placed.draw(item, place, out)
+    return placed.labeled(pixels.permute(0, 3, 1, 2))
+
+
+@dataclass(frozen=True)
+class PlacedBatch:
+    """The samples of a batch, with the size and location of each on the canvas of the batch."""
+
+    prepared: Sequence[Prepared]
+    rule: Input
+    placements: Sequence[Placement]
+    canvas: tuple[int, int]  # height, width
+
+    @classmethod
+    def of(cls, prepared: Sequence[Prepared], rule: Input) -> PlacedBatch:
+        """The placements by a resize rule."""
+        placements = [resized_rule(rule, p.sample.short).placement(*p.sample.canvas) for p in prepared]
+        return cls(prepared, rule, placements, rule.canvas([(p.height, p.width) for p in placements]))
+
+    def draw(self, item: Prepared, place: int, out: Tensor) -> None:
+        """Writes the pixels of number ``place`` of the batch, which is ``item``, into ``out`` (H, W, 3) uint8."""
+        sample, finish, at = item.sample, item.color_jitter, self.placements[place]
         height, width = sample.canvas
-        if finish is not None and height * width <= place.height * place.width:
+        if finish is not None and height * width <= at.height * at.width:
             sample, finish = replace(sample, image=finish(sample.image)), None
-        placed = resample(sample, out, (place.height, place.width, place.y, place.x), finish)
-        targets.append(_target(placed))
-        if placed.proposals is not None:
-            proposals.append(torch.from_numpy(placed.proposals))
-    images = Images(pixels.permute(0, 3, 1, 2), *rule.frames(canvases, placements, canvas))
-    if proposals:
-        boxes, valid = pad_boxes(proposals)
-        images = replace(images, proposals=boxes, proposals_valid=valid)
-    return images, Targets.pad(targets)
+        draw_pixels(sample, out, (at.height, at.width, at.y, at.x), finish)
+
+    def labeled(self, pixels: Tensor) -> tuple[Images, Targets]:
+        """The batch with these pixels (B, 3, H, W), and its targets."""
+        canvases, targets, proposals = [p.sample.canvas for p in self.prepared], [], []
+        for item, at in zip(self.prepared, self.placements, strict=True):
+            placed = resampled_objects(item.sample, self.canvas, (at.height, at.width, at.y, at.x))
+            targets.append(sample_target(placed))
+            if placed.proposals is not None:
+                proposals.append(torch.from_numpy(placed.proposals))
+        images = Images(pixels, *self.rule.frames(canvases, self.placements, self.canvas))
+        if proposals:
+            boxes, valid = pad_boxes(proposals)
+            images = replace(images, proposals=boxes, proposals_valid=valid)
+        return images, Targets.pad(targets)
 
 
 def resized_rule(rule: Input, side: int | None) -> Input:
     """The resize rule with another short side (``Resize``), or with a canvas whose shorter side is ``side``."""
     return rule if side is None else rule.resized(side)
-
-
-def _target(sample: Sample) -> Target:
-    return Target(
-        torch.as_tensor(sample.boxes, dtype=torch.float32).reshape(-1, 4),
-        torch.as_tensor(sample.labels, dtype=torch.int64),
-        ignore=torch.as_tensor(sample.ignore, dtype=torch.bool),
-        masks=sample.masks,
-    )
-
-
-def _allocate(shape: tuple[int, ...], shared: bool) -> Tensor:
-    if not shared:
-        return torch.empty(shape, dtype=torch.uint8)
-    # like torch's default collate function: written once, directly into the memory that the main process will map
-    storage = cast("Any", torch.UntypedStorage)._new_shared(int(np.prod(shape)), device="cpu")
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

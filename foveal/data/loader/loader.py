@@ -10,12 +10,12 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
@@ -27,8 +27,9 @@ from ..augment.combine import Combination
 from ..augment.transforms import MultiScale, ShortSide, Transform, expanded
 from ..images.load import MOST_SKIPPED
 from ..records.dataset import Dataset
-from .batches import BatchBuilder, EvalBatches, Order, TrainBatches, WorkerBatch
-from .shared_records import PackedRecords, targets_of
+from .batches import BatchBuilder, Order, TrainBatches
+from .eval_batches import EvalBatches
+from .shared_records import PackedRecords, WorkerBatch, targets_of, unpacked_batch
 from .worker_process import live_with_parent
 
 if TYPE_CHECKING:
@@ -171,7 +172,9 @@ class Loader(BaseLoader[Batch]):
     sequence of transforms; a :class:`MultiScale` among them (or ``multi_scale``, its short form) changes the size of
     every batch. An unreadable image is replaced by the next one in the epoch's order. ``shuffle=False`` preserves the
     order of the records. Images that do not fill a last batch are dropped for the epoch. ``masks``: targets have masks.
-    ``repeat_threshold``: see :func:`~.shared_records.repeat_factors`; 0 for no repetition.
+    ``group_by_canvas``: where possible, the images of a batch need a canvas of the same size, so that none is padded.
+    ``views``: see :class:`TrainBatches`. ``repeat_threshold``: see :func:`~.shared_records.repeat_factors`; 0 for no
+    repetition.
     """
 
     def __init__(
@@ -186,7 +189,8 @@ class Loader(BaseLoader[Batch]):
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
-        group_by_aspect: bool = False,
+        group_by_canvas: bool = False,
+        views: int | None = None,
         multi_scale: Sequence[int] = (),
         difficult: Treatment = "learn",
         crowd: Treatment = "ignore",
@@ -209,35 +213,34 @@ class Loader(BaseLoader[Batch]):
             fix = "Leave CopyPaste out of fit.augment, or use data with masks"
             raise UsageError("CopyPaste pastes objects by their masks, and the training data has none", fix=fix)
         packed = PackedRecords(dataset.records, difficult, crowd, masks=masks or pasted)
-        tall = packed.sizes[:, 0] > packed.sizes[:, 1] if group_by_aspect else None
+        group = canvas_groups(packed, input) if group_by_canvas else None
         repeats = packed.repeat_factors(repeat_threshold) if repeat_threshold else None
         super().__init__(
             dataset,
             TrainBatches(
                 packed,
-                Order(len(packed), batch, seed, shuffle, world, tall, repeats),
+                Order(len(packed), batch, seed, shuffle, world, group, repeats),
                 input,
                 expanded([t for t in augment if not isinstance(t, MultiScale)]),
                 scales[0] if scales else None,
                 rank,
                 masks,
+                views,
             ),
             workers,
         )
 
     def _finish(self, built: WorkerBatch, seconds: float) -> Batch:
-        sizes, frame, original, boxes, labels, valid, ignore, *more = map(torch.from_numpy, built.arrays)
-        masks = more.pop() if len(more) % 2 else None  # proposals are two arrays
-        images = Images(built.pixels[0], sizes, frame, original)
-        if more:
-            images = replace(images, proposals=more[0], proposals_valid=more[1])
-        return Batch(
-            images,
-            Targets(boxes, labels, valid, ignore, bool(ignore.any()), masks),
-            built.indices,
-            [self.dataset.records[i].id for i in built.indices],
-            seconds,
-        )
+        images, targets = unpacked_batch(built)
+        ids = [self.dataset.records[i].id for i in built.indices]
+        return Batch(images, targets, built.indices, ids, seconds)
+
+
+def canvas_groups(packed: PackedRecords, rule: Input) -> NDArray[np.int64] | None:
+    """(N,) a number for each image, equal where the images alone have equal canvases; ``None`` where all have."""
+    canvases = [rule.canvas([rule.placement(h, w)[:2]]) for h, w in packed.sizes.tolist()]
+    unique, numbers = np.unique(np.array(canvases, dtype=np.int64), axis=0, return_inverse=True)
+    return numbers.reshape(-1) if len(unique) > 1 else None
 
 
 class EvalLoader(BaseLoader[EvalBatch]):

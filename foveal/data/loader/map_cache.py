@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ...errors import FovealError
@@ -37,21 +38,12 @@ class Store:
 
     def begin(self, key: str) -> list[int]:
         """The indices of the images without a file. A folder of another key is emptied."""
-        stamp = self.folder / "key"
-        if not stamp.exists() or stamp.read_text(encoding="utf-8") != key:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            stamp.write_text(key, encoding="utf-8")
+        open_folder_of(self.folder, key)
         return [index for index in range(self.images) if not self.path(index).exists()]
 
     def write(self, index: int, tensors: dict[str, Tensor]) -> None:
         """Writes a complete file or none. Raises :class:`FovealError` where the disk is full."""
-        try:
-            with atomic_file(self.path(index)) as part:
-                part.write_bytes(save(tensors))
-        except CannotWrite as error:
-            fix = "Free some space, then run again with --resume, which uses the stored files"
-            raise FovealError(f"a file of features {error.message}", path=self.folder, fix=fix) from error
+        write_tensors(self.path(index), save(tensors))
 
     def fill(self, key: str, records: Sequence[Record], compute: ComputeTensors, step: OnProgress) -> dict[int, str]:
         """Computes and writes the missing files; ``step(done, all)`` is called after every image and may raise.
@@ -72,6 +64,64 @@ class Store:
             if len(skipped) > MOST_SKIPPED * self.images:
                 raise FovealError(f"{len(skipped)} images cannot be read: {next(iter(skipped.values()))}")
         return skipped
+
+
+@dataclass
+class ViewStore:
+    """A folder with a file of maps for each view of an image, of at most ``limit`` bytes in all."""
+
+    folder: Path
+    limit: int
+    size: int = 0  # bytes of the files
+    images: set[int] = field(default_factory=set)  # those of which a view is stored
+
+    def open(self) -> None:
+        """Counts what the folder holds, after :func:`open_folder_of`."""
+        files = list(self.folder.glob("*.safetensors"))
+        self.size = sum(file.stat().st_size for file in files)
+        self.images = {int(file.name.partition("-")[0]) for file in files}
+
+    def path(self, index: int, view: str) -> Path:
+        return self.folder / f"{index}-{view}.safetensors"
+
+    def read(self, index: int, view: str) -> list[Tensor] | None:
+        """The maps (h, w, c) of a view of image ``index``; ``None`` where they are not stored, or damaged."""
+        path = self.path(index, view)
+        try:
+            tensors = load(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except SafetensorError:  # after a power failure
+            path.unlink(missing_ok=True)
+            return None
+        return [tensors[str(level)] for level in range(len(tensors))]
+
+    def write(self, index: int, view: str, maps: Sequence[Tensor]) -> None:
+        """Stores the maps (h, w, c) of a view, within the limit. Raises :class:`FovealError` for a full disk."""
+        data = save({str(level): each for level, each in enumerate(maps)})
+        if self.size + len(data) <= self.limit:
+            write_tensors(self.path(index, view), data)
+            self.size += len(data)
+            self.images.add(index)
+
+
+def open_folder_of(folder: Path, key: str) -> None:
+    """Makes the folder of what depends on ``key``. A folder of another key is emptied."""
+    stamp = folder / "key"
+    if not stamp.exists() or stamp.read_text(encoding="utf-8") != key:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        stamp.write_text(key, encoding="utf-8")
+
+
+def write_tensors(path: Path, data: bytes) -> None:
+    """Writes a complete file or none. Raises :class:`FovealError` where the disk is full."""
+    try:
+        with atomic_file(path) as part:
+            part.write_bytes(data)
+    except CannotWrite as error:
+        fix = "Free some space, then run again with --resume, which uses the stored files"
+        raise FovealError(f"a file of features {error.message}", path=path.parent, fix=fix) from error
 
 
 def key_of(weights: Mapping[str, Tensor], *others: object) -> str:

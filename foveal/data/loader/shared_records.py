@@ -1,21 +1,23 @@
-"""Records packed into a few flat arrays that worker processes share, and the conversion of records to targets."""
+"""What processes share: records packed into a few flat arrays, and batches; the conversion of records to targets."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import FovealError
 from ...files.aliases import Bools, Floats, ImageArray, Ints
 from ...recipe import Recipe, Treatment
 from ...types import Images, Target, Targets
-from ..augment.geometry import Sample
+from ..augment.geometry import Sample, blank_image
 from ..images.load import load_image
 from ..records.dataset import Record
 from ..records.segmentation import from_json, masks_of, to_json
@@ -116,9 +118,12 @@ class PackedRecords:
         images = np.repeat(np.arange(len(self)), np.diff(self.starts))[~self.ignore]
         return repeat_factors(images, self.labels[~self.ignore], len(self), threshold)
 
-    def sample(self, index: int, fill: tuple[int, int, int]) -> Sample:
-        """The decoded image with its objects. Raises :class:`FovealError`, see :meth:`image`."""
-        image = self.image(index)
+    def sample(self, index: int, fill: tuple[int, int, int], *, blank: bool = False) -> Sample:
+        """The decoded image with its objects; ``blank``: without its pixels.
+
+        Raises :class:`FovealError`, see :meth:`image`.
+        """
+        image = blank_image(*self.sizes[index].tolist()) if blank else self.image(index)
         rows = slice(self.starts[index], self.starts[index + 1])
         stored, masks = self.proposals[index], None
         proposals = None if stored is None else stored.astype(np.float64)
@@ -154,3 +159,70 @@ class _Texts:
     def __getitem__(self, index: int) -> bytes:
         start, end = self._starts[index : index + 2]
         return self._all[start:end].tobytes()
+
+
+# -------------------------------------------------------------------------------------------------- batches
+@dataclass
+class WorkerBatch:
+    """What a worker sends to the main process. Only pixels are tensors, since each tensor costs a file descriptor."""
+
+    pixels: list[Tensor] = field(default_factory=list)
+    arrays: list[NDArray[Any]] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)  # of the images, in the records
+    skipped: dict[int, str] = field(default_factory=dict)  # index of an unusable image -> reason
+    error: bool = False  # too many images are unusable
+
+
+def packed_batch(result: WorkerBatch, images: Images, targets: Targets) -> WorkerBatch:
+    """``result`` with a batch; :func:`unpacked_batch` is the inverse.
+
+    ``arrays``: sizes, frame, original; boxes, labels, valid, ignore; then, if there are any, proposals and their valid
+    flags; then masks, if there are any.
+    """
+    result.pixels = [images.pixels, *images.frozen_maps]
+    tensors = [images.sizes, images.frame, images.original]
+    tensors += [targets.boxes, targets.labels, targets.valid, targets.ignore]
+    if images.proposals is not None and images.proposals_valid is not None:
+        tensors += [images.proposals, images.proposals_valid]
+    tensors += [] if targets.masks is None else [targets.masks]
+    result.arrays = [np.asarray(t.numpy()) for t in tensors]
+    return result
+
+
+def unpacked_batch(built: WorkerBatch) -> tuple[Images, Targets]:
+    """The batch of :func:`packed_batch`."""
+    sizes, frame, original, boxes, labels, valid, ignore, *more = map(torch.from_numpy, built.arrays)
+    masks = more.pop() if len(more) % 2 else None  # proposals are two arrays
+    pixels, *maps = built.pixels
+    images = Images(pixels, sizes, frame, original, frozen_maps=tuple(maps))
+    if more:
+        images = replace(images, proposals=more[0], proposals_valid=more[1])
+    return images, Targets(boxes, labels, valid, ignore, bool(ignore.any()), masks)
+
+
+def sample_target(sample: Sample) -> Target:
+    """The objects of a sample as a training target, in the same pixels."""
+    return Target(
+        torch.as_tensor(sample.boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.as_tensor(sample.labels, dtype=torch.int64),
+        ignore=torch.as_tensor(sample.ignore, dtype=torch.bool),
+        masks=sample.masks,
+    )
+
+
+def repeated(indices: Ints, repeats: Floats, rng: np.random.Generator, shuffle: bool) -> Ints:
+    """Each image ``repeats`` times on average over the epochs: that number rounded down or up (systematic sampling)."""
+    ends = np.cumsum(repeats[indices]).round(9) + (rng.random() if shuffle else 0.0)
+    times = np.diff(np.floor(ends), prepend=0.0).astype(np.int64)
+    copies = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
+    numbers = np.repeat(indices, times) + copies * len(indices)
+    return rng.permutation(numbers) if shuffle else numbers
+
+
+def allocate_pixels(shape: tuple[int, ...], shared: bool) -> Tensor:
+    """A uint8 tensor without values; ``shared``: in shared memory."""
+    if not shared:
+        return torch.empty(shape, dtype=torch.uint8)
+    # like torch's default collate function: written once, directly into the memory that the main process will map
+    storage = cast("Any", torch.UntypedStorage)._new_shared(int(np.prod(shape)), device="cpu")
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

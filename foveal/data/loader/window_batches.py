@@ -21,9 +21,9 @@ from ...files.aliases import Bools, Floats, Floats32, Ints
 from ...recipe import Treatment, WindowSampling
 from ...types import Images, Targets
 from ..records.dataset import Dataset
-from .batches import WorkerBatch, generator
+from .batches import generator
 from .loader import BaseLoader, Batch
-from .shared_records import PackedRecords
+from .shared_records import PackedRecords, WorkerBatch
 
 if TYPE_CHECKING:
     from ...parts.pooling.warp import Warp

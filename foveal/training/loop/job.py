@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,7 +95,8 @@ class Segment:
 
     stages: tuple[GradientStage, ...]
     batches: BatchSource
-    learner: nn.Module  # (images, targets, rng=...) -> named scalar losses: the detector, or a part of it
+    # called as a stage begins: (images, targets, rng=...) -> named scalar losses, of the detector or a part of it
+    learner: Callable[[], nn.Module]
     before: State | None  # the end of the segment before this one
 
 

@@ -92,9 +92,7 @@ class Loop:
     def _update(self, parts: Parts, files: list[str]) -> None:
         """One iteration, and all that follows from it."""
         state, start = self.state, now()
-        stage, lr = self._rate(state.step)
-        if stage != self._stage:
-            self._begin_stage(stage, None)
+        _, lr = self._rate(state.step)
         set_lr(self.optimizer, lr)
         result = self.updater(parts, state.updates)
         self.nonfinite.push(result, parts, files, state.updates, lr)
@@ -158,6 +156,8 @@ class Loop:
         batches = self.segment.batches.epoch(state.epochs + epoch, update * self.fit.accumulate, done)
         waited, parts, files = 0.0, [], []
         while True:
+            if (stage := self._rate(state.step)[0]) != self._stage:  # what is frozen decides on batches
+                self._begin_stage(stage, None)
             start = time.perf_counter()
             with self._saved_by(interrupt):
                 batch = next(batches, None)
@@ -192,7 +192,7 @@ class Loop:
             # a line may be written before the next iteration
             set_lr(self.optimizer, self._rate(max(0, self.state.step - 1))[1])
         set_training_mode(detector, self.trainable)
-        model = self.fabric.setup_module(self.segment.learner, move_to_device=False)
+        model = self.fabric.setup_module(self.segment.learner(), move_to_device=False)
         seed, clip, learning = self.arguments.seed, self.fit.clip, stage.learning
         self.updater = Updater(
             self.fabric, model, self.optimizer, seed=seed, clip=clip, clock=self.clock, learning=learning

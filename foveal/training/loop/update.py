@@ -202,6 +202,8 @@ def save_batch(folder: Path, failed: CheckedIteration, losses: dict[str, float],
     for index, (images, targets) in enumerate(failed.parts):
         for name in ("pixels", "sizes", "frame", "original"):
             tensors[f"{index}/{name}"] = getattr(images, name).cpu().contiguous()
+        for level, maps in enumerate(images.frozen_maps):
+            tensors[f"{index}/frozen_maps.{level}"] = maps.cpu()
         for name in ("boxes", "labels", "valid", "ignore"):
             tensors[f"{index}/{name}"] = getattr(targets, name).cpu().contiguous()
     write_bytes(folder / "batch.safetensors", safetensors.torch.save(tensors))
@@ -240,5 +242,8 @@ class EMA(Generic[ModuleT]):
 
 def to_device(images: Images, targets: Targets, device: torch.device, seen: int) -> tuple[Images, Targets]:
     """The batch on the device, its pixels channels-last; ``seen`` is the number of images trained on before it."""
-    pixels = images.pixels.contiguous(memory_format=torch.channels_last)
+    if images.frozen_maps:  # the pixels are one number in memory, and so they are there
+        pixels = images.pixels[:1, :1, :1, :1].to(device).expand_as(images.pixels)
+    else:
+        pixels = images.pixels.contiguous(memory_format=torch.channels_last)
     return replace(images, pixels=pixels, seen=seen).to(device), targets.to(device)

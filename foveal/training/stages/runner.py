@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +27,8 @@ from .alternation import StageProposals, remove_alternation, restore_initial
 from .cache_maps import PooledHead, check_maps, store_maps
 from .closed_form import fit_layer, remove_features, smallest_iou
 from .features import Extraction
+from .frozen_maps import FOLDER as FROZEN_MAPS
+from .frozen_maps import FrozenMapStages
 
 if TYPE_CHECKING:
     from ...assembly.detector import Spec
@@ -51,6 +54,7 @@ def clear(out: Path) -> None:
     """Removes what the stages of a run that has ended stored."""
     remove_features(out)
     remove_alternation(out)
+    shutil.rmtree(out / FROZEN_MAPS, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------- all stages
@@ -104,11 +108,13 @@ class Loaders:
     masks: bool  # of the objects, for a detector that learns them
 
     def images(self) -> Loader:
-        """Batches of whole images."""
-        spec, fit = self.spec, self.spec.fit
+        """Batches of whole images; for ``fit.frozen_maps`` by canvas, and without worker processes."""
+        spec, fit, settings = self.spec, self.spec.fit, self._shared
+        if fit.frozen_maps is not None:
+            settings |= {"workers": 0, "group_by_canvas": True, "views": fit.frozen_maps.views}
         repeat, masks = fit.repeat_threshold, self.masks
         usual = self.dataset, spec.input, fit.augment, self.batch, self.seed
-        return Loader(*usual, masks=masks, repeat_threshold=repeat, **self._shared)
+        return Loader(*usual, masks=masks, repeat_threshold=repeat, **settings)
 
     def windows(self, source: WindowSource, draw: WindowSampling) -> WindowLoader:
         """Batches of windows."""
@@ -143,15 +149,20 @@ def train_stages(
     if resumed is None:
         restore_initial(detector, job.out, stage)
     pool: Any = loaders.spec.pool
-    learner: nn.Module = detector
     batches: BatchSource
+
+    def learner() -> nn.Module:
+        return detector
+
     if isinstance(stage, OnWindows):
         batches = loaders.windows(Crops(pool, loaders.spec.input.fill), stage.draw)
     elif isinstance(stage, OnStoredMaps):
-        source, learner = _pooled(job, stage, pool, loaders.flip > 0, console)
-        batches = loaders.windows(source, stage.draw)
+        source, head = _pooled(job, stage, pool, loaders.flip > 0, console)
+        batches, learner = loaders.windows(source, stage.draw), lambda: head
     else:
-        batches = loaders.images()
+        batches = loader = loaders.images()
+        if job.fit.frozen_maps is not None:
+            learner = FrozenMapStages(job, job.fit.frozen_maps, loader, loaders.dataset, console).begin
     try:
         loop = Loop(job, Segment(stages, batches, learner, before), resumed, log, console)
         state = loop.run()

@@ -249,9 +249,9 @@ def test_small_datasets_give_at_least_one_batch(count: int, batch: int, world: i
     assert all(len(order.share(0, 0, r)[0]) == shape[1] // world for r in range(world))
 
 
-def test_grouping_by_aspect() -> None:
+def test_grouping_by_canvas() -> None:
     tall = np.arange(40) % 3 == 0  # 14 tall, 26 wide: batches of 4 leave 2 and 2 over, together one mixed batch
-    order = Order(40, 4, 0, tall=tall)
+    order = Order(40, 4, 0, group=tall.astype(np.int64))
     for epoch in (0, 1):
         table = order.batches(epoch)
         assert sorted(table.reshape(-1).tolist()) == list(range(40))
