@@ -289,12 +289,10 @@ class Detector(nn.Module, ABC):
 
 def network_pixels(module: nn.Module, images: Images) -> Tensor:
     """(B, 3, H, W) in the number format of the weights; channels-last, and in training the layout of the weights."""
-    if images.frozen_maps:
-        return images.pixels
     weight = next(p for p in module.parameters() if p.dim() == 4)
     plain = torch.is_grad_enabled() and not weight.is_contiguous(memory_format=torch.channels_last)
     layout = torch.contiguous_format if plain else torch.channels_last
-    return images.pixels.to(dtype=weight.dtype, memory_format=layout)
+    return images.pixels if images.frozen_maps else images.pixels.to(dtype=weight.dtype, memory_format=layout)
 
 
 @contextmanager

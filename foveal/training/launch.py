@@ -51,10 +51,8 @@ from .resume import (
     write_inventories,
 )
 from .run_record import banner, results, run_record
-from .stages.alternation import check_alternation, save_initial
-from .stages.closed_form import check_stages
-from .stages.frozen_maps import check_frozen_maps
-from .stages.runner import Loaders, check_recipe, clear, is_complete, run_segments
+from .stages.alternation import save_initial
+from .stages.runner import Loaders, check_detector, check_recipe, clear, is_complete, run_segments
 
 if TYPE_CHECKING:
     from ..assembly.detector import Detector, Spec
@@ -260,9 +258,7 @@ def _with_detector(
     if detector.has_masks:
         for gap in filter(None, map(check_masks, sets.both)):
             console.print(gap)
-    check_stages(detector, spec.fit)
-    check_alternation(detector, spec.fit)
-    check_frozen_maps(detector, spec.fit)
+    check_detector(detector, spec.fit)
     loaded: LoadReport | None = None
     if resumed is None:
         loaded, lines = begin(spec, detector, arguments.weights, arguments.parts)

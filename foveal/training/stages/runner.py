@@ -23,15 +23,15 @@ from ..loop.job import BatchSource, Job, Segment, save_checkpoint
 from ..loop.log import Log
 from ..loop.loop import Loop, now
 from ..loop.state import FINISHED, Plan, State
-from .alternation import StageProposals, remove_alternation, restore_initial
+from .alternation import StageProposals, check_alternation, remove_alternation, restore_initial
 from .cache_maps import PooledHead, check_maps, store_maps
-from .closed_form import fit_layer, remove_features, smallest_iou
+from .closed_form import check_stages, fit_layer, remove_features, smallest_iou
 from .features import Extraction
 from .frozen_maps import FOLDER as FROZEN_MAPS
-from .frozen_maps import FrozenMapStages
+from .frozen_maps import FrozenMapStages, check_frozen_maps
 
 if TYPE_CHECKING:
-    from ...assembly.detector import Spec
+    from ...assembly.detector import Detector, Spec
 
 
 def check_recipe(fit: Recipe, epochs: int | None, max_time: float | None, processes: int) -> None:
@@ -43,6 +43,13 @@ def check_recipe(fit: Recipe, epochs: int | None, max_time: float | None, proces
         )
     if processes > 1 and any(isinstance(stage, OnStoredMaps | Solve) for stage in fit.stages):
         raise UsageError("stages that learn from stored maps or features run in one process")
+
+
+def check_detector(detector: Detector, fit: Recipe) -> None:
+    """Raises :class:`UsageError` where the stages do not suit the detector."""
+    check_stages(detector, fit)
+    check_alternation(detector, fit)
+    check_frozen_maps(detector, fit)
 
 
 def is_complete(state: State, fit: Recipe) -> bool:
