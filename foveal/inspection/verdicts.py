@@ -103,7 +103,7 @@ class _Judge:
         if self.pairing.found[g]:
             n = self._best(g, same & torch.from_numpy(self.pairing.hits))
             iou, score = float(self.overlap[g, n]), float(self.detections.scores[n])
-            return JudgedObject(ObjectVerdict.FOUND, last.name, iou, score, f"found: IoU {iou:.2f}, score {score:.2f}")
+            return JudgedObject(ObjectVerdict.FOUND, last.name, iou, score, f"IoU {iou:.2f}, score {score:.2f}")
         if (verdict := self._dropped(last, g, label)) is not None:
             return verdict
         stage = last
@@ -161,7 +161,7 @@ class _Judge:
             others = _describe([o + 1 for o in holders(stage, by_itself)])
             text = f"{int(by_itself.sum())} {priors} reach it, all assigned to {others}; it is {size}"
             return JudgedObject(ObjectVerdict.NOT_MATCHED, stage.name, best, None, text)
-        text = f"no {priors.rstrip('s')} reaches it: the best overlaps by IoU {best:.2f}{where}; it is {size}"
+        text = f"the best of the {priors} overlaps it by IoU {best:.2f}{where}; it is {size}"
         return JudgedObject(ObjectVerdict.NO_PRIOR, stage.name, best, None, text)
 
     def _detected(self, g: int, labels: Tensor, verdict: ObjectVerdict) -> JudgedObject | None:
@@ -176,8 +176,8 @@ class _Judge:
         )
         iou, score = float(overlap[n]), float(self.detections.scores[n])
         name = self.names[int(self.detections.labels[n])]
-        said = f"called {name}" if verdict == ObjectVerdict.CLASS else "badly placed"
-        text = f"{said}: the detection has IoU {iou:.2f}, score {score:.2f}"
+        said = f"a detection of {name}" if verdict == ObjectVerdict.CLASS else "its detection"
+        text = f"{said} has IoU {iou:.2f}, score {score:.2f}"
         return JudgedObject(verdict, self.traced.stages[-1].name, iou, score, text)
 
     def _astray(self, stage: TracedStage, g: int, label: int) -> JudgedObject | None:
@@ -189,7 +189,7 @@ class _Judge:
             return None
         a = int(np.where(sure, fates.scores[:, label], -np.inf).argmax())
         score = float(fates.scores[a, label])
-        text = f"badly placed: its prior is sure of it (score {score:.2f}), but the box has IoU {iou[a]:.2f}"
+        text = f"its prior is sure of it (score {score:.2f}), but the box has IoU {iou[a]:.2f}"
         return JudgedObject(ObjectVerdict.PLACE, stage.name, float(iou[a]), score, text)
 
     def _unsampled(self, stage: TracedStage, g: int) -> JudgedObject | None:
@@ -212,15 +212,15 @@ class _Judge:
         low = (iou >= ON) & (reason == Reason.SCORE)
         if low.any():
             a = int(np.where(low, scores, -np.inf).argmax())
-            text = f"score too low: its best box (IoU {iou[a]:.2f}) has score {scores[a]:.3g}, not above "
+            text = f"its best box (IoU {iou[a]:.2f}) has score {scores[a]:.3g}, not above "
             text += f"{stage.task.select.score:g}"
             return JudgedObject(ObjectVerdict.SCORE, stage.name, float(iou[a]), float(scores[a]), text)
         possible = reason != NO_CANDIDATE
         nearest = int(np.where(possible, iou, -1.0).argmax()) if possible.any() else None
         best, score = (0.0, None) if nearest is None else (float(iou[nearest]), float(scores[nearest]))
-        text = f"badly placed: no box of its class overlaps it by more than IoU {best:.2f}"
+        text = f"no box of its class overlaps it by more than IoU {best:.2f}"
         if best >= ON:
-            text = f"badly placed: the only boxes on it (IoU {best:.2f}) are the detections of other objects"
+            text = f"the only boxes on it (IoU {best:.2f}) are the detections of other objects"
         return JudgedObject(ObjectVerdict.PLACE, stage.name, best, score, text)
 
     # ------------------------------------------------------------------------------------------ its tools
