@@ -9,10 +9,11 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..masks.rle import Masks
 from ..parts.layers.fast_layers import use_fast_layers
@@ -21,6 +22,8 @@ from ..recipe import OnImages, Precision
 from ..runtime import precision as formats
 from ..runtime.memory import keep_freed_memory
 from ..types import Target, Targets
+from .loop.optimizers import freeze, set_training_mode
+from .stages.frozen_maps import above_frozen_layers
 
 if TYPE_CHECKING:
     from ..assembly.detector import Detector, Spec
@@ -101,12 +104,18 @@ def _pass(spec: Spec, classes: Sequence[str], each: Precision) -> Callable[[], N
     masks = Masks.of_dense(np.ones((len(boxes), height, width))) if detector.has_masks else None
     target = Target(boxes * sides, torch.arange(3) % len(classes), masks=masks)
     targets = Targets.pad([target] * len(images.pixels))
-    rng = torch.Generator()
+    rng, learner = torch.Generator(), cast(nn.Module, detector)
+    if spec.fit.frozen_maps is not None:  # then the layers that are frozen at first hardly count
+        trainable = frozenset(name for name, p in detector.named_parameters() if p.requires_grad)
+        freeze(detector, spec.fit.stages[0], trainable)
+        set_training_mode(detector, trainable)
+        with torch.autocast("cpu", torch.bfloat16, enabled=each == "bf16"):
+            learner, images = above_frozen_layers(detector, images)
 
     def run() -> None:
         detector.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=each == "bf16"):
-            losses = detector(images, targets, rng=rng.manual_seed(0))
+            losses = learner(images, targets, rng=rng.manual_seed(0))
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
 
     return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from foveal import presets
 from foveal.assembly.detector import Detector
 from foveal.data.synthetic.shapes import make_shapes
 from foveal.errors import FovealError
-from foveal.recipe import Precision
+from foveal.recipe import FrozenMaps, OnImages, Precision
 from foveal.training import precision_trial
 from foveal.training.precision_trial import pass_times, prepare_for_training, tried
 
@@ -130,3 +131,19 @@ def test_passes_are_those_of_the_detector_that_trains(monkeypatch: pytest.Monkey
     monkeypatch.setattr(precision_trial, "ROUNDS", 1)
     pass_times(presets.get("retinanet_mini"), ("cat", "dog"))
     assert prepared == [(2, "32"), (2, "bf16")]
+
+
+def test_frozen_layers_whose_maps_are_stored_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each format computes them once of its two images, before the passes."""
+    outputs: list[torch.Size] = []
+
+    def seen(detector: Detector, device: torch.device, precision: Precision) -> None:
+        detector.get_submodule("backbone.stem.0").register_forward_hook(lambda *args: outputs.append(args[2].shape))
+        prepare_for_training(detector, device, precision)
+
+    monkeypatch.setattr(precision_trial, "prepare_for_training", seen)
+    monkeypatch.setattr(precision_trial, "ROUNDS", 1)
+    spec = presets.get("retinanet_mini")
+    stages = (OnImages(trains=("neck", "head")),)
+    pass_times(replace(spec, fit=replace(spec.fit, stages=stages, frozen_maps=FrozenMaps())), ("cat",))
+    assert [shape[1] for shape in outputs if shape[0] == 2 and shape[3] > 1] == [32, 32]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -109,6 +110,15 @@ class AboveFrozenLayers(nn.Module):
         with self.layers.given([m.contiguous() for m in maps] if plain else maps):
             losses: dict[str, Tensor] = self.detector(images, targets, rng=rng, learning=learning)
         return losses
+
+
+def above_frozen_layers(detector: Detector, images: Images) -> tuple[nn.Module, Images]:
+    """What learns now, and these normalized images with the maps that it takes; both as they are without any."""
+    layers = _frozen_layers(detector)
+    if layers is None:
+        return detector, images
+    maps = tuple(m.permute(0, 2, 3, 1) for m in layers(network_pixels(detector, images)))
+    return AboveFrozenLayers(detector, layers), replace(images, frozen_maps=maps)
 
 
 class FrozenMapStages:
