@@ -3,7 +3,7 @@
     import foveal
     detector = foveal.load("runs/demo")
     detections = detector.predict("photo.jpg")
-    run = foveal.train(foveal.presets.retinanet_mini, data="my-photos", epochs=20)
+    run = foveal.train(data="my-photos", max_time=900)
     scores = foveal.evaluate(run, data="my-photos", split="val", protocol="voc10")
 
 Every name is imported when it is first used, so ``import foveal`` is instant and does not import torch.

@@ -12,7 +12,7 @@ from foveal.cli.main import main
 from foveal.data.synthetic.shapes import make_shapes
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-SHORTER = {"--max-time 30m": "--max-time 12s", "--max-time 20m": "--max-time 12s --limit 8", "epochs=20": "epochs=1"}
+SHORTER = {"--max-time 15m": "--max-time 12s", "--max-time 20m": "--max-time 12s --limit 8", "max_time=900": "epochs=1"}
 
 
 def blocks(language: str) -> list[str]:

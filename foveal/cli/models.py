@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 START = """\
 Start here:
-  few images       foveal weights fetch accurate, then: foveal train accurate --data DATA --max-time 1h
+  few images       pip install 'foveal[pretrained]', then: foveal train --data DATA --max-time 15m
+  more time        foveal weights fetch accurate, then: foveal train accurate --data DATA --max-time 1h
   no weights       foveal train faster_rcnn_mini --data DATA --max-time 30m
   data like COCO   faster_rcnn_r50_fpn_v2 or retinanet_r50_fpn_v2, on GPUs
   speed            ssdlite320_mobilenet_v3_large or faster_rcnn_mobilenet_v3_large_320_fpn

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast
 
 from ..config.fields import describe
 from ..data.records.subsets import Others
@@ -109,21 +109,27 @@ class TrainArguments:
 
 # ------------------------------------------------------------------------------------- a function of them
 _P = ParamSpec("_P")
-_First = TypeVar("_First")
+_First = TypeVar("_First", contravariant=True)
 _Arguments = TypeVar("_Arguments")
-_Result = TypeVar("_Result")
+_Result = TypeVar("_Result", covariant=True)
+
+
+class WithFields(Protocol[_P, _First, _Result]):
+    """A function of one argument that may be left out, and of the fields of a dataclass."""
+
+    def __call__(self, first: _First = ..., /, *args: _P.args, **kwargs: _P.kwargs) -> _Result: ...
 
 
 def with_fields(
     arguments: Callable[_P, _Arguments],
-) -> Callable[[Callable[[_First, _Arguments], _Result]], Callable[Concatenate[_First, _P], _Result]]:
-    """Turns ``f(first, arguments)`` into ``f(first, **fields of arguments)``, for people, editors and type checkers.
+) -> Callable[[Callable[[_First, _Arguments], _Result]], WithFields[_P, _First, _Result]]:
+    """Turns ``f(first, arguments)`` into ``f(first=None, **fields of arguments)``, for people, editors, type checkers.
 
     ``arguments`` is a keyword-only dataclass. Type checkers take the signature from it; ``inspect.signature`` and
     ``help()`` show its fields with their types, defaults and comments.
     """
 
-    def decorate(function: Callable[[_First, _Arguments], _Result]) -> Callable[Concatenate[_First, _P], _Result]:
+    def decorate(function: Callable[[_First, _Arguments], _Result]) -> WithFields[_P, _First, _Result]:
         signature = _signature(function, arguments)
         name_of_first = next(iter(signature.parameters))
 
@@ -134,19 +140,19 @@ def with_fields(
                 hint = nearest(unknown[0], signature.parameters)
                 raise TypeError(f"{function.__name__}() has no argument {unknown[0]!r}. {hint}".removesuffix(". "))
             bound = signature.bind(*args, **options).arguments  # a missing one is named as Python does it
-            first = bound.pop(name_of_first)
+            first = bound.pop(name_of_first, None)
             return function(first, arguments(**bound))  # type: ignore[call-arg]
 
         call.__signature__ = signature  # type: ignore[attr-defined]
         call.__doc__ = f"{inspect.getdoc(function)}\n\nSettings\n--------\n{_listing(arguments)}"
-        return cast("Callable[Concatenate[_First, _P], _Result]", call)
+        return cast("WithFields[_P, _First, _Result]", call)
 
     return decorate
 
 
 def _signature(function: Callable[..., Any], arguments: Any) -> inspect.Signature:
     own = inspect.signature(function)
-    first = next(iter(own.parameters.values()))
+    first = next(iter(own.parameters.values())).replace(default=None)
     options = [
         inspect.Parameter(
             f.name,

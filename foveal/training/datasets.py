@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from lightning_fabric import Fabric
 
-from ..data.open import check_trainable
+from ..data.open import check_trainable, split_pair
 from ..data.records.dataset import Dataset
 from ..errors import UsageError
 from ..external_proposals.cache import ensure_cached, fill_proposals, from_source
 from ..files.aliases import PathLike
 from ..runtime.processes import first_alone
 from ..runtime.progress import Console
+from .arguments import TrainArguments
 
 if TYPE_CHECKING:
     from ..parts.selective_search import ProposalSource
@@ -70,3 +71,18 @@ class Datasets:
             first_alone(fabric, prepare)
         training, validation = (fill_proposals(d, source, files, progress=making) for d in self.both)
         return Datasets(training, validation, self.note)
+
+
+def read_sets(arguments: TrainArguments) -> Datasets:
+    """Reads both data sets of a call, whole."""
+    pair = split_pair(
+        arguments.data,
+        val=arguments.val,
+        split_map=arguments.split,
+        seed=arguments.seed,
+        images=arguments.images,
+        classes=arguments.classes,
+        others=arguments.others,
+        convention=arguments.convention,
+    )
+    return Datasets(*pair)

@@ -17,7 +17,6 @@ from ..checkpoints.initial import begin, initial_pixels
 from ..checkpoints.transfer import LoadReport
 from ..config.show import show
 from ..config.table import custom_parts
-from ..data.open import split_pair
 from ..data.records.fingerprint import fingerprint, proposal_fingerprint
 from ..data.records.segmentation import check_masks
 from ..data.records.trained_on import image_hashes, pack
@@ -28,7 +27,7 @@ from ..runtime import process_group, processes
 from ..runtime.progress import Console
 from ..types import inference_batch
 from .arguments import TrainArguments
-from .datasets import Datasets
+from .datasets import Datasets, read_sets
 from .loop.job import Job, SessionOver
 from .loop.log import Log
 from .loop.replan import reopened
@@ -270,17 +269,7 @@ def _with_detector(
 
 def open_sets(arguments: TrainArguments, resumed: Content | None = None) -> Datasets:
     """The data sets of a run, divided as a resumed run divided them."""
-    pair = split_pair(
-        arguments.data,
-        val=arguments.val,
-        split_map=arguments.split,
-        seed=arguments.seed,
-        images=arguments.images,
-        classes=arguments.classes,
-        others=arguments.others,
-        convention=arguments.convention,
-    )
-    sets = Datasets(*pair)
+    sets = read_sets(arguments)
     if resumed is not None and arguments.limit is None:
         sets = as_divided(sets, recorded(arguments.folder).get("divided"))
     return sets.limited(arguments.limit)

@@ -73,7 +73,7 @@ def steepest(rates: Sequence[float], losses: Sequence[float]) -> float:
 
 
 @with_fields(TrainArguments)
-def find_lr(spec: Spec | PathLike, arguments: TrainArguments) -> LRCurve:
+def find_lr(spec: Spec | PathLike | None, arguments: TrainArguments) -> LRCurve:
     """Trains with rates from a thousandth to a hundred times the recipe's, in equal steps of their logarithm.
 
     The arguments are those of :func:`foveal.train`; ``max_time`` limits the test. No run is left behind. It ends early

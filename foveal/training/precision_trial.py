@@ -68,7 +68,10 @@ def tried(spec: Spec, classes: Sequence[str], device: torch.device, devices: int
 
 
 def pass_times(
-    spec: Spec, classes: Sequence[str], clock: Callable[[], float] = time.perf_counter
+    spec: Spec,
+    classes: Sequence[str],
+    clock: Callable[[], float] = time.perf_counter,
+    compared: Sequence[Precision] = FORMATS,
 ) -> dict[Precision, float]:
     """Median seconds of a forward and backward pass of generated images in each format, in interleaved rounds.
 
@@ -76,7 +79,7 @@ def pass_times(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        runs = {each: _pass(spec, classes, each) for each in FORMATS}
+        runs = {each: _pass(spec, classes, each) for each in compared}
         began, times = clock(), dict[Precision, list[float]]()
         for k in range(1 + ROUNDS):
             for each, run in runs.items():

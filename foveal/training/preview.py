@@ -27,7 +27,7 @@ BACKGROUND = (255, 255, 255)
 
 
 @with_fields(TrainArguments)
-def preview(spec: Spec | PathLike, arguments: TrainArguments) -> Path:
+def preview(spec: Spec | PathLike | None, arguments: TrainArguments) -> Path:
     """Draws twelve training images of the first epoch into ``preview.png`` of the run folder, and returns its path.
 
     Nothing is trained. The arguments are those of :func:`foveal.train`. Where mosaic or mix-up end before the training

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints.folder import Run
 from ..checkpoints.initial import find_spec
 from ..config.overrides import override
+from ..config.parse import parse_spec, stored_modules
 from ..errors import FovealError
 from ..files.aliases import PathLike
+from ..files.atomic import read_object
 from ..files.lock import FolderInUse, locked
 from ..runtime import process_group
 from ..runtime.processes import first_process
+from ..runtime.progress import Console
 from .arguments import TrainArguments, with_fields
+from .auto import AUTO, plan
 from .launch import train_one
 from .loop import loop
 from .seeds import train_seeds
@@ -27,24 +31,30 @@ if TYPE_CHECKING:
 
 
 @with_fields(TrainArguments)
-def train(spec: Spec | PathLike, arguments: TrainArguments) -> Run:
+def train(spec: Spec | PathLike | None, arguments: TrainArguments) -> Run:
     """Trains a detector and leaves a run folder: run.json, metrics.jsonl, results.json and checkpoints.
 
+        run = foveal.train(data="my-photos", max_time=900)  # the detector and its settings are chosen
         run = foveal.train("retinanet_mini", data="my-photos", epochs=20, out="runs/first")
         run = foveal.train(foveal.presets.retinanet_mini, data="my-photos", max_time=1800, overrides=["fit.lr=0.01"])
 
     ``spec`` is a spec, the name of a preset, or a run or checkpoint folder (its spec, and its weights unless others
-    are given). A folder ``out`` that holds a run is refused without ``resume``. With ``seeds`` greater than 1 the runs
-    are in ``out/seed-K``. Returns the run; ``run.results`` is its results.json, ``run.path`` its folder.
+    are given); None or "auto" chooses one by the data, the machine and the time, prints why, and trains it as if it
+    had been typed (docs/auto.md). A folder ``out`` that holds a run is refused without ``resume``. With ``seeds``
+    greater than 1 the runs are in ``out/seed-K``. Returns the run; ``run.results`` is its results.json, ``run.path``
+    its folder.
 
     Raises :class:`FovealError` for data or a folder that is refused, :class:`UsageError` for arguments that do not fit,
     :class:`~foveal.training.loop.update.NonFiniteLoss`, and ``KeyboardInterrupt`` after a checkpoint was saved (or, for
     SIGTERM, :class:`~foveal.runtime.interrupt.Terminated`, a ``SystemExit``).
     """
     began = loop.now()
-    found, own_weights = find_spec(spec, arguments.parts)
-    found = override(found, list(arguments.overrides), parts=arguments.parts)
+    spec, found, own_weights = AUTO if spec is None else spec, None, None
+    if spec != AUTO:
+        found, own_weights = find_spec(spec, arguments.parts)
+        found = override(found, list(arguments.overrides), parts=arguments.parts)
     with process_group.together(), run_folder(spec, arguments) as out:
+        found = chosen(arguments, out) if found is None else found
         arguments = replace(arguments, out=out, weights=arguments.weights or own_weights)
 
         def one(seed: int) -> Run:
@@ -83,13 +93,32 @@ def run_folder(spec: Any, arguments: TrainArguments) -> Iterator[Path]:
             return
 
 
-def resolved(spec: Spec | PathLike, arguments: TrainArguments) -> tuple[Spec, TrainArguments]:
+def resolved(spec: Spec | PathLike | None, arguments: TrainArguments) -> tuple[Spec, TrainArguments]:
     """The spec with its overrides, and the arguments with a run folder and the weights to start from, for what leaves
     no run: the folder has no lock."""
+    spec = AUTO if spec is None else spec
+    out = default_out(spec, resume=arguments.resume) if arguments.out is None else Path(arguments.out)
+    if spec == AUTO:
+        return chosen(arguments, out), replace(arguments, out=out)
     found, own_weights = find_spec(spec, arguments.parts)
     found = override(found, list(arguments.overrides), parts=arguments.parts)
-    out = default_out(spec, resume=arguments.resume) if arguments.out is None else Path(arguments.out)
     return found, replace(arguments, out=out, weights=arguments.weights or own_weights)
+
+
+def chosen(arguments: TrainArguments, out: Path) -> Spec:
+    """The spec of the automatic choice, whose reasons are printed; of a run that is resumed, the one that it has."""
+    stored = [folder / "run.json" for folder in (out, out / f"seed-{arguments.seed}")]
+    stored = [file for file in stored if arguments.resume and file.exists()]
+    if stored:
+        record = read_object(stored[0])
+        spec: Spec = parse_spec(record["spec"], parts=arguments.parts, modules=stored_modules(record))
+        return override(spec, list(arguments.overrides), parts=arguments.parts)
+    choice = plan(arguments)
+    console = Console(shown=arguments.progress and first_process())
+    for line in choice.lines():
+        console.print(line)
+    console.close()
+    return choice.spec
 
 
 def _holds_run(folder: Path) -> bool:

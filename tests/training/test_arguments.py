@@ -33,7 +33,7 @@ def test_signature_command_line_and_documentation_have_the_same_settings() -> No
     signature = inspect.signature(foveal.train)
     assert list(signature.parameters) == ["spec", *SETTINGS]
     line = command_line()
-    assert set(line) == {"preset", "report", *SETTINGS}
+    assert set(line) == {"preset", "report", "dry_run", *SETTINGS}
     documented = (foveal.train.__doc__ or "").partition("Settings\n--------\n")[2].splitlines()
     assert [text.partition(":")[0] for text in documented[::2]] == list(SETTINGS)
     for (name, row), text in zip(SETTINGS.items(), documented[1::2], strict=True):
@@ -53,7 +53,7 @@ def test_options_keep_their_names_and_defaults() -> None:
     assert opts == {name: name if name in ("preset", "overrides") else f"--{name.replace('_', '-')}" for name in line}
     flags = {name for name, p in line.items() if p.secondary_opts}
     assert flags == {"progress", "tensorboard", "report"}
-    assert [name for name, p in line.items() if p.required] == ["preset", "data"]
+    assert [name for name, p in line.items() if p.required] == ["data"]
     assert {name: line[name].default for name in ("others", "seed", "seeds", "device", "save_every")} == {
         "others": "background",
         "seed": 0,
@@ -117,5 +117,6 @@ def test_help_shows_the_python_call(name: str) -> None:
 def test_the_spec_may_be_given_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(FovealError, match="nowhere"):
         foveal.train(spec="retinanet_mini", data=tmp_path / "nowhere", out=tmp_path / "run")  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="spec"):
-        foveal.train(data=tmp_path)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="data"):
+        foveal.train(spec="retinanet_mini")  # type: ignore[call-arg]
+    assert inspect.signature(foveal.train).parameters["spec"].default is None  # the automatic choice
