@@ -33,7 +33,7 @@ def test_signature_command_line_and_documentation_have_the_same_settings() -> No
     signature = inspect.signature(foveal.train)
     assert list(signature.parameters) == ["spec", *SETTINGS]
     line = command_line()
-    assert set(line) == {"preset", "report", "dry_run", *SETTINGS}
+    assert set(line) == {"preset", "report", "preview", "find_lr", "dry_run", *SETTINGS}
     documented = (foveal.train.__doc__ or "").partition("Settings\n--------\n")[2].splitlines()
     assert [text.partition(":")[0] for text in documented[::2]] == list(SETTINGS)
     for (name, row), text in zip(SETTINGS.items(), documented[1::2], strict=True):
