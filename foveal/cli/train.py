@@ -13,25 +13,30 @@ from .common import print_err, print_out, single
 from .options import with_options
 
 
+Preset = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[PRESET]",
+        help="Name of a preset, or a run or checkpoint folder; default: auto, which chooses one.",
+        show_default=False,
+    ),
+]
+WithReport = Annotated[bool, typer.Option("--report/--no-report", help="Write report.html at the end of the run.")]
+Preview = Annotated[
+    bool, typer.Option("--preview", help="Draw augmented training images into preview.png, and do not train.")
+]
+FindLR = Annotated[
+    bool, typer.Option("--find-lr", help="Try rising learning rates, suggest one (lr_finder.png), and stop.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what auto chooses, and train nothing.")]
+
+
 def train(
-    preset: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[PRESET]",
-            help="Name of a preset, or a run or checkpoint folder; default: auto, which chooses one.",
-            show_default=False,
-        ),
-    ] = None,
-    report: Annotated[
-        bool, typer.Option("--report/--no-report", help="Write report.html at the end of the run.")
-    ] = True,
-    preview: Annotated[
-        bool, typer.Option("--preview", help="Draw augmented training images into preview.png, and do not train.")
-    ] = False,
-    find_lr: Annotated[
-        bool, typer.Option("--find-lr", help="Try rising learning rates, suggest one (lr_finder.png), and stop.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what auto chooses, and train nothing.")] = False,
+    preset: Preset = None,
+    report: WithReport = True,
+    preview: Preview = False,
+    find_lr: FindLR = False,
+    dry_run: DryRun = False,
     **options: Any,
 ) -> None:
     """Trains a detector and leaves a run folder: run.json, metrics.jsonl, results.json, checkpoints, report.html.
