@@ -12,11 +12,10 @@ from ..training.arguments import TrainArguments
 from .common import print_err, print_out, single
 from .options import with_options
 
-
 Preset = Annotated[
     str | None,
     typer.Argument(
-        metavar="[PRESET]",
+        metavar="PRESET",
         help="Name of a preset, or a run or checkpoint folder; default: auto, which chooses one.",
         show_default=False,
     ),
