@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Boxes4 = np.ndarray[Any, np.dtype[np.float32]]  # (P, 4) xyxy
 
+SLACK = 0.5  # by which values of images may exceed 0..1
 _DECODED = 8  # images in memory at once: decoded ones are large
 
 
@@ -41,11 +42,14 @@ def decoded(source: Any) -> tuple[bool, Iterator[list[ImageArray]]]:
     return several, ([as_rgb(one) for one in group] for group in groups)
 
 
-def from_tensors(images: list[Tensor], rule: Input, source: ProposalSource | None, device: torch.device) -> Images:
-    """Torchvision's form, (3, H, W) in 0..1, -> a normalized batch. Values are used as given, not rounded to bytes.
+def from_tensors(images: Any, rule: Input, source: ProposalSource | None, device: torch.device) -> Images:
+    """Torchvision's form, a list of (3, H, W) in 0..1, -> a normalized batch. Values are used as given, not rounded to
+    bytes.
 
-    ``source`` makes the external proposals, where the detector needs them, from the images as bytes.
+    ``source`` makes the external proposals, where the detector needs them, from the images as bytes. Raises
+    :class:`FovealError` for another form, and for values that are far from 0..1: of bytes, or normalized already.
     """
+    check_tensors(images)
     batch = rule.batch_tensors(images).to(device)
     if source is None:
         return batch
@@ -53,11 +57,38 @@ def from_tensors(images: list[Tensor], rule: Input, source: ProposalSource | Non
     return attach_proposals(batch, arrays, source)
 
 
+def check_tensors(images: Any) -> None:
+    """Raises :class:`FovealError` for anything but a list of tensors (3, H, W) of floating point in 0..1."""
+    fix = "Give a list of (3, H, W) tensors in 0..1, or arrays, files or PIL images to predict()"
+    if not isinstance(images, list) or not images:
+        shape = f" of shape {tuple(images.shape)}" if isinstance(images, Tensor | np.ndarray) else ""
+        raise FovealError(f"a detector was called with {_article(images)}{shape}", fix=fix)
+    for i, image in enumerate(images):
+        if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point():
+            is_array = isinstance(image, Tensor | np.ndarray)
+            what = f"{image.dtype} of shape {tuple(image.shape)}" if is_array else _article(image)
+            raise FovealError(f"images[{i}] is {what}, expected floating-point numbers (3, H, W)", fix=fix)
+    extremes = torch.stack([torch.stack(image.detach().float().aminmax()) for image in images]).tolist()
+    for i, (low, high) in enumerate(extremes):  # resampling may overshoot a little
+        if not -SLACK <= low <= high <= 1 + SLACK:
+            fix = "Divide bytes by 255; the detector normalizes"
+            raise FovealError(f"images[{i}] has values from {low:.4g} to {high:.4g}, expected 0..1", fix=fix)
+
+
+def _article(value: Any) -> str:
+    name = "an empty list" if value == [] else type(value).__name__
+    return name if name.startswith("an ") else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
 def attach_proposals(
     batch: Images, images: Sequence[ImageArray], source: ProposalSource, given: Sequence[Boxes4] | None = None
 ) -> Images:
     """The batch with external proposals: those ``given`` (P, 4) in the pixels of each image, else the source's."""
     boxes = [source(image).boxes[: source.top] for image in images] if given is None else given
+    for i, each in enumerate(boxes):
+        if not np.isfinite(each).all():
+            bad = int(np.flatnonzero(~np.isfinite(np.reshape(each, (-1, 4))).all(1))[0])
+            raise FovealError(f"proposal {bad} of image {i} is {np.reshape(each, (-1, 4))[bad].tolist()}: not finite")
     return batch.with_proposals([torch.from_numpy(np.array(b, np.float32).reshape(-1, 4)) for b in boxes])
 
 
@@ -77,6 +108,9 @@ def pad_targets(
         if boxes.dim() != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
             shapes = f"boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)}"
             raise FovealError(f"targets[{i}] has {shapes}, expected (G, 4) and (G,)")
+        if not bool(boxes.isfinite().all()):
+            bad = int((~boxes.isfinite().all(1)).nonzero()[0])
+            raise FovealError(f"targets[{i}] box {bad} is {boxes[bad].tolist()}: not finite")
         if classes is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise FovealError(
                 f"targets[{i}] has labels from {int(labels.min())} to {int(labels.max())}, expected 0 to {classes - 1}",

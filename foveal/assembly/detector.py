@@ -218,7 +218,7 @@ class Detector(nn.Module, ABC):
 
         ``learning``: the task whose losses alone count in a stage of alternating training; None: all.
         """
-        if isinstance(images, list):
+        if not isinstance(images, Images):
             images = from_tensors(images, self.spec.input, self.source, self.device)
         batch = self.normalize(images)
         if isinstance(targets, list):

@@ -5,9 +5,11 @@ Shapes: scores (B, A, C); S candidates an image; boxes (B, S, 4). Nothing here c
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -63,7 +65,7 @@ class Select:
         if self.per_class is not None:
             return self._best_of_classes(scores, self.per_class, to_scores)
         if self.best_class:
-            best, label = scores.max(-1, keepdim=True)
+            best, label = finite_scores(scores).max(-1, keepdim=True)
             selected = replace(self, best_class=False).candidates(best, counts, to_scores)
             return selected._replace(labels=label.squeeze(-1).gather(1, selected.priors))
         if self.per_level is None:
@@ -92,7 +94,8 @@ class Select:
 
     def _best_of_classes(self, scores: Tensor, k: int, to_scores: Callable[[Tensor], Tensor] | None) -> Candidates:
         """The ``k`` best priors of each class over all levels, which count as one. No device sync."""
-        value, prior = scores.transpose(1, 2).topk(min(k, scores.shape[1]), 2)  # (B, C, k)
+        k = min(k, scores.shape[1])
+        value, prior = ranked(scores.transpose(1, 2), lambda each: each.topk(k, 2))  # (B, C, k)
         if to_scores is not None:  # -inf marks a pair that must not be selected, and stays
             value = torch.where(value == -torch.inf, value, to_scores(value))
         label = torch.arange(scores.shape[2], device=scores.device)[:, None].expand_as(prior)
@@ -104,7 +107,7 @@ class Select:
         if len(counts) > 1:
             raise UsageError("Select(per_level=None) is for heads with a single level; give a number of candidates")
         classes, flat = scores.shape[2], scores.flatten(1).float()
-        above = flat > self.score
+        above = (flat > self.score) & (flat < torch.inf)
         if flat.device.type == "cpu":
             by_image = [torch.from_numpy(np.flatnonzero(image)) for image in above.numpy()]
             index = torch.nn.utils.rnn.pad_sequence(by_image, batch_first=True)
@@ -124,8 +127,40 @@ def top_values(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     The k highest lie in the k groups with the highest maxima, whatever the groups. Groups of far apart values make the
     maxima one vectorized pass over memory; with about sqrt(L / k) members some sqrt(L k) values are ranked, not L.
     """
+    k = min(k, values.shape[1])
+    return ranked(values, lambda each: _top(each, k))
+
+
+def ranked(values: Tensor, top: Callable[[Tensor], Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+    """``top`` of the finite ``values``: NaN and infinity come last, where ``topk`` has them first.
+
+    On a CPU they are looked for among the highest alone, and reported.
+    """
+    if values.device.type == "cpu":
+        value, index = top(values)
+        if (value.float().numpy() < np.inf).all():  # NaN is not
+            return value, index
+        report_nonfinite()
+    value, index = top(finite_scores(values))
+    return value, index
+
+
+@cache  # once a process
+def report_nonfinite() -> None:
+    """Says that scores are not finite."""
+    logging.getLogger("foveal").warning(
+        "the network computes scores that are not finite, which are no candidates: its weights have become too large, "
+        "or their precision is too small (try --precision 32)"
+    )
+
+
+def finite_scores(scores: Tensor) -> Tensor:
+    """The scores with -inf, which no candidate has, in the place of NaN and infinity."""
+    return torch.where(scores < torch.inf, scores, -torch.inf)
+
+
+def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     b, length = values.shape
-    k = min(k, length)
     members = int((length / k) ** 0.5 / 2)  # half of it, because fetching members costs more than ranking groups
     if members < 3:
         top = values.topk(k, 1)

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from foveal import presets
+from foveal.assembly.arrays import attach_proposals
 from foveal.assembly.detector import Detector
 from foveal.assembly.two_stage import TwoStage
+from foveal.errors import FovealError
 from foveal.types import Target, Targets
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
@@ -61,3 +63,36 @@ def test_predict_accepts_one_image_several_and_a_folder(tmp_path: Any) -> None:
     assert len(several) == 9 and detector.predict([]) == []
     for found in (*several, *detector.predict([tmp_path / "3.png", IMAGE])):
         assert torch.equal(found.boxes, one.boxes) and torch.equal(found.scores, one.scores)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([IMAGE], r"images\[0\] is uint8 of shape \(64, 96, 3\), expected floating-point numbers \(3, H, W\)"),
+        (torch.zeros(1, 3, 64, 64), r"called with a Tensor of shape \(1, 3, 64, 64\)"),
+        ([torch.zeros(3, 64, 64), torch.full((3, 64, 64), 255.0)], r"images\[1\] has values from 255 to 255, expected"),
+        ([torch.zeros(3, 64, 64) - 2.1], "the detector normalizes"),
+        ([torch.full((3, 64, 64), float("nan"))], "has values from nan to nan"),
+        ([], "called with an empty list"),
+        ("photo.jpg", "called with a str"),
+    ],
+)
+def test_images_in_another_form_are_refused(images: Any, message: str) -> None:
+    """Values of 0..255 would be taken for 255 times too bright ones in silence."""
+    detector = presets.retinanet_mini.build("ab").eval()
+    with pytest.raises(FovealError, match=message):
+        detector(images)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_boxes_that_are_not_finite_are_refused(bad: float) -> None:
+    """One of them would make every gradient of the head NaN."""
+    detector = presets.faster_rcnn_mini.build("ab").train()
+    targets = [{"boxes": torch.tensor([[1.0, 1, 9, 9], [8.0, 8, bad, 44]]), "labels": torch.tensor([1, 0])}]
+    with pytest.raises(FovealError, match=r"targets\[0\] box 1 is \[8\.0, 8\.0, (nan|inf), 44\.0\]: not finite"):
+        detector([torch.zeros(3, 64, 64)], targets)
+    external = presets.fast_rcnn_vgg16
+    proposals = np.array([[1, 1, 9, 9], [bad, 8, 20, 44]], np.float32)
+    batch = external.input.batch([IMAGE])
+    with pytest.raises(FovealError, match=r"proposal 1 of image 0 is .*: not finite"):
+        attach_proposals(batch, [IMAGE], external.source, [proposals])

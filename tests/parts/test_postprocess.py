@@ -14,7 +14,7 @@ from foveal import presets
 from foveal.errors import UsageError
 from foveal.parts import postprocess as nms_module
 from foveal.parts import postprocess as suppress_module
-from foveal.parts.postprocess import NMS, NoNMS, Select, suppress_on_device, top_values
+from foveal.parts.postprocess import NMS, NoNMS, Select, report_nonfinite, suppress_on_device, top_values
 from foveal.types import Boxes
 
 
@@ -245,3 +245,33 @@ def test_invalid_box_is_dropped_without_affecting_others() -> None:
         found = task.suppress(each, scores, zero, zero[0], valid)
         assert found.valid.sum() == 1 and found.boxes[0, 0].tolist() == [0, 0, 10, 10]
         assert suppress_on_device(each, scores, zero, valid, 0.5, 4)[1].sum() == 1
+
+
+# ------------------------------------------------------------------------------------------ not finite
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "select",
+    [
+        Select(per_level=10, score=0.3),
+        Select(per_level=2000, score=0.3),
+        Select(per_level=None, per_class=10, score=0.3),
+        Select(per_level=None, score=0.3),
+        Select(per_level=10, score=0.3, best_class=True),
+    ],
+)
+def test_scores_that_are_not_finite_are_no_candidates(
+    select: Select, bad: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As many of them as there are candidates would take all places: the good ones stay."""
+    report_nonfinite.cache_clear()
+    scores = torch.rand(2, 3000, 4, generator=torch.Generator().manual_seed(0)) * 0.2
+    scores[:, 7, 2] = 0.9
+    scores[:, 40:200, 1] = bad
+    clean = torch.where(scores.isfinite(), scores, 0.0)
+    found, expected = (select.candidates(each, [3000]) for each in (scores, clean))
+    for candidates in (found, expected):
+        kept = candidates.values > select.score
+        assert kept.sum(1).tolist() == [1, 1]
+        assert candidates.priors[kept].tolist() == [7, 7] and candidates.labels[kept].tolist() == [2, 2]
+    told = "scores that are not finite" in caplog.text
+    assert told or select.per_level is None or select.best_class

@@ -232,6 +232,43 @@ def test_nonfinite_loss_stops_the_run(data: Path, tmp_path: Path) -> None:
     assert healthy.last.resolve().name == "step-9"
 
 
+def test_weights_that_blew_up_are_never_saved(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last iteration may do it: its loss was finite, and no later one is computed."""
+    original = loop.Loop._update
+
+    def blown(self: Any, *arguments: Any) -> None:
+        original(self, *arguments)
+        if self.state.step == 6:
+            with torch.no_grad():
+                next(self.job.detector.parameters()).mul_(float("inf"))
+
+    monkeypatch.setattr(loop.Loop, "_update", blown)
+    message = r"the weights are not finite after iteration 6.*in a new run with --weights .*, the last weights"
+    spec = TinySpec(fit=replace(FIT, ema=None), norm=False)
+    for options in ({}, {"save_every": 0.0}):  # found by the validation, or before a save
+        out = tmp_path / f"run-{len(options)}"
+        with pytest.raises(NonFiniteLoss, match=message):
+            train_tiny(data, out, replace(spec, fit=replace(spec.fit, epochs=2)), **options)
+        assert all(tensor.isfinite().all() for tensor in weights(out).values())
+
+
+def test_losses_that_are_not_finite_in_validation(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all images: the run is of no use. Of some: said, and never the best."""
+    from foveal.training.loop.validate import Validator
+
+    original, share = Validator.__call__, [0.25, 0.0, 0.25]
+
+    def broken(self: Any, *arguments: Any, **options: Any) -> Any:
+        return replace(original(self, *arguments, **options), broken=share.pop(0))
+
+    monkeypatch.setattr(Validator, "__call__", broken)
+    run = train_tiny(data, tmp_path / "some", tiny(val_every=1))
+    assert run.results["step"] == 6 and "sound" not in run.results and run.results["last"]["sound"] is False
+    share[:] = [1.0]
+    with pytest.raises(NonFiniteLoss, match=r"losses of all validation images are not finite after iteration 3"):
+        train_tiny(data, tmp_path / "all")
+
+
 @pytest.mark.parametrize("during", ["update", "validation"])
 def test_ctrl_c_leaves_a_usable_state(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, during: str) -> None:
     from foveal.training.loop.validate import Validator

@@ -117,7 +117,7 @@ class Loop:
         elif not state.ended and self._agreed(self._out_of_time(1 + due), always=True):
             state.ended = OUT_OF_TIME
         due = due or bool(state.ended)  # the end is always validated
-        self.nonfinite.check(wait=True)
+        self.nonfinite.check(self.weights)
         name = f"epoch {epoch}/{state.epochs + state.plan.epochs}" if self._length_known else f"epoch {epoch}"
         if due:
             self.console.detail(f"{name}: validating on {len(self.job.validator.dataset)} images")
@@ -127,8 +127,7 @@ class Loop:
                 )
             state.validation = validation.seconds
             # this epoch is the one that just ended, not the one that begins at this step
-            left = self._seconds_left()
-            self.job.validator.record(validation, state, name, epoch, self.log, self.console, left)
+            self.job.validator.record(validation, state, name, epoch, self.log, self.console, self._seconds_left())
         else:
             self.console.print(f"{name}: {self.console.epoch_summary(self._seconds_left())}")
         skipped = (*self.segment.batches.skipped, *self.job.validator.loader.skipped)
@@ -292,7 +291,7 @@ class Loop:
 
     def _save(self) -> None:
         """A checkpoint of this moment."""
-        self.nonfinite.check(wait=True)
+        self.nonfinite.check(self.weights)
         self._saved = now()
         self.state.elapsed = self._elapsed()
         if self.fabric.is_global_zero:

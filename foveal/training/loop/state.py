@@ -119,17 +119,19 @@ class State:
             elapsed=self.elapsed,
         )
 
-    def add_results(self, results: dict[str, Any], keep: Keep = "best") -> bool:
+    def add_results(self, results: dict[str, Any], keep: Keep = "best", *, sound: bool = True) -> bool:
         """Records the results of a validation. Returns whether they are the best so far.
 
         Of equal APs the later is kept (at the start all are zero), but only a higher one counts as progress. An
-        undefined AP is below any other. To ``keep`` the last weights, each validation's replace those before.
+        undefined AP is below any other, and so is that of results that are not ``sound``. To ``keep`` the last weights,
+        each validation's replace those before.
         """
+        results = results if sound else {**results, "sound": False}
         if keep == "last":
             self.best, self.best_results, self.last_results = self.updates, results, results
             return False
-        old = None if self.best_results is None else _value(self.best_results["AP"])
-        new = _value(results["AP"])
+        old = None if self.best_results is None else _value(self.best_results)
+        new = _value(results)
         self.last_results = results
         self.stale = 0 if old is None or new > old else self.stale + 1
         if old is not None and new < old:
@@ -150,8 +152,9 @@ class State:
         return cls(plan=Plan.from_json(value["plan"]), **known)
 
 
-def _value(ap: float | None) -> float:
-    return -1.0 if ap is None else ap
+def _value(results: dict[str, Any]) -> float:
+    """The AP to compare; lowest where it is undefined, or of losses that are not finite."""
+    return -1.0 if results["AP"] is None or not results.get("sound", True) else float(results["AP"])
 
 
 # ---------------------------------------------------------------------------------------- the time limit

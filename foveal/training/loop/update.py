@@ -24,6 +24,7 @@ from lightning_fabric.plugins.precision.amp import MixedPrecision
 from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 
+from ...checkpoints.folder import steps
 from ...errors import FovealError
 from ...files.atomic import write_bytes, write_text
 from ...types import Images, Targets
@@ -155,6 +156,7 @@ class NonFiniteCheck:
     def __init__(self, out: Path, rank: int, classes: Sequence[str]) -> None:
         self.out, self.rank, self.classes = out, rank, classes
         self.waiting: deque[CheckedIteration] = deque()
+        self.step = 0  # iterations so far
 
     def push(
         self, result: Result, parts: Sequence[tuple[Images, Targets]], files: Sequence[str], step: int, lr: float
@@ -166,19 +168,25 @@ class NonFiniteCheck:
             flag.copy_(result.nonfinite, non_blocking=True)
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
+        self.step = step + 1
         self.waiting.append(CheckedIteration(flag, arrived, step, lr, result, parts, files))
 
-    def check(self, *, wait: bool = False) -> None:
-        """Raises :class:`NonFiniteLoss` for the first non-finite iteration that is known; ``wait`` reads all flags."""
+    def check(self, weights: nn.Module | None = None) -> None:
+        """Raises :class:`NonFiniteLoss` for the first non-finite iteration that is known.
+
+        With ``weights``, those that are to be used or saved: it reads all flags, and raises where they are not finite.
+        """
         while self.waiting:
             oldest = self.waiting[0]
             if oldest.arrived is not None and not oldest.arrived.query():  # type: ignore[no-untyped-call]
-                if not wait and len(self.waiting) <= DEPTH:
+                if weights is None and len(self.waiting) <= DEPTH:
                     return
                 oldest.arrived.synchronize()
             self.waiting.popleft()
             if oldest.flag.item():
                 raise self._error(oldest)
+        if weights is not None and not is_finite(weights):
+            raise ended(self.out, f"the weights are not finite after iteration {self.step}, and not saved")
 
     def _error(self, failed: CheckedIteration) -> NonFiniteLoss:
         losses = {name: float(value) for name, value in failed.result.losses.items()}
@@ -187,13 +195,26 @@ class NonFiniteCheck:
         names = [name for name, value in losses.items() if not math.isfinite(value)]
         what = f"the loss is not finite ({', '.join(names)})" if names else "the gradients are not finite"
         parts = ", ".join(f"{name}={value:.4g}" for name, value in losses.items())
-        return NonFiniteLoss(
+        return ended(
+            self.out,
             f"{what} in iteration {failed.step}: {parts}; learning rate {failed.lr:.4g}; "
             f"images {', '.join(failed.files)}",
-            path=self.out,
-            fix=f"Look at those images (the batch is in {folder}, the weights were not updated), or try a lower "
-            f"fit.lr, fit.clip=10, more fit.warmup_steps or --precision 32, in a new run with --weights {self.out}",
+            f"Look at those images (the batch is in {folder}, the weights were not updated), or try",
         )
+
+
+def is_finite(module: nn.Module) -> bool:
+    """Whether all weights and statistics are finite, and their norms; it waits for the device."""
+    values = [tensor for tensor in module.state_dict().values() if tensor.is_floating_point()]
+    return bool(torch.stack(list(torch._foreach_norm(values))).isfinite().all())
+
+
+def ended(out: Path, message: str, look: str = "Try") -> NonFiniteLoss:
+    """The error of a run that cannot go on; its advice is to begin another one with smaller steps."""
+    fix = f"{look} a lower fit.lr, fit.clip=10, more fit.warmup_steps or --precision 32, in a new run"
+    if steps(out / "checkpoints"):
+        fix += f" with --weights {out}, the last weights that were saved"
+    return NonFiniteLoss(message, path=out, fix=fix)
 
 
 def save_batch(folder: Path, failed: CheckedIteration, losses: dict[str, float], classes: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from ...runtime.progress import Console
 from ...types import Detections
 from .log import Log
 from .state import State
-from .update import VALIDATION, derive_seed
+from .update import VALIDATION, derive_seed, ended
 
 T = TypeVar("T")
 
@@ -38,6 +38,7 @@ class Validation:
     losses: dict[str, float]  # mean over images: ``loss`` and its parts
     results: dict[str, Any]  # as in ``results.json``
     seconds: float
+    broken: float = 0.0  # share of the images whose losses are not finite
 
     @property
     def ap(self) -> float | None:
@@ -83,15 +84,16 @@ class Validator:
         parts = self._gathered(self._pass(detector, before_batch, learning=learning))
         detections: dict[int, Detections] = {}
         losses: dict[str, float] = {}
-        images = max(1, sum(count for _, _, count in parts))
-        for sums, part, _ in parts:
+        images = max(1, sum(count for _, _, count, _ in parts))
+        for sums, part, _, _ in parts:
             detections |= part
             for name, value in sums.items():
                 losses[name] = losses.get(name, 0.0) + value / images
         losses = {"loss": sum(losses.values()), **losses}
         results = self._evaluate(detections, detector.class_agnostic) if self.fabric.is_global_zero else None
         scores = cast(dict[str, Any], self.fabric.broadcast(results))
-        return Validation(losses, scores, time.perf_counter() - start)
+        broken = sum(count for _, _, _, count in parts) / images
+        return Validation(losses, scores, time.perf_counter() - start, broken)
 
     def _evaluate(self, detections: dict[int, Detections], class_agnostic: bool) -> dict[str, Any]:
         """Detections by image index -> results. An image that cannot be read has none."""
@@ -105,9 +107,11 @@ class Validator:
     @torch.no_grad()
     def _pass(
         self, detector: Detector, check: Callable[[], None], batches: int | None = None, learning: str | None = None
-    ) -> tuple[dict[str, float], dict[int, Detections], int]:
-        """Sums of losses over images, detections by image index, and the number of images."""
+    ) -> tuple[dict[str, float], dict[int, Detections], int, float]:
+        """Sums of losses over images, detections by image index, the number of images, and of those whose losses are
+        not finite."""
         sums: dict[str, Tensor] = {}
+        broken = torch.zeros((), device=self.fabric.device)
         detections: dict[int, Detections] = {}
         rng = torch.Generator(self.fabric.device)
         options = {} if learning is None else {"learning": learning}
@@ -124,11 +128,13 @@ class Validator:
                 losses: dict[str, Tensor]
                 with self.fabric.autocast():
                     losses, answers = detector(images, targets, detect=True, rng=rng, **options)
+                finite = torch.stack([value.float() for value in losses.values()]).isfinite().all()
+                broken += torch.where(finite, 0.0, float(len(records)))
                 for name, value in losses.items():
                     weighted = value.float() * len(records)
                     sums[name] = sums[name] + weighted if name in sums else weighted
                 detections |= {i: d.cpu() for i, d in zip(batch.indices, answers, strict=True)}
-        return {name: float(value) for name, value in sums.items()}, detections, len(detections)
+        return {name: float(value) for name, value in sums.items()}, detections, len(detections), float(broken)
 
     def record(
         self,
@@ -140,14 +146,22 @@ class Validator:
         console: Console,
         left: float | None = None,
     ) -> None:
-        """Writes a validation into the state and the log, and prints a line that begins with ``name``."""
-        best = state.add_results(validation.results, self.fit.keep)
+        """Writes a validation into the state and the log, and prints a line that begins with ``name``.
+
+        Raises :class:`NonFiniteLoss` where no image has finite losses: the weights are of no use.
+        """
+        if validation.broken >= 1:
+            message = f"the losses of all validation images are not finite after iteration {state.updates}"
+            raise ended(log.path.parent, message)
+        best = state.add_results(validation.results, self.fit.keep, sound=not validation.broken)
         scores = {k: v for k, v in validation.results.items() if isinstance(v, (int, float)) and k != "images"}
         masks = validation.results.get("masks", {})
         scores |= {f"masks.{k}": v for k, v in masks.items() if isinstance(v, float)}
         log.write(epoch=epoch, step=state.updates, split="val", **validation.losses, **scores)
         ap = "undefined" if validation.ap is None else f"{validation.ap:.4f}"
         line = f"{name}: validation loss {validation.losses['loss']:.4f}, AP {ap}" + (" (best so far)" if best else "")
+        if validation.broken:
+            line += f" (not finite for {validation.broken:.0%} of the images: not kept as best)"
         console.print(", ".join(filter(None, (line, console.epoch_summary(left)))))
 
     def _gathered(self, value: T) -> list[T]:
