@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from multiprocessing.connection import wait
 
@@ -30,7 +31,7 @@ def live_with_parent(worker: int) -> None:
         os._exit(0)
 
     watchers = [leave]
-    if hasattr(signal, "sigwaitinfo"):  # a signal that is blocked in all threads waits for this one
+    if sys.platform == "linux":  # a signal that is blocked in all threads waits for this one
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         watchers.append(obey)
     for watcher in watchers:

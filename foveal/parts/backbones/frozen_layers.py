@@ -109,7 +109,8 @@ def _varies(module: nn.Module) -> bool:
         return False
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return True
-    chance = getattr(module, "drop_prob", getattr(module, "p", 0.0))  # timm, torch and torchvision
+    settings = vars(module)
+    chance = settings.get("drop_prob", settings.get("p", 0.0))  # timm, torch and torchvision
     return isinstance(chance, int | float) and chance > 0
 
 
