@@ -21,24 +21,20 @@ def raise_terminated(number: int = signal.SIGTERM, frame: FrameType | None = Non
 
 
 class Interrupt:
-    """Notes a first SIGINT or SIGTERM in :attr:`received`; a second one raises its exception at once.
+    """Notes a first SIGINT or SIGTERM in :attr:`asked`; a second one raises its exception at once.
 
     SIGINT raises ``KeyboardInterrupt``, SIGTERM :class:`Terminated`. Signals reach the main thread only; elsewhere this
     does nothing.
     """
 
     def __init__(self) -> None:
-        self.received = 0  # the signal's number
+        self.asked = False  # for the end
+        self._error: BaseException = KeyboardInterrupt()
         self._old: dict[int, Any] = {}
-
-    @property
-    def asked(self) -> bool:
-        """Whether a signal asked for the end."""
-        return self.received != 0
 
     def error(self) -> BaseException:
         """The exception of the signal received."""
-        return Terminated() if self.received == signal.SIGTERM else KeyboardInterrupt()
+        return self._error
 
     def check(self) -> None:
         """Raises the exception of the signal received, if there is one."""
@@ -57,6 +53,7 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        again, self.received = self.asked, number
+        again, self.asked = self.asked, True
+        self._error = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
         if again:
             raise self.error()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -63,7 +64,7 @@ def train_one(spec: Spec, arguments: TrainArguments, began: float) -> Run:
     resumed, damaged = open_folder(arguments.folder, arguments.resume) or (None, [])
     if resumed is not None and arguments.convention is None:
         arguments = replace(arguments, convention=kept_convention(arguments.folder))
-    deadline = None
+    deadline = math.inf
     if resumed is not None and arguments.max_time is not None and has_length(arguments.folder):
         deadline, arguments = began + arguments.max_time, replace(arguments, max_time=None)
     if resumed is not None and is_complete(ended := State.from_json(resumed.state), spec.fit):

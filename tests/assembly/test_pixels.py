@@ -177,7 +177,7 @@ def test_presets_keep_their_numbers(name: str) -> None:
     """A preset with weights has the pixels of those; without, ImageNet's unless it says otherwise."""
     spec = presets.get(name)
     unset = None in (spec.input.mean, spec.input.std)
-    assert spec.with_pixels().input.pixels == (unset and spec.pixels or spec.input.pixels)
+    assert spec.with_pixels().input.pixels == ((unset and spec.pixels) or spec.input.pixels)
     assert normalization_mismatch(spec) is None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,12 +76,7 @@ class Job:
     fixed: dict[str, Any]  # seed, threads, precision, ...: goes into state.json, and must not change on resuming
     batch: int  # images per iteration, over all processes
     began: float  # when the run was called, by ``time.monotonic``
-    deadline: float | None = None  # of a session that ends before the run does, by ``time.monotonic``
-
-    @property
-    def session_over(self) -> bool:
-        """Whether the deadline has passed."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
+    deadline: float = math.inf  # of a session that ends before the run does, by ``time.monotonic``
 
     @property
     def out(self) -> Path:

@@ -78,7 +78,7 @@ class Loop:
                 with self._saved_by(interrupt):
                     if self._agreed(interrupt.asked):
                         raise interrupt.error()
-                    if self._agreed(self.job.session_over):
+                    if self._agreed(now() >= self.job.deadline):
                         raise SessionOver
                     self._make_plan()
                 if state.at_boundary:
