@@ -61,7 +61,7 @@ LEVERS = (  # in the order of fit.augment
     Lever("color", "PhotometricDistortion()"),
     Lever("two stages frozen", off=("backbone.frozen_stages=0",), on=("backbone.frozen_stages=2",)),
     Lever("rates by depth", on=("fit.backbone_decay=0.1",)),
-    Lever("averaged weights", on=("fit.ema=0.9999", "fit.ema_share=0.1")),
+    Lever("averaged weights", off=("fit.ema=None",), on=("fit.ema=0.9999", "fit.ema_share=0.1")),
     Lever("repeat rare classes", on=("fit.repeat_threshold=0.3",)),
 )
 

@@ -37,7 +37,8 @@ def seeds_summary(run: str | Path) -> str:
     """Mean and sample standard deviation of the scores of several runs that differ in their seed."""
     results = read_object(Path(run) / "results.json")
     rows: list[tuple[str, ...]] = [("", *SCORES)]
-    for name, part in (("best", results), ("last", results.get("last") or {})):
+    sides = [("best", results), ("last", results.get("last") or {})]
+    for name, part in sides[results.get("keep") == "last" :]:
         spread = part.get("spread") or {}
         rows.append((f"{name} weights, mean", *(_shown(part.get(score)) for score in SCORES)))
         rows.append((f"{name} weights, std", *(_shown(spread.get(score)) for score in SCORES)))

@@ -22,10 +22,10 @@ def train_seeds(one: Callable[[int], Run], out: Path, seeds: Sequence[int], *, w
 def summarize_seeds(results: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
     """The results.json of several runs: the mean of every score, and its sample standard deviation as ``spread``.
 
-    Both are of the best weights, and under ``last`` of the last ones. A score that is undefined in one run is
+    Both are of the weights that are kept, and under ``last`` of the last ones. A score that is undefined in one run is
     undefined in the mean.
     """
-    head = {name: results[0][name] for name in ("protocol", "split", "images")}
+    head = {name: results[0][name] for name in ("protocol", "split", "images", "keep") if name in results[0]}
     return {
         **head,
         **_means(results),

@@ -92,7 +92,11 @@ def test_the_overrides_are_those_of_the_presets(recipes: Any) -> None:
 
     levels = [True, True] + [False] * 6
     spec = override(presets.retinanet_lite, recipes.overrides(recipes.LEVERS, levels))
-    assert spec.fit.augment == (Mosaic(), MixUp(), HorizontalFlip()) and spec.backbone.frozen_stages == 0
+    assert (
+        spec.fit.augment == (Mosaic(), MixUp(), HorizontalFlip())
+        and spec.backbone.frozen_stages == 0
+        and spec.fit.ema is None
+    )
     spec = override(presets.retinanet_lite, recipes.overrides(recipes.LEVERS, [False] * 2 + [True] * 6))
     assert (spec.backbone.frozen_stages, spec.fit.ema, spec.fit.keep) == (2, 0.9999, "last")
     assert len(spec.fit.augment) == 3 and spec.fit.repeat_threshold == 0.3

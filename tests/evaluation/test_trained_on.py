@@ -44,9 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("data", ["moved", "moved/annotations.json", "data"])
 @pytest.mark.parametrize("model", ["run", "copy", "file.safetensors", "hub", "imported", "tuned"])
-def test_images_that_trained_are_left_out(
-    place: Path, model: str, data: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_images_that_trained_are_left_out(place: Path, model: str, data: str, caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("foveal").propagate = True
     results = foveal.evaluate(foveal.load(place / model, device="cpu", precision="32"), data=place / data)
     assert results.to_dict()["images"] == 1

@@ -35,6 +35,8 @@ def check_stages(detector: Detector, fit: Recipe) -> None:
     windows = any(isinstance(stage, OnWindows | OnStoredMaps) for stage in fit.stages)
     if windows and (len(fit.augment) > 1 or not all(isinstance(t, HorizontalFlip) for t in fit.augment)):
         raise UsageError("fit.augment: windows can be mirrored, nothing else", fix="Use HorizontalFlip() alone")
+    if windows and fit.repeat_threshold:
+        raise UsageError("fit.repeat_threshold repeats images, and windows are drawn one by one", fix="Set it to 0")
     for stage in fit.stages:
         if isinstance(stage, OnStoredMaps):
             check_maps(detector, stage)

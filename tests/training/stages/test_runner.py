@@ -208,6 +208,7 @@ def test_invalid_recipes_are_rejected(data: Path, tmp_path: Path) -> None:
     for options, changes, message in (
         ({"epochs": 3}, {}, "--epochs"),
         ({}, {"augment": (Expand(),)}, "mirrored"),
+        ({}, {"repeat_threshold": 0.5}, "windows are drawn one by one"),
         ({}, {"stages": (FINE_TUNE_TOP,)}, "whole images"),
     ):
         spec = replace(RCNN_SMALL, fit=replace(RCNN_SMALL.fit, **changes))
