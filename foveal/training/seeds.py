@@ -25,7 +25,9 @@ def summarize_seeds(results: Sequence[dict[str, Any]], seeds: Sequence[int]) -> 
     Both are of the weights that are kept, and under ``last`` of the last ones. A score that is undefined in one run is
     undefined in the mean.
     """
-    head = {name: results[0][name] for name in ("protocol", "split", "images", "keep") if name in results[0]}
+    head: dict[str, Any] = {
+        name: results[0][name] for name in ("protocol", "split", "images", "keep") if name in results[0]
+    }
     return {
         **head,
         **_means(results),
