@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.show import show
 from ..errors import FovealError, UsageError
+from ..parts.darknet.cfg import read_names
 from ..parts.darknet.weights import is_darknet
 from ..parts.layers.norms import FrozenBatchNorm
 from ..parts.resizing import UNIT_PIXELS, PixelStatistics
@@ -20,6 +21,7 @@ from ..weights.cache import is_alias, is_published
 from ..weights.imagenet.packages import IMAGENET
 from ..weights.open import header, is_classifier, read_weights, sniff
 from ..weights.reading.entries import Found, WeightsFile, choose_state, record_notes, usual
+from .class_columns import COCO_80
 from .foreign.settings import function_settings
 from .load import ResolvedModel, find
 from .transfer import LoadReport, pretrained, transfer
@@ -97,8 +99,9 @@ def load_weights(detector: Detector, source: str | Path, parts: Sequence[type] =
 
     cfg = cfg_of(detector.spec) if is_darknet(source) else None
     if cfg is not None:
-        classes, initial = read_start_state(source, cfg)
-        report = transfer(detector, initial, source, classes)
+        unnamed, initial = read_start_state(source, cfg)
+        classes, note = darknet_names(source, unnamed, len(detector.classes))
+        report = _noted(transfer(detector, initial, source, classes), note)
         return _noted(report, _other_pixels(detector.spec, UNIT_PIXELS, str(source)))
     if is_darknet(source):
         raise FovealError(
@@ -111,6 +114,26 @@ def load_weights(detector: Detector, source: str | Path, parts: Sequence[type] =
     if _names_classifier(source):
         return _into_backbone(detector, source)
     return _load_model(detector, find(source, parts=parts), source)
+
+
+def darknet_names(source: str | Path, classes: Sequence[str], ours: int) -> tuple[Sequence[str], str | None]:
+    """The class names of a Darknet weights file, which has none itself, and a note on where they are from.
+
+    They are looked for only where the detector has another number of classes: those of the one names file beside it
+    that has as many, else COCO's for 80; else ``classes``, which are placeholders.
+    """
+    if len(classes) == ours:
+        return classes, None
+    beside = set[tuple[str, ...]]()
+    for file in Path(source).parent.glob("*.names"):
+        with suppress(FovealError):
+            beside.add(read_names(file))
+    beside = {names for names in beside if len(names) == len(classes)}
+    if len(beside) == 1:
+        return beside.pop(), "the classes of the weights are those of the names file beside them"
+    if len(classes) == len(COCO_80):
+        return COCO_80, "the weights do not name their 80 classes, which are taken for COCO's"
+    return classes, None
 
 
 def _load_file(detector: Detector, source: str | Path, parts: Sequence[type]) -> LoadReport:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import FovealError
 from ..weights.reading.entries import record_notes
 from ..weights.state import record_unused
+from .class_columns import same_classes, with_columns
 
 if TYPE_CHECKING:
     from ..assembly.detector import Detector
@@ -85,16 +86,19 @@ def grouped(labels: Mapping[str, str]) -> dict[str, list[str]]:
 def transfer(detector: Detector, state: Mapping[str, Tensor], source: str | Path, classes: Sequence[str]) -> LoadReport:
     """Loads ``state`` into ``detector`` as far as names, shapes and classes agree.
 
-    A tensor that depends on the classes is loaded only where their names are the same in the same order, or unknown.
-    Raises :class:`FovealError` where nothing fits, or a value is not finite.
+    A tensor that depends on the classes is loaded where their names are the same in the same order, or unknown. Else
+    the columns of the classes that have the same name are (:mod:`~foveal.checkpoints.class_columns`), with those of no
+    class, and the other classes keep their random values. Raises :class:`FovealError` where nothing fits, or a value
+    is not finite.
     """
     tensors: dict[str, Tensor] = detector.state_dict()
     fitting = {name: value for name, value in state.items() if name in tensors and tensors[name].shape == value.shape}
+    notes, class_dependent = _names(detector, classes)
+    columns, taken = _columns(detector, state, classes, class_dependent)
+    fitting = {name: value for name, value in fitting.items() if name not in class_dependent} | columns
     nonfinite = [name for name, value in fitting.items() if not value.isfinite().all()]
     if nonfinite:
         raise FovealError(f"holds values that are not finite: {', '.join(nonfinite[:3])}", path=source)
-    notes, class_dependent = _names(detector, classes)
-    fitting = {name: value for name, value in fitting.items() if name not in class_dependent}
     parameters = {name for name, _ in detector.named_parameters()}
     if not parameters & fitting.keys():
         raise FovealError(
@@ -117,7 +121,7 @@ def transfer(detector: Detector, state: Mapping[str, Tensor], source: str | Path
             )
             new.setdefault(reason, []).append(name)
     unused = [name for name in state if name not in tensors and not name.endswith(_COUNTER)]
-    return _report(source, tensors, fitting, new, unused, notes)
+    return _report(source, tensors, fitting, new, unused, notes + taken)
 
 
 def pretrained(detector: Detector, read: Callable[[], None], source: str | Path) -> LoadReport:
@@ -151,25 +155,47 @@ def _report(
     return LoadReport(str(source), tuple(names), reasons, tuple(unused), sizes, tuple(notes))
 
 
-def _names(detector: Detector, classes: Sequence[str]) -> tuple[list[str], set[str]]:
-    """Notes on the class names, and the tensors that belong to other classes than the detector's."""
+def _names(detector: Detector, classes: Sequence[str]) -> tuple[list[str], dict[str, int]]:
+    """Notes on the class names, and the tensors of other classes than the detector's (:func:`_of_classes`)."""
     ours, theirs = ([name.strip().casefold() for name in names] for names in (detector.classes, classes))
     if ours == theirs:
-        return [], set()
+        return [], {}
     if len(ours) == len(theirs) and all(map(_PLACEHOLDER.fullmatch, theirs)):
         assumed = ", ".join(detector.classes)
-        return [f"the weights do not name their {len(theirs)} classes, which are assumed to be {assumed}"], set()
-    notes = []
-    if sorted(ours) == sorted(theirs):
-        notes = [f"the classes are the same in another order: --classes {','.join(classes)} keeps their columns"]
-    return notes, _of_classes(detector)
+        return [f"the weights do not name their {len(theirs)} classes, which are assumed to be {assumed}"], {}
+    return [], _of_classes(detector)
 
 
-def _of_classes(detector: Detector) -> set[str]:
-    """The tensors whose shape depends on the number of classes."""
+def _columns(
+    detector: Detector, state: Mapping[str, Tensor], classes: Sequence[str], class_dependent: Mapping[str, int]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The class-dependent tensors with the columns of the classes that ``state`` has too, and a note on them."""
+    same, own = same_classes(detector.classes, classes) if class_dependent else {}, detector.state_dict()
+    if not same:
+        return {}, []
+    counts = len(detector.classes), len(classes)
+    merged = {
+        name: tensor
+        for name, rows in class_dependent.items()
+        if name in state and rows and (tensor := with_columns(name, (own, state), rows, counts, same)) is not None
+    }
+    if not merged:
+        return {}, []
+    note = f"{len(same)} of {counts[0]} classes keep their columns of the {counts[1]} there: "
+    note += ", ".join(detector.classes[k] for k in same)
+    others = [name for k, name in enumerate(detector.classes) if k not in same]
+    return merged, [note + (f"; newly initialized: {', '.join(others)}" if others else "")]
+
+
+def _of_classes(detector: Detector) -> dict[str, int]:
+    """The tensors whose shape depends on the number of classes, and the rows that a class adds to each (0: none)."""
     with torch.device("meta"):
         larger = detector.spec.build([*detector.classes, "one more"]).state_dict()
-    return {name for name, value in detector.state_dict().items() if larger[name].shape != value.shape}
+    return {
+        name: len(larger[name]) - len(value)
+        for name, value in detector.state_dict().items()
+        if larger[name].shape != value.shape
+    }
 
 
 def _paths(name: str) -> Iterable[str]:

@@ -90,7 +90,7 @@ def test_same_number_of_other_classes() -> None:
     assert report("Cat", "dog").new == {}
     assert list(report("car", "bus").new) == ["other classes"]
     assert "newly initialized (other classes): head.classification_head.cls_logits" in report_text(report("car", "bus"))
-    assert "--classes cat,dog keeps their columns" in report_text(report("dog", "cat"))
+    assert "2 of 2 classes keep their columns of the 2 there: dog, cat" in report_text(report("dog", "cat"))
     unnamed = report("car", "bus", there=("class 1", "class 2"))
     assert unnamed.new == {} and "do not name their 2 classes, which are assumed to be car, bus" in report_text(unnamed)
 
@@ -211,6 +211,6 @@ def test_load_report_is_printed_and_stored_in_the_run(tmp_path: Path, capsys: py
     begun = [str(first), *options, "--classes", classes[0], "--out", str(tmp_path / "second"), "input.short=64"]
     assert main(["train", *begun]) == 0
     output = capsys.readouterr().err
-    assert f"newly initialized (1 classes here, {len(classes)} there): head.classification_head.cls_logits" in output
+    assert f"1 of 1 classes keep their columns of the {len(classes)} there: {classes[0]}" in output
     start = json.loads((tmp_path / "second" / "run.json").read_text())["start"]
     assert start["kept"][0] == "backbone" and start["not used"] == []

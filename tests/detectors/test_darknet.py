@@ -262,17 +262,19 @@ def test_letterbox_is_the_default(data: Path) -> None:
 
 
 def test_fine_tuning_on_other_classes(data: Path, tmp_path: Path) -> None:
-    """A checkpoint initializes training on other classes: all but the last convolutions are loaded."""
+    """A checkpoint initializes training on other classes; of the last convolutions, those of the same names."""
     weights, cfg, names = files("yolo-lite-voc-trial3", data)
     checkpoint = tmp_path / "lite"
     options = ["--cfg", str(cfg), "--names", str(names), "--out", str(checkpoint)]
     assert main(["weights", "import", str(weights), *options]) == 0
-    fresh = find(checkpoint).spec().build(["cat", "dog", "bird"])
+    known = load_weights(find(checkpoint).spec().build(["cat", "dog", "wolf"]), checkpoint)
+    assert not known.new and "2 of 3 classes keep their columns of the 20 there: cat, dog; newly" in known.notes[-1]
+    fresh = find(checkpoint).spec().build(["lynx", "wolf", "jay"])
     taken = load_weights(fresh, checkpoint)
     assert taken.new == {"3 classes here, 20 there": ("backbone.layers.11.0.weight", "backbone.layers.11.0.bias")}
     assert taken.lines()[2] == "  newly initialized (3 classes here, 20 there): backbone.layers.11"
     assert fresh.state_dict()["backbone.layers.11.0.weight"].shape[0] == 5 * 8
-    again = DarknetDetector.from_cfg(cfg).build(["cat"])
+    again = DarknetDetector.from_cfg(cfg).build(["lynx"])
     assert list(load_weights(again, weights).new) == [
         "1 classes here, 20 there"
     ]  # the file itself, by the spec's own cfg
