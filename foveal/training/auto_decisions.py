@@ -43,6 +43,7 @@ class DataFacts:
     images: int
     classes: int
     rarest: tuple[str, int]  # the class with the fewest objects, and their number
+    rare: int  # classes with fewer than FEW objects
     masks: float  # share of the objects whose mask is more than their box
     sides: Floats  # (N, 2) width and height of each object, pixels of its image
     frames: Floats  # (N, 2) short and long side of its image
@@ -117,11 +118,15 @@ def choose_detector(data: DataFacts, missing: str) -> Decision:
     return Decision("detector", f"{name}_{kind}", reason)
 
 
-def choose_depth(distance: float) -> Decision:
-    """What of the pretrained backbone learns. ``distance``: see :class:`MachineFacts`."""
+def choose_depth(distance: float, *, stored: bool = True) -> Decision:
+    """What of the pretrained backbone learns. ``distance``: see :class:`MachineFacts`.
+
+    ``stored``: what the frozen layers compute may be stored for each image, so that later epochs take less time.
+    """
     if distance < FAR:
         reason = f"the images are like ImageNet's (distance {distance:.2f}, near below {FAR})"
-        return Decision("frozen", "the backbone up to stride 16", reason)
+        settings = ("fit.frozen_maps=FrozenMaps()",) if stored else ()
+        return Decision("frozen", "the backbone up to stride 16", reason + "; its maps are stored" * stored, settings)
     reason = f"the images are unlike ImageNet's (distance {distance:.2f}, near below {FAR})"
     settings = ("backbone.frozen_stages=0", f"fit.lr={FAR_LR}", "fit.backbone_lr=1.0")
     return Decision("frozen", "nothing, all layers learn", reason, settings)
@@ -220,8 +225,9 @@ def warnings(data: DataFacts) -> list[str]:
     lines = []
     if data.images < FEW:
         lines.append(f"  warning: {counted(data.images, 'training image')}: expect no useful detector")
-    if count < FEW:
-        lines.append(f"  warning: the class {name} has {counted(count, 'object')} to learn from")
+    if data.rare:
+        rare = f"{data.rare} of {data.classes} (objects of {name}: {count})"
+        lines.append(f"  warning: classes with fewer than {FEW} objects to learn from: {rare}")
     return lines
 
 
@@ -258,9 +264,8 @@ def decide(
     decisions = [detector]
     batch, lr = recipe
     if machine.distance is not None:
-        depth = choose_depth(machine.distance)
-        decisions.append(depth)
-        lr = FAR_LR if depth.settings else lr
+        decisions.append(choose_depth(machine.distance, stored=not request.sets("fit.frozen_maps", "fit.augment")))
+        lr = lr if machine.distance < FAR else FAR_LR
     short = request.short
     if not request.sets("input"):
         short, size = choose_input(data, machine, request)

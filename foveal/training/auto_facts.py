@@ -16,7 +16,7 @@ from ..data.records.dataset import Dataset, Record, Segmentation
 from ..runtime import precision as formats
 from ..weights.cache import TIMM, is_cached
 from ..weights.imagenet.packages import PACKAGES, imagenet_file
-from .auto_decisions import DataFacts, MachineFacts
+from .auto_decisions import FEW, DataFacts, MachineFacts
 from .precision_trial import FORMATS, pass_times
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def data_facts(training: Dataset) -> DataFacts:
         images=len(training),
         classes=len(training.classes),
         rarest=(training.classes[rarest], int(per_class[rarest])),
+        rare=int((per_class[present] < FEW).sum()),
         masks=float(np.mean(masks)),
         sides=np.concatenate([r.boxes[c, 2:] - r.boxes[c, :2] for r, c in pairs]),
         frames=np.repeat(np.array(frames, np.float64), [int(c.sum()) for c in counted], 0),

@@ -12,6 +12,7 @@ from foveal import presets
 from foveal.config.overrides import override
 from foveal.parts.priors.anchors import PyramidAnchors
 from foveal.parts.resizing import Resize
+from foveal.recipe import FrozenMaps
 from foveal.training.auto_decisions import (
     DataFacts,
     MachineFacts,
@@ -32,7 +33,7 @@ from foveal.training.auto_decisions import (
 def data(side: float = 120.0, *, frame: tuple[int, int] = (375, 500), **changes: Any) -> DataFacts:
     """A set of 154 photos with an object of this side in each."""
     n = changes.get("images", 154)
-    facts = DataFacts(154, 3, ("car", 60), 0.0, np.full((n, 2), side), np.full((n, 2), frame), float(frame[0]))
+    facts = DataFacts(154, 3, ("car", 60), 0, 0.0, np.full((n, 2), side), np.full((n, 2), frame), float(frame[0]))
     return replace(facts, **changes)
 
 
@@ -61,10 +62,12 @@ def test_detector(facts: DataFacts, missing: str, preset: str, reason: str) -> N
 @pytest.mark.parametrize(("distance", "frozen"), [(0.119, True), (0.121, True), (0.24, False), (0.298, False)])
 def test_frozen_stages(distance: float, frozen: bool) -> None:
     decision = choose_depth(distance)
-    assert bool(decision.settings) is not frozen and f"{distance:.2f}" in decision.reason
+    assert f"{distance:.2f}" in decision.reason
     spec: Any = override(presets.get("retinanet_lite"), decision.settings)
     assert spec.backbone.frozen_stages == (2 if frozen else 0)
     assert (spec.fit.lr, spec.fit.backbone_lr) == ((1e-3, 0.2) if frozen else (5e-4, 1.0))
+    assert spec.fit.frozen_maps == (FrozenMaps() if frozen else None)
+    assert not choose_depth(0.1, stored=False).settings
 
 
 @pytest.mark.parametrize(
@@ -184,9 +187,9 @@ def test_a_larger_batch_scales_the_rate_that_the_frozen_stages_left() -> None:
 
 def test_warnings() -> None:
     assert warnings(data()) == []
-    few = warnings(data(images=1, rarest=("cat", 1)))
+    few = warnings(data(images=1, rarest=("cat", 1), rare=2))
     assert few == ["  warning: 1 training image: expect no useful detector",
-                   "  warning: the class cat has 1 object to learn from"]  # fmt: skip
+                   "  warning: classes with fewer than 10 objects to learn from: 2 of 3 (objects of cat: 1)"]  # fmt: skip
 
 
 def test_durations() -> None:
