@@ -187,9 +187,10 @@ def test_a_larger_batch_scales_the_rate_that_the_frozen_stages_left() -> None:
 
 def test_warnings() -> None:
     assert warnings(data()) == []
-    few = warnings(data(images=1, rarest=("cat", 1), rare=2))
-    assert few == ["  warning: 1 training image: expect no useful detector",
-                   "  warning: classes with fewer than 10 objects to learn from: 2 of 3 (objects of cat: 1)"]  # fmt: skip
+    assert warnings(data(images=1, rarest=("cat", 1), rare=2)) == [
+        "  warning: 1 training image: expect no useful detector",
+        "  warning: classes with fewer than 10 objects to learn from: 2 of 3 (objects of cat: 1)",
+    ]
 
 
 def test_durations() -> None:
