@@ -125,8 +125,8 @@ def choose_depth(distance: float, *, stored: bool = True) -> Decision:
     """
     if distance < FAR:
         reason = f"the images are like ImageNet's (distance {distance:.2f}, near below {FAR})"
-        settings = ("fit.frozen_maps=FrozenMaps()",) if stored else ()
-        return Decision("frozen", "the backbone up to stride 16", reason + "; its maps are stored" * stored, settings)
+        maps = ("fit.frozen_maps=FrozenMaps()",) if stored else ()
+        return Decision("frozen", "the backbone up to stride 16", reason + "; its maps are stored" * stored, maps)
     reason = f"the images are unlike ImageNet's (distance {distance:.2f}, near below {FAR})"
     settings = ("backbone.frozen_stages=0", f"fit.lr={FAR_LR}", "fit.backbone_lr=1.0")
     return Decision("frozen", "nothing, all layers learn", reason, settings)
