@@ -99,7 +99,7 @@ def test_every_subcommand_has_help_with_an_example(words: list[str], capsys: pyt
         ([], 2, ""),
         (["--version"], 0, ""),
         (["trian"], 2, "there is no verb 'trian'. Did you mean train?"),
-        (["train"], 2, "Missing argument"),
+        (["train"], 2, "Missing option"),
         (["train", "retinanet_mini"], 2, "Missing option '--data'"),
         (["train", "retinanet_mini", "--data", "x", "--batch", "0"], 2, "--batch"),
         (["train", "retinanet_mini", "--data", "x", "--max-time", "soon"], 2, "'soon' is not a duration"),
