@@ -202,11 +202,11 @@ class FrozenMaps:
 
     def __post_init__(self) -> None:
         if not 0 < self.gigabytes < math.inf:
-            raise UsageError(f"fit.frozen_maps: gigabytes is {self.gigabytes}; it must be more than 0 and finite")
+            raise UsageError(f"gigabytes is {self.gigabytes}; it must be more than 0 and finite")
         if self.views is not None and self.views < 1:
-            raise UsageError(f"fit.frozen_maps: views is {self.views}; it must be at least 1, or None")
+            raise UsageError(f"views is {self.views}; it must be at least 1, or None")
         if self.precision not in ("32", "16"):
-            raise UsageError(f"fit.frozen_maps: precision is {self.precision!r}, not one of 32, 16")
+            raise UsageError(f"precision is {self.precision!r}, not one of 32, 16")
 
 
 # --------------------------------------------------------------------------------------------- the recipe

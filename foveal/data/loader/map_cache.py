@@ -68,7 +68,10 @@ class Store:
 
 @dataclass
 class ViewStore:
-    """A folder with a file of maps for each view of an image, of at most ``limit`` bytes in all."""
+    """A folder with a file of maps for each view of an image, of at most ``limit`` bytes in all.
+
+    Half of what is free on the disk when it is opened is left free.
+    """
 
     folder: Path
     limit: int
@@ -80,6 +83,7 @@ class ViewStore:
         files = list(self.folder.glob("*.safetensors"))
         self.size = sum(file.stat().st_size for file in files)
         self.images = {int(file.name.partition("-")[0]) for file in files}
+        self.limit = min(self.limit, self.size + shutil.disk_usage(self.folder).free // 2)
 
     def path(self, index: int, view: str) -> Path:
         return self.folder / f"{index}-{view}.safetensors"

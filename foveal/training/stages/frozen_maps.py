@@ -39,14 +39,14 @@ def check_frozen_maps(detector: Detector, fit: Recipe) -> None:
     combined = [type(t).__name__ for t in fit.augment if isinstance(t, Combination)]
     if combined:
         raise UsageError(
-            f"fit.augment: {', '.join(combined)} combines images, whose maps cannot be stored",
+            f"{', '.join(combined)} in fit.augment combines images, whose maps cannot be stored",
             where="fit.frozen_maps",
             fix="Leave one of the two out",
         )
     endless = [type(t).__name__ for t in expanded(fit.augment) if not isinstance(t, FEW)]
     if endless and fit.frozen_maps.views is None:
         raise UsageError(
-            f"fit.augment: {', '.join(endless)} makes other pixels in every epoch, so stored maps would never be used",
+            f"{', '.join(endless)} in fit.augment makes other pixels in every epoch: stored maps would never be used",
             where="fit.frozen_maps",
             fix='Draw a few views of each image, "fit.frozen_maps=FrozenMaps(views=4)", or leave it out of fit.augment',
         )
@@ -178,7 +178,7 @@ class FrozenMapStages:
         mirrored = any(isinstance(t, HorizontalFlip) and 0 < t.p < 1 for t in self.plain.augment)
         views = len(self.dataset) * (self.settings.views or 1 + mirrored)
         line = f"frozen maps: {shapes} of {height} x {width} pixels, {size / 1e3:.0f} kB a view, {views} views or more"
-        if size * views > self.settings.gigabytes * 1e9:
-            room = self.settings.gigabytes * 1e9 / size
-            line = f"warning: {line}; {room:.0f} fit into {self.settings.gigabytes:g} GB, the others are computed again"
+        room = batches.store.limit * self.job.fabric.world_size / size
+        if room < views:
+            line = f"warning: {line}; {room:.0f} fit into {room * size / 1e9:.2g} GB, the others are computed again"
         self.console.print(line)
