@@ -229,5 +229,6 @@ def attention_payload(maps: NDArray[np.float32], rows: list[int]) -> dict[str, A
 def data_uri(image: Image.Image, kind: str, quality: int = 85) -> str:
     """An image as the address of itself, ``data:image/...``."""
     out = io.BytesIO()
-    image.save(out, kind, **({"quality": quality, "optimize": True} if kind == "jpeg" else {"optimize": True}))
+    options: dict[str, Any] = {"quality": quality, "optimize": True} if kind == "jpeg" else {"compress_level": 6}
+    image.save(out, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"

@@ -75,7 +75,7 @@ def fates_of(task: BoxTask, selection: Selection, image: int = 0) -> Fates:
     """The fates in one image of a recorded selection. ``task``: the one whose call recorded it."""
     values, prior, labels, level = selection.candidates
     scores = task.scores(selection.predictions)[image]
-    is_candidate = _candidates(task, selection, image)
+    is_candidate = _candidates(task, selection, scores, image)
     real = (values[image] > -torch.inf) | values[image].isnan()  # fewer than S: the others are padding
     rows = real.nonzero().squeeze(1)
     box, score = selection.boxes[image, rows].float(), values[image, rows]
@@ -93,10 +93,9 @@ def fates_of(task: BoxTask, selection: Selection, image: int = 0) -> Fates:
     )  # fmt: skip
 
 
-def _candidates(task: BoxTask, selection: Selection, image: int) -> Tensor:
+def _candidates(task: BoxTask, selection: Selection, scores: Tensor, image: int) -> Tensor:
     """(A, C) bool: the pairs that may be selected at all."""
     logits, valid = selection.predictions.logits[image], selection.priors.valid
-    scores = task.scores(selection.predictions)[image]
     pairs = torch.ones_like(scores, dtype=torch.bool)
     if task.select.best_class:
         ranked = logits if task.cls_loss.monotone and task.quality is None else scores  # as the task compares them
@@ -189,23 +188,25 @@ def _removers(
     """For each removed box the survivor that removed it, the first by falling score that overlaps it too much, and
     their overlap."""
     rule = task.suppress
-    iou = rule.iou if isinstance(rule, NMS | DistanceNMS) else 0.0
-    per = rule.per if isinstance(rule, NMS | DistanceNMS) else "all"
+    known = isinstance(rule, NMS | DistanceNMS)
+    iou, per = (rule.iou, rule.per) if known else (0.0, "all")
     group = {"class": labels, "level": level, "all": torch.zeros_like(labels)}[per].cpu().numpy()
     order = np.empty(len(boxes), np.int64)
     order[np.argsort(-scores.cpu().numpy().astype(np.float64), kind="stable")] = np.arange(len(boxes))
     who, how_much = np.zeros(len(removed), np.int64), np.zeros(len(removed))
     wide = boxes.double().cpu()
-    for start in range(0, len(removed), CHUNK):
-        part = removed[start : start + CHUNK]
-        close = pairwise_iou(wide[survivors], wide[part])
-        if isinstance(rule, DistanceNMS):
-            close -= rule.distance(wide[survivors][:, None], wide[part][None])
-        able = (group[survivors][:, None] == group[part]) & (order[survivors][:, None] < order[part])
-        value = np.where(able, close.numpy(), -np.inf)
-        first = np.where((value > iou).any(0), (value > iou).argmax(0), value.argmax(0))  # or a rounding below
-        who[start : start + CHUNK] = survivors[first]
-        how_much[start : start + CHUNK] = close.numpy()[first, np.arange(len(part))]
+    for one in np.unique(group[removed]):
+        left, places = survivors[group[survivors] == one], np.flatnonzero(group[removed] == one)
+        for start in range(0, len(places), CHUNK):
+            at = places[start : start + CHUNK]
+            part = removed[at]
+            close = pairwise_iou(wide[left], wide[part])
+            if isinstance(rule, DistanceNMS):
+                close -= rule.distance(wide[left][:, None], wide[part][None])
+            value = np.where(order[left][:, None] < order[part], close.numpy(), -np.inf)
+            first = np.where((value > iou).any(0), (value > iou).argmax(0), value.argmax(0))  # or a rounding below
+            who[at] = left[first]
+            how_much[at] = close.numpy()[first, np.arange(len(part))]
     return who, how_much
 
 

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from ..data.records.dataset import Record
+from ..files.aliases import Floats
 from .pairing import ON, Pairing, overlaps, pair
 from .reach import alone, assigned_to, holders, lowest_iou, nearest_prior
 from .reasons import NO_CANDIDATE, Reason, is_limit
@@ -94,7 +95,8 @@ class _Judge:
         self.names, self.detections = traced.classes, traced.detections
         self.objects = torch.from_numpy(record.boxes)
         self.overlap = overlaps(self.objects, self.detections.boxes)  # (G, N)
-        self.boxes: dict[tuple[str, int], Tensor] = {}
+        self.boxes: dict[tuple[str, int], Tensor] = {}  # of stages and classes
+        self.recent: tuple[tuple[str, int, int], Floats] | None = None  # the last result of _overlap, asked for again
 
     def __call__(self, g: int) -> JudgedObject:
         last = self.traced.stages[-1]
@@ -228,13 +230,15 @@ class _Judge:
     def _device(self) -> torch.device:
         return self.traced.images.sizes.device
 
-    def _overlap(self, stage: TracedStage, g: int, label: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def _overlap(self, stage: TracedStage, g: int, label: int) -> Floats:
         """(A,) IoU of the object with the box of each prior for this class, 0 where it is not finite."""
         key = stage.name, label
-        if key not in self.boxes:
-            self.boxes[key] = stage.boxes(label).double().cpu()
-        iou = np.nan_to_num(overlaps(self.objects[g : g + 1], self.boxes[key])[0].numpy())
-        return np.where(stage.fates.reasons[:, label] == NO_CANDIDATE, 0.0, iou)
+        if self.recent is None or self.recent[0] != (*key, g):
+            if key not in self.boxes:
+                self.boxes[key] = stage.boxes(label).double().cpu()
+            iou = np.nan_to_num(overlaps(self.objects[g : g + 1], self.boxes[key])[0].numpy())
+            self.recent = (*key, g), np.where(stage.fates.reasons[:, label] == NO_CANDIDATE, 0.0, iou)
+        return self.recent[1]
 
     def _best(self, g: int, among: Tensor) -> int:
         return int(torch.where(among, self.overlap[g], -1.0).argmax())

@@ -39,20 +39,24 @@ class NMSView extends View {
     this.lists();
   }
   again() {
-    const start = performance.now();
     this.s.result = decide(this.s.c, this.s.now);
     state.pick = null;
     this.draw();
-    this.lists();
-    if (window.inspection) window.inspection.times.push(performance.now() - start);
+    this.tell();
+    clearTimeout(this.later); // the tables follow once the slider rests
+    this.later = setTimeout(() => { if (view() === this) this.lists(); }, 80);
+  }
+  tell() {
+    const s = this.s, below = s.total - s.c.n;
+    this.status.textContent = (changed(s) ? "Changed. " : "As in the run. ") + s.result.kept.length + " kept of " + count(s.c.n, "candidate") + " in this page" +
+      (below > 0 ? "; " + count(below, "other pair") + " with a lower score, or cut by a limit before." : ".");
   }
   lists() {
-    const s = this.s, r = s.result, n = new Array(8).fill(0), below = s.total - s.c.n;
+    const s = this.s, r = s.result, n = new Array(8).fill(0);
+    this.tell();
     for (let i = 0; i < s.c.n; i++) n[r.reason[i]]++;
     const rows = REASONS.map((text, k) => ({i: -1 - k, cells: [text, n[k].toLocaleString("en"), h("div", {class: "bar", style: "width:" + (100 * n[k] / Math.max(1, s.c.n)).toFixed(1) + "px"})], n: n[k]})).filter(row => row.n || row.i === -1);
     this.reasons.replaceChildren(table(["fate", "pairs", ""], rows, [1]));
-    this.status.textContent = (changed(s) ? "Changed. " : "As in the run. ") + r.kept.length + " kept of " + count(s.c.n, "candidate") + " in this page" +
-      (below > 0 ? "; the other " + below.toLocaleString("en") + " pairs score less, or were cut by a limit before." : ".");
     const removed = new Map();
     for (let i = 0; i < s.c.n; i++) if (r.by[i] >= 0) removed.set(r.by[i], (removed.get(r.by[i]) || 0) + 1);
     this.list.replaceChildren(table(["", "box", "score", "removed"], r.kept.slice(0, 100).map(i => ({i, cells: [[dot(this.color(i)), s.classes[s.c.label[i]]],
@@ -251,6 +255,6 @@ for (const frame of ["network", "original"]) {
   image.src = D[frame].src;
 }
 addEventListener("resize", () => view().draw());
-window.inspection = {data: D, stages: D.stages, decide, show, views, times: []};
+window.inspection = {data: D, stages: D.stages, decide, show, views};
 $("frame").textContent = "Frame: network";
 show(parseInt(location.hash.slice(1), 10) - 1 || 0);

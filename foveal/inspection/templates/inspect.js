@@ -87,18 +87,24 @@ function map() {
   const k = size();
   return state.frame === "network" ? {kx: k, ky: k, x: 0, y: 0} : {kx: k / SX, ky: k / SY, x: -OX * k / SX, y: -OY * k / SY};
 }
+const behind = {key: "", canvas: document.createElement("canvas")};
 let T = {kx: 1, ky: 1, x: 0, y: 0};
 function backdrop(dim) {
   T = map();
   hits = [];
   pen.globalAlpha = 1;
   pen.setLineDash([]);
-  const picture = pictures[state.frame];
-  if (picture) pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
-  if (dim) {
-    pen.fillStyle = "rgba(10,16,22," + dim + ")";
-    pen.fillRect(0, 0, canvas.width, canvas.height);
+  const key = [state.frame, canvas.width, canvas.height, dim, !!pictures[state.frame]].join();
+  if (key !== behind.key) { // the photo is scaled once, not at every move of a slider
+    behind.key = key;
+    behind.canvas.width = canvas.width;
+    behind.canvas.height = canvas.height;
+    const context = behind.canvas.getContext("2d");
+    if (pictures[state.frame]) context.drawImage(pictures[state.frame], 0, 0, canvas.width, canvas.height);
+    context.fillStyle = "rgba(10,16,22," + dim + ")";
+    context.fillRect(0, 0, canvas.width, canvas.height);
   }
+  pen.drawImage(behind.canvas, 0, 0);
 }
 const px = () => devicePixelRatio || 1;
 function rect(b, color, options) {
@@ -242,7 +248,7 @@ class PriorsView extends View {
 }
 
 class MatchView extends View {
-  constructor(stage, first) { super("Assignment" + (first ? "" : " 2")); this.s = stage; this.on = {positive: true, ignored: false, negative: false}; }
+  constructor(stage, first) { super(first ? "Assignment" : "RoI assignment"); this.s = stage; this.on = {positive: true, ignored: false, negative: false}; }
   fill() {
     const m = this.s.match, b = this.b = {positive: unpack(m.positive.box, Float32Array), ignored: unpack(m.ignored, Float32Array), negative: unpack(m.negative, Float32Array)};
     const own = objects.map(() => [0, 0]);
