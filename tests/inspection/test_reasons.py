@@ -147,8 +147,7 @@ SELECTS = (
 RULES = (NMS(0.3, top=10), NMS(0.5, per="level", top=500), NMS(0.4, per="all"), DistanceNMS(0.4), NoNMS(top=7))
 
 
-@pytest.mark.parametrize("select", SELECTS)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("select", "rule"), [(SELECTS[i % len(SELECTS)], RULES[i % len(RULES)]) for i in range(9)])
 def test_reasons_under_other_settings(select: Select, rule: Any) -> None:
     spec: Any = presets.get("ssd_mini")
     spec = replace(spec, task=replace(spec.task, select=select, suppress=rule))

@@ -212,7 +212,7 @@ def test_two_objects_on_the_same_priors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in MINIS if n != "rpn_mini"])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_verdicts_are_total_and_their_sums_exact(name: str, seed: int) -> None:
     """Random weights and objects; found is what COCO's protocol says."""
     one = traced(name, seed=seed, objects=8)
