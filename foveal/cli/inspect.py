@@ -164,6 +164,8 @@ def _pages(
         print_out(f"{one_line(name)}: {one_line(str(target))} ({size:.1f} MB)")
         for note in notes:
             print_err(f"{one_line(name)}: {note}")
+    if len(files) == len(skipped) == 1:
+        raise skipped[0]
     print_skipped(skipped)
     if len(skipped) == len(files):
         raise FovealError("none of the images can be read")

@@ -14,7 +14,7 @@ from ..data.images.load import ImageError, load_image
 from ..data.records.dataset import Dataset, Record
 from ..data.records.subsets import merged, select_classes
 from ..evaluation.diagnosis import diagnose
-from ..evaluation.scoring import known_classes
+from ..evaluation.scoring import known_classes, relabeled
 from ..evaluation.tables import DetectionTable, GroundTruth
 from ..files.aliases import Ints, OnProgress
 from ..files.text import one_line
@@ -157,10 +157,21 @@ def miss_funnel(
                 shown[verdict.verdict].append(LostObject(record, g, verdict, traced.detections))
         if progress is not None:
             progress(number, len(dataset))
-    truth = GroundTruth.of(replace(dataset, records=records))
-    notes = diagnose(truth, DetectionTable.of(detections, min_score=detector.threshold)) if records else []
+    notes = _mistakes(detector, dataset, records, detections) if records else []
     picked = [one for verdict in verdicts for one in shown[verdict]]
     return Funnel(detector.classes, counts, len(records), dataset.split, stages, notes, picked, skipped)
+
+
+def _mistakes(
+    detector: Detector, dataset: Dataset, records: Sequence[Record], detections: Sequence[Detections]
+) -> list[str]:
+    """Mistakes of the whole set, a sentence each; of the classes that it has objects of."""
+    present = np.unique(np.concatenate([np.zeros(0, np.int64), *(r.labels for r in records)]))
+    names = tuple(dataset.classes[c] for c in present)
+    known = [replace(r, labels=np.searchsorted(present, r.labels)) for r in records]
+    truth = GroundTruth.of(replace(dataset, classes=names, records=known))
+    table = DetectionTable.of([relabeled(d, dataset.classes, names) for d in detections], min_score=detector.threshold)
+    return diagnose(truth, table)
 
 
 def for_detector(detector: Detector, dataset: Dataset, classes: Sequence[str] | None = None) -> Dataset:

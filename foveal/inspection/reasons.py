@@ -188,8 +188,9 @@ def _removers(
     """For each removed box the survivor that removed it, the first by falling score that overlaps it too much, and
     their overlap."""
     rule = task.suppress
-    known = isinstance(rule, NMS | DistanceNMS)
-    iou, per = (rule.iou, rule.per) if known else (0.0, "all")
+    iou, per = 0.0, "all"
+    if isinstance(rule, NMS | DistanceNMS):
+        iou, per = rule.iou, str(rule.per)
     group = {"class": labels, "level": level, "all": torch.zeros_like(labels)}[per].cpu().numpy()
     order = np.empty(len(boxes), np.int64)
     order[np.argsort(-scores.cpu().numpy().astype(np.float64), kind="stable")] = np.arange(len(boxes))
