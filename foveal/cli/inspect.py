@@ -159,7 +159,7 @@ def _pages(
         record = None if known is None else record_of(known, Path(name))
         notes = [] if known is None or record is not None else ["The data set does not hold this image."]
         traced = trace_image(detector, array, record, None if external is None else external.boxes(name, array))
-        write_inspection(traced, array, target, Path(name).name, model, notes)
+        write_inspection(traced, array, target, Path(name).name, _short(model), notes)
         size = target.stat().st_size / 1e6
         print_out(f"{one_line(name)}: {one_line(str(target))} ({size:.1f} MB)")
         for note in notes:
@@ -169,6 +169,11 @@ def _pages(
     print_skipped(skipped)
     if len(skipped) == len(files):
         raise FovealError("none of the images can be read")
+
+
+def _short(model: str) -> str:
+    """What a page calls a model: the page may be shared, and the folders of this machine are nobody's business."""
+    return Path(model).name if Path(model).is_absolute() else model
 
 
 def _funnel(
@@ -202,7 +207,7 @@ def _funnel(
     write_json(funnel.to_dict(), json)
     if out is not None:
         target = out if out.suffix.lower() == ".html" else out / "funnel.html"
-        write_funnel(funnel, target, model)
+        write_funnel(funnel, target, _short(model))
         print_err(f"page: {target}")
     if funnel.skipped:
         print_err(f"{len(funnel.skipped)} images could not be read; their objects are not counted")
