@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
 from ..files.aliases import ImageArray
 from ..parts.resizing import IMAGENET_PIXELS, Input, PixelStatistics
 from ..recipe import Recipe
 from ..types import Boxes, Detections, Images, Targets, inference_batch
 from .arrays import Boxes4, attach_proposals, decoded, from_tensors, pad_targets
-from .task import BoxTask, Outputs, merge_classes, to_detections
+from .task import BoxTask, Outputs, merge_classes, single_value_explained, to_detections
 
 if TYPE_CHECKING:
     from ..parts.backbones.base import BackboneSpec
@@ -224,7 +223,7 @@ class Detector(nn.Module, ABC):
         if isinstance(targets, list):
             classes = None if self.class_agnostic else len(self.classes)
             targets = pad_targets(targets, batch, classes, masks=self.has_masks)
-        with _explained():
+        with single_value_explained():
             outputs = self.outputs(batch)
         losses: dict[str, Tensor] = {}
         with torch.autocast(batch.pixels.device.type, enabled=False):
@@ -269,22 +268,33 @@ class Detector(nn.Module, ABC):
     ) -> list[Detections]:
         """Detections of upright RGB images (H, W, 3) uint8, on the CPU, in evaluation mode.
 
-        ``batch``: images in a forward pass; None: 8 on a GPU and 1 on a CPU, where that is fastest. ``proposals``: see
-        :meth:`prepare`.
+        ``batch``: most images in a forward pass; None: 8 on a GPU and 1 on a CPU, where that is fastest. ``proposals``:
+        see :meth:`prepare`.
         """
-        size = batch or inference_batch(self.device)
-        detections: list[Detections] = []
+        found: dict[int, Detections] = {}
         with in_evaluation(self):
-            for start in range(0, len(arrays), size):
-                given = None if proposals is None else proposals[start : start + size]
-                detections += [d.cpu() for d in self(self.prepare(arrays[start : start + size], given))]
-        return detections
+            for indices in in_batches(arrays, self.spec.input, batch or inference_batch(self.device)):
+                given = None if proposals is None else [proposals[i] for i in indices]
+                images = self.prepare([arrays[i] for i in indices], given)
+                found |= {i: detections.cpu() for i, detections in zip(indices, self(images), strict=True)}
+        return [found[i] for i in range(len(arrays))]
 
     def predict(self, source: Any) -> Any:
         """Detections of one image (path, array, PIL image, tensor), or a list of them for a list or a folder."""
         several, groups = decoded(source)
         detections = [d for group in groups for d in self.predict_arrays(group)]
         return detections if several else detections[0]
+
+
+def in_batches(arrays: Sequence[ImageArray], rule: Input, size: int) -> Iterator[list[int]]:
+    """Indices of images (H, W, 3) in batches of at most ``size``, of equal canvases: none is padded for another one."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, array in enumerate(arrays):
+        placed = rule.placement(*(array.shape[:2] if array.ndim == 3 and array.size else (1, 1)))  # refused later
+        groups.setdefault(rule.canvas([(placed.height, placed.width)]), []).append(index)
+    for group in groups.values():
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
 
 
 def network_pixels(module: nn.Module, images: Images) -> Tensor:
@@ -305,15 +315,3 @@ def in_evaluation(module: nn.Module) -> Iterator[None]:
     finally:
         for part in in_training:
             part.training = True
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Raises :class:`UsageError` where a norm has one value alone: a 1 x 1 map of a batch of one image."""
-    try:
-        yield
-    except ValueError as error:
-        if not str(error).startswith("Expected more than 1 value per channel"):
-            raise
-        message = "a norm has a single value per channel: the batch is one image with a feature map of 1 x 1"
-        raise UsageError(message, fix="Use larger images or, in training, batches of two or more") from error

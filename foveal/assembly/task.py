@@ -5,7 +5,8 @@ A task owns no weights. It is the field ``task`` of a one-stage spec, ``rpn`` an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -252,3 +253,15 @@ def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
     """Clips boxes (B, N, 4) to images of ``sizes`` (B, 2) = height, width; coordinates lie in [0, side]."""
     limit = sizes.flip(-1).to(boxes.dtype).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height
     return torch.minimum(torch.maximum(boxes, boxes.new_zeros(())), limit)
+
+
+@contextmanager
+def single_value_explained() -> Iterator[None]:
+    """Raises :class:`UsageError` where a norm has one value alone: a 1 x 1 map of a batch of one image."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        message = "a norm has a single value per channel: the batch is one image with a feature map of 1 x 1"
+        raise UsageError(message, fix="Use larger images or, in training, batches of two or more") from error

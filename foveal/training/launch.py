@@ -202,7 +202,7 @@ class Setup:
         validator = Validator(
             fabric,
             sets.validation,
-            fit,
+            self.spec,
             self.arguments.seed,
             batch=inference_batch(fabric.device),
             workers=min(processes.workers(self.arguments.workers, fabric.device), 2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 
 from foveal import presets
 from foveal.assembly.arrays import attach_proposals
-from foveal.assembly.detector import Detector
+from foveal.assembly.detector import Detector, in_batches
 from foveal.assembly.two_stage import TwoStage
 from foveal.errors import FovealError
+from foveal.parts.resizing import Resize
 from foveal.types import Target, Targets
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
@@ -96,3 +98,29 @@ def test_boxes_that_are_not_finite_are_refused(bad: float) -> None:
     batch = external.input.batch([IMAGE])
     with pytest.raises(FovealError, match=r"proposal 1 of image 0 is .*: not finite"):
         attach_proposals(batch, [IMAGE], external.source, [proposals])
+
+
+def test_detections_do_not_depend_on_the_images_beside() -> None:
+    """Padding for a wider image would change group norms, and what lies at the border."""
+    rng = np.random.default_rng(1)
+    sizes = [(64, 96), (64, 64), (96, 64), (64, 95), (64, 64), (64, 96)]
+    images = [rng.integers(0, 255, (*size, 3), np.uint8) for size in sizes]
+    torch.manual_seed(0)
+    detector = replace(presets.retinanet_mini, input=Resize(64, 96)).build("ab").eval()
+    with torch.no_grad():
+        for name, weight in detector.named_parameters():
+            if name.endswith("cls_logits.bias"):
+                weight.fill_(0.0)  # many boxes
+    assert list(in_batches(images, detector.spec.input, 2)) == [[0, 3], [5], [1, 4], [2]]
+    for image, together in zip(images, detector.predict_arrays(images, batch=4), strict=True):
+        alone = detector.predict_arrays([image], batch=1)[0]
+        assert len(alone) == len(together) > 10
+        assert torch.allclose(alone.scores, together.scores, atol=1e-5)
+        assert torch.allclose(alone.boxes, together.boxes, atol=1e-2)
+
+
+def test_arrays_of_another_form_are_refused() -> None:
+    detector = presets.retinanet_mini.build("ab").eval()
+    for shape in ((64, 64), (0, 5, 3), (64, 64, 4)):
+        with pytest.raises(FovealError, match="expected \\(height, width, 3\\) uint8"):
+            detector.predict_arrays([np.zeros(shape, np.uint8)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,18 +14,17 @@ from .shared_records import PackedRecords, WorkerBatch
 
 @dataclass(frozen=True, eq=False)
 class EvalBatches:
-    """The images ``indices`` in order, unchanged."""
+    """Images, unchanged, in batches of their indices."""
 
     packed: PackedRecords
-    indices: Ints
-    batch: int
+    batches: Sequence[Ints]
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch)
+        return len(self.batches)
 
     def __call__(self, epoch: int, batch: int, done: float, shared: bool) -> WorkerBatch:
         result = WorkerBatch()
-        for index in self.indices[batch * self.batch : (batch + 1) * self.batch].tolist():
+        for index in self.batches[batch].tolist():
             try:
                 result.pixels.append(torch.from_numpy(self.packed.image(index)))
                 result.indices.append(index)

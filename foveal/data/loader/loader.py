@@ -246,15 +246,30 @@ def canvas_groups(packed: PackedRecords, rule: Input) -> NDArray[np.int64] | Non
 class EvalLoader(BaseLoader[EvalBatch]):
     """Every image exactly once, unchanged, in the order of the records; each rank has its own part.
 
-    ``batch`` counts the images of this process; the last batch may be smaller. An unreadable image is missing from its
-    batch and listed in ``skipped``.
+    ``batch`` counts the images of this process; a batch may be smaller. With the resize rule ``input`` the images of a
+    batch have equal canvases, one canvas after the other: no image is padded for another one, which would change what
+    is detected in it. An unreadable image is missing from its batch and listed in ``skipped``.
     """
 
-    def __init__(self, dataset: Dataset, batch: int = 1, *, workers: int = 0, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch: int = 1,
+        *,
+        input: Input | None = None,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         _check(dataset, batch, rank, world)
         packed = PackedRecords(dataset.records, "learn", "learn")
-        indices = np.array_split(np.arange(len(packed)), world)[rank]
-        super().__init__(dataset, EvalBatches(packed, indices, batch), workers)
+        group = None if input is None or batch == 1 else canvas_groups(packed, input)
+        if group is None:
+            group = np.zeros(len(packed), np.int64)
+        order = np.array_split(np.argsort(group, kind="stable"), world)[rank]
+        runs = np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(order) else []
+        batches = [run[start : start + batch] for run in runs for start in range(0, len(run), batch)]
+        super().__init__(dataset, EvalBatches(packed, batches), workers)
 
     def _finish(self, built: WorkerBatch, seconds: float) -> EvalBatch | None:
         if not built.indices:

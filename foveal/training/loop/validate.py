@@ -12,14 +12,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ...assembly.detector import Detector, in_evaluation
+from ...assembly.detector import Detector, Spec, in_evaluation
 from ...data.loader.loader import EvalLoader
 from ...data.loader.shared_records import network_targets
 from ...data.records.dataset import Dataset
 from ...data.records.subsets import merged
 from ...evaluation import DetectionTable, GroundTruth, Results, score_detections
 from ...files.aliases import OnProgress
-from ...recipe import Recipe
 from ...runtime.progress import Console
 from ...types import Detections
 from .log import Log
@@ -50,11 +49,12 @@ class Validator:
     """Evaluates a detector on one data set by the ``coco`` protocol."""
 
     def __init__(
-        self, fabric: Fabric, dataset: Dataset, fit: Recipe, seed: int, batch: int, workers: int, split: str
+        self, fabric: Fabric, dataset: Dataset, spec: Spec, seed: int, batch: int, workers: int, split: str
     ) -> None:
-        self.fabric, self.dataset, self.fit = fabric, dataset, fit
+        self.fabric, self.dataset, self.fit = fabric, dataset, spec.fit
         self.seed, self.split, self.batch = seed, split, batch
-        self.loader = EvalLoader(dataset, batch, workers=workers, rank=fabric.global_rank, world=fabric.world_size)
+        rank, world = fabric.global_rank, fabric.world_size
+        self.loader = EvalLoader(dataset, batch, input=spec.input, workers=workers, rank=rank, world=world)
 
     def pace(self, detector: Detector, learning: str | None = None) -> float:
         """Seconds of a complete pass, estimated from a few batches. Uses the slowest process's time."""

@@ -304,6 +304,19 @@ def test_evaluation_yields_every_image_once(shapes: Dataset, workers: int) -> No
     assert seen == list(range(24))
 
 
+def test_an_evaluation_batch_has_one_canvas(shapes: Dataset) -> None:
+    """All images once, in every rank, whatever their sizes."""
+    records = [Record(**{**vars(r), "width": r.width if k % 3 else 300}) for k, r in enumerate(shapes.records)]
+    rule, seen = Resize(72, 400), list[int]()
+    for rank in range(2):
+        loader = EvalLoader(Dataset(shapes.classes, records), 4, input=rule, rank=rank, world=2)
+        for batch in loader.builder.batches:  # their images are not of these sizes
+            placed = [rule.placement(records[i].height, records[i].width) for i in batch.tolist()]
+            assert len(batch) <= 4 and len({rule.canvas([(p.height, p.width)]) for p in placed}) == 1
+            seen += batch.tolist()
+    assert sorted(seen) == list(range(24)) and seen[16:] == list(range(0, 24, 3))
+
+
 def test_a_dead_worker_is_reported(shapes: Dataset) -> None:
     loader = Loader(shapes, Stretch(32, 32), (), 2, 0, workers=1)
     batches = loader.epoch(0)
