@@ -256,8 +256,7 @@ def _parse_header(text: str, path: Path) -> tuple[dict[str, Any], tuple[str, ...
 
 def ready(detector: Detector, device: str = "auto", precision: str | None = None) -> Detector:
     """A copy for inference: norms folded into convolutions, channels-last, in the device's precision."""
-    from ..runtime.precision import choose
-    from ..runtime.processes import find_device
+    from ..runtime.precision import choose, find_device
 
     target = find_device(device)
     dtype = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[choose(precision, target)]

@@ -1,4 +1,4 @@
-"""Chooses the floating-point precision and the memory format of a run."""
+"""Chooses the device, the floating-point precision and the memory format of a run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,26 @@ from torch import nn
 
 from ..errors import UsageError
 from ..recipe import Precision
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is the first GPU where there is one, else the CPU.
+
+    Raises :class:`UsageError` for a device that is not available.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UsageError(f"device {name!r} is not available; torch can use {count} GPUs on this machine")
+    return device
 
 
 def fast_bf16(device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""Chooses the device, processes and precision of a run, and describes its environment."""
+"""Chooses the processes of a run, and describes its environment."""
 
 from __future__ import annotations
 
@@ -14,26 +14,6 @@ from lightning_fabric import Fabric
 from ..errors import FovealError, UsageError
 from ..recipe import Precision
 from .precision import choose, plugin
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is the first GPU where there is one, else the CPU.
-
-    Raises :class:`UsageError` for a device that is not available.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N")
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise UsageError(f"device {name!r} is not available; torch can use {count} GPUs on this machine")
-    return device
 
 
 def choose_precision(stored: str | None, requested: str | None, device: torch.device) -> Precision:

@@ -14,7 +14,7 @@ from ..assembly.detector import Spec
 from ..config.overrides import override
 from ..data.records.findings import counted
 from ..errors import UsageError
-from ..runtime.processes import find_device
+from ..runtime.precision import find_device
 from .arguments import TrainArguments
 from .auto_decisions import SIZES, DataFacts, Decision, Request, choose_detector, decide, warnings
 from .auto_facts import data_facts, machine_facts, missing_weights

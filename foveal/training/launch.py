@@ -25,6 +25,7 @@ from ..errors import UsageError
 from ..files.atomic import write_json
 from ..recipe import Keep, Precision
 from ..runtime import process_group, processes
+from ..runtime.precision import find_device
 from ..runtime.progress import Console
 from ..types import inference_batch
 from .arguments import TrainArguments
@@ -227,7 +228,7 @@ def set_up(spec: Spec, arguments: TrainArguments, resumed: Content | None) -> tu
     spec = spec.with_pixels(initial_pixels(spec, arguments.weights, resumed, arguments.parts))
     sets = open_sets(arguments, resumed)
     stored = {} if resumed is None else resumed.state
-    device = processes.find_device(arguments.device)
+    device = find_device(arguments.device)
     fixed = None if "precision" in (arguments.accept or ()) else stored.get("precision")
     torch.set_num_threads(stored.get("threads", torch.get_num_threads()))
     precision, times = _choose_precision(spec, arguments, sets.training.classes, fixed, device)

@@ -38,6 +38,9 @@ NO_PARTS = {  # public frozen dataclasses that no spec text names
     "FromRPN": "made by a detector's build",
     "LocationGrid": "made by FCOS's build",
     "Outputs": "what a forward pass knows",
+    "Selection": "what a trace records",
+    "Sampling": "what a trace records",
+    "FrozenLayers": "made from a detector's backbone, whose layers are its fields",
 }
 
 
