@@ -210,7 +210,7 @@ def choose_length(data: DataFacts, machine: MachineFacts, request: Request, shor
     epochs = request.epochs or min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(IMAGES_SEEN / data.images)))
     settings = () if request.epochs else (f"fit.epochs={epochs}",)
     reason = f"{data.images} images, {pace}: about {minutes(epochs * data.images * seconds)} without validation"
-    return Decision("length", f"{epochs} epochs", reason, (*settings, *validations(epochs)))
+    return Decision("length", f"{epochs} epoch{'' if epochs == 1 else 's'}", reason, (*settings, *validations(epochs)))
 
 
 def validations(epochs: float) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ def yaml_names(doc: dict[str, Any], path: Path, findings: Findings) -> list[str]
         listed = [f"class_{k}" for k in range(int(count))]
     if not listed:
         return error("classes-missing", "names", "there is no list of class names", "Add names: [first, second]")
-    if not all(isinstance(name, str) and name.strip() for name in listed):
+    if not all(isinstance(name, str) and name.strip() not in ("", "~") for name in listed):  # "~" is YAML's null
         return error("classes-invalid", "names", "a name is empty or not a text", "Give every class a name")
     if nc is not None and count != len(listed):
         message = f"nc is {str(nc)[:40]}, but there are {len(listed)} names"
