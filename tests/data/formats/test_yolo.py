@@ -75,7 +75,8 @@ HEAD = "path: .\ntrain: images/train\nval: images/val\n"
 YAMLS = {
     "error class-count": [HEAD + "nc: 3\nnames: [cat, dog]", HEAD + "nc: two\nnames: [cat, dog]"],
     "error classes-missing": [HEAD, HEAD + "names: []", HEAD + "names: cat", HEAD + "nc: 0"],
-    "error classes-invalid": [HEAD + "names: {0: cat, 2: dog}", HEAD + "names: {a: cat, b: dog}", HEAD + "names: [cat, ~, dog]",
+    "error classes-invalid": [HEAD + "names: {0: cat, 2: dog}", HEAD + "names: {a: cat, b: dog}",
+                              HEAD + "names: [cat, ~, dog]",
                               HEAD + "names: [cat, [dog]]", HEAD + "names: [cat, '']"],
     "error annotation-unreadable": ["names: [cat", "", "- a\n- b", "just text",
                                     "a: !!python/object/apply:os.system [ls]: b",
