@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -272,11 +273,15 @@ class Detector(nn.Module, ABC):
         see :meth:`prepare`.
         """
         found: dict[int, Detections] = {}
-        with in_evaluation(self):
-            for indices in in_batches(arrays, self.spec.input, batch or inference_batch(self.device)):
-                given = None if proposals is None else [proposals[i] for i in indices]
-                images = self.prepare([arrays[i] for i in indices], given)
-                found |= {i: detections.cpu() for i, detections in zip(indices, self(images), strict=True)}
+        detector = self  # or a copy with the same tensors, for other threads may use this module in its mode
+        if any(part.training for part in self.modules()):
+            detector = copy.deepcopy(
+                self, {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())}
+            ).eval()
+        for indices in in_batches(arrays, self.spec.input, batch or inference_batch(self.device)):
+            given = None if proposals is None else [proposals[i] for i in indices]
+            images = detector.prepare([arrays[i] for i in indices], given)
+            found |= {i: detections.cpu() for i, detections in zip(indices, detector(images), strict=True)}
         return [found[i] for i in range(len(arrays))]
 
     def predict(self, source: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import os
 import re
 import sys
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, cast
 
 import typer
 
@@ -112,6 +113,7 @@ _SETTINGS: dict[Any, Any] = {"help_option_names": ["-h", "--help"], "max_content
 def invoke(app: typer.Typer, name: str, arguments: Sequence[str]) -> int:
     """Runs a command line and returns its status. Wrong usage becomes :class:`UsageError`."""
     command = typer.main.get_command(app)
+    _lost.clear()
     try:
         status = command.main(args=with_stdout(arguments), prog_name=name, standalone_mode=False)
     except typer.Abort:
@@ -127,6 +129,9 @@ def invoke(app: typer.Typer, name: str, arguments: Sequence[str]) -> int:
         raise UsageError(message, fix=f"Run {name} --help for the usage") from None
     if status == INTERRUPTED:  # newer versions of typer turn Ctrl-C into a status
         raise KeyboardInterrupt
+    for lost in _lost:  # now that every file is written
+        if not isinstance(lost, BrokenPipeError):  # else the reader (head, less) has seen enough
+            raise FovealError(str(lost.strerror), path="standard output")
     return int(status or 0)
 
 
@@ -205,12 +210,27 @@ def own_parts(modules: Sequence[str] | None) -> tuple[type, ...]:
 # ----------------------------------------------------------------------------------------------- output
 def print_out(text: str) -> None:
     """Prints lines on standard output as they are: never cut, wrapped or colored."""
-    typer.echo(visible(text))
+    with _screen(sys.stdout):
+        typer.echo(visible(text))
 
 
 def print_err(text: str) -> None:
     """Prints lines on standard error: what happens, as opposed to the result."""
-    typer.echo(visible(text), err=True)
+    with _screen(sys.stderr):
+        typer.echo(visible(text), err=True)
+
+
+_lost: list[OSError] = []  # errors of the screen in this command
+
+
+@contextmanager
+def _screen(stream: TextIO) -> Iterator[None]:
+    """Goes on where nothing can be written to the screen: the files asked for are written all the same."""
+    try:
+        yield
+    except OSError as error:
+        _lost.append(error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def print_findings(dataset: Dataset) -> None:
@@ -258,7 +278,9 @@ def write_text(text: str, target: Path) -> None:
     if str(target) == "-":
         if isinstance(sys.stdout, io.TextIOWrapper):  # JSON and HTML are UTF-8, whatever the terminal speaks
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-        sys.stdout.write(text)
+        with _screen(sys.stdout):
+            sys.stdout.write(text)
+            sys.stdout.flush()
         return
     from ..files.atomic import write_text as write
 

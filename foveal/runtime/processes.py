@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from ..errors import FovealError, UsageError
 from ..recipe import Precision
+from . import launchers
 from .precision import choose, plugin
 
 
@@ -30,18 +32,27 @@ def choose_precision(stored: str | None, requested: str | None, device: torch.de
 
 
 def launch(device: torch.device, devices: int | None, precision: Precision) -> Fabric:
-    """A launched Fabric with one process, ``devices`` processes on this machine, or those that torchrun started.
+    """A launched Fabric with one process, ``devices`` processes on this machine, or those that a launcher started.
 
-    Raises :class:`UsageError` where torchrun started another number of processes than ``devices``.
+    Raises :class:`UsageError` where a launcher started another number of processes than ``devices``, or where this
+    program cannot be started again.
     """
     count: int | list[int] = devices or 1
     nodes = 1
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        local = int(os.environ["LOCAL_WORLD_SIZE"])
+    started = launchers.external()
+    if started is not None:
+        launcher, local, nodes = started
         if devices not in (None, local):
-            raise UsageError(f"torchrun started {local} processes on this machine, but --devices is {devices}")
-        count, nodes = local, int(os.environ["WORLD_SIZE"]) // local
+            fix = f"Leave --devices out, or have {launcher} start one process"
+            here = f"{launcher} started {local} processes on this machine"
+            raise UsageError(f"{here}, and --devices is {devices}", fix=fix)
+        count = local
     distributed = count != 1 or nodes > 1
+    if distributed and started is None and "LOCAL_RANK" not in os.environ:
+        launchers.check_script(devices or 1)
+    plugins: list[Any] = [plugin(precision, device)]
+    if started is None or started[0] != "torchrun":  # else Fabric would look for a cluster itself
+        plugins.append(LightningEnvironment())
     if device.type == "cuda" and device.index is not None and not distributed:
         count = [device.index]
     fabric = Fabric(
@@ -49,7 +60,7 @@ def launch(device: torch.device, devices: int | None, precision: Precision) -> F
         devices=count,
         num_nodes=nodes,
         strategy="ddp" if distributed else "auto",
-        plugins=[plugin(precision, device)],
+        plugins=plugins,
     )
     from . import process_group
 

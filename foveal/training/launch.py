@@ -24,7 +24,7 @@ from ..data.records.trained_on import image_hashes, pack
 from ..errors import UsageError
 from ..files.atomic import write_json
 from ..recipe import Keep, Precision
-from ..runtime import process_group, processes
+from ..runtime import launchers, process_group, processes
 from ..runtime.precision import find_device
 from ..runtime.progress import Console
 from ..types import inference_batch
@@ -235,6 +235,7 @@ def set_up(spec: Spec, arguments: TrainArguments, resumed: Content | None) -> tu
     fabric = processes.launch(device, arguments.devices, precision)
     arguments = replace(arguments, out=Path(fabric.broadcast(str(arguments.folder))))  # the first process has its lock
     console = Console(shown=arguments.progress and fabric.is_global_zero, verbose=arguments.verbose)
+    console.print(launchers.single_process_note(arguments.devices))
     sets = sets.with_proposals(spec.source, arguments.proposals, fabric, console)
     return _with_detector(spec, arguments, sets, fabric, precision, console, resumed), times
 

@@ -5,7 +5,6 @@ Which one is faster depends on the layers and on the CPU.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -19,6 +18,7 @@ from ..masks.rle import Masks
 from ..parts.layers.fast_layers import use_fast_layers
 from ..parts.layers.narrow_maps import guard_narrow
 from ..recipe import OnImages, Precision
+from ..runtime import launchers
 from ..runtime import precision as formats
 from ..runtime.memory import keep_freed_memory
 from ..types import Target, Targets
@@ -55,7 +55,7 @@ def tried(spec: Spec, classes: Sequence[str], device: torch.device, devices: int
     Only a CPU with bf16 arithmetic is timed, for one process, where the first stage learns on images and the detector
     needs no proposals of others; everything else gets :func:`foveal.runtime.precision.choose`.
     """
-    several = (devices or 1) > 1 or "TORCHELASTIC_RUN_ID" in os.environ
+    several = (devices or 1) > 1 or launchers.external() is not None
     on_images = isinstance(spec.fit.stages[0], OnImages) and spec.source is None
     if several or not on_images or device.type != "cpu" or not formats.fast_bf16(device):
         return formats.choose(None, device), ""

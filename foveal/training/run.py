@@ -13,11 +13,12 @@ from ..checkpoints.folder import Run
 from ..checkpoints.initial import find_spec
 from ..config.overrides import override
 from ..config.parse import parse_spec, stored_modules
+from ..data.loader.worker_process import leave_if_imported
 from ..errors import FovealError
 from ..files.aliases import PathLike
 from ..files.atomic import read_object
 from ..files.lock import FolderInUse, locked
-from ..runtime import process_group
+from ..runtime import launchers, process_group
 from ..runtime.processes import first_process
 from ..runtime.progress import Console
 from .arguments import TrainArguments, with_fields
@@ -49,11 +50,13 @@ def train(spec: Spec | PathLike | None, arguments: TrainArguments) -> Run:
     SIGTERM, :class:`~foveal.runtime.interrupt.Terminated`, a ``SystemExit``).
     """
     began = loop.now()
+    leave_if_imported()
+    launchers.adopt()
     spec, found, own_weights = AUTO if spec is None else spec, None, None
     if spec != AUTO:
         found, own_weights = find_spec(spec, arguments.parts)
         found = override(found, list(arguments.overrides), parts=arguments.parts)
-    with process_group.together(), run_folder(spec, arguments) as out:
+    with process_group.together(), run_folder(spec, arguments) as out, process_group.deaths_explained(out):
         found = chosen(arguments, out) if found is None else found
         arguments = replace(arguments, out=out, weights=arguments.weights or own_weights)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -124,3 +125,19 @@ def test_arrays_of_another_form_are_refused() -> None:
     for shape in ((64, 64), (0, 5, 3), (64, 64, 4)):
         with pytest.raises(FovealError, match="expected \\(height, width, 3\\) uint8"):
             detector.predict_arrays([np.zeros(shape, np.uint8)])
+
+
+def test_a_prediction_changes_no_shared_state() -> None:
+    """A detector in training mode that several threads use: all answers are those of evaluation mode, and the mode of
+    each part, the buffers and the parameters stay."""
+    torch.manual_seed(0)
+    detector = presets.retinanet_mini.build("ab").train()
+    detector.backbone.eval()  # a part that is frozen
+    modes = [part.training for part in detector.modules()]
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda _: detector.predict(IMAGE), range(16)))
+    assert [part.training for part in detector.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
+    expected = detector.eval().predict(IMAGE)
+    assert len(expected) and all(torch.equal(answer.scores, expected.scores) for answer in answers)

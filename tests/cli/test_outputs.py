@@ -342,3 +342,26 @@ def test_images_that_cannot_be_read_are_counted(here: Path, tmp_path: Path, caps
         f"skipped: {tmp_path}/film.mp4: a video, not an image. Extract its frames",
         "1 images, 10 skipped",
     ]
+
+
+def test_files_are_written_whatever_becomes_of_the_screen(here: Path, tmp_path: Path) -> None:
+    """``predict ... --json found.json | head -1``; the reader is gone before the first line."""
+    words = ["predict", "run", "shapes/train", "shapes/val", "--score", "0", "--json", str(tmp_path / "found.json")]
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "foveal", *words]
+    done = subprocess.run(command, cwd=here, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=240)
+    os.close(writer)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert len(json.loads((tmp_path / "found.json").read_text())) == 10
+
+
+def test_a_full_screen_is_told_after_the_files_are_written(here: Path, tmp_path: Path) -> None:
+    """As on a full disk; where it ends, the lost lines are an error."""
+    words = ["predict", "run", "shapes/val", "--score", "0", "--json", str(tmp_path / "found.json")]
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "foveal", *words]
+        done = subprocess.run(command, cwd=here, stdout=full, stderr=subprocess.PIPE, text=True, timeout=240)
+    assert done.returncode == 1
+    assert "foveal: standard output: No space left on device" in done.stderr
+    assert json.loads((tmp_path / "found.json").read_text())

@@ -8,9 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -169,3 +172,34 @@ def test_process_group_is_torn_down(tmp_path: Path, launcher: str, how: str) -> 
     assert {p.name for p in (tmp_path / "out").glob("parted-*")} == {"parted-0", "parted-1"}, output
     for word in ("terminate", "leaked", "destroy_process_group", "Traceback", "Exception ignored"):
         assert word not in output, output
+
+
+@pytest.mark.parametrize(
+    ("victim", "said"),
+    [
+        (1, "process 1 died (signal 9): perhaps memory ran out. Continue with --resume"),
+        pytest.param(0, "the first process of this training run has ended", marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_process_is_named(tmp_path: Path, victim: int, said: str) -> None:
+    """As by the out-of-memory killer: one line, no traceback of gloo, nobody waits, and the run can be resumed."""
+    data, out = make_data(tmp_path / "data"), tmp_path / "run"
+    options = ["--epochs", "300", "--batch", "4", "--workers", "0", "--no-report", "--devices", "2", "--device", "cpu"]
+    words = ["train", "retinanet_mini", "--data", str(data / "train.json"), "--val", str(data / "val.json")]
+    words += ["--out", str(out), *options, "input.short=64", "head.depth=1"]
+    process = launch([sys.executable, "-m", "foveal", *words])
+    try:
+        deadline = time.monotonic() + 200
+        while not list(out.glob("checkpoints/step-*")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+        children = [p.pid for p in psutil.Process(process.pid).children()]
+        os.kill([process.pid, *children][victim], signal.SIGKILL)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == (1 if victim else -signal.SIGKILL), output
+    assert said in output.splitlines()[-1], output
+    for word in ("Traceback", "bug of foveal", "gloo/transport"):
+        assert word not in output, output
+    assert checkpoint.newest(out / "checkpoints") is not None

@@ -30,7 +30,7 @@ from ..records.dataset import Dataset
 from .batches import BatchBuilder, Order, TrainBatches
 from .eval_batches import EvalBatches
 from .shared_records import PackedRecords, WorkerBatch, targets_of, unpacked_batch
-from .worker_process import live_with_parent
+from .worker_process import UNGUARDED, leave_if_imported, live_with_parent, script_left_out
 
 if TYPE_CHECKING:
     from ...parts.resizing import Input
@@ -125,6 +125,7 @@ class BaseLoader(ABC, Generic[_B]):
     def _in_workers(self, specs: Sequence[_Spec]) -> Iterator[WorkerBatch]:
         if not specs:
             return
+        leave_if_imported()
         if self._pool is None:
             self._pool = DataLoader(
                 _BuilderDataset(self.builder),
@@ -137,16 +138,24 @@ class BaseLoader(ABC, Generic[_B]):
             )
         self._schedule.specs = list(specs)
         try:
-            yield from self._pool
+            with script_left_out(self.builder):
+                batches = iter(self._pool)
+            yield from batches
         except (RuntimeError, OSError, EOFError) as error:
             iterator = cast(Any, self._pool._iterator)
             # a batch is in the memory of the worker that built it, and is lost with that process
             unreachable = not isinstance(error, RuntimeError) and wait([w.sentinel for w in iterator._workers], 1.0)
             if "DataLoader worker" not in str(error) and not unreachable:
                 raise
+            unguarded = any(w.exitcode == UNGUARDED for w in iterator._workers)
             # otherwise torch raises again when any other process ends, until this iterator is collected
             iterator._shutdown_workers()
             self._pool = None
+            if unguarded:
+                raise UsageError(
+                    "the processes that load images import the script, whose parts the data needs, and it trains again",
+                    fix='Put the call below if __name__ == "__main__": or use workers=0',
+                ) from None
             raise FovealError(
                 "a worker process died, perhaps because memory or shared memory (/dev/shm) ran out",
                 fix="Use fewer workers (--workers 0 loads in the main process), a smaller batch or smaller images",

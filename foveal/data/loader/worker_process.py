@@ -1,13 +1,63 @@
-"""A process that loads images ends with the process that started it, and not by a signal meant for that one."""
+"""A process that loads images: it needs no script of the user, and ends with the process that started it."""
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import wait
+from types import ModuleType
+from typing import Any
+
+UNGUARDED = 86  # status of a process that imports a script which trains, where it should load images
+
+
+@contextmanager
+def script_left_out(content: Any) -> Iterator[None]:
+    """Processes that are started by spawn or forkserver inside do not import the user's script, and so run no training
+    that it calls outside ``if __name__ == "__main__":``. Without effect where ``content`` needs a class of the script.
+    """
+    if multiprocessing.get_start_method() == "fork" or _names_script(content):
+        yield
+        return
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
+def leave_if_imported() -> None:
+    """Ends a process that is just importing the user's script, which calls what it was started for again."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        os._exit(UNGUARDED)
+
+
+class _Names(io.RawIOBase):
+    """A file that keeps nothing of what is written, but whether it names the script."""
+
+    found = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.found = self.found or b"__main__" in bytes(data)
+        return len(data)
+
+
+def _names_script(content: Any) -> bool:
+    """Whether unpickling needs a class or function of the user's script."""
+    names = _Names()
+    pickle.dump(content, names)
+    return names.found
 
 
 def live_with_parent(worker: int) -> None:
