@@ -273,11 +273,9 @@ class Detector(nn.Module, ABC):
         see :meth:`prepare`.
         """
         found: dict[int, Detections] = {}
-        detector = self  # or a copy with the same tensors, for other threads may use this module in its mode
-        if any(part.training for part in self.modules()):
-            detector = copy.deepcopy(
-                self, {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())}
-            ).eval()
+        kept = {id(tensor): tensor for tensor in self.state_dict(keep_vars=True).values()}
+        shared = not any(part.training for part in self.modules())  # else a copy: other threads may use this one
+        detector = self if shared else copy.deepcopy(self, kept).eval()
         for indices in in_batches(arrays, self.spec.input, batch or inference_batch(self.device)):
             given = None if proposals is None else [proposals[i] for i in indices]
             images = detector.prepare([arrays[i] for i in indices], given)
