@@ -84,10 +84,10 @@ def single_process_note(devices: int | None) -> str:
 
 def check_script(count: int) -> None:
     """Raises :class:`UsageError` where this program cannot be started again for the other ``count - 1`` processes."""
-    main = sys.modules.get("__main__")
-    file = getattr(main, "__file__", None)
-    again = getattr(main, "__spec__", None) is not None or (file is not None and os.path.exists(file))
-    if again and not hasattr(sys, "ps1"):
+    main = vars(sys.modules["__main__"])
+    file = main.get("__file__")
+    again = main.get("__spec__") is not None or (file is not None and os.path.exists(file))
+    if again and "ps1" not in vars(sys):
         return
     raise UsageError(
         f"a notebook, an interactive session or python -c cannot start {count} processes, which run the program again",

@@ -36,7 +36,7 @@ def script_left_out(content: Any) -> Iterator[None]:
 
 def leave_if_imported() -> None:
     """Ends a process that is just importing the user's script, which calls what it was started for again."""
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
+    if vars(multiprocessing.current_process()).get("_inheriting"):
         os._exit(UNGUARDED)
 
 
