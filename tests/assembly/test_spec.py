@@ -32,7 +32,6 @@ EXCEPTIONS = {
     "parts/backbones/timm.py": "timm's networks declare their layout or not",
     "parts/backbones/torchvision.py": "torchvision's modules",
     "parts/selective_search.py": "OpenCV may be built without the module",
-    "runtime/process_group.py": "Fabric's launcher has processes or none",
     "runtime/processes.py": "Linux alone has the call",
     "weights/download.py": "errors of the network library",
 }
