@@ -58,6 +58,11 @@ def pair(spec: object) -> tuple[Detector, Detector, list[str]]:
     return trained, fresh, list(report.notes)
 
 
+def same(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Equal but for the order of additions, which depends on the number of outputs and of threads."""
+    return torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "name", ["retinanet_mini", "softmax", "fcos_mini", "ssd_mini", "yolo_v2_mini", "yolo_v3_mini", "detr"]
 )
@@ -72,13 +77,13 @@ def test_one_stage_outputs_of_known_classes_are_equal(name: str) -> None:
     images = Images(torch.randn(1, 3, 256, 256), size, torch.tensor([[1.0, 1, 0, 0]]), size)
     theirs, ours = (detector.outputs(images).layers[-1] for detector in (trained, fresh))
     for here, there in SAME.items():
-        assert torch.equal(ours.logits[..., here], theirs.logits[..., there])
-    assert not torch.equal(ours.logits[..., 1], theirs.logits[..., 1])  # cat's column is not zebra's
-    assert torch.equal(ours.deltas, theirs.deltas)
+        assert same(ours.logits[..., here], theirs.logits[..., there])
+    assert not same(ours.logits[..., 1], theirs.logits[..., 1])  # cat's column is not zebra's
+    assert same(ours.deltas, theirs.deltas)
     if ours.logits.shape[-1] > len(HERE):  # background
-        assert torch.equal(ours.logits[..., -1], theirs.logits[..., -1])
+        assert same(ours.logits[..., -1], theirs.logits[..., -1])
     if ours.quality is not None and theirs.quality is not None:
-        assert torch.equal(ours.quality, theirs.quality)
+        assert same(ours.quality, theirs.quality)
 
 
 @torch.no_grad()
@@ -90,11 +95,11 @@ def test_two_stage_outputs_of_known_classes_are_equal() -> None:
     (scores, boxes), (their_scores, their_boxes) = ours(vectors), theirs(vectors)
     assert boxes.shape == (3, 4, 4)
     for here, there in SAME.items():
-        assert torch.equal(scores[:, here], their_scores[:, there])
-        assert torch.equal(boxes[:, here], their_boxes[:, there])
+        assert same(scores[:, here], their_scores[:, there])
+        assert same(boxes[:, here], their_boxes[:, there])
         masks = [d.get_parameter("mask_head.predictor.mask_fcn_logits.weight") for d in (fresh, trained)]
-        assert torch.equal(masks[0][here], masks[1][there])
-    assert torch.equal(scores[:, -1], their_scores[:, -1])
+        assert same(masks[0][here], masks[1][there])
+    assert same(scores[:, -1], their_scores[:, -1])
 
 
 def test_nothing_is_taken_where_no_name_is_known_or_rows_are_not() -> None:
