@@ -315,10 +315,7 @@ def test_sigterm_saves_as_ctrl_c_does(data: Path, tmp_path: Path, whom: str) -> 
     out = tmp_path / "run"
     for resumed in (False, True):
         command = [sys.executable, "-c", TRAIN, str(data), str(out), *(["resume"] if resumed else [])]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # with more, a loading process may still die: to be mended
-        process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment
-        )
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
         before = checkpoint.steps(out / "checkpoints")
         deadline = time.monotonic() + 120
         while checkpoint.steps(out / "checkpoints") == before and time.monotonic() < deadline:

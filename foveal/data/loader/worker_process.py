@@ -60,6 +60,21 @@ def _names_script(content: Any) -> bool:
     return names.found
 
 
+@contextmanager
+def sigterm_blocked() -> Iterator[None]:
+    """Processes that are started inside have SIGTERM blocked in all their threads, also in those that libraries start
+    as a process begins: :func:`live_with_parent` waits for it. Here it arrives afterwards.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def live_with_parent(worker: int) -> None:
     """Initializes a worker of a ``DataLoader``.
 
@@ -81,7 +96,7 @@ def live_with_parent(worker: int) -> None:
         os._exit(0)
 
     watchers = [leave]
-    if sys.platform == "linux":  # a signal that is blocked in all threads waits for this one
+    if sys.platform == "linux":  # a signal that is blocked in all threads (sigterm_blocked) waits for this one
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         watchers.append(obey)
     for watcher in watchers:
