@@ -293,8 +293,8 @@ def in_batches(arrays: Sequence[ImageArray], rule: Input, size: int) -> Iterator
     """Indices of images (H, W, 3) in batches of at most ``size``, of equal canvases: none is padded for another one."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index, array in enumerate(arrays):
-        placed = rule.placement(*(array.shape[:2] if array.ndim == 3 and array.size else (1, 1)))  # refused later
-        groups.setdefault(rule.canvas([(placed.height, placed.width)]), []).append(index)
+        shape = array.shape[:2] if array.ndim == 3 and array.size else (1, 1)  # any other is refused later
+        groups.setdefault(rule.canvas([rule.size(*shape)]), []).append(index)
     for group in groups.values():
         for start in range(0, len(group), size):
             yield group[start : start + size]

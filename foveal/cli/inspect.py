@@ -97,11 +97,9 @@ def inspect(
       foveal inspect runs/first --data my-photos --split val --out funnel.html --json funnel.json
     """
     from ..checkpoints.load import load
-    from ..config.overrides import is_override
+    from ..config.overrides import without_overrides
 
-    words = arguments[1:]
-    overrides = [word for word in words if is_override(word) and not Path(word).exists()]
-    sources = [word for word in words if word not in overrides]
+    sources, overrides = without_overrides(arguments[1:])
     if not sources and data is None:
         raise UsageError("neither an image nor --data is given", fix="Run foveal inspect --help for the usage")
     if sources and json is not None:

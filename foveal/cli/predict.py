@@ -112,10 +112,9 @@ def predict(
 
 def _sorted(arguments: list[str], darknet: bool) -> tuple[str, list[str], list[str]]:
     """Model, sources and overrides. ``darknet``: the first word is their weights, whatever its name."""
-    from ..config.overrides import is_override
+    from ..config.overrides import without_overrides
 
-    overrides = [word for word in arguments if is_override(word) and not Path(word).exists()]
-    words = [word for word in arguments if word not in overrides]
+    words, overrides = without_overrides(arguments)
     model = words.pop(0) if words and (darknet or _is_model(words[0])) else DEFAULT_MODEL
     for word in words:
         if _is_model_for_sure(word):

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, get_args, runtime_checkable
 
 from ..errors import UsageError, nearest
@@ -16,7 +17,7 @@ from .renamed import field_name
 from .show import _flat
 from .table import Vocabulary
 
-__all__ = ["difference", "is_override", "override"]
+__all__ = ["difference", "is_override", "override", "without_overrides"]
 
 
 # -------------------------------------------------------------------------------------------- overrides
@@ -26,6 +27,12 @@ OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*\s*=(?!=)")
 def is_override(text: str) -> bool:
     """Whether a command-line argument has the form ``key=value``."""
     return OVERRIDE.match(text) is not None
+
+
+def without_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command line that are no overrides, and the overrides; a file that is called like one is none."""
+    overrides = [word for word in words if is_override(word) and not Path(word).exists()]
+    return [word for word in words if word not in overrides], overrides
 
 
 def override(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FovealError
-from .atomic import writing
+from .atomic import read_object, writing
 
 try:
     import fcntl
@@ -101,11 +101,11 @@ def _same(handle: int, path: Path) -> bool:
 
 
 def _owner(path: Path) -> dict[str, Any]:
+    """What the lock's file says; empty where it says nothing."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(path)
+    except FovealError:
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _runs(process: Any) -> bool:

@@ -29,17 +29,13 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.asked = False  # for the end
-        self._error: BaseException = KeyboardInterrupt()
+        self.error: BaseException = KeyboardInterrupt()  # of the signal received
         self._old: dict[int, Any] = {}
-
-    def error(self) -> BaseException:
-        """The exception of the signal received."""
-        return self._error
 
     def check(self) -> None:
         """Raises the exception of the signal received, if there is one."""
         if self.asked:
-            raise self.error()
+            raise self.error
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
@@ -54,6 +50,6 @@ class Interrupt:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         again, self.asked = self.asked, True
-        self._error = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+        self.error = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
         if again:
-            raise self.error()
+            raise self.error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -14,6 +13,7 @@ from ..assembly.detector import Spec
 from ..config.overrides import override
 from ..data.records.findings import counted
 from ..errors import UsageError
+from ..runtime import launchers
 from ..runtime.precision import find_device
 from .arguments import TrainArguments
 from .auto_decisions import SIZES, DataFacts, Decision, Request, choose_detector, decide, warnings
@@ -85,7 +85,7 @@ def check_request(arguments: TrainArguments) -> None:
         raise UsageError("the automatic choice has its own initial weights", where="--weights", fix=fix)
     if arguments.proposals is not None:
         raise UsageError("the automatic choice takes no external proposals", where="--proposals", fix="Leave them out")
-    if (arguments.devices or 1) > 1 or "TORCHELASTIC_RUN_ID" in os.environ:
+    if (arguments.devices or 1) > 1 or launchers.external() is not None:
         fix = "Print the plan with --dry-run, and start its command with --devices"
         raise UsageError("the automatic choice is for one process", where="--devices", fix=fix)
 

@@ -16,7 +16,7 @@ from ..recipe import OnImages
 from .arguments import TrainArguments, with_fields
 from .launch import Setup, set_up
 from .loop.log import Clock
-from .loop.optimizers import build_optimizer, freeze, set_training_mode
+from .loop.optimizers import build_optimizer, set_learning, trainable_names
 from .loop.update import Updater, set_lr, to_device
 from .run import resolved
 
@@ -101,10 +101,9 @@ def find_lr(spec: Spec | PathLike | None, arguments: TrainArguments) -> LRCurve:
 def _tried(setup: Setup, stage: OnImages, recipe: float) -> tuple[list[float], list[float]]:
     """The rates (of ``fit.lr``) and the losses of the iterations."""
     detector, fabric, fit, arguments = setup.detector, setup.fabric, setup.spec.fit, setup.arguments
-    trainable = frozenset(name for name, p in detector.named_parameters() if p.requires_grad)
-    freeze(detector, stage, trainable)
+    trainable = trainable_names(detector)
+    set_learning(detector, stage, trainable)
     optimizer = build_optimizer(detector, fit, stage)
-    set_training_mode(detector, trainable)
     model = fabric.setup_module(detector, move_to_device=False)
     clock = Clock(fabric.device)
     updater = Updater(

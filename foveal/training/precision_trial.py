@@ -22,7 +22,7 @@ from ..runtime import launchers
 from ..runtime import precision as formats
 from ..runtime.memory import keep_freed_memory
 from ..types import Target, Targets
-from .loop.optimizers import freeze, set_training_mode
+from .loop.optimizers import set_learning, trainable_names
 from .stages.frozen_maps import above_frozen_layers
 
 if TYPE_CHECKING:
@@ -109,9 +109,8 @@ def _pass(spec: Spec, classes: Sequence[str], each: Precision) -> Callable[[], N
     targets = Targets.pad([target] * len(images.pixels))
     rng, learner = torch.Generator(), cast(nn.Module, detector)
     if spec.fit.frozen_maps is not None:  # then the layers that are frozen at first hardly count
-        trainable = frozenset(name for name, p in detector.named_parameters() if p.requires_grad)
-        freeze(detector, spec.fit.stages[0], trainable)
-        set_training_mode(detector, trainable)
+        trainable = trainable_names(detector)
+        set_learning(detector, spec.fit.stages[0], trainable)
         with torch.autocast("cpu", torch.bfloat16, enabled=each == "bf16"):
             learner, images = above_frozen_layers(detector, images)
 

@@ -52,13 +52,11 @@ def train(spec: Spec | PathLike | None, arguments: TrainArguments) -> Run:
     began = loop.now()
     leave_if_imported()
     launchers.adopt()
-    spec, found, own_weights = AUTO if spec is None else spec, None, None
-    if spec != AUTO:
-        found, own_weights = find_spec(spec, arguments.parts)
-        found = override(found, list(arguments.overrides), parts=arguments.parts)
+    spec = AUTO if spec is None else spec
+    named, arguments = named_spec(spec, arguments)
     with process_group.together(), run_folder(spec, arguments) as out, process_group.deaths_explained(out):
-        found = chosen(arguments, out) if found is None else found
-        arguments = replace(arguments, out=out, weights=arguments.weights or own_weights)
+        found = named or chosen(arguments, out)
+        arguments = replace(arguments, out=out)
 
         def one(seed: int) -> Run:
             return train_one(found, replace(arguments, seed=seed, out=out / f"seed-{seed}"), loop.now())
@@ -100,12 +98,19 @@ def resolved(spec: Spec | PathLike | None, arguments: TrainArguments) -> tuple[S
     """The spec with its overrides, and the arguments with a run folder and the weights to start from, for what leaves
     no run: the folder has no lock."""
     spec = AUTO if spec is None else spec
+    named, arguments = named_spec(spec, arguments)
     out = default_out(spec, resume=arguments.resume) if arguments.out is None else Path(arguments.out)
+    return named or chosen(arguments, out), replace(arguments, out=out)
+
+
+def named_spec(spec: Spec | PathLike, arguments: TrainArguments) -> tuple[Spec | None, TrainArguments]:
+    """The spec that a call names, with its overrides, and the arguments with the weights that come with it; ``None``:
+    it is to be chosen."""
     if spec == AUTO:
-        return chosen(arguments, out), replace(arguments, out=out)
+        return None, arguments
     found, own_weights = find_spec(spec, arguments.parts)
     found = override(found, list(arguments.overrides), parts=arguments.parts)
-    return found, replace(arguments, out=out, weights=arguments.weights or own_weights)
+    return found, replace(arguments, weights=arguments.weights or own_weights)
 
 
 def chosen(arguments: TrainArguments, out: Path) -> Spec:

@@ -247,7 +247,7 @@ class Loader(BaseLoader[Batch]):
 
 def canvas_groups(packed: PackedRecords, rule: Input) -> NDArray[np.int64] | None:
     """(N,) a number for each image, equal where the images alone have equal canvases; ``None`` where all have."""
-    canvases = [rule.canvas([rule.placement(h, w)[:2]]) for h, w in packed.sizes.tolist()]
+    canvases = [rule.canvas([rule.size(h, w)]) for h, w in packed.sizes.tolist()]
     unique, numbers = np.unique(np.array(canvases, dtype=np.int64), axis=0, return_inverse=True)
     return numbers.reshape(-1) if len(unique) > 1 else None
 

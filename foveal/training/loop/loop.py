@@ -18,7 +18,7 @@ from ...runtime.progress import Console
 from ...types import Images, Targets
 from .job import Job, Segment, SessionOver, save_checkpoint
 from .log import Clock, Log, Meter
-from .optimizers import build_optimizer, freeze, optimizer_tensors, restore_optimizer, set_training_mode
+from .optimizers import build_optimizer, optimizer_tensors, restore_optimizer, set_learning, trainable_names
 from .replan import resume_plan
 from .state import FINISHED, OUT_OF_TIME, STOPPED_EARLY, Pace, State, differs, full_plan
 from .update import EMA, NonFiniteCheck, NonFiniteLoss, Updater, set_lr, to_device
@@ -45,7 +45,7 @@ class Loop:
         self.max_iterations = self.state.plan.total  # whatever the time limit
         self.clock, self.meter = Clock(job.fabric.device), Meter()
         self.nonfinite = NonFiniteCheck(job.out, job.fabric.global_rank, job.detector.classes)
-        self.trainable = frozenset(n for n, p in job.detector.named_parameters() if p.requires_grad)
+        self.trainable = trainable_names(job.detector)
         self.average = EMA(job.detector, job.fit.ema, job.fit.ema_share) if job.fit.ema is not None else None
         self._seconds_per_iteration = 0.0
         self._reported_total = 0  # iterations of the plan that was last reported
@@ -77,7 +77,7 @@ class Loop:
                 self._update(parts, files)
                 with self._saved_by(interrupt):
                     if self._agreed(interrupt.asked):
-                        raise interrupt.error()
+                        raise interrupt.error
                     if self._agreed(now() >= self.job.deadline):
                         raise SessionOver
                     self._make_plan()
@@ -184,13 +184,12 @@ class Loop:
         """An optimizer for the parameters that learn now, and (with several processes) their synchronization."""
         stage, detector = self.segment.stages[index], self.job.detector
         self._stage, self._learning = index, stage.learning
-        freeze(detector, stage, self.trainable)
+        set_learning(detector, stage, self.trainable)
         self.optimizer = build_optimizer(detector, self.fit, stage)
         if resumed is not None:
             restore_optimizer(self.optimizer, detector, resumed.optimizer)
             # a line may be written before the next iteration
             set_lr(self.optimizer, self._rate(max(0, self.state.step - 1))[1])
-        set_training_mode(detector, self.trainable)
         model = self.fabric.setup_module(self.segment.learner(), move_to_device=False)
         seed, clip, learning = self.arguments.seed, self.fit.clip, stage.learning
         self.updater = Updater(
@@ -261,7 +260,7 @@ class Loop:
                 raise
             self._save()
             self.console.print(f"stopped after iteration {self.state.updates}, which is saved: continue with --resume")
-            raise (interrupt.error() if isinstance(error, FovealError) else error) from None
+            raise (interrupt.error if isinstance(error, FovealError) else error) from None
 
     # ------------------------------------------------------------------------------- log and checkpoints
     def _epoch_number(self) -> int:

@@ -20,6 +20,11 @@ NORMS = (
 )
 
 
+def trainable_names(module: nn.Module) -> frozenset[str]:
+    """The names of the parameters that require a gradient now."""
+    return frozenset(name for name, parameter in module.named_parameters() if parameter.requires_grad)
+
+
 def check_trains(stage: Stage, trainable: Collection[str]) -> None:
     """Raises :class:`UsageError` where a stage names no trainable parameter."""
     for prefix in stage.trains:
@@ -49,6 +54,12 @@ def set_training_mode(module: nn.Module, trainable: frozenset[str]) -> None:
     module.train()
     for norm in frozen_norm_modules(module, trainable):
         norm.eval()
+
+
+def set_learning(module: nn.Module, stage: Stage, trainable: frozenset[str]) -> None:
+    """Training mode, in which the parameters learn that the stage names: :func:`freeze`, :func:`set_training_mode`."""
+    freeze(module, stage, trainable)
+    set_training_mode(module, trainable)
 
 
 def parameter_groups(module: nn.Module, fit: Recipe, stage: GradientStage) -> list[dict[str, Any]]:

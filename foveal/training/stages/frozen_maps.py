@@ -23,7 +23,7 @@ from ...runtime import processes
 from ...runtime.progress import Console
 from ...types import Images, Targets
 from ..loop.job import Job
-from ..loop.optimizers import freeze, set_training_mode
+from ..loop.optimizers import set_learning, trainable_names
 
 if TYPE_CHECKING:
     from ...data.records.dataset import Dataset
@@ -50,16 +50,14 @@ def check_frozen_maps(detector: Detector, fit: Recipe) -> None:
             where="fit.frozen_maps",
             fix='Draw a few views of each image, "fit.frozen_maps=FrozenMaps(views=4)", or leave it out of fit.augment',
         )
-    learnable = {name: p.requires_grad for name, p in detector.named_parameters()}
-    trainable, found = frozenset(name for name, learns in learnable.items() if learns), False
+    trainable, found = trainable_names(detector), False
     training = [module for module in detector.modules() if module.training]
     for stage in stages:
-        freeze(detector, stage, trainable)
-        set_training_mode(detector, trainable)
+        set_learning(detector, stage, trainable)
         _check_norms(detector)
         found = found or _frozen_layers(detector) is not None
     for name, parameter in detector.named_parameters():
-        parameter.requires_grad_(learnable[name])
+        parameter.requires_grad_(name in trainable)
     detector.eval()
     for module in training:
         module.training = True
@@ -169,7 +167,7 @@ class FrozenMapStages:
     def _report(self, batches: ViewBatches) -> None:
         """The maps of one view, and whether those of all images have room."""
         rule, record = self.plain.input, self.dataset.records[0]
-        height, width = rule.canvas([rule.placement(record.height, record.width)[:2]])
+        height, width = rule.canvas([rule.size(record.height, record.width)])
         pixels = torch.zeros((1, 3, height, width), dtype=torch.uint8)
         numbers = torch.tensor([[height, width]])
         maps = batches.compute(Images(pixels, numbers, torch.zeros(1, 4), numbers))
