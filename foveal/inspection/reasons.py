@@ -32,7 +32,7 @@ class Reason(IntEnum):
     PER_LEVEL = 2  # its level had as many better candidates as it may have
     PER_CLASS = 3  # its class had
     SMALL = 4  # its box is smaller than ``select.min_size``
-    NOT_FINITE = 5  # its box or score is infinite or not a number
+    NOT_FINITE = 5  # its box or score is infinite or NaN
     NMS = 6  # a better box of its group overlaps it too much
     TOP = 7  # the image had as many better boxes as it may have
 

@@ -52,7 +52,7 @@ class LRCurve:
 
     @property
     def lowest(self) -> float:
-        """The rate at which the smoothed loss is lowest: too high for a training."""
+        """The rate at which the smoothed loss is lowest: too high for a training run."""
         return self.rates[int(np.argmin(self.smoothed))]
 
 

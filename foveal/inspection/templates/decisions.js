@@ -140,7 +140,7 @@ class AttentionView extends View {
     const c = this.s.c, best = new Map();
     for (let i = 0; i < c.n; i++) if (!best.has(c.prior[i]) || c.score[i] > c.score[best.get(c.prior[i])]) best.set(c.prior[i], i);
     this.best = best;
-    add(p("Each query attends to the places of the last feature map that it needs for its box: often the ends of an object rather than its middle. The map is the cross-attention of the last decoder layer, the mean of its heads, relative to its largest weight."), scale("relative weight"),
+    add(p("Each query attends to the locations of the last feature map that it needs for its box: often the ends of an object rather than its middle. The map is the cross-attention of the last decoder layer, the mean of its heads, relative to its largest weight."), scale("relative weight"),
       table(["query", "class", "score"], D.attention.queries.filter(q => best.has(q)).map(q => ({i: q, cells: [String(q + 1), [dot(rgb(c.label[best.get(q)])), this.s.classes[c.label[best.get(q)]]], score(c.score[best.get(q)])]})), [0, 2], i => this.pick(i)));
   }
   draw() {
@@ -251,7 +251,7 @@ views.forEach((v, i) => $("steps").append(h("button", {type: "button", onclick: 
 redraw = () => view().draw();
 for (const frame of ["network", "original"]) {
   const image = new Image();
-  image.onload = () => { pictures[frame] = image; redraw(); };
+  image.onload = () => { bitmaps[frame] = image; redraw(); };
   image.src = D[frame].src;
 }
 addEventListener("resize", () => view().draw());

@@ -7,7 +7,7 @@ const state = {step: 0, frame: "network", pick: null};
 const REASONS = ["kept", "score below the threshold", "beyond the limit of its level", "beyond the limit of its class",
   "box too small", "not finite", "removed by NMS", "beyond the limit of detections"];
 const OBJECT = "#ffffff", LOST = "#ff5a4d", FOUND = "#39d98a", DIM = "rgba(255,255,255,.75)";
-let hits = [], pictures = {}, redraw = () => {};
+let hits = [], bitmaps = {}, redraw = () => {};
 
 // ------------------------------------------------------------------------------------------------ small tools
 function h(tag, attributes, ...children) {
@@ -94,13 +94,13 @@ function backdrop(dim) {
   hits = [];
   pen.globalAlpha = 1;
   pen.setLineDash([]);
-  const key = [state.frame, canvas.width, canvas.height, dim, !!pictures[state.frame]].join();
+  const key = [state.frame, canvas.width, canvas.height, dim, !!bitmaps[state.frame]].join();
   if (key !== behind.key) { // the photo is scaled once, not at every move of a slider
     behind.key = key;
     behind.canvas.width = canvas.width;
     behind.canvas.height = canvas.height;
     const context = behind.canvas.getContext("2d");
-    if (pictures[state.frame]) context.drawImage(pictures[state.frame], 0, 0, canvas.width, canvas.height);
+    if (bitmaps[state.frame]) context.drawImage(bitmaps[state.frame], 0, 0, canvas.width, canvas.height);
     context.fillStyle = "rgba(10,16,22," + dim + ")";
     context.fillRect(0, 0, canvas.width, canvas.height);
   }
