@@ -12,6 +12,9 @@ from tests.processor import sitecustomize
 
 ROOT = Path(__file__).resolve().parents[1]
 
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch is imported: the processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def processor() -> Iterator[None]:
