@@ -1,4 +1,4 @@
-"""The history ladder on one data set: R-CNN, SPP-Net, Fast R-CNN, Faster R-CNN in two ways, FPN.
+"""The history ladder on one dataset: R-CNN, SPP-Net, Fast R-CNN, Faster R-CNN in two ways, FPN.
 
 python benchmarks/ladder.py --data DATA/voc2012-catdogcar --classes cat,dog,car --out ladder \
     --weights DATA/weights/torch/squeezenet1_0-deepcompression.pth

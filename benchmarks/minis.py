@@ -1,4 +1,4 @@
-"""Trains the small presets from random weights on one generated data set, a few minutes each, and prints a table.
+"""Trains the small presets from random weights on one generated dataset, a few minutes each, and prints a table.
 
     python benchmarks/minis.py --out minis --devices 2     # all of them, 9 minutes each, on two cores
     python benchmarks/minis.py --presets ssd_mini,yolo_v3_mini --minutes 5

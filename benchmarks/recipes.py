@@ -1,11 +1,11 @@
-"""Which parts of a recipe help on few images: a screening of levers over data sets and seeds, at equal minutes.
+"""Which parts of a recipe help on few images: a screening of levers over datasets and seeds, at equal minutes.
 
     python benchmarks/recipes.py --data DATA --out runs/recipes                  # 4 sets x 3 seeds x 16 runs of 10 min
     python benchmarks/recipes.py --data DATA --out runs/recipes --shard 1/2      # and 2/2 at once, a core each
     python benchmarks/recipes.py --out runs/recipes --summary                    # the table of what is there
     python benchmarks/recipes.py --tiny                                          # seconds: does it run at all
 
-A block is a data set with a seed. In each block every lever is off in half of the runs and on in the other half, by a
+A block is a dataset with a seed. In each block every lever is off in half of the runs and on in the other half, by a
 two-level fractional factorial of resolution IV (16 runs for up to 8 levers): all runs count for every lever, and the
 effect of one is free of those of pairs. Every run has one thread and the same wall minutes, loader and validation
 included; its processor seconds are written beside them, and runs that got less than 90 % of a core are counted. The

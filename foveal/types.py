@@ -168,7 +168,7 @@ class Detections:
         return cls(boxes[order], result["scores"].float()[order], result["labels"].long()[order], tuple(names))
 
     def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """COCO results, with ``segmentation`` where there are masks. ``category_ids[label]`` is the data set's own id;
+        """COCO results, with ``segmentation`` where there are masks. ``category_ids[label]`` is the dataset's own id;
         without it, label + 1."""
         ids = category_ids or range(1, 1 + max(len(self.names), int(self.labels.max()) + 1 if len(self) else 1))
         from .files import interop
@@ -182,7 +182,7 @@ class Detections:
     ) -> Detections:
         """Back from :meth:`to_coco`: the results of one image, sorted by falling score, without masks.
 
-        ``category_ids[label]`` is the data set's own id; without it, label + 1. Raises :class:`FovealError` for results
+        ``category_ids[label]`` is the dataset's own id; without it, label + 1. Raises :class:`FovealError` for results
         of several images and for an unknown category.
         """
         from .files import interop

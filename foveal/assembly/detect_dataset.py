@@ -1,4 +1,4 @@
-"""Inference on a data set in batches."""
+"""Inference on a dataset in batches."""
 
 from __future__ import annotations
 

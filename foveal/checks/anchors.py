@@ -1,4 +1,4 @@
-"""Anchor sizes that fit a data set, for the detectors whose anchors are one a cell: YOLOv2 and later."""
+"""Anchor sizes that fit a dataset, for the detectors whose anchors are one a cell: YOLOv2 and later."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..parts.priors.cells import Cells
 
 @dataclass(frozen=True)
 class AnchorFit:
-    """How well anchors fit the objects of a data set: mean over the objects of the IoU with the best anchor."""
+    """How well anchors fit the objects of a dataset: mean over the objects of the IoU with the best anchor."""
 
     objects: int
     current: float  # mean IoU of the spec's own anchors
@@ -34,7 +34,7 @@ def fit_anchors(spec: Spec, dataset: Dataset, *, largest: int = 9, seed: int = 0
     """Clusters the sizes that objects have in the network's input, by k-means (YOLOv2, section 2).
 
     ``largest``: the largest number of anchors that is tried. Raises :class:`UsageError` for a detector without such
-    anchors, :class:`FovealError` for a data set without objects or with fewer different sizes than the spec's anchors.
+    anchors, :class:`FovealError` for a dataset without objects or with fewer different sizes than the spec's anchors.
     """
     cells = anchor_cells(spec)
     check_trainable(dataset)

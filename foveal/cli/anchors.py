@@ -40,7 +40,7 @@ def anchors(
     most: Annotated[int, typer.Option("--most", min=1, help="Largest number of anchors to try.")] = 9,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of the clustering.")] = 0,
 ) -> None:
-    """Finds the anchors that fit a data set best, by k-means (YOLOv2, section 2).
+    """Finds the anchors that fit a dataset best, by k-means (YOLOv2, section 2).
 
     Prints the mean IoU of each object with its best anchor, for the preset's own anchors and for 1 to --most new ones,
     and the best ones as an override for train.

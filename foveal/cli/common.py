@@ -32,7 +32,7 @@ FEW = 3  # images with one reason that are named each on a line of its own
 EVERY = 5.0  # seconds between progress lines where there is no terminal
 
 # ---------------------------------------------------------------------------------------------- options
-Data = Annotated[list[Path], typer.Option("--data", help="Data set; several are joined.", show_default=False)]
+Data = Annotated[list[Path], typer.Option("--data", help="Dataset; several are joined.", show_default=False)]
 ImagesDir = Annotated[
     Path | None, typer.Option("--images", help="Folder of the images, if they are not beside the annotations.")
 ]
@@ -176,7 +176,7 @@ def names(text: str | None, option: str = "--classes") -> list[str] | None:
 
 
 def limited(dataset: Dataset, limit: int | None) -> Dataset:
-    """The first ``limit`` images of a data set."""
+    """The first ``limit`` images of a dataset."""
     return dataset if limit is None else replace(dataset, records=dataset.records[:limit])
 
 
@@ -234,7 +234,7 @@ def _screen(stream: TextIO) -> Iterator[None]:
 
 
 def print_findings(dataset: Dataset) -> None:
-    """Prints what was dropped, repaired or read otherwise in a data set, repeats folded, on standard error."""
+    """Prints what was dropped, repaired or read otherwise in a dataset, repeats folded, on standard error."""
     from ..data.records.findings import count, fold
 
     findings = list(dict.fromkeys(dataset.findings))

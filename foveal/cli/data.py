@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..data.convert import Conversion
 
 Out = Annotated[Path, typer.Option("--out", help="A new folder.", show_default=False)]
-Sources = Annotated[list[Path], typer.Argument(help="Data set; several are joined.", show_default=False)]
+Sources = Annotated[list[Path], typer.Argument(help="Dataset; several are joined.", show_default=False)]
 Written = Literal["voc", "coco", "yolo", "csv", "labelme", "createml", "cvat"]
 Link = Annotated[bool, typer.Option("--link", help="Link the images instead of copying them.")]
 
@@ -23,7 +23,7 @@ app = group()
 
 @app.callback()
 def data() -> None:
-    """Makes, converts and splits data sets; never changes a source.
+    """Makes, converts and splits datasets; never changes a source.
 
     \b
     Example:
@@ -35,7 +35,7 @@ def data() -> None:
 
 @app.command()
 def make(
-    what: Annotated[Literal["shapes"], typer.Argument(help="Data set to make.", show_default=False)],
+    what: Annotated[Literal["shapes"], typer.Argument(help="Dataset to make.", show_default=False)],
     folder: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
     images: Annotated[int, typer.Option("--images", min=2, help="Number of images, 4 : 1 for train and val.")] = 750,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
@@ -45,7 +45,7 @@ def make(
     ] = "256",
     masks: Annotated[bool, typer.Option("--masks/--no-masks", help="Write masks of the objects.")] = True,
 ) -> None:
-    """Draws a data set: six classes (one rare), small and overlapping objects, empty images, masks.
+    """Draws a dataset: six classes (one rare), small and overlapping objects, empty images, masks.
 
     \b
     Example:
@@ -82,7 +82,7 @@ def convert(
     convention: BoxConvention = None,
     link: Link = False,
 ) -> None:
-    """Writes a data set in another format, every split of it, and says what that format cannot store.
+    """Writes a dataset in another format, every split of it, and says what that format cannot store.
 
     Read are VOC, COCO, YOLO, Darknet, LabelMe, CVAT, Label Studio, CreateML, VIA, KITTI and tables (CSV).
 
@@ -111,7 +111,7 @@ def split(
     convention: BoxConvention = None,
     link: Link = False,
 ) -> None:
-    """Splits a data set at random into train, val and, with --test, test.
+    """Splits a dataset at random into train, val and, with --test, test.
 
     \b
     Example:

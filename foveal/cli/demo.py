@@ -45,7 +45,7 @@ def demo(
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
-    """Draws a data set, trains a small detector on it, scores it and writes a report.
+    """Draws a dataset, trains a small detector on it, scores it and writes a report.
 
     \b
     Example:

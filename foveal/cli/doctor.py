@@ -25,7 +25,7 @@ from .common import (
 
 
 def doctor(
-    data: Annotated[list[Path], typer.Argument(help="Data set; several are joined.", show_default=False)],
+    data: Annotated[list[Path], typer.Argument(help="Dataset; several are joined.", show_default=False)],
     images: ImagesDir = None,
     classes: Classes = None,
     convention: BoxConvention = None,
@@ -42,7 +42,7 @@ def doctor(
     all_: Annotated[bool, typer.Option("--all", help="List every finding; repeats are not folded.")] = False,
     decode: Annotated[bool, typer.Option("--decode/--no-decode", help="Decode every image.")] = True,
 ) -> int:
-    """Checks a data set before training and lists errors (train would refuse it), warnings and notes.
+    """Checks a dataset before training and lists errors (train would refuse it), warnings and notes.
 
     Exit status 1 where a finding is an error.
 

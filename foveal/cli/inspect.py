@@ -51,7 +51,7 @@ Arguments = Annotated[
 ]
 DataOption = Annotated[
     list[Path] | None,
-    typer.Option("--data", help="Data set with the objects; several are joined.", show_default=False),
+    typer.Option("--data", help="Dataset with the objects; several are joined.", show_default=False),
 ]
 Out = Annotated[
     Path | None,
@@ -103,7 +103,7 @@ def inspect(
     if not sources and data is None:
         raise UsageError("neither an image nor --data is given", fix="Run foveal inspect --help for the usage")
     if sources and json is not None:
-        raise UsageError("--json is the result of a data set; an image has a page", fix="Leave the images out")
+        raise UsageError("--json is the result of a dataset; an image has a page", fix="Leave the images out")
     what: dict[str, Any] = {"preset": preset, "cfg": cfg, "names": names_file, "parts": own_parts(parts)}
     detector = load(arguments[0], **what, device=device, precision=precision, overrides=overrides)
     print_notes(detector.spec)
@@ -116,7 +116,7 @@ def inspect(
 
 
 def _known(detector: Detector, data: list[Path], classes: list[str] | None, options: dict[str, Any]) -> Dataset:
-    """The data set that the objects of the images come from."""
+    """The dataset that the objects of the images come from."""
     from ..data.open import open_dataset
     from ..inspection.funnel import for_detector
 
@@ -155,7 +155,7 @@ def _pages(
             skipped.append(error)
             continue
         record = None if known is None else record_of(known, Path(name))
-        notes = [] if known is None or record is not None else ["The data set does not hold this image."]
+        notes = [] if known is None or record is not None else ["The dataset does not hold this image."]
         traced = trace_image(detector, array, record, None if external is None else external.boxes(name, array))
         write_inspection(traced, array, target, Path(name).name, _short(model), notes)
         size = target.stat().st_size / 1e6
@@ -185,7 +185,7 @@ def _funnel(
     json: Path | None,
     limit: int | None,
 ) -> None:
-    """The verdicts on all objects of a data set."""
+    """The verdicts on all objects of a dataset."""
     from ..evaluation.scoring import divided_ids, evaluation_set
     from ..external_proposals.detector import with_proposals
     from ..inspection.funnel import miss_funnel

@@ -21,15 +21,15 @@ DONE, REFUSED, USAGE, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 NOT_OURS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES}
 
 VERBS = {
-    "demo": "draw a data set, train a small detector on it, score it, write a report: minutes on two CPU cores",
+    "demo": "draw a dataset, train a small detector on it, score it, write a report: minutes on two CPU cores",
     "train": "train a detector on your data",
     "eval": "score a detector, or the detections of any tool, by a named protocol",
     "predict": "detect objects in images, folders, globs: drawings and JSON",
     "inspect": "look inside a detector: where each object is lost, on a set or on one page an image",
-    "doctor": "check a data set before training",
-    "data": "make, convert and split data sets",
+    "doctor": "check a dataset before training",
+    "data": "make, convert and split datasets",
     "check": "check a detector on your data: encode/decode round trip, then overfit a few images",
-    "anchors": "find the anchors that fit a data set best (YOLO)",
+    "anchors": "find the anchors that fit a dataset best (YOLO)",
     "proposals": "compute, cache and evaluate proposals (recall)",
     "weights": "list, fetch, import and export weights",
     "models": "list the presets: parameters, published scores, settings",

@@ -54,7 +54,7 @@ def proposals(
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
-    """Computes and caches the proposals of a data set, and reports their class-agnostic recall (AR).
+    """Computes and caches the proposals of a dataset, and reports their class-agnostic recall (AR).
 
     The cache holds them by image content, so that no image is computed twice. The file proposals.safetensors in --out
     is what --proposals of train, eval, predict and check takes.

@@ -47,7 +47,7 @@ from .yolo import V1_TASK, V2_TASK, V3_TASK
 
 NMS_IOU = 0.45  # Darknet's, whatever the cfg
 _START = 0.01  # initial objectness of new last layers; Darknet's 1/2 needs more images
-# For a data set of a few hundred images; Darknet's recipe (SGD, 500,200 batches of 64) is for COCO.
+# For a dataset of a few hundred images; Darknet's recipe (SGD, 500,200 batches of 64) is for COCO.
 FINE_TUNE = Recipe(
     epochs=12,
     batch=8,

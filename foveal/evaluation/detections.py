@@ -121,9 +121,9 @@ def _check_sizes(path: Path, columns: FileDetections, index: dict[Any, int], tru
         h, w = truth.sizes[index[ref]].tolist()
         if (w, h) not in ((width, height), (0, 0)):
             raise FovealError(
-                f"image {ref!r} was {width} x {height}, and that of the data set is {w} x {h}",
+                f"image {ref!r} was {width} x {height}, and that of the dataset is {w} x {h}",
                 path=path,
-                fix="Give the data set that the detections were made on",
+                fix="Give the dataset that the detections were made on",
             )
 
 

@@ -50,7 +50,7 @@ def thresholded(detections: DetectionTable) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------- the checks
 def _missing(truth: GroundTruth, countable: GroundTruth, detections: DetectionTable) -> Iterator[str]:
     if not len(truth):
-        yield "The data set has no object at all: every AP is undefined. Is it the right split?"
+        yield "The dataset has no object at all: every AP is undefined. Is it the right split?"
     elif not len(countable):
         yield "All objects are difficult or crowds, which no protocol counts: every AP is undefined."
     if not len(detections):

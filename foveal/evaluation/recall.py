@@ -96,7 +96,7 @@ def recall(
     )
 
 
-# --------------------------------------------------------------------- proposals of a data set, and their recall
+# --------------------------------------------------------------------- proposals of a dataset, and their recall
 @dataclass(frozen=True, eq=False)
 class ScoredProposals:
     """The proposals of a dataset, from the cache or computed, and their recall."""

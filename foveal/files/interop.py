@@ -41,7 +41,7 @@ def from_coco(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes (N, 4), scores (N,) and labels (N,) of one image's results, sorted by falling score.
 
-    ``category_ids[label]`` is the data set's own id; without it, label + 1 (``classes`` of them; 0: as many as there
+    ``category_ids[label]`` is the dataset's own id; without it, label + 1 (``classes`` of them; 0: as many as there
     are). Raises :class:`FovealError` for results of several images and for an unknown category.
     """
     if len({row["image_id"] for row in results}) > 1:

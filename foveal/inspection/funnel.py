@@ -1,4 +1,4 @@
-"""The miss funnel: the verdicts on all objects of a data set, and the shares of recall that each of them costs."""
+"""The miss funnel: the verdicts on all objects of a dataset, and the shares of recall that each of them costs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LostObject:
 
 @dataclass(frozen=True, eq=False)
 class Funnel:
-    """How many objects of a data set met each verdict. Lost objects and found ones together are all that count."""
+    """How many objects of a dataset met each verdict. Lost objects and found ones together are all that count."""
 
     classes: tuple[str, ...]  # C, of the detector
     counts: Ints  # (C, V) by class and ObjectVerdict, in its order
@@ -127,7 +127,7 @@ def miss_funnel(
     examples: int = EXAMPLES,
     progress: OnProgress | None = None,
 ) -> Funnel:
-    """The verdict on every object of a data set, of the classes asked for or of all that it shares with the detector.
+    """The verdict on every object of a dataset, of the classes asked for or of all that it shares with the detector.
 
     Records of a detector that takes external proposals must have them. Raises as ``foveal.evaluate`` does.
     """
@@ -175,7 +175,7 @@ def _mistakes(
 
 
 def for_detector(detector: Detector, dataset: Dataset, classes: Sequence[str] | None = None) -> Dataset:
-    """The data set with labels that index the detector's classes; objects of other classes are left out."""
+    """The dataset with labels that index the detector's classes; objects of other classes are left out."""
     if detector.class_agnostic:
         return merged(dataset)
     scored = known_classes(detector, dataset, classes)

@@ -153,7 +153,7 @@ mask_rcnn_mini = MaskRCNN(
     fit=SMALL_FIT,
 )
 
-# YOLO on the same small backbone; `foveal anchors PRESET --data DATA` finds the shapes for a data set.
+# YOLO on the same small backbone; `foveal anchors PRESET --data DATA` finds the shapes for a dataset.
 _GRAY = Letterbox(320, 320)
 
 # Two boxes per cell of 16 px. The paper's fully connected layers need far more images than minutes allow, so the head

@@ -27,11 +27,11 @@ ACCEPTABLE = ("data", "val", "proposals", "recipe", "batch", "seed", "precision"
 class TrainArguments:
     """All settings of :func:`foveal.train`. The comment of a field is its help, on the command line too."""
 
-    # Data set to train on; several are joined.
+    # Dataset to train on; several are joined.
     data: PathLike | Sequence[PathLike]
     # Settings of the preset to replace, as in "fit.lr=0.01"; `foveal models PRESET` lists them.
     overrides: Sequence[str] = field(default=(), metadata={"argument": "[key=value ...]"})
-    # Data set to validate on, if it is not a split of the training data; several are joined.
+    # Dataset to validate on, if it is not a split of the training data; several are joined.
     val: PathLike | Sequence[PathLike] | None = None
     # Names of the splits to train and to validate on (keys: train, val).
     split: Mapping[str, str] | None = field(default=None, metadata={"metavar": "train=A,val=B"})
@@ -74,7 +74,7 @@ class TrainArguments:
     workers: int | None = field(default=None, metadata=AT_LEAST_0)
     # Limit of the wall time, as in 30m, validation included; without epochs it alone sets the length of the run.
     max_time: float | None = field(default=None, metadata=DURATION)
-    # Use only the first N images of each data set.
+    # Use only the first N images of each dataset.
     limit: int | None = field(default=None, metadata=AT_LEAST_1)
     # Time between checkpoints within an epoch.
     save_every: float = field(default=300.0, metadata=DURATION)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Datasets:
-    """Both data sets, and a note on how they were divided where the data has no splits."""
+    """Both datasets, and a note on how they were divided where the data has no splits."""
 
     training: Dataset
     validation: Dataset
@@ -74,7 +74,7 @@ class Datasets:
 
 
 def read_sets(arguments: TrainArguments) -> Datasets:
-    """Reads both data sets of a call, whole."""
+    """Reads both datasets of a call, whole."""
     pair = split_pair(
         arguments.data,
         val=arguments.val,

@@ -271,7 +271,7 @@ def _with_detector(
 
 
 def open_sets(arguments: TrainArguments, resumed: Content | None = None) -> Datasets:
-    """The data sets of a run, divided as a resumed run divided them."""
+    """The datasets of a run, divided as a resumed run divided them."""
     sets = read_sets(arguments)
     if resumed is not None and arguments.limit is None:
         sets = as_divided(sets, recorded(arguments.folder).get("divided"))

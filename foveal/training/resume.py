@@ -120,7 +120,7 @@ class Comparison:
             raise UsageError(f"the run has the classes {old}; the data has {new}", fix=fix)
 
     def _data(self, name: str, old: str, new: str, dataset: Dataset) -> str:
-        """How a data set differs from that of the run, whose hash is ``old``; empty: it does not."""
+        """How a dataset differs from that of the run, whose hash is ``old``; empty: it does not."""
         before = Inventory.read(inventory_path(self.out, old))
         if old == new:
             whole = before is not None and len(before.images) == len(dataset)
@@ -156,12 +156,12 @@ def _free(path: str, old: Any, new: Any) -> bool:
 
 # ------------------------------------------------------------------------------------------- the run folder
 def inventory_path(out: Path, digest: str) -> Path:
-    """The file that lists the images of a data set with this hash."""
+    """The file that lists the images of a dataset with this hash."""
     return out / INVENTORIES / f"{digest[:16]}.json"
 
 
 def write_inventories(out: Path, sets: Datasets, fixed: dict[str, Any], *, masks: bool, anew: bool) -> None:
-    """Lists the images of both data sets in the run folder, where they are not listed; ``anew``: in any case."""
+    """Lists the images of both datasets in the run folder, where they are not listed; ``anew``: in any case."""
     for key, dataset in (("data", sets.training), ("val_data", sets.validation)):
         path = inventory_path(out, fixed[key])
         if anew or not path.exists():
@@ -211,7 +211,7 @@ def record_changes(out: Path, record: dict[str, Any], after: int, changes: Seque
 
 
 def as_divided(sets: Datasets, divided: dict[str, Any] | None) -> Datasets:
-    """The data sets divided as the run divided them, where it did; images that are new since are trained on.
+    """The datasets divided as the run divided them, where it did; images that are new since are trained on.
 
     Dividing anew would move images from one set to the other as soon as one image is added.
     """

@@ -1,4 +1,4 @@
-"""``foveal.train``: from a spec and a data set to a run folder."""
+"""``foveal.train``: from a spec and a dataset to a run folder."""
 
 from __future__ import annotations
 

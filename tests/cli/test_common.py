@@ -1,4 +1,4 @@
-"""What the verbs print about a data set."""
+"""What the verbs print about a dataset."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ SMALL += ["--no-report", "input.short=64", "head.depth=1"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a data set (``shapes``), a run on it (``run``) and what the commands write about them."""
+    """A folder with a dataset (``shapes``), a run on it (``run``) and what the commands write about them."""
     folder = tmp_path_factory.mktemp("outputs")
     before = Path.cwd()
     os.chdir(folder)
@@ -237,7 +237,7 @@ CLASSES = [
 
 @pytest.fixture
 def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data set of these classes, each with an object."""
+    """A dataset of these classes, each with an object."""
     monkeypatch.chdir(tmp_path)
     doc: dict[str, Any] = coco_doc()
     doc["categories"] = [{"id": k, "name": name} for k, name in enumerate(CLASSES, 1)]

@@ -224,7 +224,7 @@ def test_no_objects_and_no_detections() -> None:
     truth, found = make()
     none = found[:0]
     check_diagnosis(truth, none, "There are no detections at all")
-    check_diagnosis(truth[:0], found, "The data set has no object at all")
+    check_diagnosis(truth[:0], found, "The dataset has no object at all")
     check_diagnosis(replace(truth, difficult=np.ones(240, bool)), found, "All objects are difficult or crowds")
     assert len(diagnose(truth[:0], none)) == 2
     flat = with_boxes(found, found.box[:, [2, 1, 0, 3]])

@@ -370,7 +370,7 @@ def test_resume_with_other_arguments_is_rejected(
 
 
 def edited(data: Path, folder: Path) -> Path:
-    """The same data set with an image less, one more, an object moved, an object less, and a file replaced."""
+    """The same dataset with an image less, one more, an object moved, an object less, and a file replaced."""
     shutil.copytree(data, folder)
     doc = json.loads((folder / "train.json").read_text())
     shutil.copy(folder / "train-1.jpg", folder / "new.jpg")

@@ -1,6 +1,6 @@
 """Reads files of detections into columns: COCO results, `predict --json`, JSON lines, CSV.
 
-Images and classes stay as the file names them; :mod:`.lookup` finds them in a data set.
+Images and classes stay as the file names them; :mod:`.lookup` finds them in a dataset.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finds the image and the class of a data set that a file of detections names: by id, number or name."""
+"""Finds the image and the class of a dataset that a file of detections names: by id, number or name."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _other_form(image: int | str) -> int | str | None:
 
 # ------------------------------------------------------------------------------------------------- images
 class ImageNames:
-    """The images of a data set, by id and by file name."""
+    """The images of a dataset, by id and by file name."""
 
     def __init__(self, ids: Sequence[int | str], files: Sequence[str] | None) -> None:
         self.ids, self.files = ids, tuple(map(str, ids)) if files is None else tuple(files)
@@ -54,7 +54,7 @@ class ImageNames:
     def find(self, path: Path, refs: Sequence[Any]) -> Ints:
         """Index (n,) of each image that is named.
 
-        Raises :class:`FovealError` for images that the data set does not have, and for ambiguous names.
+        Raises :class:`FovealError` for images that the dataset does not have, and for ambiguous names.
         """
         found: dict[Any, int] = {}
         for ref in dict.fromkeys(refs):
@@ -70,7 +70,7 @@ class ImageNames:
         return np.array([found[ref] for ref in refs], np.int64)
 
     def knows(self, path: Path, refs: Iterable[Any]) -> bool:
-        """Whether one of the images at least is in the data set."""
+        """Whether one of the images at least is in the dataset."""
         return any(self._one(path, ref) >= 0 for ref in dict.fromkeys(refs))
 
     def words(self, path: Path) -> list[str]:
@@ -136,7 +136,7 @@ class ImageNames:
                 raise FovealError(
                     f"images {taken[i]!r} and {ref!r} would both be {self.files[i]}",
                     path=path,
-                    fix="Keep the detections of the images of this data set",
+                    fix="Keep the detections of the images of this dataset",
                 )
             taken[i] = ref
 
@@ -147,7 +147,7 @@ def _base(name: str) -> str:
 
 # ------------------------------------------------------------------------------------------------ classes
 class ClassNames:
-    """The classes of a data set, by category id and by name."""
+    """The classes of a dataset, by category id and by name."""
 
     def __init__(self, names: Sequence[str], category_ids: Sequence[int] | None) -> None:
         self.names, self.numbered = names, category_ids is None

@@ -46,7 +46,7 @@ class Validation:
 
 
 class Validator:
-    """Evaluates a detector on one data set by the ``coco`` protocol."""
+    """Evaluates a detector on one dataset by the ``coco`` protocol."""
 
     def __init__(
         self, fabric: Fabric, dataset: Dataset, spec: Spec, seed: int, batch: int, workers: int, split: str

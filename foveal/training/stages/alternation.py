@@ -113,7 +113,7 @@ class StageProposals:
         return {SETTING: self.setting}
 
     def fill(self, dataset: Dataset, on_progress: OnProgress, check: Callable[[], None]) -> Dataset:
-        """The data set with all proposals in its records, made where they are not stored yet. ``check`` may raise after
+        """The dataset with all proposals in its records, made where they are not stored yet. ``check`` may raise after
         every image; the next call continues there. Several processes make a share each."""
         fabric, records = self.fabric, dataset.records
 

@@ -68,7 +68,7 @@ def store_maps(
     autocast: Callable[[], AbstractContextManager[object]],
     step: OnProgress,
 ) -> tuple[MapStore, dict[int, str]]:
-    """Stores the missing maps of a data set in half precision, and with ``mirrored`` those of the mirror images too.
+    """Stores the missing maps of a dataset in half precision, and with ``mirrored`` those of the mirror images too.
 
     Returns the store, and the images that cannot be read, with the reason. ``step`` may raise: the next call continues
     with the next image.

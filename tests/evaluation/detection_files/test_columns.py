@@ -80,7 +80,7 @@ def test_masks_of_predict(tmp_path: Path, truth: GroundTruth) -> None:
         ([entry("two/a.jpg", {**DETECTION, "label": "big kat"})], "Did you mean big cat?"),
         ([entry("two/a.jpg", {**DETECTION, "label": 1})], "record 0, detection 0: unknown category id 1"),
         ([entry("two/a.jpg", {**DETECTION, "box": [1, 2, 3]})], r"detection 0: box is .*\[x1, y1, x2, y2\]"),
-        ([entry("two/a.jpg", DETECTION, width=61)], "'two/a.jpg' was 61 x 40, and that of the data set is 60 x 40"),
+        ([entry("two/a.jpg", DETECTION, width=61)], "'two/a.jpg' was 61 x 40, and that of the dataset is 60 x 40"),
         ([entry("two/a.jpg", 7)], "record 0, detection 0: expected an object, got 7"),
         ([entry("two/a.jpg"), {"image": "one/a.jpg"}], "record 1: expected an image with its detections"),
         ([{"image": None, "detections": []}], "record 0: image is None"),
@@ -130,7 +130,7 @@ def test_other_keys_of_the_same_record(tmp_path: Path, truth: GroundTruth) -> No
 
 
 def test_a_file_with_its_own_numbers_goes_by_its_names(tmp_path: Path, truth: GroundTruth) -> None:
-    """Its image 9 and its category 18 are not those of the data set."""
+    """Its image 9 and its category 18 are not those of the dataset."""
     document = {
         "images": [{"id": 9, "file_name": "two/a.jpg"}],
         "categories": [{"id": 18, "name": "big cat"}],
