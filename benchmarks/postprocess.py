@@ -6,6 +6,7 @@ import torch
 from common import OpCount, parser, race, setup
 from torch import Tensor
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, retinanet_resnet50_fpn
+from torchvision.ops import batched_nms
 
 from foveal.assembly.task import BoxTask
 from foveal.detectors.faster_rcnn import ROI_TASK
@@ -39,7 +40,7 @@ def same(found: Boxes, theirs: dict[str, Tensor], label_offset: int) -> None:
 def run(title: str, theirs: object, ours: object, rounds: int, count_ops: bool = True) -> None:
     contenders = {"torchvision": torch.inference_mode()(theirs), "foveal": torch.inference_mode()(ours)}
     race(title, contenders, rounds=rounds, min_time=0.05)
-    for name, fn in contenders.items():
+    for name, fn in contenders.items() if count_ops else ():
         with OpCount() as ops:
             fn()
         print(f"{name:24s} {ops.total:6d} operations, host syncs: {dict(ops.syncs)}")
@@ -102,12 +103,36 @@ def faster_rcnn(rounds: int) -> None:
     run(f"post-processing, Faster R-CNN 1000 x {CLASSES}, {passed} candidates", theirs, ours, rounds)
 
 
+def nms(rounds: int, number: int, classes: int, top: int = 100) -> None:
+    """``number`` candidates all over an image, few of which overlap: the best ``top`` that NMS keeps."""
+    rng = torch.Generator().manual_seed(0)
+    corner = torch.rand(number, 2, generator=rng) * 600
+    boxes = torch.cat([corner, corner + torch.rand(number, 2, generator=rng) * 180 + 20], 1)
+    scores, labels = torch.rand(number, generator=rng), torch.randint(classes, (number,), generator=rng)
+    suppress, valid = NMS(0.5, top=top), torch.ones(1, number, dtype=torch.bool)
+    level = torch.zeros(number, dtype=torch.int64)
+
+    def theirs() -> Tensor:
+        return batched_nms(boxes, scores, labels, 0.5)[:top]
+
+    def ours() -> Tensor:
+        found = suppress(boxes[None], scores[None], labels[None], level, valid)
+        assert found.rows is not None
+        return found.rows[found.valid]
+
+    assert torch.equal(ours(), theirs())
+    run(f"NMS, {number} candidates, {classes} classes, the best {top}", theirs, ours, rounds, count_ops=False)
+
+
 def main() -> None:
     args = setup(parser(__doc__))
     if args.only in "retinanet":
         retinanet(args.rounds)
     if args.only in "faster_rcnn":
         faster_rcnn(args.rounds)
+    if args.only in "nms":
+        for number, classes in ((1000, 1), (1000, 3), (1000, 80), (2000, 3), (5000, 1), (5000, 3), (5000, 80)):
+            nms(args.rounds, number, classes)
 
 
 if __name__ == "__main__":

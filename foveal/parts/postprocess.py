@@ -195,9 +195,10 @@ class Suppress(ABC):
 class NMS(Suppress):
     """Greedy non-maximum suppression: a box is removed if its IoU with a better one of its group is above ``iou``.
 
-    The result is torchvision's ``batched_nms``, for a whole batch. On a CPU the groups go to the C++ kernel in the
-    faster way for their number and size; on a GPU the batch takes one call where memory allows it. Overlaps of
-    shifted boxes are computed in fp64, so that the shift causes no rounding.
+    The result is the first ``top`` of torchvision's ``batched_nms``, for a whole batch. On a CPU the candidates go to
+    the C++ kernel best first, until ``top`` remain, and their groups in the faster way for their number and size; on a
+    GPU the batch takes one call where memory allows it. Overlaps of shifted boxes are computed in fp64, so that the
+    shift causes no rounding.
     """
 
     iou: float = 0.5
@@ -245,6 +246,7 @@ DEVICE_BOXES = 20_000  # boxes in one kernel call on a GPU: its bit matrix takes
 # A call costs about as much as 300,000 pairs of boxes. One call on boxes shifted apart compares all n^2 pairs, one call
 # a group only its own: with 80 classes they cost the same near 5,000 boxes.
 PAIRS_PER_CALL = 300_000
+FIRST_PART = 1.5  # times ``top``: the candidates, best first, that NMS on a CPU begins with
 
 
 def suppress_on_cpu(
@@ -259,17 +261,33 @@ def suppress_on_cpu(
     for i, is_valid in enumerate(valid.numpy()):
         indices = torch.from_numpy(np.flatnonzero(is_valid))
         if len(indices) == len(is_valid) > 0:
-            result = _nms_image(boxes[i], scores[i], group[i], iou)[:top]
+            result = _nms_image(boxes[i], scores[i], group[i], iou, top)
         elif len(indices):
-            result = indices[_nms_image(boxes[i, indices], scores[i, indices], group[i, indices], iou)[:top]]
+            result = indices[_nms_image(boxes[i, indices], scores[i, indices], group[i, indices], iou, top)]
         else:
             continue
         index[i, : len(result)], remains[i, : len(result)] = result, True
     return index, remains
 
 
-def _nms_image(boxes: Tensor, scores: Tensor, group: Tensor, iou: float) -> Tensor:
-    """The indices of the remaining boxes of one image, by falling score: boxes (n, 4), scores and group (n,)."""
+def _nms_image(boxes: Tensor, scores: Tensor, group: Tensor, iou: float, top: int) -> Tensor:
+    """The indices of the first ``top`` remaining boxes of one image, by falling score: boxes (n, 4), scores and group
+    (n,).
+
+    Whether a box remains depends on better ones alone, so the candidates are taken best first, a part at a time, each
+    together with the boxes that remain of those before it, until ``top`` remain.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    remaining, start, size = order[:0], 0, max(1, int(FIRST_PART * top))
+    while start < len(order) and len(remaining) < top:
+        part = torch.cat([remaining, order[start : start + size]])
+        remaining = part[_nms_sorted(boxes[part], scores[part], group[part], iou)]
+        start, size = start + size, 2 * size
+    return remaining[:top]
+
+
+def _nms_sorted(boxes: Tensor, scores: Tensor, group: Tensor, iou: float) -> Tensor:
+    """The indices of the remaining ones of boxes (n, 4) that are sorted by falling score, ascending."""
     pairs = len(boxes) ** 2
     if pairs <= PAIRS_PER_CALL:
         return _nms_shifted(boxes, scores, group, iou)
@@ -280,13 +298,11 @@ def _nms_image(boxes: Tensor, scores: Tensor, group: Tensor, iou: float) -> Tens
         return _nms_shifted(boxes, scores, group, iou)
     at = torch.from_numpy(order)
     boxes, ranked = boxes[at], scores[at]
-    parts = [nms(boxes[i:j], ranked[i:j], iou) + i for i, j in pairwise(bounds)]
-    remaining = at[torch.cat(parts)].sort().values
-    return remaining[scores[remaining].argsort(descending=True, stable=True)]
+    return at[torch.cat([nms(boxes[i:j], ranked[i:j], iou) + i for i, j in pairwise(bounds)])].sort().values
 
 
 def _nms_shifted(boxes: Tensor, scores: Tensor, group: Tensor, iou: float) -> Tensor:
-    """:func:`_nms_image` in one call, on boxes of different groups shifted apart."""
+    """:func:`_nms_sorted` in one call, on boxes of different groups shifted apart."""
     remaining: Tensor = nms(_shifted(boxes, group), scores.double(), iou)
     return remaining
 

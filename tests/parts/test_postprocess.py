@@ -160,6 +160,27 @@ def test_both_cpu_implementations_agree(monkeypatch: pytest.MonkeyPatch, pairs: 
     check(nms(boxes, scores, labels, level, valid), boxes, scores, labels, labels, valid, nms)
 
 
+@pytest.mark.parametrize("cases", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_stopping_at_top_keeps_what_all_candidates_keep(cases: int) -> None:
+    """Random numbers, groups, thresholds and tops, and ties. Whole coordinates and eighths: fp32 and fp64 agree there."""
+    rng = torch.Generator().manual_seed(cases)
+
+    def number(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=rng))
+
+    for _ in range(cases):
+        count, groups, area = number(1, 250), number(1, 12), number(5, 200)
+        corner = torch.randint(area, (1, count, 2), generator=rng)
+        side = torch.randint(1, 60, (1, count, 2), generator=rng)
+        boxes = torch.cat([corner, corner + side], -1).float()
+        scores = torch.randint(1, number(3, 10_000), (1, count), generator=rng) / 10_000
+        labels = torch.randint(groups, (1, count), generator=rng)
+        valid = torch.rand(1, count, generator=rng) < 0.9
+        nms = NMS(number(1, 8) / 8, top=number(1, 60))
+        found = nms(boxes, scores, labels, torch.zeros(count, dtype=torch.int64), valid)
+        check(found, boxes, scores, labels, labels, valid, nms)
+
+
 def test_more_than_five_thousand_boxes() -> None:
     boxes, scores, labels = clustered(1, 6500, 1)
     valid, level, nms = torch.ones(1, 6500, dtype=torch.bool), torch.zeros(6500, dtype=torch.int64), NMS(0.5, top=4000)
