@@ -162,7 +162,7 @@ def test_both_cpu_implementations_agree(monkeypatch: pytest.MonkeyPatch, pairs: 
 
 @pytest.mark.parametrize("cases", [500, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_stopping_at_top_keeps_what_all_candidates_keep(cases: int) -> None:
-    """Random numbers, groups, thresholds and tops, and ties. Whole coordinates and eighths: fp32 and fp64 agree there."""
+    """Random numbers, groups, thresholds, tops and ties; whole coordinates and eighths, where fp32 and fp64 agree."""
     rng = torch.Generator().manual_seed(cases)
 
     def number(low: int, high: int) -> int:
