@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -195,10 +195,8 @@ class Suppress(ABC):
 class NMS(Suppress):
     """Greedy non-maximum suppression: a box is removed if its IoU with a better one of its group is above ``iou``.
 
-    The result is the first ``top`` of torchvision's ``batched_nms``, for a whole batch. On a CPU the candidates go to
-    the C++ kernel best first, until ``top`` remain, and their groups in the faster way for their number and size; on a
-    GPU the batch takes one call where memory allows it. Overlaps of shifted boxes are computed in fp64, so that the
-    shift causes no rounding.
+    The result is the first ``top`` of torchvision's ``batched_nms``, for a whole batch. On a CPU the kernel gets the
+    candidates best first until ``top`` remain; on a GPU the batch takes one call where memory allows it.
     """
 
     iou: float = 0.5
@@ -271,11 +269,9 @@ def suppress_on_cpu(
 
 
 def _nms_image(boxes: Tensor, scores: Tensor, group: Tensor, iou: float, top: int) -> Tensor:
-    """The indices of the first ``top`` remaining boxes of one image, by falling score: boxes (n, 4), scores and group
-    (n,).
+    """The first ``top`` remaining boxes of one image, by falling score: boxes (n, 4), scores, group (n,) -> indices.
 
-    Whether a box remains depends on better ones alone, so the candidates are taken best first, a part at a time, each
-    together with the boxes that remain of those before it, until ``top`` remain.
+    Only better boxes remove a box. So the best are taken first, then more, each time with those that remain so far.
     """
     order = scores.argsort(descending=True, stable=True)
     remaining, start, size = order[:0], 0, max(1, int(FIRST_PART * top))
@@ -288,23 +284,16 @@ def _nms_image(boxes: Tensor, scores: Tensor, group: Tensor, iou: float, top: in
 
 def _nms_sorted(boxes: Tensor, scores: Tensor, group: Tensor, iou: float) -> Tensor:
     """The indices of the remaining ones of boxes (n, 4) that are sorted by falling score, ascending."""
-    pairs = len(boxes) ** 2
-    if pairs <= PAIRS_PER_CALL:
-        return _nms_shifted(boxes, scores, group, iou)
-    number = group.numpy()
-    order = np.argsort(number, kind="stable")
-    bounds = [0, *(np.flatnonzero(np.diff(number[order])) + 1).tolist(), len(order)]
-    if len(bounds) > 2 and pairs <= PAIRS_PER_CALL * (len(bounds) - 1):
-        return _nms_shifted(boxes, scores, group, iou)
-    at = torch.from_numpy(order)
-    boxes, ranked = boxes[at], scores[at]
-    return at[torch.cat([nms(boxes[i:j], ranked[i:j], iou) + i for i, j in pairwise(bounds)])].sort().values
-
-
-def _nms_shifted(boxes: Tensor, scores: Tensor, group: Tensor, iou: float) -> Tensor:
-    """:func:`_nms_sorted` in one call, on boxes of different groups shifted apart."""
-    remaining: Tensor = nms(_shifted(boxes, group), scores.double(), iou)
-    return remaining
+    if len(boxes) ** 2 > PAIRS_PER_CALL:
+        group, at = group.sort(stable=True)
+        bounds = [0, *(np.flatnonzero(np.diff(group.numpy())) + 1).tolist(), len(at)]
+        boxes, scores = boxes[at], scores[at]
+        if len(bounds) == 2 or len(boxes) ** 2 > PAIRS_PER_CALL * (len(bounds) - 1):
+            parts = [nms(boxes[i:j], scores[i:j], iou) + i for i, j in pairwise(bounds)]
+        else:  # one call, on boxes of different groups shifted apart
+            parts = [nms(_shifted(boxes, group), scores.double(), iou)]
+        return at[torch.cat(parts)].sort().values
+    return cast(Tensor, nms(_shifted(boxes, group), scores.double(), iou))
 
 
 def suppress_on_device(
@@ -328,6 +317,6 @@ def suppress_on_device(
 
 
 def _shifted(boxes: Tensor, group: Tensor) -> Tensor:
-    """Boxes (n, 4) in fp64, moved apart so that those of different groups do not overlap."""
+    """Boxes (n, 4) moved apart so that those of different groups do not overlap, in fp64: IoUs are not rounded."""
     wide = boxes.double()
     return wide + (group.to(wide) * (wide.amax() - wide.amin() + 1))[:, None]
