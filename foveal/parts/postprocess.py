@@ -285,14 +285,12 @@ def _nms_image(boxes: Tensor, scores: Tensor, group: Tensor, iou: float, top: in
 def _nms_sorted(boxes: Tensor, scores: Tensor, group: Tensor, iou: float) -> Tensor:
     """The indices of the remaining ones of boxes (n, 4) that are sorted by falling score, ascending."""
     if len(boxes) ** 2 > PAIRS_PER_CALL:
-        group, at = group.sort(stable=True)
-        bounds = [0, *(np.flatnonzero(np.diff(group.numpy())) + 1).tolist(), len(at)]
-        boxes, scores = boxes[at], scores[at]
+        ordered, at = group.sort(stable=True)
+        bounds = [0, *(np.flatnonzero(np.diff(ordered.numpy())) + 1).tolist(), len(at)]
         if len(bounds) == 2 or len(boxes) ** 2 > PAIRS_PER_CALL * (len(bounds) - 1):
+            boxes, scores = boxes[at], scores[at]
             parts = [nms(boxes[i:j], scores[i:j], iou) + i for i, j in pairwise(bounds)]
-        else:  # one call, on boxes of different groups shifted apart
-            parts = [nms(_shifted(boxes, group), scores.double(), iou)]
-        return at[torch.cat(parts)].sort().values
+            return at[torch.cat(parts)].sort().values
     return cast(Tensor, nms(_shifted(boxes, group), scores.double(), iou))
 
 
