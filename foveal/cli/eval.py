@@ -38,7 +38,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..evaluation import DetectionTable, GroundTruth, Results
+    from ..evaluation import Coco, DetectionTable, GroundTruth, Results, Voc
 
 
 Arguments = Annotated[
@@ -61,6 +61,14 @@ ShowIntervals = Annotated[
 ]
 ShowErrors = Annotated[
     bool, typer.Option("--errors", help="Print how many detections are false and objects missed, by kind of error.")
+]
+CountDropped = Annotated[
+    bool,
+    typer.Option("--count-dropped", help="Count objects without area, outside the image or repeated as pycocotools."),
+]
+MaxDets = Annotated[
+    int | None,
+    typer.Option("--max-dets", help="Detections of a class that count in an image (coco; 100).", min=10),
 ]
 SaveTo = Annotated[
     Path | None,
@@ -89,6 +97,8 @@ def evaluate(
     device: Device = "auto",
     precision: Precision = None,
     limit: Limit = None,
+    count_dropped: CountDropped = False,
+    max_dets: MaxDets = None,
 ) -> None:
     """Scores a detector, or the detections of any tool, by a named protocol.
 
@@ -100,6 +110,7 @@ def evaluate(
       foveal eval runs/first --data my-photos --split test --protocol voc10
       foveal eval yolov3.weights --cfg yolov3.cfg --names coco.names --data coco
       foveal eval --detections results.json --data instances_val.json --json scores.json
+      foveal eval --detections results.json --data cells.json --max-dets 500 --count-dropped
     """
     from ..config.overrides import is_override
 
@@ -107,7 +118,8 @@ def evaluate(
     model = None if not words or is_override(words[0]) else words.pop(0)
     if (model is None) == (detections is None):
         raise UsageError("give a model or --detections, one of the two", fix="Run foveal eval --help for the usage")
-    shared: dict[str, Any] = {"data": paths(data), "split": split, "images": images, "protocol": protocol}
+    shared: dict[str, Any] = {"data": paths(data), "split": split, "images": images}
+    shared |= {"protocol": _protocol(protocol, max_dets), "count_dropped": count_dropped}
     shared |= {"classes": names(classes), "limit": limit, "convention": convention}
     if detections is not None:
         _refuse(cfg or names_file, proposals, words)
@@ -123,6 +135,17 @@ def evaluate(
         write_json(results.to_dict(**more), json)
     if save_detections is not None:
         _save(table, truth, save_detections, results.split or "val")
+
+
+def _protocol(name: str, max_dets: int | None) -> Coco | Voc:
+    """The protocol, for more detections of an image if asked for. Raises :class:`UsageError` where it has no limit."""
+    from ..evaluation.protocols import resolve
+
+    if max_dets is None:
+        return resolve(name)
+    if name != "coco":
+        raise UsageError(f"--max-dets belongs to the protocol coco; {name} counts all detections", fix="Leave it out")
+    return resolve(name, max_dets=(1, 10, max_dets))
 
 
 def _save(table: DetectionTable, truth: GroundTruth, target: Path, split: str) -> None:
@@ -147,10 +170,11 @@ def _score_file(
     data: Path | list[Path],
     split: str | None,
     images: Path | None,
-    protocol: str,
+    protocol: Coco | Voc,
     classes: list[str] | None,
     limit: int | None,
     convention: str | None,
+    count_dropped: bool,
 ) -> tuple[Results, GroundTruth, DetectionTable]:
     """Detections of images beyond the limit are read, and checked, but not scored."""
     from ..data.open import open_dataset, open_sources
@@ -165,7 +189,7 @@ def _score_file(
         dataset = select_classes(dataset, classes)
     unknown: Literal["error", "drop"] = "error" if classes is None else "drop"
     table = read_detections(file, GroundTruth.of(dataset), unknown_classes=unknown, on_note=print_err)
-    truth = GroundTruth.of(limited(dataset, limit), masks=table.masks is not None)
+    truth = GroundTruth.of(limited(dataset, limit), masks=table.masks is not None, count_dropped=count_dropped)
     table = table[table.image < len(truth.images)]
     return score_detections(truth, table, protocol, split=dataset.split), truth, table
 

@@ -95,7 +95,7 @@ def score_coco(truth: GroundTruth, detections: DetectionTable, protocol: Coco, *
     if masks:
         assert truth.drawn is not None and detections.masks is not None
         truth = truth[truth.drawn]
-        detections = replace(detections, box_area=detections.masks.area().astype(np.float64))
+        detections = replace(detections, area=detections.masks.area().astype(np.float64))
         table = mask_table(truth, detections, floor=float(THRESHOLDS[0]))
     else:
         table = match_table(truth, detections, floor=float(THRESHOLDS[0]))
@@ -134,7 +134,7 @@ def _ranked(
     protocol: Coco,
 ) -> RankedDetections:
     """``order`` (n,): detections by (class, descending score)."""
-    area = detections.pixels()[order]
+    area = detections.range_area()[order]
     position = np.empty(len(detections), np.int64)
     position[order] = np.arange(len(order))
     at = position[assignment.rows]
@@ -246,7 +246,7 @@ def _recall(hits: _Hits, objects: Ints, max_dets: tuple[int, ...]) -> Floats:
 
 def _outcomes(detections: DetectionTable, order: Ints, assignment: Assignment, objects: Ints) -> Outcomes:
     """The outcome of the scored detections ``order`` (n,) at IoU .5 over all areas. ``objects`` (C,)."""
-    area = detections.pixels()
+    area = detections.range_area()
     outcome = np.where((area < AREAS[ALL, 0]) | (area > AREAS[ALL, 1]), NEITHER, MISS).astype(np.int8)
     hit, out = assignment.matched[:, 0, ALL], assignment.ignored[:, 0, ALL]
     outcome[assignment.rows[hit]] = np.where(out[hit], NEITHER, HIT)

@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from ..files.text import one_line
 from .detection_files.columns import FileDetections, read_columns
 from .detection_files.lookup import ClassNames, ImageNames, file_part, shown
 from .mask_files import read_masks, written_masks
+from .masks import MaskRuns
 from .tables import DetectionTable, GroundTruth
 
 UnknownClasses = Literal["error", "drop"]
@@ -97,14 +99,25 @@ def _read_file(path: Path, truth: GroundTruth, others: UnknownClasses) -> tuple[
     index = dict(zip(columns.seen, images.find(path, columns.seen).tolist(), strict=True))
     _check_sizes(path, columns, index, truth)
     image = np.array([index[ref] for ref in columns.images], np.int64)
-    keep = label >= 0
     masks = read_masks(path, columns.masks, columns.places, image, truth)
-    masks = None if masks is None else masks[keep]
-    box, score = np.array(columns.boxes, np.float64).reshape(-1, 4), np.array(columns.scores, np.float64)
-    box, image, score, label = box[keep], image[keep], score[keep], label[keep]
+    box, notes = _with_boxes(columns.boxes, masks)
     corners = np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1)
-    table = DetectionTable.build(image, label, corners, score, box[:, 2] * box[:, 3], masks)
-    return table, [*_how("images", images.how), *_how("classes", classes.how)]
+    table = DetectionTable.build(image, label, corners, columns.scores, box[:, 2] * box[:, 3], masks)
+    if notes and masks is not None:  # as pycocotools' loadRes
+        table = replace(table, area=masks.area().astype(np.float64))
+    return table[label >= 0], [*_how("images", images.how), *_how("classes", classes.how), *notes]
+
+
+def _with_boxes(boxes: Sequence[list[float] | None], masks: MaskRuns | None) -> tuple[Floats, list[str]]:
+    """x, y, width, height (N, 4), around the masks where the file has no box, which the sentence tells."""
+    missing = np.array([box is None for box in boxes], bool)
+    numbers = np.array([box or [0.0] * 4 for box in boxes], np.float64).reshape(-1, 4)
+    if not missing.any():
+        return numbers, []
+    assert masks is not None  # a record without box has a mask
+    around = masks.extent[missing]
+    numbers[missing] = np.concatenate([around[:, :2], around[:, 2:] - around[:, :2]], 1)
+    return numbers, [f"{missing.sum()} of {len(boxes)} detections have no bbox: the box around the mask is used"]
 
 
 def _how(what: str, how: Counter[str]) -> Iterator[str]:

@@ -47,6 +47,49 @@ def thresholded(detections: DetectionTable) -> Iterator[str]:
         )
 
 
+def over_limit(truth: GroundTruth, detections: DetectionTable, limit: int) -> Iterator[str]:
+    """A note where images have more objects of a class than detections count, and more detections than that."""
+    countable = truth[~(truth.crowd | truth.difficult | truth.ignore)]
+    c = len(truth.classes)
+    pairs, objects = np.unique(countable.image * c + countable.label, return_counts=True)
+    seen, detected = np.unique(detections.image * c + detections.label, return_counts=True)
+    cut = np.isin(pairs, seen[detected > limit]) & (objects > limit)
+    if not cut.any():
+        return
+    most = int(np.argmax(np.where(cut, objects, 0)))
+    image, label = divmod(int(pairs[most]), c)
+    images = len(np.unique(pairs[cut] // c))
+    reach = np.minimum(objects, np.where(cut, limit, objects)).sum() / objects.sum()
+    yield (
+        f"Only the {limit} best detections of a class count in an image, and {images} "
+        f"image{'s have' if images > 1 else ' has'} more objects of one ({objects[most]} of "
+        f"{one_line(truth.classes[label])!r} in {one_line(str(truth.images[image]))}): "
+        f"at most {reach:.1%} of all objects can be found. --max-dets {int(objects[most])} counts more, unlike COCO."
+    )
+
+
+def left_out(truth: GroundTruth) -> Iterator[str]:
+    """A note on the objects whose boxes cannot be used."""
+    if not truth.dropped:
+        return
+    one = truth.dropped == 1
+    what = f"{truth.dropped} object{'' if one else 's'} of the data without area, outside the image or repeated"
+    if truth.counts_dropped:
+        yield f"{what} count{'s' if one else ''} too, as in pycocotools."
+    else:
+        yield f"{what} {'is' if one else 'are'} left out; pycocotools counts such objects, and so does --count-dropped."
+
+
+def unmasked(truth: GroundTruth, detections: DetectionTable) -> Iterator[str]:
+    """Notes on the masks that are not scored, for detections with masks."""
+    if detections.masks is None:
+        return
+    if truth.masks is None or truth.drawn is None:
+        yield "The data has no masks: the masks of the detections are not scored."
+    elif missing := int((~truth.drawn & ~truth.ignore).sum()):
+        yield f"{missing} objects have no mask in the data: they are left out of the masks' numbers."
+
+
 # ------------------------------------------------------------------------------------------- the checks
 def _missing(truth: GroundTruth, countable: GroundTruth, detections: DetectionTable) -> Iterator[str]:
     if not len(truth):

@@ -5,7 +5,7 @@ Also compares two detectors on the same images (``compare_pairs``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from typing import Any
@@ -48,6 +48,7 @@ class Results:
     masks: dict[str, Any] | None = None  # the same metrics of masks, with their "per_class", where there are masks
     mask_run: ScoredRun | None = None
     notes: tuple[str, ...] = field(default=())  # warnings about these metrics, in sentences
+    dropped: dict[str, Any] | None = None  # objects whose boxes cannot be used, if any: how many, whether they count
 
     @property
     def headline(self) -> float | None:
@@ -78,6 +79,7 @@ class Results:
         """The stable form of ``results.json``; on request with ``intervals`` and ``errors`` under keys of their own."""
         head: dict[str, Any] = {"protocol": self.protocol.name, "split": self.split, "images": self.images}
         more: dict[str, Any] = {} if self.masks is None else {"masks": self.masks}
+        more |= {} if self.dropped is None else {"dropped_objects": self.dropped}
         if intervals:
             of_masks = {} if self.mask_intervals is None else {"masks": self.mask_intervals.to_dict()}
             more["intervals"] = self.intervals.to_dict() | of_masks
@@ -152,8 +154,9 @@ def score_detections(
         find_errors=partial(_errors, truth, detections, scored, chosen),
         masks=masks,
         mask_run=mask_run,
+        dropped={"count": truth.dropped, "scored": truth.counts_dropped} if truth.dropped else None,
     )
-    return replace(results, notes=_notes(truth, detections, results.headline))
+    return replace(results, notes=_notes(truth, detections, chosen, results.headline))
 
 
 def intervals(
@@ -285,20 +288,13 @@ def resolve(protocol: str | Protocol, **options: Any) -> Protocol:
     return replace(protocol, **options)
 
 
-def _notes(truth: GroundTruth, detections: DetectionTable, headline: float | None) -> tuple[str, ...]:
-    from .diagnosis import NEAR_ZERO, diagnose, thresholded
+def _notes(
+    truth: GroundTruth, detections: DetectionTable, protocol: Protocol, headline: float | None
+) -> tuple[str, ...]:
+    from .diagnosis import NEAR_ZERO, diagnose, left_out, over_limit, thresholded, unmasked
 
-    missing = tuple(_without_masks(truth, detections))
+    last = (*left_out(truth), *unmasked(truth, detections))
+    limit = tuple(over_limit(truth, detections, protocol.max_dets[-1])) if isinstance(protocol, Coco) else ()
     if headline is None or headline < NEAR_ZERO:
-        return (*diagnose(truth, detections), *missing)
-    return (*thresholded(detections), *missing)
-
-
-def _without_masks(truth: GroundTruth, detections: DetectionTable) -> Iterator[str]:
-    """Notes on the masks that are not scored, for detections with masks."""
-    if detections.masks is None:
-        return
-    if truth.masks is None or truth.drawn is None:
-        yield "The data has no masks: the masks of the detections are not scored."
-    elif missing := int((~truth.drawn & ~truth.ignore).sum()):
-        yield f"{missing} objects have no mask in the data: they are left out of the masks' numbers."
+        return (*limit, *diagnose(truth, detections), *last)
+    return (*(limit or thresholded(detections)), *last)

@@ -72,6 +72,7 @@ def score_detector(
     *,
     protocol: str | Protocol = "coco",
     classes: Sequence[str] | None = None,
+    count_dropped: bool = False,
     progress: OnProgress | None = None,
 ) -> Scored:
     """Runs a detector over a dataset and scores it on the classes of :func:`known_classes`."""
@@ -85,7 +86,7 @@ def score_detector(
         left_out = () if classes is not None else tuple(c for c in dataset.classes if c not in scored)
         dataset = select_classes(dataset, scored, "background", "accept") if scored else dataset
     detections, skipped = detect(detector, dataset, progress=progress)
-    truth = GroundTruth.of(dataset, masks=detector.has_masks)
+    truth = GroundTruth.of(dataset, masks=detector.has_masks, count_dropped=count_dropped)
     table = DetectionTable.of(
         [relabeled(d, detector.classes, scored) for d in detections], min_score=detector.threshold
     )
@@ -218,6 +219,7 @@ def score_model(
     convention: str | None = None,
     proposals: PathLike | Sequence[PathLike] | None = None,
     limit: int | None = None,
+    count_dropped: bool = False,
     parts: Sequence[type] = (),
     on_data: Callable[[Dataset], None] | None = None,
     task: Callable[[str], AbstractContextManager[OnProgress | None]] = _silent,
@@ -247,7 +249,9 @@ def score_model(
     else:
         tell_trained_on(dataset)
     with task("evaluating") as progress:
-        return score_detector(detector, dataset, protocol=protocol, classes=classes, progress=progress)
+        return score_detector(
+            detector, dataset, protocol=protocol, classes=classes, count_dropped=count_dropped, progress=progress
+        )
 
 
 def evaluate(
@@ -261,6 +265,7 @@ def evaluate(
     convention: str | None = None,
     proposals: PathLike | Sequence[PathLike] | None = None,
     limit: int | None = None,
+    count_dropped: bool = False,
     parts: Sequence[type] = (),
 ) -> Results:
     """Scores a detector on a dataset by a named protocol.
@@ -287,6 +292,8 @@ def evaluate(
         file of ``foveal proposals``, for a detector that takes external proposals
     limit
         use only the first images
+    count_dropped
+        count the objects that the reader leaves out (no area, outside the image, repeated), as pycocotools does
     parts
         see :func:`foveal.load`
 
@@ -303,5 +310,6 @@ def evaluate(
         convention=convention,
         proposals=proposals,
         limit=limit,
+        count_dropped=count_dropped,
         parts=parts,
     ).results

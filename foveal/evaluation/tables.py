@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..data.records.dropped import with_dropped
 from ..errors import FovealError
 from ..files.aliases import Bools, Floats, Ints
 from ..masks.rle import Masks
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 def width_height(box: Floats) -> tuple[Floats, Floats]:
     """(..., 4) -> width (...), height (...)."""
     return box[..., 2] - box[..., 0], box[..., 3] - box[..., 1]
+
+
+def _pixels(box: Floats) -> Floats:
+    w, h = width_height(box)
+    return w * h
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +51,8 @@ class GroundTruth:
     masks: MaskRuns | None = None  # (G,)
     drawn: Bools | None = None  # (G,) whether the file has a mask, where there are masks
     files: tuple[str, ...] | None = None  # (I,) paths of the images, by which detections may name them
+    dropped: int = 0  # objects of the data whose boxes cannot be used: without area, outside the image, stated twice
+    counts_dropped: bool = False  # whether they are among the G objects
 
     @classmethod
     def build(
@@ -101,9 +109,13 @@ class GroundTruth:
         return truth
 
     @classmethod
-    def of(cls, dataset: Dataset, *, masks: bool = False) -> GroundTruth:
-        """All records of a dataset, in their order; COCO's boxes and areas as the file has them. ``masks``: with their
-        masks, where the dataset has any."""
+    def of(cls, dataset: Dataset, *, masks: bool = False, count_dropped: bool = False) -> GroundTruth:
+        """All records of a dataset, in their order; COCO's boxes and areas as the file has them.
+        ``masks``: with their masks, where the dataset has any. ``count_dropped``: with the objects whose boxes the
+        reader drops, which pycocotools counts as missed.
+        """
+        dropped = sum(len(r.dropped) for r in dataset.records)
+        dataset = with_dropped(dataset) if count_dropped else dataset
         records = dataset.records
         numbers = np.concatenate([np.zeros((0, 6)), *map(_numbers, records)])
 
@@ -111,7 +123,7 @@ class GroundTruth:
             return np.concatenate([np.zeros(0, kind), *parts])
 
         counts = np.array([len(r) for r in records], np.int64)
-        return cls.build(
+        truth = cls.build(
             [r.id for r in records],
             dataset.classes,
             np.repeat(np.arange(len(records)), counts),
@@ -127,6 +139,7 @@ class GroundTruth:
             files=[str(r.path) for r in records],
             **(_drawn(records) if masks and any(r.masks is not None for r in records) else {}),
         )
+        return replace(truth, dropped=dropped, counts_dropped=count_dropped)
 
     def __len__(self) -> int:
         return len(self.box)
@@ -146,10 +159,7 @@ class GroundTruth:
 
     def pixels(self) -> Floats:
         """(G,) width x height of the boxes."""
-        if self.box_area is not None:
-            return self.box_area
-        w, h = width_height(self.box)
-        return w * h
+        return _pixels(self.box) if self.box_area is None else self.box_area
 
     def image_rank(self) -> Ints:
         """(I,) the rank of each image when sorted by id, which is how pycocotools breaks ties between images.
@@ -194,6 +204,7 @@ class DetectionTable:
     box_area: Floats | None = None  # (N,) width x height as the file has them
     masks: MaskRuns | None = None  # (N,)
     min_score: float | None = None  # score threshold of the detector, where it is known
+    area: Floats | None = None  # (N,) decides small, medium, large; None: that of the box
 
     @classmethod
     def build(
@@ -257,18 +268,19 @@ class DetectionTable:
         return len(self.box)
 
     def __getitem__(self, rows: Any) -> DetectionTable:
-        area = None if self.box_area is None else self.box_area[rows]
-        masks = None if self.masks is None else self.masks[rows]
-        return DetectionTable(
-            self.image[rows], self.label[rows], self.box[rows], self.score[rows], area, masks, self.min_score
-        )
+        picked = {name: getattr(self, name)[rows] for name in ("image", "label", "box", "score")}
+        for name in ("box_area", "masks", "area"):
+            values = getattr(self, name)
+            picked[name] = None if values is None else values[rows]
+        return replace(self, **picked)
 
     def pixels(self) -> Floats:
         """(N,) width x height of the boxes."""
-        if self.box_area is not None:
-            return self.box_area
-        w, h = width_height(self.box)
-        return w * h
+        return _pixels(self.box) if self.box_area is None else self.box_area
+
+    def range_area(self) -> Floats:
+        """(N,) the area that decides small, medium, large."""
+        return self.pixels() if self.area is None else self.area
 
     def check_against(self, truth: GroundTruth) -> None:
         """Raises :class:`FovealError` if an image or a label is not one of ``truth``."""

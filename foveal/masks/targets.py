@@ -22,7 +22,8 @@ def mask_targets(runs: Tensor, gt: Tensor, boxes: Tensor, sizes: Tensor, canvas:
     on a ``canvas`` = height, width -> (B, K, S, S) float32 in 0..1.
 
     Equals ``torchvision.ops.roi_align(mask, box, S, sampling_ratio=-1)`` on the bitmap of each image, which is the
-    rule of torchvision's ``project_masks_on_boxes``.
+    rule of torchvision's ``project_masks_on_boxes``, for boxes inside the image. Samples more than a pixel outside the
+    image, where RoIAlign is 0, repeat the edge: the part of an object that the image cuts off is not background.
     """
     b, k = gt.shape
     image = torch.arange(b, device=gt.device)[:, None].expand(b, k).reshape(-1)

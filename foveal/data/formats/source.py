@@ -121,7 +121,8 @@ class Reader(ABC, Generic[S]):
                 own = replace(base, layout="corners") if o.around else base
                 reading = self.source.reading(own)
                 reading = replace(reading, layout="corners") if o.around else reading
-                self._evidence_of(own, reading, o.around).add(o.numbers, size, o.area, o.mask)
+                if not o.repeat:
+                    self._evidence_of(own, reading, o.around).add(o.numbers, size, o.area, o.mask)
                 if reading != own:
                     _reread(o, o.numbers, size, reading)
         return build_record(id, path, size, parsed, source, self.findings)

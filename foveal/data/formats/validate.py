@@ -12,6 +12,7 @@ import numpy as np
 
 from ..images.load import ImageError, probe
 from ..records.dataset import Record
+from ..records.dropped import DroppedObject
 from ..records.findings import Finding, Findings, Severity
 from ..records.segmentation import covers_pixel, validate_mask
 
@@ -35,12 +36,23 @@ class ParsedObject:
     from_mask: bool = False  # the file states no box; it is the one around the mask
     numbers: Box | None = None  # the four numbers of the box as written
     around: bool = False  # the numbers are the corners around a polygon, whatever the layout of boxes is
+    repeat: bool = False  # of an annotation that is listed twice, which has been told
 
     def stated(self) -> tuple[float, ...] | None:
         """x, y, width, height, area as stated in the file; the area of the box where none is stated."""
         if self.xywh is None:
             return None
         return (*self.xywh, self.xywh[2] * self.xywh[3] if self.area is None else self.area)
+
+    def dropped(self, size: tuple[int, int]) -> DroppedObject | None:
+        """As an object whose box cannot be used; ``None`` where its numbers are not finite."""
+        x1, y1, x2, y2 = self.box
+        x, y, w, h = self.xywh or (x1, y1, x2 - x1, y2 - y1)
+        numbers = (x, y, w, h, w * h if self.area is None else self.area)
+        if not all(map(math.isfinite, numbers)):
+            return None
+        mask, _ = validate_mask(self.mask, *size)
+        return DroppedObject(self.label, numbers, self.crowd, self.difficult, mask)
 
 
 @dataclass
@@ -157,10 +169,12 @@ def build_record(
     boxes: list[Box] = []
     stated: list[tuple[float, ...]] = []
     seen: set[tuple[int, bool, bool, Box]] = set()
+    dropped: list[DroppedObject | None] = []
     for o in objects:
         numbers = o.stated()
-        box = _check_box(o, size, seen, source or path, findings)
+        box = None if o.repeat else _check_box(o, size, seen, source or path, findings)
         if box is None:
+            dropped.append(o.dropped(size))
             continue
         if numbers is not None:
             stated.append(numbers)
@@ -185,6 +199,7 @@ def build_record(
         masks=masks if any(m is not None for m in masks) else None,
         source=source,
         stated=np.array(stated, np.float64) if stated else None,
+        dropped=tuple(o for o in dropped if o is not None),
     )
 
 

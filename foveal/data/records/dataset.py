@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .dropped import DroppedObject
 from .evidence import Evidence
 from .findings import Finding
 
@@ -47,6 +48,7 @@ class Record:
     # like pycocotools: x2 - x1 differs from the width in the last bit, and a clipped box is another box.
     stated: NDArray[np.float64] | None = None
     proposals: NDArray[np.float32] | None = None  # (P, 4) external, best first; may be a view of a mapped file
+    dropped: tuple[DroppedObject, ...] = ()  # see :func:`~.dropped.with_dropped`
 
     def __len__(self) -> int:
         return len(self.boxes)

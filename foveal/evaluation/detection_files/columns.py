@@ -23,6 +23,7 @@ IMAGE = ("image_id", "image", "file_name", "filename", "image_name", "img", "pat
 CLASS = ("category_id", "label", "category", "class", "category_name", "class_name", "name")
 SCORE = ("score", "confidence", "conf")
 BOX = ("bbox", "box")  # x, y, width, height; x1, y1, x2, y2
+MASK = ("segmentation", "mask")
 SEVERAL = ("detections", "instances", "predictions")  # the detections of one image, in a record of it
 LISTS = ("annotations", *SEVERAL, "results")  # the detections of all images, in an object
 EXPECTED = (
@@ -37,7 +38,7 @@ class FileDetections:
 
     images: list[Any]  # (N,) an id or a name
     classes: list[Any]  # (N,) an id or a name
-    boxes: list[list[float]]  # (N, 4) x, y, width, height
+    boxes: list[list[float] | None]  # (N, 4) x, y, width, height; None: the box around the mask
     scores: list[float]
     masks: list[Any]  # (N,) None where there is none
     places: Sequence[str]  # where each one is in the file
@@ -171,31 +172,34 @@ def _checked(path: Path, records: list[Any], places: Sequence[str]) -> FileDetec
         columns.classes.append(label)
         columns.boxes.append(box)
         columns.scores.append(score)
-        columns.masks.append(record.get("segmentation", record.get("mask")))
+        columns.masks.append(next((record[key] for key in MASK if key in record), None))
     return columns
 
 
-def _detection(path: Path, place: str, record: Any) -> tuple[Any, Any, list[float], float]:
-    """Image, class, x, y, width, height and score of one record."""
+def _detection(path: Path, place: str, record: Any) -> tuple[Any, Any, list[float] | None, float]:
+    """Image, class, x, y, width, height and score of one record; no box where it has a mask instead."""
     if not isinstance(record, dict):
         raise FovealError(f"expected an object, got {record!r:.80}", path=path, where=place)
     keys = [next((k for k in words if k in record), None) for words in (IMAGE, CLASS, BOX, SCORE)]
     image, label, box, score = (record.get(key) if key else None for key in keys)
+    masked = box in (None, []) and any(record.get(key) for key in MASK)  # COCO's results of segmentation
     for key, first in zip(keys, ("image_id", "category_id", "bbox", "score"), strict=True):
-        if key is None:
+        if key is None and not (masked and first == "bbox"):
             fix = "Give a file of detections; ground truth has no scores" if first == "score" else ""
-            fix = fix or _other_file(record)
+            fix = fix or _other_file(record) or ("Give it a bbox or a segmentation" if first == "bbox" else "")
             raise FovealError(f"{first!r} is missing", path=path, where=place, fix=fix)
     if type(image) not in {int, float, str}:
         raise FovealError(f"{keys[0]} is {image!r:.80}", path=path, where=place, fix="Give it an id")
     if type(label) not in {int, str} and not _is_number(label):
         raise FovealError(f"{keys[1]} is {label!r:.80}, expected a number or a name", path=path, where=place)
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+    if not masked and (not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box))):
         form = "[x, y, width, height]" if keys[2] == "bbox" else "[x1, y1, x2, y2]"
         raise FovealError(f"{keys[2]} is {box!r:.80}, expected {form}, four finite numbers", path=path, where=place)
     if not _is_number(score):
         raise FovealError(f"{keys[3]} is {score!r:.80}, expected a finite number", path=path, where=place)
-    assert box is not None and score is not None  # for the type checker
+    assert score is not None  # for the type checker
+    if masked or box is None:
+        return image, label, None, score
     if keys[2] == "box":
         box = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
     return image, label, box, score

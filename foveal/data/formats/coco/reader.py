@@ -6,8 +6,10 @@ training and scored as stated. Crowd regions and segmentations are preserved.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +55,7 @@ class ImageEntry(NamedTuple):
     path: Path
     stated: tuple[float, float] | None  # width, height
     id: Key  # as written
+    unnamed: bool = False  # it has no file_name, and needs none: no image is opened
 
 
 class CocoReader(Reader[CocoSource]):
@@ -89,11 +92,24 @@ class CocoReader(Reader[CocoSource]):
         self._report_shifted(annotations)
         records = []
         for key, image in self.images.items():
-            size = self.image_size(image.path, image.stated, self.path)
+            size = self._size_of(image, objects[key])
             if size is not None:
                 used = [o for o in objects[key] if self._fits(o, size)]
                 records.append(self.record(image.id, image.path, size, used, self.path))
         return records
+
+    def _size_of(self, image: ImageEntry, objects: list[ParsedObject]) -> tuple[int, int] | None:
+        """(width, height), around the objects where nothing states it; ``None``, and a finding: it is unusable."""
+        if not image.unnamed or self.trusted_size(image.stated) is not None:
+            return self.image_size(image.path, image.stated, self.path)
+        message = "{n} without file_name, width and height: the size is taken from the objects"
+        self._tell("note", "size-missing", f"image id {image.id}", message, what="image")
+        lengths = [o.mask["size"] for o in objects if isinstance(o.mask, dict) and _is_size(o.mask.get("size"))]
+        if lengths:
+            return int(lengths[0][1]), int(lengths[0][0])
+        ends = [(o.box[2], o.box[3]) for o in objects if all(map(math.isfinite, o.box))]
+        width, height = (min(max(1, *(math.ceil(end[k]) for end in ends), 1), 10**9) for k in (0, 1))
+        return width, height
 
     def _report_shifted(self, annotations: list[Any]) -> None:
         """A finding where the image ids of the annotations are those of the images plus or minus one."""
@@ -139,6 +155,9 @@ class CocoReader(Reader[CocoSource]):
             elif id in valid or id in self.skipped:
                 self._warn("id-repeated", where, f"{shortened(name)} is listed twice; used once", "Remove the repeat")
                 continue
+            elif name is None and not self.source.require_images:  # boxes are compared with boxes: no file is opened
+                valid[id] = image, ""
+                continue
             elif not isinstance(name, str) or not name.strip():
                 message = f"its file_name is {shortened(name)}; skipped"
                 self._warn("image-invalid", where, message, "Correct its file_name")
@@ -160,12 +179,12 @@ class CocoReader(Reader[CocoSource]):
     def _find_files(self, valid: dict[Key, tuple[dict[str, Any], str]]) -> None:
         """Adds the entries whose files are found to ``images``, the others to ``skipped``."""
         stated = {id: self._stated_size(image, f"image id {id}") for id, (image, _) in valid.items()}
-        opened = [id for id in valid if self.trusted_size(stated[id]) is None]
+        opened = [id for id, (_, name) in valid.items() if name and self.trusted_size(stated[id]) is None]
         found = self.find_images([(valid[id][1], f"image id {id}") for id in opened], self.path)
         path_of = dict(zip(opened, found, strict=True))
         id_of: dict[Path, Key] = {}
         for id, (image, name) in valid.items():
-            path = path_of[id] if id in path_of else self._expected_path(name)
+            path = path_of[id] if id in path_of else self._expected_path(name or str(id))
             if path is not None and id in path_of and path in id_of:
                 message = f"the same file as image id {id_of[path]} ({path}); skipped"
                 self._warn("image-repeated", f"image id {id}", message, "Merge their annotations under one id")
@@ -174,7 +193,9 @@ class CocoReader(Reader[CocoSource]):
                 self.skipped.add(id)
                 continue
             id_of[path] = id
-            self.images[id] = ImageEntry(path, stated[id], image["id"] if isinstance(image["id"], str) else id)
+            self.images[id] = ImageEntry(
+                path, stated[id], image["id"] if isinstance(image["id"], str) else id, not name
+            )
 
     def _expected_path(self, name: str) -> Path:
         """Where an image belongs that is not opened."""
@@ -199,6 +220,7 @@ class CocoReader(Reader[CocoSource]):
         labels = self.categories.label_of
         self.category_table = IdTable(labels, [(self.classes[label], key) for key, label in labels.items()])
         seen: dict[Key, Any] = {}
+        repeats: list[tuple[dict[str, Any], str]] = []
         self.evidence.class_names = {key: self.classes[k] for key, k in labels.items() if isinstance(key, int)}
         unlabeled = 0
         for n, annotation in enumerate(annotations):
@@ -210,6 +232,7 @@ class CocoReader(Reader[CocoSource]):
             where = f"annotation id {id}" if id is not None else f"annotations[{n}]"
             if id is not None and seen.get(id) == annotation:
                 self._warn("annotation-repeated", where, "the same annotation again; dropped", "Remove it")
+                repeats.append((annotation, where))
                 continue
             if id is not None and id in seen:
                 message = "another annotation has this id; both are used"
@@ -228,6 +251,11 @@ class CocoReader(Reader[CocoSource]):
                 objects[image].append(parsed)
         if annotations and unlabeled == len(annotations):
             self._report_no_classes("no annotation has the category_id of a category")
+        for annotation, where in repeats:
+            image, _ = self.image_ids.find(_first(annotation, "image_id", *_IMAGE_KEYS))
+            if image in objects:
+                same = [o for o in objects[image] if o.where.startswith(f"{where} ")]
+                objects[image] += [replace(o, repeat=True) for o in same[:1]]
         return objects
 
     def _image_of(self, annotation: dict[str, Any], where: str) -> Key | None:
@@ -274,6 +302,10 @@ class CocoReader(Reader[CocoSource]):
         self, severity: Severity, code: str, where: str, message: str, fix: str = "", what: str = "annotation"
     ) -> None:
         self.tally.add(severity, code, self.path, where, what, message, fix)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(n) is int and n > 0 for n in value)
 
 
 def _first(entry: dict[str, Any], *keys: str) -> Any:
