@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..images.load import ImageError, probe
-from ..records.dataset import Record
-from ..records.dropped import DroppedObject
+from ..records.dataset import DroppedObject, Record
 from ..records.findings import Finding, Findings, Severity
 from ..records.segmentation import covers_pixel, validate_mask
 

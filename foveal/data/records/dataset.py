@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .dropped import DroppedObject
 from .evidence import Evidence
 from .findings import Finding
 
@@ -26,6 +25,17 @@ class IndexedMask:
 
 
 Segmentation = list[list[float]] | dict[str, Any] | IndexedMask  # COCO polygons, COCO RLE (list or string), VOC
+
+
+@dataclass(frozen=True)
+class DroppedObject:
+    """An object as its file states it. It is in no training batch, and scored only on request."""
+
+    label: int  # index into Dataset.classes
+    numbers: tuple[float, float, float, float, float]  # x, y, width, height, area; finite
+    crowd: bool = False
+    difficult: bool = False
+    mask: Segmentation | None = None  # valid
 
 
 @dataclass

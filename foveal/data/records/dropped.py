@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from .dataset import Dataset, Record, Segmentation
-
-
-@dataclass(frozen=True)
-class DroppedObject:
-    """An object as its file states it. It is in no training batch, and scored only on request."""
-
-    label: int  # index into Dataset.classes
-    numbers: tuple[float, float, float, float, float]  # x, y, width, height, area; finite
-    crowd: bool = False
-    difficult: bool = False
-    mask: Segmentation | None = None  # valid
+from .dataset import Dataset, DroppedObject, Record, Segmentation
 
 
 def relabeled(objects: Sequence[DroppedObject], new_label: NDArray[np.int64]) -> tuple[DroppedObject, ...]:
