@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .dataset import Dataset, DroppedObject, Record, Segmentation
 
 
-def relabeled(objects: Sequence[DroppedObject], new_label: NDArray[np.int64]) -> tuple[DroppedObject, ...]:
+def renumbered(objects: Sequence[DroppedObject], new_label: NDArray[np.int64]) -> tuple[DroppedObject, ...]:
     """With the class ``new_label[k]`` in place of k; without those whose new label is negative."""
     pairs = ((o, int(new_label[o.label])) for o in objects)
     return tuple(replace(o, label=label) for o, label in pairs if label >= 0)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...errors import UsageError, nearest
 from .dataset import Dataset, Record
-from .dropped import relabeled
+from .dropped import renumbered
 from .findings import Finding, Findings
 from .splits import meant_to_overlap
 
@@ -60,7 +60,7 @@ def select_classes(
     for record in dataset.records:
         labels = new_label[record.labels]
         other = labels < 0
-        record = replace(record, dropped=relabeled(record.dropped, new_label))
+        record = replace(record, dropped=renumbered(record.dropped, new_label))
         dropped.update(dataset.classes[k] for k in record.labels[other].tolist())
         if others == "skip-image" and other.any():
             skipped += 1
@@ -129,7 +129,7 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
             while id in used_ids:
                 id = f"{id}+"
             used_ids.add(id)
-            kept = relabeled(record.dropped, new_label)
+            kept = renumbered(record.dropped, new_label)
             records.append(replace(record, id=id, labels=new_label[record.labels], dropped=kept))
     first = datasets[0]
     formats = {d.format for d in datasets}
@@ -178,5 +178,7 @@ def seeded_split(dataset: Dataset, fraction: float = 0.2, seed: int = 0) -> tupl
 def merged(dataset: Dataset) -> Dataset:
     """The same objects, all of the class ``object``."""
     label = np.zeros(max(1, len(dataset.classes)), np.int64)
-    records = [replace(r, labels=np.zeros_like(r.labels), dropped=relabeled(r.dropped, label)) for r in dataset.records]
+    records = [
+        replace(r, labels=np.zeros_like(r.labels), dropped=renumbered(r.dropped, label)) for r in dataset.records
+    ]
     return replace(dataset, classes=("object",), records=records, category_ids=None)
