@@ -11,16 +11,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import FovealError
 from ..files.aliases import Ints
 from .rle import Masks, ranges
 
 STEPS = 5  # of the outline for each pixel
+FARTHEST = 1 << 20  # pixels
 
 
 def rasterize(objects: Sequence[Sequence[Sequence[float]]], size: tuple[int, int]) -> Masks:
     """One mask for each object on a canvas of ``size`` = height, width: the union of its polygons [x1, y1, x2, ...].
 
-    Memory grows with the length of the outlines, also outside the canvas.
+    Memory grows with the length of the outlines, also outside the canvas. Raises :class:`FovealError` for a corner that
+    is not finite or :data:`FARTHEST` pixels away.
     """
     polygons = [np.asarray(p, np.float64).reshape(-1, 2) for o in objects for p in o]
     owner = np.repeat(np.arange(len(objects)), [len(o) for o in objects])
@@ -50,6 +53,9 @@ def _outline(polygons: Sequence[NDArray[np.float64]]) -> tuple[Ints, Ints, Ints]
         none = np.zeros(0, np.int64)
         return none, none, none
     begin = np.concatenate(polygons)
+    if not (np.abs(begin) < FARTHEST).all():
+        what = f"a corner of a polygon is at {begin[~(np.abs(begin) < FARTHEST).all(1)][0].tolist()}"
+        raise FovealError(f"{what}, expected pixels within {FARTHEST:,} of the image's corner")
     end = np.concatenate([np.roll(p, -1, 0) for p in polygons])
     which = np.repeat(np.arange(len(polygons)), [len(p) for p in polygons])
     (xs, ys), (xe, ye) = ((STEPS * corner + 0.5).astype(np.int64).T for corner in (begin, end))  # truncated to zero

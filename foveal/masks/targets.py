@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 VALUES = 1 << 25  # of one intermediate tensor, so that memory does not grow with the number of runs
+FAR = 1e6  # pixels; what lies farther outside is at this distance
 CACHED = 1 << 18  # the same on a CPU, where they fit into the cache
 
 
@@ -26,8 +27,14 @@ def mask_targets(runs: Tensor, gt: Tensor, boxes: Tensor, sizes: Tensor, canvas:
     image, where RoIAlign is 0, repeat the edge: the part of an object that the image cuts off is not background.
     """
     b, k = gt.shape
+    if not k:
+        return boxes.new_zeros(b, 0, side, side, dtype=torch.float32)
     image = torch.arange(b, device=gt.device)[:, None].expand(b, k).reshape(-1)
-    objects, corners, limit = gt.reshape(-1), boxes.detach().float().reshape(-1, 4), sizes.to(torch.float32)[image]
+    objects, corners, limit = (
+        gt.reshape(-1),
+        boxes.detach().float().reshape(-1, 4).clamp(-FAR, FAR),
+        sizes.to(torch.float32)[image],
+    )
     values = CACHED if runs.device.type == "cpu" else VALUES
     step = max(1, values // (side * max(runs.shape[2], *(n + 1 for n in canvas))))
     parts = []

@@ -161,7 +161,9 @@ def finite_scores(scores: Tensor) -> Tensor:
 
 def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     b, length = values.shape
-    members = int((length / k) ** 0.5 / 2)  # half of it, because fetching members costs more than ranking groups
+    members = int(
+        (length / max(1, k)) ** 0.5 / 2
+    )  # half of it, because fetching members costs more than ranking groups
     if members < 3:
         top = values.topk(k, 1)
         return top.values, top.indices
@@ -222,7 +224,7 @@ class NoNMS(Suppress):
     @torch.no_grad()
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, level: Tensor, valid: Tensor) -> Boxes:
         """The best boxes, padded to min(top, S), by falling score. No device sync."""
-        ranked = scores.masked_fill(~valid, -torch.inf)
+        ranked = scores.float().masked_fill(~valid, -torch.inf)
         index = ranked.argsort(dim=1, descending=True, stable=True)[:, : self.top]
         return gather_boxes(boxes, scores, labels, index, valid.gather(1, index))
 
@@ -240,6 +242,7 @@ def gather_boxes(boxes: Tensor, scores: Tensor, labels: Tensor, index: Tensor, v
     )
 
 
+FAR = 2.0**30  # pixels
 DEVICE_BOXES = 20_000  # boxes in one kernel call on a GPU: its bit matrix takes boxes^2 / 8 bytes, here 50 MB
 # A call costs about as much as 300,000 pairs of boxes. One call on boxes shifted apart compares all n^2 pairs, one call
 # a group only its own: with 80 classes they cost the same near 5,000 boxes.
@@ -315,6 +318,9 @@ def suppress_on_device(
 
 
 def _shifted(boxes: Tensor, group: Tensor) -> Tensor:
-    """Boxes (n, 4) moved apart so that those of different groups do not overlap, in fp64: IoUs are not rounded."""
-    wide = boxes.double()
+    """Boxes (n, 4) moved apart so that those of different groups do not overlap, in fp64: IoUs are not rounded.
+
+    Coordinates are within ``FAR``: with a box at 1e20 the others would be moved so far that they become points.
+    """
+    wide = boxes.double().clamp(-FAR, FAR)
     return wide + (group.to(wide) * (wide.amax() - wide.amin() + 1))[:, None]

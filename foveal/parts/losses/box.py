@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...boxes import computable
 from ...errors import UsageError
 from ..coders import Coder, at_least_fp32
 from .normalizers import Normalizer, Positives
@@ -161,8 +162,8 @@ class _Overlap(NamedTuple):
 
 
 def _overlap(deltas: Tensor, priors: Tensor, boxes: Tensor, coder: Coder) -> _Overlap:
-    predicted = _ordered(coder.decode(at_least_fp32(deltas), at_least_fp32(priors)))
-    target = _ordered(at_least_fp32(boxes))
+    predicted = _ordered(computable(coder.decode(at_least_fp32(deltas), at_least_fp32(priors))))
+    target = _ordered(computable(boxes))
     low = torch.maximum(predicted[..., :2], target[..., :2])
     high = torch.minimum(predicted[..., 2:], target[..., 2:])
     side = (high - low).clamp(min=0)

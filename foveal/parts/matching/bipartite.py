@@ -11,7 +11,7 @@ from torch import Tensor
 from ...boxes import pairwise_iou
 from ...errors import UsageError
 from ...types import Match, Priors, Targets, on_cpu
-from .matcher import DecodedOutputs, Matcher, finalize_match, mask_invalid, prior_chunk
+from .matcher import DecodedOutputs, Matcher, finalize_match, mask_invalid, prior_chunk, without_priors
 
 MIN_OVERLAP = 1e-6  # an overlap at or below this is none (``MatchBBox`` of the released code)
 
@@ -42,6 +42,8 @@ class BipartiteThenIoU(Matcher):
     def __call__(self, priors: Priors, targets: Targets, outputs: DecodedOutputs | None = None) -> Match:
         """Memory is bounded by priors x objects in chunks, and objects x objects. No device sync."""
         boxes, objects = mask_invalid(priors, targets)
+        if not boxes.shape[-2]:
+            return without_priors(targets)
         candidates = objects.shape[1] if self.first == "bipartite" else 1
         iou, gt, overlap, index = _best_of_both(boxes, objects, candidates)
         assign = _assign_bipartite if self.first == "bipartite" else _assign_best

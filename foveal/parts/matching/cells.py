@@ -13,7 +13,7 @@ from torch import Tensor
 from ... import boxes as box_ops
 from ...errors import UsageError
 from ...types import Match, Priors, Targets
-from .matcher import DecodedOutputs, Matcher, finalize_match, prior_chunk
+from .matcher import DecodedOutputs, Matcher, finalize_match, prior_chunk, without_priors
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class ShapeMatcher(Matcher):
     @torch.no_grad()
     def __call__(self, priors: Priors, targets: Targets, outputs: DecodedOutputs | None = None) -> Match:
         """Memory is bounded: priors are compared in chunks. No device sync."""
+        if not priors.boxes.shape[-2]:
+            return without_priors(targets)
         sides = (targets.boxes[..., 2:] - targets.boxes[..., :2]).float()[:, :, None]  # (B, G, 1, 2)
         area = sides.prod(-1)
 
@@ -67,6 +69,8 @@ class Responsible(Matcher):
         """Memory is bounded: priors are compared in chunks. No device sync."""
         if outputs is None:
             raise UsageError("Responsible needs the predicted boxes")
+        if not priors.boxes.shape[-2]:
+            return without_priors(targets)
         predicted, objects = outputs[0], targets.boxes.float()[:, :, None]  # (B, A, 4), (B, G, 1, 4)
         canvas = _grid(priors)[0, 2:4].repeat(2)
         large = ((targets.boxes[..., 2:] - targets.boxes[..., :2]) >= self.smallest * canvas[:2]).all(-1)

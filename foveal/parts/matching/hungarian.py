@@ -14,7 +14,7 @@ from ...boxes import pairwise_giou
 from ...errors import UsageError
 from ...types import Match, Priors, Targets
 from ..coders import ImageRelative
-from .matcher import DecodedOutputs, Matcher, finalize_match
+from .matcher import DecodedOutputs, Matcher, finalize_match, without_priors
 
 _WORST = 1e6  # what a NaN or infinite cost counts as; the training loop's non-finite check stops such a step
 
@@ -46,6 +46,8 @@ class Hungarian(Matcher):
     @torch.no_grad()
     def __call__(self, priors: Priors, targets: Targets, outputs: DecodedOutputs | None = None) -> Match:
         assert outputs is not None  # needs_outputs
+        if not outputs[0].shape[1]:
+            return without_priors(targets)
         cost = self.costs(priors, targets, outputs)
         gt = torch.from_numpy(solve_assignment(cost.cpu().numpy())).to(cost.device, non_blocking=True)  # (B, A)
         positive = gt >= 0
@@ -71,7 +73,7 @@ def solve_assignment(cost: NDArray[np.float32]) -> NDArray[np.int64]:
 
     gt = np.full(cost.shape[:2], -1, dtype=np.int64)
     for gt_of_image, image in zip(gt, cost, strict=True):
-        objects = np.flatnonzero(np.isfinite(image[0]))
+        objects = np.flatnonzero(np.isfinite(image).any(0))
         if len(objects):
             query, which = linear_sum_assignment(image[:, objects])
             gt_of_image[query] = objects[which]

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...boxes import computable
 from ...types import Match, Priors, Targets, on_cpu
 
 CPU_BUDGET = 1 << 18  # overlaps held at a time on a CPU: three buffers of 1 MiB stay in the second-level cache
@@ -58,12 +59,18 @@ def finalize_match(gt: Tensor, positive: Tensor, ignored: Tensor, priors: Priors
     return Match(gt, positive, ignored)
 
 
+def without_priors(targets: Targets) -> Match:
+    """The match (B, 0) of no prior at all."""
+    none = torch.zeros(len(targets.boxes), 0, dtype=torch.int64, device=targets.boxes.device)
+    return Match(none, none.bool(), none.bool())
+
+
 def prior_chunk(device: torch.device, objects: int, buffers: int = 1) -> int:
     """How many priors to compare with ``objects`` (of the whole batch) at a time, so that memory is bounded.
 
     ``buffers``: how many times as much memory as usual a pair takes; it counts on a GPU alone.
     """
-    return max(256, (CPU_BUDGET if device.type == "cpu" else DEVICE_BUDGET // buffers) // objects)
+    return max(256, (CPU_BUDGET if device.type == "cpu" else DEVICE_BUDGET // buffers) // max(1, objects))
 
 
 # ------------------------------------------------------------------------------------ overlaps, chunk by chunk
@@ -78,9 +85,10 @@ def best_overlaps(priors: Tensor, objects: Tensor, ties: bool = True) -> tuple[T
 
 def match_on_device(priors: Tensor, objects: Tensor, ties: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
     """:func:`best_overlaps` on any device, without a device sync."""
+    priors, objects = computable(priors.float()), computable(objects.float())
     b, g = objects.shape[:2]
     count = priors.shape[-2]
-    chunk = min(count, max(256, DEVICE_BUDGET // (b * g)))
+    chunk = max(1, min(count, max(256, DEVICE_BUDGET // max(1, b * g))))
     columns = (priors if priors.dim() == 3 else priors[None]).transpose(1, 2).contiguous()  # (B or 1, 4, A)
     area = _area(columns)
     object_corners = _object_corners(objects)
@@ -112,12 +120,15 @@ def match_on_cpu(priors: Tensor, objects: Tensor, ties: bool = True) -> tuple[Te
     are compared with it (priors lie row by row, so most do not); ties are looked up only in the chunks that hold
     an object's best. These choices depend on the data, which costs nothing here and would be a sync elsewhere.
     """
+    priors, objects = computable(priors.float()), computable(objects.float())
     b, count = objects.shape[0], priors.shape[-2]
     iou, gt = objects.new_zeros(b, count), torch.zeros(b, count, dtype=torch.int64)
     best = torch.zeros(b, count, dtype=torch.bool) if ties else None
+    if not count:
+        return iou, gt, best
     present = [np.flatnonzero(image) for image in objects.any(-1).numpy()]
     largest = max(1, *(len(indices) for indices in present))
-    size = min(count, CPU_CHUNK, max(256, CPU_BUDGET // largest))
+    size = max(1, min(count, CPU_CHUNK, max(256, CPU_BUDGET // largest)))
     buffers = objects.new_empty(3, size * max(CPU_BUDGET // size, largest))
     chunks: _Chunks | None = None
     for i, indices in enumerate(present):
@@ -276,10 +287,11 @@ def _intersection(a: _Corners, b: _Corners, buffers: Tensor) -> tuple[Tensor, Te
 
 def in_ignored_region(priors: Tensor, targets: Targets) -> Tensor:
     """(B, A) bool: at least half of the prior lies in one region of ``targets.ignore``. No device sync."""
-    regions = torch.where(targets.ignore[..., None], targets.boxes, targets.boxes.new_zeros(())).float()
+    regions = torch.where(targets.ignore[..., None], targets.boxes, targets.boxes.new_zeros(()))
+    priors, regions = computable(priors.float()), computable(regions.float())
     b, g = regions.shape[:2]
     count = priors.shape[-2]
-    chunk = min(count, prior_chunk(priors.device, b * g))
+    chunk = max(1, min(count, prior_chunk(priors.device, b * g)))
     columns = (priors if priors.dim() == 3 else priors[None]).transpose(1, 2).contiguous()
     area = _area(columns)
     corners = _object_corners(regions)

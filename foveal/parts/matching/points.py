@@ -16,7 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ...errors import UsageError
 from ...files.aliases import Floats32
 from ...types import Match, Priors, Targets, on_cpu
-from .matcher import DecodedOutputs, Matcher, finalize_match, prior_chunk
+from .matcher import DecodedOutputs, Matcher, finalize_match, prior_chunk, without_priors
 
 Integers = NDArray[np.int64]
 
@@ -44,6 +44,8 @@ class PointMatcher(Matcher):
     @torch.no_grad()
     def __call__(self, priors: Priors, targets: Targets, outputs: DecodedOutputs | None = None) -> Match:
         """Memory is bounded: it does not grow with the number of objects. No device sync."""
+        if not priors.boxes.shape[-2]:
+            return without_priors(targets)
         cells = priors.batched(len(targets.boxes)).detach().float()  # (B, A, 4)
         shared = on_cpu(cells) and priors.boxes.dim() == 2
         grids = grids_of(priors.boxes, priors.counts) if shared else None
@@ -165,6 +167,8 @@ def grids_of(priors: Tensor, counts: Sequence[int]) -> list[LocationGrid] | None
 
 
 def _grid(cells: Floats32, start: int) -> LocationGrid | None:
+    if not len(cells):
+        return None
     x, y = cells[:, 0::2].mean(1), cells[:, 1::2].mean(1)
     columns = int((y == y[0]).sum())
     if len(cells) % columns:

@@ -20,6 +20,7 @@ from ...errors import UsageError
 from .roi_align_cpu import roi_align_cpu
 
 HALF = (torch.bfloat16, torch.float16)
+FAR = 8  # extents of the largest map: what lies farther outside of it is at this distance
 T = TypeVar("T")
 
 
@@ -76,7 +77,7 @@ class RoIAlign(Pool):
         if len(features) < count:
             raise UsageError(f"RoIAlign pools from levels {self._levels}, but there are {len(features)} feature maps")
         features, scales = list(features[:count]), [1.0 / s for s in strides[:count]]
-        boxes = boxes.detach().float()
+        boxes = near_boxes(features, boxes, strides)
         level = self.level(boxes) if count > 1 else None
         if boxes.device.type != "cpu" or self.ratio <= 0:
             return self._kernel(features, boxes, scales, level)
@@ -121,7 +122,7 @@ class RoIPool(Pool):
     def __call__(
         self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[float], sizes: Tensor | None = None
     ) -> Tensor:
-        boxes = boxes.detach().float()
+        boxes = near_boxes(features, boxes, strides)
         if self.area is None or len(features) == 1:
             return channels_last(self._pool(features[0], boxes, strides[0]))
         scale = nearest_scale(boxes, strides, self.area)  # (B, P)
@@ -153,23 +154,32 @@ class CropResize(Pool):
         self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[float], sizes: Tensor | None = None
     ) -> Tensor:
         feature, side = features[0], self.size * self.pool
-        boxes = boxes.detach().float()
+        boxes = near_boxes(features, boxes, strides)
         b, p = boxes.shape[:2]
         h, w = feature.shape[-2:]
         x = _across(boxes[..., 0], boxes[..., 2], w * strides[0], side)[:, :, None, :].expand(-1, -1, side, -1)
         y = _across(boxes[..., 1], boxes[..., 3], h * strides[0], side)[:, :, :, None].expand(-1, -1, -1, side)
         where = torch.stack([x, y], -1).reshape(b, p * side, side, 2)
         crops = F.grid_sample(feature.float(), where, mode="bilinear", align_corners=True)  # (B, c, P * side, side)
-        crops = crops.view(b, -1, p, side, side).transpose(1, 2).flatten(0, 1)
+        crops = crops.view(b, feature.shape[1], p, side, side).transpose(1, 2).flatten(0, 1)
         pooled = F.max_pool2d(channels_last(crops), self.pool)
         return pooled.to(feature.dtype)
 
 
 def _across(low: Tensor, high: Tensor, pixels: float, samples: int) -> Tensor:
     """Samples from ``low`` to ``high`` (B, P), both included, on an axis of ``pixels``: (B, P, samples) in -1..1."""
-    step = torch.linspace(0, 1, samples, device=low.device)
+    step = torch.linspace(0, 1, samples, dtype=low.dtype, device=low.device)
     at = low[..., None] + (high - low)[..., None] * step
     return (at * (2 / pixels) - 1).clamp(-1, 1)
+
+
+def near_boxes(features: Sequence[Tensor], boxes: Tensor, strides: Sequence[float]) -> Tensor:
+    """Boxes (B, P, 4) as pools compute with them: float32, detached, none farther out than ``FAR`` maps are large.
+
+    The kernels count cells in 32-bit integers, and the adaptive ones sample in proportion to the box.
+    """
+    extent = max(stride * max(map_.shape[-2:]) for map_, stride in zip(features, strides, strict=False))
+    return boxes.detach().float().nan_to_num(0.0).clamp(-FAR * extent, (1 + FAR) * extent)
 
 
 def with_image(boxes: Tensor) -> Tensor:

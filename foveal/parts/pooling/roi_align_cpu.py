@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...errors import UsageError
+
 CACHED_VALUES = 1 << 18  # output values computed at a time where they are copied afterwards: they stay in the cache
 
 
@@ -31,6 +33,8 @@ def roi_align_cpu(
 
     For CPU tensors only: the level of each box is read.
     """
+    if not features[0].is_floating_point():
+        raise UsageError(f"features are {features[0].dtype}, expected floating point")
     b, p = boxes.shape[:2]
     flat = boxes.reshape(-1, 4)
     image = torch.arange(b, dtype=torch.int32)[:, None].expand(b, p).reshape(-1)
@@ -44,7 +48,7 @@ def roi_align_cpu(
         bags.append(_Bag(rois, index, weight))
         tables.append(feature.permute(0, 2, 3, 1).reshape(-1, feature.shape[1]))  # a view of a channels-last map
     out: Tensor = _SumOfRows.apply(bags, b * p, size * size, *tables)
-    return out.view(b * p, size, size, -1).permute(0, 3, 1, 2)
+    return out.view(b * p, size, size, features[0].shape[1]).permute(0, 3, 1, 2)
 
 
 def bag_rows(
@@ -114,7 +118,7 @@ class _SumOfRows(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        flat = grad.reshape(ctx.boxes * ctx.cells, -1)
+        flat = grad.reshape(ctx.boxes * ctx.cells, grad.shape[2])
         needed = ctx.needs_input_grad[3:]
         return (
             None,

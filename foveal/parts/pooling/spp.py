@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import roi_pool
 
 from ...errors import UsageError
-from .roi_align import Pool, nearest_scale, with_image
+from .roi_align import Pool, near_boxes, nearest_scale, with_image
 
 Corners = Literal["paper", "code"]
 
@@ -61,7 +61,7 @@ class SPP(Pool):
     def __call__(
         self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[float], sizes: Tensor | None = None
     ) -> Tensor:
-        boxes = boxes.detach().float()
+        boxes = near_boxes(features, boxes, strides)
         scale = None if len(features) == 1 else nearest_scale(boxes, strides, self.area)
         out: Tensor | None = None
         for index, (feature, stride) in enumerate(zip(features, strides, strict=True)):
@@ -83,7 +83,7 @@ class SPP(Pool):
         low, high = torch.where(empty, mean, low), torch.where(empty, mean, high)
         last = torch.cat([low.new_full((1,), shape[1] - 1), low.new_full((1,), shape[0] - 1)])
         if sizes is not None:  # without the cells of the padding
-            last_of_image = (sizes.to(low.device).flip(-1)[:, None] / stride).ceil() - 1
+            last_of_image = (sizes.to(low).flip(-1)[:, None] / stride).ceil() - 1
             last = last.minimum(last_of_image.clamp(min=0))
         return torch.cat([low.clamp(min=0).minimum(last), high.clamp(min=0).minimum(last)], -1)
 

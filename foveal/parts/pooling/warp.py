@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import UsageError
-from .roi_align import Pool, channels_last
+from .roi_align import Pool, channels_last, near_boxes
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Warp(Pool):
         pixels = features[0]
         b, p, side = *boxes.shape[:2], self.size
         height, width = pixels.shape[-2:]
-        window = self.windows(boxes.detach().float())
+        window = self.windows(near_boxes(features, boxes, strides))
         ends = (None, None) if sizes is None else sizes.to(window).unbind(1)
         x, inside_x = self._samples(window[..., 0], window[..., 2], width, ends[1])
         y, inside_y = self._samples(window[..., 1], window[..., 3], height, ends[0])
@@ -73,7 +73,7 @@ class Warp(Pool):
             [x[:, :, None, :].expand(-1, -1, side, -1), y[:, :, :, None].expand(-1, -1, -1, side)], -1
         ).reshape(b, p * side, side, 2)
         crops = F.grid_sample(pixels.float(), where, padding_mode="border", align_corners=False)
-        crops = crops.view(b, -1, p, side, side).transpose(1, 2)  # (B, P, 3, side, side)
+        crops = crops.view(b, pixels.shape[1], p, side, side).transpose(1, 2)  # (B, P, 3, side, side)
         crops = crops * (inside_y[:, :, None, :, None] & inside_x[:, :, None, None, :])
         return channels_last(crops.flatten(0, 1).to(pixels.dtype))
 
