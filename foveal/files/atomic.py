@@ -26,6 +26,14 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_derived(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that can be written again; empty where there is none, or a damaged one."""
+    try:
+        return read_object(path)
+    except FovealError:
+        return {}
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes indented JSON."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

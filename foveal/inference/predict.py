@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json as json_module
 import os
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.images.load import EXTENSIONS, ImageError, load_image
 from ..errors import FovealError, UsageError, nearest
 from ..files.aliases import ImageArray, OnProgress, PathLike
-from ..files.atomic import write_bytes, write_text
+from ..files.atomic import CannotWrite, write_bytes, write_text
 from .image_proposals import ImageProposals
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 MARK = b"drawn by foveal predict"  # a comment in every drawing: only these are replaced
 LONGEST = 255  # bytes of a file name
+UNFIT_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)  # a disk's refusals of this name alone
 LOOK_AHEAD = 4  # images decoded while the detector works
 
 
@@ -104,7 +106,7 @@ def predict(
         results = detector.predict_arrays([pixels for _, pixels in loaded], size, boxes)
         for (name, pixels), result in zip(loaded, results, strict=True):
             shown = result.above(score).only(classes) if classes else result.above(score)
-            drawing = None if drawings is None else drawings.save(name, pixels, shown)
+            drawing = None if drawings is None else _drawn(drawings, name, pixels, shown, done.skipped)
             height, width = pixels.shape[:2]
             done.images.append(Prediction(name, width, height, shown, drawing))
             if each is not None:
@@ -115,6 +117,20 @@ def predict(
         text = json_module.dumps([p.to_dict() for p in done.images], indent=1, ensure_ascii=False, allow_nan=False)
         write_text(Path(json), text + "\n")
     return done
+
+
+def _drawn(
+    drawings: Drawings, name: str, pixels: ImageArray, detections: Detections, skipped: list[ImageError]
+) -> Path | None:
+    """The path of the drawing; ``None``, and an entry of ``skipped``, where the disk cannot hold a file of its name."""
+    try:
+        return drawings.save(name, pixels, detections)
+    except CannotWrite as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in UNFIT_NAME:
+            raise
+        skipped.append(ImageError(f"has no drawing: {error.path} {error.message}", path=name))
+        return None
 
 
 def _external(
@@ -274,7 +290,7 @@ def drawing_names(files: Sequence[str]) -> list[str]:
             name = os.path.normpath(os.path.join(folder, base if base.lower().endswith(".jpg") else _jpg(base)))
         number, first = 2, name
         while _key(name) in used:
-            name = os.path.join(os.path.dirname(first), _jpg(f"{_stem(os.path.basename(first))}-{number}"))
+            name = os.path.join(os.path.dirname(first), _jpg(_stem(os.path.basename(first)), f"-{number}"))
             number += 1
         used.add(_key(name))
         out.append(name)
@@ -285,13 +301,13 @@ def _stem(base: str) -> str:
     return os.path.splitext(base)[0]
 
 
-def _jpg(stem: str) -> str:
-    """With the ending, cut to what a file system takes."""
+def _jpg(stem: str, number: str = "") -> str:
+    """With number and ending, cut to what a file system takes."""
     kept = os.fsencode(stem)
-    if len(kept) > LONGEST - 4:
-        kept = kept[: LONGEST - 4 - 8]
+    if len(kept) + len(number) > LONGEST - 4:
+        kept = kept[: LONGEST - 4 - 8 - len(number)]
         stem = f"{os.fsdecode(kept).encode('utf-8', 'surrogateescape').decode('utf-8', 'ignore')}~"
-    return f"{stem}.jpg"
+    return f"{stem}{number}.jpg"
 
 
 def _key(name: str) -> str:

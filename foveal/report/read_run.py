@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FovealError
-from ..files.atomic import read_object
+from ..files.atomic import read_derived, read_object
 from ..files.outputs import output_kind
 
 
@@ -19,7 +19,7 @@ class RunRecord:
     path: Path
     run: dict[str, Any]  # run.json
     metrics: list[dict[str, Any]]  # metrics.jsonl
-    results: dict[str, Any]  # results.json; empty until the run has ended
+    results: dict[str, Any]  # results.json; empty until the run has ended, and where it is damaged
 
     def __post_init__(self) -> None:
         if not isinstance(self.run.get("arguments", {}), dict):
@@ -53,13 +53,16 @@ def read_record(path: str | Path) -> RunRecord:
         message = f"{what}, not a run" if what else "no run here (run.json is missing)"
         raise FovealError(message, path=path, fix="Give the folder that --out named")
     run = read_object(path / "run.json")
-    results = read_object(path / "results.json") if (path / "results.json").exists() else {}
+    results = read_derived(path / "results.json")
     metrics = []
     if (path / "metrics.jsonl").exists():
-        for number, line in enumerate((path / "metrics.jsonl").read_bytes().splitlines(), 1):
+        data = (path / "metrics.jsonl").read_bytes()
+        for number, line in enumerate(data.splitlines(), 1):
             try:
                 row = json.loads(line)
             except ValueError:
+                if number == data.count(b"\n") + 1:  # cut: the process was killed, or is writing it
+                    break
                 raise FovealError("not JSON", path=path / "metrics.jsonl", where=f"line {number}") from None
             if not isinstance(row, dict):
                 kind, where = type(row).__name__, f"line {number}"

@@ -22,7 +22,7 @@ from ..data.records.fingerprint import fingerprint, proposal_fingerprint
 from ..data.records.segmentation import check_masks
 from ..data.records.trained_on import image_hashes, pack
 from ..errors import UsageError
-from ..files.atomic import write_json
+from ..files.atomic import read_derived, write_json
 from ..recipe import Keep, Precision
 from ..runtime import launchers, process_group, processes
 from ..runtime.precision import find_device
@@ -122,7 +122,7 @@ def _complete(arguments: TrainArguments, state: State, keep: Keep) -> Run:
     Console(shown=arguments.progress and writes).print(line)
     if writes:
         clear(out)
-    if writes and not (out / "results.json").exists():
+    if writes and not read_derived(out / "results.json"):
         write_json(out / "results.json", results(state, keep))
     return Run(out)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from foveal.data.doctor.examine import examine
 from foveal.data.open import check_trainable, open_dataset, split_pair
+from foveal.data.records.dataset import Dataset, Record
 from foveal.data.records.subsets import join, seeded_split, select_classes
 from foveal.errors import FovealError, UsageError
 from tests.data.formats.test_voc import codes
@@ -325,3 +327,19 @@ def test_every_real_dataset_opens_without_errors(data: Path) -> None:
             x1, y1, x2, y2 = record.boxes.T
             assert (x1 >= 0).all() and (y1 >= 0).all() and (x2 <= record.width).all() and (y2 <= record.height).all()
             assert (x2 > x1).all() and (y2 > y1).all() and record.boxes.dtype == np.float64
+
+
+def test_a_random_division_keeps_the_only_image_of_a_class_for_training(tmp_path: Path) -> None:
+    """Whatever the seed: a class of one image can be learned, and both parts keep their sizes."""
+    records = []
+    for number in range(10):
+        record = Record.bare(tmp_path / f"{number}.jpg")
+        labels = [0, 0, 1] if number == 3 else [0]
+        flags = np.zeros(len(labels), np.bool_)
+        boxes = np.tile([1.0, 1.0, 5.0, 5.0], (len(labels), 1))
+        more = {"crowd": flags, "difficult": flags, "ignore": flags, "area": boxes[:, 2] * 4}
+        records.append(replace(record, boxes=boxes, labels=np.array(labels), width=9, height=9, **more))
+    for seed in range(20):
+        train, val = seeded_split(Dataset(("often", "rare"), records), seed=seed)
+        assert (len(train), len(val)) == (8, 2)
+        assert any(1 in record.labels for record in train.records)

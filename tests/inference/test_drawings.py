@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any, cast
@@ -74,3 +75,31 @@ def test_drawings_in_folders_never_replace_the_sources(tmp_path: Path, monkeypat
     with pytest.raises(FovealError, match="the drawings would replace the source images"):
         run(files, Path("."))
     assert [path.read_bytes() for path in files] == before
+
+
+def test_two_names_of_the_longest_kind_get_two_drawings(tmp_path: Path) -> None:
+    """The number that tells them apart was cut off with the rest of the name, again and again."""
+    stem = "n" * 251
+    names = drawing_names([f"{stem}.png", f"{stem}.bmp", f"{stem}.gif", f"{stem}.jpg"])
+    assert len(set(names)) == 4 and all(len(name) <= 255 and name.endswith(".jpg") for name in names)
+    files = [str(write_image(tmp_path / "in" / name)) for name in (f"{stem}.png", f"{stem}.bmp", "short.png")]
+    done = run(files, tmp_path / "out")
+    assert len(done.images) == 3 and not done.skipped and len(list((tmp_path / "out").rglob("*.jpg"))) == 3
+
+
+def test_a_name_that_the_disk_refuses_costs_one_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """exFAT has no colon in names, others no byte that is not UTF-8: the other images are drawn."""
+    real = os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        if ":" in os.path.basename(target):
+            raise OSError(errno.EINVAL, "Invalid argument", str(target))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    files = [str(write_image(tmp_path / "in" / name)) for name in ("12:30.png", "good.png")]
+    done = run(files, tmp_path / "out")
+    assert [image.drawing for image in done.images] == [None, tmp_path / "out" / "good.jpg"]
+    assert [f"{error.path}: {error.message}" for error in done.skipped] == [
+        f"{files[0]}: has no drawing: {tmp_path / 'out' / '12:30.jpg'} cannot be written (Invalid argument)"
+    ]

@@ -213,3 +213,15 @@ def test_run_record_reads_series_and_rejects_invalid_folders(tmp_path: Path) -> 
         read_record(tmp_path)
     with pytest.raises(FovealError, match=r"run\.json is missing"):
         read_record(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("text", ["", '{"protocol": "co', "[]"])
+def test_files_that_were_cut_are_read_as_far_as_they_go(tmp_path: Path, text: str) -> None:
+    """``results.json`` can be written again, and the last line of a log may be half written; nothing is blocked."""
+    folder = run_folder(tmp_path)
+    (folder / "results.json").write_text(text)
+    with (folder / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 10, "spl')
+    record = read_record(folder)
+    assert record.results == {} and len(record.metrics) == 2
+    assert run_summary(folder).endswith("no results yet")

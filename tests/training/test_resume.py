@@ -297,6 +297,9 @@ def test_resume_of_a_finished_run_reports_it(data: Path, tmp_path: Path, capsys:
     assert "the run is complete (finished)" in capsys.readouterr().err
     assert outcome(tmp_path) == before
     assert run.results["steps"] == 15
+    for text in ("", '{"split": "va'):  # a disk that was full, a copy that was cut: written again
+        (tmp_path / "results.json").write_text(text)
+        assert train_tiny(data, tmp_path, resume=True).results["steps"] == 15
 
 
 def test_results_missing_after_a_kill_are_written(

@@ -161,7 +161,8 @@ def seeded_split(dataset: Dataset, fraction: float = 0.2, seed: int = 0) -> tupl
     """(train, val): a random fraction of the images in ``val``, which depends on their ids and the seed alone.
 
     Each part has at least one image if there are two; a single image is in both. Where no image of ``val`` would have
-    an object that counts and several others have, one of those takes the place of one in ``val``.
+    an object that counts and several others have, one of those takes the place of one in ``val``. An image with the
+    only objects of a class is for training: another takes its place.
     """
     order = sorted(range(len(dataset)), key=lambda i: str(dataset.records[i].id))
     count = len(order)
@@ -170,9 +171,28 @@ def seeded_split(dataset: Dataset, fraction: float = 0.2, seed: int = 0) -> tupl
     scored = {i for i, r in enumerate(dataset.records) if not (r.crowd | r.difficult | r.ignore).all()}
     if chosen and not chosen & scored and len(scored) > 1:
         chosen = chosen - {max(chosen)} | {next(i for i in order if i in scored)}
+    if count > 1:
+        _exchange_rare(dataset.records, order, chosen)
     val = [r for i, r in enumerate(dataset.records) if i in chosen]
     train = [r for i, r in enumerate(dataset.records) if i not in chosen or count == 1]
     return replace(dataset, records=train, split="train"), replace(dataset, records=val, split="val")
+
+
+def _exchange_rare(records: Sequence[Record], order: Sequence[int], chosen: set[int]) -> None:
+    """Changes ``chosen``, the validation part, so that the rest has an object of every class that has one."""
+    objects = [Counter(r.labels[~(r.crowd | r.difficult | r.ignore)].tolist()) for r in records]
+    learned: Counter[int] = Counter()
+    for i in (i for i in order if i not in chosen):
+        learned.update(objects[i])
+    for i in [i for i in order if i in chosen]:
+        if all(learned[k] for k in objects[i]):
+            continue
+        spare = (j for j in order if j not in chosen and all(learned[k] > n for k, n in objects[j].items()))
+        j = max(spare, key=lambda j: bool(objects[j]), default=None)  # the first of those with objects
+        if j is None:
+            continue
+        chosen.symmetric_difference_update((i, j))
+        learned = learned + objects[i] - objects[j]
 
 
 def merged(dataset: Dataset) -> Dataset:
