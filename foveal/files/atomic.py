@@ -14,6 +14,8 @@ from typing import Any
 
 from ..errors import FovealError
 
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EISDIR)
+
 
 def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises :class:`FovealError` for a file that cannot be read or holds another value."""
@@ -159,18 +161,30 @@ def write_synced(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        _sync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
     """Returns when the names in a folder are on the disk."""
     if os.name != "posix":  # Windows cannot open a folder
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # it may be written, but not read
+        return
+    try:
+        _sync(handle)
     finally:
         os.close(handle)
+
+
+def _sync(handle: int) -> None:
+    """``fsync``, where the disk has it: some file shares and disks of user programs refuse it, most for folders."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
 
 
 def replace_folder(new: Path, final: Path) -> None:
