@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import json as json_module
 import os
 import unicodedata
 from collections import Counter, deque
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.images.load import EXTENSIONS, ImageError, load_image
 from ..errors import FovealError, UsageError, nearest
 from ..files.aliases import ImageArray, OnProgress, PathLike
-from ..files.atomic import CannotWrite, write_bytes, write_text
+from ..files.atomic import CannotWrite, write_bytes, write_json
 from .image_proposals import ImageProposals
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 MARK = b"drawn by foveal predict"  # a comment in every drawing: only these are replaced
 LONGEST = 255  # bytes of a file name
-UNFIT_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)  # a disk's refusals of this name alone
 LOOK_AHEAD = 4  # images decoded while the detector works
 
 
@@ -106,7 +104,7 @@ def predict(
         results = detector.predict_arrays([pixels for _, pixels in loaded], size, boxes)
         for (name, pixels), result in zip(loaded, results, strict=True):
             shown = result.above(score).only(classes) if classes else result.above(score)
-            drawing = None if drawings is None else _drawn(drawings, name, pixels, shown, done.skipped)
+            drawing = None if drawings is None else drawings.save(name, pixels, shown, done.skipped)
             height, width = pixels.shape[:2]
             done.images.append(Prediction(name, width, height, shown, drawing))
             if each is not None:
@@ -114,23 +112,8 @@ def predict(
     if not done.images:
         _refuse(done.skipped)
     if json is not None:
-        text = json_module.dumps([p.to_dict() for p in done.images], indent=1, ensure_ascii=False, allow_nan=False)
-        write_text(Path(json), text + "\n")
+        write_json(Path(json), [p.to_dict() for p in done.images])
     return done
-
-
-def _drawn(
-    drawings: Drawings, name: str, pixels: ImageArray, detections: Detections, skipped: list[ImageError]
-) -> Path | None:
-    """The path of the drawing; ``None``, and an entry of ``skipped``, where the disk cannot hold a file of its name."""
-    try:
-        return drawings.save(name, pixels, detections)
-    except CannotWrite as error:
-        cause = error.__cause__
-        if not isinstance(cause, OSError) or cause.errno not in UNFIT_NAME:
-            raise
-        skipped.append(ImageError(f"has no drawing: {error.path} {error.message}", path=name))
-        return None
 
 
 def _external(
@@ -262,13 +245,20 @@ class Drawings:
                     "exists, and is no drawing of foveal's", path=path, fix="Give another folder for the drawings"
                 )
 
-    def save(self, name: str, pixels: ImageArray, detections: Detections) -> Path:
-        """Draws, writes and returns the path."""
+    def save(self, name: str, pixels: ImageArray, found: Detections, skipped: list[ImageError]) -> Path | None:
+        """Draws, writes and returns the path; ``None``, and one of ``skipped``, for a name that the disk refuses."""
         from .draw import draw
 
         target, data = self.out / self.targets[name], io.BytesIO()
-        draw(pixels, detections).save(data, "JPEG", quality=92, comment=MARK)
-        write_bytes(target, data.getvalue())
+        draw(pixels, found).save(data, "JPEG", quality=92, comment=MARK)
+        try:
+            write_bytes(target, data.getvalue())
+        except CannotWrite as error:
+            unfit = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)  # of this name alone
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in unfit:
+                raise
+            skipped.append(ImageError(f"has no drawing: {error.path} {error.message}", path=name))
+            return None
         return target
 
 

@@ -132,6 +132,13 @@ def at_least_fp32(t: Tensor) -> Tensor:
     return t if t.dtype in (torch.float32, torch.float64) else t.float()
 
 
+def finite_areas(boxes: Tensor) -> Tensor:
+    """Boxes (..., 4) with coordinates so limited that areas, and their sums, are finite: 2.3e18 pixels in float32."""
+    boxes = at_least_fp32(boxes)
+    far = math.sqrt(torch.finfo(boxes.dtype).max) / 8
+    return boxes.clamp(-far, far)
+
+
 def _center_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Center x, center y, width, height with sides of at least ``_EPS``."""
     w, h = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]

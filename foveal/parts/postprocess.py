@@ -161,9 +161,7 @@ def finite_scores(scores: Tensor) -> Tensor:
 
 def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     b, length = values.shape
-    members = int(
-        (length / max(1, k)) ** 0.5 / 2
-    )  # half of it, because fetching members costs more than ranking groups
+    members = int((length / max(1, k)) ** 0.5 / 2)  # half of it: fetching members costs more than ranking groups
     if members < 3:
         top = values.topk(k, 1)
         return top.values, top.indices
@@ -232,9 +230,8 @@ class NoNMS(Suppress):
 def gather_boxes(boxes: Tensor, scores: Tensor, labels: Tensor, index: Tensor, valid: Tensor) -> Boxes:
     """The candidates at ``index`` (B, N) as boxes, zero where not ``valid`` (B, N)."""
     zero = scores.new_zeros(())
-    selected = boxes.gather(1, index[..., None].expand(-1, -1, 4))
     return Boxes(
-        boxes=torch.where(valid[..., None], selected, zero.to(boxes.dtype)),
+        boxes=torch.where(valid[..., None], boxes.gather(1, index[..., None].expand(-1, -1, 4)), zero.to(boxes.dtype)),
         scores=torch.where(valid, scores.gather(1, index), zero),
         labels=labels.gather(1, index) * valid,
         valid=valid,
@@ -242,7 +239,7 @@ def gather_boxes(boxes: Tensor, scores: Tensor, labels: Tensor, index: Tensor, v
     )
 
 
-FAR = 2.0**30  # pixels
+FAR = 2.0**30  # pixels, no box is farther out: moved by 1e20, as far as one of them was, all others became points
 DEVICE_BOXES = 20_000  # boxes in one kernel call on a GPU: its bit matrix takes boxes^2 / 8 bytes, here 50 MB
 # A call costs about as much as 300,000 pairs of boxes. One call on boxes shifted apart compares all n^2 pairs, one call
 # a group only its own: with 80 classes they cost the same near 5,000 boxes.
@@ -318,9 +315,6 @@ def suppress_on_device(
 
 
 def _shifted(boxes: Tensor, group: Tensor) -> Tensor:
-    """Boxes (n, 4) moved apart so that those of different groups do not overlap, in fp64: IoUs are not rounded.
-
-    Coordinates are within ``FAR``: with a box at 1e20 the others would be moved so far that they become points.
-    """
+    """Boxes (n, 4) moved apart so that those of different groups do not overlap, in fp64: IoUs are not rounded."""
     wide = boxes.double().clamp(-FAR, FAR)
     return wide + (group.to(wide) * (wide.amax() - wide.amin() + 1))[:, None]

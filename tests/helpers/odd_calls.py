@@ -276,6 +276,7 @@ def calls() -> dict[str, Call]:
         "boxes.area": lambda w: b.area(w.boxes()),
         "boxes.array_iou": lambda w: b.array_iou(w.boxes()[0].double().numpy(), w.boxes(seed=1)[0].double().numpy()),
         **{f"boxes.{f.__name__}": learned_boxes(f) for f in (b.intersection, b.iou, b.pairwise_iou, b.pairwise_giou)},
+        "coders.finite_areas": lambda w: coders.finite_areas(w.boxes()),
         "coders.at_least_fp32": lambda w: coders.at_least_fp32(w.boxes()),
         **{f"coders.{c.__name__}": lambda w, c=c: _coder(w, c()) for c in (Delta, LTRB, ImageRelative, GridCoder)},
         "distance_nms.DistanceNMS": lambda w: _suppressed(w, distance_nms.DistanceNMS()),

@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...boxes import computable
 from ...errors import UsageError
-from ..coders import Coder, at_least_fp32
+from ..coders import Coder, at_least_fp32, finite_areas
 from .normalizers import Normalizer, Positives
 
 _EPS = 1e-7  # added to denominators where torchvision's operators add it
@@ -162,8 +161,8 @@ class _Overlap(NamedTuple):
 
 
 def _overlap(deltas: Tensor, priors: Tensor, boxes: Tensor, coder: Coder) -> _Overlap:
-    predicted = _ordered(computable(coder.decode(at_least_fp32(deltas), at_least_fp32(priors))))
-    target = _ordered(computable(boxes))
+    predicted = _ordered(finite_areas(coder.decode(at_least_fp32(deltas), at_least_fp32(priors))))
+    target = _ordered(finite_areas(boxes))
     low = torch.maximum(predicted[..., :2], target[..., :2])
     high = torch.minimum(predicted[..., 2:], target[..., 2:])
     side = (high - low).clamp(min=0)

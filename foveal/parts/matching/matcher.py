@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...boxes import computable
 from ...types import Match, Priors, Targets, on_cpu
+from ..coders import finite_areas
 
 CPU_BUDGET = 1 << 18  # overlaps held at a time on a CPU: three buffers of 1 MiB stay in the second-level cache
 CPU_CHUNK = 8192  # priors compared at a time on a CPU: few enough that most objects do not touch them
@@ -85,7 +85,7 @@ def best_overlaps(priors: Tensor, objects: Tensor, ties: bool = True) -> tuple[T
 
 def match_on_device(priors: Tensor, objects: Tensor, ties: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
     """:func:`best_overlaps` on any device, without a device sync."""
-    priors, objects = computable(priors.float()), computable(objects.float())
+    priors, objects = finite_areas(priors.float()), finite_areas(objects.float())
     b, g = objects.shape[:2]
     count = priors.shape[-2]
     chunk = max(1, min(count, max(256, DEVICE_BUDGET // max(1, b * g))))
@@ -120,7 +120,7 @@ def match_on_cpu(priors: Tensor, objects: Tensor, ties: bool = True) -> tuple[Te
     are compared with it (priors lie row by row, so most do not); ties are looked up only in the chunks that hold
     an object's best. These choices depend on the data, which costs nothing here and would be a sync elsewhere.
     """
-    priors, objects = computable(priors.float()), computable(objects.float())
+    priors, objects = finite_areas(priors.float()), finite_areas(objects.float())
     b, count = objects.shape[0], priors.shape[-2]
     iou, gt = objects.new_zeros(b, count), torch.zeros(b, count, dtype=torch.int64)
     best = torch.zeros(b, count, dtype=torch.bool) if ties else None
@@ -288,7 +288,7 @@ def _intersection(a: _Corners, b: _Corners, buffers: Tensor) -> tuple[Tensor, Te
 def in_ignored_region(priors: Tensor, targets: Targets) -> Tensor:
     """(B, A) bool: at least half of the prior lies in one region of ``targets.ignore``. No device sync."""
     regions = torch.where(targets.ignore[..., None], targets.boxes, targets.boxes.new_zeros(()))
-    priors, regions = computable(priors.float()), computable(regions.float())
+    priors, regions = finite_areas(priors.float()), finite_areas(regions.float())
     b, g = regions.shape[:2]
     count = priors.shape[-2]
     chunk = max(1, min(count, prior_chunk(priors.device, b * g)))
