@@ -102,7 +102,13 @@ def _read_file(path: Path, truth: GroundTruth, others: UnknownClasses) -> tuple[
     masks = read_masks(path, columns.masks, columns.places, image, truth)
     box, notes = _with_boxes(columns.boxes, masks)
     corners = np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1)
-    table = DetectionTable.build(image, label, corners, columns.scores, box[:, 2] * box[:, 3], masks)
+    with np.errstate(over="ignore"):
+        area = box[:, 2] * box[:, 3]
+    if not np.isfinite(area).all():
+        row = int(np.flatnonzero(~np.isfinite(area))[0])
+        message = f"bbox is {box[row].tolist()}, whose area is no finite number"
+        raise FovealError(message, path=path, where=columns.places[row])
+    table = DetectionTable.build(image, label, corners, columns.scores, area, masks)
     if notes and masks is not None:  # as pycocotools' loadRes
         table = replace(table, area=masks.area().astype(np.float64))
     return table[label >= 0], [*_how("images", images.how), *_how("classes", classes.how), *notes]

@@ -192,3 +192,63 @@ def test_an_empty_mask_is_a_box_without_area(tmp_path: Path) -> None:
     ours, _ = scores(tmp_path, document, results)
     same(ours["masks"], peer(document, results, "segm"))
     same(ours, peer(document, results, "bbox"))
+
+
+SQUARES = [[10.0, 10.0, 20.0, 20.0], [50.0, 50.0, 30.0, 30.0]]
+MASK = {"image_id": 1, "category_id": 1, "score": 0.9}
+ONE, TWO = detected(SQUARES)
+ODD_RESULTS: dict[str, tuple[Any, int, str]] = {  # results, status, what is said
+    "no detection": ([], 0, "There are no detections at all"),
+    "a polygon without bbox": ([{**MASK, "segmentation": [[10, 10, 30, 10, 30, 30, 10, 30]]}], 0, "have no bbox"),
+    "lengths as numbers": ([{**MASK, "segmentation": {"size": [SIZE, SIZE], "counts": [9990, 10]}}], 0, "have no bbox"),
+    "a mask of another size": ([{**MASK, "segmentation": {"size": [9, 9], "counts": [80, 1]}}], 1, "its mask is 9 x 9"),
+    "lengths that are too short": (
+        [{**MASK, "segmentation": {"size": [SIZE, SIZE], "counts": [8, 2]}}],
+        1,
+        "its run lengths sum to 10, expected",
+    ),
+    "a mask that is a word": ([{**MASK, "bbox": None, "segmentation": "abc"}], 1, "its segmentation is 'abc'"),
+    "sides below zero": ([{**ONE, "bbox": [30, 30, -20, -20]}, TWO], 0, "AP "),
+    "coordinates of 1e20": ([{**ONE, "bbox": [1e20, 1e20, 1e20, 1e20]}, TWO], 0, "AP "),
+    "coordinates of 1e308": ([{**ONE, "bbox": [0, 0, 1e308, 1e308]}, TWO], 1, "record 0: bbox is [0.0, 0.0, 1e+308"),
+    "scores of 1e300": ([{**ONE, "score": 1e300}, {**TWO, "score": -1e300}], 0, "AP "),
+    "a class that is null": ([{**ONE, "category_id": None}], 1, "record 0: category_id is None"),
+    "an image that is a list": ([{**ONE, "image_id": [1]}], 1, "record 0: image_id is [1]"),
+    "nothing": ("", 1, "line 1, column 1: not JSON"),
+    "a cut file": (json.dumps([ONE, TWO])[:60], 1, "line 1, column 61: not JSON"),
+}
+ODD_TRUTH: dict[str, tuple[dict[str, Any], str]] = {  # what is changed of the document, what is said
+    "no annotation": ({"annotations": []}, "has no object at all"),
+    "a box at 1e20": ({"bbox": [1e20, 1e20, 5, 5]}, "1 object of the data without area"),
+    "a box without width": ({"bbox": [10, 10, 0, 5]}, "1 object of the data without area"),
+    "an area of NaN": ({"area": float("nan")}, "its area nan is invalid"),
+    "a size in words": ({"images": [{"id": 1, "width": "wide", "height": 80}]}, "its size 'wide' x 80 is invalid"),
+    "ids alone": ({"images": [{"id": 1}, {"id": 2}]}, "2 images without file_name, width and height"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("case", ODD_RESULTS)
+def test_odd_results(tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scored, or one line with file, place and value."""
+    results, status, words = ODD_RESULTS[case]
+    (tmp_path / "truth.json").write_text(json.dumps(objects_of_one_class(SQUARES)))
+    (tmp_path / "found.json").write_text(results if isinstance(results, str) else json.dumps(results))
+    arguments = ["eval", "--detections", str(tmp_path / "found.json"), "--data", str(tmp_path / "truth.json")]
+    assert cli.main(arguments) == status
+    out, err = capsys.readouterr()
+    assert words in out + err
+    assert status == 0 or (err.startswith(f"foveal: {tmp_path / 'found.json'}: ") and err.count("\n") == 1)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("case", ODD_TRUTH)
+def test_odd_truth(tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scored, and what was made of it is said."""
+    change, words = ODD_TRUTH[case]
+    document = objects_of_one_class(SQUARES)
+    whole = {key: value for key, value in change.items() if key in document}
+    document["annotations"][0].update({key: value for key, value in change.items() if key not in document})
+    scores(tmp_path, {**document, **whole}, [ONE, TWO])
+    captured = capsys.readouterr()
+    assert words in captured.out + captured.err
