@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ def read_record(path: str | Path) -> RunRecord:
         raise FovealError(message, path=path, fix="Give the folder that --out named")
     run = read_object(path / "run.json")
     results = read_derived(path / "results.json")
+    if not results and (path / "results.json").exists():
+        message = "%s: cannot be read, as if the run had not ended; train --resume writes it again"
+        logging.getLogger("foveal").warning(message, path / "results.json")
     metrics = []
     if (path / "metrics.jsonl").exists():
         data = (path / "metrics.jsonl").read_bytes()

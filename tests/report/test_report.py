@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -216,12 +217,16 @@ def test_run_record_reads_series_and_rejects_invalid_folders(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["", '{"protocol": "co', "[]"])
-def test_files_that_were_cut_are_read_as_far_as_they_go(tmp_path: Path, text: str) -> None:
+def test_files_that_were_cut_are_read_as_far_as_they_go(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """``results.json`` can be written again, and the last line of a log may be half written; nothing is blocked."""
     folder = run_folder(tmp_path)
     (folder / "results.json").write_text(text)
     with (folder / "metrics.jsonl").open("a") as log:
         log.write('{"step": 10, "spl')
+    logging.getLogger("foveal").propagate = True
     record = read_record(folder)
     assert record.results == {} and len(record.metrics) == 2
+    assert "results.json: cannot be read" in caplog.text
     assert run_summary(folder).endswith("no results yet")
