@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -41,6 +43,15 @@ def json_bytes(value: dict[str, Any]) -> bytes:
 def sums_text(sums: Mapping[str, str]) -> bytes:
     """Digests by file name -> the list, as ``sha256sum`` writes it."""
     return "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode()
+
+
+def is_listed(folder: Path, name: str) -> bool:
+    """Whether a file of a checkpoint is as it was written, by the list of digests beside it."""
+    try:
+        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        return f"{digest}  {name}\n".encode() in (folder / SUMS).read_bytes()
+    except OSError:
+        return False
 
 
 def blame(listed: bytes, sums: Mapping[str, str]) -> tuple[str, str]:

@@ -18,10 +18,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,28 +33,16 @@ import safetensors.torch
 from torch import Tensor
 
 from ..errors import FovealError, UsageError
-from ..files.atomic import read_object, replace_folder, restore_folders, sync_folder, write_synced
-from .digests import MODEL, OPTIMIZER, RAW, SPEC, STATE, SUMS, blame, json_bytes, sums_text, tensor_bytes
+from ..files.atomic import read_object, replace_folder, restore_folders, sync_folder, write_synced, writing
+from .content import JSON, Content, upgraded
+from .digests import MODEL, OPTIMIZER, RAW, SPEC, STATE, SUMS, blame, is_listed, sums_text
 
-SCHEMA = 1
 CONFIG = "config.json"  # of a Hugging Face folder
-Tensors = Mapping[str, Tensor]
-JSON = dict[str, Any]
+UNREADABLE = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # now, and whole all the same
 
 
 class DamagedCheckpoint(FovealError):
     """A checkpoint whose files differ from what was written."""
-
-
-@dataclass(frozen=True)
-class Content:
-    """What a checkpoint is written from and read as. ``raw`` and ``optimizer`` may be empty."""
-
-    model: Tensors
-    raw: Tensors
-    optimizer: Tensors
-    state: JSON
-    spec: JSON
 
 
 @dataclass(frozen=True)
@@ -90,7 +79,7 @@ def save(folder: Path, step: int, content: Content) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         sums: dict[str, str] = {}
-        for name, data in _serialized(content):
+        for name, data in content.files():
             sums[name] = hashlib.sha256(data).hexdigest()
             write_synced(temporary / name, data)
         write_synced(temporary / SUMS, sums_text(sums))
@@ -119,21 +108,36 @@ def point(folder: Path, name: str, step: int) -> None:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(f"step-{step}")
         os.replace(temporary, folder / name)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        with suppress(OSError):  # it may be the copy of a link: a folder, or a file with the name of one
-            shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        unpoint(folder, name)
         return
-    sync_folder(folder)
+    with writing(folder / name):
+        sync_folder(folder)
+
+
+def unpoint(folder: Path, name: str) -> None:
+    """Removes the link ``name``, if there is one that can be removed: it must not point to another checkpoint."""
+    link = folder / name
+    with suppress(OSError):  # it may be the copy of a link: a folder, or a file with the name of one
+        shutil.rmtree(link) if link.is_dir() and not link.is_symlink() else link.unlink(missing_ok=True)
 
 
 def prune(folder: Path, keep: Iterable[int]) -> None:
-    """Removes every checkpoint except these steps, and the remains of an interrupted write."""
+    """Removes every checkpoint except these steps, and the remains of an interrupted write.
+
+    A checkpoint loses its name first: where its files cannot all be removed, no half of it is left under that name.
+    """
     kept = {f"step-{n}" for n in keep}
     for entry in folder.iterdir():
-        leftover = entry.name.startswith((".writing-step-", ".old-step-"))
-        if leftover or (_step_of(entry) is not None and entry.name not in kept):
+        leftover = entry.name.startswith((".writing-step-", ".old-step-", ".removed-step-"))
+        if not leftover and _step_of(entry) is not None and entry.name not in kept:
+            removed = entry.with_name(f".removed-{entry.name}")
+            with suppress(OSError):  # it stays, whole
+                os.replace(entry, removed)
+                shutil.rmtree(removed, ignore_errors=True)
+        elif leftover:
             shutil.rmtree(entry, ignore_errors=True)
 
 
@@ -155,34 +159,37 @@ def check_space(folder: Path, tensors: Iterable[Tensor], copies: int) -> None:
 
 # ---------------------------------------------------------------------------------------------- reading
 def verify(path: Path) -> None:
-    """Raises :class:`DamagedCheckpoint` with the file and the reason unless every byte is as written."""
+    """Raises :class:`DamagedCheckpoint` with the file and the reason unless every byte is as written, and
+    :class:`FovealError` where the files cannot be read at present."""
     try:
         listed = (path / SUMS).read_bytes()
         names = sorted(p.name for p in path.iterdir() if p.name != SUMS)
         sums = {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in names}
     except OSError as error:
-        where = Path(error.filename or path).name
-        raise DamagedCheckpoint(f"cannot be read: {error.strerror}", path=path, where=where) from error
+        where, reason = Path(error.filename or path).name, f"cannot be read: {error.strerror}"
+        if error.errno in UNREADABLE:
+            fix = "Change its permissions" if isinstance(error, PermissionError) else "Try again"
+            raise FovealError(reason, path=path, where=where, fix=fix) from error
+        raise DamagedCheckpoint(reason, path=path, where=where) from error
     if listed == sums_text(sums):
         return
     where, reason = blame(listed, sums)
     raise DamagedCheckpoint(reason, path=path, where=where)
 
 
+def _others(path: Path) -> str:
+    """The way out of a damaged checkpoint: the others of its run, newest first."""
+    named = [f"step-{n}" for n in reversed(steps(path.parent)) if path.name != f"step-{n}"]
+    return f"Copy it again, or take another checkpoint of {path.parent}: {', '.join(named)}" if named else ""
+
+
 def read(path: Path) -> Content:
     """Everything in one ``step-N`` folder, after :func:`verify`."""
     verify(path)
     spec: JSON = json.loads((path / SPEC).read_bytes())
-    if spec.get("schema", 0) > SCHEMA:
-        raise FovealError(
-            f"schema {spec['schema']} was written by a newer foveal (this one reads up to {SCHEMA})",
-            path=path,
-            where=SPEC,
-            fix="Update foveal",
-        )
     raw = _tensors(path / RAW) if (path / RAW).exists() else {}
     state: JSON = json.loads((path / STATE).read_bytes())
-    return Content(_tensors(path / MODEL), raw, _tensors(path / OPTIMIZER), state, spec)
+    return upgraded(Content(_tensors(path / MODEL), raw, _tensors(path / OPTIMIZER), state, spec), path)
 
 
 def steps(folder: Path) -> list[int]:
@@ -236,10 +243,12 @@ def _best(folder: Path, found: Sequence[int]) -> int:
     Copies of a run need not have its links. Raises :class:`DamagedCheckpoint` where the best checkpoint is gone.
     """
     for step in reversed(found):
-        try:
-            best = read_object(folder / f"step-{step}" / STATE).get("best")
-        except FovealError:
-            continue  # damaged; the one before it names the best of its time
+        path = folder / f"step-{step}"
+        if not is_listed(path, STATE):
+            text = "%s: is damaged, and names the best checkpoint of the run; the one that an earlier one names is used"
+            logging.getLogger("foveal").warning(text, path / STATE)
+            continue
+        best = read_object(path / STATE).get("best")
         if best is not None and best not in found:
             fix = f"Copy the run with it, or name another checkpoint, as {folder / f'step-{step}'}"
             raise DamagedCheckpoint("the best checkpoint of the run is missing", path=folder / f"step-{best}", fix=fix)
@@ -260,21 +269,15 @@ def load_checkpoint(path: str | Path) -> Loaded:
     is never loaded in its place.
     """
     folder = find_checkpoint(path)
-    content = read(folder)
+    try:
+        content = read(folder)
+    except DamagedCheckpoint as error:
+        raise DamagedCheckpoint(error.message, path=error.path, where=error.where, fix=_others(folder)) from error
     meta = {**content.spec, "state": content.state}
     return Loaded(content.spec["spec"], tuple(content.spec["classes"]), dict(content.model), meta, folder)
 
 
 # ----------------------------------------------------------------------------------------------- inside
-def _serialized(content: Content) -> Iterable[tuple[str, bytes]]:
-    yield MODEL, tensor_bytes(content.model)
-    if content.raw:
-        yield RAW, tensor_bytes(content.raw)
-    yield OPTIMIZER, tensor_bytes(content.optimizer)
-    yield STATE, json_bytes(content.state)
-    yield SPEC, json_bytes({"schema": SCHEMA, **content.spec})
-
-
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(path.read_bytes())

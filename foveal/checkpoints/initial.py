@@ -28,7 +28,7 @@ from .transfer import LoadReport, pretrained, transfer
 
 if TYPE_CHECKING:
     from ..assembly.detector import Detector, Spec
-    from .folder import Content
+    from .content import Content
 
 
 def find_spec(source: Spec | str | Path, parts: Sequence[type] = ()) -> tuple[Spec, str | Path | None]:

@@ -166,7 +166,8 @@ def import_model(
     from ..config.show import show
     from ..config.table import custom_parts
     from ..runtime.processes import versions
-    from .folder import Content, save
+    from .content import Content
+    from .folder import save
 
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

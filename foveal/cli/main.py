@@ -93,6 +93,9 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return DONE
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            more = "Allow more with ulimit -n 4096, or try fewer --workers"
+            return _say(f"{error.filename or 'the process'}: {error.strerror}. {more}", REFUSED)
         if error.filename is not None:
             return _say(f"{error.filename2 or error.filename}: {error.strerror}", REFUSED)
         return _say(str(error.strerror), REFUSED) if error.errno in NOT_OURS else _bug()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,6 +60,7 @@ def fill_proposals(
     if files is not None:
         return attach_tables(dataset, read_tables(files), content_keys(dataset.records), source.top)
     cached = ensure_cached(dataset.records, source.setting, from_source(source), progress=progress)
+    cached.check()
     return attach_tables(dataset, [cached.table], cached.keys, source.top)
 
 
@@ -69,7 +70,7 @@ def attach_tables(dataset: Dataset, tables: Sequence[Table], keys: Sequence[str 
     with_keys = zip(dataset.records, keys, proposals, strict=True)
     missing = [record for record, key, found in with_keys if key is not None and found is None]
     # an image that cannot be decoded is skipped and reported by the loader; one other missing image is an error
-    if any(map(_decodes, missing)):
+    if any(_refusal(record.path) is None for record in missing):
         _raise_missing(tables, missing, len(dataset))
     empty = np.zeros((0, 4), np.float32)
     boxes = [empty if found is None else found.boxes[:top] for found in proposals]
@@ -97,8 +98,7 @@ def find_proposals(
         if key is None or key not in rows:
             proposals.append(None)
             continue
-        table, row = rows[key]
-        proposals.append(table.of(row, record.width, record.height))
+        proposals.append(rows[key][0].of(rows[key][1], record.width, record.height))
     return proposals
 
 
@@ -117,12 +117,13 @@ def _raise_missing(tables: Sequence[Table], missing: Sequence[Record], count: in
     raise FovealError(what, path=path, fix="Make them for this data: foveal proposals --data DATA --out DIR")
 
 
-def _decodes(record: Record) -> bool:
+def _refusal(path: Path) -> FovealError | None:
+    """Why an image cannot be decoded; ``None``: it can."""
     try:
-        load_image(record.path)
-    except FovealError:
-        return False
-    return True
+        load_image(path)
+    except FovealError as error:
+        return error
+    return None
 
 
 def content_keys(records: Sequence[Record]) -> list[str | None]:
@@ -147,6 +148,11 @@ class CachedProposals:
     keys: list[str | None]  # hash of each image file; None where it cannot be read
     skipped: list[FovealError]  # images that could not be read
     made: int  # images that were not in the cache
+
+    def check(self) -> None:
+        """Raises the error of a file that could not be read then, and now can: it would be used without proposals."""
+        if found := next((e for e in self.skipped if e.path is not None and _refusal(Path(e.path)) is None), None):
+            raise found
 
 
 def cache_folder(setting: str, root: Path | None = None) -> Path:
@@ -174,13 +180,15 @@ def ensure_cached(
     keys = content_keys(records)
     wanted = {key: record for record, key in zip(records, keys, strict=True) if key is not None}
     skipped: dict[str, FovealError] = {}
+    paths = [record.path for record, key in zip(records, keys, strict=True) if key is None]
+    unread = [_refusal(path) or FovealError("could not be read for a moment", path=path) for path in paths]
     made = 0
     while True:  # each round looks at the files anew, for other processes add and remove some
         tables = cache.tables()
         readable = [key for key in wanted if key not in skipped]
         complete = _map_complete(tables, readable)
         if complete is not None:
-            return CachedProposals(complete, keys, list(skipped.values()), made)
+            return CachedProposals(complete, keys, [*skipped.values(), *unread], made)
         rows = index_tables(tables)
         missing = {key: wanted[key] for key in readable if key not in rows}
         if missing:
@@ -232,7 +240,8 @@ class _Cache:
             return
         for table in tables:
             if table.path.name.startswith("piece-") and table.rows.keys() <= keys:
-                table.path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    table.path.unlink()  # it is of no use any more, and does no harm
 
     def compute(
         self,

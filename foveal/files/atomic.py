@@ -165,7 +165,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Returns when the names in a folder are on the disk."""
+    """Returns when the names in a folder are on the disk, where it can be told so: some file shares cannot."""
     if os.name != "posix":  # Windows cannot open a folder
         return
     try:
@@ -197,7 +197,12 @@ def replace_folder(new: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         os.replace(final, old)
-    os.replace(new, final)
+    try:
+        os.replace(new, final)
+    except OSError:
+        with suppress(OSError):
+            os.replace(old, final)
+        raise
     sync_folder(final.parent)
     shutil.rmtree(old, ignore_errors=True)
 

@@ -69,6 +69,9 @@ def _acquire(folder: Path, what: str) -> int:
             if not free and time.monotonic() > deadline:
                 raise _in_use(folder, path)
         except OSError as error:
+            with suppress(OSError):
+                if _same(handle, path):  # it is this process' own by now, and says nothing
+                    path.unlink()
             os.close(handle)
             with writing(path):
                 raise error

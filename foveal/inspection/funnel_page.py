@@ -38,7 +38,6 @@ HELPS = {
 
 def write_funnel(funnel: Funnel, path: Path, model: str) -> Path:
     """Writes the page to a file, which is complete or absent, and returns its path. ``model``: what to call it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, funnel_page(funnel, model))
     return path
 

@@ -181,6 +181,5 @@ def write_inspection(
     """Writes the page of a traced image to a file, which is complete or absent, and returns its path."""
     from ..files.atomic import write_text
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, inspection_page(traced, array, name, model, notes))
     return path

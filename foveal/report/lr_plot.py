@@ -16,7 +16,6 @@ def find_and_plot(spec: Any, **options: Any) -> str:
     """Runs the test, writes ``lr_finder.json`` and ``lr_finder.png`` into the run folder, and returns what it found."""
     curve = find_lr(spec, **options)
     folder = Path(curve.folder)
-    folder.mkdir(parents=True, exist_ok=True)
     suggestion = float(f"{curve.steepest:.2g}")
     values = {"fit.lr": curve.rates, "loss": curve.losses, "smoothed": curve.smoothed, "suggestion": suggestion}
     write_json(folder / f"{NAME}.json", values)

@@ -13,14 +13,15 @@ import torch
 from lightning_fabric import Fabric
 
 from ..checkpoints import folder as checkpoint
-from ..checkpoints.folder import Content, DamagedCheckpoint, Run
+from ..checkpoints.content import Content
+from ..checkpoints.folder import DamagedCheckpoint, Run
 from ..checkpoints.initial import begin, initial_pixels
 from ..checkpoints.transfer import LoadReport
 from ..config.show import show
 from ..config.table import custom_parts
 from ..data.records.fingerprint import fingerprint, proposal_fingerprint
 from ..data.records.segmentation import check_masks
-from ..data.records.trained_on import image_hashes, pack
+from ..data.records.trained_on import image_hashes, pack, unread
 from ..errors import UsageError
 from ..files.atomic import read_derived, write_json
 from ..recipe import Keep, Precision
@@ -152,6 +153,7 @@ class Setup:
         if self.fabric.is_global_zero:  # which writes it
             before = "" if self.resumed is None else self.resumed.spec.get("trained_on", "")
             hashes = image_hashes(self.sets.training.records)
+            self.console.print(unread(self.sets.training.records, hashes))
             described["trained_on"] = pack(hashes, before, self.detector.trained_on)
         return {**described, "parts": own} if own else described
 
@@ -290,20 +292,21 @@ def _prepare_folder(setup: Setup, damaged: list[DamagedCheckpoint], changes: lis
         out.mkdir(parents=True, exist_ok=True)
         checkpoint.check_space(out, setup.detector.parameters(), copies=copies)
         changed = any(change.name in ("data", "val") for change in changes)
-        write_inventories(out, setup.sets, setup.fixed, masks=setup.detector.has_masks, anew=changed)
+        unread = write_inventories(out, setup.sets, setup.fixed, masks=setup.detector.has_masks, anew=changed)
         if setup.resumed is not None:
             record_changes(out, record, State.from_json(setup.resumed.state).updates, changes)
-            return set_aside(out, damaged)
+            return [*unread, *set_aside(out, damaged)]
         checkpoint.remove(out / "checkpoints")
         save_initial(setup.detector, out, fit, setup.described)
         write_json(out / "run.json", record)
-        return []
+        return unread
 
     fabric.barrier()  # every process has looked at the folder before the first one writes
-    lines = processes.first_alone(fabric, prepare)
+    for line in processes.first_alone(fabric, prepare):
+        setup.console.print(line)
     if setup.resumed is not None:
         stored = setup.resumed.state
         at = f"resuming after iteration {State.from_json(stored).updates}"
         other = any(change.name == "val" for change in changes)
-        for line in (*lines, check_best(out, stored, other_images=other), at):
+        for line in (check_best(out, stored, other_images=other), at):
             setup.console.print(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from ..checkpoints.initial import initial_pixels
 from ..data.augment.combine import Combination
 from ..data.loader.loader import Batch, Loader
 from ..files.aliases import PathLike
+from ..files.atomic import write_bytes
 from ..inference.draw import draw_boxes
 from ..masks.rle import Masks
 from .arguments import TrainArguments, with_fields
@@ -50,8 +52,9 @@ def preview(spec: Spec | PathLike | None, arguments: TrainArguments) -> Path:
         batch = next(loader.epoch(epoch, number, (done, done)))
         cells += [_cell(batch, k, names) for k in range(len(batch.indices))]
     out = arguments.folder / NAME
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _sheet(cells).save(out)
+    data = io.BytesIO()
+    _sheet(cells).save(data, "PNG")
+    write_bytes(out, data.getvalue())
     return out
 
 

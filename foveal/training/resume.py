@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints import folder as checkpoint
-from ..checkpoints.folder import Content, DamagedCheckpoint
+from ..checkpoints.content import Content
+from ..checkpoints.folder import DamagedCheckpoint
 from ..config.overrides import difference
 from ..data.records.inventory import Inventory, differences, replaced_files
 from ..errors import FovealError, UsageError
@@ -160,12 +161,21 @@ def inventory_path(out: Path, digest: str) -> Path:
     return out / INVENTORIES / f"{digest[:16]}.json"
 
 
-def write_inventories(out: Path, sets: Datasets, fixed: dict[str, Any], *, masks: bool, anew: bool) -> None:
-    """Lists the images of both datasets in the run folder, where they are not listed; ``anew``: in any case."""
+def write_inventories(out: Path, sets: Datasets, fixed: dict[str, Any], *, masks: bool, anew: bool) -> list[str]:
+    """Lists the images of both datasets in the run folder, where they are not listed; ``anew``: in any case.
+
+    Returns warnings about files that cannot be read at present.
+    """
+    lines = []
     for key, dataset in (("data", sets.training), ("val_data", sets.validation)):
         path = inventory_path(out, fixed[key])
         if anew or not path.exists():
-            Inventory.of(dataset, masks=masks).write(path)
+            inventory = Inventory.of(dataset, masks=masks)
+            inventory.write(path)
+            if names := [image.name for image in inventory.images if image.bytes < 0][:3]:
+                what = "cannot be read now; a later change of the file is not noticed"
+                lines.append(f"warning: {', '.join(names)} {what}")
+    return lines
 
 
 def recorded(out: Path) -> dict[str, Any]:
@@ -255,5 +265,5 @@ def check_best(out: Path, state: dict[str, Any], *, other_images: bool = False) 
         except DamagedCheckpoint as error:
             line = f"warning: the best checkpoint is lost ({error})"
     state["best"], state["best_results"], state["stale"] = None, None, 0
-    (out / "checkpoints" / "best").unlink(missing_ok=True)
+    checkpoint.unpoint(out / "checkpoints", "best")
     return f"{line}; the next validation makes a new one"

@@ -13,7 +13,8 @@ import torchvision
 import foveal
 from foveal import presets
 from foveal.assembly.detector import Detector
-from foveal.checkpoints.folder import Content, save
+from foveal.checkpoints.content import Content
+from foveal.checkpoints.folder import save
 from foveal.checkpoints.initial import initial_pixels, load_weights, normalization_mismatch
 from foveal.config.overrides import override
 from foveal.config.parse import parse_spec

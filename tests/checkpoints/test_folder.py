@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 
+from foveal.checkpoints import content as contents
 from foveal.checkpoints import folder as checkpoint
-from foveal.checkpoints.folder import Content, DamagedCheckpoint
+from foveal.checkpoints.content import Content
+from foveal.checkpoints.folder import DamagedCheckpoint
 from foveal.errors import FovealError, UsageError
 
 
@@ -46,7 +48,7 @@ def test_checkpoint_round_trips(tmp_path: Path) -> None:
         assert before.keys() == after.keys()
         assert all(torch.equal(before[k], after[k]) and before[k].dtype == after[k].dtype for k in before)
     assert found.state == written.state
-    assert found.spec == {"schema": checkpoint.SCHEMA, **written.spec}
+    assert found.spec == {"schema": contents.SCHEMA, **written.spec}
     assert (tmp_path / "last").resolve() == path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "step-3"]
 
@@ -86,21 +88,54 @@ def _damage(path: Path, kind: str, rng: np.random.Generator) -> str:
 @pytest.mark.parametrize("kind", ["cut", "flip"])
 def test_damage_is_named_and_the_previous_checkpoint_is_used(tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(5)
-    for trial in range(50):
+    checkpoint.save(tmp_path / "whole", 10, content(1.0))
+    checkpoint.save(tmp_path / "whole", 20, content(2.0))
+    for trial in range(100):
         folder = tmp_path / str(trial)
-        checkpoint.save(folder, 10, content(1.0))
-        path = checkpoint.save(folder, 20, content(2.0))
+        shutil.copytree(tmp_path / "whole", folder, symlinks=True)
+        path = folder / "step-20"
         name = _damage(path, kind, rng)
         with pytest.raises(DamagedCheckpoint) as refused:
             checkpoint.load_checkpoint(path)
         assert str(path) in str(refused.value)
         assert name in str(refused.value), "the damaged file is the one named"
+        assert str(refused.value).endswith(f"take another checkpoint of {folder}: step-10")
         found = checkpoint.newest(folder)
         assert found is not None
         step, whole, damaged = found
         assert step == 10
         assert torch.equal(whole.model["conv.weight"], content(1.0).model["conv.weight"])
         assert [str(e.path) for e in damaged] == [str(path)]
+
+
+@pytest.mark.parametrize("place", range(12))
+def test_a_damaged_state_never_chooses_the_best_checkpoint_unsaid(
+    tmp_path: Path, place: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One digit of "best" in the newest state: 20 becomes 10, which exists as well. Or any other byte of its file."""
+    for step, best in ((10, 10), (20, 20), (30, 20)):
+        checkpoint.save(tmp_path / "checkpoints", step, replace(content(step), state={"step": step, "best": best}))
+    state = tmp_path / "checkpoints" / "step-30" / "state.json"
+    data = state.read_bytes()
+    damaged = data.replace(b"20", b"10") if place == 0 else data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+    state.write_bytes(damaged)
+    assert checkpoint.find_checkpoint(tmp_path).name == "step-20", "as the state before it says"
+    assert "state.json: is damaged, and names the best checkpoint of the run" in caplog.text
+
+
+def test_files_that_cannot_be_read_now_are_not_taken_for_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = checkpoint.save(tmp_path, 3, content())
+
+    def refused(self: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(FovealError, match=r"step-3: SHA256SUMS: cannot be read: Permission denied") as caught:
+        checkpoint.newest(tmp_path)
+    assert not isinstance(caught.value, DamagedCheckpoint)
+    assert path.exists()
 
 
 def test_last_byte_of_the_checksum_list_is_verified(tmp_path: Path) -> None:
@@ -131,14 +166,52 @@ def test_all_damaged_is_an_error_and_no_checkpoint_is_none(tmp_path: Path) -> No
         checkpoint.newest(tmp_path)
 
 
-def test_newer_schema_is_rejected(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 1, content())
-    spec = json.loads((path / "spec.json").read_text()) | {"schema": checkpoint.SCHEMA + 1}
+def _with_schema(path: Path, schema: Any) -> None:
+    """The checkpoint as another version of foveal would have written it."""
+    spec = json.loads((path / "spec.json").read_text()) | {"schema": schema}
     (path / "spec.json").write_text(json.dumps(spec))
     sums = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in path.iterdir() if p.name != "SHA256SUMS"}
     (path / "SHA256SUMS").write_text("".join(f"{sums[n]}  {n}\n" for n in sorted(sums)))
-    with pytest.raises(FovealError, match="newer foveal"):
+
+
+def test_newer_schema_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, content())
+    path = checkpoint.save(tmp_path, 2, content())
+    _with_schema(path, contents.SCHEMA + 1)
+    wanted = r"step-2: spec\.json: schema 2 was written by a newer foveal; this one reads .*Update foveal, or export"
+    for call in (lambda: checkpoint.load_checkpoint(path), lambda: checkpoint.newest(tmp_path)):
+        with pytest.raises(FovealError, match=wanted) as caught:
+            call()
+        assert not isinstance(caught.value, DamagedCheckpoint), "the one before is not taken in its place"
+
+
+@pytest.mark.parametrize("schema", [None, "1", 0, -1, 1.5, True])
+def test_unknown_schema_is_refused(tmp_path: Path, schema: Any) -> None:
+    path = checkpoint.save(tmp_path, 1, content())
+    _with_schema(path, schema)
+    with pytest.raises(FovealError, match=r"spec\.json: schema .* is unknown; this one reads schema 1 to 1"):
         checkpoint.load_checkpoint(path)
+
+
+def test_an_earlier_schema_is_upgraded_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two schemas later: each upgrade gets what the one before it made."""
+    path = checkpoint.save(tmp_path, 1, content())
+    before = json.loads((path / "spec.json").read_text())["schema"]
+
+    def first(old: Content) -> Content:
+        return replace(old, state=old.state | {"seen": old.state["step"] * 2})
+
+    def second(old: Content) -> Content:
+        assert old.spec["schema"] == before + 1
+        return replace(old, state=old.state | {"seen": old.state["seen"] + 1}, model={"new": old.model["half"]})
+
+    monkeypatch.setattr(contents, "SCHEMA", before + 2)
+    monkeypatch.setattr(contents, "UPGRADES", {before: first, before + 1: second})
+    found = checkpoint.read(path)
+    assert found.state["seen"] == 7 and list(found.model) == ["new"] and found.spec["schema"] == before + 2
+    again = checkpoint.save(tmp_path, 2, found)
+    assert json.loads((again / "spec.json").read_text())["schema"] == before + 2
+    assert checkpoint.read(again).state == found.state
 
 
 def test_accepted_paths(tmp_path: Path) -> None:
@@ -212,6 +285,23 @@ def test_prune_keeps_the_requested_checkpoints(tmp_path: Path) -> None:
     checkpoint.prune(tmp_path, {1, 10})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "mine", "step-1", "step-10"]
     assert checkpoint.steps(tmp_path) == [1, 10]
+
+
+def test_no_half_of_a_checkpoint_that_cannot_be_removed_keeps_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, content())
+
+    def half(path: Path, ignore_errors: bool = False) -> None:
+        (path / "model.safetensors").unlink()
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", half)
+    checkpoint.prune(tmp_path, {2})
+    assert checkpoint.steps(tmp_path) == [2]
+    monkeypatch.undo()
+    checkpoint.prune(tmp_path, {2})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "step-2"]
 
 
 def test_saving_the_same_step_replaces_it(tmp_path: Path) -> None:

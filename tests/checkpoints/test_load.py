@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 from foveal import presets
 from foveal.assembly.detector import Detector
+from foveal.checkpoints.content import Content
 from foveal.checkpoints.export import export_model
-from foveal.checkpoints.folder import Content, load_checkpoint, point, save
+from foveal.checkpoints.folder import load_checkpoint, point, save
 from foveal.checkpoints.initial import load_weights
 from foveal.checkpoints.load import import_model, load, ready
 from foveal.cli.main import main

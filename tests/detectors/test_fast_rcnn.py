@@ -16,7 +16,8 @@ from foveal import boxes as box_ops
 from foveal import presets
 from foveal.assembly.two_stage import TwoStage
 from foveal.checkpoints.compress import compress, truncated
-from foveal.checkpoints.folder import Content, save
+from foveal.checkpoints.content import Content
+from foveal.checkpoints.folder import save
 from foveal.checkpoints.load import load
 from foveal.cli import main as cli
 from foveal.config.overrides import override

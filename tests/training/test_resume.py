@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from foveal.checkpoints import folder as checkpoint
+from foveal.checkpoints.content import Content
 from foveal.data.augment.combine import MixUp, Mosaic
 from foveal.data.augment.transforms import FlipScaleColor, ScaleJitter
 from foveal.errors import FovealError, UsageError
@@ -329,7 +330,7 @@ def test_time_limit_that_was_not_planned_yet_is_kept(data: Path, tmp_path: Path,
 def test_imported_weights_are_not_a_run(data: Path, tmp_path: Path) -> None:
     described = {"spec": "TinySpec()", "classes": ["red", "green"], "versions": {}}
     weights = TinySpec().build(("red", "green")).state_dict()
-    checkpoint.save(tmp_path / "checkpoints", 0, checkpoint.Content(weights, {}, {}, {"imported": "x"}, described))
+    checkpoint.save(tmp_path / "checkpoints", 0, Content(weights, {}, {}, {"imported": "x"}, described))
     with pytest.raises(UsageError, match=r"imported weights.*--weights"):
         train_tiny(data, tmp_path, resume=True)
 

@@ -30,7 +30,7 @@ from ..records.dataset import Dataset
 from .batches import BatchBuilder, Order, TrainBatches
 from .eval_batches import EvalBatches
 from .shared_records import PackedRecords, WorkerBatch, targets_of, unpacked_batch
-from .worker_process import UNGUARDED, leave_if_imported, live_with_parent, script_left_out, sigterm_blocked
+from .worker_process import UNGUARDED, leave_if_imported, live_with_parent, starting
 
 if TYPE_CHECKING:
     from ...parts.resizing import Input
@@ -138,7 +138,7 @@ class BaseLoader(ABC, Generic[_B]):
             )
         self._schedule.specs = list(specs)
         try:
-            with script_left_out(self.builder), sigterm_blocked():
+            with starting(self.builder):
                 batches = iter(self._pool)
             yield from batches
         except (RuntimeError, OSError, EOFError) as error:

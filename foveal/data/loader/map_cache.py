@@ -7,19 +7,22 @@ of everything that the numbers depend on; under another key the folder is emptie
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
 from ...errors import FovealError
 from ...files.aliases import ImageArray, OnProgress
-from ...files.atomic import CannotWrite, atomic_file
+from ...files.atomic import CannotWrite, atomic_file, write_text, writing
 from ..images.load import MOST_SKIPPED, load_image
 from ..records.dataset import Record
 
@@ -41,6 +44,21 @@ class Store:
         open_folder_of(self.folder, key)
         return [index for index in range(self.images) if not self.path(index).exists()]
 
+    @contextmanager
+    def opened(self, index: int, framework: str) -> Iterator[Any]:
+        """The file of an image, as safetensors' ``safe_open`` opens it for "np" or "pt".
+
+        Raises :class:`FovealError` for one that is missing, damaged or refused.
+        """
+        path = self.path(index)
+        try:
+            with safe_open(path, framework) as file:
+                yield file
+        except (OSError, SafetensorError) as error:
+            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+            fix = "Remove it if it is damaged, and continue with --resume, which computes it again"
+            raise FovealError(f"the stored file cannot be read ({reason})", path=path, fix=fix) from error
+
     def write(self, index: int, tensors: dict[str, Tensor]) -> None:
         """Writes a complete file or none. Raises :class:`FovealError` where the disk is full."""
         write_tensors(self.path(index), save(tensors))
@@ -49,7 +67,7 @@ class Store:
         """Computes and writes the missing files; ``step(done, all)`` is called after every image and may raise.
 
         ``compute`` gets ``None`` for unreadable images, which are returned with the reasons. Raises
-        :class:`FovealError` where they are more than 5 %.
+        :class:`FovealError` where they are more than 5 %; these files are not kept.
         """
         skipped: dict[int, str] = {}
         missing = self.begin(key)
@@ -62,7 +80,10 @@ class Store:
             self.write(index, compute(index, image))
             step(done + 1, self.images)
             if len(skipped) > MOST_SKIPPED * self.images:
-                raise FovealError(f"{len(skipped)} images cannot be read: {next(iter(skipped.values()))}")
+                for each in skipped:  # so that the next run tries them again
+                    self.path(each).unlink(missing_ok=True)
+                what = f"{len(skipped)} of {self.images} images cannot be read: {next(iter(skipped.values()))}"
+                raise FovealError(what, path=self.folder)
         return skipped
 
 
@@ -112,10 +133,12 @@ class ViewStore:
 def open_folder_of(folder: Path, key: str) -> None:
     """Makes the folder of what depends on ``key``. A folder of another key is emptied."""
     stamp = folder / "key"
-    if not stamp.exists() or stamp.read_text(encoding="utf-8") != key:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        stamp.write_text(key, encoding="utf-8")
+    with writing(folder):
+        if not stamp.exists() or stamp.read_text(encoding="utf-8") != key:
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True)
+            write_text(stamp, key)
 
 
 def write_tensors(path: Path, data: bytes) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ...errors import FovealError
@@ -36,7 +35,7 @@ class MapStore(Store):
 
     def read(self, index: int, mirrored: bool) -> Maps | None:
         """The maps of an image, ``None`` if the image could not be read. Reads only these tensors from the file."""
-        with safe_open(self.path(index), "pt") as file:
+        with self.opened(index, "pt") as file:
             kind = "mirrored" if mirrored else "plain"
             count = sum(name.startswith(f"{kind}.") for name in file.keys())  # noqa: SIM118
             if not count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import multiprocessing
 import os
@@ -15,6 +16,18 @@ from multiprocessing.connection import wait
 from types import ModuleType
 from typing import Any
 
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from ...errors import FovealError
+
+_FEWER = "use fewer workers (--workers 0 loads in the main process)"
+REFUSALS = {  # by the system, and what to do
+    errno.EMFILE: f"Allow more open files (ulimit -n 4096), or {_FEWER}",
+    errno.ENFILE: f"Close other programs, or {_FEWER}",
+    errno.ENOMEM: f"Close other programs, or {_FEWER}",
+    errno.EAGAIN: f"Allow more processes (ulimit -u), or {_FEWER}",
+    errno.ENOSPC: f"Make /dev/shm larger (docker run --shm-size 1g), or {_FEWER}",
+}
 UNGUARDED = 86  # status of a process that imports a script which trains, where it should load images
 
 
@@ -73,6 +86,40 @@ def sigterm_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def starting(content: Any) -> Iterator[None]:
+    """Around the start of the processes that load images, which get ``content``.
+
+    Raises :class:`FovealError` where the system refuses them: too many open files, no room in /dev/shm.
+    """
+    try:
+        with script_left_out(content), sigterm_blocked():
+            yield
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        _abandon(error)
+        what = "shared memory (/dev/shm) is full" if error.errno == errno.ENOSPC else os.strerror(error.errno)
+        raise FovealError(
+            f"the processes that load images cannot be started: {what}", fix=REFUSALS[error.errno]
+        ) from None
+
+
+def _abandon(error: OSError) -> None:
+    """Ends what was started of a DataLoader's iterator that is in the middle of its construction.
+
+    Collected like that, it would print a traceback of its own.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        iterator = trace.tb_frame.f_locals.get("self")
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown = True
+            for worker in vars(iterator).get("_workers", ()):
+                worker.terminate()
+        trace = trace.tb_next
 
 
 def live_with_parent(worker: int) -> None:

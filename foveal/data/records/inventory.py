@@ -62,7 +62,6 @@ class Inventory:
     def write(self, path: Path) -> None:
         """Writes JSON, one image a line."""
         lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in self.images)
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, f'{{"path": {json.dumps(self.path, ensure_ascii=False)}, "images": [\n{lines}\n]}}\n')
 
     @classmethod

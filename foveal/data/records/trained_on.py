@@ -39,6 +39,15 @@ def image_hashes(records: Sequence[Record]) -> list[bytes | None]:
         return list(pool.map(lambda record: image_hash(record.path), records))
 
 
+def unread(records: Sequence[Record], hashes: Sequence[bytes | None]) -> str:
+    """A warning about images whose content could not be read to be hashed; empty: there are none."""
+    names = [record.path.name for record, each in zip(records, hashes, strict=True) if each is None]
+    if not names:
+        return ""
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"warning: {shown} cannot be read now; should the model learn from it later, evaluation on it is not told"
+
+
 def pack(hashes: Iterable[bytes | None], *packed: str) -> str:
     """Hashes, and those of texts that are ``packed`` already, as one text of 8 characters an image."""
     distinct = {each for each in hashes if each is not None}.union(*map(unpack, packed))

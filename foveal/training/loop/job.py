@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from ...assembly.detector import Detector
 from ...checkpoints import folder as checkpoint
+from ...checkpoints.content import Content
 from ...data.loader.loader import Batch, Skipped
 from ...data.records.dataset import Dataset
+from ...files.atomic import writing
 from ...recipe import GradientStage, Recipe
 from .log import Log
 from .state import State
@@ -111,7 +113,7 @@ def save_checkpoint(
     ``model`` are the weights to use, ``raw`` those that learn where ``model`` is their average.
     """
     numbers = {"scaler": dict(scaler or {}), "meter": dict(meter or {}), "log_bytes": log.offset()}
-    content = checkpoint.Content(
+    content = Content(
         model=dict(model),
         raw=dict(raw or {}),
         optimizer=dict(optimizer or {}),
@@ -121,7 +123,8 @@ def save_checkpoint(
     folder = job.out / "checkpoints"
     checkpoint.save(folder, state.updates, content)
     if state.best is None:
-        (folder / "best").unlink(missing_ok=True)  # of a segment that is over
+        checkpoint.unpoint(folder, "best")  # of a segment that is over
     else:
         checkpoint.point(folder, "best", state.best)
-    checkpoint.prune(folder, {*checkpoint.steps(folder)[-2:], *([] if state.best is None else [state.best])})
+    with writing(folder):
+        checkpoint.prune(folder, {*checkpoint.steps(folder)[-2:], *([] if state.best is None else [state.best])})

@@ -10,14 +10,14 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...files.atomic import write_error
+from ...files.atomic import writing
 from .events import Events
 
 
@@ -95,8 +95,9 @@ class Log:
         self._events: Events | None = None
         if not active:
             return
-        cut_back(self.path, offset)
-        self._file = self.path.open("ab")
+        with writing(self.path):
+            cut_back(self.path, offset)
+            self._file = self.path.open("ab")
         if tensorboard:
             self._events = Events(out, step)
 
@@ -110,11 +111,9 @@ class Log:
         if not self.active:
             return
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        try:
+        with writing(self.path):
             self._file.write((json.dumps(clean, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
             self._file.flush()
-        except OSError as error:
-            raise write_error(error, self.path) from error
         if self._events is not None:
             for name, value in clean.items():
                 if isinstance(value, (int, float)) and name not in ("epoch", "step"):
@@ -124,12 +123,14 @@ class Log:
         """The length of the file, which is on the disk when this returns. Stored in every checkpoint."""
         if not self.active:
             return 0
-        os.fsync(self._file.fileno())
+        with writing(self.path):
+            os.fsync(self._file.fileno())
         return self._file.tell()
 
     def close(self) -> None:
         if self.active:
-            self._file.close()
+            with suppress(OSError):  # a line that could not be written was told
+                self._file.close()
         if self._events is not None:
             self._events.close()
 

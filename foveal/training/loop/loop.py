@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 
 from ...assembly.detector import Detector
-from ...checkpoints.folder import Content
+from ...checkpoints.content import Content
 from ...errors import FovealError
 from ...runtime.interrupt import Interrupt, Terminated
 from ...runtime.progress import Console

@@ -16,6 +16,7 @@ from torch import nn
 
 from ...assembly.two_stage import TwoStage
 from ...checkpoints import folder as checkpoint
+from ...checkpoints.content import Content
 from ...data.images.load import load_image
 from ...data.records.dataset import Dataset, Record
 from ...errors import FovealError, UsageError
@@ -74,7 +75,7 @@ def save_initial(detector: nn.Module, out: Path, fit: Recipe, described: dict[st
     names = tuple(prefix for stage in fit.stages for prefix in _reset_by(stage))
     if names:
         state = {name: tensor for name, tensor in detector.state_dict().items() if name.startswith(names)}
-        checkpoint.save(out / START, 0, checkpoint.Content(state, {}, {}, {}, described))
+        checkpoint.save(out / START, 0, Content(state, {}, {}, {}, described))
 
 
 def restore_initial(detector: nn.Module, out: Path, stage: GradientStage) -> None:
@@ -99,7 +100,7 @@ class StageProposals:
     fabric: Fabric
 
     @classmethod
-    def of(cls, detector: TwoStage, out: Path, fabric: Fabric, resumed: checkpoint.Content | None) -> Self:
+    def of(cls, detector: TwoStage, out: Path, fabric: Fabric, resumed: Content | None) -> Self:
         """``resumed``: a checkpoint within the stage. Its weights have changed since, so that no proposals are made."""
         detector.eval()  # the loop that follows puts it into training mode again
         if resumed is not None:
@@ -132,6 +133,7 @@ class StageProposals:
                 stored(records)  # joined into one file
             fabric.barrier()
         done = stored(records)
+        done.check()
         return attach_tables(dataset, [done.table], done.keys, len(done.table))  # all of each image
 
 

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor
 
 from ...assembly.detector import in_evaluation
@@ -42,7 +41,7 @@ class FeatureStore(Store):
         Only these tensors of the file are read: the box layer takes a pass for every few classes, of little data.
         """
         names = ("windows", "objects", "labels", "near", layer, f"{layer}.norms")
-        with safe_open(self.path(index), "np") as file:
+        with self.opened(index, "np") as file:
             windows, objects, labels, near, features, norms = (file.get_tensor(name) for name in names)
         window_labels = np.full(len(windows), -1, np.int64)
         if len(labels):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 
 from ...assembly.two_stage import TwoStage
-from ...checkpoints.folder import Content
+from ...checkpoints.content import Content
 from ...data.loader.loader import Loader
 from ...data.loader.stored_maps import Pooled
 from ...data.loader.window_batches import Crops, WindowLoader, WindowSource
@@ -71,9 +71,11 @@ def run_segments(job: Job, loaders: Loaders, resumed: Content | None, log: Log, 
     learnable = {name: parameter.requires_grad for name, parameter in detector.named_parameters()}
     state = None if resumed is None else State.from_json(resumed.state)
     index, before = (0 if state is None else state.segment), None
-    if resumed is not None and state is not None and state.over:
-        detector.load_state_dict(resumed.model)
-        index, before, resumed = index + 1, state, None
+    if resumed is not None and state is not None:
+        # before anything is computed with it: the maps that a stage stores are those of these weights
+        detector.load_state_dict(resumed.model if state.over else resumed.raw or resumed.model)
+        if state.over:
+            index, before, resumed = index + 1, state, None
     while True:
         segment = segments[index]
         for name, parameter in detector.named_parameters():

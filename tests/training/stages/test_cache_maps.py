@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,11 +18,12 @@ from foveal.data.loader.window_batches import WindowLoader
 from foveal.data.open import open_dataset
 from foveal.data.synthetic.shapes import make_shapes
 from foveal.detectors.spp_net import FINE_TUNE_TOP
-from foveal.errors import UsageError
+from foveal.errors import FovealError, UsageError
 from foveal.parts.backbones.image_pyramid import ImagePyramid
 from foveal.parts.backbones.small import SmallResNet
 from foveal.parts.resizing import Resize
 from foveal.recipe import WindowSampling
+from foveal.training.loop.loop import Loop
 from foveal.training.stages.cache_maps import PooledHead, check_maps, store_maps
 from tests.helpers.stages_tiny import SPP_SMALL, Stop, outcome, run, stopped
 
@@ -92,6 +94,48 @@ def test_interrupted_while_maps_are_cached(data: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "run" / "maps").glob("*.safetensors"))) == 5
     run(spec, data, tmp_path / "run", resume=True, save_every=0.0)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_a_run_from_given_weights_resumes_on_the_maps_of_those_weights(data: Path, tmp_path: Path) -> None:
+    """Not on maps of the random weights that the detector was built with."""
+    spec = replace(SPP_SMALL, fit=replace(SPP_SMALL.fit, stages=SPP_SMALL.fit.stages[:1]))
+    weights = run(spec, data, tmp_path / "first", seed=7).path
+    run(spec, data, tmp_path / "whole", weights=weights)
+    with pytest.MonkeyPatch.context() as patch:
+        stopped(patch, Loop, "_update", 3)
+        with pytest.raises(Stop):
+            run(spec, data, tmp_path / "run", weights=weights, save_every=0.0)
+    run(spec, data, tmp_path / "run", resume=True, save_every=0.0)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_images_that_cannot_be_read_are_tried_again(data: Path, tmp_path: Path) -> None:
+    """The files of the others stay; too many are an error that says why."""
+    Image.new("RGB", (20, 20)).save(tmp_path / "0.png")
+    record = open_dataset(data, split="train").records[0]
+    records = [replace(record, path=tmp_path / f"{i}.png") for i in range(2)]
+    store = MapStore(tmp_path / "maps", 2)
+    computed: list[int] = []
+
+    def compute(index: int, image: Any) -> dict[str, torch.Tensor]:
+        computed.append(index)
+        return {"width": torch.zeros(())}
+
+    with pytest.raises(FovealError, match=r"maps: 1 of 2 images cannot be read: .*1\.png: no such file"):
+        store.fill("key", records, compute, lambda done, total: None)
+    Image.new("RGB", (20, 20)).save(tmp_path / "1.png")
+    assert store.fill("key", records, compute, lambda done, total: None) == {}
+    assert computed == [0, 1, 1]
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_a_stored_file_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None:
+    store = MapStore(tmp_path, 1)
+    store.write(0, {"width": torch.zeros(())})
+    path = store.path(0)
+    path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(FovealError, match=r"0\.safetensors: the stored file cannot be read .*Remove it if"):
+        store.read(0, False)
 
 
 def test_maps_of_a_changed_image_are_recomputed(data: Path, tmp_path: Path) -> None:
