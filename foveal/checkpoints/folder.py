@@ -34,8 +34,7 @@ from torch import Tensor
 
 from ..errors import FovealError, UsageError
 from ..files.atomic import read_object, replace_folder, restore_folders, sync_folder, write_synced, writing
-from .content import JSON, Content, upgraded
-from .digests import MODEL, OPTIMIZER, RAW, SPEC, STATE, SUMS, blame, is_listed, sums_text
+from .content import MODEL, OPTIMIZER, RAW, SPEC, STATE, SUMS, Content, blame, is_listed, sums_text, upgraded
 
 CONFIG = "config.json"  # of a Hugging Face folder
 UNREADABLE = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # now, and whole all the same
@@ -52,7 +51,7 @@ class Loaded:
     text: str  # the spec as text
     classes: tuple[str, ...]
     state_dict: dict[str, Tensor]
-    meta: JSON  # spec.json and, under "state", state.json
+    meta: dict[str, Any]  # spec.json and, under "state", state.json
     path: Path  # the ``step-N`` folder
 
     @property
@@ -186,9 +185,9 @@ def _others(path: Path) -> str:
 def read(path: Path) -> Content:
     """Everything in one ``step-N`` folder, after :func:`verify`."""
     verify(path)
-    spec: JSON = json.loads((path / SPEC).read_bytes())
+    spec: dict[str, Any] = json.loads((path / SPEC).read_bytes())
     raw = _tensors(path / RAW) if (path / RAW).exists() else {}
-    state: JSON = json.loads((path / STATE).read_bytes())
+    state: dict[str, Any] = json.loads((path / STATE).read_bytes())
     return upgraded(Content(_tensors(path / MODEL), raw, _tensors(path / OPTIMIZER), state, spec), path)
 
 

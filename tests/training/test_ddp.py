@@ -16,9 +16,12 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from foveal.checkpoints import folder as checkpoint
-from tests.helpers.train_tiny import make_data
+from foveal.data.open import open_dataset
+from foveal.training.loop.validate import Validator
+from tests.helpers.train_tiny import TinySpec, make_data
 
 ROOT = Path(__file__).parents[2]
 # batch statistics and dropout differ by process, so there are none
@@ -93,6 +96,21 @@ def test_two_processes_match_one_process(tmp_path: Path, empty_from: int | None)
     results = [json.loads((out / "results.json").read_text()) for out in runs.values()]
     assert results[0]["images"] == results[1]["images"] == 5
     assert len({p.name for p in (runs[2] / "checkpoints").iterdir()} - {"last", "best"}) <= 3
+
+
+def test_validation_is_of_the_weights_that_are_saved(tmp_path: Path) -> None:
+    """Batch norm: each process has statistics of its own since its last batch; saved are those of the first one."""
+    data, out = make_data(tmp_path / "data", val=5), tmp_path / "run"
+    spec, fit = {**PLAIN["spec"], "norm": True}, {**PLAIN["fit"], "epochs": 1}
+    finish(start(2, {"data": str(data), "out": str(out), "spec": spec, "fit": fit}))
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    (seen,) = [row["loss"] for row in rows if row["split"] == "val"]
+    dataset, own = open_dataset(data / "val.json"), TinySpec(**spec)
+    detector = own.build(dataset.classes)
+    detector.load_state_dict(checkpoint.load_checkpoint(out).state_dict)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    alone = Validator(fabric, dataset, own, 0, batch=1, workers=0, split="val")(detector)
+    assert seen == pytest.approx(alone.losses["loss"], rel=1e-6)
 
 
 ACROSS = """

@@ -72,8 +72,12 @@ class Validator:
     ) -> Validation:
         """One pass in evaluation mode. ``check`` runs before every batch and may raise.
 
-        ``learning``: the task whose losses alone count; None: all.
+        ``learning``: the task whose losses alone count; None: all. With several processes all take the statistics of
+        the first one's batch norms, which are the ones that are saved: each has its own since its last batch.
         """
+        if self.fabric.world_size > 1:
+            for buffer in detector.buffers():
+                torch.distributed.broadcast(buffer, 0)
         start, done = time.perf_counter(), itertools.count(0, self.batch * self.fabric.world_size)
 
         def before_batch() -> None:
