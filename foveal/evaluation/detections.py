@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import FovealError, UsageError
 from ..files.aliases import Floats, Ints
-from ..files.atomic import atomic_file, write_text, writing
+from ..files.atomic import atomic_file, folds_case, write_text, writing
 from ..files.outputs import output_kind
 from ..files.text import one_line
 from .detection_files.columns import FileDetections, read_columns
@@ -203,6 +203,12 @@ def _save_voc(detections: DetectionTable, truth: GroundTruth, folder: Path, stem
             raise FovealError(message, path=folder, fix="Save it as coco")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    one_file = {file_part(name).casefold(): name for name in truth.classes}
+    twin = next((name for name in truth.classes if one_file[file_part(name).casefold()] != name), None)
+    if twin is not None and folds_case(folder):
+        both = f"{twin!r} and {one_file[file_part(twin).casefold()]!r}"
+        message = f"the classes {both} would be one file here: this disk does not tell capitals apart"
+        raise FovealError(message, path=folder, fix="Save it as coco")
     box = detections.box + ONE_BASED
     with ExitStack() as files:  # renamed together
         for k, name in enumerate(truth.classes):

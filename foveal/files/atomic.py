@@ -112,6 +112,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def folds_case(folder: Path) -> bool:
+    """Whether names in a folder that differ in capitals alone are one file (macOS, Windows, exFAT)."""
+    probe = folder / ".case-probe"
+    with writing(probe):
+        probe.touch()
+    try:
+        return (folder / ".CASE-PROBE").exists()
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 def _is_stream(path: Path) -> bool:
     """Whether it is no regular file: a device, a pipe, or what the shell opened."""
     try:

@@ -269,3 +269,15 @@ def test_detections_must_match_the_ground_truth(truth: GroundTruth) -> None:
 def test_torch_is_never_imported() -> None:
     code = "import sys, foveal.evaluation; assert 'torch' not in sys.modules, 'torch'"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_classes_that_differ_in_capitals_on_a_disk_that_does_not_tell_them_apart(tmp_path: Path) -> None:
+    """The second file would replace the first one."""
+    truth = GroundTruth.build([1], ["Cat", "cat"], [0, 0], [0, 1], [[0, 0, 9, 9], [3, 3, 8, 8]])
+    found = DetectionTable.build([0, 0], [0, 1], [[0, 0, 9, 9], [3, 3, 8, 8]], [0.9, 0.8])
+    save_detections(found, truth, tmp_path / "exact", "voc")
+    assert sorted(path.name[-8:] for path in (tmp_path / "exact").iterdir()) == ["_Cat.txt", "_cat.txt"]
+    (tmp_path / "folding").mkdir()
+    (tmp_path / "folding" / ".CASE-PROBE").touch()  # as if the probe had this name too
+    with pytest.raises(FovealError, match="'Cat' and 'cat' would be one file here"):
+        save_detections(found, truth, tmp_path / "folding", "voc")
