@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import FovealError
+from ..files.text import one_line
 from .plots import lines
 from .read_run import RunRecord
 from .summary import text_table
 
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "mAP")
+LONGEST = 120  # characters of a setting that is shown whole
 CALLED = ("data", "val", "split", "classes", "others", "limit", "weights", "max_time", "epochs")
 
 
@@ -26,12 +29,17 @@ def comparison(records: Sequence[RunRecord]) -> str:
             rows.append([number, *map(_shown, values)])
     rows.append(["AP of the last weights", *(_last(r) for r in records)])
     rows.append(["iterations", *(str(r.results.get("steps", "-")) for r in records)])
-    text = [text_table(rows), "", "Settings that differ:"]
+    return "\n".join([text_table(rows), "", settings_table(records)])
+
+
+def settings_table(records: Sequence[RunRecord]) -> str:
+    """Plain text: every setting that differs between the runs."""
     settings = [flat(r.run, r.path) for r in records]
     keys = list(dict.fromkeys(key for s in settings for key in s))
-    different = [k for k in keys if len({s.get(k, "-") for s in settings}) > 1]
-    return "\n".join([*text, text_table([["", *names], *([k, *(s.get(k, "-") for s in settings)] for k in different)])
-                      if different else "  none"])  # fmt: skip
+    rows = [[k, *(s.get(k, "-") for s in settings)] for k in keys]
+    different = [[k, *map(short_value, values)] for k, *values in rows if len(set(values)) > 1]
+    table = text_table([["", *labels(records)], *different]) if different else "  none"
+    return f"Settings that differ:\n{table}"
 
 
 def curves(records: Sequence[RunRecord]) -> bytes:
@@ -40,6 +48,15 @@ def curves(records: Sequence[RunRecord]) -> bytes:
     return lines(
         {n: (list(map(float, xs)), ys) for n, (xs, ys) in series.items()}, title="Validation AP", x="iteration", y="AP"
     )
+
+
+def short_value(value: str) -> str:
+    """A setting on one line; of a long one, such as the text of a network, the beginning, its length and its digest."""
+    text = one_line(value)
+    if len(text) <= LONGEST:
+        return text
+    digest = hashlib.sha256(value.encode("utf-8", "surrogateescape")).hexdigest()[:6]
+    return f"{text[:40]}... ({len(value):,} characters, {digest})"
 
 
 def labels(records: Sequence[RunRecord]) -> list[str]:
@@ -56,6 +73,8 @@ def flat(run: dict[str, Any], path: Path | None = None) -> dict[str, str]:
     """The settings of a run's spec and arguments, by path. Raises :class:`FovealError` naming ``path``."""
     arguments = run.get("arguments", {})
     settings = {name: repr(arguments.get(name)) for name in CALLED}
+    if (start := (run.get("start") or {}).get("from")) is not None:
+        settings["initial weights"] = repr(start)
     settings |= {name: str(run.get(name)) for name in ("seed", "batch_size", "precision", "processes")}
     text = str(run.get("spec", ""))
     try:
