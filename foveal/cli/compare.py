@@ -158,7 +158,7 @@ def _write(comparison: Comparison, text: str, out: Path | None) -> None:
     if out.suffix.lower() == ".html" and not out.is_dir():
         print_err(f"page: {write_comparison(comparison, out)}")
         return
-    from ..report.compare import curves
+    from ..report.comparison.settings import curves
 
     write_text(text + "\n", out / "compare.txt")
     write_bytes(out / "curves.png", curves([run.record for run in comparison.runs]))

@@ -104,16 +104,18 @@ def evaluate_run(
     dataset: Dataset,
     request: EvaluationRequest = EvaluationRequest(),
     task: Task = lambda _: nullcontext(),
+    detector: Detector | None = None,
 ) -> RunEvaluation | None:
     """The evaluation of a run on ``dataset``: what the run keeps, else a new one, which it then keeps.
 
-    ``None``: it would take longer than the budget. ``task("detecting")`` creates the progress callback of a phase.
-    Raises :class:`FovealError` where weights, proposals or classes are missing.
+    ``None``: it would take longer than the budget. ``detector``: the run's, where it is loaded already.
+    ``task("detecting")`` creates the progress callback of a phase. Raises :class:`FovealError` where weights,
+    proposals or classes are missing.
     """
     key = fingerprint(dataset)
     if not request.fresh and (kept := kept_evaluation(record.path, key, verdicts=request.verdicts)) is not None:
         return kept
-    detector = _loaded(record, request)
+    detector = detector or _loaded(record, request)
     dataset = scored_set(detector, record, dataset)
     begun = time.monotonic()
     evaluation = None if request.fresh else kept_evaluation(record.path, key)

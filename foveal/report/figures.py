@@ -11,9 +11,9 @@ from markupsafe import Markup
 
 from ..evaluation.statistics.curve_bands import CurveBand
 from ..evaluation.statistics.error_kinds import KINDS
-from ..evaluation.statistics.operating import Calibration
 from ..files.text import one_line
 from .charts import Frame, Series, line_chart
+from .statistics.operating import Calibration
 
 CLASSES = 20  # with a precision-recall curve of their own
 KIND_HELP = {

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
+from markupsafe import Markup
 from PIL import Image
 
-from ..evaluation.curves import Curves
 from ..files.atomic import write_text
-from .plots import inline, jpeg, lines, precision_recall
+from .charts import Frame, Series, line_chart, thinned
+from .evaluation_file import RunEvaluation
+from .figures import environment
+from .gallery import template_file
+from .insight import run_insight
+from .plots import inline, jpeg
 from .read_run import RunRecord
 
 PROTOCOLS = {
@@ -33,33 +37,41 @@ class Example:
 
 
 def write_report(
-    record: RunRecord, examples: Sequence[Example] = (), curves: Curves | None = None, notes: Sequence[str] = ()
+    record: RunRecord,
+    examples: Sequence[Example] = (),
+    evaluation: RunEvaluation | None = None,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Writes ``report.html`` into the run folder and returns its path. ``notes`` are sentences for the reader."""
     path = record.path / "report.html"
-    write_text(path, render(record, examples, curves, notes))
+    write_text(path, render(record, examples, evaluation, notes))
     return path
 
 
-def render(record: RunRecord, examples: Sequence[Example], curves: Curves | None, notes: Sequence[str]) -> str:
-    """The page as text."""
+def render(
+    record: RunRecord, examples: Sequence[Example], evaluation: RunEvaluation | None, notes: Sequence[str]
+) -> str:
+    """The page as text. ``evaluation``: what the run detected in its validation images, where that is known."""
     results = record.results
-    plots = [inline(p) for p in _plots(record, curves)]
     shown = [(e.name, inline(jpeg(e.truth), "jpeg"), inline(jpeg(e.detections), "jpeg")) for e in examples]
+    styles = ("page.css", "charts.css", "pages.css", "gallery.css")
     return (
         environment()
         .get_template("report.html")
         .render(
+            css=Markup("\n").join(map(template_file, styles)),
             title=record.path.resolve().name,
             detector=str(record.run.get("spec", "")).split("(", 1)[0],
             headline=_headline(results),
+            intervals=results.get("intervals") or {},
             protocol=PROTOCOLS.get(str(results.get("protocol")), ""),
             split=results.get("split"),
             images=results.get("images"),
             step=results.get("step"),
             last=(results.get("last") or {}).get("AP"),
             per_class=_per_class(results),
-            plots=plots,
+            charts=_charts(record),
+            inside=None if evaluation is None else run_insight(record, evaluation),
             examples=shown,
             notes=list(notes),
             spec=record.run.get("spec", ""),
@@ -67,15 +79,6 @@ def render(record: RunRecord, examples: Sequence[Example], curves: Curves | None
             time=_time(record),
         )
     )
-
-
-def environment() -> jinja2.Environment:
-    """Templates of this package; all values are escaped."""
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("foveal.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    templates.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f}"
-    return templates
 
 
 def _headline(results: dict[str, Any]) -> list[tuple[str, str, Any]]:
@@ -90,31 +93,45 @@ def _headline(results: dict[str, Any]) -> list[tuple[str, str, Any]]:
     return [*big, *((name, text, results.get(name)) for name, text in SIZES.items())] if results else []
 
 
-def _per_class(results: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    rows = [(name, v.get("AP"), v.get("AP50")) for name, v in (results.get("per_class") or {}).items()]
+def _per_class(results: dict[str, Any]) -> list[tuple[str, Any, Any, Any]]:
+    """(class, AP, AP50, the interval of AP), the best first."""
+    intervals = (results.get("intervals") or {}).get("per_class") or {}
+    rows = [
+        (name, v.get("AP"), v.get("AP50"), (intervals.get(name) or {}).get("AP"))
+        for name, v in (results.get("per_class") or {}).items()
+    ]
     return sorted(rows, key=lambda row: -1.0 if row[1] is None else row[1], reverse=True)
 
 
-def _plots(record: RunRecord, curves: Curves | None) -> list[bytes]:
-    def collected(pairs: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
-        series = {label: record.series(split, name) for label, split, name in pairs}
-        return {label: values for label, values in series.items() if values[0]}
+def _charts(record: RunRecord) -> list[Markup]:
+    """Losses, validation scores and the learning rate over the iterations."""
+
+    def collected(pairs: Sequence[tuple[str, str, str]]) -> list[Series]:
+        found = [(label, split, record.series(split, name)) for label, split, name in pairs]
+        found = [(label, split, series) for label, split, series in found if series[0]]
+        return [
+            thinned(label, k, *series, dashed=split == "val" and label.startswith("loss"))
+            for k, (label, split, series) in enumerate(found)
+        ]
 
     parts = [(f"{n} (training)", "train", n) for n in record.losses("train")]
-    loss = collected([*parts, ("loss (validation)", "val", "loss")])
     names = ("AP", "AP50", "AP75", "masks.AP", "masks.AP50")
-    score = collected([(name, "val", name) for name in names])
-    out = []
-    if loss:
-        out.append(lines(loss, title="Losses", x="iteration", y="loss", dashed=("loss (validation)",)))
-    if score:
-        out.append(lines(score, title="Validation scores (coco)", x="iteration", y="AP"))
-    if curves is not None:
-        out.append(precision_recall(curves, iou=curves.iou))
-    rate = collected([("learning rate", "train", "lr")])
-    if rate:
-        out.append(lines(rate, title="Learning rate", x="iteration", y="learning rate"))
-    return out
+    charts = [
+        line_chart(
+            collected([*parts, ("loss (validation)", "val", "loss")]), Frame("iteration", "loss", whole=True), "Losses"
+        ),
+        line_chart(
+            collected([(name, "val", name) for name in names]),
+            Frame("iteration", "AP", whole=True),
+            "Validation scores (coco)",
+        ),
+        line_chart(
+            collected([("learning rate", "train", "lr")]),
+            Frame("iteration", "learning rate", whole=True),
+            "Learning rate",
+        ),
+    ]
+    return [chart for chart in charts if chart]
 
 
 def _facts(record: RunRecord) -> list[tuple[str, str]]:

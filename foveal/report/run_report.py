@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +12,10 @@ from PIL import Image
 
 from ..data.records.segmentation import masks_of
 from ..errors import FovealError
-from ..evaluation import DetectionTable, GroundTruth, score_detections
-from ..evaluation.curves import Curves
 from ..inference.draw import draw, draw_boxes
+from .evaluate_run import EvaluationRequest, evaluate_run, scored_set, validation_set
 from .page import Example, write_report
-from .read_run import RunRecord, read_record
+from .read_run import read_record
 
 if TYPE_CHECKING:
     from ..assembly.detector import Detector
@@ -29,8 +27,9 @@ LEGIBLE = 320  # pixels: images with a shorter longest side are enlarged before 
 
 
 def report_run(run: str | Path, *, device: str = "auto", budget: float = 60.0, parts: Sequence[type] = ()) -> Path:
-    """Writes ``report.html``. Precision-recall curves are left out where detecting takes more than ``budget`` seconds.
+    """Writes ``report.html``, and keeps the detections of the validation images in the run (``evaluations``).
 
+    What detecting in all images would take longer for than ``budget`` seconds is left out: curves, errors, the images.
     The data is read again; where it is gone, a note on the page says so, and no image is drawn.
     """
     from ..checkpoints.load import load
@@ -43,60 +42,34 @@ def report_run(run: str | Path, *, device: str = "auto", budget: float = 60.0, p
     if not len(dataset):
         return write_report(record)
     detector = load(run, device=device, precision=record.run.get("precision"), parts=parts)
-    if detector.class_agnostic:
-        from ..data.records.subsets import merged
-
-        dataset = merged(dataset)
-    from ..external_proposals.detector import with_proposals
-
     try:
-        dataset = with_proposals(detector, dataset, record.run.get("arguments", {}).get("proposals"))
+        scored = scored_set(detector, record, dataset)
     except FovealError as error:
         return write_report(record, notes=[f"The proposals of the images are not available any more: {error}"])
-    return write_report(record, *_examples(detector, dataset, budget))
+    examples, notes = _examples(detector, scored)
+    evaluation = evaluate_run(record, dataset, EvaluationRequest(budget=budget), detector=detector)
+    if evaluation is None:
+        notes.append(
+            f"Precision-recall curves, errors and the hardest images are left out: "
+            f"detecting in all {len(dataset)} images would take more than {budget:.0f} s. "
+            "`foveal compare` makes them, whatever they take."
+        )
+    return write_report(record, examples, evaluation, notes)
 
 
-def validation_set(record: RunRecord) -> Dataset:
-    """The images that a run validated on. Raises :class:`FovealError` where they cannot be read any more."""
-    from ..data.open import split_pair
-
-    arguments = record.run.get("arguments", {})
-    train, dataset, _ = split_pair(
-        arguments["data"],
-        val=arguments.get("val"),
-        split_map=arguments.get("split"),
-        seed=int(arguments.get("seed", 0)),
-        images=arguments.get("images"),
-        classes=arguments.get("classes"),
-        others=arguments.get("others", "background"),
-        convention=arguments.get("convention"),
-    )
-    records = dataset.records
-    if divided := record.run.get("divided"):  # not divided anew: images may have been added since
-        held_out = set(divided["val"])
-        records = [r for r in (*train.records, *records) if r.id in held_out]
-    return replace(dataset, records=records[: arguments.get("limit")])
-
-
-def _examples(detector: Detector, dataset: Dataset, budget: float) -> tuple[list[Example], Curves | None, list[str]]:
-    """Drawn examples, and the curves of all images where there is time for them."""
+def _examples(detector: Detector, dataset: Dataset) -> tuple[list[Example], list[str]]:
+    """Drawn examples, and what to say about them."""
     from ..assembly.detect_dataset import detect
 
     chosen = pick_examples(dataset, EXAMPLES)
-    start = time.monotonic()
     detected, skipped = detect(detector, replace(dataset, records=[dataset.records[i] for i in chosen]))
-    notes = [f"Could not be read: {error}" for error in skipped]
     bad = {str(error.path) for error in skipped}
     examples = [
         _example(dataset, i, detections)
         for i, detections in zip(chosen, detected, strict=True)
         if str(dataset.records[i].path) not in bad
     ]
-    expected = (time.monotonic() - start) / len(chosen) * len(dataset)
-    if expected > budget:
-        return examples, None, [*notes, f"Precision-recall curves are left out: they would take {expected:.0f} s."]
-    everything, _ = detect(detector, dataset)
-    return examples, score_detections(GroundTruth.of(dataset), DetectionTable.of(everything), "coco").curves, notes
+    return examples, [f"Could not be read: {error}" for error in skipped]
 
 
 def pick_examples(dataset: Dataset, count: int) -> list[int]:

@@ -20,7 +20,7 @@ from foveal.errors import FovealError
 from foveal.evaluation.curves import Curve
 from foveal.parts.coders import Delta
 from foveal.parts.priors.anchors import PyramidAnchors
-from foveal.report.compare import comparison, curves
+from foveal.report.comparison.settings import curves, settings_table
 from foveal.report.page import Example, render
 from foveal.report.plots import lines, precision_recall
 from foveal.report.read_run import read_record
@@ -117,7 +117,7 @@ def test_page_is_complete_and_escaped(tmp_path: Path) -> None:
     assert "a note &amp; more" in page
     assert "<b>12.5</b>AP" in page  # the headline, in percent
     assert "COCO: AP over IoU .50:.05:.95" in page
-    assert page.count('src="data:image/png;base64,') == 3  # losses, scores, learning rate
+    assert page.count('<figure class="chart">') == 3  # losses, scores, learning rate
     assert page.count('src="data:image/jpeg;base64,') == 2
     assert "75.0 %" in page  # 3 of 4 seconds
     assert 'src="http' not in page
@@ -196,11 +196,11 @@ def test_compare_accepts_incomplete_runs_or_rejects_them_by_name(
     (a / file).write_text(text)
     if message is None:
         records = [read_record(a), read_record(b)]
-        assert "Settings that differ" in comparison(records)
+        assert "Settings that differ" in settings_table(records)
         assert curves(records)[:4] == b"\x89PNG"
     else:
         with pytest.raises(FovealError, match=message) as refused:
-            comparison([read_record(a), read_record(b)])
+            settings_table([read_record(a), read_record(b)])
         assert str(a) in str(refused.value)
 
 

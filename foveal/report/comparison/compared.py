@@ -15,7 +15,11 @@ from ...evaluation.statistics.curve_bands import CurveBand, curve_bands
 from ...evaluation.statistics.false_discovery import chance_of, class_discoveries
 from ...evaluation.statistics.influence import influence_on
 from ...evaluation.statistics.intervals import FEWEST_IMAGES
-from ...evaluation.statistics.operating import (
+from ...evaluation.tables import DetectionTable
+from ...files.aliases import Floats
+from ..evaluation_file import RunEvaluation
+from ..read_run import RunRecord
+from ..statistics.operating import (
     Calibration,
     WorkingPoint,
     best_f1,
@@ -24,10 +28,6 @@ from ...evaluation.statistics.operating import (
     false_alarms,
     pooled,
 )
-from ...evaluation.tables import DetectionTable
-from ...files.aliases import Floats
-from ..evaluation_file import RunEvaluation
-from ..read_run import RunRecord
 from .sides import SettingDifference, letter
 
 HIGHEST = 0.5  # threshold of a run that hits nothing

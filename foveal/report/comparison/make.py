@@ -14,12 +14,12 @@ from ...data.records.trained_on import pack
 from ...errors import FovealError, UsageError
 from ...files.aliases import OnProgress, PathLike
 from ...files.atomic import read_object
-from ..compare import labels
 from ..evaluate_run import EvaluationRequest, evaluate_run, newest_evaluation, validation_set
 from ..evaluation_file import RunEvaluation
 from ..read_run import RunRecord
 from .compared import Comparison, compare, compared_run
 from .refusals import NamedEvaluation, check_versions, common_protocol, comparable
+from .settings import labels
 from .sides import finished_records, grouped, run_folders, setting_differences
 
 if TYPE_CHECKING:

@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from ...evaluation.statistics.comparing import ScoreDifference
-from ...evaluation.statistics.operating import empty_images
 from ...files.aliases import PathLike
 from ...files.atomic import write_text
 from ...files.text import one_line
-from ..charts import Frame, IntervalRow, Point, Series, interval_chart, line_chart, point_chart
-from ..compare import short_value
+from ..charts import Frame, IntervalRow, Point, Series, interval_chart, line_chart, point_chart, thinned
 from ..figures import calibration_chart, curve_charts, environment, error_rows, funnel_rows
 from ..gallery import GalleryList, GalleryRun, balanced, gallery_json, template_file
+from ..statistics.operating import empty_images
 from .compared import ComparedRun, Comparison, Pair, Side
+from .settings import short_value
 from .sides import loss_definition, setting_differences
 
 EACH = 15  # images of a pair in favor of each side
@@ -177,12 +176,7 @@ def _series(side: Side, run: ComparedRun, split: str, name: str, dashed: bool = 
     if not steps:
         return None
     label = _name(side) + (" (validation)" if dashed else "")
-    x, y = np.array(steps, np.float64), np.array(values, np.float64)
-    if len(x) > 400:  # more than pixels: means of equal pieces
-        size = -(-len(x) // 400)
-        ends = np.arange(0, len(x), size)
-        x, y = (np.add.reduceat(v, ends) / np.diff(np.append(ends, len(v))) for v in (x, y))
-    return Series(label, side.index, x, y, dashed=dashed)
+    return thinned(label, side.index, steps, values, dashed=dashed)
 
 
 # ------------------------------------------------------------------------------------------------ gallery

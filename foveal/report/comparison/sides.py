@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import FovealError
-from ..compare import flat
 from ..read_run import RunRecord, read_record
+from .settings import flat
 
 SEED = "seed"
 ROOT = "spec"  # the setting that is the class of the detector

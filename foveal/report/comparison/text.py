@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...files.text import one_line
-from ..compare import settings_table
 from ..summary import text_table
 from .compared import Comparison, Pair
+from .settings import settings_table
 
 CLASSES = 20  # of a pair; the others are counted
 

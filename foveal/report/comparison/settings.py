@@ -1,4 +1,4 @@
-"""Compares several runs side by side. Works on the stored text of the specs, without torch and the detectors."""
+"""The settings of runs, and what differs; works on the stored text of the specs, without torch and the detectors."""
 
 from __future__ import annotations
 
@@ -8,28 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import FovealError
-from ..files.text import one_line
-from .plots import lines
-from .read_run import RunRecord
-from .summary import text_table
+from ...errors import FovealError
+from ...files.text import one_line
+from ..plots import lines
+from ..read_run import RunRecord
+from ..summary import text_table
 
-NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "mAP")
 LONGEST = 120  # characters of a setting that is shown whole
 CALLED = ("data", "val", "split", "classes", "others", "limit", "weights", "max_time", "epochs")
-
-
-def comparison(records: Sequence[RunRecord]) -> str:
-    """Plain text: scores, then every setting that differs between the runs."""
-    names = labels(records)
-    rows = [["", *names]]
-    for number in NUMBERS:
-        values = [r.results.get(number) for r in records]
-        if any(v is not None for v in values):
-            rows.append([number, *map(_shown, values)])
-    rows.append(["AP of the last weights", *(_last(r) for r in records)])
-    rows.append(["iterations", *(str(r.results.get("steps", "-")) for r in records)])
-    return "\n".join([text_table(rows), "", settings_table(records)])
 
 
 def settings_table(records: Sequence[RunRecord]) -> str:
@@ -93,13 +79,3 @@ def _walk(node: ast.expr, path: str, settings: dict[str, str]) -> None:
                 _walk(keyword.value, f"{path}.{keyword.arg}" if path else keyword.arg, settings)
     else:
         settings[path] = ast.unparse(node)
-
-
-def _last(record: RunRecord) -> str:
-    last = record.results.get("last")
-    return _shown(last.get("AP") if isinstance(last, dict) else None)
-
-
-def _shown(value: Any) -> str:
-    """A score; ``-`` where there is none."""
-    return f"{value:.4f}" if isinstance(value, (int, float)) else "-"

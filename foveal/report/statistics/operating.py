@@ -7,15 +7,13 @@ here is chosen on them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ...evaluation.curves import Curves
+from ...evaluation.tables import DetectionTable, GroundTruth
 from ...files.aliases import Bools, Floats
-
-if TYPE_CHECKING:
-    from ..curves import Curves
-    from ..tables import DetectionTable, GroundTruth
 
 BINS = 10  # of scores
 

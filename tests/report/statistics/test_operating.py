@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foveal.evaluation import DetectionTable, GroundTruth, score_detections
-from foveal.evaluation.statistics.operating import (
+from foveal.report.statistics.operating import (
     PooledDetections,
     best_f1,
     calibration,
