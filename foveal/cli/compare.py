@@ -32,7 +32,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..data.records.dataset import Dataset
-    from ..report.comparison.compared import Comparison
+    from ..report.comparison.compared import RunComparison
 
 FAILED = 4  # the exit status of --fail-if
 
@@ -107,31 +107,22 @@ def compare(
     from ..report.comparison.text import comparison_text
     from ..report.evaluate_run import EvaluationRequest
 
-    if out is not None and out.exists() and not out.is_dir() and out.suffix.lower() != ".html":
-        raise FovealError("is a file, not a folder", path=out)
-    for word in accept or ():
-        if word != "version":
-            raise UsageError(f"{word!r} is unknown", where="--accept", fix="Give version")
+    _check(out, accept)
     _needs_data(data, split=split, images=images, convention=convention, limit=limit)
     request = EvaluationRequest(funnel and (out is not None or json is not None), None, fresh, device, own_parts(parts))
-    shared = {"split": split, "images": images, "convention": convention, "limit": limit}
     options = CompareOptions(
-        data=None if data is None else paths(data),
-        **shared,  # type: ignore[arg-type]
-        classes=names(classes),
-        protocol=protocol,
-        min_score=min_score,
-        accept=accept or (),
-        request=request,
+        None if data is None else paths(data),
+        split,
+        images,
+        convention,
+        limit,
+        names(classes),
+        protocol,
+        min_score,
+        accept or (),
+        request,
     )
-    told: list[str] = []
-
-    def on_data(dataset: Dataset) -> None:
-        if str(dataset.path) not in told:
-            told.append(str(dataset.path))
-            print_findings(dataset)
-
-    comparison = compare_folders(runs, options, on_data=on_data, task=progress)
+    comparison = compare_folders(runs, options, on_data=_Told(), task=progress)
     text = comparison_text(comparison)
     if str(json) != "-":
         print_out(text)
@@ -141,6 +132,26 @@ def compare(
     return FAILED if fail_if and (worst == "worse" or (fail_if == "not-better" and worst != "better")) else 0
 
 
+class _Told:
+    """Prints the findings of each dataset once."""
+
+    def __init__(self) -> None:
+        self.paths: set[str] = set()
+
+    def __call__(self, dataset: Dataset) -> None:
+        if str(dataset.path) not in self.paths:
+            self.paths.add(str(dataset.path))
+            print_findings(dataset)
+
+
+def _check(out: Path | None, accept: list[str] | None) -> None:
+    if out is not None and out.exists() and not out.is_dir() and out.suffix.lower() != ".html":
+        raise FovealError("is a file, not a folder", path=out)
+    for word in accept or ():
+        if word != "version":
+            raise UsageError(f"{word!r} is unknown", where="--accept", fix="Give version")
+
+
 def _needs_data(data: list[Path] | None, **options: object) -> None:
     """Refuses what says more about a dataset that is not given."""
     for name, value in options.items():
@@ -148,7 +159,7 @@ def _needs_data(data: list[Path] | None, **options: object) -> None:
             raise UsageError("needs --data", where=f"--{name}", fix="Give the dataset to score all runs on")
 
 
-def _write(comparison: Comparison, text: str, out: Path | None) -> None:
+def _write(comparison: RunComparison, text: str, out: Path | None) -> None:
     """The page, and in a folder text and curves beside it."""
     from ..report.comparison.page import write_comparison
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 TRIAL = 4  # images from which the time of all is estimated
 
-Task = Callable[[str], AbstractContextManager[OnProgress | None]]
+ProgressOf = Callable[[str], AbstractContextManager[OnProgress | None]]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def evaluate_run(
     record: RunRecord,
     dataset: Dataset,
     request: EvaluationRequest = EvaluationRequest(),
-    task: Task = lambda _: nullcontext(),
+    task: ProgressOf = lambda _: nullcontext(),
     detector: Detector | None = None,
 ) -> RunEvaluation | None:
     """The evaluation of a run on ``dataset``: what the run keeps, else a new one, which it then keeps.
@@ -151,7 +151,7 @@ def scored_set(detector: Detector, record: RunRecord, dataset: Dataset) -> Datas
 
 
 def _detected(
-    detector: Detector, record: RunRecord, dataset: Dataset, key: str, budget: float | None, task: Task
+    detector: Detector, record: RunRecord, dataset: Dataset, key: str, budget: float | None, task: ProgressOf
 ) -> RunEvaluation | None:
     import torch
 
@@ -187,7 +187,7 @@ def _detected(
 
 
 def _judged(
-    detector: Detector, dataset: Dataset, evaluation: RunEvaluation, budget: float | None, task: Task
+    detector: Detector, dataset: Dataset, evaluation: RunEvaluation, budget: float | None, task: ProgressOf
 ) -> RunEvaluation:
     """With the verdict on every object, if all fit into the budget and the detector has stages."""
     from ..data.images.load import ImageError, load_image

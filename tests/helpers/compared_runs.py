@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from foveal.evaluation import DetectionTable, GroundTruth
-from foveal.report.comparison.compared import ComparedRun, Comparison, compare, compared_run
-from foveal.report.comparison.sides import grouped, setting_differences
+from foveal.report.comparison.compared import ComparedRun, RunComparison, compare, compared_run
+from foveal.report.comparison.sides import setting_differences, side_groups
 from foveal.report.evaluation_file import RunEvaluation
 from foveal.report.read_run import RunRecord
 from tests.helpers.simulated_runs import Objects, make_objects, make_run
@@ -68,7 +68,7 @@ def make_images(folder: Path, objects: Objects) -> GroundTruth:
 
 def make_comparison(
     folder: Path, images: int, sides: dict[str, tuple[float, int]], classes: tuple[str, ...] = ("a", "b", "c")
-) -> Comparison:
+) -> RunComparison:
     """``sides``: spec -> quality of its detections, and the number of its seeds."""
     rng = np.random.default_rng(3)
     objects = make_objects(rng, images, len(classes))
@@ -79,7 +79,7 @@ def make_comparison(
             record = make_record(folder / f"run-{len(runs)}", spec, seed)
             evaluation = make_evaluation(truth, make_run(rng, objects, quality))
             runs.append(compared_run(record.path.name, record, evaluation, "coco"))
-    groups = grouped([run.record for run in runs])
+    groups = side_groups([run.record for run in runs])
     first = runs[groups[0][0]].record
     settings = [setting_differences([first, runs[group[0]].record]) for group in groups[1:]]
     return compare([[runs[i] for i in group] for group in groups], settings, ["A note."])

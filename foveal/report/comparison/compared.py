@@ -178,7 +178,7 @@ class Pair:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class RunComparison:
     """Several sides on the same images, each against the first."""
 
     sides: tuple[Side, ...]
@@ -245,7 +245,7 @@ class Comparison:
 
 def compare(
     groups: Sequence[Sequence[ComparedRun]], settings: Sequence[Sequence[SettingDifference]], notes: Sequence[str]
-) -> Comparison:
+) -> RunComparison:
     """Compares each group of runs with the first. ``settings``: in what each other group differs from it."""
     sides = tuple(Side(index, tuple(group)) for index, group in enumerate(groups))
     protocol = sides[0].runs[0].results.protocol.name
@@ -257,7 +257,7 @@ def compare(
         scores = compare_runs(left, right)
         pairs.append(Pair(sides[0], side, scores, tuple(differences), influence))
     notes = [*notes, *_said(sides)]
-    return Comparison(sides, tuple(pairs), protocol, tuple(dict.fromkeys(notes)))
+    return RunComparison(sides, tuple(pairs), protocol, tuple(dict.fromkeys(notes)))
 
 
 def compared_run(label: str, record: RunRecord, evaluation: RunEvaluation, protocol: str) -> ComparedRun:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,22 +12,21 @@ from typing import TYPE_CHECKING, Any
 from ...checkpoints.folder import find_checkpoint
 from ...data.records.trained_on import pack
 from ...errors import FovealError, UsageError
-from ...files.aliases import OnProgress, PathLike
+from ...files.aliases import PathLike
 from ...files.atomic import read_object
-from ..evaluate_run import EvaluationRequest, evaluate_run, newest_evaluation, validation_set
+from ..evaluate_run import EvaluationRequest, ProgressOf, evaluate_run, newest_evaluation, validation_set
 from ..evaluation_file import RunEvaluation
 from ..read_run import RunRecord
-from .compared import Comparison, compare, compared_run
+from .compared import RunComparison, compare, compared_run
 from .refusals import NamedEvaluation, check_versions, common_protocol, comparable
 from .settings import labels
-from .sides import finished_records, grouped, run_folders, setting_differences
+from .sides import finished_records, run_folders, setting_differences, side_groups
 
 if TYPE_CHECKING:
     from ...data.records.dataset import Dataset
 
 FEWEST_RUNS = 2
 DATA_ARGUMENTS = ("data", "val", "split", "images", "classes", "others", "convention", "limit")
-Task = Callable[[str], AbstractContextManager[OnProgress | None]]
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,8 @@ def compare_folders(
     options: CompareOptions = CompareOptions(),
     *,
     on_data: Callable[[Dataset], None] = lambda _: None,
-    task: Task = lambda _: nullcontext(),
-) -> Comparison:
+    task: ProgressOf = lambda _: nullcontext(),
+) -> RunComparison:
     """Compares runs; the first of them is the baseline.
 
     Runs that differ in their seed alone are one side. Detections that a run does not keep are made, and kept in it.
@@ -73,14 +72,14 @@ def compare_folders(
     alike = comparable(named, options.classes, options.min_score)
     called = labels(records)
     runs = [compared_run(*each, protocol) for each in zip(called, records, alike, strict=True)]
-    groups = grouped(records)
+    groups = side_groups(records)
     first = records[groups[0][0]]
     settings = [setting_differences([first, records[group[0]]]) for group in groups[1:]]
     return compare([[runs[i] for i in group] for group in groups], settings, [*notes, *said])
 
 
 def _evaluations(
-    records: Sequence[RunRecord], options: CompareOptions, on_data: Callable[[Dataset], None], task: Task
+    records: Sequence[RunRecord], options: CompareOptions, on_data: Callable[[Dataset], None], task: ProgressOf
 ) -> tuple[list[RunEvaluation], list[str]]:
     """Of each run, on the data asked for or on the images that it validated on; and what to say about them."""
     if options.data is not None:

@@ -16,7 +16,7 @@ from ..charts import Frame, IntervalRow, Point, Series, interval_chart, line_cha
 from ..figures import calibration_chart, curve_charts, environment, error_rows, funnel_rows
 from ..gallery import GalleryList, GalleryRun, balanced, gallery_json, template_file
 from ..statistics.operating import empty_images
-from .compared import ComparedRun, Comparison, Pair, Side
+from .compared import ComparedRun, Pair, RunComparison, Side
 from .settings import short_value
 from .sides import loss_definition, setting_differences
 
@@ -32,7 +32,7 @@ LEGEND = (
 )
 
 
-def write_comparison(comparison: Comparison, path: PathLike) -> Path:
+def write_comparison(comparison: RunComparison, path: PathLike) -> Path:
     """Writes the page to a file, which is complete or absent, and returns its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def write_comparison(comparison: Comparison, path: PathLike) -> Path:
     return path
 
 
-def comparison_page(comparison: Comparison) -> str:
+def comparison_page(comparison: RunComparison) -> str:
     """The page as text."""
     c, truth = comparison, comparison.first.truth
     sides = c.sides
@@ -90,7 +90,7 @@ def _totals(rows: Sequence[Any]) -> list[float]:
 
 
 # -------------------------------------------------------------------------------------------- differences
-def _pair(c: Comparison, pair: Pair, names: Sequence[str]) -> dict[str, Any]:
+def _pair(c: RunComparison, pair: Pair, names: Sequence[str]) -> dict[str, Any]:
     """A pair's table, charts and verdict."""
     per_class = pair.scores.per_class
     shown = list(next(iter(per_class.values()), {}))
@@ -126,7 +126,7 @@ def _row(name: str, difference: ScoreDifference, color: int) -> IntervalRow | No
 
 
 # ------------------------------------------------------------------------------------------ time and losses
-def _tradeoff(c: Comparison) -> list[Markup]:
+def _tradeoff(c: RunComparison) -> list[Markup]:
     """Scores over the time of an image, and over the time of training."""
     by_image, by_training = [], []
     for side in c.sides:
@@ -145,7 +145,7 @@ def _tradeoff(c: Comparison) -> list[Markup]:
     ]
 
 
-def _training(c: Comparison) -> dict[str, Any]:
+def _training(c: RunComparison) -> dict[str, Any]:
     """Validation curves on one axis, and losses on one for each definition."""
     score = [s for run in _all(c) if (s := _series(*run, "val", "AP")) is not None]
     definitions: dict[tuple[tuple[str, str], ...], list[tuple[Side, ComparedRun]]] = {}
@@ -167,7 +167,7 @@ def _training(c: Comparison) -> dict[str, Any]:
     return {"score": validation, "losses": [chart for chart in charts if chart], "definitions": len(definitions)}
 
 
-def _all(c: Comparison) -> list[tuple[Side, ComparedRun]]:
+def _all(c: RunComparison) -> list[tuple[Side, ComparedRun]]:
     return [(side, run) for side in c.sides for run in side.runs]
 
 
@@ -180,7 +180,7 @@ def _series(side: Side, run: ComparedRun, split: str, name: str, dashed: bool = 
 
 
 # ------------------------------------------------------------------------------------------------ gallery
-def _gallery(c: Comparison) -> Markup | None:
+def _gallery(c: RunComparison) -> Markup | None:
     """The images that decide each difference, half of them for either side."""
     truth = c.first.truth
     runs = [GalleryRun(side.index, run.label, run.evaluation.table, run.cut) for side in c.sides for run in side.runs]

@@ -88,7 +88,11 @@ def _same_classes(a: NamedEvaluation, b: NamedEvaluation) -> None:
     if set(mine) == set(other):
         return
     both = [c for c in mine if c in other]
-    fix = f"Compare them on those that both know: --classes {','.join(both)}" if both else "They cannot be compared"
+    fix = (
+        f"Compare them on those that both know: --classes {','.join(both)}"
+        if both
+        else "Compare runs that share a class"
+    )
     raise FovealError(f"knows the classes {_listed(other)}, and {a.path} {_listed(mine)}", path=b.path, fix=fix)
 
 

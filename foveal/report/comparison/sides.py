@@ -54,7 +54,7 @@ def finished_records(paths: Sequence[Path]) -> list[RunRecord]:
     return records
 
 
-def grouped(records: Sequence[RunRecord]) -> list[list[int]]:
+def side_groups(records: Sequence[RunRecord]) -> list[list[int]]:
     """Indices of the runs of each side, in the order given. Where all differ in the seed alone, each is a side."""
     groups: dict[tuple[tuple[str, str], ...], list[int]] = {}
     for index, record in enumerate(records):

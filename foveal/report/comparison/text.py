@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from ...files.text import one_line
 from ..summary import text_table
-from .compared import Comparison, Pair
+from .compared import Pair, RunComparison
 from .settings import settings_table
 
 CLASSES = 20  # of a pair; the others are counted
 
 
-def comparison_text(comparison: Comparison) -> str:
+def comparison_text(comparison: RunComparison) -> str:
     """Lines of plain text."""
     c = comparison
     truth = c.first.truth
@@ -30,7 +30,7 @@ def comparison_text(comparison: Comparison) -> str:
     return "\n".join([*lines, "", *(f"note: {one_line(note)}" for note in dict.fromkeys(notes))])
 
 
-def _pair(c: Comparison, pair: Pair) -> Iterator[str]:
+def _pair(c: RunComparison, pair: Pair) -> Iterator[str]:
     verdict = pair.scores.numbers[c.headline]
     yield f"{pair.name}: {verdict.verdict}" + (f": {verdict.reason}" if verdict.reason else "")
     yield f"  {pair.spec_note}"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from foveal.report.comparison.compared import Comparison
+from foveal.report.comparison.compared import RunComparison
 from foveal.report.comparison.page import comparison_page, write_comparison
 from foveal.report.comparison.text import comparison_text
 from tests.helpers.compared_runs import make_comparison
@@ -30,12 +30,12 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+def compared(tmp_path_factory: pytest.TempPathFactory) -> RunComparison:
     sides = {SPEC.format(0.1): (0.5, 2), SPEC.format(0.2): (0.75, 2), OTHER: (0.5, 1)}
     return make_comparison(tmp_path_factory.mktemp("compared"), 60, sides)
 
 
-def test_the_comparison_tells_better_from_equal(compared: Comparison) -> None:
+def test_the_comparison_tells_better_from_equal(compared: RunComparison) -> None:
     better, equal = compared.pairs
     assert better.scores.numbers["AP"].verdict == "better"
     assert equal.scores.numbers["AP"].verdict == "cannot tell"
@@ -53,7 +53,7 @@ def test_the_comparison_tells_better_from_equal(compared: Comparison) -> None:
         assert sum(errors.values()) <= recall_at_half == len(compared.first.truth)
 
 
-def test_the_page_in_all_widths(compared: Comparison, browser: Any, tmp_path: Path) -> None:
+def test_the_page_in_all_widths(compared: RunComparison, browser: Any, tmp_path: Path) -> None:
     path = write_comparison(compared, tmp_path / "page.html")
     assert path.stat().st_size < 20e6
     for width, scheme in ((360, "dark"), (1280, "light"), (1920, "dark")):
@@ -70,7 +70,7 @@ def test_the_page_in_all_widths(compared: Comparison, browser: Any, tmp_path: Pa
             )
 
 
-def test_the_gallery_finds_what_the_protocol_finds(compared: Comparison, browser: Any, tmp_path: Path) -> None:
+def test_the_gallery_finds_what_the_protocol_finds(compared: RunComparison, browser: Any, tmp_path: Path) -> None:
     """At any score the objects found, and the false alarms, are those of the COCO protocol at IoU .5."""
     from foveal.evaluation import score_detections
 
@@ -96,7 +96,7 @@ def test_the_gallery_finds_what_the_protocol_finds(compared: Comparison, browser
                 assert (hits, wrong) == (objects - lost, len(errors.rows)), (name, score)
 
 
-def test_controls_by_keyboard(compared: Comparison, browser: Any, tmp_path: Path) -> None:
+def test_controls_by_keyboard(compared: RunComparison, browser: Any, tmp_path: Path) -> None:
     path = write_comparison(compared, tmp_path / "page.html")
     with opened(browser, path) as page:
         first = page.locator("article h3").first.inner_text()
@@ -158,7 +158,7 @@ def test_images_that_are_gone_and_runs_without_verdicts(browser: Any, tmp_path: 
         assert "leave out --no-funnel" in text
 
 
-def test_the_page_needs_no_browser_to_be_valid(compared: Comparison) -> None:
+def test_the_page_needs_no_browser_to_be_valid(compared: RunComparison) -> None:
     text = comparison_page(compared)
     found = re.search(r'<script id="gallery-data" type="application/json">(.*?)</script>', text, re.S)
     assert found is not None and len(json.loads(found[1])["lists"]) == 2

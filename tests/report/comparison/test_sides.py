@@ -11,11 +11,11 @@ import pytest
 from foveal.errors import FovealError
 from foveal.report.comparison.sides import (
     finished_records,
-    grouped,
     letter,
     loss_definition,
     run_folders,
     setting_differences,
+    side_groups,
 )
 from tests.helpers.compared_runs import make_record
 
@@ -26,8 +26,8 @@ def test_runs_that_differ_in_their_seed_are_one_side(tmp_path: Path) -> None:
     other = ONE.replace("0.01", "0.02")
     records = [make_record(tmp_path / str(i), spec, seed) for i, (spec, seed) in enumerate(
         [(ONE, 0), (other, 0), (ONE, 1), (other, 7)])]  # fmt: skip
-    assert grouped(records) == [[0, 2], [1, 3]]
-    assert grouped([records[0], records[2]]) == [[0], [1]], "nothing else differs: each is a side"
+    assert side_groups(records) == [[0, 2], [1, 3]]
+    assert side_groups([records[0], records[2]]) == [[0], [1]], "nothing else differs: each is a side"
     rows = setting_differences([records[0], records[1]])
     assert [(row.name, row.values, row.folded) for row in rows] == [("fit.lr", ("0.01", "0.02"), 0)]
 
