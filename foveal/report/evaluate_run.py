@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checkpoints.digests import SUMS
+from ..checkpoints.content import SUMS
 from ..checkpoints.folder import find_checkpoint
 from ..data.records.fingerprint import fingerprint
 from ..data.records.subsets import merged, select_classes
