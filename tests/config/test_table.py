@@ -143,7 +143,9 @@ def test_custom_part_on_the_command_line(page: ModuleType, tmp_path: Path) -> No
     with pytest.raises(UsageError, match="--parts my_parts"):
         load(tmp_path / "mine.safetensors")
     assert load(tmp_path / "mine.safetensors", parts=[page.Brier], device="cpu")
-    assert main(["compare", out, out]) == 0
+    assert main(["compare", out, out]) == 2, "its detections need the part"
+    assert main(["compare", out, out, "--parts", "my_parts"]) == 0
+    assert main(["compare", out, out]) == 0, "the run keeps them"
 
 
 def test_custom_detector(page: ModuleType, tmp_path: Path) -> None:
