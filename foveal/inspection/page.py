@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,15 +13,16 @@ from PIL import Image
 from ..assembly.two_stage import TwoStage
 from ..errors import UsageError
 from ..files.aliases import ImageArray
+from ..files.pages import LONGEST, data_uri, page_style, reduced, script_json, template_text
 from ..files.text import one_line
 from ..inference.draw import color
 from ..parts.pooling.roi_align import RoIAlign
-from .payload import attention_payload, data_uri, packed, stage_payload
+from .payload import attention_payload, packed, stage_payload
 from .traced import TracedImage
 from .verdicts import VERDICT_TEXTS, verdicts_of
 
-LONGEST = 1600  # pixels of the longer side of an embedded image
-PARTS = {"css": "page.css", "nms": "nms.js", "views": "inspect.js", "decisions": "decisions.js"}
+PACKAGE = "foveal.inspection"
+PARTS = {"nms": "nms.js", "views": "inspect.js", "decisions": "decisions.js"}
 QUERIES = 100  # whose attention is in the page
 
 
@@ -31,11 +30,10 @@ def inspection_page(traced: TracedImage, array: ImageArray, name: str, model: st
     """The page of a traced image as text. ``array`` (H, W, 3): the image; ``name``, ``model``: what to call both;
     ``notes``: sentences for the reader."""
     data = page_data(traced, array, name, model, notes)
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    safe = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    parts = {name: template_text(file) for name, file in PARTS.items()}
-    parts |= {"title": _escaped(f"{one_line(name)} · {one_line(model)}"), "data": safe}
-    return re.sub(r"/\*(\w+)\*/", lambda mark: parts[mark[1]], template_text("inspect.html"))
+    parts = {name: template_text(file, PACKAGE) for name, file in PARTS.items()}
+    parts |= {"title": _escaped(f"{one_line(name)} · {one_line(model)}"), "data": script_json(data)}
+    parts["css"] = page_style()
+    return re.sub(r"/\*(\w+)\*/", lambda mark: parts[mark[1]], template_text("inspect.html", PACKAGE))
 
 
 def page_data(
@@ -58,7 +56,7 @@ def page_data(
         "classes": [one_line(c) for c in traced.classes],
         "colors": [list(color(i)) for i in range(len(traced.classes))],
         "frame": [sx, sy, ox, oy],
-        "original": {"w": width, "h": height, "src": data_uri(_reduced(Image.fromarray(array)), "jpeg")},
+        "original": {"w": width, "h": height, "src": data_uri(reduced(Image.fromarray(array)), "jpeg")},
         "network": _network(traced, array),
         "stages": stages,
         "rois": _rois(traced),
@@ -91,15 +89,8 @@ def _network(traced: TracedImage, array: ImageArray) -> dict[str, Any]:
     height, width = images.canvas
     canvas = Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
     inside = [int(v) for v in images.sizes[0].tolist()]
-    return {"w": width, "h": height, "iw": inside[1], "ih": inside[0], "src": data_uri(_reduced(canvas), "jpeg"),
+    return {"w": width, "h": height, "iw": inside[1], "ih": inside[0], "src": data_uri(reduced(canvas), "jpeg"),
             "rule": str(rule).split("(", 1)[0]}  # fmt: skip
-
-
-def _reduced(image: Image.Image) -> Image.Image:
-    if max(image.size) <= LONGEST:
-        return image
-    scale = LONGEST / max(image.size)
-    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), reducing_gap=2.0)
 
 
 def _objects(traced: TracedImage) -> list[dict[str, Any]]:
@@ -150,11 +141,6 @@ def _attention(traced: TracedImage) -> dict[str, Any] | None:
 
 def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
-
-
-def template_text(name: str) -> str:
-    """A file of the package's templates."""
-    return (files("foveal.inspection") / "templates" / name).read_text(encoding="utf-8")
 
 
 def page_paths(files: Sequence[str], out: Path) -> list[Path]:

@@ -7,7 +7,6 @@ stored: a level of them is a grid of cells and the boxes of one cell. Score maps
 from __future__ import annotations
 
 import base64
-import io
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..assembly.trace import tracing
+from ..files.pages import data_uri
 from ..parts.distance_nms import DistanceNMS
 from ..parts.postprocess import NMS
 from ..types import Priors
@@ -224,11 +224,3 @@ def attention_payload(maps: NDArray[np.float32], rows: list[int]) -> dict[str, A
     tiles = [maps[q] / max(float(maps[q].max()), 1e-9) for q in rows]
     return {"h": maps.shape[1], "w": maps.shape[2], "queries": rows, "columns": _columns(max(1, len(rows))),
             "src": _atlas(tiles) if rows else None}  # fmt: skip
-
-
-def data_uri(image: Image.Image, kind: str, quality: int = 85) -> str:
-    """An image as the address of itself, ``data:image/...``."""
-    out = io.BytesIO()
-    options: dict[str, Any] = {"quality": quality, "optimize": True} if kind == "jpeg" else {"compress_level": 6}
-    image.save(out, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"

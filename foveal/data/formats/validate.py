@@ -171,7 +171,7 @@ def build_record(
     dropped: list[DroppedObject | None] = []
     for o in objects:
         numbers = o.stated()
-        box = None if o.repeat else _check_box(o, size, seen, source or path, findings)
+        box = None if o.repeat else _check_box(o, size, seen, source or path, path, findings)
         if box is None:
             dropped.append(o.dropped(size))
             continue
@@ -203,22 +203,28 @@ def build_record(
 
 
 def _check_box(
-    o: ParsedObject, size: tuple[int, int], seen: set[tuple[int, bool, bool, Box]], file: Path, findings: Findings
+    o: ParsedObject,
+    size: tuple[int, int],
+    seen: set[tuple[int, bool, bool, Box]],
+    file: Path,
+    image: Path,
+    findings: Findings,
 ) -> Box | None:
     """The box to use; ``None`` for an invalid box and for the repeat of one in ``seen``.
 
     The stated area of a clipped object is dropped, for it is that of the whole object.
     """
     box, code, problem = validate_box(o.box, *size)
-    if box is None:
-        findings.add("warning", code, file, o.where, f"the box {o.shown} {problem}; dropped", "Correct or remove it")
-        return None
     if code:
-        findings.add("warning", code, file, o.where, f"the box {o.shown} {problem}; clipped", "Correct it")
+        end, fix = ("clipped", "Correct it") if box is not None else ("dropped", "Correct or remove it")
+        message = f"the box {o.shown} {problem}; {end}"
+        findings.add("warning", code, file, o.where, message, fix, [image], o.box)
+    if box is None:
+        return None
     key = (o.label, o.crowd, o.difficult, box)
     if key in seen:
         message = f"the box {o.shown} occurs twice with the same class; the repeat is dropped"
-        findings.add("warning", "object-repeated", file, o.where, message, "Remove the repeat")
+        findings.add("warning", "object-repeated", file, o.where, message, "Remove the repeat", [image], o.box)
         return None
     seen.add(key)
     if code:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ class Finding:
     message: str  # the value and what was expected
     fix: str = ""  # what to do
     count: int = 1  # objects, lines or images that it is about
+    images: tuple[str, ...] = field(default=(), compare=False, repr=False)  # what to look at, for pages
+    box: tuple[float, float, float, float] | None = field(default=None, compare=False, repr=False)  # in the first
 
     def __post_init__(self) -> None:
         for name in ("path", "where", "message", "fix"):
@@ -33,7 +35,7 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """The texts, for JSON."""
-        return {name: value for name, value in asdict(self).items() if name != "count"}
+        return {name: getattr(self, name) for name in ("code", "severity", "path", "where", "message", "fix")}
 
 
 def printable(text: str) -> str:
@@ -79,6 +81,16 @@ def fold(findings: Iterable[Finding]) -> list[str]:
 class Findings(list[Finding]):
     """A list of findings."""
 
-    def add(self, severity: Severity, code: str, path: Path | str, where: str, message: str, fix: str = "") -> None:
-        """Appends a finding."""
-        self.append(Finding(code, severity, str(path), where, message, fix))
+    def add(
+        self,
+        severity: Severity,
+        code: str,
+        path: Path | str,
+        where: str,
+        message: str,
+        fix: str = "",
+        images: Iterable[Path | str] = (),
+        box: tuple[float, float, float, float] | None = None,
+    ) -> None:
+        """Appends a finding. ``images``: what to look at; ``box``: where in the first, xyxy pixels."""
+        self.append(Finding(code, severity, str(path), where, message, fix, images=tuple(map(str, images)), box=box))
