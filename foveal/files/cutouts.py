@@ -33,6 +33,14 @@ class Cutout:
         if x2 > x1 and y2 > y1:
             ImageDraw.Draw(self.image).rectangle([x1, y1, x2, y2], outline=color, width=width)
 
+    def ringed(self, box: Sequence[float], color: RGB) -> None:
+        """A ring around a box of the image that is too small to be seen."""
+        x1, y1, x2, y2 = self.box(box)
+        x, y, radius = (x1 + x2) / 2, (y1 + y2) / 2, 14
+        for extra, ink, width in ((1, (0, 0, 0), 5), (0, color, 3)):
+            r = radius + extra
+            ImageDraw.Draw(self.image).ellipse([x - r, y - r, x + r, y + r], outline=ink, width=width)
+
     def dashed(self, box: Sequence[float], color: RGB = (255, 255, 255)) -> None:
         """Draws a box of the image: a dashed rectangle on a black one. Corners in the wrong order are drawn too."""
         pen, (x1, y1, x2, y2) = ImageDraw.Draw(self.image), self.box(box)

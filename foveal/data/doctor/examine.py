@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,8 @@ from ..images.ranges import is_dark
 from ..open import SplitReader, open_sources, read_pair, report_shared, select_pair, training_splits
 from ..records.dataset import Dataset, Record
 from ..records.findings import SEVERITY_ORDER, Finding, Findings, Severity, count
-from ..records.splits import meant_to_overlap
+from ..records.splits import find_split, meant_to_overlap
+from .duplicates import Seen, report_copies, seen
 from .report import ClassCount, Report, SplitCount
 
 _OF_PAIRS = ("class-without-object", "only-difficult", "class-unknown")  # findings that compare train and val
@@ -36,7 +36,21 @@ def examine(
     progress: OnProgress | None = None,
     convention: str | None = None,
 ) -> Report:
+    """The report of :func:`examine_parts` alone."""
+    return examine_parts(path, images, classes, decode, progress, convention)[0]
+
+
+def examine_parts(
+    path: PathLike | Sequence[PathLike],
+    images: PathLike | None = None,
+    classes: str | Sequence[str] | None = None,
+    decode: bool = True,
+    progress: OnProgress | None = None,
+    convention: str | None = None,
+) -> tuple[Report, dict[str, Dataset]]:
     """Reads every split with the readers of ``train``, decodes every image (``decode``) and compares the splits.
+
+    Returns the report and the splits by name (``""``: the whole set, where there are none).
 
     The verdict on the splits that ``train`` would use is its own. Raises :class:`~foveal.errors.FovealError` only where
     the path has no dataset or several.
@@ -61,7 +75,7 @@ def examine(
     findings += _verdict(data, classes, findings, decode)
     findings.sort(key=lambda f: (SEVERITY_ORDER[f.severity], f.code))
     boxes = [r.boxes for r in whole.records]
-    return Report(
+    report = Report(
         path=whole.path,
         format=first.format,
         classes=first.classes,
@@ -74,6 +88,18 @@ def examine(
         objects=sum(map(len, boxes)),
         counts={str(k): v for k, v in count(findings).items()},
     )
+    return report, parts
+
+
+def for_training(parts: Mapping[str, Dataset]) -> Dataset:
+    """The images that training would learn from, where a split says so by its name; else all."""
+    names = tuple(parts)
+    name = find_split("train", names) or find_split("trainval", names)
+    if name is not None:
+        return replace(parts[name], split=f"split {name}")
+    first = next(iter(parts.values()))
+    records = {str(r.path): r for part in parts.values() for r in part.records}
+    return replace(first, records=list(records.values()), split="the whole set")
 
 
 # ------------------------------------------------------------------------------------------------- inner
@@ -117,48 +143,39 @@ def _shared_images(splits_of: dict[str, list[str]], findings: Findings) -> None:
         apart = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :] if a != b and not meant_to_overlap(a, b)]
         if apart:
             message = f"in the splits {apart[0][0]!r} and {apart[0][1]!r}"
-            findings.add("warning", "image-in-two-splits", path, "", message, "Keep it in one of them")
+            findings.add("warning", "image-in-two-splits", path, "", message, "Keep it in one of them", [path])
 
 
 def _decode(
     records: dict[str, Record], splits_of: dict[str, list[str]], findings: Findings, progress: OnProgress | None
 ) -> set[str]:
-    """Decodes every image and compares the pixels. Returns the images that cannot be decoded."""
+    """Decodes every image and compares the pictures. Returns the images that cannot be decoded."""
 
-    def digest(path: str) -> str | ImageError:
+    def look(path: str) -> Seen | ImageError:
         try:
             pixels = load_image(path)
         except ImageError as error:
             return error
         if is_dark(pixels):
             dark.append(path)
-        shape = f"{pixels.shape[0]}x{pixels.shape[1]}:".encode()
-        return hashlib.blake2b(shape + pixels.tobytes(), digest_size=16).hexdigest()
+        return seen(pixels)
 
-    same: dict[str, list[str]] = {}
+    same: dict[str, Seen] = {}
     damaged: set[str] = set()
     dark: list[str] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for n, (path, result) in enumerate(zip(records, pool.map(digest, records), strict=True), 1):
+        for n, (path, result) in enumerate(zip(records, pool.map(look, records), strict=True), 1):
             if isinstance(result, ImageError):
                 damaged.add(path)
                 findings.add("warning", "image-unreadable", path, "", f"{result.message}; skipped", result.fix)
             else:
-                same.setdefault(result, []).append(path)
+                same[path] = result
             if progress is not None:
                 progress(n, len(records))
     if dark and not any(f.code == "image-dark" for f in findings):
         message = f"{len(dark)} of {len(records)} images are nearly black (are they masks, or of another range?)"
-        findings.add("note", "image-dark", min(dark), "", message, "Look at them")
-    for paths in same.values():
-        for other in paths[1:]:
-            a, b = splits_of[paths[0]], splits_of[other]
-            apart = [(x, y) for x in a for y in b if x != y and not meant_to_overlap(x, y)]
-            if apart:
-                message = f"the same pixels as {paths[0]}, in the splits {apart[0][1]!r} and {apart[0][0]!r}"
-                findings.add("warning", "duplicate-across-splits", other, "", message, "Keep one of them")
-            else:
-                findings.add("note", "duplicate-image", other, "", f"the same pixels as {paths[0]}")
+        findings.add("note", "image-dark", min(dark), "", message, "Look at them", sorted(dark)[:8])
+    report_copies(same, splits_of, findings)
     return damaged
 
 
