@@ -76,9 +76,8 @@ def _others(spec: Spec, dataset: Dataset, name: str, strides: Sequence[int], obj
                 out += [replace(anchors, sizes=some), replace(anchors, sizes=some, ratios=ratios)]
     elif isinstance(value, DefaultBoxes | PyramidBoxes):
         boxes = boxes_at(value, strides)
-        scaled = [tuple(round(v * factor, 1) for v in boxes.sizes) for factor in FACTORS]
-        fitted = tuple(round(float(v), 1) for v in _centers(size, len(boxes.sizes)))
-        out = [replace(boxes, sizes=some) for some in (fitted, *scaled) if min(some) >= 1]
+        rows = [_centers(size, len(boxes.sizes)), *(np.array(boxes.sizes) * factor for factor in FACTORS)]
+        out = [replace(boxes, sizes=tuple(row.round(1).tolist())) for row in rows if row.min() >= 1]
     return out
 
 

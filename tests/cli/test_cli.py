@@ -172,7 +172,7 @@ def test_errors_inside_a_command(
     def examine(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("foveal.data.doctor.examine.examine", examine)
+    monkeypatch.setattr("foveal.data.doctor.examine.examine_parts", examine)
     assert cli.main(["doctor", "x"]) == status
     err = capsys.readouterr().err
     assert message in err

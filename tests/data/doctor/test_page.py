@@ -18,7 +18,7 @@ from foveal.cli import main as cli
 from foveal.data.doctor.detector_fit import DetectorFit
 from foveal.data.doctor.examine import examine_parts, for_training
 from foveal.data.doctor.page import page as render_page
-from tests.helpers.data_sets import BOXES, Box, image, voc, xml
+from tests.helpers.data_sets import BOXES, image, voc, xml
 from tests.inspection.browser import chromium, opened
 
 
