@@ -26,7 +26,7 @@ OVERRIDES = (
     "train_proposals=Counts(200, 200)",
     "fit.batch=8",
     "fit.lr=0.0025",
-    "fit.val_every=100",  # only at the end: a validation takes eight seconds
+    "fit.val_every=4",  # two on the way and one at the end: a validation takes eight seconds
 )
 MARK = ".demo"  # a folder that demo made, and may replace
 

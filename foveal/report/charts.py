@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from ..files.aliases import Floats
 
 WIDTH, HEIGHT = 420, 270
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 40
+LEFT, RIGHT, TOP, BOTTOM = 54, 10, 10, 40
 COLORS = 8
 ROW, NAMES = 26, 118  # pixels of a row of a chart of intervals, and of its names
 LONGEST_NAME = 18
@@ -188,7 +188,9 @@ def _ticks(low: float, high: float, count: int = 5) -> list[float]:
 def _number(value: float, sign: bool = False) -> str:
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
-    return f"{value:{'+' if sign and abs(value) > 1e-12 else ''}.4g}" if abs(value) > 1e-12 else "0"
+    if abs(value) < 1e-12:
+        return "0"
+    return f"{value:{'+' if sign else ''}.4g}".replace("e-0", "e-")
 
 
 def _axes(scale: _Scale, frame: Frame) -> str:

@@ -243,6 +243,15 @@ def test_a_run_from_training_to_prediction(
     usual = presets.get("retinanet_mini").fit.lr
     assert f"fit.lr  {usual!r}  0.0001" in (tmp_path / "side" / "compare.txt").read_text()
     assert (tmp_path / "side" / "curves.png").stat().st_size > 1000
+    assert "http" not in (tmp_path / "side" / "compare.html").read_text().replace("http://www.w3.org/2000/svg", "")
+    capsys.readouterr()
+    assert cli.main(["compare", "a", "b", "--json", "-", "--fail-if", "worse"]) == 0
+    assert json.loads(capsys.readouterr().out)["pairs"][0]["verdict"] == "cannot tell"  # four images
+    assert cli.main(["compare", "a", "b", "--fail-if", "not-better"]) == 4
+    assert cli.main(["compare", "a", "b", "--split", "train"]) == 2  # of no data
+    (tmp_path / "b" / "results.json").rename(tmp_path / "b" / "hidden.json")
+    assert cli.main(["compare", "a", "b"]) == 1
+    assert "b: the run has not ended" in capsys.readouterr().err
     assert cli.main(["weights", "export", "a", "--out", "a.safetensors"]) == 0
     assert cli.main(["weights", "export", "a", "--out", "a.safetensors"]) == 1
 

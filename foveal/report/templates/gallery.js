@@ -122,7 +122,7 @@
     }
     for (const side of list.sides) {
       const runs = data.runs.map((r, k) => [r, k]).filter(([r]) => r.side === side);
-      const run = state.runs[side], name = list.sides.length > 1 ? letters(side) : "Score";
+      const run = state.runs[side], name = list.sides.length > 1 ? letters(side) : "Detections";
       if (runs.length > 1) {
         const choice = node("select", {id: `run-${side}`}, ...runs.map(([r, k]) => option(k, r.label, k === run)));
         choice.onchange = () => { state.runs[side] = +choice.value; controls(); draw(); document.getElementById(`run-${side}`).focus(); };

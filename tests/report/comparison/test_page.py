@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -163,3 +164,13 @@ def test_the_page_needs_no_browser_to_be_valid(compared: RunComparison) -> None:
     found = re.search(r'<script id="gallery-data" type="application/json">(.*?)</script>', text, re.S)
     assert found is not None and len(json.loads(found[1])["lists"]) == 2
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|url\(|@import""", text)
+
+
+@pytest.mark.slow
+def test_six_runs_of_150_images_take_half_a_minute_and_20_mb(tmp_path: Path) -> None:
+    """Scores, 1,000 resamples, influences and the page; detections are kept in the runs."""
+    sides = {SPEC.format(k): (0.5 + 0.05 * k, 1) for k in range(6)}
+    begun = time.monotonic()
+    path = write_comparison(make_comparison(tmp_path, 150, sides), tmp_path / "page.html")
+    assert time.monotonic() - begun < 30
+    assert path.stat().st_size < 20e6
