@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from PIL import Image
 from ..data.images.load import ImageError, load_image
 from ..evaluation.tables import DetectionTable, GroundTruth
 from ..files.aliases import Floats, Ints
+from ..files.pages import page_style, script_json, template_text
 from ..files.text import one_line
 from .plots import inline, jpeg
 
@@ -74,14 +73,12 @@ def gallery_json(truth: GroundTruth, runs: Sequence[GalleryRun], lists: Sequence
             for one in lists
         ],
     }
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+    return Markup(script_json(data))
 
 
 def template_file(name: str) -> Markup:
     """A style sheet or script of the pages, as it is."""
-    package = "foveal.inspection" if name == "page.css" else "foveal.report"
-    return Markup((files(package) / "templates" / name).read_text(encoding="utf-8"))
+    return Markup(page_style() if name == "page.css" else template_text(name, "foveal.report"))
 
 
 def _image(truth: GroundTruth, index: int, runs: Sequence[GalleryRun]) -> dict[str, Any]:
