@@ -52,7 +52,11 @@ ERRORS = {
 SECONDS = 120.0  # until a command is taken to hang
 TEMPORARY = re.compile(r"(^\.|\.part$)")  # names of files in the making
 TIMES = ("elapsed", "validation", "log_bytes", "meter")  # of state.json
-CAUSES = ("no space left", "input/output error", "permission denied", "i/o error")
+CAUSES = (
+    *("no space left", "input/output error", "permission denied"),
+    "stored file cannot be read",  # safetensors calls every error of opening a missing file
+    "could not be read for a moment",  # when it was hashed; it can be read again
+)
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,13 @@ from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
 from ..errors import FovealError
 from . import launchers
-from .interrupt import Interrupt
+from .interrupt import Interrupt, Terminated
 
 TIMEOUT = 30.0  # seconds for a thread or process to end; usually it ends at once, on a busy machine it may take some
 MEETING = 180.0  # seconds for the processes of a launcher to find each other
 PATIENCE = 10.0  # seconds for a process to notice by itself that another one was killed
 STATUS = 1  # of a process that ends because another one died
+TERMINATED = 128 + signal.SIGTERM  # of one that was asked to end, as a cluster asks all processes of a job
 
 
 class ProcessDied(FovealError):
@@ -139,6 +140,8 @@ def deaths_explained(out: Path) -> Iterator[None]:
         if not (isinstance(error, DistError) or "gloo" in str(error) or "NCCL" in str(error)):
             raise
         died = _death(_state.children, out, wait=5.0)
+        if any(child.poll() == TERMINATED for child in _state.children):
+            raise Terminated from None
         if died is None:
             others = "the first process" if _is_child() else "another process"
             died = ProcessDied(f"{others} of this training run has ended", path=out, fix=_FIX)
