@@ -17,9 +17,9 @@ PACKAGE = Path(foveal.__file__).resolve().parent
 
 # Lowest first. A module imports from its own folder, or from folders to the left of it.
 ORDER = (
-    *("errors", "files", "boxes", "masks", "types", "recipe", "weights", "parts", "runtime", "data", "assembly"),
-    *("detectors", "config", "external_proposals", "presets", "checkpoints", "evaluation", "inference", "inspection"),
-    *("training", "report", "checks", "cli"),
+    *("errors", "files", "runner", "boxes", "masks", "types", "recipe", "weights", "parts", "runtime", "data"),
+    *("assembly", "detectors", "config", "external_proposals", "presets", "checkpoints", "evaluation", "inference"),
+    *("inspection", "export", "training", "report", "checks", "cli"),
 )
 
 # Lines that may break the order: "module -> module": reason

@@ -31,6 +31,7 @@ VERBS = {
     "check": "check a detector on your data: encode/decode round trip, then overfit a few images",
     "anchors": "find the anchors that fit a dataset best (YOLO)",
     "proposals": "compute, cache and evaluate proposals (recall)",
+    "export": "write a detector as one ONNX file that runs without torch, with a proof that it answers the same",
     "weights": "list, fetch, import and export weights",
     "models": "list the presets: parameters, published scores, settings",
     "compare": "compare runs: scores, settings that differ, curves",

@@ -34,7 +34,9 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from ..assembly.detector import Detector
     from ..inference.predict import Prediction
+    from ..runner.onnx_detector import OnnxDetector
 
 DEFAULT_MODEL = "accurate"
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -72,11 +74,14 @@ def predict(
     `accurate`, a Faster R-CNN for the 80 classes of COCO (`foveal weights fetch accurate` downloads it once). A .txt
     file lists the paths of images, one a line, and - takes such a list from standard input.
 
+    A file of `foveal export` (.onnx) runs without torch: `pip install 'foveal[onnx]'` brings what it needs.
+
     \b
     Example:
       foveal predict runs/first photo.jpg holiday/ 'more/**/*.png' --out drawings --json found.json
       foveal predict runs/first photo.jpg --score .3 --classes cat,dog roi.suppress.iou=.4
       foveal predict yolov3.weights dog.jpg --cfg yolov3.cfg --names coco.names
+      foveal predict first.onnx photo.jpg
       find . -name '*.jpg' | foveal predict runs/first - --json found.json
     """
     model, words, overrides = _sorted(arguments, darknet=cfg is not None or names_file is not None)
@@ -86,18 +91,26 @@ def predict(
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError("is a file, not a folder", path=out, fix="Give a folder for the drawings")
 
+    from ..inference.exported import is_exported, open_exported
     from ..inference.image_proposals import ImageProposals
     from ..inference.predict import find_sources
     from ..inference.predict import predict as run
 
     files = find_sources(_with_stdin(words), told=print_err)[:limit]
-    from ..checkpoints.load import load
+    what: dict[str, Any] = {"preset": preset, "cfg": cfg, "names": names_file, "overrides": overrides}
+    detector: Detector | OnnxDetector
+    external = None
+    if is_exported(model):
+        if set_ := [name for name, value in what.items() if value]:
+            raise UsageError(f"the settings of an exported file are fixed, and {set_[0]} is given", path=model)
+        detector = open_exported(model)
+    else:
+        from ..checkpoints.load import load
 
-    what: dict[str, Any] = {"preset": preset, "cfg": cfg, "names": names_file, "parts": own_parts(parts)}
-    detector = load(model, **what, device=device, precision=precision, overrides=overrides)
-    print_notes(detector.spec)
-    with progress("proposing") as update:
-        external = ImageProposals.of(detector, files, proposals, progress=update)
+        detector = load(model, **what, parts=own_parts(parts), device=device, precision=precision)
+        print_notes(detector.spec)
+        with progress("proposing") as update:
+            external = ImageProposals.of(detector, files, proposals, progress=update)
     options: dict[str, Any] = {"out": out, "score": score, "classes": chosen, "proposals": external}
     with progress("predicting") as update:
         done = run(detector, files, **options, progress=update, each=None if str(json) == "-" else _print)

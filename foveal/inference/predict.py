@@ -17,10 +17,13 @@ from ..data.images.load import EXTENSIONS, ImageError, load_image
 from ..errors import FovealError, UsageError, nearest
 from ..files.aliases import ImageArray, OnProgress, PathLike
 from ..files.atomic import CannotWrite, write_bytes, write_json
+from ..runner.onnx_detector import OnnxDetector
+from .exported import open_any, usual_batch
 from .image_proposals import ImageProposals
 
 if TYPE_CHECKING:
     from ..assembly.detector import Detector
+    from ..runner.onnx_detector import Found
     from ..types import Detections
 
 MARK = b"drawn by foveal predict"  # a comment in every drawing: only these are replaced
@@ -35,7 +38,7 @@ class Prediction:
     image: str  # the path as it was given
     width: int
     height: int
-    detections: Detections
+    detections: Detections | Found
     drawing: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,7 +60,7 @@ class PredictedImages:
 
 
 def predict(
-    detector: Detector | PathLike,
+    detector: Detector | OnnxDetector | PathLike,
     sources: PathLike | Sequence[PathLike],
     *,
     out: PathLike | None = None,
@@ -77,7 +80,8 @@ def predict(
         for image in done.images:
             print(image.image, image.detections.to_list())
 
-    ``detector`` may be anything that :func:`foveal.load` takes, with the same ``parts``. Only detections of at least
+    ``detector`` may be anything that :func:`foveal.load` takes, with the same ``parts``, or a file of ``foveal
+    export``. Only detections of at least
     ``score`` and of ``classes`` are returned. ``limit``: only the first images. Drawings go to folder ``out`` (JPEG,
     named after the image, in its folder where two images have one name), all detections to the file ``json``.
     ``proposals``: a file of ``foveal proposals`` or an :class:`ImageProposals`, for a detector that takes external
@@ -88,20 +92,16 @@ def predict(
     :class:`UsageError` for an unknown class and for a source without images.
     """
     if isinstance(detector, (str, Path)):
-        from ..checkpoints.load import load
-
-        detector = load(detector, parts=parts)
+        detector = open_any(detector, parts)
     _check(detector, score, classes)
     files = find_sources([sources] if isinstance(sources, (str, Path)) else list(sources))[:limit]
     drawings = None if out is None else Drawings(Path(out), files)
     external = _external(detector, files, proposals)
-    from ..types import inference_batch
-
-    size = batch or inference_batch(detector.device)
+    size = batch or usual_batch(detector)
     done = PredictedImages()
     for loaded in _batches(files, size, done.skipped, progress):
         boxes = None if external is None else [external.boxes(name, pixels) for name, pixels in loaded]
-        results = detector.predict_arrays([pixels for _, pixels in loaded], size, boxes)
+        results: Sequence[Detections | Found] = detector.predict_arrays([pixels for _, pixels in loaded], size, boxes)
         for (name, pixels), result in zip(loaded, results, strict=True):
             shown = result.above(score).only(classes) if classes else result.above(score)
             drawing = None if drawings is None else drawings.save(name, pixels, shown, done.skipped)
@@ -117,15 +117,21 @@ def predict(
 
 
 def _external(
-    detector: Detector, files: Sequence[str], given: PathLike | Sequence[PathLike] | ImageProposals | None
+    detector: Detector | OnnxDetector,
+    files: Sequence[str],
+    given: PathLike | Sequence[PathLike] | ImageProposals | None,
 ) -> ImageProposals | None:
     """The external proposals, for a detector that takes some."""
+    if isinstance(detector, OnnxDetector):
+        if detector.external or given is not None:
+            raise UsageError("an exported detector takes proposals in Python alone")
+        return None
     if isinstance(given, ImageProposals):
         return given
     return None if given is None and detector.source is None else ImageProposals.of(detector, files, given)
 
 
-def _check(detector: Detector, score: float, classes: Sequence[str] | None) -> None:
+def _check(detector: Detector | OnnxDetector, score: float, classes: Sequence[str] | None) -> None:
     if not 0 <= score <= 1:
         raise UsageError(f"score is {score:g}, expected a number from 0 to 1")
     unknown = [c for c in classes or () if c not in detector.classes]
@@ -245,8 +251,13 @@ class Drawings:
                     "exists, and is no drawing of foveal's", path=path, fix="Give another folder for the drawings"
                 )
 
+<<<<<<< HEAD
     def save(self, name: str, pixels: ImageArray, found: Detections, skipped: list[ImageError]) -> Path | None:
         """Draws, writes and returns the path; ``None``, and one of ``skipped``, for a name that the disk refuses."""
+=======
+    def save(self, name: str, pixels: ImageArray, detections: Detections | Found) -> Path:
+        """Draws, writes and returns the path."""
+>>>>>>> 880a23a (foveal export: one ONNX file of a detector with a proof, and a runner of it without torch)
         from .draw import draw
 
         target, data = self.out / self.targets[name], io.BytesIO()

@@ -1,0 +1,1 @@
+"""Exported detectors, run by ONNX Runtime alone: no torch"""
