@@ -91,24 +91,16 @@ def predict(
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError("is a file, not a folder", path=out, fix="Give a folder for the drawings")
 
-    from ..inference.exported import is_exported, open_exported
     from ..inference.image_proposals import ImageProposals
     from ..inference.predict import find_sources
     from ..inference.predict import predict as run
+    from ..runner.onnx_detector import OnnxDetector
 
     files = find_sources(_with_stdin(words), told=print_err)[:limit]
     what: dict[str, Any] = {"preset": preset, "cfg": cfg, "names": names_file, "overrides": overrides}
-    detector: Detector | OnnxDetector
+    detector = _open(model, what, own_parts(parts), device, precision)
     external = None
-    if is_exported(model):
-        if set_ := [name for name, value in what.items() if value]:
-            raise UsageError(f"the settings of an exported file are fixed, and {set_[0]} is given", path=model)
-        detector = open_exported(model)
-    else:
-        from ..checkpoints.load import load
-
-        detector = load(model, **what, parts=own_parts(parts), device=device, precision=precision)
-        print_notes(detector.spec)
+    if not isinstance(detector, OnnxDetector):
         with progress("proposing") as update:
             external = ImageProposals.of(detector, files, proposals, progress=update)
     options: dict[str, Any] = {"out": out, "score": score, "classes": chosen, "proposals": external}
@@ -121,6 +113,23 @@ def predict(
     where = f", drawings in {out}" if out is not None else ""
     skipped = f", {len(done.skipped)} skipped" if done.skipped else ""
     print_err(f"{len(done.images)} images{skipped}{where}")
+
+
+def _open(
+    model: str, what: dict[str, Any], parts: tuple[type, ...], device: str, precision: str | None
+) -> Detector | OnnxDetector:
+    """``what``: settings of a model, which a file of ``foveal export`` has no use for."""
+    from ..inference.exported import is_exported, open_exported
+
+    if is_exported(model):
+        if given := [name for name, value in what.items() if value]:
+            raise UsageError(f"the settings of an exported file are fixed, and {given[0]} is given", path=model)
+        return open_exported(model)
+    from ..checkpoints.load import load
+
+    detector = load(model, **what, parts=parts, device=device, precision=precision)
+    print_notes(detector.spec)
+    return detector
 
 
 def _sorted(arguments: list[str], darknet: bool) -> tuple[str, list[str], list[str]]:

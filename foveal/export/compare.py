@@ -38,6 +38,7 @@ class Differences:
     score: float = 0.0
     missing: list[tuple[float, float]] = field(default_factory=list)  # of the first side alone: score, IoU
     added: list[tuple[float, float]] = field(default_factory=list)  # of the second alone
+    lowest: list[float] = field(default_factory=lambda: [1.0, 1.0])  # score of either side
     other_class: int = 0  # the same box and score under another label
 
     @property
@@ -60,10 +61,12 @@ class Differences:
         same = first.labels[at[:, 0]] == second.labels[at[:, 1]]
         self.other_class += int((~same).sum())
         self.matched += int(same.sum())
+        self.lowest = [
+            min(low, float(s.scores.min(initial=1.0))) for low, s in zip(self.lowest, (first, second), strict=True)
+        ]
         for side, other, taken, out in ((first, second, at[:, 0], self.missing), (second, first, at[:, 1], self.added)):
-            last = max(
-                threshold, float(other.scores.min(initial=1.0)) if len(first.scores) == len(second.scores) else 0
-            )
+            longer = len(other.scores) >= len(side.scores)  # then its last ones may have displaced some of this side
+            last = max(threshold, float(other.scores.min(initial=1.0)) if longer else 0.0)
             for i in np.setdiff1d(np.arange(len(side.scores)), taken):
                 if side.scores[i] > last + _NEAR:
                     out.append((float(side.scores[i]), _overlap(side, int(i))))
@@ -71,19 +74,20 @@ class Differences:
     def causes(self, threshold: float) -> list[str]:
         """In what the two differ, in sentences."""
         found = []
-        if self.other_class:
+        if self.other_class > 0.2 * self.boxes:
             found.append(f"the classes are in another order: {self.other_class} boxes have another label")
-        for alone, name in ((self.missing, "torch"), (self.added, "the file")):
+        sides = ((self.missing, "torch", self.lowest[1]), (self.added, "the file", self.lowest[0]))
+        for alone, name, lowest in sides:
             if not alone:
                 continue
-            top, overlap = max(s for s, _ in alone), min(o for _, o in alone)
+            top, overlap = max(score for score, _ in alone), float(np.median([overlap for _, overlap in alone]))
             what = f"{len(alone)} boxes of {name} alone, scores up to {top:.4f}"
-            if self.pixels > 1 or self.score > 0.01:
-                found.append(f"{what}: other boxes and scores, as of another input")
-            elif overlap > 0.2:
-                found.append(f"{what}: NMS at another IoU, each overlaps a better one by {overlap:.2f} or more")
-            else:
+            if top <= lowest:
                 found.append(f"{what}: another score threshold than {threshold:g}")
+            elif self.matched > 0.5 * self.boxes and overlap > 0.3:
+                found.append(f"{what}: NMS at another IoU, most overlap a better box of their class by {overlap:.2f}")
+            else:
+                found.append(f"{what}: other predictions")
         if max(self.pixels / PIXELS, self.far_pixels / FAR_PIXELS) > 1:
             found.append(f"boxes differ by up to {max(self.pixels, self.far_pixels):.3g} px")
         if self.score > SCORE:
@@ -97,16 +101,16 @@ def _pairs(first: Flat, second: Flat) -> list[tuple[int, int]]:
         return []
     far = np.abs(first.boxes[:, None] - second.boxes[None]).max(2)
     off = np.abs(first.scores[:, None] - second.scores[None])
-    size = np.maximum(1.0, 0.02 * (first.boxes[:, 2:] - first.boxes[:, :2]).max(1))[:, None]
-    cost = far / size + off / 0.02
-    allowed = cost < 2
+    size = np.maximum(1.0, (first.boxes[:, 2:] - first.boxes[:, :2]).max(1))[:, None]
+    same = first.labels[:, None] == second.labels[None]
+    cost = far / size + off
     pairs: list[tuple[int, int]] = []
-    free = np.ones(len(second.scores), bool)
-    left = np.ones(len(first.scores), bool)
-    for same in (True, False):
-        match = (first.labels[:, None] == second.labels[None]) == same
+    free, left = np.ones(len(second.scores), bool), np.ones(len(first.scores), bool)
+    for allowed in ((cost < 1e-3) & same, (cost < 1e-3) & ~same, (cost < 0.05) & same):
+        if len(pairs) > len(left) / 2 and (cost[allowed] > 1e-3).any():
+            break  # most are the same: the rest were selected otherwise
         for i in np.flatnonzero(left):
-            row = np.where(allowed[i] & match[i] & free, cost[i], np.inf)
+            row = np.where(allowed[i] & free, cost[i], np.inf)
             j = int(row.argmin())
             if np.isfinite(row[j]):
                 pairs.append((int(i), j))
@@ -120,7 +124,7 @@ def _overlap(side: Flat, i: int) -> float:
     return float(array_iou(side.boxes[i : i + 1], side.boxes[better]).max(initial=0.0))
 
 
-def flat(found: Sequence[Any], sides: Sequence[int]) -> list[Flat]:
+def as_flat(found: Sequence[Any], sides: Sequence[int]) -> list[Flat]:
     """Detections of torch or of the runner as arrays."""
     return [
         Flat(np.asarray(d.boxes, np.float64), np.asarray(d.scores, np.float64), np.asarray(d.labels), side)

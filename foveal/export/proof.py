@@ -18,7 +18,7 @@ from ..evaluation.statistics.comparing import compare_runs
 from ..files.aliases import ImageArray, OnProgress
 from ..runner.onnx_detector import ModelError, OnnxDetector
 from ..types import Detections
-from .compare import Differences, flat
+from .compare import Differences, as_flat
 from .hard_images import hard_images
 
 AP_LIMIT = 1e-4
@@ -175,7 +175,7 @@ def _batches(runner: OnnxDetector, array: ImageArray, batch: int | None) -> tupl
             return sizes, [f"a batch of {size} fails: {' '.join(str(error).split())[:150]}"]
         differences = Differences()
         for each in found:
-            first, second = flat([alone, each], [1, 1])
+            first, second = as_flat([alone, each], [1, 1])
             differences.add(first, second, runner.threshold)
         if not differences.equal:
             return sizes, [f"a batch of {size} gives other boxes: {'; '.join(differences.causes(runner.threshold))}"]
@@ -201,7 +201,7 @@ def _score(
 
 
 def _compare(proof: Proof, sides: tuple[_Side, _Side], detector: Detector) -> None:
-    first, second = (flat(side.found, side.sides) for side in sides)
+    first, second = (as_flat(side.found, side.sides) for side in sides)
     differences = Differences()
     for ours, theirs in zip(first, second, strict=True):
         differences.add(ours, theirs, detector.threshold)

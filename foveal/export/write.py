@@ -75,7 +75,7 @@ def export_detector(
     """:func:`export_onnx` of a detector that is built, with its weights."""
     axes = axes_of(detector, batch, size)
     proto = to_onnx(Graph(_folded(detector)), axes)
-    metadata = describe(detector, axes)
+    metadata = metadata_of(detector, axes)
     add_metadata(proto, metadata)
     proof = prove(ready(detector, "cpu", "32"), proto.SerializeToString(), dataset, batch=batch, progress=progress)
     if proof.failures:
@@ -107,7 +107,7 @@ def _images(data: PathLike | Sequence[PathLike], split: str | None, detector: De
 
 
 # ---------------------------------------------------------------------------------------------------- metadata
-def describe(detector: Detector, axes: Axes) -> dict[str, Any]:
+def metadata_of(detector: Detector, axes: Axes) -> dict[str, Any]:
     """What a runner needs to know of a detector, and where it comes from."""
     return {
         "schema": SCHEMA,

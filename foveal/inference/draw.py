@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..files.text import one_line
 
 if TYPE_CHECKING:
-    from ..runner.onnx_detector import Found
+    from ..runner.onnx_detector import FoundBoxes
     from ..types import Detections
 
 RGB = tuple[int, int, int]
@@ -81,7 +81,7 @@ class _Scale:
         return cls(line=max(1 if side < 120 else 2, round(side / 240)), font=font, pad=max(1, round(font / 4)))
 
 
-def draw(image: NDArray[np.uint8], detections: Detections | Found, *, line: int | None = None) -> Image.Image:
+def draw(image: NDArray[np.uint8], detections: Detections | FoundBoxes, *, line: int | None = None) -> Image.Image:
     """A new RGB image of ``image`` (H, W, 3) uint8 with the detections (original pixels) drawn in.
 
     Whatever is there is drawn: choose with ``detections.above(score)`` first. ``line`` sets the line width in pixels.

@@ -23,7 +23,7 @@ from .image_proposals import ImageProposals
 
 if TYPE_CHECKING:
     from ..assembly.detector import Detector
-    from ..runner.onnx_detector import Found
+    from ..runner.onnx_detector import FoundBoxes
     from ..types import Detections
 
 MARK = b"drawn by foveal predict"  # a comment in every drawing: only these are replaced
@@ -38,7 +38,7 @@ class Prediction:
     image: str  # the path as it was given
     width: int
     height: int
-    detections: Detections | Found
+    detections: Detections | FoundBoxes
     drawing: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +101,8 @@ def predict(
     done = PredictedImages()
     for loaded in _batches(files, size, done.skipped, progress):
         boxes = None if external is None else [external.boxes(name, pixels) for name, pixels in loaded]
-        results: Sequence[Detections | Found] = detector.predict_arrays([pixels for _, pixels in loaded], size, boxes)
+        arrays = [pixels for _, pixels in loaded]
+        results: Sequence[Detections | FoundBoxes] = detector.predict_arrays(arrays, size, boxes)
         for (name, pixels), result in zip(loaded, results, strict=True):
             shown = result.above(score).only(classes) if classes else result.above(score)
             drawing = None if drawings is None else drawings.save(name, pixels, shown, done.skipped)
@@ -251,13 +252,10 @@ class Drawings:
                     "exists, and is no drawing of foveal's", path=path, fix="Give another folder for the drawings"
                 )
 
-<<<<<<< HEAD
-    def save(self, name: str, pixels: ImageArray, found: Detections, skipped: list[ImageError]) -> Path | None:
+    def save(
+        self, name: str, pixels: ImageArray, found: Detections | FoundBoxes, skipped: list[ImageError]
+    ) -> Path | None:
         """Draws, writes and returns the path; ``None``, and one of ``skipped``, for a name that the disk refuses."""
-=======
-    def save(self, name: str, pixels: ImageArray, detections: Detections | Found) -> Path:
-        """Draws, writes and returns the path."""
->>>>>>> 880a23a (foveal export: one ONNX file of a detector with a proof, and a runner of it without torch)
         from .draw import draw
 
         target, data = self.out / self.targets[name], io.BytesIO()

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCHEMA = 1  # of the metadata
-Floats = NDArray[np.float32]
-Pixels = NDArray[np.uint8]
+Reals = NDArray[np.float32]
+RGBArray = NDArray[np.uint8]
 
 
 class ModelError(ValueError):
@@ -31,14 +31,14 @@ class ModelError(ValueError):
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundBoxes:
     """The detections of one image: boxes in its pixels, clipped, by falling score."""
 
-    boxes: Floats  # (N, 4) xyxy
-    scores: Floats  # (N,)
+    boxes: Reals  # (N, 4) xyxy
+    scores: Reals  # (N,)
     labels: NDArray[np.int64]  # (N,)
     names: tuple[str, ...] = ()  # class names, indexed by label
-    mask_maps: Floats | None = None  # (N, S, S): the probability that a point of the box belongs to the object
+    mask_maps: Reals | None = None  # (N, S, S): the probability that a point of the box belongs to the object
 
     @property
     def masks(self) -> None:
@@ -47,15 +47,15 @@ class Found:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, index: Any) -> Found:
+    def __getitem__(self, index: Any) -> FoundBoxes:
         maps = None if self.mask_maps is None else self.mask_maps[index]
-        return Found(self.boxes[index], self.scores[index], self.labels[index], self.names, maps)
+        return FoundBoxes(self.boxes[index], self.scores[index], self.labels[index], self.names, maps)
 
-    def above(self, score: float) -> Found:
+    def above(self, score: float) -> FoundBoxes:
         """The detections with at least this score."""
         return self[self.scores >= score]
 
-    def only(self, classes: Sequence[str]) -> Found:
+    def only(self, classes: Sequence[str]) -> FoundBoxes:
         """The detections of the named classes."""
         return self[np.isin(self.labels, [self.names.index(name) for name in classes])]
 
@@ -67,7 +67,7 @@ class Found:
 
 # --------------------------------------------------------------------------------------------- the input rule
 @dataclass(frozen=True)
-class Placement:
+class Placed:
     """The size and location of an image on the canvas, in pixels."""
 
     height: int
@@ -91,28 +91,28 @@ class InputRule:
     height: int = 0  # of the canvas of Stretch and Letterbox
     width: int = 0
 
-    def placement(self, height: int, width: int) -> Placement:
+    def placement(self, height: int, width: int) -> Placed:
         if self.rule == "Resize":
             scale, half = min(self.short / min(height, width), self.long / max(height, width)), self.nearest / 2
-            return Placement(max(1, math.floor(height * scale + half)), max(1, math.floor(width * scale + half)))
+            return Placed(max(1, math.floor(height * scale + half)), max(1, math.floor(width * scale + half)))
         if self.rule == "Original":
-            return Placement(height, width)
+            return Placed(height, width)
         h, w = self.height, self.width
         if self.rule == "Stretch":
-            return Placement(h, w)
+            return Placed(h, w)
         if w * height < h * width:
             new_h, new_w = max(1, height * w // width), w
         else:
             new_h, new_w = h, max(1, width * h // height)
-        return Placement(new_h, new_w, (h - new_h) // 2, (w - new_w) // 2)
+        return Placed(new_h, new_w, (h - new_h) // 2, (w - new_w) // 2)
 
-    def canvas(self, placement: Placement) -> tuple[int, int]:
+    def canvas(self, placement: Placed) -> tuple[int, int]:
         if self.height:
             return self.height, self.width
         m = self.multiple
         return -(-placement.height // m) * m, -(-placement.width // m) * m
 
-    def pixels(self, image: Pixels, placement: Placement) -> Floats:
+    def pixels(self, image: RGBArray, placement: Placed) -> Reals:
         """Upright RGB (H, W, 3) uint8 -> the canvas (3, h, w), normalized."""
         mean, std = _floats(self.mean), _floats(self.std)
         canvas = np.empty((*self.canvas(placement), 3), np.float32)
@@ -123,11 +123,11 @@ class InputRule:
         return canvas.transpose(2, 0, 1)
 
 
-def _floats(values: Any) -> Floats:
+def _floats(values: Any) -> Reals:
     return np.asarray(values, np.float32)
 
 
-def resized(image: Pixels, height: int, width: int) -> Floats:
+def resized(image: RGBArray, height: int, width: int) -> Reals:
     """Bilinear without antialias, pixel centers aligned: (H, W, 3) -> (height, width, 3)."""
     for axis, size in ((0, height), (1, width)):
         if image.shape[axis] != size:
@@ -140,7 +140,7 @@ def resized(image: Pixels, height: int, width: int) -> Floats:
     return image.astype(np.float32)
 
 
-def _neighbors(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+def _neighbors(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Reals]:
     """For each of ``new`` samples along an axis of ``old`` pixels: both neighbors, and the weight of the second."""
     scale = float(np.float32(old) / np.float32(new))
     at = (scale * (np.arange(new) + 0.5) - 0.5).astype(np.float32)  # rounded once, as torch's fused product and sum
@@ -149,7 +149,7 @@ def _neighbors(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64]
     return low, np.minimum(low + 1, old - 1), at - low.astype(np.float32)
 
 
-def load_rgb(path: str | os.PathLike[str]) -> Pixels:
+def load_rgb(path: str | os.PathLike[str]) -> RGBArray:
     """An image file as upright RGB (H, W, 3)."""
     from PIL import Image, ImageOps
 
@@ -196,8 +196,8 @@ class OnnxDetector:
         self.external = "proposals" in inputs  # whether it needs proposals
 
     def predict_arrays(
-        self, arrays: Sequence[Pixels], batch: int | None = None, proposals: Sequence[Any] | None = None
-    ) -> list[Found]:
+        self, arrays: Sequence[RGBArray], batch: int | None = None, proposals: Sequence[Any] | None = None
+    ) -> list[FoundBoxes]:
         """Detections of upright RGB images (H, W, 3) uint8. ``batch``: most images at a time, of one canvas.
 
         ``proposals`` (P, 4) of each image, in its own pixels, for a detector that needs them.
@@ -206,7 +206,7 @@ class OnnxDetector:
         groups: dict[tuple[int, int], list[int]] = {}
         for i, placement in enumerate(placed):
             groups.setdefault(self.rule.canvas(placement), []).append(i)
-        found: dict[int, Found] = {}
+        found: dict[int, FoundBoxes] = {}
         size = self.batch or batch or 1
         for group in groups.values():
             for start in range(0, len(group), size):
@@ -215,7 +215,7 @@ class OnnxDetector:
                 found |= zip(part, self._run([arrays[i] for i in part], [placed[i] for i in part], given), strict=True)
         return [found[i] for i in range(len(arrays))]
 
-    def _run(self, arrays: list[Pixels], placed: list[Placement], proposals: list[Any] | None) -> list[Found]:
+    def _run(self, arrays: list[RGBArray], placed: list[Placed], proposals: list[Any] | None) -> list[FoundBoxes]:
         number = len(arrays)
         rows = [*range(number), *[0] * ((self.batch or number) - number)]  # a fixed batch is filled up
         pixels = [self.rule.pixels(a, p) for a, p in zip(arrays, placed, strict=True)]
@@ -239,18 +239,18 @@ class OnnxDetector:
             boxes = (out["boxes"][i][valid] - offset) / scale
             boxes = np.clip(boxes, 0, _floats([width, height, width, height]))
             masks = out["masks"][i][valid] if "masks" in out else None
-            found.append(Found(boxes, out["scores"][i][valid], out["labels"][i][valid], self.classes, masks))
+            found.append(FoundBoxes(boxes, out["scores"][i][valid], out["labels"][i][valid], self.classes, masks))
         return found
 
 
-def _frame(array: Pixels, placement: Placement) -> tuple[Floats, Floats]:
+def _frame(array: RGBArray, placement: Placed) -> tuple[Reals, Reals]:
     """Scale and offset (4,) of boxes: network x = original x * scale + offset."""
     height, width = array.shape[:2]
     scale, offset = (placement.width / width, placement.height / height), (placement.x, placement.y)
     return _floats(scale * 2), _floats(offset * 2)
 
 
-def _padded(boxes: list[Floats]) -> dict[str, Any]:
+def _padded(boxes: list[Reals]) -> dict[str, Any]:
     """Boxes (P, 4) of each image as one array with zeros behind them, and which are real."""
     longest = max(2, max(map(len, boxes)))
     out, valid = np.zeros((len(boxes), longest, 4), np.float32), np.zeros((len(boxes), longest), bool)

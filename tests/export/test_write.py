@@ -88,7 +88,7 @@ def _frozen(model: Any) -> None:
         (_metadata(input=lambda rule: rule | {"rule": "Stretch"}), "resize rule"),
         (_metadata(classes=lambda names: names[::-1]), "classes of the file"),
         (_metadata(score=lambda score: 0.3), "score threshold"),
-        (_constant("Greater", 1, 0.005, 0.2), "another score threshold"),
+        pytest.param(_constant("Greater", 1, 0.005, 0.2), "another score threshold", marks=pytest.mark.slow),
         (_constant("NonMaxSuppression", 3, 0.45, 0.9), "NMS at another IoU"),
         (_frozen, "batch of the file is fixed to 2"),
     ],
