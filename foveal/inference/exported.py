@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import FovealError, UsageError
 from ..files.aliases import PathLike
 from ..runner.onnx_detector import ModelError, OnnxDetector
+from .image_proposals import ImageProposals
 
 if TYPE_CHECKING:
     from ..assembly.detector import Detector
@@ -49,3 +50,18 @@ def usual_batch(detector: Detector | OnnxDetector) -> int:
     from ..types import inference_batch
 
     return inference_batch(detector.device)
+
+
+def external_proposals(
+    detector: Detector | OnnxDetector,
+    files: Sequence[str],
+    given: PathLike | Sequence[PathLike] | ImageProposals | None,
+) -> ImageProposals | None:
+    """The external proposals, for a detector that takes some."""
+    if isinstance(detector, OnnxDetector):
+        if detector.external or given is not None:
+            raise UsageError("an exported detector takes proposals in Python alone")
+        return None
+    if isinstance(given, ImageProposals):
+        return given
+    return None if given is None and detector.source is None else ImageProposals.of(detector, files, given)

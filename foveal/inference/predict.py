@@ -18,7 +18,7 @@ from ..errors import FovealError, UsageError, nearest
 from ..files.aliases import ImageArray, OnProgress, PathLike
 from ..files.atomic import CannotWrite, write_bytes, write_json
 from ..runner.onnx_detector import OnnxDetector
-from .exported import open_any, usual_batch
+from .exported import external_proposals, open_any, usual_batch
 from .image_proposals import ImageProposals
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def predict(
             print(image.image, image.detections.to_list())
 
     ``detector`` may be anything that :func:`foveal.load` takes, with the same ``parts``, or a file of ``foveal
-    export``. Only detections of at least
-    ``score`` and of ``classes`` are returned. ``limit``: only the first images. Drawings go to folder ``out`` (JPEG,
+    export``. Only detections of at least ``score`` and of ``classes`` are returned. ``limit``: only the first images.
+    Drawings go to folder ``out`` (JPEG,
     named after the image, in its folder where two images have one name), all detections to the file ``json``.
     ``proposals``: a file of ``foveal proposals`` or an :class:`ImageProposals`, for a detector that takes external
     proposals; default: computed, and cached. ``batch``: images at a time; default: 1 on a CPU, else 8. ``each`` is
@@ -96,7 +96,7 @@ def predict(
     _check(detector, score, classes)
     files = find_sources([sources] if isinstance(sources, (str, Path)) else list(sources))[:limit]
     drawings = None if out is None else Drawings(Path(out), files)
-    external = _external(detector, files, proposals)
+    external = external_proposals(detector, files, proposals)
     size = batch or usual_batch(detector)
     done = PredictedImages()
     for loaded in _batches(files, size, done.skipped, progress):
@@ -115,21 +115,6 @@ def predict(
     if json is not None:
         write_json(Path(json), [p.to_dict() for p in done.images])
     return done
-
-
-def _external(
-    detector: Detector | OnnxDetector,
-    files: Sequence[str],
-    given: PathLike | Sequence[PathLike] | ImageProposals | None,
-) -> ImageProposals | None:
-    """The external proposals, for a detector that takes some."""
-    if isinstance(detector, OnnxDetector):
-        if detector.external or given is not None:
-            raise UsageError("an exported detector takes proposals in Python alone")
-        return None
-    if isinstance(given, ImageProposals):
-        return given
-    return None if given is None and detector.source is None else ImageProposals.of(detector, files, given)
 
 
 def _check(detector: Detector | OnnxDetector, score: float, classes: Sequence[str] | None) -> None:
