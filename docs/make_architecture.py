@@ -19,16 +19,17 @@ PACKAGE = HERE.parent / "foveal"
 BEGIN, END = "<!-- modules: written by make_architecture.py -->", "<!-- end of modules -->"
 
 LEVELS = (  # of the import order, lowest first; a folder imports from its own level's left, and from levels before
-    ("errors", "files", "boxes", "masks", "types", "recipe"),
+    ("errors", "files", "runner", "boxes", "masks", "types", "recipe"),
     ("weights", "parts"),
     ("runtime", "data"),
     ("assembly", "detectors", "config", "external_proposals", "presets"),
     ("checkpoints", "evaluation", "inference", "inspection"),
-    ("training", "report", "checks", "cli"),
+    ("export", "training", "report", "checks", "cli"),
 )
 FOLDERS = {  # what each top-level folder is for
     "errors": "the two exceptions",
     "files": "reading and writing files",
+    "runner": "exported detectors, without torch",
     "boxes": "box arithmetic",
     "masks": "masks as run lengths",
     "types": "Images, Targets, Match",
@@ -46,6 +47,7 @@ FOLDERS = {  # what each top-level folder is for
     "evaluation": "COCO, VOC, recall, diagnosis",
     "inference": "predict and draw",
     "inspection": "trace, reasons, verdicts, pages",
+    "export": "an ONNX file, and its proof",
     "training": "arguments, loop, stages, resume",
     "report": "report pages, plots, compare",
     "checks": "encode/decode check, overfit check",
