@@ -98,7 +98,7 @@ def predict(
 
     files = find_sources(_with_stdin(words), told=print_err)[:limit]
     what: dict[str, Any] = {"preset": preset, "cfg": cfg, "names": names_file, "overrides": overrides}
-    detector = _open(model, what, own_parts(parts), device, precision)
+    detector = _open(model, what, own_parts(parts), device, precision, proposals)
     external = None
     if not isinstance(detector, OnnxDetector):
         with progress("proposing") as update:
@@ -116,13 +116,18 @@ def predict(
 
 
 def _open(
-    model: str, what: dict[str, Any], parts: tuple[type, ...], device: str, precision: str | None
+    model: str,
+    what: dict[str, Any],
+    parts: tuple[type, ...],
+    device: str,
+    precision: str | None,
+    proposals: list[Path] | None,
 ) -> Detector | OnnxDetector:
     """``what``: settings of a model, which a file of ``foveal export`` has no use for."""
     from ..inference.exported import is_exported, open_exported
 
     if is_exported(model):
-        if given := [name for name, value in what.items() if value]:
+        if given := [name for name, value in {**what, "proposals": proposals}.items() if value]:
             raise UsageError(f"the settings of an exported file are fixed, and {given[0]} is given", path=model)
         return open_exported(model)
     from ..checkpoints.load import load

@@ -18,7 +18,6 @@ from ..errors import FovealError, UsageError, nearest
 from ..files.aliases import ImageArray, OnProgress, PathLike
 from ..files.atomic import CannotWrite, write_bytes, write_json
 from ..runner.onnx_detector import OnnxDetector
-from .exported import external_proposals, open_any, usual_batch
 from .image_proposals import ImageProposals
 
 if TYPE_CHECKING:
@@ -92,12 +91,18 @@ def predict(
     :class:`UsageError` for an unknown class and for a source without images.
     """
     if isinstance(detector, (str, Path)):
-        detector = open_any(detector, parts)
+        detector = _opened(detector, parts)
     _check(detector, score, classes)
     files = find_sources([sources] if isinstance(sources, (str, Path)) else list(sources))[:limit]
     drawings = None if out is None else Drawings(Path(out), files)
-    external = external_proposals(detector, files, proposals)
-    size = batch or usual_batch(detector)
+    external = None
+    if isinstance(detector, OnnxDetector):
+        size = detector.batch or batch or 1
+    else:
+        from ..types import inference_batch
+
+        size = batch or inference_batch(detector.device)
+        external = _external(detector, files, proposals)
     done = PredictedImages()
     for loaded in _batches(files, size, done.skipped, progress):
         boxes = None if external is None else [external.boxes(name, pixels) for name, pixels in loaded]
@@ -115,6 +120,25 @@ def predict(
     if json is not None:
         write_json(Path(json), [p.to_dict() for p in done.images])
     return done
+
+
+def _opened(source: PathLike, parts: Sequence[type]) -> Detector | OnnxDetector:
+    if Path(source).suffix.lower() == ".onnx":
+        from .exported import open_exported
+
+        return open_exported(source)
+    from ..checkpoints.load import load
+
+    return load(source, parts=parts)
+
+
+def _external(
+    detector: Detector, files: Sequence[str], given: PathLike | Sequence[PathLike] | ImageProposals | None
+) -> ImageProposals | None:
+    """The external proposals, for a detector that takes some."""
+    if isinstance(given, ImageProposals):
+        return given
+    return None if given is None and detector.source is None else ImageProposals.of(detector, files, given)
 
 
 def _check(detector: Detector | OnnxDetector, score: float, classes: Sequence[str] | None) -> None:
