@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 RGB = tuple[int, int, int]
 Rect = tuple[float, float, float, float]
+MARK = b"drawn by foveal predict"  # a comment in every drawing: only these are replaced
 HALO = (0, 0, 0, 150)  # under every line: a bright color on snow and a dark one at night stay visible
 GOLDEN = 137.508  # degrees: successive hues never crowd, however many classes there are
 
@@ -220,3 +222,12 @@ def _chip(layer: ImageDraw.ImageDraw, chip: Rect, text: str, paint: RGB, scale: 
     ascent, descent = _font(scale.font).getmetrics()
     baseline = y1 + (y2 - y1 + ascent - descent) / 2
     layer.text((x1 + 1.5 * scale.pad, baseline), text, font=_font(scale.font), fill=(*ink(paint), 255), anchor="ls")
+
+
+def is_drawing(path: Path) -> bool:
+    """Whether a file is a drawing that ``foveal predict`` wrote."""
+    try:
+        with Image.open(path, formats=["JPEG"]) as image:
+            return image.info.get("comment") == MARK
+    except (OSError, ValueError):
+        return False

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import FovealError, UsageError
 from ..files.aliases import PathLike
 from ..runner.onnx_detector import ModelError, OnnxDetector
+
+if TYPE_CHECKING:
+    from ..assembly.detector import Detector
 
 
 def is_exported(source: PathLike) -> bool:
@@ -29,3 +34,12 @@ def open_exported(source: PathLike) -> OnnxDetector:
     if detector.external:
         raise UsageError("takes external proposals, in Python alone", path=path, fix="Call OnnxDetector.predict_arrays")
     return detector
+
+
+def open_any(source: PathLike, parts: Sequence[type] = ()) -> Detector | OnnxDetector:
+    """The detector in an exported file, or in anything that :func:`foveal.load` takes."""
+    if is_exported(source):
+        return open_exported(source)
+    from ..checkpoints.load import load
+
+    return load(source, parts=parts)

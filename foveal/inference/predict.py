@@ -18,6 +18,7 @@ from ..errors import FovealError, UsageError, nearest
 from ..files.aliases import ImageArray, OnProgress, PathLike
 from ..files.atomic import CannotWrite, write_bytes, write_json
 from ..runner.onnx_detector import OnnxDetector
+from .draw import MARK, draw, is_drawing
 from .image_proposals import ImageProposals
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from ..runner.onnx_detector import FoundBoxes
     from ..types import Detections
 
-MARK = b"drawn by foveal predict"  # a comment in every drawing: only these are replaced
 LONGEST = 255  # bytes of a file name
 LOOK_AHEAD = 4  # images decoded while the detector works
 
@@ -91,23 +91,19 @@ def predict(
     :class:`UsageError` for an unknown class and for a source without images.
     """
     if isinstance(detector, (str, Path)):
-        detector = _opened(detector, parts)
+        from .exported import open_any
+
+        detector = open_any(detector, parts)
     _check(detector, score, classes)
     files = find_sources([sources] if isinstance(sources, (str, Path)) else list(sources))[:limit]
     drawings = None if out is None else Drawings(Path(out), files)
-    external = None
-    if isinstance(detector, OnnxDetector):
-        size = detector.batch or batch or 1
-    else:
-        from ..types import inference_batch
-
-        size = batch or inference_batch(detector.device)
-        external = _external(detector, files, proposals)
+    external = _external(detector, files, proposals)
+    size = batch or _usual_batch(detector)
     done = PredictedImages()
     for loaded in _batches(files, size, done.skipped, progress):
         boxes = None if external is None else [external.boxes(name, pixels) for name, pixels in loaded]
-        arrays = [pixels for _, pixels in loaded]
-        results: Sequence[Detections | FoundBoxes] = detector.predict_arrays(arrays, size, boxes)
+        found = detector.predict_arrays([pixels for _, pixels in loaded], size, boxes)
+        results: Sequence[Detections | FoundBoxes] = found
         for (name, pixels), result in zip(loaded, results, strict=True):
             shown = result.above(score).only(classes) if classes else result.above(score)
             drawing = None if drawings is None else drawings.save(name, pixels, shown, done.skipped)
@@ -116,28 +112,30 @@ def predict(
             if each is not None:
                 each(done.images[-1])
     if not done.images:
-        _refuse(done.skipped)
+        from .sources import refuse_all
+
+        refuse_all(done.skipped)
     if json is not None:
         write_json(Path(json), [p.to_dict() for p in done.images])
     return done
 
 
-def _opened(source: PathLike, parts: Sequence[type]) -> Detector | OnnxDetector:
-    if Path(source).suffix.lower() == ".onnx":
-        from .exported import open_exported
+def _usual_batch(detector: Detector | OnnxDetector) -> int:
+    if isinstance(detector, OnnxDetector):
+        return detector.batch or 1
+    from ..types import inference_batch
 
-        return open_exported(source)
-    from ..checkpoints.load import load
-
-    return load(source, parts=parts)
+    return inference_batch(detector.device)
 
 
 def _external(
-    detector: Detector, files: Sequence[str], given: PathLike | Sequence[PathLike] | ImageProposals | None
+    detector: Detector | OnnxDetector,
+    files: Sequence[str],
+    given: PathLike | Sequence[PathLike] | ImageProposals | None,
 ) -> ImageProposals | None:
     """The external proposals, for a detector that takes some."""
-    if isinstance(given, ImageProposals):
-        return given
+    if isinstance(given, ImageProposals) or isinstance(detector, OnnxDetector):
+        return given if isinstance(given, ImageProposals) else None
     return None if given is None and detector.source is None else ImageProposals.of(detector, files, given)
 
 
@@ -223,13 +221,6 @@ def _prefetch(files: Sequence[str]) -> Iterator[tuple[str, ImageArray | ImageErr
                 future.cancel()
 
 
-def _refuse(skipped: Sequence[ImageError]) -> None:
-    if len(skipped) == 1:
-        raise skipped[0]
-    shown = "; ".join(map(str, skipped[:3]))
-    raise FovealError(f"none of the {len(skipped)} images can be read: {shown}")
-
-
 # -------------------------------------------------------------------------------------------------- drawings
 class Drawings:
     """The folder ``out`` for drawings of ``files``.
@@ -256,7 +247,7 @@ class Drawings:
                 raise FovealError(
                     "the drawings would replace the source images", path=path, fix="Give another folder for them"
                 )
-            if path.exists() and not _is_drawing(path):
+            if path.exists() and not is_drawing(path):
                 raise FovealError(
                     "exists, and is no drawing of foveal's", path=path, fix="Give another folder for the drawings"
                 )
@@ -265,8 +256,6 @@ class Drawings:
         self, name: str, pixels: ImageArray, found: Detections | FoundBoxes, skipped: list[ImageError]
     ) -> Path | None:
         """Draws, writes and returns the path; ``None``, and one of ``skipped``, for a name that the disk refuses."""
-        from .draw import draw
-
         target, data = self.out / self.targets[name], io.BytesIO()
         draw(pixels, found).save(data, "JPEG", quality=92, comment=MARK)
         try:
@@ -325,13 +314,3 @@ def _key(name: str) -> str:
 
 def _unique(names: Sequence[str]) -> bool:
     return len(set(map(_key, names))) == len(names)
-
-
-def _is_drawing(path: Path) -> bool:
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=["JPEG"]) as image:
-            return image.info.get("comment") == MARK
-    except (OSError, ValueError):
-        return False

@@ -5,11 +5,11 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from ..data.images.load import find_images, is_image
+from ..data.images.load import ImageError, find_images, is_image
 from ..errors import FovealError
 from ..files.outputs import output_kind
 
@@ -138,3 +138,11 @@ def _listed(line: str, name: str, number: int, folder: Path) -> str:
         if both:
             return str(both[-1] if len(both) == 2 else both[0])
     return str(folder / bare)
+
+
+def refuse_all(skipped: Sequence[ImageError]) -> None:
+    """Raises :class:`FovealError` for images none of which can be read."""
+    if len(skipped) == 1:
+        raise skipped[0]
+    shown = "; ".join(map(str, skipped[:3]))
+    raise FovealError(f"none of the {len(skipped)} images can be read: {shown}")

@@ -161,6 +161,8 @@ def load_rgb(path: str | os.PathLike[str]) -> RGBArray:
 class OnnxDetector:
     """A detector in an ONNX file of ``foveal export``."""
 
+    source = None  # of external proposals: whoever calls gives them
+
     def __init__(self, model: str | os.PathLike[str] | bytes, threads: int = 0) -> None:
         """``model``: a file or its content. ``threads``: 0: as many as ONNX Runtime likes.
 
