@@ -64,6 +64,13 @@ def translations() -> dict[Any, Callable[..., Any]]:
         return op.Cast(op.ScatterND(none, where, ones), to=9)
 
     def roi_pool(feature: Any, rois: Any, scale: float, height: int, width: int) -> Any:
-        return op.MaxRoiPool(feature, rois, pooled_shape=[height, width], spatial_scale=scale), rois
+        return op.MaxRoiPool(feature, rois, pooled_shape=[height, width], spatial_scale=scale), op.Constant(value_int=0)
 
-    return {torch.ops.foveal.nms_keep.default: keep, torch.ops.torchvision.roi_pool.default: roi_pool}
+    def signbit(x: Any) -> Any:
+        return op.Less(x, op.CastLike(op.Constant(value_float=0.0), x))
+
+    return {
+        torch.ops.foveal.nms_keep.default: keep,
+        torch.ops.torchvision.roi_pool.default: roi_pool,
+        torch.ops.prims.signbit.default: signbit,
+    }

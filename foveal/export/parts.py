@@ -40,8 +40,9 @@ class GraphSelect(Select):
     ) -> Candidates:
         scores = finite_scores(scores)
         if self.per_class is not None:
-            k = torch.sym_min(self.per_class, scores.shape[1])
-            value, prior = scores.transpose(1, 2).topk(k, 2)  # (B, C, k)
+            filled = F.pad(scores.transpose(1, 2), (0, self.per_class), value=-torch.inf)
+            value, prior = filled.topk(self.per_class, 2)  # (B, C, k)
+            prior = prior.clamp(max=scores.shape[1] - 1)
             label = torch.arange(scores.shape[2])[:, None].expand_as(prior)
             value, level = value.flatten(1).float(), torch.zeros_like(label.flatten(1)[0])
             return Candidates(_converted(value, to_scores), prior.flatten(1), label.flatten(1), level)
