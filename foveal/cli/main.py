@@ -45,6 +45,7 @@ Object detectors from one small set of parts: train, evaluate, compare and expla
 {verbs}
 
 Each verb explains itself and shows an example: foveal VERB --help
+What a bug report should quote (versions, machine, extras): foveal --version --json
 
 Example:
   foveal demo --out runs/demo
@@ -78,10 +79,7 @@ def main(arguments: Sequence[str]) -> int:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             return _help(DONE if arguments else USAGE)
         if arguments[0] in ("-V", "--version"):
-            from .. import __version__
-
-            sys.stdout.write(f"foveal {__version__}\n")
-            return DONE
+            return _version(arguments[1:])
         return _run(arguments[0], arguments[1:])
     except UsageError as error:
         return _say(str(error), USAGE)
@@ -118,6 +116,22 @@ def _help(status: int) -> int:
     return status
 
 
+def _version(options: Sequence[str]) -> int:
+    from .. import __version__
+
+    if options == ["--json"]:
+        import json
+
+        from ..runtime.installation import describe
+
+        sys.stdout.write(json.dumps(describe(), indent=2) + "\n")
+    elif options:
+        raise UsageError(f"foveal --version takes --json, not {' '.join(options)!r}")
+    else:
+        sys.stdout.write(f"foveal {__version__}\n")
+    return DONE
+
+
 def _run(verb: str, arguments: Sequence[str]) -> int:
     if verb not in VERBS:
         raise UsageError(f"there is no verb {verb!r}", fix=nearest(verb, VERBS, "verbs"))
@@ -136,4 +150,8 @@ def _say(text: str, status: int) -> int:
 
 def _bug() -> int:
     traceback.print_exc()
-    return _say("this is a bug of foveal. Please report it with the lines above and the command that you gave", BUG)
+    return _say(
+        "this is a bug of foveal. Please report it with the lines above, the command that you gave, and what "
+        "foveal --version --json prints",
+        BUG,
+    )

@@ -55,6 +55,13 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(match[1].split()) if match else frozenset()
 
 
+def cpu_features() -> list[str]:
+    """The instruction sets of this CPU that decide which kernels torch takes, and so the last bits of results."""
+    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "sve", "bf16")
+    flags = cpu_flags()
+    return [name for name in known if name in flags]
+
+
 def faster(seconds: Mapping[Precision, float]) -> Precision:
     """The format to train in, by the seconds of a pass in each: bf16 where it saves at least 3 %, else 32."""
     return "bf16" if seconds["bf16"] < 0.97 * seconds["32"] else "32"

@@ -15,7 +15,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from ..errors import FovealError, UsageError
 from ..recipe import Precision
 from . import launchers
-from .precision import choose, plugin
+from .precision import choose, cpu_features, plugin
 
 
 def choose_precision(stored: str | None, requested: str | None, device: torch.device) -> Precision:
@@ -114,6 +114,7 @@ def describe_environment(fabric: Fabric) -> dict[str, Any]:
         "versions": versions(),
         "platform": platform.platform(),
         "processor": torch.cuda.get_device_name(fabric.device) if cuda else platform.processor() or platform.machine(),
+        "features": cpu_features(),
         "device": fabric.device.type,
         "processes": fabric.world_size,
         "threads": torch.get_num_threads(),

@@ -25,6 +25,7 @@ RUN = "--rounds 1"
 # The smallest arguments of each benchmark; None: it takes minutes with any, and only runs in the slow tests.
 TINY: dict[str, str | None] = {
     "compress": f"{RUN} --proposals 1",
+    "determinism": None,
     "detr": None,
     "evaluation": f"{RUN} --images 20 --objects 200 --per-image 5",
     "focal": f"{RUN} --anchors 900",
@@ -49,6 +50,7 @@ TINY: dict[str, str | None] = {
 }
 # What the slow tests append to a command; later options win.
 SLOW: dict[str, str] = {
+    "determinism": "--presets fcos_mini --epochs 1 --images 4 --side 64",
     "detr": f"{RUN} --size 96 --short 96 --batch 1",
     "inference": f"{RUN} --only fasterrcnn_resnet50_fpn --short 128",
     "ladder": "--rungs fast_rcnn --passes 0.01 --timed 1 --limit 2",
