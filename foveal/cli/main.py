@@ -122,9 +122,9 @@ def _version(options: Sequence[str]) -> int:
     if options == ["--json"]:
         import json
 
-        from ..runtime.installation import describe
+        from ..runtime.installation import describe_installation
 
-        sys.stdout.write(json.dumps(describe(), indent=2) + "\n")
+        sys.stdout.write(json.dumps(describe_installation(), indent=2) + "\n")
     elif options:
         raise UsageError(f"foveal --version takes --json, not {' '.join(options)!r}")
     else:

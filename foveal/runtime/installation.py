@@ -28,7 +28,7 @@ def requirements() -> dict[str, list[str]]:
     return found
 
 
-def describe() -> dict[str, Any]:
+def describe_installation() -> dict[str, Any]:
     """Versions, machine and extras, as plain JSON values. A torch that cannot be imported is part of the answer."""
     wanted = requirements()
     return {

@@ -38,5 +38,5 @@ def test_a_torch_that_cannot_be_imported_is_told(monkeypatch: pytest.MonkeyPatch
         return real(name, *args)
 
     monkeypatch.setattr(builtins, "__import__", broken)
-    told = installation.describe()
+    told = installation.describe_installation()
     assert "libtorch_cpu.so" in told["machine"]["error"] and told["packages"]["torch"]
