@@ -83,9 +83,7 @@ def test_names_that_are_markup_one_class_and_a_photo_of_61_megapixels(browser: A
     for file in (source / "Annotations").iterdir():
         file.write_text(xml([(escaped, 3, 3, 30, 30)], name=f"{file.stem}.jpg"))
     Image.new("RGB", (9600, 6400), (90, 120, 90)).save(source / "JPEGImages" / "large.jpg")
-    (source / "Annotations" / "large.xml").write_text(
-        xml([(escaped, 100, 100, 9000, 6300)], name="large.jpg", size="")
-    )
+    (source / "Annotations" / "large.xml").write_text(xml([(escaped, 100, 100, 9000, 6300)], name="large.jpg", size=""))
     path = write(source, tmp_path / "page.html", "yolo_v3_mini")
     with opened(browser, path) as page:
         text = page.locator("body").inner_text()
