@@ -53,15 +53,19 @@ class Trace:
 
     selections: list[Selection] = field(default_factory=list)
     samplings: list[Sampling] = field(default_factory=list)
+    losses: bool = True  # False: the second stage's head does not run on sampled RoIs, which decides nothing
 
 
 ACTIVE: ContextVar[Trace | None] = ContextVar("foveal.trace", default=None)  # of this thread
 
 
 @contextmanager
-def tracing() -> Iterator[Trace]:
-    """Records what the detectors that are called inside decide, in this thread."""
-    trace = Trace()
+def tracing(*, losses: bool = True) -> Iterator[Trace]:
+    """Records what the detectors that are called inside decide, in this thread.
+
+    ``losses``: whether those of a second stage are computed too where all has been decided without them.
+    """
+    trace = Trace(losses=losses)
     token = ACTIVE.set(trace)
     try:
         yield trace

@@ -106,6 +106,8 @@ class TwoStage(Detector):
         if trace is not None:
             all_priors = torch.zeros_like(match.gt, dtype=torch.float32)
             trace.samplings.append(Sampling(priors, match, all_priors.scatter_add(1, index, valid.float())))
+            if not trace.losses:
+                return {}
         match = sampled(match, index)
         boxes = priors.boxes.gather(1, index[..., None].expand(-1, -1, 4))
         rois = Priors(boxes, (boxes.shape[1],), valid)

@@ -40,7 +40,7 @@ def stage_payload(stage: TracedStage, traced: TracedImage) -> dict[str, Any]:
     """One stage: its priors, assignment, score maps, candidates and settings."""
     priors, levels = stage.selection.priors, levels_of(stage.selection.priors)
     select, suppress = stage.task.select, stage.task.suppress
-    fates = stage.fates
+    fates, counts = stage.fates, stage.fates.count()
     rule = suppress if isinstance(suppress, NMS | DistanceNMS) else None
     return {
         "name": stage.name,
@@ -50,8 +50,8 @@ def stage_payload(stage: TracedStage, traced: TracedImage) -> dict[str, Any]:
         "kind": _kind(stage, levels),
         "levels": levels,
         "boxes": None if levels else packed(priors.batched(1)[0], "<f4"),
-        "total": sum(fates.count().values()),
-        "reasons": {REASON_TEXTS[r]: n for r, n in fates.count().items() if n or r in (Reason.KEPT, Reason.SCORE)},
+        "total": sum(counts.values()),
+        "reasons": {REASON_TEXTS[r]: n for r, n in counts.items() if n or r in (Reason.KEPT, Reason.SCORE)},
         "settings": {
             "score": select.score if select.score > 0 else None,
             "level": select.per_level,

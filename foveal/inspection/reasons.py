@@ -68,7 +68,7 @@ class Fates:
 
     def count(self) -> dict[Reason, int]:
         """How many candidates met each fate; the sum is the number of candidates."""
-        return {reason: int((self.reasons == reason).sum()) for reason in Reason}
+        return {reason: int(np.count_nonzero(self.reasons == reason)) for reason in Reason}
 
 
 def fates_of(task: BoxTask, selection: Selection, image: int = 0) -> Fates:

@@ -82,7 +82,7 @@ def trace_image(
     """
     images = detector.prepare([array], None if proposals is None else [proposals])
     targets = None if record is None else record_targets(detector, record, images)
-    with in_evaluation(detector), tracing() as trace, recorded_attention(detector) as attention:
+    with in_evaluation(detector), tracing(losses=False) as trace, recorded_attention(detector) as attention:
         if targets is None:
             detections = detector(images)[0]
         else:

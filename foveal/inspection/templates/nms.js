@@ -52,39 +52,84 @@ function suppress(c, s, entered, order, reason, by, overlap) {
     }
     shift = high - low + 1;
   }
-  const survives = new Set();
-  for (const [g, rows] of groups) greedy(c, s, rows, wide ? g * shift : null, reason, by, overlap, survives);
-  return order.filter(i => survives.has(i));
+  const survives = new Uint8Array(c.n);
+  for (const [g, rows] of groups) {
+    const boxes = sidesOf(c, rows, wide ? g * shift : null);
+    (distance ? greedyByDistance : wide ? greedy : greedyNarrow)(boxes, s, rows, reason, by, overlap, survives);
+  }
+  return order.filter(i => survives[i]);
 }
 
-// Greedy NMS of one group, best first. add: the shift of its boxes in fp64; null: fp32.
-function greedy(c, s, rows, add, reason, by, overlap, survives) {
+// The boxes of one group, best first. add: their shift in fp64; null: fp32.
+function sidesOf(c, rows, add) {
   const n = rows.length, x1 = new Float64Array(n), y1 = new Float64Array(n), x2 = new Float64Array(n),
-    y2 = new Float64Array(n), area = new Float64Array(n), gone = new Uint8Array(n), r = add === null ? f : v => v;
-  const far = s.rule === "DistanceNMS";
+    y2 = new Float64Array(n), area = new Float64Array(n), t = add || 0;
   for (let k = 0; k < n; k++) {
-    const o = 4 * rows[k], t = add || 0;
+    const o = 4 * rows[k];
     x1[k] = c.box[o] + t; y1[k] = c.box[o + 1] + t; x2[k] = c.box[o + 2] + t; y2[k] = c.box[o + 3] + t;
-    area[k] = r(r(x2[k] - x1[k]) * r(y2[k] - y1[k]));
+    area[k] = add === null ? f(f(x2[k] - x1[k]) * f(y2[k] - y1[k])) : (x2[k] - x1[k]) * (y2[k] - y1[k]);
   }
+  return {x1, y1, x2, y2, area};
+}
+
+// Greedy NMS of one group in fp64. Its twin below rounds every step to fp32: one loop with a function for rounding is
+// four times slower. Boxes whose areas differ too much are skipped: their IoU is at most the ratio of the areas.
+function greedy({x1, y1, x2, y2, area}, s, rows, reason, by, overlap, survives) {
+  const n = rows.length, gone = new Uint8Array(n), limit = s.iou, least = limit - 1e-5;
   for (let a = 0; a < n; a++) {
     if (gone[a]) continue;
-    survives.add(rows[a]);
+    survives[rows[a]] = 1;
+    const l = x1[a], t = y1[a], m = x2[a], u = y2[a], own = area[a];
     for (let b = a + 1; b < n; b++) {
       if (gone[b]) continue;
-      const w = r(Math.min(x2[a], x2[b]) - Math.max(x1[a], x1[b])), h = r(Math.min(y2[a], y2[b]) - Math.max(y1[a], y1[b]));
-      if (!far && (w <= 0 || h <= 0) && s.iou >= 0) continue;
-      const shared = r(Math.max(0, w) * Math.max(0, h));
-      let iou = r(shared / r(r(area[a] + area[b]) - shared));
-      if (far) iou = f(f(shared / Math.max(f(f(area[a] + area[b]) - shared), 1.1754943508222875e-38)) - apart(x1, y1, x2, y2, a, b, s));
-      if (iou > s.iou) {
-        gone[b] = 1;
-        reason[rows[b]] = REASON.nms;
-        by[rows[b]] = rows[a];
-        overlap[rows[b]] = iou;
-      }
+      const w = Math.min(m, x2[b]) - Math.max(l, x1[b]);
+      if (w <= 0 && limit >= 0) continue;
+      const h = Math.min(u, y2[b]) - Math.max(t, y1[b]);
+      if ((h <= 0 && limit >= 0) || area[b] < least * own || own < least * area[b]) continue;
+      const shared = Math.max(0, w) * Math.max(0, h), iou = shared / (own + area[b] - shared);
+      if (iou > limit) remove(a, b, iou, rows, gone, reason, by, overlap);
     }
   }
+}
+
+function greedyNarrow({x1, y1, x2, y2, area}, s, rows, reason, by, overlap, survives) {
+  const n = rows.length, gone = new Uint8Array(n), limit = s.iou, least = limit - 1e-5;
+  for (let a = 0; a < n; a++) {
+    if (gone[a]) continue;
+    survives[rows[a]] = 1;
+    const l = x1[a], t = y1[a], m = x2[a], u = y2[a], own = area[a];
+    for (let b = a + 1; b < n; b++) {
+      if (gone[b]) continue;
+      const w = f(Math.min(m, x2[b]) - Math.max(l, x1[b]));
+      if (w <= 0 && limit >= 0) continue;
+      const h = f(Math.min(u, y2[b]) - Math.max(t, y1[b]));
+      if ((h <= 0 && limit >= 0) || area[b] < least * own || own < least * area[b]) continue;
+      const shared = f(Math.max(0, w) * Math.max(0, h)), iou = f(shared / f(f(own + area[b]) - shared));
+      if (iou > limit) remove(a, b, iou, rows, gone, reason, by, overlap);
+    }
+  }
+}
+
+function greedyByDistance({x1, y1, x2, y2, area}, s, rows, reason, by, overlap, survives) {
+  const n = rows.length, gone = new Uint8Array(n);
+  for (let a = 0; a < n; a++) {
+    if (gone[a]) continue;
+    survives[rows[a]] = 1;
+    for (let b = a + 1; b < n; b++) {
+      if (gone[b]) continue;
+      const w = f(Math.min(x2[a], x2[b]) - Math.max(x1[a], x1[b])), h = f(Math.min(y2[a], y2[b]) - Math.max(y1[a], y1[b]));
+      const shared = f(Math.max(0, w) * Math.max(0, h));
+      const iou = f(f(shared / Math.max(f(f(area[a] + area[b]) - shared), 1.1754943508222875e-38)) - apart(x1, y1, x2, y2, a, b, s));
+      if (iou > s.iou) remove(a, b, iou, rows, gone, reason, by, overlap);
+    }
+  }
+}
+
+function remove(a, b, iou, rows, gone, reason, by, overlap) {
+  gone[b] = 1;
+  reason[rows[b]] = REASON.nms;
+  by[rows[b]] = rows[a];
+  overlap[rows[b]] = iou;
 }
 
 function apart(x1, y1, x2, y2, a, b, s) {
