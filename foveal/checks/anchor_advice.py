@@ -37,7 +37,7 @@ def better_anchors(
     iou: Floats,
     positive: float,
 ) -> Advice | None:
-    """Other anchors of the same number that fit better, if k-means finds any."""
+    """Other anchors of the same number that fit better and reach no fewer objects; None where there are none."""
     some = objects.part(np.linspace(0, len(iou) - 1, min(len(iou), SAMPLE)).astype(np.int64))
     candidates = [
         (field.name, priors)
@@ -46,10 +46,10 @@ def better_anchors(
     ]
     if not candidates:
         return None
-    means = [float(best_anchors(priors, some, maps, strides)[0].max(1).mean()) for _, priors in candidates]
-    name, priors = candidates[int(np.argmax(means))]
+    found = [best_anchors(priors, some, maps, strides)[0].max(1) for _, priors in candidates]
+    name, priors = candidates[int(np.argmax([best.mean() + (best >= positive).mean() for best in found]))]
     fitted = best_anchors(priors, objects, maps, strides)[0].max(1)
-    if float(fitted.mean()) < float(iou.mean()) + GAIN:
+    if fitted.mean() < iou.mean() + GAIN or (fitted >= positive).sum() < (iou >= positive).sum():
         return None
     return Advice(f"{name}={_text(priors)}", float(fitted.mean()), int((fitted >= positive).sum()))
 

@@ -84,6 +84,9 @@ class TrainArguments:
     verbose: bool = False
     # Write TensorBoard events, where tensorboard is installed.
     tensorboard: bool = True
+    # Number of validation images drawn into the TensorBoard events at each validation: their objects, the proposals of
+    # a two-stage detector, and the detections.
+    log_images: int = field(default=0, metadata=AT_LEAST_0)
 
     def __post_init__(self) -> None:
         for setting in fields(self):

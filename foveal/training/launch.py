@@ -210,6 +210,7 @@ class Setup:
             batch=inference_batch(fabric.device),
             workers=min(processes.workers(self.arguments.workers, fabric.device), 2),
             split=sets.validation.split or "val",
+            images=self.arguments.log_images if self.arguments.tensorboard else 0,
         )
         return Job(
             arguments=self.arguments,

@@ -10,7 +10,7 @@ FOLDER = "tensorboard"  # in the run folder
 
 
 class Events:
-    """Writes scalars for TensorBoard, where it is installed and takes the path. ``problem`` is why it does not."""
+    """Writes numbers and images for TensorBoard, where it is installed and takes the path. ``problem``: why not."""
 
     def __init__(self, out: Path, step: int) -> None:
         self.problem = ""
@@ -35,6 +35,14 @@ class Events:
         if self._writer is not None and not self.problem:
             try:
                 self._writer.add_scalar(name, value, step)
+            except OSError as error:
+                self._failed(error)
+
+    def add_image(self, name: str, pixels: Any, step: int) -> None:
+        """``pixels``: (H, W, 3) uint8."""
+        if self._writer is not None and not self.problem:
+            try:
+                self._writer.add_image(name, pixels, step, dataformats="HWC")
             except OSError as error:
                 self._failed(error)
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...files.atomic import writing
 from .events import Events
+from .images import Drawing
 
 
 # -------------------------------------------------------------------------------------------- measuring
@@ -118,6 +119,12 @@ class Log:
             for name, value in clean.items():
                 if isinstance(value, (int, float)) and name not in ("epoch", "step"):
                     self._events.add(f"{row['split']}/{name}", value, row["step"])
+
+    def images(self, drawings: Iterable[Drawing], step: int) -> None:
+        """Drawings for TensorBoard."""
+        if self._events is not None:
+            for drawing in drawings:
+                self._events.add_image(f"val/{drawing.name}", drawing.pixels, step)
 
     def offset(self) -> int:
         """The length of the file, which is on the disk when this returns. Stored in every checkpoint."""

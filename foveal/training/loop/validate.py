@@ -21,6 +21,7 @@ from ...evaluation import DetectionTable, GroundTruth, Results, score_detections
 from ...files.aliases import OnProgress
 from ...runtime.progress import Console
 from ...types import Detections
+from .images import Drawing, drawings
 from .log import Log
 from .state import State
 from .update import VALIDATION, derive_seed, ended
@@ -49,10 +50,21 @@ class Validator:
     """Evaluates a detector on one dataset by the ``coco`` protocol."""
 
     def __init__(
-        self, fabric: Fabric, dataset: Dataset, spec: Spec, seed: int, batch: int, workers: int, split: str
+        self,
+        fabric: Fabric,
+        dataset: Dataset,
+        spec: Spec,
+        seed: int,
+        batch: int,
+        workers: int,
+        split: str,
+        images: int = 0,
     ) -> None:
+        """``images``: the number of images that are drawn for TensorBoard."""
         self.fabric, self.dataset, self.fit = fabric, dataset, spec.fit
         self.seed, self.split, self.batch = seed, split, batch
+        self.images = images
+        self._drawn: list[Drawing] = []  # by the last pass
         rank, world = fabric.global_rank, fabric.world_size
         self.loader = EvalLoader(dataset, batch, input=spec.input, workers=workers, rank=rank, world=world)
 
@@ -97,6 +109,9 @@ class Validator:
         results = self._evaluate(detections, detector.class_agnostic) if self.fabric.is_global_zero else None
         scores = cast(dict[str, Any], self.fabric.broadcast(results))
         broken = sum(count for _, _, _, count in parts) / images
+        if self.images and self.fabric.is_global_zero:
+            with self.fabric.autocast():
+                self._drawn = list(drawings(detector, self.dataset, self.images))
         return Validation(losses, scores, time.perf_counter() - start, broken)
 
     def _evaluate(self, detections: dict[int, Detections], class_agnostic: bool) -> dict[str, Any]:
@@ -162,6 +177,7 @@ class Validator:
         masks = validation.results.get("masks", {})
         scores |= {f"masks.{k}": v for k, v in masks.items() if isinstance(v, float)}
         log.write(epoch=epoch, step=state.updates, split="val", **validation.losses, **scores)
+        log.images(self._drawn, state.updates)
         ap = "undefined" if validation.ap is None else f"{validation.ap:.4f}"
         line = f"{name}: validation loss {validation.losses['loss']:.4f}, AP {ap}" + (" (best so far)" if best else "")
         if validation.broken:
