@@ -38,19 +38,19 @@ def better_anchors(
     positive: float,
 ) -> Advice | None:
     """Other anchors of the same number that fit better and reach no fewer objects; None where there are none."""
-    some = objects.part(np.linspace(0, len(iou) - 1, min(len(iou), SAMPLE)).astype(np.int64))
-    candidates = [
-        (field.name, priors)
-        for field in fields(cast(Any, spec))
-        for priors in _others(spec, dataset, field.name, strides, objects)
-    ]
-    if not candidates:
+    rows = np.linspace(0, len(iou) - 1, min(len(iou), SAMPLE)).astype(np.int64)
+    some, now = objects.part(rows), (iou[rows] >= positive).mean()
+    best: tuple[float, str, PriorSet] | None = None
+    for field in fields(cast(Any, spec)):
+        for priors in _others(spec, dataset, field.name, strides, objects):
+            found = best_anchors(priors, some, maps, strides)[0].max(1)
+            mean, share = float(found.mean()), float((found >= positive).mean())
+            if mean >= iou[rows].mean() + GAIN and share >= now and (best is None or mean + share > best[0]):
+                best = mean + share, field.name, priors
+    if best is None:
         return None
-    found = [best_anchors(priors, some, maps, strides)[0].max(1) for _, priors in candidates]
-    name, priors = candidates[int(np.argmax([best.mean() + (best >= positive).mean() for best in found]))]
+    _, name, priors = best
     fitted = best_anchors(priors, objects, maps, strides)[0].max(1)
-    if fitted.mean() < iou.mean() + GAIN or (fitted >= positive).sum() < (iou >= positive).sum():
-        return None
     return Advice(f"{name}={_text(priors)}", float(fitted.mean()), int((fitted >= positive).sum()))
 
 
