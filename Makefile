@@ -30,6 +30,7 @@ test: setup-test
 
 test-slow: setup-test
 	$(BIN)/python -m pytest -m slow
+	FOVEAL_EXAMPLES=20000 $(BIN)/python -m pytest $$(find tests -name 'test_properties*.py') --numprocesses logical --maxprocesses 4
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build .hypothesis *.egg-info

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import properties as properties  # loads the profile of hypothesis
 from tests.processor import sitecustomize
 
 ROOT = Path(__file__).resolve().parents[1]
