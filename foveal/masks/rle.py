@@ -255,7 +255,9 @@ def squeeze(counts: NDArray[Any]) -> str:
 
 def unsqueeze(text: str) -> Ints:
     """COCO's compressed text -> run lengths. Raises ``ValueError`` for invalid text."""
-    letters = np.frombuffer(text.encode("latin-1", "replace"), np.uint8).astype(np.int64) - 48
+    if not text.isascii():
+        raise ValueError("not COCO's run lengths")
+    letters = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
     if len(letters) and (letters.min() < 0 or letters.max() > 63 or letters[-1] & 32):
         raise ValueError("not COCO's run lengths")
     last = np.flatnonzero(letters & 32 == 0)

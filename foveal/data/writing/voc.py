@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from ...files.reading import Unreadable
+from ..formats.class_list import read_class_list
 from ..formats.voc.elements import SOURCE
 from ..records.dataset import Record
-from .plan import CONTROL, ExportPlan, line_names, lose_masks, number_text, write_image
+from ..records.findings import Findings
+from .plan import CONTROL, ExportPlan, line_names, lose_masks, number_text, write_document, write_image
 
 
 def write_voc(plan: ExportPlan, out: Path, link: bool) -> None:
@@ -26,7 +29,18 @@ def write_voc(plan: ExportPlan, out: Path, link: bool) -> None:
             sets.mkdir(parents=True, exist_ok=True)
             lines = "".join(f"{Path(plan.names[i]).stem}\n" for i in members)
             (sets / f"{split}.txt").write_text(lines, encoding="utf-8")
-    (out / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+    _write_classes(out / "classes.txt", classes)
+
+
+def _write_classes(file: Path, names: Sequence[str]) -> None:
+    """One name a line; a JSON list where lines would be read as something else, such as ``# 1`` or ``1 euro``."""
+    file.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    try:
+        plain = read_class_list(file, Findings()) == list(names)
+    except Unreadable:
+        plain = False
+    if not plain:
+        write_document(list(names), file)
 
 
 def voc_xml(record: Record, classes: Sequence[str], file_name: str) -> str:

@@ -232,3 +232,12 @@ def test_a_split_of_the_source_is_written_in_its_format(tmp_path: Path, format: 
     words = ["data", "split", str(tmp_path / "a"), "--val", ".5", "--out", str(tmp_path / "b")]
     assert cli.main(words) == 0
     assert open_dataset(tmp_path / "b").format == format and len(open_dataset(tmp_path / "b", split="val")) == 2
+
+
+@pytest.mark.parametrize("names", [("# 1", "cat"), ("- a", "- b"), ("0 a", "1 b"), ("a, b",), ("[x]",), ("{", "}")])
+@pytest.mark.parametrize("format", ["voc", "coco", "yolo", "cvat"])
+def test_names_that_look_like_something_else_stay(tmp_path: Path, format: str, names: tuple[str, ...]) -> None:
+    """Lines of these names would be read as a comment, marks, numbers or a list; no object tells otherwise."""
+    record = next(iter(generated(tmp_path, masks=False).values())).records[0]
+    convert(Dataset(names, [record]), tmp_path / "out", format)  # type: ignore[arg-type]
+    assert not len(record) and open_dataset(tmp_path / "out").classes == names
