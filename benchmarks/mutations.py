@@ -28,7 +28,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS: dict[str, tuple[list[str], list[str]]] = {  # name -> modules, test files: the quickest first
-    "boxes": (["foveal/boxes.py"], ["tests/test_properties_boxes.py"]),
+    "boxes": (["foveal/boxes.py"], ["tests/test_properties_boxes.py", "tests/parts/test_odd_numbers.py"]),
     "coders": (
         ["foveal/parts/coders.py"],
         ["tests/parts/test_coders.py", "tests/parts/test_properties_coders.py", "tests/parts/matching/test_cells.py"],
@@ -42,7 +42,7 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {  # name -> modules, test file
             f"foveal/evaluation/{name}.py"
             for name in ("coco", "voc", "matching", "curves", "recall", "tables", "masks", "scoring", "protocols")
         ],
-        ["tests/evaluation"],
+        ["tests/evaluation/test_properties_metrics.py", "tests/evaluation/test_voc.py", "tests/evaluation"],
     ),
     "checkpoints": (
         [f"foveal/checkpoints/{n}.py" for n in ("folder", "content", "load", "transfer", "class_columns")],

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from foveal.boxes import area, array_iou, iou, pairwise_giou, pairwise_iou
+from foveal.boxes import area, array_iou, computable, iou, pairwise_giou, pairwise_iou
 from tests.helpers.properties import ORDINARY, QUARTERS, STEPS, WILD, boxes, sized_boxes
 
 EXACT = (STEPS, QUARTERS)
@@ -77,3 +77,18 @@ def test_iou_of_any_dtype_is_that_of_the_same_numbers_in_fp64(a: Tensor, b: Tens
     overlaps = pairwise_iou(a, b)
     assert overlaps.dtype in (torch.float32, torch.float64) and overlaps.shape == (len(a), len(b))
     np.testing.assert_allclose(overlaps, array_iou(a.double().numpy(), b.double().numpy()), rtol=1e-6)
+
+
+def test_what_boxes_are_computed_in() -> None:
+    """Coordinates within 2.3e18 pixels in float32, 1.7e153 in float64; integers in the default dtype."""
+    for dtype, limit in ((torch.float32, 2.3058e18), (torch.bfloat16, 2.3058e18), (torch.float64, 1.6760e153)):
+        far = computable(torch.tensor([-torch.inf, 0, 1, torch.inf], dtype=dtype))
+        assert far.tolist() == pytest.approx([-limit, 0, 1, limit], rel=1e-4)
+    whole = torch.tensor([0, 0, 3, 5])
+    before = torch.get_default_dtype()
+    try:
+        for dtype in (torch.float32, torch.float64):
+            torch.set_default_dtype(dtype)
+            assert area(whole).dtype == dtype and area(whole.to(torch.float16)).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(before)

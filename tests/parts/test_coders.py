@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder, BoxLinearCoder
 
 from foveal.errors import UsageError
-from foveal.parts.coders import LTRB, Coder, Delta, ImageRelative
+from foveal.parts.coders import LTRB, Coder, Delta, GridCoder, ImageRelative, finite_areas
 
 
 def boxes(*shape: int, seed: int = 0) -> Tensor:
@@ -104,3 +104,31 @@ def test_half_precision_deltas_decode_in_float32() -> None:
 def test_bad_weights_are_rejected(weights: tuple[float, ...]) -> None:
     with pytest.raises(UsageError, match="four positive numbers"):
         Delta(weights=weights)  # type: ignore[arg-type]
+
+
+def test_grid_coder_refuses_what_it_cannot_read() -> None:
+    with pytest.raises(UsageError, match="expected 'exp', 'square' or 'logistic'"):
+        GridCoder(sides="linear")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="which only Cells have"):
+        GridCoder().encode(torch.zeros(1, 4), torch.zeros(1, 4))
+
+
+def test_which_coders_scale_their_priors() -> None:
+    """Sides in fractions of the canvas alone do not depend on an anchor's shape."""
+    assert Delta().scales_priors and LTRB().scales_priors and GridCoder().scales_priors
+    assert not GridCoder(sides="square").scales_priors and GridCoder(sides="logistic").scales_priors
+    assert GridCoder().logistic and not Delta().logistic
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (1.0, 1.0, 0.0, 1.0), (1.0, -1.0, 1.0, 1.0)])
+def test_delta_refuses_weights_that_cannot_divide(weights: tuple[float, ...]) -> None:
+    with pytest.raises(UsageError, match="four positive numbers"):
+        Delta(weights)  # type: ignore[arg-type]
+
+
+def test_finite_areas_limits_coordinates() -> None:
+    """Within 2.3e18 pixels in float32: sums of areas stay below 3.4e38."""
+    for dtype, limit in ((torch.float32, 2.3058e18), (torch.bfloat16, 2.3058e18), (torch.float64, 1.6760e153)):
+        far = finite_areas(torch.tensor([-torch.inf, 0, 1, torch.inf], dtype=dtype))
+        assert far.dtype == (dtype if dtype == torch.float64 else torch.float32)
+        assert far.tolist() == pytest.approx([-limit, 0, 1, limit], rel=1e-4)

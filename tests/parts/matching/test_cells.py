@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from foveal.errors import UsageError
-from foveal.parts.matching.cells import ShapeMatcher
+from foveal.parts.matching.cells import Responsible, ShapeMatcher
 from foveal.parts.priors.cells import Cells
 from foveal.types import Images, Priors, Target, Targets
 
@@ -42,3 +42,15 @@ def test_wrong_thresholds_are_rejected() -> None:
     for also in (1.0, -0.1):
         with pytest.raises(UsageError, match="expected an IoU from 0 to below 1"):
             ShapeMatcher(also=also)
+
+
+def test_priors_without_a_grid_are_refused_and_no_priors_match_nothing() -> None:
+    boxes = Priors(torch.tensor([[0.0, 0.0, 64.0, 64.0]]), (1,))
+    with pytest.raises(UsageError, match="which only the priors Cells have"):
+        ShapeMatcher()(boxes, targets((20, 20)))
+    with pytest.raises(UsageError, match="Responsible needs the predicted boxes"):
+        Responsible()(priors(), targets((20, 20)))
+    empty = Priors(torch.zeros(0, 4), (0,), grid=torch.zeros(0, 5))
+    outputs = torch.zeros(1, 0, 4), torch.zeros(1, 0, 1)
+    for match in (ShapeMatcher()(empty, targets((20, 20))), Responsible()(empty, targets((20, 20)), outputs)):
+        assert match.gt.shape == match.positive.shape == match.ignored.shape == (1, 0)
