@@ -88,24 +88,50 @@ def test_hard_negatives_are_those_with_the_largest_losses(
         assert sampled[i].nonzero()[:, 0].tolist() == sorted({*positive.nonzero()[:, 0].tolist(), *hardest})
 
 
+def nms_over_all(match: Match, priors: Priors, losses: Tensor, i: int, count: int, ratio: float | None) -> list[int]:
+    """The definition of OHEM, for image ``i``."""
+    eligible = (~match.ignored[i]).nonzero()[:, 0]
+    survivors = eligible[nms(priors.boxes[eligible], losses[i, eligible], 0.3)]
+    if ratio is None:
+        return sorted(survivors[:count].tolist())
+    positives = survivors[match.positive[i, survivors]][: int(count / (1 + ratio))].tolist()
+    limit = min(count - len(positives), int(ratio * max(1, len(positives))))
+    return sorted(positives + survivors[~match.positive[i, survivors]][:limit].tolist())
+
+
 @given(cases(), st.sampled_from([1, 2, 5]), st.sampled_from([None, 1.0, 3.0]), distinct_scores(2 * A))
 def test_ohem_is_nms_over_all_priors(
     case: tuple[Match, Priors], count: int, ratio: float | None, losses: Tensor
 ) -> None:
-    """It looks at the hardest 16 times the count first: with a count of 1 that is about half of them."""
     match, priors = case
     losses = losses.view(2, A)
     sampled = OHEM(count, 0.3, ratio).sample(match, priors, losses) > 0
     for i in range(2):
-        eligible = (~match.ignored[i]).nonzero()[:, 0]
-        survivors = eligible[nms(priors.boxes[eligible], losses[i, eligible], 0.3)]
-        if ratio is None:
-            expected = survivors[:count].tolist()
-        else:
-            positives = survivors[match.positive[i, survivors]][: int(count / (1 + ratio))].tolist()
-            limit = min(count - len(positives), int(ratio * max(1, len(positives))))
-            expected = positives + survivors[~match.positive[i, survivors]][:limit].tolist()
-        assert sampled[i].nonzero()[:, 0].tolist() == sorted(expected)
+        assert sampled[i].nonzero()[:, 0].tolist() == nms_over_all(match, priors, losses, i, count, ratio)
+
+
+@given(
+    flags(1, 100),
+    flags(1, 100),
+    st.integers(1, 2),
+    st.sampled_from([None, 1.0, 3.0]),
+    st.integers(0, 100),
+    st.integers(0, 100),
+)
+def test_ohem_looks_further_where_the_hardest_are_all_alike(
+    positive: Tensor, most: Tensor, count: int, ratio: float | None, first: int, second: int
+) -> None:
+    """It begins with 16 times the count, here 16 or 32 of 100 priors on three places, the hardest on one of them."""
+    place = (torch.arange(100) >= first).float() + (torch.arange(100) >= second).float()
+    corner = place[:, None] * 50
+    priors = Priors(torch.cat([corner, corner, corner + 9, corner + 9], 1), (100,))
+    positive = positive | (most.cumsum(1) < 20)  # the hardest are often positive
+    match, losses = (
+        Match(torch.zeros(1, 100, dtype=torch.int64), positive, positive & False),
+        torch.arange(100.0, 0, -1),
+    )
+    sampled = OHEM(count, 0.3, ratio).sample(match, priors, losses[None]) > 0
+    assert sampled[0].nonzero()[:, 0].tolist() == nms_over_all(match, priors, losses[None], 0, count, ratio)
 
 
 @given(cases(), SEEDS)

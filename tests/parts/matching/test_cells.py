@@ -54,3 +54,11 @@ def test_priors_without_a_grid_are_refused_and_no_priors_match_nothing() -> None
     outputs = torch.zeros(1, 0, 4), torch.zeros(1, 0, 1)
     for match in (ShapeMatcher()(empty, targets((20, 20))), Responsible()(empty, targets((20, 20)), outputs)):
         assert match.gt.shape == match.positive.shape == match.ignored.shape == (1, 0)
+
+
+def test_the_smallest_object_is_still_assigned() -> None:
+    """A side of exactly a quarter of the image's, and one of a hair less."""
+    matcher, boxes = Responsible(smallest=0.25), torch.tensor([[[0.0, 0.0, 64.0, 64.0]] * 3])
+    for side, count in ((16.0, 1), (15.99, 0)):
+        match = matcher(priors(), targets((side, 40.0)), (boxes, torch.zeros(1, 3, 1)))
+        assert int(match.positive.sum()) == count
