@@ -24,7 +24,8 @@ LEVELS = (  # of the import order, lowest first; a folder imports from its own l
     ("runtime", "data"),
     ("assembly", "detectors", "config", "external_proposals", "presets"),
     ("checkpoints", "evaluation", "inference", "inspection"),
-    ("export", "training", "report", "checks", "cli"),
+    ("export", "training", "report", "checks"),
+    ("serving", "cli"),
 )
 FOLDERS = {  # what each top-level folder is for
     "errors": "the two exceptions",
@@ -51,6 +52,7 @@ FOLDERS = {  # what each top-level folder is for
     "training": "arguments, loop, stages, resume",
     "report": "report pages, plots, compare",
     "checks": "encode/decode check, overfit check",
+    "serving": "a detector behind HTTP: page and JSON",
     "cli": "one module per verb",
 }
 ROUTE = (  # a training iteration, then a prediction: step, where it is

@@ -19,7 +19,7 @@ PACKAGE = Path(foveal.__file__).resolve().parent
 ORDER = (
     *("errors", "files", "runner", "boxes", "masks", "types", "recipe", "weights", "parts", "runtime", "data"),
     *("assembly", "detectors", "config", "external_proposals", "presets", "checkpoints", "evaluation", "inference"),
-    *("inspection", "export", "training", "report", "checks", "cli"),
+    *("inspection", "export", "training", "report", "checks", "serving", "cli"),
 )
 
 # Lines that may break the order: "module -> module": reason

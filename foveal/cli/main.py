@@ -25,6 +25,7 @@ VERBS = {
     "train": "train a detector on your data",
     "eval": "score a detector, or the detections of any tool, by a named protocol",
     "predict": "detect objects in images, folders, globs: drawings and JSON",
+    "serve": "a detector behind HTTP: a page in the browser, and JSON for programs",
     "inspect": "look inside a detector: where each object is lost, on a set or on one page an image",
     "doctor": "check a dataset before training",
     "data": "make, convert and split datasets",

@@ -20,15 +20,18 @@ def is_exported(source: PathLike) -> bool:
     return Path(source).suffix.lower() == ".onnx"
 
 
-def open_exported(source: PathLike) -> OnnxDetector:
-    """The detector in a file of ``foveal export``. Raises :class:`FovealError` for any other file."""
+def open_exported(source: PathLike, threads: int = 0) -> OnnxDetector:
+    """The detector in a file of ``foveal export``. Raises :class:`FovealError` for any other file.
+
+    ``threads``: of ONNX Runtime; 0: its own choice.
+    """
     path = Path(source)
     if find_spec("onnxruntime") is None:
         raise UsageError("an ONNX file needs ONNX Runtime", path=path, fix="Run pip install 'foveal[onnx]'")
     if not path.is_file():
         raise FovealError("no such file", path=path, fix="Name a file that `foveal export` wrote")
     try:
-        detector = OnnxDetector(path)
+        detector = OnnxDetector(path, threads)
     except ModelError as error:
         raise FovealError(str(error), path=path, fix="Name a file that `foveal export` wrote") from error
     if detector.external:

@@ -38,7 +38,7 @@ from PIL import Image, ImageOps
 from ...files.aliases import ImageArray
 from ...files.reading import walk
 from .header import Header, parse_header, read_header
-from .modes import ImageError, array_rgb, gray_bits, known_format, refusal, to_rgb
+from .modes import ImageError, TooManyPixels, array_rgb, gray_bits, known_format, refusal, to_rgb
 
 MAX_PIXELS = 200_000_000  # checked in the header, before any pixel is decoded
 MOST_SKIPPED = 0.05  # of a dataset's images: training skips up to this many damaged ones, and stops at more
@@ -232,7 +232,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 def _limit(size: tuple[int, int], name: str, max_pixels: int) -> None:
     if size[0] * size[1] > max_pixels:
-        raise ImageError(
+        raise TooManyPixels(
             f"{size[0]} x {size[1]} pixels are more than the limit of {max_pixels:,}",
             path=name,
             fix="Make it smaller, or raise max_pixels for trusted files",

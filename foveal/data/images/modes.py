@@ -19,6 +19,10 @@ class ImageError(FovealError):
     """An image that cannot be used; the message states what the file is and what to do."""
 
 
+class TooManyPixels(ImageError):
+    """An image that is larger than the limit, by its header."""
+
+
 def gray_bits(image: Image.Image) -> int:
     """Bits of a gray value as the file states them (a TIFF of 9 to 15 bits); 0 where only those of its container."""
     tags = getattr(image, "tag_v2", None)
