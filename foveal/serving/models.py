@@ -131,7 +131,7 @@ def _facts(path: Path, detector: Detector | OnnxDetector) -> dict[str, Any]:
 
 
 def _spec_name(spec: Any) -> str | None:
-    return next(iter(spec), None) if isinstance(spec, dict) else None
+    return str(spec["spec"]).partition("(")[0] if isinstance(spec, dict) and "spec" in spec else None
 
 
 def _digest(path: Path) -> str | None:

@@ -34,9 +34,9 @@ def bind(host: str, port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         found.close()
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = error.strerror or str(error)
         fix = "Choose another with --port; 0 takes any that is free"
         raise FovealError(f"cannot listen there ({reason})", path=f"{host}:{port}", fix=fix) from None
     return found

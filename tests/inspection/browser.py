@@ -23,12 +23,12 @@ def executable() -> str:
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser without a network."""
+def chromium(*arguments: str) -> Iterator[Any]:
+    """A browser; ``arguments`` are of its command line."""
     api = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
     path = executable()
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *arguments])
         try:
             yield browser
         finally:

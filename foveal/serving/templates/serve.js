@@ -15,6 +15,8 @@
   }
   const hue = label => (state.classes.indexOf(label) * 137.5 + 150) % 360;
   const color = label => `hsl(${hue(label).toFixed(0)} 85% 55%)`;
+  const ink = label => hue(label) > 215 && hue(label) < 345 ? "#fff" : "#000";  // blue and violet are dark
+  const plain = value => Number(value) ? Number(value).toExponential(1) : "0";
   const sleep = ms => new Promise(resolve => setTimeout(resolve, ms));
 
   /* ------------------------------------------------------------------------------------------ the server */
@@ -45,6 +47,7 @@
     document.title = `${info.models.map(m => m.name).join(" / ")}: foveal serve`;
     $("title").textContent = info.models.map(m => m.name).join(" and ");
     state.models.forEach((m, k) => $("which").append(node("option", {value: k}, m.name)));
+    $("cards").classList.toggle("pairs", state.models.length > 1);
     $("which-row").hidden = state.models.length < 2;
     $("model-cards").replaceChildren(...state.models.map(modelCard));
     classList();
@@ -55,9 +58,9 @@
     const proof = model.proof;
     if (proof) {
       rows.push(["proof", `${proof.proved ? "answers as torch does" : "NOT proved"}: ${proof.matched} of ${proof.boxes} boxes on ${proof.images} images matched`],
-        ["furthest apart", `${Number(proof.worst_pixels).toPrecision(2)} px, ${Number(proof.worst_score).toPrecision(2)} of score`]);
+        ["furthest apart", `${plain(proof.worst_pixels)} px, ${plain(proof.worst_score)} of score`]);
       if (proof.scores && proof.scores.onnx !== undefined) rows.push(["AP", `${proof.scores.onnx} (torch ${proof.scores.torch})`]);
-      if (proof.onnx_ms && proof.onnx_ms.p50 !== undefined) rows.push(["ms an image when proved", `${Number(proof.onnx_ms.p50).toFixed(1)} (torch ${Number(proof.torch_ms.p50).toFixed(1)})`]);
+      if (proof.onnx_ms && proof.onnx_ms.p50 !== undefined) rows.push(["ms an image", `${Number(proof.onnx_ms.p50).toFixed(1)} (torch ${Number(proof.torch_ms.p50).toFixed(1)})`]);
     } else rows.push(["proof", "none: this is the trained detector itself"]);
     return node("article", {class: "card"}, node("h3", {}, model.name), node("dl", {}, ...rows.filter(r => r[1]).flatMap(([a, b]) => [node("dt", {}, a), node("dd", {}, String(b))])));
   }
@@ -104,7 +107,7 @@
     $("progress").max = state.total || 1;
     $("progress").value = state.done;
     if (busy) say(`${state.done} of ${state.total} photos`);
-    else if (state.total) say(`${state.photos.length} photo${state.photos.length === 1 ? "" : "s"}, ${shown().reduce((n, e) => n + e.detections.length, 0)} objects${state.photos.some(p => p.error) ? `, ${state.photos.filter(p => p.error).length} not read` : ""}`);
+    else if (state.total) say(`${state.photos.length} photo${state.photos.length === 1 ? "" : "s"}, ${shown().reduce((n, e) => n + e.detections.length, 0)} objects${state.models.length > 1 ? ` of ${state.models[Number($("which").value)].name}` : ""}${state.photos.some(p => p.error) ? `, ${state.photos.filter(p => p.error).length} not read` : ""}`);
   }
   function say(text, bad) { $("said").textContent = text; $("said").className = bad ? "bad" : "soft"; }
 
@@ -136,15 +139,19 @@
     c.scale(canvas.width / result.width, canvas.height / result.height);
     c.font = `600 ${12 * unit}px system-ui, sans-serif`;
     c.textBaseline = "top";
-    for (const d of result.detections.filter(visible).reverse()) {
-      const [x1, y1, x2, y2] = d.box, text = `${d.label} ${d.score.toFixed(2)}`;
+    const kept = result.detections.filter(visible).reverse();  // the best on top
+    for (const d of kept) {
+      const [x1, y1, x2, y2] = d.box;
       for (const [width, style] of [[4, "rgb(0 0 0 / .55)"], [2, color(d.label)]]) {
         c.lineWidth = width * unit; c.strokeStyle = style; c.strokeRect(x1, y1, x2 - x1, y2 - y1);
       }
+    }
+    for (const d of kept) {
+      const [x1, y1] = d.box, text = shownWidth < 300 ? d.label : `${d.label} ${d.score.toFixed(2)}`;
       const w = c.measureText(text).width + 8 * unit, h = 16 * unit;
       const x = Math.max(0, Math.min(x1, result.width - w)), y = y1 >= h ? y1 - h : Math.min(y1, result.height - h);
       c.fillStyle = color(d.label); c.fillRect(x, y, w, h);
-      c.fillStyle = "#000"; c.fillText(text, x + 4 * unit, y + 2 * unit);
+      c.fillStyle = ink(d.label); c.fillText(text, x + 4 * unit, y + 2 * unit);
     }
   }
   function draw(photo) {
