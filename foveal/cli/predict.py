@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import glob
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,21 +23,19 @@ from .common import (
     names,
     own_parts,
     print_err,
-    print_notes,
     print_out,
     print_skipped,
     progress,
     single,
     write_json,
 )
+from .predict_words import open_model, sort_words, with_stdin
 
 if TYPE_CHECKING:
     from ..assembly.detector import Detector
-    from ..inference.predict import Prediction
+    from ..inference.annotations import AnnotationWriter
+    from ..inference.predict import PredictedImages, Prediction
     from ..runner.onnx_detector import OnnxDetector
-
-DEFAULT_MODEL = "accurate"
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 Arguments = Annotated[
     list[str],
@@ -49,8 +45,31 @@ Arguments = Annotated[
         show_default=False,
     ),
 ]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder for the drawings; default: predictions.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder for the drawings; default: predictions. With --format: a new file or folder."),
+]
 Score = Annotated[float, typer.Option("--score", help="Score threshold of the detections.")]
+Format = Annotated[
+    Literal["labelstudio", "cvat", "coco", "yolo", "voc"] | None,
+    typer.Option("--format", help="Write annotations to correct in a labeling tool, in place of drawings."),
+]
+LabelFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        help="With --format: the labels of the project, which the classes must match: Label Studio's XML, CVAT's JSON "
+        "or a list of names.",
+    ),
+]
+ImagePrefix = Annotated[
+    str | None,
+    typer.Option(
+        "--image-prefix",
+        help="With --format labelstudio: what the address of an image begins with; default: /data/local-files/?d=",
+    ),
+]
+Link = Annotated[bool, typer.Option("--link", help="With --format: link the images instead of copying them.")]
 
 
 def predict(
@@ -59,6 +78,10 @@ def predict(
     score: Score = 0.5,
     classes: Classes = None,
     json: Json = None,
+    format: Format = None,
+    labels: LabelFile = None,
+    image_prefix: ImagePrefix = None,
+    link: Link = False,
     preset: PresetOf = None,
     cfg: CfgFile = None,
     names_file: NamesFile = None,
@@ -83,114 +106,103 @@ def predict(
       foveal predict yolov3.weights dog.jpg --cfg yolov3.cfg --names coco.names
       foveal predict first.onnx photo.jpg
       find . -name '*.jpg' | foveal predict runs/first - --json found.json
+      foveal predict runs/first photos/ --format labelstudio --labels project.xml --out tasks.json
     """
-    model, words, overrides = _sorted(arguments, darknet=cfg is not None or names_file is not None)
-    chosen = names(classes)
+    model, words, overrides = sort_words(arguments, darknet=cfg is not None or names_file is not None)
+    writer = _writer(format, out, model, labels=labels, prefix=image_prefix, link=link)
+    folder = out if writer is None else None
     if out is None and json is None:
-        out = Path("predictions")
-    if out is not None and out.exists() and not out.is_dir():
-        raise UsageError("is a file, not a folder", path=out, fix="Give a folder for the drawings")
+        folder = Path("predictions")
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UsageError("is a file, not a folder", path=folder, fix="Give a folder for the drawings")
+    what: dict[str, Any] = {"preset": preset, "cfg": cfg, "names": names_file, "overrides": overrides}
+    options: dict[str, Any] = {"out": folder, "score": score, "classes": names(classes)}
 
-    from ..inference.image_proposals import ImageProposals
     from ..inference.predict import find_sources
+
+    files = find_sources(with_stdin(words), told=print_err)[:limit]
+    detector = open_model(model, what, own_parts(parts), device, precision, proposals)
+    _run(detector, files, proposals, options, json, writer)
+
+
+def _run(
+    detector: Detector | OnnxDetector,
+    files: list[str],
+    proposals: list[Path] | None,
+    options: dict[str, Any],
+    json: Path | None,
+    writer: AnnotationWriter | None,
+) -> None:
+    """``options`` are those of :func:`foveal.predict`."""
+    from ..inference.image_proposals import ImageProposals
     from ..inference.predict import predict as run
     from ..runner.onnx_detector import OnnxDetector
 
-    files = find_sources(_with_stdin(words), told=print_err)[:limit]
-    what: dict[str, Any] = {"preset": preset, "cfg": cfg, "names": names_file, "overrides": overrides}
-    detector = _open(model, what, own_parts(parts), device, precision, proposals)
+    known = list(options["classes"] or detector.classes)
+    if writer is not None:
+        writer.label_of(known)
     external = None
     if not isinstance(detector, OnnxDetector):
         with progress("proposing") as update:
             external = ImageProposals.of(detector, files, proposals, progress=update)
-    options: dict[str, Any] = {"out": out, "score": score, "classes": chosen, "proposals": external}
+    each = None if str(json) == "-" else _print
     with progress("predicting") as update:
-        done = run(detector, files, **options, progress=update, each=None if str(json) == "-" else _print)
+        done = run(detector, files, **options, proposals=external, progress=update, each=each)
     write_json([entry.to_dict() for entry in done.images], json)
     print_skipped(done.skipped)
     for name in external.without if external is not None else ():
         print_err(f"{name}: no proposal at all, so nothing can be detected in it")
-    where = f", drawings in {out}" if out is not None else ""
+    where = f", drawings in {options['out']}" if options["out"] is not None else ""
     skipped = f", {len(done.skipped)} skipped" if done.skipped else ""
     print_err(f"{len(done.images)} images{skipped}{where}")
-
-
-def _open(
-    model: str,
-    what: dict[str, Any],
-    parts: tuple[type, ...],
-    device: str,
-    precision: str | None,
-    proposals: list[Path] | None,
-) -> Detector | OnnxDetector:
-    """``what``: settings of a model, which a file of ``foveal export`` has no use for."""
-    from ..inference.exported import is_exported, open_exported
-
-    if is_exported(model):
-        if given := [name for name, value in {**what, "proposals": proposals}.items() if value]:
-            raise UsageError(f"the settings of an exported file are fixed, and {given[0]} is given", path=model)
-        return open_exported(model)
-    from ..checkpoints.load import load
-
-    detector = load(model, **what, parts=parts, device=device, precision=precision)
-    print_notes(detector.spec)
-    return detector
-
-
-def _sorted(arguments: list[str], darknet: bool) -> tuple[str, list[str], list[str]]:
-    """Model, sources and overrides. ``darknet``: the first word is their weights, whatever its name."""
-    from ..config.overrides import without_overrides
-
-    words, overrides = without_overrides(arguments)
-    model = words.pop(0) if words and (darknet or _is_model(words[0])) else DEFAULT_MODEL
-    for word in words:
-        if _is_model_for_sure(word):
-            raise UsageError(f"{word} is a model, and stands among the images", fix="Name one model, before the images")
-    if not words:
-        raise UsageError("no image, folder or pattern is given", fix="Run foveal predict --help for the usage")
-    return model, words, overrides
-
-
-def _with_stdin(words: list[str]) -> list[str]:
-    """The words, with the names on standard input in place of ``-``."""
-    from ..inference.sources import read_list
-
-    out: list[str] = []
-    for word in words:
-        out += read_list(sys.stdin.buffer.read(), "standard input", Path()) if word == "-" else [word]
-    return out
-
-
-def _is_model(word: str) -> bool:
-    """An alias, a run or checkpoint folder, or a weights file. A file or folder that exists is no alias."""
-    from ..weights.cache import is_alias
-    from ..weights.reading.kinds import MODEL_SUFFIXES, WEIGHTS_SUFFIXES
-
-    path = Path(word)
-    if path.is_dir():  # with weights and no images it is another tool's run, whose files are told
-        endings = {file.suffix.lower() for file in path.glob("*.*")}
-        return _is_model_for_sure(word) or bool(endings & {*WEIGHTS_SUFFIXES} and not endings & {*_IMAGES})
-    if path.exists() or is_alias(word):
-        return _is_model_for_sure(word)
-    bare = path.suffix == "" and not glob.has_magic(word) and word != "-"  # a wrong name: the nearest ones are told
-    return bare or path.suffix.lower() in MODEL_SUFFIXES
-
-
-def _is_model_for_sure(word: str) -> bool:
-    from ..weights.cache import is_alias
-    from ..weights.reading.kinds import MODEL_SUFFIXES
-
-    path = Path(word)
-    if path.is_dir():
-        inside = ("run.json", "checkpoints", "model.safetensors", "pytorch_model.bin", "config.json", "SHA256SUMS")
-        return any((path / name).exists() for name in inside)
-    return path.suffix.lower() in MODEL_SUFFIXES if path.exists() else is_alias(word)
+    if writer is not None:
+        _write(writer, done, known)
 
 
 def _print(entry: Prediction) -> None:
     """One line an image."""
     shown = ", ".join(f"{one_line(str(d['label']))} {100 * d['score']:.0f}%" for d in entry.detections.to_list())
     print_out(f"{one_line(entry.image)}: {shown or 'nothing'}")
+
+
+# ------------------------------------------------------------------------------------------- annotations
+def _writer(
+    format: Literal["labelstudio", "cvat", "coco", "yolo", "voc"] | None,
+    out: Path | None,
+    model: str,
+    *,
+    labels: Path | None,
+    prefix: str | None,
+    link: bool,
+) -> AnnotationWriter | None:
+    """Raises :class:`UsageError` for options that do not belong together."""
+    if format is None:
+        if given := [name for name, value in (("--labels", labels), ("--image-prefix", prefix)) if value is not None]:
+            raise UsageError(f"{given[0]} belongs to --format", fix="Give --format too")
+        if link:
+            raise UsageError("--link belongs to --format", fix="Give --format too")
+        return None
+    if out is None:
+        what = "a new file, tasks.json" if format == "labelstudio" else "a new folder"
+        raise UsageError(f"--format {format} needs --out: {what}", fix="Give --out")
+    from ..inference.annotations import AnnotationWriter
+
+    return AnnotationWriter(out, format, labels, Path(model).name, prefix, link)
+
+
+def _write(writer: AnnotationWriter, done: PredictedImages, classes: list[str]) -> None:
+    from ..data.records.findings import fold
+
+    written = writer.write(done, classes)
+    for line in fold(written.findings):
+        print_err(line)
+    if written.unknown:
+        listed = ", ".join(one_line(name) for name in written.unknown[:10])
+        more = f" and {len(written.unknown) - 10} more" if len(written.unknown) > 10 else ""
+        print_err(f"{writer.labels}: no label for {listed}{more}; {written.left_out} detections left out")
+    if written.config is not None:
+        print_err(f"{written.config}: a labeling configuration with the classes of the detector")
+    print_err(f"{written.path}: {writer.format}, {written.images} images, {written.objects} objects")
 
 
 app = single(predict)

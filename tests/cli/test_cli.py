@@ -238,6 +238,12 @@ def test_a_run_from_training_to_prediction(
     assert [e["width"] for e in json.loads((tmp_path / "p.json").read_text())] == [90]
     assert [p.name for p in (tmp_path / "drawn").iterdir()] == ["photo.jpg"]
     assert cli.main(["predict", "a", str(bad), "--out", "drawn"]) == 1
+    words = ["predict", "a", str(photo), "--score", "0", "--format", "coco"]
+    assert cli.main([*words, "--out", "as-coco", "--classes", "disc,star"]) == 0
+    assert "as-coco: coco, 1 images" in capsys.readouterr().err
+    assert cli.main(words) == 2  # without --out
+    assert cli.main(["predict", "a", str(photo), "--labels", "x.xml"]) == 2  # without --format
+    assert "--format" in capsys.readouterr().err
 
     assert cli.main(["compare", "a", "b", "--out", "side"]) == 0
     usual = presets.get("retinanet_mini").fit.lr

@@ -2,7 +2,9 @@
 
 Coordinates are percent of the image. A rectangle is a box, and where it is turned the box around it; a polygon or an
 ellipse is a box with a mask; brushes and key points are dropped. Of several annotations of a task one is used: the
-ground truth, else the latest. A task without an annotation is skipped; predictions are never used.
+ground truth, else the latest. A task without an annotation is skipped, and its predictions are not used. A file of
+tasks with predictions alone, as ``foveal predict --format labelstudio`` writes it for an import, is read with those as
+its objects, and a warning.
 """
 
 from __future__ import annotations
@@ -38,6 +40,13 @@ class LabelStudioSource(EntrySource):
         tasks = [doc] if isinstance(doc, dict) else doc
         if not isinstance(tasks, list):
             raise Unreadable("not an export of Label Studio: expected a list of tasks", "Export it again as JSON")
+        if _only_predicted(tasks):
+            message, fix = (
+                "its tasks have predictions and no annotations; the predictions are used",
+                "Annotate the tasks",
+            )
+            findings.add("warning", "predictions-used", file, "", message, fix)
+            tasks = [{**task, "annotations": task["predictions"], "predictions": None} for task in tasks]
         images = []
         for n, task in enumerate(tasks):
             where = f"task {task['id']}" if isinstance(task, dict) and "id" in task else f"[{n}]"
@@ -45,6 +54,12 @@ class LabelStudioSource(EntrySource):
             if image is not None:
                 images.append(image)
         return images
+
+
+def _only_predicted(tasks: list[Any]) -> bool:
+    """Whether a file is one to import: no task has a list of annotations, every one has predictions."""
+    listed = [task for task in tasks if isinstance(task, dict) and isinstance(task.get("predictions"), list)]
+    return 0 < len(listed) == len(tasks) and not any({"annotations", "completions"} & task.keys() for task in listed)
 
 
 def _read_table(file: Path) -> list[dict[str, Any]]:
