@@ -30,7 +30,8 @@ class Certificate:
 def bind(host: str, port: int) -> socket.socket:
     """A socket on an address. Raises :class:`FovealError` where it is taken or is none of this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
+    # named as TCP, so that asyncio sends answers at once (TCP_NODELAY): 40 ms an answer
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
