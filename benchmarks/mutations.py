@@ -42,7 +42,7 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {  # name -> modules, test file
             f"foveal/evaluation/{name}.py"
             for name in ("coco", "voc", "matching", "curves", "recall", "tables", "masks", "scoring", "protocols")
         ],
-        ["tests/evaluation/test_properties_metrics.py", "tests/evaluation/test_voc.py", "tests/evaluation"],
+        ["tests/evaluation/test_properties_metrics.py", "tests/evaluation/test_tables.py", "tests/evaluation"],
     ),
     "checkpoints": (
         [f"foveal/checkpoints/{n}.py" for n in ("folder", "content", "load", "transfer", "class_columns")],

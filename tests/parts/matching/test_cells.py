@@ -62,3 +62,16 @@ def test_the_smallest_object_is_still_assigned() -> None:
     for side, count in ((16.0, 1), (15.99, 0)):
         match = matcher(priors(), targets((side, 40.0)), (boxes, torch.zeros(1, 3, 1)))
         assert int(match.positive.sum()) == count
+
+
+def test_the_responsible_box_overlaps_most_or_is_nearest() -> None:
+    """An object of 20 in the middle of 64: without any overlap the error of center and sides decides."""
+    far = [
+        [0.0, 0.0, 4.0, 4.0],
+        [44.0, 44.0, 60.0, 64.0],
+        [0.0, 0.0, 20.0, 20.0],
+    ]  # in 1/64: 48, 30, 31
+    near = [[0.0, 0.0, 4.0, 4.0], [40.0, 40.0, 60.0, 64.0], [20.0, 20.0, 42.0, 44.0]]
+    for boxes, best in ((far, 1), (near, 2)):
+        match = Responsible()(priors(), targets((20, 20)), (torch.tensor([boxes]), torch.zeros(1, 3, 1)))
+        assert match.positive[0].nonzero().flatten().tolist() == [best]
