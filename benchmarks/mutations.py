@@ -39,7 +39,13 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {  # name -> modules, test file
     ),
     "metrics": (
         [f"foveal/evaluation/{name}.py" for name in ("coco", "voc", "matching", "curves", "tables", "masks")],
-        [f"tests/evaluation/test_{n}.py" for n in ("properties_metrics", "tables", "voc", "masks", "coco")],
+        [
+            "tests/evaluation/test_properties_metrics.py",
+            "tests/evaluation/test_tables.py",
+            "tests/evaluation/test_voc.py",
+            "tests/evaluation/test_masks.py",
+            "tests/evaluation/test_coco.py",
+        ],
     ),
     "checkpoints": (
         [f"foveal/checkpoints/{n}.py" for n in ("folder", "content", "load", "transfer", "class_columns")],
