@@ -6,12 +6,14 @@ import secrets
 import socket
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..errors import UsageError
 from .common import Device, print_err, print_out, single
+
+OWN = ("127.0.0.1", "::1", "localhost")  # addresses that no other machine reaches
 
 Models = Annotated[
     list[str],
@@ -40,6 +42,13 @@ Waiting = Annotated[int, typer.Option("--waiting", min=0, help="Most images that
 Seconds = Annotated[float, typer.Option("--answer-time", min=0.01, help="Most seconds until an answer.")]
 Connections = Annotated[int, typer.Option("--connections", min=1, help="Most connections.")]
 RateLimit = Annotated[int, typer.Option("--rate", min=0, help="Most requests a minute of one client; 0: any number.")]
+StudioRoot = Annotated[
+    Path | None,
+    typer.Option("--labelstudio-root", help="Folder of the images of Label Studio's tasks, its document root."),
+]
+StudioScore = Annotated[
+    float, typer.Option("--labelstudio-score", min=0, max=1, help="Score threshold of Label Studio's predictions.")
+]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads of ONNX Runtime; 0: its own choice.")]
 
 
@@ -58,6 +67,8 @@ def serve(
     answer_time: Seconds = 30.0,
     connections: Connections = 256,
     rate: RateLimit = 0,
+    labelstudio_root: StudioRoot = None,
+    labelstudio_score: StudioScore = 0.5,
     threads: Threads = 0,
     device: Device = "auto",
 ) -> None:
@@ -73,69 +84,63 @@ def serve(
       foveal serve runs/first runs/second --port 8080
       curl --data-binary @photo.jpg 'http://127.0.0.1:8000/predict?score=.3'
       foveal serve first.onnx --host 0.0.0.0 --key auto --cert cert.pem --cert-key key.pem
+      foveal serve first.onnx --labelstudio-root ~/labeling    # a model for Label Studio: ADDRESS/labelstudio
     """
+    _check(models, host, key, open_to_all, (cert is None) != (cert_key is None), labelstudio_root)
+    from ..serving.app import Service
+    from ..serving.guard import Access
+    from ..serving.labelstudio import LabelStudio
+    from ..serving.limits import Limits
+    from ..serving.models import open_models
+    from ..serving.server import Certificate, bind, run_server
+
+    listener = bind(host, port)
+    sizes = {"body": int(max_body * 1e6), "pixels": int(max_pixels * 1e6)}
+    limits = Limits(**sizes, waiting=waiting, answer_time=answer_time, connections=connections, rate=rate)
+    service = Service(open_models(models, device=device, threads=threads), limits)
+    secret = secrets.token_urlsafe(24) if key == "auto" else key
+    certificate = None if cert is None else Certificate(str(cert), str(cert_key))
+    names = {name.lower() for name in (host, *(allow_host or ()), socket.gethostname())} | {"localhost"}
+
+    def told() -> None:
+        _tell(list(service.models), listener, secret, generated=key == "auto", encrypted=certificate is not None)
+
+    routes = LabelStudio(service, labelstudio_root, labelstudio_score).routes()
+    access = Access(frozenset(names), secret)
+    run_server(service, access, listener, routes=routes, certificate=certificate, told=told)
+    print_err("stopped: all that was accepted is answered")
+
+
+def _check(
+    models: list[str], host: str, key: str | None, open_to_all: bool, half_a_certificate: bool, root: Path | None
+) -> None:
+    """Raises :class:`UsageError` for options that do not belong together."""
     if len(models) > 2:
         raise UsageError(f"{len(models)} models are given, and one or two can be served")
     if missing := [name for name in ("starlette", "uvicorn") if find_spec(name) is None]:
         raise UsageError(f"serve needs {' and '.join(missing)}", fix="Run pip install 'foveal[serve]'")
-    local = host in ("127.0.0.1", "::1", "localhost")
-    if not local and key is None and not open_to_all:
+    if host not in OWN and key is None and not open_to_all:
         raise UsageError(
             f"--host {host} lets other machines in", fix="Give --key auto, a --key of your own, or --open for everybody"
         )
-    if (cert is None) != (cert_key is None):
+    if key == "":
+        raise UsageError("the key is empty", where="--key", fix="Give --key auto, or a longer one")
+    if half_a_certificate:
         raise UsageError("--cert and --cert-key belong together")
-    from ..serving.limits import Limits
-    from ..serving.models import open_models
-    from ..serving.server import bind
-
-    listener = bind(host, port)
-    limits = Limits(
-        body=int(max_body * 1e6),
-        pixels=int(max_pixels * 1e6),
-        waiting=waiting,
-        answer_time=answer_time,
-        connections=connections,
-        rate=rate,
-    )
-    opened = open_models(models, device=device, threads=threads)
-    secret = secrets.token_urlsafe(24) if key == "auto" else key
-    files = None if cert is None or cert_key is None else (cert, cert_key)
-    _run(opened, limits, listener, secret, {host, *(allow_host or ())}, files, told_key=key == "auto", local=local)
+    if root is not None and not root.is_dir():
+        raise UsageError("no such folder", path=root, where="--labelstudio-root")
 
 
-def _run(
-    models: list[Any],
-    limits: Any,
-    listener: socket.socket,
-    key: str | None,
-    hosts: set[str],
-    files: tuple[Path, Path] | None,
-    *,
-    told_key: bool,
-    local: bool,
-) -> None:
-    from ..serving.app import Service
-    from ..serving.guard import Access
-    from ..serving.server import Certificate, run_server
-
-    service = Service(models, limits)
-    names = {name.lower() for name in hosts} | {"localhost", socket.gethostname().lower()}
+def _tell(models: list[str], listener: socket.socket, key: str | None, *, generated: bool, encrypted: bool) -> None:
     host, port = listener.getsockname()[:2]
-    address = f"{'http' if files is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
-
-    def told() -> None:
-        print_out(f"serving {', '.join(service.models)} on {address}")
-        if told_key:
-            print_out(f"key: {key}")
-        if not local:
-            who = "everybody who reaches this address" if key is None else "everybody who has the key"
-            plain = ", and what is sent can be read on the way" if files is None else ""
-            print_err(f"warning: {who} can use it{plain}")
-
-    certificate = None if files is None else Certificate(str(files[0]), str(files[1]))
-    run_server(service, Access(frozenset(names), key), listener, certificate=certificate, told=told)
-    print_err("stopped: all that was accepted is answered")
+    shown = f"[{host}]" if ":" in host else host
+    print_out(f"serving {', '.join(models)} on {'https' if encrypted else 'http'}://{shown}:{port}")
+    if generated:
+        print_out(f"key: {key}")
+    if host not in OWN:
+        who = "everybody who reaches this address" if key is None else "everybody who has the key"
+        plain = "" if encrypted else ", and what is sent can be read on the way"
+        print_err(f"warning: {who} can use it{plain}")
 
 
 app = single(serve)

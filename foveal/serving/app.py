@@ -39,8 +39,8 @@ class Service:
         self.connections: Callable[[], int] = lambda: 0
         self.files = page_files()
 
-    def application(self, access: Access) -> App:
-        """The ASGI application, guarded."""
+    def application(self, access: Access, more: Sequence[Route] = ()) -> App:
+        """The ASGI application, guarded; ``more`` routes beside its own."""
         routes = [
             Route("/predict", self.predict, methods=["POST"]),
             Route("/info", self.info, methods=["GET"]),
@@ -49,6 +49,7 @@ class Service:
             Route("/metrics", self.show_metrics, methods=["GET"]),
             *(Route(path, self.file, methods=["GET"]) for path in self.files),
         ]
+        routes += more
         handlers: dict[Any, Any] = {Refused: _refused, HTTPException: _other_error, Exception: _bug}
         return Guard(Starlette(routes=routes, exception_handlers=handlers), access, self.limits, self.metrics)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import ipaddress
 import json
@@ -59,10 +60,12 @@ class Access:
             raise Refused(403, "wrong_origin", "a page of another site may not use this server", close=True)
         if "transfer-encoding" in headers and "content-length" in headers:
             raise Refused(400, "two_lengths", "the body has two lengths", close=True)
-        if self.key is not None and scope["path"] not in OPEN and not scope["path"].startswith("/static/"):
-            given = headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), self.key.encode()):
-                raise Refused(401, "no_key", "send the key: Authorization: Bearer KEY", close=True)
+        if scope["path"] not in OPEN and not scope["path"].startswith("/static/"):
+            self._check_key(headers.get("authorization", ""))
+
+    def _check_key(self, authorization: str) -> None:
+        if self.key is not None and not hmac.compare_digest(_given_key(authorization).encode(), self.key.encode()):
+            raise Refused(401, "no_key", "send the key: Authorization: Bearer KEY", close=True)
 
     def _ours(self, host: str) -> bool:
         try:
@@ -78,6 +81,17 @@ class Access:
         except ValueError:
             return name in self.hosts
         return True
+
+
+def _given_key(authorization: str) -> str:
+    """The key of ``Bearer KEY``, or the password of ``Basic`` (Label Studio sends that)."""
+    kind, _, value = authorization.partition(" ")
+    if kind.lower() != "basic":
+        return value if kind.lower() == "bearer" else ""
+    try:
+        return base64.b64decode(value, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def fields(scope: Scope) -> dict[str, str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
 import uvicorn
+from starlette.routing import Route
 
 from ..errors import FovealError
 from .app import Service
@@ -48,6 +49,7 @@ def run_server(
     access: Access,
     listener: socket.socket,
     *,
+    routes: Sequence[Route] = (),
     certificate: Certificate | None = None,
     told: Callable[[], None] = lambda: None,
 ) -> None:
@@ -59,7 +61,7 @@ def run_server(
 
     logging.getLogger("uvicorn.error").addFilter(_no_traffic)
     config = uvicorn.Config(
-        service.application(access),
+        service.application(access, routes),
         http=Protocol,
         ws="none",
         loop="asyncio",
