@@ -87,6 +87,7 @@ def serve(
       foveal serve first.onnx --labelstudio-root ~/labeling    # a model for Label Studio: ADDRESS/labelstudio
     """
     _check(models, host, key, open_to_all, (cert is None) != (cert_key is None), labelstudio_root)
+    from ..runtime.memory import keep_some_freed_memory
     from ..serving.app import Service
     from ..serving.guard import Access
     from ..serving.labelstudio import LabelStudio
@@ -95,6 +96,7 @@ def serve(
     from ..serving.server import Certificate, bind, run_server
 
     listener = bind(host, port)
+    keep_some_freed_memory()
     sizes = {"body": int(max_body * 1e6), "pixels": int(max_pixels * 1e6)}
     limits = Limits(**sizes, waiting=waiting, answer_time=answer_time, connections=connections, rate=rate)
     service = Service(open_models(models, device=device, threads=threads), limits)
