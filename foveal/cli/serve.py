@@ -95,21 +95,20 @@ def serve(
     from ..serving.models import open_models
     from ..serving.server import Certificate, bind, run_server
 
-    listener = bind(host, port)
     keep_some_freed_memory()
     sizes = {"body": int(max_body * 1e6), "pixels": int(max_pixels * 1e6)}
     limits = Limits(**sizes, waiting=waiting, answer_time=answer_time, connections=connections, rate=rate)
-    service = Service(open_models(models, device=device, threads=threads), limits)
-    secret = secrets.token_urlsafe(24) if key == "auto" else key
-    certificate = None if cert is None else Certificate(str(cert), str(cert_key))
     names = {name.lower() for name in (host, *(allow_host or ()), socket.gethostname())} | {"localhost"}
+    access = Access(frozenset(names), secrets.token_urlsafe(24) if key == "auto" else key)
+    certificate = None if cert is None else Certificate(str(cert), str(cert_key))
+    with bind(host, port) as listener:
+        service = Service(open_models(models, device=device, threads=threads), limits)
 
-    def told() -> None:
-        _tell(list(service.models), listener, secret, generated=key == "auto", encrypted=certificate is not None)
+        def told() -> None:
+            _tell(list(service.models), listener, access.key, generated=key == "auto", encrypted=cert is not None)
 
-    routes = LabelStudio(service, labelstudio_root, labelstudio_score).routes()
-    access = Access(frozenset(names), secret)
-    run_server(service, access, listener, routes=routes, certificate=certificate, told=told)
+        routes = LabelStudio(service, labelstudio_root, labelstudio_score).routes()
+        run_server(service, access, listener, routes=routes, certificate=certificate, told=told)
     print_err("stopped: all that was accepted is answered")
 
 

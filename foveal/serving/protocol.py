@@ -1,4 +1,4 @@
-"""HTTP over a connection: uvicorn's, with a time limit for headers and a limit of connections."""
+"""HTTP over a connection: uvicorn's, with time limits for headers and unread answers, and a most of connections."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ LATE = b'{"code":"too_slow","message":"the headers took too long"}'
 
 
 class BoundedProtocol(H11Protocol):
-    """One connection. Where there are too many, the one that has waited longest for headers makes room."""
+    """One connection. Where there are too many, the one that has had no request for longest makes room."""
 
     header_time: float = 5.0  # set by the server
+    read_time: float = 30.0  # for the client to read what fills the buffers
     most: int = 256
-    _timer: asyncio.TimerHandle | None = None
+    idle_from: float = 0.0  # the time of the loop since which it has no request
+    _timer: asyncio.TimerHandle | None = None  # of headers
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.idle_from = self.loop.time()
         self._wait_for_headers()
-        if len(self.connections) > self.most:
-            self._make_room()
+        self._make_room()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -34,22 +37,33 @@ class BoundedProtocol(H11Protocol):
         elif self._timer is None:
             self._wait_for_headers()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(self.read_time, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_reading()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
+        self._stop_reading()
         super().connection_lost(exc)
 
+    def on_response_complete(self) -> None:
+        self.idle_from = self.loop.time()
+        super().on_response_complete()
+
     def _make_room(self) -> None:
-        others: list[Any] = [one for one in self.connections if one is not self]
-        waiting = [(one.since, one) for one in others if one.since is not None]
-        if waiting:
-            min(waiting, key=lambda pair: pair[0])[1].transport.abort()
+        """Closes the connection that has been without a request for longest; refuses this one where all have one."""
+        everyone: list[Any] = [one for one in self.connections if not one.transport.is_closing()]
+        if len(everyone) <= self.most:
+            return
+        idle = [one for one in everyone if one is not self and not one._busy]
+        if idle:
+            min(idle, key=lambda one: one.idle_from).transport.abort()
         else:
             self._answer(503, b"Retry-After: 1\r\n")
-
-    @property
-    def since(self) -> float | None:
-        """The time of the loop at which its wait for headers ends; None: it does not wait for any."""
-        return None if self._timer is None else self._timer.when()
 
     @property
     def _busy(self) -> bool:
@@ -62,6 +76,11 @@ class BoundedProtocol(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _stop_reading(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _late(self) -> None:
         self._timer = None

@@ -57,7 +57,7 @@ def run_server(
     limits = service.limits
 
     class Protocol(BoundedProtocol):
-        header_time, most = limits.header_time, limits.connections
+        header_time, read_time, most = limits.header_time, limits.body_time, limits.connections
 
     logging.getLogger("uvicorn.error").addFilter(_no_traffic)
     config = uvicorn.Config(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from foveal.cli.main import main
 from foveal.inference.predict import predict
-from tests.serving.server import WITHOUT_TORCH, Server, serving, small_model, until
+from tests.serving.server import Server, serving, small_model, until
 
 for needed in ("onnx", "onnxruntime", "starlette", "uvicorn"):
     pytest.importorskip(needed)
@@ -226,6 +225,32 @@ def test_an_answer_that_takes_too_long(slow_model: Path) -> None:
         assert status == 504 and json.loads(content)["code"] == "too_late" and "retry-after" in headers
 
 
+def test_more_connections_than_allowed(model: Path) -> None:
+    """The one that has had no request for longest makes room, so idle sockets keep nobody out."""
+    with serving(model, "--connections", "4") as server:
+        idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(12)]
+        assert all(server.ask("/predict", photo())[0] == 200 for _ in range(3))
+        closed = 0
+        for one in idle:
+            one.settimeout(0.2)
+            try:
+                closed += one.recv(1) == b""
+            except ConnectionResetError:
+                closed += 1
+            except TimeoutError:
+                pass
+            one.close()
+        assert closed >= 8
+
+
+def test_two_requests_on_one_connection(server: Server) -> None:
+    body = photo(7)
+    one = f"{POST}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    last = one.replace(b"Host:", b"Connection: close\r\nHost:", 1)
+    answer = raw(server, (one + one + last).decode("latin-1"))  # pipelined
+    assert answer.count(b"HTTP/1.1 200 OK") == 3
+
+
 def test_rate_and_key(model: Path) -> None:
     with serving(model, "--rate", "5", "--key", "secret") as server:
         assert server.ask("/")[0] == server.ask("/livez")[0] == 200
@@ -250,25 +275,25 @@ def test_sigterm_loses_no_answer(slow_model: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------- bad commands
-def refused(*words: str | Path) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, "serve", *map(str, words)], capture_output=True, text=True, timeout=60
-    )
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    return done.returncode, done.stderr
+def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str]:
+    """Status and the one line of a command."""
+    status = main(["serve", *map(str, words)])
+    text = capsys.readouterr().err
+    assert len(text.splitlines()) == 1, text
+    return status, text
 
 
-def test_what_cannot_be_served(model: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_served(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        status, text = refused(model, "--port", str(port))
+        status, text = refused(capsys, model, "--port", str(port))
         assert status == 1 and str(port) in text and "--port" in text
-    assert refused(tmp_path / "gone.onnx", "--port", "0")[0] == 1
+    assert refused(capsys, tmp_path / "gone.onnx", "--port", "0")[0] == 1
     other = small_model(tmp_path / "other.onnx", ("cat", "horse"))
-    status, text = refused(model, other, "--port", "0")
+    status, text = refused(capsys, model, other, "--port", "0")
     assert status == 1 and "dog, horse" in text
     for name, content in (("damaged.onnx", model.read_bytes()[:300]), ("text.onnx", b"hello")):
         (tmp_path / name).write_bytes(content)
-        status, text = refused(tmp_path / name, "--port", "0")
+        status, text = refused(capsys, tmp_path / name, "--port", "0")
         assert status == 1 and name in text
-    assert refused(model, "--host", "0.0.0.0", "--port", "0")[0] == 2
+    assert refused(capsys, model, "--host", "0.0.0.0", "--port", "0")[0] == 2
