@@ -45,6 +45,7 @@ TINY: dict[str, str | None] = {
     "reading": "--images 20",
     "recipes": "--tiny --levers mosaic",
     "resume_chaos": None,
+    "serving": None,
     "training": f"{RUN} --only ssdlite",
     "versions": f"{RUN} --before {shlex.quote(str(ROOT))} --script loader.py --only SSD300",
 }
@@ -57,6 +58,7 @@ SLOW: dict[str, str] = {
     "minis": "--presets yolo_v3_mini --images 40 --minutes 0.2 --devices 1",
     "peer_training": "--minutes 0.1",
     "resume_chaos": "--chains 1 --limit 2 --epochs 1",
+    "serving": "--model '' --requests 20 --clients 2 --timed 5 --sockets 5 --leavers 3 --bodies 20 --rounds 1",
     "training": f"{RUN} --only fasterrcnn_resnet50_fpn --size 128",
 }
 
