@@ -39,10 +39,12 @@ def open_exported(source: PathLike, threads: int = 0) -> OnnxDetector:
     return detector
 
 
-def open_any(source: PathLike, parts: Sequence[type] = ()) -> Detector | OnnxDetector:
+def open_any(
+    source: PathLike, parts: Sequence[type] = (), *, device: str = "auto", threads: int = 0
+) -> Detector | OnnxDetector:
     """The detector in an exported file, or in anything that :func:`foveal.load` takes."""
     if is_exported(source):
-        return open_exported(source)
+        return open_exported(source, threads)
     from ..checkpoints.load import load
 
-    return load(source, parts=parts)
+    return load(source, parts=parts, device=device)

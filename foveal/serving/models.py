@@ -14,15 +14,13 @@ from ..data.images.load import ImageError, decode
 from ..data.images.modes import TooManyPixels
 from ..errors import FovealError, UsageError
 from ..files.aliases import ImageArray, PathLike
-from ..inference.exported import is_exported, open_exported
+from ..inference.exported import is_exported, open_any
 from ..inference.predict import Prediction
 from ..runner.onnx_detector import OnnxDetector
 from .limits import Refused
 
 if TYPE_CHECKING:
     from ..assembly.detector import Detector
-
-_BLOCK = 1 << 20  # bytes read at a time for a digest
 
 
 @dataclass(frozen=True)
@@ -96,12 +94,8 @@ def open_models(sources: Sequence[PathLike], *, device: str = "auto", threads: i
 
 
 def _open(source: PathLike, device: str, threads: int) -> Detector | OnnxDetector:
-    if is_exported(source):
-        return open_exported(source, threads)
-    from ..checkpoints.load import load
-
-    detector = load(source, device=device)
-    if detector.source is not None:
+    detector = open_any(source, device=device, threads=threads)
+    if not isinstance(detector, OnnxDetector) and detector.source is not None:
         raise UsageError("takes external proposals, which a request cannot bring", path=source)
     return detector
 
@@ -135,16 +129,13 @@ def _spec_name(spec: Any) -> str | None:
 
 
 def _digest(path: Path) -> str | None:
-    """The sha256 of a model's file, or of the newest weights in its folder; None for an alias."""
+    """The sha256 of the weights that are loaded: of a file, or of the one in a folder; None for an alias."""
     if path.is_dir():
-        inside = sorted(path.rglob("*.safetensors"), key=lambda file: file.stat().st_mtime)
-        if not inside:
-            return None
-        path = inside[-1]
+        from ..checkpoints.content import MODEL
+        from ..checkpoints.folder import find_checkpoint, is_hub_folder
+
+        path = (path if is_hub_folder(path) else find_checkpoint(path)) / MODEL
     if not path.is_file():
         return None
-    found = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            found.update(block)
-    return found.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
