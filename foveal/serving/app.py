@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ..errors import nearest
@@ -117,8 +116,7 @@ class Service:
     # ------------------------------------------------------------------------------------------- the others
     async def info(self, request: Request) -> Response:
         """The detectors, and the limits."""
-        limits = {name: value for name, value in asdict(self.limits).items()}
-        return _json({"models": [m.facts for m in self.models.values()], "limits": limits})
+        return JSONResponse({"models": [m.facts for m in self.models.values()], "limits": asdict(self.limits)})
 
     async def livez(self, request: Request) -> Response:
         """200 as long as the server runs."""
@@ -137,10 +135,6 @@ class Service:
         """A part of the page."""
         content, kind = self.files[request.url.path]
         return Response(content, media_type=kind)
-
-
-def _json(value: Any) -> Response:
-    return Response(json.dumps(value, ensure_ascii=False, allow_nan=False), media_type="application/json")
 
 
 async def _left(request: Request) -> None:
@@ -168,22 +162,26 @@ def _count(given: dict[str, str], name: str) -> int | None:
     return int(text)
 
 
+def _response(refused: Refused) -> Response:
+    status, headers, body = answer_of(refused)
+    return Response(body, status, headers)
+
+
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    status, headers, body = answer_of(error)
-    return Response(body, status, headers)
+    return _response(error)
 
 
 async def _other_error(request: Request, error: Exception) -> Response:
     """Starlette's own: no such route, another method."""
     assert isinstance(error, HTTPException)
     code = {404: "no_such_route", 405: "wrong_method"}.get(error.status_code, "error")
-    # its body is not read
-    status, headers, body = answer_of(Refused(error.status_code, code, error.detail, close=True))
-    return Response(body, status, {**(error.headers or {}), **headers})
+    response = _response(Refused(error.status_code, code, error.detail, close=True))  # its body is not read
+    for name, value in (error.headers or {}).items():
+        response.headers.setdefault(name, value)
+    return response
 
 
 async def _bug(request: Request, error: Exception) -> Response:
     """Starlette raises the error again, and uvicorn logs it."""
-    status, headers, body = answer_of(Refused(500, "bug", "a bug of foveal: the server's output says more", close=True))
-    return Response(body, status, headers)
+    return _response(Refused(500, "bug", "a bug of foveal: the server's output says more", close=True))

@@ -51,12 +51,10 @@ class Access:
         host = headers.get("host", "")
         if not self._ours(host):
             raise Refused(403, "wrong_host", "this name is not one of the server's; --allow-host adds it", close=True)
-        origin = headers.get("origin")
-        if origin is not None and origin.lower() != f"{scope['scheme']}://{host}".lower():
-            raise Refused(403, "wrong_origin", "a page of another site may not use this server", close=True)
-        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not (
-            headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET" and scope["path"] == "/"
-        ):
+        own = f"{scope['scheme']}://{host}".lower()
+        elsewhere = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+        a_link = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET" and scope["path"] == "/"
+        if headers.get("origin", own).lower() != own or (elsewhere and not a_link):
             raise Refused(403, "wrong_origin", "a page of another site may not use this server", close=True)
         if "transfer-encoding" in headers and "content-length" in headers:
             raise Refused(400, "two_lengths", "the body has two lengths", close=True)

@@ -29,7 +29,7 @@ class Queue:
         """Raises :class:`Refused` where no place is free."""
         if self.inside >= self.limit:
             after = self.inside * self.seconds
-            raise Refused(503, "busy", f"{self.limit} images wait already", retry_after=max(1, math.ceil(after)))
+            raise Refused(503, "busy", f"{self.limit} images wait already", retry_after=math.ceil(after))
 
     async def run(self, job: Callable[[], Answer]) -> Answer:
         """The result of a job. Cancelling it frees its place at once. Raises :class:`Refused` where none is free."""

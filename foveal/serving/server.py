@@ -108,9 +108,6 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         service, waited = self.service, time.monotonic() - self.since
-        if (service.draining and waited > SETTLE and not service.active) or self._too_long(waited):
+        if service.draining and waited > (service.limits.drain_time if service.active else SETTLE):
             self.should_exit = True
         return await super().on_tick(counter)
-
-    def _too_long(self, waited: float) -> bool:
-        return self.service.draining and waited > self.service.limits.drain_time

@@ -40,12 +40,9 @@ def small_model(path: Path, classes: Sequence[str] = ("cat", "dog"), work: int =
         helper.make_node("Reshape", ["mean4", "deep"], ["shift"]),
     ]
     last = "shift"
-    for k in range(work):
-        nodes.append(helper.make_node("MatMul", ["work0" if k else "big", "big"], ["work1"]))
-        nodes[-1].input[0] = f"work{k}" if k else "started"
-        nodes[-1].output[0] = f"work{k + 1}"
     if work:
-        nodes.insert(3, helper.make_node("Add", ["big", "shift"], ["started"]))
+        nodes.append(helper.make_node("Add", ["big", "shift"], ["work0"]))
+        nodes += [helper.make_node("MatMul", [f"work{k}", "big"], [f"work{k + 1}"]) for k in range(work)]
         nodes += [
             helper.make_node("ReduceMax", [f"work{work}"], ["most"], keepdims=0),
             helper.make_node("Mul", ["most", "zero"], ["nothing"]),
