@@ -33,7 +33,7 @@ from .predict_words import open_model, sort_words, with_stdin
 
 if TYPE_CHECKING:
     from ..assembly.detector import Detector
-    from ..inference.annotations import AnnotationWriter
+    from ..inference.annotations import AnnotationFormat, AnnotationWriter
     from ..inference.predict import PredictedImages, Prediction
     from ..runner.onnx_detector import OnnxDetector
 
@@ -167,7 +167,7 @@ def _print(entry: Prediction) -> None:
 
 # ------------------------------------------------------------------------------------------- annotations
 def _writer(
-    format: Literal["labelstudio", "cvat", "coco", "yolo", "voc"] | None,
+    format: AnnotationFormat | None,
     out: Path | None,
     model: str,
     *,
@@ -177,10 +177,9 @@ def _writer(
 ) -> AnnotationWriter | None:
     """Raises :class:`UsageError` for options that do not belong together."""
     if format is None:
-        if given := [name for name, value in (("--labels", labels), ("--image-prefix", prefix)) if value is not None]:
-            raise UsageError(f"{given[0]} belongs to --format", fix="Give --format too")
-        if link:
-            raise UsageError("--link belongs to --format", fix="Give --format too")
+        given = {"--labels": labels is not None, "--image-prefix": prefix is not None, "--link": link}
+        if alone := [name for name, is_given in given.items() if is_given]:
+            raise UsageError(f"{alone[0]} belongs to --format", fix="Give --format too")
         return None
     if out is None:
         what = "a new file, tasks.json" if format == "labelstudio" else "a new folder"

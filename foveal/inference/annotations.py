@@ -93,26 +93,28 @@ class AnnotationWriter:
     def write(self, done: PredictedImages, classes: Sequence[str]) -> WrittenAnnotations:
         """``classes``: all that the detector may find."""
         label_of = self.label_of(classes)
-        count = Counter(label_of[str(f["label"])] is None for image in done.images for f in image.detections.to_list())
+        found = [image.detections.to_list() for image in done.images]
+        count = Counter(label_of[str(one["label"])] is None for of_image in found for one in of_image)
         unknown = tuple(name for name, label in label_of.items() if label is None)
         written = WrittenAnnotations(self.out, len(done.images), count[False], unknown, count[True])
         config = self._config or LabelConfig(labels=tuple(classes))
         if self.format == "labelstudio":
-            self._write_tasks(done.images, config)
+            self._write_tasks(done.images, found, config)
             example = self.out.with_suffix(".xml")
             if self._config is not None or example.exists():
                 return written
             write_text(example, config_text(classes))
             return replace(written, config=example)
         number = {name: config.labels.index(label) for name, label in label_of.items() if label is not None}
-        data = Dataset(config.labels, [_record(image, number) for image in done.images])
+        data = Dataset(config.labels, [_record(*each, number) for each in zip(done.images, found, strict=True)])
         return replace(written, findings=convert(data, self.out, self.format, link=self.link).findings)
 
-    def _write_tasks(self, images: Sequence[Prediction], config: LabelConfig) -> None:
+    def _write_tasks(self, images: Sequence[Prediction], found: Sequence[list[Any]], config: LabelConfig) -> None:
+        """``found``: the detections of each image, as ``Detections.to_list`` gives them."""
         root, prefix = Path(os.environ.get(ROOT) or Path()), LOCAL_FILES if self.prefix is None else self.prefix
         tasks = []
-        for image in images:
-            regions = regions_of(image.detections.to_list(), image.width, image.height, config)
+        for image, detections in zip(images, found, strict=True):
+            regions = regions_of(detections, image.width, image.height, config)
             address = local_address(Path(image.image), root, prefix)
             tasks.append({"data": {config.key: address}, "predictions": [prediction_of(regions, self.version)]})
         write_json(self.out, tasks)
@@ -142,9 +144,9 @@ def _cvat_labels(text: str) -> list[str]:
     return [str(entry["name"]) for entry in doc] if listed else []
 
 
-def _record(image: Prediction, label_of: Mapping[str, int]) -> Record:
+def _record(image: Prediction, detections: Sequence[Mapping[str, Any]], label_of: Mapping[str, int]) -> Record:
     """The detections of an image as the objects of a dataset."""
-    found = [f for f in image.detections.to_list() if f["label"] in label_of]
+    found = [f for f in detections if f["label"] in label_of]
     boxes = np.array([f["box"] for f in found], np.float64).reshape(-1, 4)
     off = np.zeros(len(found), np.bool_)
     masks: list[Any] = [f.get("mask") for f in found]
