@@ -39,13 +39,13 @@ def better_anchors(
 ) -> Advice | None:
     """Other anchors of the same number that fit better and reach no fewer objects; None where there are none."""
     rows = np.linspace(0, len(iou) - 1, min(len(iou), SAMPLE)).astype(np.int64)
-    some, now = objects.part(rows), (iou[rows] >= positive).mean()
+    some, least, reached = objects.part(rows), iou[rows].mean() + GAIN, (iou[rows] >= positive).mean()
     best: tuple[float, str, PriorSet] | None = None
     for field in fields(cast(Any, spec)):
         for priors in _others(spec, dataset, field.name, strides, objects):
             found = best_anchors(priors, some, maps, strides)[0].max(1)
             mean, share = float(found.mean()), float((found >= positive).mean())
-            if mean >= iou[rows].mean() + GAIN and share >= now and (best is None or mean + share > best[0]):
+            if mean >= least and share >= reached and (best is None or mean + share > best[0]):
                 best = mean + share, field.name, priors
     if best is None:
         return None

@@ -33,12 +33,13 @@ PACE_BATCHES = 4  # enough for an estimate before the first complete pass
 
 @dataclass(frozen=True)
 class Validation:
-    """The outcome of one pass; the same in every process."""
+    """The outcome of one pass; the same in every process, but for the drawings."""
 
     losses: dict[str, float]  # mean over images: ``loss`` and its parts
     results: dict[str, Any]  # as in ``results.json``
     seconds: float
     broken: float = 0.0  # share of the images whose losses are not finite
+    drawings: tuple[Drawing, ...] = ()  # for TensorBoard, in the first process alone
 
     @property
     def ap(self) -> float | None:
@@ -64,7 +65,6 @@ class Validator:
         self.fabric, self.dataset, self.fit = fabric, dataset, spec.fit
         self.seed, self.split, self.batch = seed, split, batch
         self.images = images
-        self._drawn: list[Drawing] = []  # by the last pass
         rank, world = fabric.global_rank, fabric.world_size
         self.loader = EvalLoader(dataset, batch, input=spec.input, workers=workers, rank=rank, world=world)
 
@@ -109,10 +109,11 @@ class Validator:
         results = self._evaluate(detections, detector.class_agnostic) if self.fabric.is_global_zero else None
         scores = cast(dict[str, Any], self.fabric.broadcast(results))
         broken = sum(count for _, _, _, count in parts) / images
+        drawn: tuple[Drawing, ...] = ()
         if self.images and self.fabric.is_global_zero:
             with self.fabric.autocast():
-                self._drawn = list(drawings(detector, self.dataset, self.images))
-        return Validation(losses, scores, time.perf_counter() - start, broken)
+                drawn = tuple(drawings(detector, self.dataset, self.images))
+        return Validation(losses, scores, time.perf_counter() - start, broken, drawn)
 
     def _evaluate(self, detections: dict[int, Detections], class_agnostic: bool) -> dict[str, Any]:
         """Detections by image index -> results. An image that cannot be read has none."""
@@ -177,7 +178,7 @@ class Validator:
         masks = validation.results.get("masks", {})
         scores |= {f"masks.{k}": v for k, v in masks.items() if isinstance(v, float)}
         log.write(epoch=epoch, step=state.updates, split="val", **validation.losses, **scores)
-        log.images(self._drawn, state.updates)
+        log.images(validation.drawings, state.updates)
         ap = "undefined" if validation.ap is None else f"{validation.ap:.4f}"
         line = f"{name}: validation loss {validation.losses['loss']:.4f}, AP {ap}" + (" (best so far)" if best else "")
         if validation.broken:
