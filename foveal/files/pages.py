@@ -26,6 +26,11 @@ def page_style() -> str:
     return template_text("page.css")
 
 
+def page_script() -> str:
+    """The JavaScript of every page that builds elements: ``node``."""
+    return template_text("node.js")
+
+
 def page_environment() -> jinja2.Environment:
     """Templates whose values are all escaped."""
     return jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)

@@ -14,7 +14,7 @@ from PIL import Image
 from ..data.images.load import ImageError, load_image
 from ..evaluation.tables import DetectionTable, GroundTruth
 from ..files.aliases import Floats, Ints
-from ..files.pages import page_style, script_json, template_text
+from ..files.pages import page_script, page_style, script_json, template_text
 from ..files.text import one_line
 from .plots import inline, jpeg
 
@@ -79,6 +79,11 @@ def gallery_json(truth: GroundTruth, runs: Sequence[GalleryRun], lists: Sequence
 def template_file(name: str) -> Markup:
     """A style sheet or script of the pages, as it is."""
     return Markup(page_style() if name == "page.css" else template_text(name, "foveal.report"))
+
+
+def gallery_scripts() -> list[Markup]:
+    """The scripts of a page with a gallery, in their order."""
+    return [Markup(page_script()), template_file("switch.js"), template_file("gallery.js")]
 
 
 def _image(truth: GroundTruth, index: int, runs: Sequence[GalleryRun]) -> dict[str, Any]:

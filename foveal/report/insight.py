@@ -13,7 +13,7 @@ from ..evaluation.statistics.curve_bands import curve_bands
 from ..files.aliases import Floats, Ints
 from .evaluation_file import RunEvaluation
 from .figures import calibration_chart, curve_charts, error_rows, funnel_rows
-from .gallery import GalleryList, GalleryRun, gallery_json, template_file
+from .gallery import GalleryList, GalleryRun, gallery_json, gallery_scripts
 from .read_run import RunRecord
 from .statistics.operating import best_f1, calibration, empty_images, false_alarms, pooled
 
@@ -57,7 +57,7 @@ def run_insight(record: RunRecord, evaluation: RunEvaluation) -> dict[str, Any]:
         "funnel": funnel_rows([funnel]),
         "gallery": gallery_json(truth, runs, [GalleryList("hardest", (0,), order, influence, tuple(commands))]),
         "legend": LEGEND,
-        "scripts": [template_file("switch.js"), template_file("gallery.js")],
+        "scripts": gallery_scripts(),
     }
 
 

@@ -14,7 +14,7 @@ from ...files.atomic import write_text
 from ...files.text import one_line
 from ..charts import Frame, IntervalRow, Point, Series, interval_chart, line_chart, point_chart, thinned
 from ..figures import calibration_chart, curve_charts, environment, error_rows, funnel_rows
-from ..gallery import GalleryList, GalleryRun, balanced, gallery_json, template_file
+from ..gallery import GalleryList, GalleryRun, balanced, gallery_json, gallery_scripts, template_file
 from ..statistics.operating import empty_images
 from .compared import ComparedRun, Pair, RunComparison, Side
 from .settings import short_value
@@ -54,7 +54,7 @@ def comparison_page(comparison: RunComparison) -> str:
         .get_template("compare.html")
         .render(
             css=Markup("\n").join(map(template_file, styles)),
-            scripts=[template_file("switch.js"), template_file("gallery.js")],
+            scripts=gallery_scripts(),
             title=" / ".join(one_line(s.label, 60) for s in sides),
             c=c,
             sides=sides,

@@ -9,14 +9,6 @@
   const state = {list: 0, runs: {}, scores: {}, shown: 12};
   data.runs.forEach((run, k) => { if (!(run.side in state.runs)) state.runs[run.side] = k; });
 
-  function node(name, attributes, ...children) {
-    const one = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes || {})) {
-      if (key.startsWith("on")) one[key] = value; else if (value !== null) one.setAttribute(key, value);
-    }
-    one.append(...children);
-    return one;
-  }
   function shape(name, attributes, text) {
     const one = document.createElementNS(SVG, name);
     for (const [key, value] of Object.entries(attributes)) one.setAttribute(key, value);

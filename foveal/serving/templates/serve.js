@@ -4,15 +4,6 @@
   const $ = id => document.getElementById(id);
   const state = {models: [], classes: [], photos: [], off: new Set(), score: 0.5, key: "", queue: [], running: 0, done: 0, stream: null};
   const AT_ONCE = 2, LOWEST = 0.01;
-
-  function node(name, attributes, ...children) {
-    const one = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes || {})) {
-      if (key.startsWith("on")) one[key] = value; else if (value !== null) one.setAttribute(key, value);
-    }
-    one.append(...children);
-    return one;
-  }
   const hue = label => (state.classes.indexOf(label) * 137.5 + 150) % 360;
   const color = label => `hsl(${hue(label).toFixed(0)} 85% 55%)`;
   const ink = label => hue(label) > 215 && hue(label) < 345 ? "#fff" : "#000";  // blue and violet are dark
